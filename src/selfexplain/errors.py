@@ -1,0 +1,14 @@
+"""The one exception that means "the user can put this right"."""
+
+
+class InputError(ValueError):
+    """Input that cannot be used, said in one sentence: what was wrong and what to pass instead.
+
+    The command line prints the sentence without a traceback and exits with code 2.
+
+    Example:
+        >>> raise InputError("epochs is 0; pass a number of at least 1")
+        Traceback (most recent call last):
+        ...
+        selfexplain.errors.InputError: epochs is 0; pass a number of at least 1
+    """
