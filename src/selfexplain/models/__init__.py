@@ -1,1 +1,5 @@
-"""."""
+"""Classifiers for small images, and the door to timm's and the user's own."""
+
+from selfexplain.models.build import BUILT_IN, build_model
+
+__all__ = ["BUILT_IN", "build_model"]

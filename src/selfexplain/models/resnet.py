@@ -1,0 +1,147 @@
+"""Residual networks for small images (He et al. 2016, "Deep Residual Learning", section 4.2).
+
+`CifarResNet` is the paper's own thin network (6n + 2 layers, 16 to 64 channels, shortcuts without
+parameters). `resnet18` is the ImageNet network with the stem that small images need: one 3x3
+convolution of stride 1 and no max-pooling.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ZeroPadShortcut(nn.Module):
+    """Shortcut without parameters (option A): every second pixel, zeros for the new channels."""
+
+    def __init__(self, new_channels: int) -> None:
+        super().__init__()
+        self.before = new_channels // 2
+        self.after = new_channels - self.before
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Shape (B, C, H, W) to (B, C + new_channels, ceil(H/2), ceil(W/2))."""
+        return F.pad(x_BCHW[:, :, ::2, ::2], (0, 0, 0, 0, self.before, self.after))
+
+
+def projection_shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    """Shortcut with a 1x1 convolution and BatchNorm (option B)."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
+    )
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with BatchNorm, added to their shortcut.
+
+    Args:
+        inputs: channels of the input.
+        outputs: channels of the output.
+        stride: stride of the first convolution.
+        shortcut: module that brings the input to the shape of the output; None for the identity.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, stride: int = 1, shortcut: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.shortcut = shortcut if shortcut is not None else nn.Identity()
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Features (B, outputs, H / stride, W / stride) of (B, inputs, H, W)."""
+        h = self.relu(self.bn1(self.conv1(x_BCHW)))
+        out: Tensor = self.relu(self.bn2(self.conv2(h)) + self.shortcut(x_BCHW))
+        return out
+
+
+class ResNet(nn.Module):
+    """A 3x3 stem, stages of basic blocks, average pooling and a linear head.
+
+    Args:
+        widths: channels of each stage; every stage but the first halves the resolution.
+        blocks: basic blocks in each stage.
+        num_classes: number of classes K.
+        in_channels: channels C of the images.
+        option: "A" for shortcuts without parameters, "B" for 1x1 projections.
+
+    Shapes:
+        input (B, C, H, W); output (B, K) logits.
+
+    Example:
+        >>> import torch
+        >>> ResNet((16, 32, 64), (1, 1, 1), num_classes=10)(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        widths: tuple[int, ...],
+        blocks: tuple[int, ...],
+        num_classes: int,
+        in_channels: int = 3,
+        option: str = "B",
+    ) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(in_channels, widths[0], 3, padding=1, bias=False),
+            nn.BatchNorm2d(widths[0]),
+            nn.ReLU(inplace=True),
+        )
+        inputs = (widths[0], *widths[:-1])
+        self.stages = nn.Sequential(
+            *(
+                _stage(inputs[i], widths[i], blocks[i], stride=1 if i == 0 else 2, option=option)
+                for i in range(len(widths))
+            )
+        )
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Linear(widths[-1], num_classes)
+        _he_initialisation(self)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Logits (B, K) of images (B, C, H, W)."""
+        logits_BK: Tensor = self.head(self.pool(self.stages(self.stem(x_BCHW))).flatten(1))
+        return logits_BK
+
+
+def _stage(inputs: int, outputs: int, blocks: int, stride: int, option: str) -> nn.Sequential:
+    shortcut: nn.Module | None = None
+    if stride != 1 or inputs != outputs:
+        shortcut = (
+            ZeroPadShortcut(outputs - inputs)
+            if option == "A"
+            else projection_shortcut(inputs, outputs, stride)
+        )
+    first = BasicBlock(inputs, outputs, stride, shortcut)
+    return nn.Sequential(first, *(BasicBlock(outputs, outputs) for _ in range(blocks - 1)))
+
+
+def _he_initialisation(model: nn.Module) -> None:
+    """He et al. 2015: normal weights with variance 2 / fan_out for the convolutions."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def cifar_resnet(depth: int, num_classes: int, in_channels: int = 3) -> ResNet:
+    """The thin network of `depth` = 6n + 2 layers: 20, 32 or 56 (He et al. 2016, section 4.2).
+
+    Example:
+        >>> sum(p.numel() for p in cifar_resnet(20, num_classes=10).parameters())
+        269722
+    """
+    n = (depth - 2) // 6
+    return ResNet((16, 32, 64), (n, n, n), num_classes, in_channels, option="A")
+
+
+def resnet18(num_classes: int, in_channels: int = 3) -> ResNet:
+    """ResNet-18 with a 3x3 stem, for images of about 32x32 pixels.
+
+    Example:
+        >>> sum(p.numel() for p in resnet18(num_classes=10).parameters())
+        11173962
+    """
+    return ResNet((64, 128, 256, 512), (2, 2, 2, 2), num_classes, in_channels)
