@@ -1,1 +1,7 @@
-"""."""
+"""Introspective Learning: similarity of explanations -> soft target -> objective."""
+
+from selfexplain.introspection.objective import Introspective
+from selfexplain.introspection.options import IntrospectiveOptions
+from selfexplain.introspection.similarity import similarity_to_true
+
+__all__ = ["Introspective", "IntrospectiveOptions", "similarity_to_true"]

@@ -1,0 +1,5 @@
+"""`python -m selfexplain` is the command `selfexplain`."""
+
+from selfexplain.cli import main
+
+main()

@@ -1,0 +1,155 @@
+"""The command line: selfexplain train | compare | explain | demo."""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from selfexplain.errors import InputError
+from selfexplain.recipes.compare import run_comparison
+from selfexplain.recipes.demo import demo_config, demo_picture
+from selfexplain.recipes.explain import ExplainConfig, explain_images
+from selfexplain.recipes.options import CompareConfig, TrainConfig
+from selfexplain.recipes.prepare import load
+from selfexplain.recipes.train import run_training
+from selfexplain.report import comparison_table, save_figure
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DemoConfig:
+    """Train three ways on real images of digits, compare, and draw explanations."""
+
+    out: Path = Path("runs/demo")
+    """Folder for the results."""
+
+
+Command = (
+    Annotated[TrainConfig, tyro.conf.subcommand("train")]
+    | Annotated[CompareConfig, tyro.conf.subcommand("compare")]
+    | Annotated[ExplainConfig, tyro.conf.subcommand("explain")]
+    | Annotated[DemoConfig, tyro.conf.subcommand("demo")]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; bad input is one sentence on stderr and exit code 2."""
+    console = Console()
+    try:
+        command: Command = tyro.cli(
+            Command,
+            prog="selfexplain",
+            description="Neural networks that learn by explaining themselves.",
+            args=arguments,
+            config=(tyro.conf.FlagConversionOff, tyro.conf.HelptextFromCommentsOff),
+        )
+        _run(command, console)
+    except InputError as error:
+        print(f"selfexplain: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("selfexplain: stopped; finished epochs are kept", file=sys.stderr)
+        sys.exit(130)
+
+
+def _run(command: Command, console: Console) -> None:
+    match command:
+        case TrainConfig():
+            _train(command, console)
+        case CompareConfig():
+            _compare(command, console)
+        case ExplainConfig():
+            save_figure(explain_images(command), command.out)
+            console.print(f"Picture: {command.out}", soft_wrap=True)
+        case DemoConfig():
+            _demo(command, console)
+
+
+def _train(config: TrainConfig, console: Console) -> None:
+    with _progress(console, config.training.epochs) as advance:
+        result = run_training(
+            config, on_step=lambda epoch, step: advance(config.objective, config.seed, epoch, step)
+        )
+    if _first_process():
+        console.print(
+            f"{result['objective']}, seed {result['seed']}: accuracy {result['accuracy']:.2f} %, "
+            f"NLL {result['nll']:.3f}, Brier {result['brier']:.3f}, ECE {result['ece']:.1f} %"
+        )
+        console.print(f"Run: {config.out}", soft_wrap=True)
+
+
+def _compare(config: CompareConfig, console: Console) -> None:
+    with _progress(console, config.training.epochs) as advance:
+        results = run_comparison(config, on_step=advance)
+    if _first_process():
+        table = comparison_table(results)
+        console.print(table)
+        with (config.out / "table.txt").open("w") as file:
+            Console(file=file, width=120).print(table)
+        console.print(f"Results: {config.out / 'results.json'}", soft_wrap=True)
+
+
+def _demo(command: DemoConfig, console: Console) -> None:
+    config = demo_config(command.out)
+    _compare(config, console)
+    picture = demo_picture(config, load(config.data))
+    console.print(f"Picture: {picture}", soft_wrap=True)
+    console.print(f"Folder: {config.out.resolve()}", soft_wrap=True)
+
+
+class _Advance:
+    """Moves the progress bar: one bar for the run at work."""
+
+    def __init__(self, progress: Progress, epochs: int) -> None:
+        self.progress, self.epochs = progress, epochs
+        self.task = progress.add_task("loading data", total=None)
+        self.at = ("", -1, -1)
+
+    def __call__(self, objective: str, seed: int, epoch: int, step: int) -> None:
+        """Show that a step is done; the bar counts epochs."""
+        del step
+        if (objective, seed) != self.at[:2]:
+            self.progress.reset(
+                self.task, description=f"{objective}, seed {seed}", total=self.epochs
+            )
+        if (objective, seed, epoch) != self.at:
+            self.at = (objective, seed, epoch)
+            self.progress.update(self.task, completed=epoch)
+
+
+@contextmanager
+def _progress(console: Console, epochs: int) -> Iterator[_Advance]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("epochs, passed"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    quiet = not _first_process()
+    with Progress(*columns, console=console, disable=quiet, transient=True) as progress:
+        yield _Advance(progress, epochs)
+
+
+def _first_process() -> bool:
+    """Whether this is the process that speaks; launchers number the processes."""
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""A running mean of similarities for each true class, kept across steps, processes and checkpoints.
+
+Shape suffixes: B batch, K classes; in KK the first is the true class.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class RunningClassMean(nn.Module):
+    """Exponential running mean of rows s (B, K), one row for each true class.
+
+    A class's first batch sets its row; each later batch moves it by (1 - momentum) towards the
+    batch's mean. With several processes the batch is the global one. The buffers take their shape
+    from the first batch, so that the number of classes need not be given twice.
+
+    Args:
+        momentum: share of the old mean that is kept at each update, in [0, 1].
+
+    Example:
+        >>> mean = RunningClassMean(momentum=0.5)
+        >>> mean.update(torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
+        >>> mean.update(torch.tensor([[0.0, 4.0]]), torch.tensor([0]))
+        >>> mean(torch.tensor([0]))
+        tensor([[0.5000, 2.0000]])
+    """
+
+    mean_KK: Tensor
+    seen_K: Tensor
+
+    def __init__(self, momentum: float) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("mean_KK", torch.empty(0, 0))
+        self.register_buffer("seen_K", torch.empty(0, dtype=torch.bool))
+
+    @property
+    def started(self) -> bool:
+        """Whether any batch has been seen."""
+        return self.mean_KK.numel() > 0
+
+    def forward(self, y_B: Tensor) -> Tensor:
+        """Rows of the labels, (B, K); zeros for a class not seen yet, which is a uniform target."""
+        return self.mean_KK[y_B]
+
+    @torch.no_grad()
+    def update(self, s_BK: Tensor, y_B: Tensor) -> None:
+        """Take in the similarities (B, K) of one batch with true classes (B,)."""
+        classes = s_BK.shape[1]
+        if not self.started:
+            self.mean_KK = s_BK.new_zeros(classes, classes)
+            self.seen_K = torch.zeros(classes, dtype=torch.bool, device=s_BK.device)
+        onehot_BK = F.one_hot(y_B, classes).to(s_BK.dtype)
+        sums_KK, count_K = onehot_BK.T @ s_BK, onehot_BK.sum(dim=0)
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(sums_KK)
+            dist.all_reduce(count_K)
+        present_K = count_K > 0
+        batch_KK = sums_KK / count_K.clamp_min(1).unsqueeze(1)
+        keep_K = torch.where(self.seen_K, self.momentum, 0.0)
+        keep_K1 = torch.where(present_K, keep_K, 1.0).unsqueeze(1)
+        self.mean_KK = keep_K1 * self.mean_KK + (1 - keep_K1) * batch_KK
+        self.seen_K = self.seen_K | present_K
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name in ("mean_KK", "seen_K"):
+            if prefix + name in state_dict:
+                old: Tensor = getattr(self, name)
+                setattr(self, name, torch.empty_like(state_dict[prefix + name], device=old.device))
+        super()._load_from_state_dict(state_dict, prefix, *args)

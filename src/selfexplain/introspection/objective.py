@@ -1,0 +1,217 @@
+"""Introspective Learning as a training objective.
+
+Source: Gu, Wu and Tresp, "Introspective Learning by Distilling Knowledge from Online
+Self-explanation", ACCV 2020, arXiv 2009.09140. Of the paper the abstract and parts of the
+introduction were read; what they leave open is an option here, and its default was chosen on
+validation splits (docs/methods/introspective.md).
+
+Shape suffixes: B batch, C channels, H and W space, K classes.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from selfexplain.explanations import capture, find_explained_layer, maps_of_forward
+from selfexplain.explanations.capturing import Seen
+from selfexplain.explanations.explained_layer import ExplainedLayer
+from selfexplain.introspection.class_mean import RunningClassMean
+from selfexplain.introspection.loss import distillation_loss, non_true_loss, soft_cross_entropy
+from selfexplain.introspection.options import options_from
+from selfexplain.introspection.similarity import similarity_to_true
+from selfexplain.introspection.target import (
+    blend_uniform,
+    mixed_target,
+    permuted_target,
+    softmax_target,
+    uniform_target,
+    zipf_target,
+)
+from selfexplain.objectives.base import Objective, check_logits
+
+
+class Introspective(Objective):
+    """A classifier that distils its own class-wise explanations into itself.
+
+    One forward pass serves the loss and the explanation:
+
+        e_c = class map of class c                          (detached)
+        s_c = similarity(e_c, e_y)
+        q   = softmax or Zipf target of s over c != y
+        L   = CE(p, y) + w T^2 KL(q || p over c != y)       (form "non_true")
+
+    Args:
+        model: maps images (B, C, H, W) to logits (B, K). It is not changed: hooks live only while a
+            forward pass runs.
+        **options: fields of `IntrospectiveOptions`.
+
+    Raises:
+        InputError: an option is unknown or out of its limits; at the first call, if the model has
+            no layer that the kind of map can be read from.
+
+    Example:
+        >>> import torch
+        >>> from selfexplain.models import build_model
+        >>> model = build_model("small_cnn", num_classes=5, in_channels=1)
+        >>> objective = Introspective(model)
+        >>> out = objective(torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 2, 3]))
+        >>> out["loss"].backward()
+    """
+
+    def __init__(self, model: nn.Module, **options: object) -> None:
+        super().__init__(model)
+        self.options = options_from(options)
+        self.period = self.options.every
+        self.steps = 0
+        self.class_mean = RunningClassMean(self.options.momentum)
+        self._layer: ExplainedLayer | None = None
+
+    def forward(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
+        """Loss of images (B, C, H, W) and labels (B,); terms cross_entropy and introspection."""
+        explains = self._explains_now()
+        if explains and self.options.control != "uniform":
+            logits_BK, seen = self._explained_forward(x_BCHW, y_B)
+        else:
+            logits_BK, seen = check_logits(self.model(x_BCHW), y_B), None
+        target_BK = self._target(logits_BK, seen, y_B) if self._listens_now() else None
+        out = self._loss(logits_BK, target_BK, y_B)
+        if self._learns_now():
+            self.steps += 1
+        return out
+
+    def soft_target(self, x_BCHW: Tensor, y_B: Tensor) -> Tensor:
+        """The target q (B, K) that the model would set itself for these images, now.
+
+        Neither parameters, running means nor the step count change.
+
+        Example:
+            >>> import torch
+            >>> from selfexplain.models import build_model
+            >>> objective = Introspective(build_model("small_cnn", num_classes=5, in_channels=1))
+            >>> q = objective.eval().soft_target(torch.randn(2, 1, 8, 8), torch.tensor([0, 1]))
+            >>> q.sum(dim=1)
+            tensor([1., 1.])
+        """
+        logits_BK, seen = self._explained_forward(x_BCHW, y_B)
+        similarity_BK = self._aggregate(self._similarity(logits_BK, seen, y_B), y_B)
+        return self._shape(similarity_BK, y_B)
+
+    def skip_warmup(self) -> None:
+        """Take the step count past warm-up and ramp."""
+        self.steps = max(self.steps, self.options.warmup_steps + self.options.ramp_steps)
+
+    def get_extra_state(self) -> dict[str, int]:
+        """What a checkpoint needs beside tensors: the count of training steps."""
+        return {"steps": self.steps}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """Take back what `get_extra_state` gave."""
+        self.steps = state["steps"]
+
+    def _learns_now(self) -> bool:
+        """Whether this call is a training step, which moves the running means and the count."""
+        return self.training and torch.is_grad_enabled()
+
+    def _strength(self) -> float:
+        """Share of weight and mass in force at this step, in [0, 1]."""
+        since = self.steps - self.options.warmup_steps
+        if since < 0:
+            return 0.0
+        return min(1.0, (since + 1) / (self.options.ramp_steps + 1))
+
+    def _on_beat(self) -> bool:
+        return (self.steps - self.options.warmup_steps) % self.options.every == 0
+
+    def _explains_now(self) -> bool:
+        """Whether this step reads the class maps."""
+        return self._strength() > 0 and self._on_beat()
+
+    def _listens_now(self) -> bool:
+        """Whether this step has a soft target."""
+        remembers = self.options.aggregation == "class" and self.class_mean.started
+        return self._strength() > 0 and (self._on_beat() or remembers)
+
+    def _explained_forward(self, x_BCHW: Tensor, y_B: Tensor) -> tuple[Tensor, Seen]:
+        """One forward pass whose feature map is kept for the explanation."""
+        if self._layer is None:
+            self._layer = find_explained_layer(
+                self.model, x_BCHW, kind=self.options.kind, layer=self.options.layer
+            )
+        # Maps made of gradients need a graph even where the caller, as in validation, wants none.
+        needs_graph = torch.is_grad_enabled() or self.options.kind != "cam"
+        with torch.set_grad_enabled(needs_graph), capture(self.model, self._layer) as seen:
+            logits_BK = check_logits(self.model(x_BCHW), y_B)
+        return logits_BK, seen
+
+    def _target(self, logits_BK: Tensor, seen: Seen | None, y_B: Tensor) -> Tensor:
+        """The detached soft target q (B, K) of this step."""
+        control = self.options.control
+        if control == "uniform":
+            return uniform_target(logits_BK.detach().float(), y_B)
+        if seen is None:
+            similarity_BK = self.class_mean(y_B)
+        else:
+            similarity_BK = self._similarity(logits_BK, seen, y_B)
+            if self._learns_now() and self.options.aggregation == "class":
+                self.class_mean.update(similarity_BK, y_B)
+            similarity_BK = self._aggregate(similarity_BK, y_B)
+        target_BK = self._shape(similarity_BK, y_B)
+        if control == "permuted":
+            generator = torch.Generator().manual_seed(self.steps)
+            target_BK = permuted_target(target_BK, y_B, generator)
+        return target_BK
+
+    def _similarity(self, logits_BK: Tensor, seen: Seen, y_B: Tensor) -> Tensor:
+        """Similarity (B, K) in float32, from the maps or, as a control, from the logits."""
+        if self.options.control == "logits":
+            return logits_BK.detach().float()
+        with torch.enable_grad():
+            maps_BKHW = maps_of_forward(seen, logits_BK, kind=self.options.kind)
+        return similarity_to_true(
+            maps_BKHW.float(), y_B, measure=self.options.similarity, centre=self.options.centre
+        )
+
+    def _aggregate(self, similarity_BK: Tensor, y_B: Tensor) -> Tensor:
+        """The class's running mean in place of the instance's similarity, once there is one."""
+        if self.options.aggregation == "class" and self.class_mean.started:
+            return self.class_mean(y_B)  # type: ignore[no-any-return]
+        return similarity_BK
+
+    def _shape(self, similarity_BK: Tensor, y_B: Tensor) -> Tensor:
+        if self.options.shape == "zipf":
+            target_BK = zipf_target(similarity_BK, y_B, self.options.exponent)
+        else:
+            target_BK = softmax_target(similarity_BK, y_B, self.options.tau)
+        return blend_uniform(target_BK, y_B, self.options.uniform_share)
+
+    def _loss(self, logits_BK: Tensor, target_BK: Tensor | None, y_B: Tensor) -> dict[str, Tensor]:
+        cross_entropy = F.cross_entropy(logits_BK, y_B)
+        loss, term = cross_entropy, torch.zeros_like(cross_entropy)
+        if target_BK is not None and self.options.form == "mixed":
+            loss = term = soft_cross_entropy(
+                logits_BK, mixed_target(target_BK, y_B, self._mass(logits_BK, y_B))
+            )
+        elif target_BK is not None:
+            term = self._divergence(logits_BK, target_BK, y_B)
+            loss = cross_entropy + self.options.weight * self._strength() * term
+        return {
+            "loss": loss,
+            "output": logits_BK if torch.is_grad_enabled() else logits_BK.detach(),
+            "cross_entropy": cross_entropy.detach(),
+            "introspection": term.detach(),
+        }
+
+    def _divergence(self, logits_BK: Tensor, target_BK: Tensor, y_B: Tensor) -> Tensor:
+        if self.options.form == "non_true":
+            return non_true_loss(logits_BK, target_BK, y_B, self.options.temperature)
+        full_BK = mixed_target(target_BK, y_B, self._mass(logits_BK, y_B))
+        return distillation_loss(logits_BK, full_BK, self.options.temperature)
+
+    @torch.no_grad()
+    def _mass(self, logits_BK: Tensor, y_B: Tensor) -> float | Tensor:
+        """Non-true mass m of the target: a number, or one for each image (B,)."""
+        mass: float | Tensor = self.options.mass_value
+        if self.options.mass == "own":
+            p_y_B = logits_BK.float().softmax(dim=1).gather(1, y_B.unsqueeze(1)).squeeze(1)
+            mass = (1 - p_y_B).clamp_max(self.options.mass_value)
+        return mass * self._strength()

@@ -1,0 +1,125 @@
+"""The options of Introspective Learning, with their meaning and limits."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+from selfexplain.errors import InputError
+from selfexplain.explanations import MapKind
+from selfexplain.introspection.similarity import Similarity
+
+Aggregation = Literal["instance", "class"]
+Shape = Literal["softmax", "zipf"]
+Mass = Literal["fixed", "own"]
+Form = Literal["mixed", "ce_kl", "non_true"]
+Control = Literal["none", "permuted", "uniform", "logits"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IntrospectiveOptions:
+    """How a classifier's explanations become its soft target.
+
+    The defaults are the best found on validation splits; docs/methods/introspective.md has the
+    search and what failed.
+    """
+
+    kind: MapKind = "cam"
+    """Kind of the class maps."""
+    layer: str | None = None
+    """Layer whose maps are read, by module name; None for the last feature map."""
+    similarity: Similarity = "votes"
+    """How a class's map is compared with the true class's."""
+    centre: bool = False
+    """Subtract the mean over classes from the maps before they are compared."""
+    aggregation: Aggregation = "instance"
+    """One target for each image, or one for each class from a running mean over its images."""
+    momentum: float = 0.9
+    """Share that the running mean of a class keeps at each step (class aggregation)."""
+    shape: Shape = "zipf"
+    """Target from similarity: softmax of values, or Zipf's law over their ranks."""
+    tau: float = 1.0
+    """Temperature of the softmax shape; negative pushes mass away from look-alikes."""
+    exponent: float = 1.0
+    """Exponent of the zipf shape: q ~ rank ** -exponent; 0 is uniform."""
+    uniform_share: float = 0.0
+    """Share of the target that is spread evenly over the non-true classes, in [0, 1]."""
+    form: Form = "non_true"
+    """mixed: CE against (1-m) onehot + m q. ce_kl: CE + w T^2 KL to that target. non_true: CE +
+    w T^2 KL over the non-true classes only."""
+    weight: float = 0.3
+    """Weight w of the KL term (forms ce_kl and non_true)."""
+    temperature: float = 1.0
+    """Temperature T of the KL term."""
+    mass: Mass = "fixed"
+    """Where the target's non-true mass m comes from (forms mixed and ce_kl): the number
+    `mass_value`, or the model's own non-true probability."""
+    mass_value: float = 0.1
+    """Non-true mass m when it is fixed, in [0, 1]; the most that it may be when it is the
+    model's own."""
+    warmup_steps: int = 0
+    """Steps of plain training before the model begins to listen to itself."""
+    ramp_steps: int = 0
+    """Steps over which weight and mass then grow linearly from zero to their full value."""
+    every: int = 1
+    """Explain on every n-th step only; the other steps use the running mean (class aggregation) or
+    plain cross-entropy."""
+    control: Control = "none"
+    """permuted: the same target values on shuffled classes. uniform: no similarity. logits: the
+    same construction from the logits instead of the maps."""
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their limits."""
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            _require(value in choices, f"{name} is {value!r}; pass one of {', '.join(choices)}")
+        unit = {"momentum": self.momentum, "uniform_share": self.uniform_share}
+        for name, value in {**unit, "mass_value": self.mass_value}.items():
+            _require(0 <= value <= 1, f"{name} is {value:g}; pass a number from 0 to 1")
+        for name, value in {"weight": self.weight, "exponent": self.exponent}.items():
+            _require(value >= 0, f"{name} is {value:g}; pass a number of at least 0")
+        for name, value in {
+            "warmup_steps": self.warmup_steps,
+            "ramp_steps": self.ramp_steps,
+        }.items():
+            _require(value >= 0, f"{name} is {value}; pass a whole number of at least 0")
+        _require(self.tau != 0, "tau is 0; pass a number above 0, or below 0 to push away")
+        _require(
+            self.temperature > 0, f"temperature is {self.temperature:g}; pass a number above 0"
+        )
+        _require(self.every >= 1, f"every is {self.every}; pass a whole number of at least 1")
+
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "kind": get_args(MapKind),
+    "similarity": get_args(Similarity),
+    "aggregation": get_args(Aggregation),
+    "shape": get_args(Shape),
+    "form": get_args(Form),
+    "mass": get_args(Mass),
+    "control": get_args(Control),
+}
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise InputError(message)
+
+
+def options_from(given: Mapping[str, Any]) -> IntrospectiveOptions:
+    """Options from keyword arguments.
+
+    Raises:
+        InputError: a name is not an option, or a value is out of its limits.
+
+    Example:
+        >>> options_from({"weight": 0.1}).weight
+        0.1
+    """
+    known = [field.name for field in fields(IntrospectiveOptions)]
+    for name in given:
+        near = difflib.get_close_matches(name, known, n=1) or known
+        _require(
+            name in known, f"there is no introspective option {name!r}; pass {' or '.join(near)}"
+        )
+    return IntrospectiveOptions(**given)

@@ -1,0 +1,107 @@
+"""From similarities to a soft target over the non-true classes, q (B, K) with q_y = 0 and sum 1.
+
+Shape suffixes: B batch, K classes.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def softmax_target(s_BK: Tensor, y_B: Tensor, tau: float = 1.0) -> Tensor:
+    """q_c = softmax over c != y of s_c / tau.
+
+    A large |tau| approaches the uniform target of label smoothing; a negative tau gives the mass to
+    the classes that look *least* like the true one.
+
+    Example:
+        >>> softmax_target(torch.zeros(1, 3), torch.tensor([0]))
+        tensor([[0.0000, 0.5000, 0.5000]])
+    """
+    return (s_BK / tau).masked_fill(true_mask(s_BK, y_B), float("-inf")).softmax(dim=1)
+
+
+def zipf_target(s_BK: Tensor, y_B: Tensor, exponent: float = 1.0) -> Tensor:
+    """q_c proportional to rank_c ** -exponent, rank 1 for the most similar non-true class.
+
+    Zipf's law over ranks, as in Zipf's label smoothing (Liang et al. 2022): only the order of the
+    similarities counts, not their scale, so no temperature has to follow the training.
+
+    Example:
+        >>> zipf_target(torch.tensor([[9.0, 1.0, 5.0]]), torch.tensor([0]))
+        tensor([[0.0000, 0.3333, 0.6667]])
+    """
+    is_true_BK = true_mask(s_BK, y_B)
+    order_BK = s_BK.masked_fill(is_true_BK, float("-inf")).argsort(dim=1, descending=True)
+    ranks = torch.arange(1, s_BK.shape[1] + 1, device=s_BK.device, dtype=s_BK.dtype)
+    mass_BK = torch.empty_like(s_BK).scatter_(
+        1, order_BK, ranks.pow(-exponent).expand_as(s_BK).contiguous()
+    )
+    mass_BK = mass_BK.masked_fill(is_true_BK, 0.0)
+    return mass_BK / mass_BK.sum(dim=1, keepdim=True)
+
+
+def uniform_target(s_BK: Tensor, y_B: Tensor) -> Tensor:
+    """q_c = 1 / (K - 1) for c != y: the control that knows nothing of similarity.
+
+    Example:
+        >>> uniform_target(torch.tensor([[9.0, 1.0, 5.0]]), torch.tensor([0]))
+        tensor([[0.0000, 0.5000, 0.5000]])
+    """
+    return (~true_mask(s_BK, y_B)).to(s_BK.dtype) / (s_BK.shape[1] - 1)
+
+
+def permuted_target(q_BK: Tensor, y_B: Tensor, generator: torch.Generator) -> Tensor:
+    """The same values given to other non-true classes, shuffled anew for each image.
+
+    The control for "similarity matters": its entropy is q's, its knowledge is none.
+
+    Args:
+        q_BK: a target with q_y = 0.
+        y_B: true classes.
+        generator: a CPU generator, so that every device draws the same.
+
+    Example:
+        >>> q = torch.tensor([[0.0, 0.3, 0.7]])
+        >>> p = permuted_target(q, torch.tensor([0]), torch.Generator().manual_seed(0))
+        >>> sorted(round(v, 1) for v in p[0].tolist())
+        [0.0, 0.3, 0.7]
+    """
+    is_true_BK = true_mask(q_BK, y_B)
+    keys_BK = torch.rand(q_BK.shape, generator=generator).to(q_BK.device)
+    # The true class sorts last in both orders, so its zero stays where it is.
+    source_BK = keys_BK.masked_fill(is_true_BK, 2.0).argsort(dim=1)
+    places_BK = is_true_BK.to(torch.int8).argsort(dim=1, stable=True)
+    return torch.empty_like(q_BK).scatter_(1, places_BK, q_BK.gather(1, source_BK))
+
+
+def blend_uniform(q_BK: Tensor, y_B: Tensor, share: float) -> Tensor:
+    """(1 - share) q + share uniform, over the non-true classes.
+
+    Example:
+        >>> blend_uniform(torch.tensor([[0.0, 1.0, 0.0]]), torch.tensor([0]), 0.5)
+        tensor([[0.0000, 0.7500, 0.2500]])
+    """
+    return torch.lerp(q_BK, uniform_target(q_BK, y_B), share)
+
+
+def mixed_target(q_BK: Tensor, y_B: Tensor, mass: float | Tensor) -> Tensor:
+    """(1 - m) onehot(y) + m q, with m a number or one number for each image (B,).
+
+    Example:
+        >>> mixed_target(torch.tensor([[0.0, 1.0, 0.0]]), torch.tensor([0]), 0.25)
+        tensor([[0.7500, 0.2500, 0.0000]])
+    """
+    onehot_BK = F.one_hot(y_B, q_BK.shape[1]).to(q_BK.dtype)
+    m = mass.unsqueeze(1) if isinstance(mass, Tensor) else mass
+    return (1 - m) * onehot_BK + m * q_BK
+
+
+def true_mask(s_BK: Tensor, y_B: Tensor) -> Tensor:
+    """True at the true class, (B, K) bool.
+
+    Example:
+        >>> true_mask(torch.zeros(1, 3), torch.tensor([1]))
+        tensor([[False,  True, False]])
+    """
+    return F.one_hot(y_B, s_BK.shape[1]).bool()

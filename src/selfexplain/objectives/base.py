@@ -1,0 +1,99 @@
+"""The contract that every objective keeps.
+
+Shape suffixes: B batch, C channels, H and W space, K classes.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from selfexplain.errors import InputError
+
+ObjectiveFactory = Callable[[nn.Module], "Objective"]
+"""Builds an objective around a model."""
+
+
+class Objective(nn.Module):
+    """What a training step minimises: `objective(x, y)["loss"].backward()`.
+
+    An objective owns its model (`objective.model`) and whatever else it learns or remembers, so
+    that its `parameters()` are what the optimiser needs and its `state_dict()` is what a checkpoint
+    needs. Subclasses implement `forward`.
+
+    Args:
+        model: maps images (B, C, H, W) to logits (B, K).
+
+    Example:
+        >>> import torch
+        >>> from selfexplain.objectives import Standard
+        >>> objective = Standard(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3)))
+        >>> out = objective(torch.zeros(2, 1, 2, 2), torch.tensor([0, 2]))
+        >>> sorted(out), out["output"].shape
+        (['loss', 'output'], torch.Size([2, 3]))
+    """
+
+    period = 1
+    """Steps after which the work of a step repeats; above 1 if only some steps do extra work."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def skip_warmup(self) -> None:
+        """Behave from now on as after the warm-up; nothing to do for an objective without one."""
+
+    def forward(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
+        """Loss and output of one batch.
+
+        Args:
+            x_BCHW: images, as the model wants them.
+            y_B: class indices in [0, K).
+
+        Returns:
+            "loss" (a scalar with a graph), "output" (logits (B, K)), and named scalar terms of the
+            loss, detached, where the loss has several.
+        """
+        raise NotImplementedError
+
+
+def check_logits(logits_BK: object, y_B: Tensor) -> Tensor:
+    """Return the model's output if it is logits (B, K) that fit the labels.
+
+    Raises:
+        InputError: the output is not a floating-point tensor (B, K), or a label (where labels are
+            on the CPU; elsewhere the check would stall the device) is outside [0, K).
+
+    Example:
+        >>> check_logits(torch.zeros(2, 3), torch.tensor([0, 2])).shape
+        torch.Size([2, 3])
+    """
+    batch = y_B.shape[0]
+    if not isinstance(logits_BK, Tensor):
+        raise InputError(
+            f"the model returned a {type(logits_BK).__name__}; it must return logits, "
+            "one tensor of shape (batch, classes)"
+        )
+    if logits_BK.ndim != 2 or logits_BK.shape[0] != batch or not logits_BK.is_floating_point():
+        raise InputError(
+            f"the model returned {logits_BK.dtype} of shape {tuple(logits_BK.shape)} for a batch "
+            f"of {batch}; it must return floating-point logits of shape ({batch}, classes)"
+        )
+    if y_B.device.type == "cpu" and batch:
+        low, high = int(y_B.min()), int(y_B.max())
+        if low < 0 or high >= logits_BK.shape[1]:
+            raise InputError(
+                f"label {low if low < 0 else high} is outside the model's {logits_BK.shape[1]} "
+                f"classes; pass labels from 0 to {logits_BK.shape[1] - 1}"
+            )
+    return logits_BK
+
+
+def check_in_range(name: str, value: float, low: float, high: float) -> None:
+    """Raise InputError unless low <= value <= high.
+
+    Example:
+        >>> check_in_range("smoothing", 0.1, 0.0, 1.0)
+    """
+    if not low <= value <= high:
+        limit = f"at least {low:g}" if high == float("inf") else f"from {low:g} to {high:g}"
+        raise InputError(f"{name} is {value:g}; pass a number {limit}")

@@ -1,0 +1,57 @@
+"""Confidence penalty.
+
+Source: Pereyra et al. 2017, "Regularizing Neural Networks by Penalizing Confident Output
+Distributions".
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from selfexplain.objectives.base import Objective, check_in_range, check_logits
+
+
+def entropy(logits_BK: Tensor) -> Tensor:
+    """Mean entropy of softmax(logits), in nats: a scalar.
+
+    Example:
+        >>> import torch
+        >>> float(entropy(torch.zeros(1, 4)).exp())
+        4.0
+    """
+    log_p_BK = F.log_softmax(logits_BK, dim=1)
+    return -(log_p_BK.exp() * log_p_BK).sum(dim=1).mean()
+
+
+class ConfidencePenalty(Objective):
+    """L = CE(softmax(z), y) - beta H(softmax(z)).
+
+    Args:
+        model: maps images (B, C, H, W) to logits (B, K).
+        beta: weight of the entropy; 0.1 as published for images.
+
+    Raises:
+        InputError: beta is negative.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+        >>> out = ConfidencePenalty(model)(torch.zeros(2, 1, 2, 2), torch.tensor([0, 2]))
+        >>> out["loss"].backward()
+    """
+
+    def __init__(self, model: nn.Module, beta: float = 0.1) -> None:
+        check_in_range("beta", beta, 0.0, float("inf"))
+        super().__init__(model)
+        self.beta = beta
+
+    def forward(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
+        """Penalised cross-entropy of images (B, C, H, W) and labels (B,)."""
+        logits_BK = check_logits(self.model(x_BCHW), y_B)
+        cross_entropy = F.cross_entropy(logits_BK, y_B)
+        confidence = entropy(logits_BK)
+        return {
+            "loss": cross_entropy - self.beta * confidence,
+            "output": logits_BK,
+            "cross_entropy": cross_entropy.detach(),
+            "entropy": confidence.detach(),
+        }

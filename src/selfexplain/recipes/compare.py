@@ -1,0 +1,211 @@
+"""Train one model with several objectives and seeds; say what each is worth and what it costs.
+
+The folder of a comparison holds `compare.json` (configuration), `runs/OBJECTIVE-seedN/` (one run
+each, see train.py), `cost/seedN.json`, and at the end `results.json` and `table.txt`. The same
+command again skips what is finished and continues what is not.
+"""
+
+import dataclasses
+import re
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric import Fabric
+
+from selfexplain.data import ImageData
+from selfexplain.errors import InputError
+from selfexplain.evaluation import paired_difference
+from selfexplain.recipes.environment import environment
+from selfexplain.recipes.objectives import resolve
+from selfexplain.recipes.options import CompareConfig, TrainConfig
+from selfexplain.recipes.prepare import load, prepare
+from selfexplain.recipes.train import (
+    build_seeded,
+    check_same_config,
+    launch,
+    plain,
+    run_training,
+)
+from selfexplain.training.cost import interleaved_cost
+from selfexplain.training.files import read_json, write_json
+
+COLUMNS = ("objective", "seed", "accuracy", "nll", "brier", "ece", "step_seconds", "cost")
+"""Fields of a row of results.json."""
+
+RunCallback = Callable[[str, int, int, int], None]
+"""Called as (objective, seed, epoch, step)."""
+
+
+def run_comparison(
+    config: CompareConfig, on_step: RunCallback = lambda objective, seed, epoch, step: None
+) -> dict[str, Any]:
+    """Run or continue a comparison; return what `results.json` holds.
+
+    Raises:
+        InputError: the folder holds another comparison, or the configuration cannot be used.
+
+    Example:
+        >>> import tempfile
+        >>> from selfexplain.recipes.options import DataOptions
+        >>> from selfexplain.training import TrainingOptions
+        >>> config = CompareConfig(
+        ...     data=DataOptions(data="digits", train_size=100),
+        ...     objectives=("standard", "introspective"),
+        ...     seeds=(0,),
+        ...     training=TrainingOptions(epochs=1, batch_size=50),
+        ...     out=Path(tempfile.mkdtemp()) / "compare",
+        ... )
+        >>> [row["objective"] for row in run_comparison(config)["rows"]]
+        ['standard', 'introspective']
+    """
+    for spec in config.objectives:
+        resolve(spec, config.options)  # a misspelt objective is refused before hours of training
+    _claim_folder(config)
+    fabric = launch(config.device, config.training)
+    data = load(config.data)
+    if fabric.is_global_zero:
+        shared = plain(config, leave_out=("out",))
+        write_json(
+            config.out / "compare.json",
+            {"schema": 1, "config": shared, "environment": environment(fabric.device)},
+        )
+    rows: list[dict[str, Any]] = []
+    for seed in config.seeds:
+        cost = _costs(config, seed, data, fabric)
+        rows += [
+            _row(config, spec, seed, data, fabric, on_step) | cost[spec]
+            for spec in config.objectives
+        ]
+    results = {
+        "schema": 1,
+        "config": {
+            **plain(config, leave_out=("out",)),
+            "environment": environment(fabric.device),
+        },
+        "rows": [{column: row[column] for column in COLUMNS} for row in rows],
+        "summary": summarise(rows, config.objectives),
+    }
+    if fabric.is_global_zero:
+        write_json(config.out / "results.json", results)
+    return results
+
+
+def summarise(rows: list[dict[str, Any]], objectives: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Mean and std over seeds of each objective, and its paired difference to the first.
+
+    Std is the sample's (None for one seed). The difference is of accuracy in percentage points,
+    over the same seeds, with the 95 % interval of Student's t.
+
+    Example:
+        >>> rows = [
+        ...     {"objective": o, "accuracy": a, "nll": 0.5, "brier": 0.2, "ece": 1.0, "cost": 1.0}
+        ...     for o, a in [("a", 90.0), ("b", 92.0), ("a", 91.0), ("b", 92.0)]
+        ... ]
+        >>> [s["difference_mean"] for s in summarise(rows, ("a", "b"))]
+        [0.0, 1.5]
+    """
+    by_name = {name: [r for r in rows if r["objective"] == name] for name in objectives}
+    baseline = [r["accuracy"] for r in by_name[objectives[0]]]
+    summary = []
+    for name, mine in by_name.items():
+        accuracies = [r["accuracy"] for r in mine]
+        difference = paired_difference(accuracies, baseline)
+        summary.append(
+            {
+                "objective": name,
+                "n": len(mine),
+                "accuracy_mean": statistics.fmean(accuracies),
+                "accuracy_std": _std(accuracies),
+                "difference_mean": difference.mean,
+                "difference_ci95": difference.ci95,
+                **{f"{k}_mean": statistics.fmean(r[k] for r in mine) for k in _MEANS},
+                **{f"{k}_std": _std([r[k] for r in mine]) for k in _MEANS},
+                "cost": statistics.fmean(r["cost"] for r in mine),
+            }
+        )
+    return summary
+
+
+_MEANS = ("nll", "brier", "ece")
+
+
+def _std(values: list[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def run_folder(out: Path, spec: str, seed: int) -> Path:
+    """Folder of one run of a comparison.
+
+    Example:
+        >>> run_folder(Path("out"), "introspective:weight=0.1", 2).as_posix()
+        'out/runs/introspective_weight-0.1-seed2'
+    """
+    name = re.sub(r"[^\w.+-]+", "_", spec.replace("=", "-"))
+    return out / "runs" / f"{name}-seed{seed}"
+
+
+def _row(
+    config: CompareConfig,
+    spec: str,
+    seed: int,
+    data: ImageData,
+    fabric: Fabric,
+    on_step: RunCallback,
+) -> dict[str, Any]:
+    shared = {
+        f.name: getattr(config, f.name)
+        for f in dataclasses.fields(config)
+        if f.name not in {"objectives", "seeds", "out"}
+    }
+    one = TrainConfig(
+        **shared,
+        objective=spec,
+        seed=seed,
+        out=run_folder(config.out, spec, seed),
+        resume=True,
+    )
+    return run_training(
+        one, fabric=fabric, data=data, on_step=lambda epoch, step: on_step(spec, seed, epoch, step)
+    )
+
+
+def _costs(
+    config: CompareConfig, seed: int, data: ImageData, fabric: Fabric
+) -> dict[str, dict[str, float]]:
+    """Interleaved step times of all objectives, measured once for each seed and kept in a file."""
+    path = config.out / "cost" / f"seed{seed}.json"
+    if path.exists():
+        kept = read_json(path)
+        if set(config.objectives) <= kept.keys():
+            return kept
+    names = list(dict.fromkeys(("standard", *config.objectives)))
+    objectives = {name: build_seeded(config, name, seed, data) for name in names}
+    prepared = prepare(data, config.data, seed)
+    batches = prepared.training_batches(
+        batch_size=config.training.batch_size,
+        seed=seed,
+        device=fabric.device,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+        workers=0,
+    )
+    measured = interleaved_cost(objectives, "standard", next(iter(batches.epoch(0))), fabric=fabric)
+    costs = {
+        name: {"step_seconds": c.step_seconds, "cost": c.ratio} for name, c in measured.items()
+    }
+    if fabric.is_global_zero:
+        write_json(path, costs)
+    return costs
+
+
+def _claim_folder(config: CompareConfig) -> None:
+    """Check that the folder is free or holds this comparison, to which runs may be added."""
+    path = config.out / "compare.json"
+    if path.exists():
+        free = ("out", "objectives", "seeds")
+        old = {k: v for k, v in read_json(path)["config"].items() if k not in free}
+        check_same_config(old, plain(config, leave_out=free), config.out)
+    elif config.out.is_file() or (config.out.exists() and any(config.out.iterdir())):
+        raise InputError(f"{config.out} is not an empty folder; pass another --out")

@@ -1,0 +1,163 @@
+"""Explain images with a trained run: class maps and the soft target of the model.
+
+Shape suffixes: B images, C channels, H and W space, K classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from selfexplain.data import normalise
+from selfexplain.data.decode import Decoding, check_size, decode_free
+from selfexplain.data.sources import Files
+from selfexplain.errors import InputError
+from selfexplain.explanations import MapKind, class_maps
+from selfexplain.introspection import Introspective
+from selfexplain.models import build_model
+from selfexplain.recipes.objectives import build_objective
+from selfexplain.recipes.options import ObjectiveOptions
+from selfexplain.report import explanation_figure
+from selfexplain.training.checkpoint import load_checkpoint
+from selfexplain.training.files import read_json
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExplainConfig:
+    """Draw class maps and soft targets of images, by a trained run."""
+
+    run: Path
+    """Folder of a finished run (of train, or one of a comparison's runs/)."""
+    images: tuple[Path, ...]
+    """Image files."""
+    out: Path
+    """File to write: .png, .svg or .pdf."""
+    kind: MapKind = "cam"
+    """Kind of the class maps that are drawn."""
+    layer: str | None = None
+    """Layer of the maps, by module name; None for the last feature map."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedRun:
+    """A finished run, ready to explain."""
+
+    objective: Introspective
+    class_names: tuple[str, ...]
+    shape_CHW: tuple[int, int, int]
+    mean_C: Tensor
+    std_C: Tensor
+
+
+def load_run(folder: Path) -> TrainedRun:
+    """Load a finished run, in evaluation mode, on the CPU.
+
+    A run of another objective is given the default introspective one, so that any classifier's
+    explanations can be read.
+
+    Raises:
+        InputError: the folder holds no finished run, or its files cannot be read.
+    """
+    if not (folder / "model.safetensors").exists():
+        raise InputError(
+            f"{folder} holds no finished run; pass a folder with run.json and model.safetensors"
+        )
+    record = read_json(folder / "run.json")
+    images, config = record["images"], record["config"]
+    names = tuple(images["class_names"])
+    model = build_model(config["model"], num_classes=len(names), in_channels=images["shape"][0])
+    objective = build_objective(config["objective"], model, _objective_options(config))
+    if isinstance(objective, Introspective):
+        # The running class means are in the checkpoint alone.
+        objective.load_state_dict(load_checkpoint(folder / "checkpoint.pt")["objective"])
+    else:
+        objective = Introspective(model)
+    try:
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    except (SafetensorError, RuntimeError) as error:
+        raise InputError(f"the weights in {folder} cannot be read ({error})") from error
+    channels, height, width = images["shape"]
+    return TrainedRun(
+        objective=objective.eval(),
+        class_names=names,
+        shape_CHW=(channels, height, width),
+        mean_C=torch.tensor(images["mean"]),
+        std_C=torch.tensor(images["std"]),
+    )
+
+
+def _objective_options(config: dict[str, Any]) -> ObjectiveOptions:
+    """The options as they were when the run was made."""
+    fields = ObjectiveOptions.__dataclass_fields__
+    saved = config["options"]
+    return ObjectiveOptions(
+        **{name: field.default_factory(**saved[name]) for name, field in fields.items()}  # type: ignore[operator]
+    )
+
+
+def explain_images(config: ExplainConfig) -> Figure:
+    """Read, classify and explain image files; return the drawn figure.
+
+    Raises:
+        InputError: no images are given, one cannot be read, or the run is not finished.
+    """
+    if not config.images:
+        raise InputError("images is empty; pass at least one image file")
+    run = load_run(config.run)
+    images_BCHW = read_images(config.images, run.shape_CHW)
+    return explain_tensor(run, images_BCHW, kind=config.kind, layer=config.layer)
+
+
+def read_images(paths: Sequence[Path], shape_CHW: tuple[int, int, int]) -> Tensor:
+    """Image files as uint8 (B, C, H, W), brought to the shape that the model was trained on.
+
+    Raises:
+        InputError: a file is missing or cannot be decoded, or the model's images are not square
+            and a file's size is not theirs.
+    """
+    channels, height, width = shape_CHW
+    for path in paths:
+        if not path.is_file():
+            raise InputError(f"there is no image {path}; pass image files")
+    files = Files(paths)
+    side = height if height == width else None
+    rule = Decoding(shape_CHW=shape_CHW, image_size=side, example="the run's training data")
+    arrays = []
+    for row in range(len(paths)):
+        arrays.append(decode_free(files, row, channels, side))
+        check_size(files, row, arrays[-1].shape[1:], rule)
+    return torch.from_numpy(np.stack(arrays))
+
+
+def explain_tensor(
+    run: TrainedRun,
+    images_BCHW: Tensor,
+    *,
+    kind: MapKind = "cam",
+    layer: str | None = None,
+) -> Figure:
+    """Explain uint8 images (B, C, H, W) for the class that the model predicts."""
+    x_BCHW = normalise(images_BCHW, run.mean_C, run.std_C)
+    with torch.no_grad():
+        p_BK = run.objective.model(x_BCHW).softmax(dim=1)
+    predicted_B = p_BK.argmax(dim=1)
+    confidences = p_BK.amax(dim=1).tolist()
+    titles = [
+        f"{run.class_names[k]} ({100 * p:.0f} %)"
+        for k, p in zip(predicted_B.tolist(), confidences, strict=True)
+    ]
+    return explanation_figure(
+        images_BCHW.float() / 255,
+        class_maps(run.objective.model, x_BCHW, kind=kind, layer=layer),
+        run.objective.soft_target(x_BCHW, predicted_B),
+        predicted_B,
+        run.class_names,
+        titles,
+    )

@@ -1,0 +1,158 @@
+"""The options of a run, from which the command line is generated.
+
+`TrainConfig` and `CompareConfig` are plain data: a recipe is a function that returns one.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from selfexplain.errors import InputError
+from selfexplain.introspection import IntrospectiveOptions
+from selfexplain.training import TrainingOptions
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataOptions:
+    """Which images, and how they are varied in training."""
+
+    data: str
+    """digits | parquet:DIR | hub:NAME | folder:DIR."""
+    image_column: str | None = None
+    """Column of the images in a table; None to find it."""
+    label_column: str | None = None
+    """Column of the labels in a table; None to find it."""
+    image_size: int | None = None
+    """Side in pixels to resize and centre-crop to; None to take the images as they are."""
+    channels: Literal[1, 3] | None = None
+    """1 for grey, 3 for RGB; None for what the first image has."""
+    skip_broken: bool = False
+    """Leave out images that cannot be decoded instead of stopping."""
+    train_size: int | None = None
+    """Train on this many images only, drawn by the seed, classes in proportion; None for all."""
+    validation: float = 0.0
+    """Hold out this share of the training images, drawn by the seed, and score on them instead of
+    the test images: for choosing options. 0 scores on the test images."""
+    crop_padding: int | None = None
+    """Pixels of black border that random crops may reach into; None for an eighth of the side."""
+    flip: bool | None = None
+    """Mirror half of the images left to right; None for yes, except for digits."""
+    cutout: int = 0
+    """Side in pixels of a black square put at random on each image; 0 for none."""
+    workers: int = 2
+    """Processes that decode images, for data too large for memory."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that no data set can have."""
+        if not 0 <= self.validation < 1:
+            raise InputError(
+                f"validation is {self.validation:g}; pass 0, or a share of the training images "
+                "below 1"
+            )
+        for name in ("cutout", "workers", "crop_padding"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise InputError(f"{name} is {value}; pass a whole number of at least 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelSmoothingOptions:
+    """Options of the objective label_smoothing."""
+
+    smoothing: float = 0.1
+    """Mass spread evenly over all classes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConfidencePenaltyOptions:
+    """Options of the objective confidence_penalty."""
+
+    beta: float = 0.1
+    """Weight of the entropy that is rewarded."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObjectiveOptions:
+    """Options of every objective; only those of the objective in use count."""
+
+    label_smoothing: LabelSmoothingOptions = field(default_factory=LabelSmoothingOptions)
+    confidence_penalty: ConfidencePenaltyOptions = field(default_factory=ConfidencePenaltyOptions)
+    introspective: IntrospectiveOptions = field(default_factory=IntrospectiveOptions)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeviceOptions:
+    """Where a run happens."""
+
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Kind of device; auto takes a GPU if there is one."""
+    devices: int = 1
+    """Number of devices, one process each."""
+
+    def __post_init__(self) -> None:
+        """Refuse less than one device."""
+        if self.devices < 1:
+            raise InputError(f"devices is {self.devices}; pass a whole number of at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SharedConfig:
+    """What training one model and comparing several have in common."""
+
+    data: Annotated[DataOptions, tyro.conf.OmitArgPrefixes]
+    out: Path
+    """Folder for the results; made if it is not there."""
+    model: str = "small_cnn"
+    """small_cnn | resnet20 | resnet32 | resnet56 | resnet18 | wrn16_2 | wrn28_10 | timm:NAME |
+    package.module:factory."""
+    training: Annotated[TrainingOptions, tyro.conf.OmitArgPrefixes] = field(
+        default_factory=TrainingOptions
+    )
+    device: Annotated[DeviceOptions, tyro.conf.OmitArgPrefixes] = field(
+        default_factory=DeviceOptions
+    )
+    options: Annotated[ObjectiveOptions, tyro.conf.OmitArgPrefixes] = field(
+        default_factory=ObjectiveOptions
+    )
+    tensorboard: bool = False
+    """Write TensorBoard event files beside metrics.jsonl (needs the tensorboard extra)."""
+    score_every_epoch: bool = False
+    """Score the model after every epoch too, for curves; the result is always the last epoch's."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig(SharedConfig):
+    """Train one model."""
+
+    objective: str = "introspective"
+    """standard | label_smoothing | confidence_penalty | introspective, with options of its own
+    after a colon if you like: introspective:weight=0.1,control=permuted."""
+    seed: int = 0
+    """Seed of weights, batches and splits."""
+    resume: bool = False
+    """Continue the run in --out from its last checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CompareConfig(SharedConfig):
+    """Train one model with several objectives and seeds, and compare the objectives.
+
+    The same command again continues a comparison that was stopped; objectives and seeds may be
+    added.
+    """
+
+    objectives: tuple[str, ...] = ("standard", "label_smoothing", "introspective")
+    """Objectives to compare; differences are taken against the first. Options may follow a colon:
+    introspective:control=permuted."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds; every objective runs with each."""
+
+    def __post_init__(self) -> None:
+        """Refuse a comparison of nothing."""
+        for name, values in {"objectives": self.objectives, "seeds": self.seeds}.items():
+            if not values:
+                raise InputError(f"{name} is empty; pass at least one")
+            if len(set(values)) != len(values):
+                raise InputError(f"{name} names one twice; pass each once")

@@ -1,0 +1,126 @@
+"""From data options to the images that one seed trains on and is scored on.
+
+Shape suffixes: C channels, H and W space.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from selfexplain.data import (
+    Augmentation,
+    Batches,
+    ImageData,
+    ImageSet,
+    channel_statistics,
+    hold_out,
+    load_data,
+    take,
+)
+from selfexplain.recipes.options import DataOptions
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """Images of one seed, and how they become batches."""
+
+    train: ImageSet
+    scored: ImageSet
+    class_names: tuple[str, ...]
+    mean_C: Tensor
+    std_C: Tensor
+    augmentation: Augmentation
+
+    def training_batches(
+        self,
+        *,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        rank: int,
+        world_size: int,
+        workers: int,
+    ) -> Batches:
+        """Shuffled, augmented batches of this process's share of the training images."""
+        return Batches(
+            self.train,
+            batch_size=batch_size,
+            seed=seed,
+            device=device,
+            augmentation=self.augmentation,
+            rank=rank,
+            world_size=world_size,
+            workers=workers,
+            mean_C=self.mean_C,
+            std_C=self.std_C,
+        )
+
+    def scored_batches(self, *, device: torch.device, workers: int) -> Batches:
+        """All scored images in order, as they are."""
+        return Batches(
+            self.scored,
+            batch_size=500,
+            device=device,
+            shuffle=False,
+            drop_last=False,
+            workers=workers,
+            mean_C=self.mean_C,
+            std_C=self.std_C,
+        )
+
+
+def load(options: DataOptions) -> ImageData:
+    """Load the data set that the options name.
+
+    Example:
+        >>> load(DataOptions(data="digits")).num_classes
+        10
+    """
+    return load_data(
+        options.data,
+        image_column=options.image_column,
+        label_column=options.label_column,
+        image_size=options.image_size,
+        channels=options.channels,
+        skip_broken=options.skip_broken,
+    )
+
+
+def prepare(data: ImageData, options: DataOptions, seed: int) -> Prepared:
+    """Draw the splits of one seed.
+
+    The held-out part is drawn first, from all training images, so that it does not depend on how
+    many of the others are then trained on.
+
+    Example:
+        >>> options = DataOptions(data="digits", train_size=100, validation=0.2)
+        >>> prepared = prepare(load(options), options, seed=0)
+        >>> len(prepared.train), len(prepared.scored)
+        (100, 288)
+    """
+    train, scored = data.train, data.test
+    if options.validation:
+        train_indices, held_out = hold_out(train.labels_N, options.validation, seed)
+        train, scored = train.subset(train_indices), train.subset(held_out)
+    if options.train_size is not None:
+        train = train.subset(take(train.labels_N, options.train_size, seed))
+    mean_C, std_C = channel_statistics(train)
+    return Prepared(
+        train=train,
+        scored=scored,
+        class_names=data.class_names,
+        mean_C=mean_C,
+        std_C=std_C,
+        augmentation=_augmentation(options, data.shape_CHW),
+    )
+
+
+def _augmentation(options: DataOptions, shape_CHW: tuple[int, int, int]) -> Augmentation:
+    padding = options.crop_padding
+    return Augmentation(
+        crop_padding=min(shape_CHW[1:]) // 8 if padding is None else padding,
+        # A mirrored digit is not a digit; most other things stay what they are.
+        flip=options.data != "digits" if options.flip is None else options.flip,
+        cutout=options.cutout,
+    )

@@ -1,0 +1,220 @@
+"""Train one model with one objective and one seed, and score it on the last epoch.
+
+A run's folder holds `run.json` (configuration, environment, and what the images need), then after
+every epoch `metrics.jsonl` and `checkpoint.pt`, and at the end `model.safetensors` and
+`result.json`.
+"""
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from safetensors.torch import save as safetensors_bytes
+from torch import nn
+
+from selfexplain.data import ImageData
+from selfexplain.errors import InputError
+from selfexplain.evaluation import predict, score
+from selfexplain.models import build_model
+from selfexplain.objectives import Objective
+from selfexplain.recipes.environment import environment
+from selfexplain.recipes.objectives import build_objective
+from selfexplain.recipes.options import DeviceOptions, TrainConfig
+from selfexplain.recipes.prepare import Prepared, load, prepare
+from selfexplain.training import TrainingOptions, train
+from selfexplain.training.files import atomic_file, read_json, write_json
+from selfexplain.training.loop import FABRIC_PRECISION
+
+StepCallback = Callable[[int, int], None]
+
+
+def launch(device: DeviceOptions, training: TrainingOptions) -> Fabric:
+    """A Fabric for these devices, launched: with several devices, one process each.
+
+    Raises:
+        InputError: the machine has no such devices.
+
+    Example:
+        >>> launch(DeviceOptions(accelerator="cpu"), TrainingOptions()).world_size
+        1
+    """
+    try:
+        fabric = Fabric(
+            accelerator=device.accelerator,
+            devices=device.devices,
+            precision=FABRIC_PRECISION[training.precision],  # type: ignore[arg-type]
+        )
+        fabric.launch()
+    except (RuntimeError, ValueError) as error:
+        # Fabric's MisconfigurationException and kin, all of which mean "not on this machine".
+        raise InputError(
+            f"accelerator {device.accelerator} with {device.devices} device(s) and "
+            f"{training.precision} cannot be used here ({str(error).splitlines()[0]}); "
+            "pass --accelerator cpu --devices 1 --precision fp32"
+        ) from error
+    return fabric
+
+
+def run_training(
+    config: TrainConfig,
+    *,
+    fabric: Fabric | None = None,
+    data: ImageData | None = None,
+    on_step: StepCallback = lambda epoch, step: None,
+) -> dict[str, Any]:
+    """Train and score as the configuration says; return what `result.json` holds.
+
+    Args:
+        config: the whole configuration; it is saved in the folder.
+        fabric: a launched Fabric; None to launch one.
+        data: the data set, if the caller has loaded it already.
+        on_step: called after every training step with the epoch and the step in it.
+
+    Raises:
+        InputError: the folder holds another run, or anything in the configuration cannot be used.
+
+    Example:
+        >>> import tempfile
+        >>> from selfexplain.recipes.options import DataOptions
+        >>> out = Path(tempfile.mkdtemp()) / "run"
+        >>> training = TrainingOptions(epochs=1)
+        >>> config = TrainConfig(data=DataOptions(data="digits"), training=training, out=out)
+        >>> sorted(run_training(config))
+        ['accuracy', 'brier', 'ece', 'nll', 'objective', 'seed', 'step_seconds']
+    """
+    identity = _claim_folder(config)
+    done = config.out / "result.json"
+    if done.exists():
+        return read_json(done)
+    fabric = fabric if fabric is not None else launch(config.device, config.training)
+    data = data if data is not None else load(config.data)
+    prepared = prepare(data, config.data, config.seed)
+    objective = build_seeded(config, config.objective, config.seed, data)
+    batches = prepared.training_batches(
+        batch_size=config.training.batch_size,
+        seed=config.seed,
+        device=fabric.device,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+        workers=config.data.workers,
+    )
+    if fabric.is_global_zero:
+        _write_run(config, prepared, fabric)
+
+    def scores(model: nn.Module) -> dict[str, float]:
+        scored = prepared.scored_batches(device=fabric.device, workers=config.data.workers)
+        with fabric.autocast():
+            logits_NK, y_N = predict(model, scored.epoch(0))
+        return dataclasses.asdict(score(logits_NK, y_N))
+
+    model = train(
+        objective,
+        batches,
+        config.training,
+        fabric=fabric,
+        folder=config.out,
+        seed=config.seed,
+        identity=identity,
+        resume=config.resume,
+        tensorboard=config.tensorboard,
+        on_step=on_step,
+        score=scores if config.score_every_epoch else None,
+    )
+    result = {
+        "objective": config.objective,
+        "seed": config.seed,
+        **scores(model),
+        "step_seconds": _median_step_seconds(config.out),
+    }
+    if fabric.is_global_zero:
+        with atomic_file(config.out / "model.safetensors") as file:
+            file.write(safetensors_bytes(_plain_state(model)))
+        write_json(done, result)
+    fabric.barrier()
+    return result
+
+
+def build_seeded(config: Any, spec: str, seed: int, data: ImageData) -> Objective:
+    """The objective around a model whose start weights depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build_model(
+            config.model, num_classes=data.num_classes, in_channels=data.shape_CHW[0]
+        )
+        return build_objective(spec, model, config.options)
+
+
+def _claim_folder(config: TrainConfig) -> str:
+    """Check that the folder is free, or holds this very run; return the run's identity."""
+    identity = json.dumps(plain(config, leave_out=("out", "resume")), sort_keys=True)
+    path = config.out / "run.json"
+    if config.out.exists() and not config.out.is_dir():
+        raise InputError(f"{config.out} is a file; pass --out with a folder")
+    if path.exists():
+        if not config.resume:
+            raise InputError(
+                f"{config.out} holds another run; pass --resume to continue it, or another --out"
+            )
+        check_same_config(read_json(path)["config"], json.loads(identity), config.out)
+    elif config.out.exists() and any(config.out.iterdir()):
+        raise InputError(f"{config.out} is not empty and holds no run; pass another --out")
+    return identity
+
+
+def check_same_config(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
+    """Raise InputError that names the first options in which two configurations differ."""
+    differing = _differences(old, new)
+    if differing:
+        raise InputError(
+            f"{folder} holds a run with other options ({'; '.join(differing[:3])}); pass the same "
+            "options, or another --out"
+        )
+
+
+def _differences(old: Any, new: Any, name: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(old.keys() | new.keys())
+        return [d for k in keys for d in _differences(old.get(k), new.get(k), k)]
+    return [] if old == new else [f"{name} was {old}, is {new}"]
+
+
+def plain(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A configuration as JSON would give it back: dictionaries, lists, strings, numbers."""
+    values = {k: v for k, v in dataclasses.asdict(config).items() if k not in leave_out}
+    result: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    return result
+
+
+def _write_run(config: TrainConfig, prepared: Prepared, fabric: Fabric) -> None:
+    write_json(
+        config.out / "run.json",
+        {
+            "schema": 1,
+            "config": plain(config, leave_out=("out", "resume")),
+            "environment": environment(fabric.device),
+            "images": {
+                "class_names": list(prepared.class_names),
+                "shape": list(prepared.train.shape_CHW),
+                "mean": prepared.mean_C.tolist(),
+                "std": prepared.std_C.tolist(),
+                "train": len(prepared.train),
+                "scored": len(prepared.scored),
+            },
+        },
+    )
+
+
+def _median_step_seconds(folder: Path) -> float:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    seconds: list[float] = [json.loads(line)["step_seconds"] for line in lines]
+    return statistics.median(seconds)
+
+
+def _plain_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Weights and buffers on the CPU, each in memory of its own, as safetensors wants them."""
+    return {name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()}

@@ -1,0 +1,256 @@
+"""The training loop: any objective, on CPU, one GPU or several processes, through Lightning Fabric.
+
+A run is a function of its seed: the batches are (data/), and the global generator is set at the
+start of each epoch from the seed, the epoch and the process. A run that is continued from the
+checkpoint of an epoch therefore walks the same path as one that was never stopped.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from selfexplain.errors import InputError
+from selfexplain.objectives.base import Objective
+from selfexplain.training.checkpoint import load_checkpoint, save_checkpoint
+from selfexplain.training.log import EpochLog
+from selfexplain.training.meter import Meter
+from selfexplain.training.options import TrainingOptions
+from selfexplain.training.schedule import cosine_with_warmup
+
+FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+"""Our names of arithmetic -> Lightning Fabric's."""
+
+
+class EpochBatches(Protocol):
+    """What the loop asks of the data: a length, and the batches of an epoch."""
+
+    def __len__(self) -> int: ...
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images (B, C, H, W) and labels (B,) of each step."""
+
+
+class DivergedError(InputError):
+    """The loss or a weight stopped being a finite number."""
+
+
+@dataclass(kw_only=True)
+class Run:
+    """Everything that a run in progress consists of."""
+
+    objective: Objective
+    wrapped: Any
+    optimiser: torch.optim.Optimizer
+    stepper: Any
+    average: AveragedModel | None
+    epochs_done: int = 0
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The model whose scores count: the averaged one if there is an average."""
+        return self.objective.model if self.average is None else self.average.module
+
+
+def train(
+    objective: Objective,
+    batches: EpochBatches,
+    options: TrainingOptions,
+    *,
+    fabric: Fabric,
+    folder: Path,
+    seed: int = 0,
+    identity: str = "",
+    resume: bool = False,
+    tensorboard: bool = False,
+    on_step: Callable[[int, int], None] = lambda epoch, step: None,
+    score: Callable[[nn.Module], dict[str, float]] | None = None,
+) -> nn.Module:
+    """Train an objective and return the model to be evaluated (the average, if one is kept).
+
+    Args:
+        objective: holds the model; its parameters are trained.
+        batches: the training data of this process.
+        options: how the weights are moved.
+        fabric: where; already launched.
+        folder: `checkpoint.pt` and `metrics.jsonl` go here after every epoch.
+        seed: of everything random in the steps themselves (dropout and the like).
+        identity: a text that stands for the whole configuration; a checkpoint of another one is
+            refused.
+        resume: continue from the folder's checkpoint if there is one.
+        tensorboard: write event files too.
+        on_step: called after every step with the epoch (from 0) and the step in it.
+        score: called after every epoch with the model; what it returns is logged.
+
+    Raises:
+        InputError: the checkpoint cannot be read or is of another configuration.
+        DivergedError: the loss or a weight became NaN or infinite; the checkpoint of the last
+            good epoch is kept.
+
+    Example:
+        >>> import tempfile
+        >>> from selfexplain.data import Batches, load_data
+        >>> from selfexplain.models import build_model
+        >>> from selfexplain.objectives import Standard
+        >>> images = load_data("digits").train
+        >>> model = train(
+        ...     Standard(build_model("small_cnn", num_classes=10, in_channels=1)),
+        ...     Batches(images.subset(range(64)), batch_size=32),
+        ...     TrainingOptions(epochs=1),
+        ...     fabric=Fabric(accelerator="cpu", devices=1),
+        ...     folder=Path(tempfile.mkdtemp()),
+        ... )
+    """
+    run = _start(objective, options, fabric)
+    path = folder / "checkpoint.pt"
+    if resume and path.exists():
+        _restore(run, fabric, load_checkpoint(path), identity, path)
+    log = EpochLog(folder, tensorboard) if fabric.is_global_zero else None
+    if log is not None:
+        log.cut_after(run.epochs_done)
+    with _global_generator_kept(fabric):
+        for epoch in range(run.epochs_done, options.epochs):
+            torch.manual_seed(_epoch_seed(seed, epoch, fabric.global_rank))
+            metrics = _train_epoch(run, batches, options, fabric, epoch, on_step, path)
+            if score is not None:
+                metrics |= score(run.evaluated_model)
+            run.epochs_done = epoch + 1
+            if log is not None:
+                log.write(metrics)
+                save_checkpoint(path, _state(run, fabric, identity))
+            fabric.barrier()
+    if log is not None:
+        log.close()
+    return run.evaluated_model
+
+
+def _start(objective: Objective, options: TrainingOptions, fabric: Fabric) -> Run:
+    objective.to(fabric.device)
+    if options.channels_last:
+        objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    objective.train()
+    optimiser = torch.optim.SGD(
+        objective.parameters(),
+        lr=options.lr,
+        momentum=options.momentum,
+        weight_decay=options.weight_decay,
+        nesterov=True,
+    )
+    average = None
+    if options.ema:
+        average = AveragedModel(
+            objective.model,
+            multi_avg_fn=get_ema_multi_avg_fn(options.ema),  # type: ignore[no-untyped-call]
+            use_buffers=True,
+        )
+    wrapped, stepper = fabric.setup(objective, optimiser)
+    return Run(
+        objective=objective, wrapped=wrapped, optimiser=optimiser, stepper=stepper, average=average
+    )
+
+
+def _train_epoch(
+    run: Run,
+    batches: EpochBatches,
+    options: TrainingOptions,
+    fabric: Fabric,
+    epoch: int,
+    on_step: Callable[[int, int], None],
+    path: Path,
+) -> dict[str, float]:
+    meter = Meter(every=1 if fabric.device.type == "cpu" else 20)
+    started = time.perf_counter()
+    layout = torch.channels_last if options.channels_last else torch.contiguous_format
+    for step, (x_BCHW, y_B) in enumerate(batches.epoch(epoch)):
+        _set_learning_rate(run, options, epoch * len(batches) + step, len(batches))
+        out = run.wrapped(x_BCHW.contiguous(memory_format=layout), y_B)
+        run.stepper.zero_grad()
+        fabric.backward(out["loss"])
+        if options.clip:
+            fabric.clip_gradients(run.wrapped, run.stepper, max_norm=options.clip)
+        run.stepper.step()
+        if run.average is not None:
+            run.average.update_parameters(run.objective.model)
+        if not meter.add(out, y_B):
+            raise _diverged(f"the loss became {meter.last_loss:g}", epoch, step, options, path)
+        on_step(epoch, step)
+    if not meter.finite() or not _weights_are_finite(run.objective):
+        raise _diverged("a weight or the loss is not finite", epoch, len(batches), options, path)
+    return {
+        "epoch": epoch + 1,
+        "learning_rate": run.optimiser.param_groups[0]["lr"],
+        **meter.means(),
+        "step_seconds": (time.perf_counter() - started) / len(batches),
+    }
+
+
+def _set_learning_rate(run: Run, options: TrainingOptions, step: int, epoch_steps: int) -> None:
+    factor = cosine_with_warmup(
+        step, options.epochs * epoch_steps, options.warmup_epochs * epoch_steps
+    )
+    for group in run.optimiser.param_groups:
+        group["lr"] = options.lr * factor
+
+
+def _weights_are_finite(module: nn.Module) -> bool:
+    """Whether no parameter or buffer holds a NaN or an infinity; one transfer for all of them."""
+    sums = [t.detach().float().sum() for t in module.state_dict().values() if isinstance(t, Tensor)]
+    return bool(torch.stack(sums).isfinite().all())
+
+
+def _diverged(
+    what: str, epoch: int, step: int, options: TrainingOptions, path: Path
+) -> DivergedError:
+    kept = (
+        f"the checkpoint of epoch {epoch} is kept in {path}" if epoch else "no epoch was finished"
+    )
+    return DivergedError(
+        f"{what} in epoch {epoch + 1}, step {step + 1}; {kept}: pass a smaller --lr "
+        f"(now {options.lr:g}), --warmup-epochs or --clip"
+    )
+
+
+def _state(run: Run, fabric: Fabric, identity: str) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "identity": identity,
+        "epochs_done": run.epochs_done,
+        "objective": run.objective.state_dict(),
+        "optimiser": run.optimiser.state_dict(),
+        "average": None if run.average is None else run.average.state_dict(),
+        "precision": fabric.strategy.precision.state_dict(),
+    }
+
+
+def _restore(run: Run, fabric: Fabric, state: dict[str, Any], identity: str, path: Path) -> None:
+    if state.get("identity") != identity:
+        raise InputError(
+            f"the checkpoint {path} is of another configuration; pass the options it was made "
+            "with, or another --out"
+        )
+    run.objective.load_state_dict(state["objective"])
+    run.optimiser.load_state_dict(state["optimiser"])
+    if run.average is not None:
+        run.average.load_state_dict(state["average"])
+    fabric.strategy.precision.load_state_dict(state["precision"])
+    run.epochs_done = state["epochs_done"]
+
+
+def _epoch_seed(seed: int, epoch: int, rank: int) -> int:
+    """One number for each (seed, epoch, process)."""
+    return hash((seed, epoch, rank)) % 2**63  # a tuple of integers hashes alike in every process
+
+
+@contextmanager
+def _global_generator_kept(fabric: Fabric) -> Iterator[None]:
+    """Give the caller's global generators back as they were."""
+    devices = [fabric.device] if fabric.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        yield

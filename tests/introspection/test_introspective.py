@@ -1,0 +1,194 @@
+"""The introspective objective: its losses by definition, its schedule, its controls."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from selfexplain.errors import InputError
+from selfexplain.explanations import class_maps
+from selfexplain.introspection import Introspective
+from selfexplain.introspection.class_mean import RunningClassMean
+from selfexplain.introspection.similarity import similarity_to_true
+from selfexplain.introspection.target import softmax_target, zipf_target
+from selfexplain.models import build_model
+from selfexplain.objectives import LabelSmoothing, Standard
+
+CLASSES = 6
+X = torch.randn(12, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(12) % CLASSES
+
+
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    return build_model("small_cnn", num_classes=CLASSES, in_channels=1)
+
+
+def test_non_true_form_by_definition() -> None:
+    options = {"form": "non_true", "weight": 0.7, "similarity": "votes", "shape": "zipf"}
+    model = small()
+    out = Introspective(model, **options)(X, Y)
+    z = out["output"]
+    q = zipf_target(similarity_to_true(class_maps(model, X), Y, measure="votes"), Y)
+    expected = F.cross_entropy(z, Y)
+    for b, y in enumerate(Y.tolist()):
+        others = [c for c in range(CLASSES) if c != y]
+        log_r = z[b, others].log_softmax(dim=0)
+        expected = expected + 0.7 / 12 * (q[b, others] * (q[b, others].log() - log_r)).sum()
+    torch.testing.assert_close(out["loss"], expected)
+
+
+def test_mixed_form_by_definition() -> None:
+    model = small()
+    out = Introspective(
+        model, form="mixed", shape="softmax", similarity="cosine", tau=0.5, mass_value=0.2
+    )(X, Y)
+    q = softmax_target(similarity_to_true(class_maps(model, X), Y), Y, 0.5)
+    target = 0.8 * F.one_hot(Y, CLASSES) + 0.2 * q
+    log_p = out["output"].log_softmax(dim=1)
+    torch.testing.assert_close(out["loss"], -(target * log_p).sum(dim=1).mean())
+
+
+def test_own_mass_is_the_models_non_true_probability() -> None:
+    model = small()
+    out = Introspective(model, form="mixed", mass="own", mass_value=1.0, control="uniform")(X, Y)
+    p = out["output"].softmax(dim=1).detach()
+    mass = 1 - p[torch.arange(12), Y]
+    uniform = (1 - F.one_hot(Y, CLASSES)) / (CLASSES - 1)
+    target = (1 - mass)[:, None] * F.one_hot(Y, CLASSES) + mass[:, None] * uniform
+    torch.testing.assert_close(
+        out["loss"], -(target * out["output"].log_softmax(dim=1)).sum(dim=1).mean()
+    )
+
+
+def gradients(objective: nn.Module) -> list[Tensor]:
+    objective(X, Y)["loss"].backward()
+    return [p.grad for p in objective.parameters()]
+
+
+def test_uniform_control_is_label_smoothing() -> None:
+    smoothing = 0.2
+    ours = Introspective(
+        small(), form="mixed", control="uniform", mass_value=smoothing * (CLASSES - 1) / CLASSES
+    )
+    for a, b in zip(gradients(ours), gradients(LabelSmoothing(small(), smoothing)), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_target_is_detached() -> None:
+    """The gradient is that of a constant target: none flows through the explanations."""
+    model = small()
+    objective = Introspective(model, form="mixed", shape="softmax", similarity="cosine", tau=0.1)
+    found = gradients(objective)
+    twin = small()
+    q = softmax_target(similarity_to_true(class_maps(twin, X), Y), Y, 0.1)
+    target = (0.9 * F.one_hot(Y, CLASSES) + 0.1 * q).detach()
+    F.cross_entropy(twin(X), target).backward()
+    for a, p in zip(found, twin.parameters(), strict=True):
+        torch.testing.assert_close(a, p.grad)
+
+
+def train_losses(objective: Introspective, steps: int) -> list[tuple[float, float]]:
+    """(loss, cross-entropy) of each step."""
+    pairs = []
+    for _ in range(steps):
+        out = objective(X, Y)
+        pairs.append((out["loss"].item(), out["cross_entropy"].item()))
+    return pairs
+
+
+def test_warm_up_then_ramp() -> None:
+    pairs = train_losses(Introspective(small(), warmup_steps=2, ramp_steps=3), 8)
+    extra = [loss - ce for loss, ce in pairs]
+    assert extra[:2] == [0, 0]
+    full = extra[-1]
+    assert full > 0
+    assert [e / full for e in extra[2:6]] == pytest.approx([0.25, 0.5, 0.75, 1.0], rel=1e-4)
+
+
+def test_every_nth_step() -> None:
+    pairs = train_losses(Introspective(small(), every=3), 7)
+    assert [loss > ce for loss, ce in pairs] == [True, False, False, True, False, False, True]
+
+
+def test_running_mean_serves_the_steps_between() -> None:
+    pairs = train_losses(Introspective(small(), every=3, aggregation="class"), 7)
+    assert all(loss > ce for loss, ce in pairs)
+
+
+def test_class_aggregation_gives_one_target_a_class() -> None:
+    objective = Introspective(small(), aggregation="class", momentum=0.5)
+    objective(X, Y)
+    q = objective.soft_target(X, Y)
+    assert torch.equal(q[:CLASSES], q[CLASSES:])
+    assert not torch.equal(q[0], q[1])
+
+
+def test_running_class_mean_by_definition() -> None:
+    mean = RunningClassMean(momentum=0.8)
+    s = torch.randn(3, 4, 2)
+    s = torch.cat([s, torch.zeros(3, 4, 0)], dim=2)
+    labels = [torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 1]), torch.tensor([1, 1, 1, 1])]
+    expected = {0: None, 1: None}
+    for s_BK, y_B in zip(s, labels, strict=True):
+        mean.update(s_BK, y_B)
+        for k in (0, 1):
+            if (y_B == k).any():
+                new = s_BK[y_B == k].mean(dim=0)
+                old = expected[k]
+                expected[k] = new if old is None else 0.8 * old + 0.2 * new
+    torch.testing.assert_close(mean(torch.tensor([0, 1])), torch.stack([expected[0], expected[1]]))
+
+
+def test_permuted_control_keeps_the_values() -> None:
+    model = small()
+    true, permuted = Introspective(model), Introspective(model, control="permuted")
+    with torch.no_grad():
+        z, seen = true._explained_forward(X, Y)
+        a, b = true._target(z, seen, Y), permuted._target(z, seen, Y)
+    torch.testing.assert_close(a.sort(dim=1).values, b.sort(dim=1).values)
+    assert not torch.equal(a, b)
+
+
+def test_logits_control_reads_the_logits() -> None:
+    model = small()
+    objective = Introspective(model, control="logits")
+    with torch.no_grad():
+        z, seen = objective._explained_forward(X, Y)
+        assert torch.equal(objective._target(z, seen, Y), zipf_target(z, Y))
+
+
+def test_weight_zero_is_standard_training_bit_for_bit() -> None:
+    for a, b in zip(
+        gradients(Introspective(small(), weight=0.0)), gradients(Standard(small())), strict=True
+    ):
+        assert torch.equal(a, b)
+
+
+def test_explanation_of_a_named_early_layer_differs() -> None:
+    model = small().eval()
+    options = {"kind": "feature_x_gradient", "similarity": "cosine", "shape": "softmax"}
+    late = Introspective(model, **options).soft_target(X, Y)
+    early = Introspective(model, **options, layer="block1").soft_target(X, Y)
+    assert (late - early).abs().max() > 1e-3
+
+
+def test_cam_needs_a_pooled_linear_head() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 36, CLASSES))
+    with pytest.raises(InputError, match="grad_cam"):
+        Introspective(model)(X, Y)
+    out = Introspective(model, kind="grad_cam")(X, Y)
+    assert out["loss"].isfinite()
+
+
+def test_layer_that_does_not_exist_lists_near_names() -> None:
+    with pytest.raises(InputError, match="block2"):
+        Introspective(small(), kind="grad_cam", layer="blok2")(X, Y)
+
+
+def test_bf16_autocast() -> None:
+    objective = Introspective(small(), similarity="cosine")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = objective(X, Y)
+    out["loss"].backward()
+    assert out["loss"].isfinite()

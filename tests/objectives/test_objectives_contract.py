@@ -1,0 +1,176 @@
+"""The contract that every objective keeps, whichever it is."""
+
+import io
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from selfexplain.errors import InputError
+from selfexplain.models import build_model
+from selfexplain.objectives import Objective
+from selfexplain.recipes.objectives import OBJECTIVES, build_objective
+from selfexplain.recipes.options import ObjectiveOptions
+
+CLASSES = 5
+SPECS = [
+    *OBJECTIVES,
+    "introspective:form=mixed,shape=softmax,similarity=cosine,mass=own,mass_value=0.5",
+    "introspective:form=ce_kl,aggregation=class,temperature=2.0,uniform_share=0.2",
+    "introspective:control=permuted",
+    "introspective:control=uniform",
+    "introspective:control=logits",
+    "introspective:kind=grad_cam,layer=block2,similarity=distance",
+    "introspective:aggregation=class,every=3,ramp_steps=4",
+]
+
+
+def make(spec: str) -> Objective:
+    torch.manual_seed(0)
+    model = build_model("small_cnn", num_classes=CLASSES, in_channels=1)
+    return build_objective(spec, model, ObjectiveOptions())
+
+
+def batch(seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(8, 1, 8, 8, generator=generator)
+    return x, torch.randint(0, CLASSES, (8,), generator=generator)
+
+
+def steps(objective: Objective, count: int, first: int = 0) -> list[float]:
+    optimiser = torch.optim.SGD(objective.parameters(), lr=0.05)
+    losses = []
+    for i in range(first, first + count):
+        out = objective(*batch(i))
+        optimiser.zero_grad()
+        out["loss"].backward()
+        optimiser.step()
+        losses.append(out["loss"].item())
+    return losses
+
+
+@pytest.fixture(params=SPECS)
+def spec(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def test_gives_a_scalar_loss_and_the_models_logits(spec: str) -> None:
+    objective = make(spec).eval()
+    x, y = batch()
+    out = objective(x, y)
+    assert out["loss"].ndim == 0
+    assert out["loss"].isfinite()
+    torch.testing.assert_close(out["output"], objective.model(x))
+    for name in out.keys() - {"loss", "output"}:
+        assert out[name].ndim == 0
+        assert not out[name].requires_grad
+
+
+def test_every_parameter_gets_a_gradient(spec: str) -> None:
+    objective = make(spec)
+    objective(*batch())["loss"].backward()
+    for name, parameter in objective.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+def test_training_lowers_the_loss_of_one_batch(spec: str) -> None:
+    objective = make(spec)
+    x, y = batch()
+    optimiser = torch.optim.SGD(objective.parameters(), lr=0.05)
+    before = nn.functional.cross_entropy(objective(x, y)["output"], y).item()
+    for _ in range(30):
+        optimiser.zero_grad()
+        objective(x, y)["loss"].backward()
+        optimiser.step()
+    assert nn.functional.cross_entropy(objective(x, y)["output"], y).item() < 0.5 * before
+
+
+def test_state_dict_continues_the_same_training(spec: str) -> None:
+    unbroken, other = make(spec), make(spec)
+    all_losses = steps(unbroken, 10)
+    steps(other, 5)
+    file = io.BytesIO()
+    torch.save(other.state_dict(), file)
+    file.seek(0)
+    fresh = make(spec)
+    fresh.load_state_dict(torch.load(file, weights_only=True))
+    assert steps(fresh, 5, first=5) == all_losses[5:]
+
+
+def test_forward_leaves_no_hooks_gradients_or_modes_behind(spec: str) -> None:
+    objective = make(spec)
+    objective.model.get_submodule("block2").eval()
+    modes = [m.training for m in objective.modules()]
+    rng = torch.get_rng_state()
+    objective(*batch())
+    assert [m.training for m in objective.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert all(p.grad is None for p in objective.parameters())
+    for module in objective.model.modules():
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+
+
+def test_batch_norm_sees_each_batch_once(spec: str) -> None:
+    objective, plain = make(spec), make("standard")
+    for i in range(3):
+        objective(*batch(i))
+        plain(*batch(i))
+    ours, theirs = dict(objective.model.named_buffers()), dict(plain.model.named_buffers())
+    for name in theirs:
+        assert torch.equal(ours[name], theirs[name]), name
+
+
+def test_works_without_gradients_and_then_learns_nothing(spec: str) -> None:
+    objective = make(spec).eval()
+    before = {k: str(v) for k, v in objective.state_dict().items()}
+    with torch.no_grad():
+        out = objective(*batch())
+    assert not out["loss"].requires_grad
+    assert not out["output"].requires_grad
+    assert {k: str(v) for k, v in objective.state_dict().items()} == before
+
+
+def test_label_out_of_range_is_named(spec: str) -> None:
+    x, y = batch()
+    with pytest.raises(InputError, match="label 7 is outside the model's 5 classes"):
+        make(spec)(x, y.index_fill(0, torch.tensor([2]), 7))
+
+
+class Pyramid(nn.Module):
+    """Returns a tuple, as some detectors do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(1, 3, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.convolution(x)
+        return h.mean((2, 3)), h
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_model_without_logits_is_refused(name: str) -> None:
+    x, y = batch()
+    for model in (Pyramid(), nn.Conv2d(1, 3, 3)):
+        with pytest.raises(InputError, match="logits"):
+            build_objective(name, model, ObjectiveOptions())(x, y)
+
+
+def test_bad_options_are_named() -> None:
+    for spec, message in {
+        "label_smoothing:smoothing=2": "smoothing is 2; pass a number from 0 to 1",
+        "confidence_penalty:beta=-1": "beta is -1; pass a number at least 0",
+        "introspective:weigth=0.1": "pass weight",
+        "introspective:weight=high": "pass a float",
+        "introspective:centre=yes": "pass true or false",
+        "introspective:tau=0": "tau is 0",
+        "introspective:every=0": "every is 0",
+        "introspective:form=sum": "form is 'sum'; pass one of mixed, ce_kl, non_true",
+        "standard:weight=1": "no options",
+        "label_smooting": "pass label_smoothing",
+    }.items():
+        with pytest.raises(InputError) as raised:
+            make(spec)
+        assert message in str(raised.value)
