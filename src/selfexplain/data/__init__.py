@@ -1,1 +1,35 @@
-"""."""
+"""Labelled images: loading, splitting, augmenting and batching them.
+
+Example:
+    >>> data = load_data("digits")
+    >>> mean_C, std_C = channel_statistics(data.train)
+    >>> batches = Batches(data.train, batch_size=32, mean_C=mean_C, std_C=std_C)
+    >>> x_BCHW, labels_B = next(batches.epoch(0))
+    >>> x_BCHW.shape, labels_B.shape
+    (torch.Size([32, 1, 8, 8]), torch.Size([32]))
+"""
+
+from selfexplain.data.augment import Augmentation, AugmentationParams, augment, draw
+from selfexplain.data.batches import Batches
+from selfexplain.data.images import ImageData, ImageSet, MemoryImages
+from selfexplain.data.load import load_data
+from selfexplain.data.splits import hold_out, take
+from selfexplain.data.statistics import channel_statistics, normalise
+from selfexplain.data.streamed import StreamedImages
+
+__all__ = [
+    "Augmentation",
+    "AugmentationParams",
+    "Batches",
+    "ImageData",
+    "ImageSet",
+    "MemoryImages",
+    "StreamedImages",
+    "augment",
+    "channel_statistics",
+    "draw",
+    "hold_out",
+    "load_data",
+    "normalise",
+    "take",
+]

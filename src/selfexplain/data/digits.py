@@ -1,0 +1,30 @@
+"""The handwritten digits that come with scikit-learn: a data set that needs no download."""
+
+import numpy as np
+import torch
+
+from selfexplain.data.sources import Arrays, RawData, RawSplit
+from selfexplain.data.splits import hold_out
+
+
+def read_digits() -> RawData:
+    """Read the 1,797 grey images of 8 x 8 pixels; a fixed fifth of each class is the test split.
+
+    Example:
+        >>> raw = read_digits()
+        >>> len(raw.train.source), len(raw.test.source), raw.class_names[3]
+        (1438, 359, '3')
+    """
+    from sklearn.datasets import load_digits  # here, for it takes a second to import
+
+    bunch = load_digits()
+    pixels_NHW = np.round(bunch.images * (255 / 16)).astype(np.uint8)
+    labels_N = torch.from_numpy(bunch.target).long()
+    train, test = hold_out(labels_N, 0.2, seed=0)
+    raw_train, raw_test = (
+        RawSplit(name=name, source=Arrays(pixels_NHW[rows.numpy()]), labels_N=labels_N[rows])
+        for name, rows in (("train", train), ("test", test))
+    )
+    return RawData(
+        train=raw_train, test=raw_test, class_names=tuple(str(digit) for digit in range(10))
+    )
