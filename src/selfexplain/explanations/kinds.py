@@ -1,0 +1,87 @@
+"""The kinds of class maps, and the checks of what users pass (B batch, C channels, K classes)."""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from torch import Tensor
+
+from selfexplain.errors import InputError
+
+MapKind = Literal["cam", "grad_cam", "feature_x_gradient", "gradient", "input_x_gradient"]
+KINDS: tuple[MapKind, ...] = get_args(MapKind)
+
+# With a spatial mean under a linear head the gradient is w_k / (H W): these need no backward pass.
+POOLED_KINDS: tuple[MapKind, ...] = ("cam", "grad_cam", "feature_x_gradient")
+
+
+def check_kind(kind: MapKind) -> MapKind:
+    """Return ``kind`` if there is such a kind of map.
+
+    Raises:
+        InputError: if there is not; the message lists the kinds.
+
+    Example:
+        >>> check_kind("cam")
+        'cam'
+    """
+    if kind not in KINDS:
+        raise InputError(f"kind {kind!r} is unknown; pass one of {', '.join(KINDS)}")
+    return kind
+
+
+def check_images(x_BCHW: Tensor) -> None:
+    """Raise ``InputError`` unless ``x_BCHW`` is a floating-point batch of at least one image.
+
+    Example:
+        >>> import torch
+        >>> check_images(torch.zeros(2, 3, 8, 8))
+    """
+    if x_BCHW.dim() != 4 or x_BCHW.numel() == 0 or not x_BCHW.is_floating_point():
+        raise InputError(
+            f"x has shape {tuple(x_BCHW.shape)} and type {x_BCHW.dtype}; "
+            "pass floating-point images of shape (B, C, H, W)"
+        )
+
+
+def check_logits(logits: object, batch: int) -> Tensor:
+    """Return ``logits`` if it is a floating-point tensor of shape (``batch``, K).
+
+    Raises:
+        InputError: if it is not; the message says what the model returned.
+
+    Example:
+        >>> import torch
+        >>> check_logits(torch.zeros(2, 10), batch=2).shape
+        torch.Size([2, 10])
+    """
+    if not isinstance(logits, Tensor):
+        raise InputError(
+            f"the model returned a {type(logits).__name__}; "
+            "pass a model that returns one tensor of logits (B, K)"
+        )
+    if logits.dim() != 2 or len(logits) != batch or not logits.is_floating_point():
+        raise InputError(
+            f"the model returned shape {tuple(logits.shape)} of type {logits.dtype}; "
+            f"pass a model that returns floating-point logits (B, K), here ({batch}, K)"
+        )
+    return logits
+
+
+def check_classes(classes: Sequence[int] | None, n_classes: int) -> list[int]:
+    """Return the class indices asked for; all of them where ``classes`` is None.
+
+    Raises:
+        InputError: if there are none, or one is not in 0 .. ``n_classes`` - 1.
+
+    Example:
+        >>> check_classes(None, 3), check_classes([2, 0], 3)
+        ([0, 1, 2], [2, 0])
+    """
+    chosen = list(range(n_classes)) if classes is None else [int(k) for k in classes]
+    outside = [k for k in chosen if not 0 <= k < n_classes]
+    if outside or not chosen:
+        raise InputError(
+            f"classes {outside or chosen} cannot be used; "
+            f"pass class indices from 0 to {n_classes - 1}, or None for all"
+        )
+    return chosen

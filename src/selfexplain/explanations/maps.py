@@ -1,0 +1,160 @@
+"""Class maps of all classes in one call (B batch, C channels, K classes, H W space)."""
+
+from collections.abc import Sequence
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from .capturing import Seen, capture
+from .explained_layer import ExplainedLayer, find_explained_layer
+from .formulas import cam
+from .gradients import maps_by_gradient
+from .kinds import POOLED_KINDS, MapKind, check_classes, check_images, check_kind, check_logits
+from .layout import to_BFHW
+from .pooled_head import no_pooled_head
+from .state import preserved
+
+_found: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], ExplainedLayer]] = WeakKeyDictionary()
+
+
+def class_maps(
+    model: nn.Module,
+    x_BCHW: Tensor,
+    *,
+    kind: MapKind = "cam",
+    layer: str | None = None,
+    classes: Sequence[int] | None = None,
+    create_graph: bool = False,
+) -> Tensor:
+    """What the model holds for and against every class, and where: signed maps.
+
+    The model runs in the modes it is in, and is left as found: modes, buffers, gradients, hooks
+    and the global random state. In training mode BatchNorm couples the images of a batch: gradients
+    are then those of the sum of a class's logits over the batch. Dropout between the pool and the
+    head is left out of ``cam`` and, at the pooled layer, of ``grad_cam`` and
+    ``feature_x_gradient``: they are the mean over its masks.
+
+    Kinds, for a layer's features a_f and the logits of class k:
+
+    - ``cam`` (Zhou et al., 2016): sum_f w_kf a_f, for a linear head on averaged features.
+    - ``grad_cam`` (Selvaraju et al., 2017, no ReLU): sum_f mean_hw(d logit_k / d a_f) a_f.
+    - ``feature_x_gradient``: sum_f a_f d logit_k / d a_f.
+    - ``gradient``: sum_f d logit_k / d a_f; of the images by default.
+    - ``input_x_gradient``: sum_c x_c d logit_k / d x_c.
+
+    At the layer that is averaged into a linear head the gradient is w_k / (H W), so the first three
+    need no backward pass; otherwise there is one for each class.
+
+    Args:
+        model: maps images to logits (B, K).
+        x_BCHW: images.
+        kind: one of ``KINDS``.
+        layer: name of the module whose output (features first, or tokens) is explained; see
+            ``find_explained_layer`` for the default.
+        classes: indices of the classes; None for all.
+        create_graph: make the maps differentiable in the weights and the images.
+
+    Returns:
+        Maps (B, K, H, W) at the layer's resolution, one for each class asked for.
+
+    Raises:
+        InputError: if an argument, or what the model returns, cannot be used.
+
+    Example:
+        >>> model = nn.Sequential(
+        ...     nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+        ... )
+        >>> class_maps(model, torch.rand(2, 3, 8, 8)).shape
+        torch.Size([2, 5, 6, 6])
+        >>> class_maps(model, torch.rand(2, 3, 8, 8), kind="gradient", classes=[3]).shape
+        torch.Size([2, 1, 8, 8])
+    """
+    with torch.inference_mode(mode=False):
+        check_images(x_BCHW)
+        # A copy, as models may start in place.
+        x_BCHW = (x_BCHW if create_graph else x_BCHW.detach()).clone()
+        explained = _explained_layer(model, x_BCHW, kind, layer)
+        grads = torch.set_grad_enabled(create_graph or explained.head is None)
+        with preserved(model, x_BCHW), grads, capture(model, explained) as seen:
+            return maps_of_forward(
+                seen,
+                model(x_BCHW),
+                kind=kind,
+                classes=classes,
+                create_graph=create_graph,
+                retain_graph=create_graph,
+            )
+
+
+def maps_of_forward(
+    seen: Seen,
+    logits_BK: Tensor,
+    *,
+    kind: MapKind = "cam",
+    classes: Sequence[int] | None = None,
+    create_graph: bool = False,
+    retain_graph: bool = True,
+) -> Tensor:
+    """Class maps of a forward that ``capture`` watched, from that forward's own graph.
+
+    Args:
+        seen: from ``capture``, with a layer that was found for this kind.
+        logits_BK: what that forward returned.
+        kind: one of ``KINDS``.
+        classes: indices of the classes; None for all.
+        create_graph: make the maps differentiable.
+        retain_graph: leave the forward's graph usable, for the backward pass of a loss.
+
+    Returns:
+        Maps (B, K, H, W); see ``class_maps``.
+
+    Raises:
+        InputError: if the kind does not go with the layer, or an argument cannot be used.
+
+    Example:
+        >>> model = nn.Sequential(
+        ...     nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+        ... )
+        >>> x = torch.rand(2, 3, 8, 8)
+        >>> with capture(model, find_explained_layer(model, x)) as seen:
+        ...     logits = model(x)
+        >>> maps_of_forward(seen, logits).shape
+        torch.Size([2, 5, 6, 6])
+    """
+    kind = check_kind(kind)
+    logits_BK = check_logits(logits_BK, len(seen.activation))
+    chosen = check_classes(classes, logits_BK.shape[1])
+    if seen.linear is not None and kind in POOLED_KINDS:
+        with torch.set_grad_enabled(create_graph):
+            weight_KF = seen.linear.weight
+            return _closed_form(seen, weight_KF if classes is None else weight_KF[chosen], kind)
+    if kind == "cam":
+        raise no_pooled_head("this layer was found for another kind")
+    return maps_by_gradient(
+        logits_BK if seen.inner_logits is None else seen.inner_logits,
+        seen.activation,
+        seen.layer.layout,
+        kind=kind,
+        classes=chosen,
+        create_graph=create_graph,
+        retain_graph=retain_graph,
+    )
+
+
+def _closed_form(seen: Seen, weight_KF: Tensor, kind: MapKind) -> Tensor:
+    """Maps at the pooled layer; the other two kinds are CAM over the number of positions."""
+    maps_BKHW = cam(to_BFHW(seen.activation, seen.layer.layout), weight_KF)
+    return maps_BKHW if kind == "cam" else maps_BKHW / maps_BKHW.shape[2:].numel()
+
+
+def _explained_layer(
+    model: nn.Module, x_BCHW: Tensor, kind: MapKind, layer: str | None
+) -> ExplainedLayer:
+    """Find the layer once for a model as it is built now, and images of this shape."""
+    structure = tuple((name, type(module)) for name, module in model.named_modules())
+    key = (kind, layer, x_BCHW.shape[1:], x_BCHW.dtype, structure)
+    found = _found.setdefault(model, {})
+    if key not in found:
+        found[key] = find_explained_layer(model, x_BCHW, kind=kind, layer=layer)
+    return found[key]

@@ -1,0 +1,93 @@
+"""Leave a model as it was found: modes, buffers, random numbers."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@contextmanager
+def preserved(model: nn.Module, x_BCHW: Tensor) -> Iterator[None]:
+    """Run extra forwards of ``model`` without a trace, also when something raises inside.
+
+    Kept are the train/eval mode of every submodule, all buffers bit for bit, and the global random
+    state of the CPU and of the CUDA device of ``x_BCHW``. Replicas of
+    ``DistributedDataParallel`` do not talk to each other meanwhile.
+
+    Example:
+        >>> model = nn.BatchNorm2d(3)
+        >>> with preserved(model, torch.randn(2, 3, 4, 4)):
+        ...     _ = model(torch.randn(2, 3, 4, 4))
+        >>> model.num_batches_tracked.item()
+        0
+    """
+    devices = [x_BCHW.device] if x_BCHW.is_cuda else []
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=devices))
+        stack.enter_context(_modes_kept(model))
+        stack.enter_context(_buffers_lent(model))
+        stack.enter_context(_replicas_silent(model))
+        # Autocast keeps casts of weights; those made here may lack the graph that others need.
+        torch.clear_autocast_cache()
+        stack.callback(torch.clear_autocast_cache)
+        yield
+
+
+def set_eval(model: nn.Module) -> None:
+    """Put every submodule in eval mode; ``preserved`` undoes it.
+
+    The flag is set directly: ``train()`` and ``eval()`` may be overridden with side effects.
+
+    Example:
+        >>> model = nn.Dropout()
+        >>> set_eval(model)
+        >>> model.training
+        False
+    """
+    for module in model.modules():
+        module.training = False
+
+
+@contextmanager
+def _modes_kept(model: nn.Module) -> Iterator[None]:
+    """Restore the train/eval mode of each submodule."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def _buffers_lent(model: nn.Module) -> Iterator[None]:
+    """Let the forwards write into copies of the buffers, then put the originals back.
+
+    Copying values back instead would count as an in-place change, and break the backward pass of a
+    graph that the user already holds.
+    """
+    lent = [
+        (module, name, buffer)
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    copies = {id(buffer): buffer.detach().clone() for _, _, buffer in lent}
+    try:
+        for module, name, buffer in lent:
+            setattr(module, name, copies[id(buffer)])
+        yield
+    finally:
+        for module, name, buffer in lent:
+            setattr(module, name, buffer)
+
+
+@contextmanager
+def _replicas_silent(model: nn.Module) -> Iterator[None]:
+    """Keep ``DistributedDataParallel`` from preparing a backward pass that never comes."""
+    with ExitStack() as stack:
+        for module in model.modules():
+            if isinstance(module, DistributedDataParallel):
+                stack.enter_context(module.no_sync())
+        yield

@@ -1,0 +1,146 @@
+"""Watch one forward: what modules return, and what functions between them are given."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from .kinds import check_logits
+from .layout import Layout, layouts_of, pooled
+from .state import preserved, set_eval
+
+# Enough to tell tensors apart by value, and cheap.
+N_IMAGES = 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sighting:
+    """A tensor with space, seen as output of a module or as argument of a function.
+
+    Its spatial means are taken on sight, as the tensor may be changed in place later.
+    """
+
+    tensor: Tensor
+    module: str | None  # that returned it; None for arguments of functions
+    after: str | None  # the last module that had finished by then
+    means: list[tuple[Layout, Tensor]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LinearCall:
+    """One call of a ``nn.Linear``, and how many sightings had been made before it."""
+
+    name: str
+    linear: nn.Linear
+    input: Tensor
+    output: Tensor
+    sightings: int
+
+
+@dataclass(slots=True)
+class Trace:
+    """What was seen in one forward.
+
+    Example:
+        >>> trace = traced(nn.Sequential(nn.Flatten(), nn.Linear(48, 5)), torch.ones(2, 3, 4, 4))
+        >>> trace.logits_BK.shape, trace.linear_calls[0].name
+        (torch.Size([2, 5]), '1')
+    """
+
+    image_BCHW: torch.Size
+    sightings: list[Sighting] = field(default_factory=list)
+    linear_calls: list[LinearCall] = field(default_factory=list)
+    called: dict[str, nn.Module] = field(default_factory=dict)
+    returned: dict[str, str] = field(default_factory=dict)
+    logits_BK: Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    busy: bool = False
+
+    def see(self, tensor: object, module: str | None) -> None:
+        """Note ``tensor`` if it has space, but not the work of looking at it."""
+        if self.busy:
+            return
+        self.busy = True
+        layouts = layouts_of(tensor, self.image_BCHW)
+        if layouts and isinstance(tensor, Tensor):
+            means = [(layout, pooled(tensor.detach(), layout)) for layout in layouts]
+            after = next(reversed(self.called), None)
+            self.sightings.append(Sighting(tensor, module, after, means))
+        self.busy = False
+
+
+class ArgumentWatch(TorchFunctionMode):
+    """Show every tensor that a torch function is given to ``look``.
+
+    Pooling is often a function of something that no module returned, as in
+    ``F.avg_pool2d(F.relu(self.bn(h)), 8)``; only the call itself shows its input.
+
+    Example:
+        >>> with ArgumentWatch(lambda tensor: print(tuple(tensor.shape))):
+        ...     _ = torch.ones(2, 3).sum()
+        (2, 3)
+    """
+
+    def __init__(self, look: Callable[[Tensor], None]) -> None:
+        super().__init__()
+        self.look = look
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Look at the arguments, then call ``func``."""
+        kwargs = kwargs or {}
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, Tensor):
+                self.look(value)
+        return func(*args, **kwargs)
+
+
+def traced(model: nn.Module, x_BCHW: Tensor) -> Trace:
+    """Watch a forward of a few images in eval mode, without gradients; nothing else is changed.
+
+    Raises:
+        InputError: if the model does not return logits (B, K).
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(32, 5))
+        >>> seen = traced(model, torch.ones(2, 3, 4, 4)).sightings
+        >>> {sighting.module for sighting in seen} == {None, "0"}
+        True
+    """
+    x_BCHW = x_BCHW.detach()[:N_IMAGES].clone()  # models may start in place
+    trace = Trace(x_BCHW.shape)
+    with preserved(model, x_BCHW), torch.no_grad(), _watched(model, trace):
+        set_eval(model)
+        with ArgumentWatch(lambda tensor: trace.see(tensor, None)):
+            logits = model(x_BCHW)
+    trace.logits_BK = check_logits(logits, len(x_BCHW))
+    return trace
+
+
+@contextmanager
+def _watched(model: nn.Module, trace: Trace) -> Iterator[None]:
+    """Hook all modules of ``model`` for the time of the block."""
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            stack.callback(module.register_forward_hook(_note(trace, name)).remove)
+        yield
+
+
+def _note(trace: Trace, name: str) -> Callable[[nn.Module, Any, Any], None]:
+    """Make a forward hook that notes a module's output, and that it was the last to finish."""
+
+    def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+        trace.see(output, name)
+        trace.called.pop(name, None)
+        trace.called[name] = module
+        shape = getattr(output, "shape", None)
+        trace.returned[name] = type(output).__name__ if shape is None else str(tuple(shape))
+        if isinstance(module, nn.Linear) and inputs and isinstance(output, Tensor):
+            values = inputs[0].detach().clone(), output.detach().clone()
+            trace.linear_calls.append(LinearCall(name, module, *values, len(trace.sightings)))
+
+    return hook
