@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             prog="selfexplain",
             description="Neural networks that learn by explaining themselves.",
             args=arguments,
-            config=(tyro.conf.FlagConversionOff, tyro.conf.HelptextFromCommentsOff),
+            config=(tyro.conf.HelptextFromCommentsOff,),
         )
         _run(command, console)
     except InputError as error:

@@ -101,19 +101,19 @@ class DeviceOptions:
 class SharedConfig:
     """What training one model and comparing several have in common."""
 
-    data: Annotated[DataOptions, tyro.conf.OmitArgPrefixes]
+    data: Annotated[DataOptions, tyro.conf.arg(name="")]
     out: Path
     """Folder for the results; made if it is not there."""
     model: str = "small_cnn"
     """small_cnn | resnet20 | resnet32 | resnet56 | resnet18 | wrn16_2 | wrn28_10 | timm:NAME |
     package.module:factory."""
-    training: Annotated[TrainingOptions, tyro.conf.OmitArgPrefixes] = field(
+    training: Annotated[TrainingOptions, tyro.conf.arg(name="")] = field(
         default_factory=TrainingOptions
     )
-    device: Annotated[DeviceOptions, tyro.conf.OmitArgPrefixes] = field(
+    device: Annotated[DeviceOptions, tyro.conf.arg(name="")] = field(
         default_factory=DeviceOptions
     )
-    options: Annotated[ObjectiveOptions, tyro.conf.OmitArgPrefixes] = field(
+    options: Annotated[ObjectiveOptions, tyro.conf.arg(name="")] = field(
         default_factory=ObjectiveOptions
     )
     tensorboard: bool = False

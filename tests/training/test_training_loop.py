@@ -1,0 +1,228 @@
+"""The loop: resumption, averaging, precision, divergence, and the state of the caller."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from selfexplain.errors import InputError
+from selfexplain.introspection import Introspective
+from selfexplain.objectives import Objective, Standard
+from selfexplain.training import DivergedError, TrainingOptions, train
+from selfexplain.training.cost import interleaved_cost
+from selfexplain.training.schedule import cosine_with_warmup
+
+
+class Batches:
+    """Three fixed batches an epoch."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        generator = torch.Generator().manual_seed(epoch)
+        for _ in range(3):
+            x = torch.randn(8, 1, 6, 6, generator=generator)
+            yield x, torch.randint(0, 4, (8,), generator=generator)
+
+
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(0.3),
+        nn.Linear(6, 4),
+    )
+
+
+def run(
+    folder: Path, objective: Objective | None = None, epochs: int = 4, **more: Any
+) -> nn.Module:
+    options = {k: more.pop(k) for k in ("ema", "clip", "precision", "lr") if k in more}
+    return train(
+        objective if objective is not None else Standard(model()),
+        Batches(),
+        TrainingOptions(epochs=epochs, batch_size=8, **options),
+        fabric=more.pop("fabric", Fabric(accelerator="cpu", devices=1)),
+        folder=folder,
+        **more,
+    )
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    x, y = a.state_dict(), b.state_dict()
+    return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
+
+
+class Stop(Exception):  # noqa: N818
+    """Raised to cut a run off."""
+
+
+def stop_in_epoch(at: int) -> Any:
+    def on_step(epoch: int, step: int) -> None:
+        if (epoch, step) == (at, 1):
+            raise Stop
+
+    return on_step
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+@pytest.mark.parametrize("at", [0, 2])
+def test_resumed_run_equals_an_unbroken_one(tmp_path: Path, ema: float, at: int) -> None:
+    def objective() -> Objective:
+        return Introspective(model(), aggregation="class", every=2)
+
+    unbroken = run(tmp_path / "a", objective(), ema=ema)
+    with pytest.raises(Stop):
+        run(tmp_path / "b", objective(), ema=ema, on_step=stop_in_epoch(at))
+    resumed = run(tmp_path / "b", objective(), ema=ema, resume=True)
+    assert same(unbroken, resumed)
+    without_times = [
+        [{k: v for k, v in json.loads(line).items() if k != "step_seconds"} for line in file]
+        for file in ((tmp_path / n / "metrics.jsonl").read_text().splitlines() for n in "ab")
+    ]
+    assert without_times[0] == without_times[1]
+    assert [line["epoch"] for line in without_times[0]] == [1, 2, 3, 4]
+
+
+def test_two_seeds_differ_and_one_seed_repeats(tmp_path: Path) -> None:
+    first, again, other = (run(tmp_path / n, seed=s) for n, s in (("a", 0), ("b", 0), ("c", 1)))
+    assert same(first, again)
+    assert not same(first, other)  # dropout differs
+
+
+def test_callers_generator_is_given_back(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    objective = Standard(nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(36, 4)))
+    torch.manual_seed(5)
+    run(tmp_path, objective)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_average_of_weights_by_definition(tmp_path: Path) -> None:
+    seen: list[Tensor] = []
+    objective = Standard(model())
+    averaged = run(
+        tmp_path,
+        objective,
+        ema=0.5,
+        on_step=lambda epoch, step: seen.append(objective.model[0].weight.detach().clone()),
+    )
+    expected = seen[0]
+    for weight in seen[1:]:
+        expected = 0.5 * expected + 0.5 * weight
+    torch.testing.assert_close(averaged[0].weight, expected)
+
+
+def test_clipping_bounds_the_step(tmp_path: Path) -> None:
+    lr, clip = 0.1, 1e-2
+
+    def moved(folder: str, clip: float) -> float:
+        trained = run(tmp_path / folder, Standard(model()), epochs=1, lr=lr, clip=clip)
+        pairs = zip(model().parameters(), trained.parameters(), strict=True)
+        return math.sqrt(sum(float((a - b).detach().square().sum()) for a, b in pairs))
+
+    # Three Nesterov steps of momentum 0.9 along one direction move 1.9 + 2.71 + 3.44 = 8.05 times
+    # lr clip; weight decay, 5e-4 of weights of norm below 4, adds at most a fifth.
+    assert 0 < moved("clipped", clip) < 1.2 * 8.05 * lr * clip < moved("free", 0.0)
+
+
+def test_bf16_trains(tmp_path: Path) -> None:
+    fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    trained = run(tmp_path, fabric=fabric)
+    assert all(p.dtype == torch.float32 for p in trained.parameters())
+    assert not same(trained, run(tmp_path / "fp32"))
+
+
+class NanAfter(Objective):
+    """Standard loss that becomes NaN from a given step on."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(model())
+        self.left = step
+
+    def forward(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
+        logits_BK = self.model(x_BCHW)
+        loss = nn.functional.cross_entropy(logits_BK, y_B)
+        self.left -= 1
+        return {"loss": loss * float("nan") if self.left < 0 else loss, "output": logits_BK}
+
+
+def test_nan_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(DivergedError, match=r"nan in epoch 3, step 2; the checkpoint of epoch 2"):
+        run(tmp_path, NanAfter(7))
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert state["epochs_done"] == 2
+    assert all(v.isfinite().all() for k, v in state["objective"].items() if "model" in k)
+
+
+def test_weights_that_explode_in_the_last_step_do_not_reach_a_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(DivergedError):
+        run(tmp_path, lr=1e38)
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
+    run(tmp_path, epochs=1, identity="one")
+    with pytest.raises(InputError, match="another configuration"):
+        run(tmp_path, epochs=2, identity="two", resume=True)
+
+
+def test_score_is_logged_after_every_epoch(tmp_path: Path) -> None:
+    run(tmp_path, epochs=2, score=lambda m: {"accuracy": 12.5})
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["accuracy"] for line in lines] == [12.5, 12.5]
+
+
+def test_schedule_is_linear_then_cosine() -> None:
+    factors = [cosine_with_warmup(s, 100, 10) for s in range(100)]
+    assert factors[:10] == pytest.approx([(s + 1) / 10 for s in range(10)])
+    for s in range(10, 100):
+        assert factors[s] == pytest.approx(0.5 + 0.5 * math.cos(math.pi * (s - 10) / 90))
+    fractional = [cosine_with_warmup(s, 10, 1.5) for s in range(10)]
+    assert fractional[0] == pytest.approx(1 / 1.5)
+    assert fractional[1] == 1
+
+
+def test_options_out_of_limits_are_named() -> None:
+    for options, message in {
+        ("epochs", 0): "epochs is 0; pass a whole number of at least 1",
+        ("batch_size", 0): "batch_size is 0",
+        ("lr", 0.0): "lr is 0",
+        ("ema", 1.0): "ema is 1",
+        ("momentum", 0.0): "Nesterov",
+        ("clip", -1.0): "clip is -1",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            TrainingOptions(**{options[0]: options[1]})
+
+
+class Slow(Standard):
+    """Standard training whose step does the work three times."""
+
+    def forward(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
+        for _ in range(2):
+            super().forward(x_BCHW, y_B)["loss"].backward()
+        return super().forward(x_BCHW, y_B)
+
+
+def test_cost_is_relative_to_the_reference() -> None:
+    objectives = {"standard": Standard(model()), "slow": Slow(model())}
+    batch = (torch.randn(64, 1, 6, 6), torch.randint(0, 4, (64,)))
+    costs = interleaved_cost(
+        objectives, "standard", batch, fabric=Fabric(accelerator="cpu", devices=1), rounds=15
+    )
+    assert costs["standard"].ratio == 1
+    assert costs["slow"].ratio > 1.3
