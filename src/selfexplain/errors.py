@@ -1,10 +1,11 @@
 """The one exception that means "the user can put this right"."""
 
 
-class InputError(ValueError):
+class InputError(Exception):
     """Input that cannot be used, said in one sentence: what was wrong and what to pass instead.
 
-    The command line prints the sentence without a traceback and exits with code 2.
+    The command line prints the sentence without a traceback and exits with code 2. It is no
+    ValueError, which the command line's parser would take for its own and print as a box.
 
     Example:
         >>> raise InputError("epochs is 0; pass a number of at least 1")

@@ -28,6 +28,9 @@ from selfexplain.report import explanation_figure
 from selfexplain.training.checkpoint import load_checkpoint
 from selfexplain.training.files import read_json
 
+FORMATS = (".png", ".svg", ".pdf")
+"""Endings of the pictures that can be written."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExplainConfig:
@@ -43,6 +46,11 @@ class ExplainConfig:
     """Kind of the class maps that are drawn."""
     layer: str | None = None
     """Layer of the maps, by module name; None for the last feature map."""
+
+    def __post_init__(self) -> None:
+        """Refuse files that no picture can be written to."""
+        if self.out.suffix not in FORMATS:
+            raise InputError(f"out is {self.out}; pass a file that ends in {', '.join(FORMATS)}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -110,9 +110,7 @@ class SharedConfig:
     training: Annotated[TrainingOptions, tyro.conf.arg(name="")] = field(
         default_factory=TrainingOptions
     )
-    device: Annotated[DeviceOptions, tyro.conf.arg(name="")] = field(
-        default_factory=DeviceOptions
-    )
+    device: Annotated[DeviceOptions, tyro.conf.arg(name="")] = field(default_factory=DeviceOptions)
     options: Annotated[ObjectiveOptions, tyro.conf.arg(name="")] = field(
         default_factory=ObjectiveOptions
     )

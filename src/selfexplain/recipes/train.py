@@ -95,6 +95,7 @@ def run_training(
     data = data if data is not None else load(config.data)
     prepared = prepare(data, config.data, config.seed)
     objective = build_seeded(config, config.objective, config.seed, data)
+    check_model(objective.model, config.model, data.shape_CHW, data.num_classes)
     batches = prepared.training_batches(
         batch_size=config.training.batch_size,
         seed=config.seed,
@@ -147,6 +148,29 @@ def build_seeded(config: Any, spec: str, seed: int, data: ImageData) -> Objectiv
             config.model, num_classes=data.num_classes, in_channels=data.shape_CHW[0]
         )
         return build_objective(spec, model, config.options)
+
+
+def check_model(model: nn.Module, name: str, shape_CHW: tuple[int, int, int], classes: int) -> None:
+    """Raise InputError unless the model maps images of this shape to logits of these classes.
+
+    Example:
+        >>> model = build_model("small_cnn", num_classes=3, in_channels=1)
+        >>> check_model(model, "small_cnn", (1, 8, 8), 3)
+    """
+    example = [(torch.zeros(2, *shape_CHW), torch.zeros(2, dtype=torch.int64))]
+    try:
+        shape = tuple(predict(model, example)[0].shape)
+    except Exception as error:  # a user's model may raise anything
+        raise InputError(
+            f"model {name} cannot take images of shape {shape_CHW} or does not return logits "
+            f"({str(error).splitlines()[0]}); pass a model for such images, or --channels and "
+            "--image-size"
+        ) from error
+    if shape != (2, classes):
+        raise InputError(
+            f"model {name} returns shape {shape} for 2 images of {classes} classes; "
+            f"it must return logits of shape (2, {classes})"
+        )
 
 
 def _claim_folder(config: TrainConfig) -> str:

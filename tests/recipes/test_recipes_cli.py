@@ -1,0 +1,281 @@
+"""The command line, as a user meets it: in a process of its own, or through `main`."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from selfexplain.cli import main
+
+DIGITS = ("--data", "digits", "--batch-size", "50", "--train-size", "200")
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "selfexplain", *arguments]
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What a command with bad input says; it must exit with code 2 and one line."""
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("selfexplain: ")
+    assert said.count("\n") == 1
+    return said
+
+
+def train(out: Path, *more: str) -> None:
+    main(["train", *DIGITS, "--epochs", "2", "--out", str(out), *more])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained") / "run"
+    train(out, "--objective", "introspective", "--image-size", "16")
+    return out
+
+
+def test_train_leaves_a_whole_record(trained: Path) -> None:
+    assert {p.name for p in trained.iterdir()} == {
+        "run.json",
+        "metrics.jsonl",
+        "checkpoint.pt",
+        "model.safetensors",
+        "result.json",
+    }
+    record = json.loads((trained / "run.json").read_text())
+    assert record["config"]["seed"] == 0
+    assert record["config"]["data"]["train_size"] == 200
+    assert record["environment"]["versions"]["torch"] == torch.__version__
+    assert record["images"]["class_names"] == [str(k) for k in range(10)]
+    result = json.loads((trained / "result.json").read_text())
+    assert 0 < result["accuracy"] <= 100
+    assert len((trained / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
+    options = ["train", *DIGITS, "--epochs", "12", "--objective", "introspective"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    unbroken, killed = tmp_path / "unbroken", tmp_path / "killed"
+    subprocess.run(command(*options, "--out", str(unbroken)), check=True, env=environment)
+    process = subprocess.Popen(command(*options, "--out", str(killed)), env=environment)
+    log = killed / "metrics.jsonl"
+    while not log.exists() or len(log.read_text().splitlines()) < 2:
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / "result.json").exists()
+    subprocess.run(command(*options, "--out", str(killed), "--resume"), check=True, env=environment)
+    a, b = (load_file(p / "model.safetensors") for p in (unbroken, killed))
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    scores = [json.loads((p / "result.json").read_text()) for p in (unbroken, killed)]
+    for score in scores:
+        del score["step_seconds"]
+    assert scores[0] == scores[1]
+
+
+def test_compare_writes_the_published_schema(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        "compare",
+        *DIGITS,
+        *("--epochs", "1", "--out", str(tmp_path / "c")),
+        *("--objectives", "standard", "introspective:weight=0.1"),
+    ]
+    main([*arguments, "--seeds", "0"])
+    results = json.loads((tmp_path / "c" / "results.json").read_text())
+    assert results["schema"] == 1
+    assert results["config"]["objectives"] == ["standard", "introspective:weight=0.1"]
+    assert set(results["rows"][0]) == {
+        *("objective", "seed", "accuracy", "nll", "brier", "ece", "step_seconds", "cost"),
+    }
+    assert {
+        *("objective", "n", "accuracy_mean", "accuracy_std", "difference_mean"),
+        *("difference_ci95", "nll_mean", "ece_mean", "cost"),
+    } <= set(results["summary"][0])
+    assert results["rows"][0]["cost"] == 1
+    assert results["summary"][1]["difference_ci95"] is None
+
+    stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "c" / "runs").rglob("*")}
+    main([*arguments, "--seeds", "0", "1"])
+    assert all(p.stat().st_mtime_ns == stamp for p, stamp in stamps.items() if p.is_file())
+    results = json.loads((tmp_path / "c" / "results.json").read_text())
+    assert [(r["objective"], r["seed"]) for r in results["rows"]] == [
+        ("standard", 0),
+        ("introspective:weight=0.1", 0),
+        ("standard", 1),
+        ("introspective:weight=0.1", 1),
+    ]
+    a, b = ([r["accuracy"] for r in results["rows"][i::2]] for i in (0, 1))
+    assert results["summary"][1]["difference_mean"] == pytest.approx(
+        sum(b) / 2 - sum(a) / 2, abs=1e-9
+    )
+    assert len(results["summary"][1]["difference_ci95"]) == 2
+    assert "introspective" in capsys.readouterr().out
+    assert "standard" in (tmp_path / "c" / "table.txt").read_text()
+
+
+def test_compare_refuses_the_folder_of_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = ["compare", *DIGITS, "--objectives", "standard", "--seeds", "0", "--out", str(tmp_path)]
+    main([*base, "--epochs", "1"])
+    said = refused(capsys, *base, "--epochs", "2")
+    assert "epochs was 1, is 2" in said
+
+
+def test_same_seed_same_start_for_every_objective(tmp_path: Path) -> None:
+    for name in ("standard", "introspective:weight=0"):
+        train(tmp_path / name.partition(":")[0], "--objective", name)
+    a, b = (load_file(tmp_path / n / "model.safetensors") for n in ("standard", "introspective"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_explain_draws_a_picture(trained: Path, tmp_path: Path) -> None:
+    for name, mode in (("a.png", "L"), ("b.png", "RGBA")):
+        Image.new(mode, (40, 30), 128 if mode == "L" else (200, 10, 10, 255)).save(tmp_path / name)
+    out = tmp_path / "picture.png"
+    images = [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    main(["explain", "--run", str(trained), "--images", *images, "--out", str(out)])
+    with Image.open(out) as picture:
+        assert picture.width > 500
+
+
+def test_explain_names_what_is_missing(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "picture.png")
+    said = refused(capsys, "explain", "--run", str(trained), "--images", "absent.png", "--out", out)
+    assert "there is no image absent.png" in said
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"not an image")
+    said = refused(capsys, "explain", "--run", str(trained), "--images", str(broken), "--out", out)
+    assert "broken.png" in said
+    said = refused(capsys, "explain", "--run", str(tmp_path), "--images", str(broken), "--out", out)
+    assert "holds no finished run" in said
+    fine = tmp_path / "fine.png"
+    Image.new("L", (16, 16)).save(fine)
+    said = refused(
+        capsys, "explain", "--run", str(trained), "--images", str(fine), "--out", out + ".doc"
+    )
+    assert "png" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--data", "parquet:absent"), "absent"),
+        (("--data", "digit"), "digits"),
+        ((*DIGITS, "--epochs", "0"), "epochs is 0; pass a whole number of at least 1"),
+        (("--data", "digits", "--batch-size", "0"), "batch_size is 0"),
+        (("--data", "digits", "--batch-size", "5000"), "batch_size"),
+        ((*DIGITS, "--model", "small_cn"), "did you mean small_cnn"),
+        ((*DIGITS, "--objective", "introspection"), "pass introspective"),
+        ((*DIGITS, "--introspective.kind", "grad_cam", "--introspective.layer", "blok1"), "block1"),
+        ((*DIGITS, "--introspective.tau", "0"), "tau is 0"),
+        (("--data", "digits", "--train-size", "5"), "pass a size from 10"),
+        (("--data", "digits", "--validation", "1.5"), "validation is 1.5"),
+        ((*DIGITS, "--lr", "1e30", "--objective", "standard"), "pass a smaller --lr"),
+        ((*DIGITS, "--accelerator", "cuda", "--devices", "3"), "pass --accelerator cpu"),
+        ((*DIGITS, "--model", "torch.nn:Bilinear"), "called as"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    arguments: tuple[str, ...],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert message in refused(capsys, "train", *arguments, "--out", str(tmp_path / "out"))
+
+
+def test_folder_with_another_run_is_refused(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (trained / "result.json").read_bytes()
+    base = ("train", *DIGITS, "--objective", "introspective", "--image-size", "16", "--epochs", "2")
+    assert "pass --resume" in refused(capsys, *base, "--out", str(trained))
+    said = refused(capsys, *base, "--seed", "1", "--resume", "--out", str(trained))
+    assert "seed was 0, is 1" in said
+    assert (trained / "result.json").read_bytes() == before
+    (tmp_path / "letter.txt").write_text("mine")
+    assert "is not empty" in refused(capsys, *base, "--out", str(tmp_path))
+
+
+def test_truncated_checkpoint_stops_the_resumption(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    train(out)
+    (out / "result.json").unlink()
+    checkpoint = out / "checkpoint.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    said = refused(capsys, "train", *DIGITS, "--epochs", "2", "--resume", "--out", str(out))
+    assert "truncated" in said
+
+
+OWN_MODELS = """
+from torch import nn
+
+def no_pooling(num_classes, in_channels):
+    return nn.Sequential(nn.Flatten(), nn.Linear(in_channels * 64, num_classes))
+
+def maps(num_classes, in_channels):
+    return nn.Conv2d(in_channels, num_classes, 3)
+
+def three_channels(num_classes, in_channels):
+    return nn.Sequential(nn.Conv2d(3, 10, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+def few_classes(num_classes, in_channels):
+    return nn.Sequential(nn.Flatten(), nn.Linear(in_channels * 64, 4))
+"""
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("no_pooling", "grad_cam"),
+        ("maps", "must return logits of shape (2, 10)"),
+        ("three_channels", "cannot take images of shape (1, 8, 8)"),
+        ("few_classes", "10 classes"),
+    ],
+)
+def test_own_models_that_do_not_fit(
+    factory: str,
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "own_nets.py").write_text(OWN_MODELS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    out = ("--out", str(tmp_path / "out"))
+    assert message in refused(capsys, "train", *DIGITS, "--model", f"own_nets:{factory}", *out)
+    assert not (tmp_path / "out" / "checkpoint.pt").exists()
+
+
+def test_every_flag_is_documented(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("train", "compare", "explain", "demo"):
+        with pytest.raises(SystemExit) as stopped:
+            main([name, "--help"])
+        assert stopped.value.code == 0
+        text = re.sub("[│╭╰─]", " ", capsys.readouterr().out)
+        flags = re.split(r"\n\s+(?=--[a-z])", text)[1:]
+        assert flags
+        for flag in flags:
+            words = flag.split()[2:]  # after the flag and its kind
+            explanation = " ".join(words).partition("(default")[0].partition("(required")[0]
+            assert len(re.findall("[A-Za-z]{2,}", explanation)) >= 3, flag
