@@ -212,6 +212,16 @@ def test_fabric(precision, where):
         assert all(p.grad is not None for p in model.parameters())
 
 
+def test_fabric_and_a_model_without_pooled_head():
+    fabric = pytest.importorskip("lightning_fabric").Fabric(
+        accelerator="cpu", devices=1, precision="bf16-mixed"
+    )
+    model, x = ViT(), torch.randn(2, 3, 12, 12)
+    wanted = class_maps(model, x, kind="grad_cam")
+    got = class_maps(fabric.setup(model), x, kind="grad_cam")
+    assert (got - wanted).norm() / wanted.norm() < 0.1
+
+
 def test_distributed_data_parallel(tmp_path):
     dist = torch.distributed
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)

@@ -11,7 +11,7 @@ from selfexplain.errors import InputError
 
 from .explained_layer import ExplainedLayer
 from .source import find_module
-from .trace import ArgumentWatch
+from .window import watched_between
 
 Hook = Callable[..., Any]
 
@@ -42,6 +42,11 @@ class Seen:
     def keep(self, activation: Tensor) -> None:
         """Replace what was seen before."""
         self._activation = activation
+
+    def keep_fitting(self, tensor: Tensor) -> None:
+        """Keep ``tensor`` if it is shaped as the explained activation is."""
+        if self.layer.layout.fits(tensor):
+            self.keep(tensor)
 
     @property
     def activation(self) -> Tensor:
@@ -91,7 +96,7 @@ def capture(model: nn.Module, layer: ExplainedLayer) -> Iterator[Seen]:
             stack.callback(module.register_forward_hook(_output_hook(seen)).remove)
         else:
             assert head is not None, "only pooled feature maps are found between modules"
-            _watch(seen, opens=module, closes=head, is_model=module is model, stack=stack)
+            stack.enter_context(watched_between(model, module, head, seen.keep_fitting))
         inner = dict(model.named_children()).get("_forward_module")
         if inner is not None and layer.head is None:
             stack.callback(inner.register_forward_hook(_logits_hook(seen)).remove)
@@ -150,24 +155,3 @@ def _logits_hook(seen: Seen) -> Hook:
         return output.view_as(output)
 
     return hook
-
-
-def _watch(
-    seen: Seen, *, opens: nn.Module, closes: nn.Module, is_model: bool, stack: ExitStack
-) -> None:
-    """Watch the arguments of functions from the end of ``opens`` to the start of ``closes``."""
-    layout = seen.layer.layout
-    watch = ArgumentWatch(lambda tensor: seen.keep(tensor) if layout.fits(tensor) else None)
-    window = stack.enter_context(ExitStack())
-
-    def start(*_: Any) -> None:
-        window.close()  # if the module had been called before
-        window.enter_context(watch)
-
-    def stop(*_: Any) -> None:
-        window.close()
-
-    # The model itself stands for "before any module has finished".
-    register = opens.register_forward_pre_hook if is_model else opens.register_forward_hook
-    stack.callback(register(start).remove)
-    stack.callback(closes.register_forward_pre_hook(stop).remove)

@@ -62,6 +62,8 @@ def _outputs_and_gradients(model: nn.Module, x_BCHW: Tensor) -> list[tuple[str, 
             stack.callback(module.register_forward_hook(_keep(outputs, name)).remove)
         set_eval(model)
         logits_BK = check_logits(model(x_BCHW.clone()), len(x_BCHW))
+        # Fabric's wrapper forbids to differentiate what it returns.
+        logits_BK = outputs.get("_forward_module", logits_BK)
         if not (outputs and logits_BK.requires_grad):
             return []
         # Not the plain sum of the logits: that of log-probabilities or centred logits is constant.

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from .kinds import check_logits
 from .layout import Layout, layouts_of, pooled
 from .state import preserved, set_eval
+from .window import ArgumentWatch
 
 # Enough to tell tensors apart by value, and cheap.
 N_IMAGES = 2
@@ -70,33 +70,6 @@ class Trace:
             after = next(reversed(self.called), None)
             self.sightings.append(Sighting(tensor, module, after, means))
         self.busy = False
-
-
-class ArgumentWatch(TorchFunctionMode):
-    """Show every tensor that a torch function is given to ``look``.
-
-    Pooling is often a function of something that no module returned, as in
-    ``F.avg_pool2d(F.relu(self.bn(h)), 8)``; only the call itself shows its input.
-
-    Example:
-        >>> with ArgumentWatch(lambda tensor: print(tuple(tensor.shape))):
-        ...     _ = torch.ones(2, 3).sum()
-        (2, 3)
-    """
-
-    def __init__(self, look: Callable[[Tensor], None]) -> None:
-        super().__init__()
-        self.look = look
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Look at the arguments, then call ``func``."""
-        kwargs = kwargs or {}
-        for value in (*args, *kwargs.values()):
-            if isinstance(value, Tensor):
-                self.look(value)
-        return func(*args, **kwargs)
 
 
 def traced(model: nn.Module, x_BCHW: Tensor) -> Trace:
