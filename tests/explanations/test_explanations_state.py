@@ -236,6 +236,8 @@ def test_distributed_data_parallel(tmp_path):
             replica = nn.parallel.DistributedDataParallel(model)
             got = class_maps(replica, x, kind="grad_cam", layer=layer_of(model))
             torch.testing.assert_close(got, wanted)
+            class_maps(replica, x)
+            assert replica.require_forward_param_sync
             with capture(replica, find_explained_layer(replica, x)) as seen:
                 logits = replica(x)
             maps = maps_of_forward(seen, logits, create_graph=True)

@@ -90,4 +90,7 @@ def _replicas_silent(model: nn.Module) -> Iterator[None]:
         for module in model.modules():
             if isinstance(module, DistributedDataParallel):
                 stack.enter_context(module.no_sync())
+                # Each forward decides whether the next one shares its buffers.
+                shares = module.require_forward_param_sync
+                stack.callback(setattr, module, "require_forward_param_sync", shares)
         yield
