@@ -48,6 +48,7 @@ Command = (
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; bad input is one sentence on stderr and exit code 2."""
     console = Console()
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # ours is enough
     try:
         command: Command = tyro.cli(
             Command,

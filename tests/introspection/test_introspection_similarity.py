@@ -6,7 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from selfexplain.introspection.similarity import Similarity, similarity_to_true
+from selfexplain.introspection.similarity import (
+    MapSimilarity,
+    attribution_cosine,
+    similarity_to_true,
+)
 
 torch.manual_seed(0)
 MAPS = torch.randn(3, 5, 2, 3, dtype=torch.float64)
@@ -39,7 +43,7 @@ def by_hand(maps_KN: list[list[float]], y: int, measure: str) -> list[float]:
 
 @pytest.mark.parametrize("measure", ["cosine", "distance", "votes", "attended_votes"])
 @pytest.mark.parametrize("centre", [False, True])
-def test_measure_equals_its_definition(measure: Similarity, centre: bool) -> None:
+def test_measure_equals_its_definition(measure: MapSimilarity, centre: bool) -> None:
     fast = similarity_to_true(MAPS, Y, measure=measure, centre=centre)
     maps = MAPS - MAPS.mean(dim=1, keepdim=True) if centre else MAPS
     for b, y in enumerate(Y.tolist()):
@@ -68,3 +72,25 @@ def test_zero_maps_give_finite_similarities() -> None:
         s = similarity_to_true(torch.zeros(2, 3, 2, 2), torch.tensor([0, 1]), measure=measure)
         assert s.isfinite().all()
         assert s[0, 1] == s[0, 2]
+    assert (attribution_cosine(torch.zeros(1, 2, 2, 2), torch.ones(3, 2), Y[:1] * 0) == 0).all()
+
+
+@pytest.mark.parametrize("centre", [False, True])
+def test_attribution_cosine_is_the_cosine_of_the_attributions_themselves(centre: bool) -> None:
+    """Against autograd: feature x gradient of every class, before any sum, with a mean head."""
+    features = torch.randn(3, 4, 2, 5, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(6, 4, dtype=torch.float64)
+    head = weight - weight.mean(dim=0) if centre else weight
+    logits = features.mean((2, 3)) @ head.T
+    y = torch.tensor([5, 0, 3])
+    explanations = []
+    for k in range(6):
+        (gradient,) = torch.autograd.grad(logits[:, k].sum(), features, retain_graph=True)
+        explanations.append((features * gradient).detach().flatten(1))
+    fast = attribution_cosine(features.detach(), weight, y, centre=centre)
+    for b in range(3):
+        for k in range(6):
+            expected = torch.cosine_similarity(
+                explanations[k][b], explanations[int(y[b])][b], dim=0
+            )
+            torch.testing.assert_close(fast[b, k], expected)

@@ -9,7 +9,7 @@ from selfexplain.errors import InputError
 from selfexplain.explanations import class_maps
 from selfexplain.introspection import Introspective
 from selfexplain.introspection.class_mean import RunningClassMean
-from selfexplain.introspection.similarity import similarity_to_true
+from selfexplain.introspection.similarity import attribution_cosine, similarity_to_true
 from selfexplain.introspection.target import softmax_target, zipf_target
 from selfexplain.models import build_model
 from selfexplain.objectives import LabelSmoothing, Standard
@@ -36,6 +36,21 @@ def test_non_true_form_by_definition() -> None:
         log_r = z[b, others].log_softmax(dim=0)
         expected = expected + 0.7 / 12 * (q[b, others] * (q[b, others].log() - log_r)).sum()
     torch.testing.assert_close(out["loss"], expected)
+
+
+def test_attribution_reads_the_pooled_features_and_the_head() -> None:
+    model = small()
+    features = []
+    hook = model.block3.register_forward_hook(lambda m, i, o: features.append(o.detach()))
+    model(X)
+    hook.remove()
+    q = zipf_target(attribution_cosine(features[0], model.head.weight.detach(), Y), Y)
+    assert torch.equal(Introspective(small()).soft_target(X, Y), q)
+
+
+def test_attribution_of_another_layer_is_refused() -> None:
+    with pytest.raises(InputError, match="pass similarity cosine"):
+        Introspective(small(), kind="grad_cam", similarity="attribution")
 
 
 def test_mixed_form_by_definition() -> None:
@@ -177,18 +192,19 @@ def test_cam_needs_a_pooled_linear_head() -> None:
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 36, CLASSES))
     with pytest.raises(InputError, match="grad_cam"):
         Introspective(model)(X, Y)
-    out = Introspective(model, kind="grad_cam")(X, Y)
+    out = Introspective(model, kind="grad_cam", similarity="cosine")(X, Y)
     assert out["loss"].isfinite()
 
 
 def test_layer_that_does_not_exist_lists_near_names() -> None:
     with pytest.raises(InputError, match="block2"):
-        Introspective(small(), kind="grad_cam", layer="blok2")(X, Y)
+        Introspective(small(), kind="grad_cam", layer="blok2", similarity="cosine")(X, Y)
 
 
 def test_bf16_autocast() -> None:
-    objective = Introspective(small(), similarity="cosine")
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        out = objective(X, Y)
-    out["loss"].backward()
-    assert out["loss"].isfinite()
+    for similarity in ("attribution", "cosine", "votes"):
+        objective = Introspective(small(), similarity=similarity)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = objective(X, Y)
+        out["loss"].backward()
+        assert out["loss"].isfinite()

@@ -72,6 +72,19 @@ def test_own_factory(monkeypatch: pytest.MonkeyPatch) -> None:
         build_model("own_models:absent", num_classes=5, in_channels=3)
 
 
+def test_timm_model_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The arguments that timm documents for `create_model`; the real timm needs torchvision."""
+    timm = types.ModuleType("timm")
+    timm.list_models = lambda: ["resnet18"]  # type: ignore[attr-defined]
+    timm.create_model = lambda name, num_classes, in_chans: nn.Linear(  # type: ignore[attr-defined]
+        in_chans, num_classes
+    )
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    assert build_model("timm:resnet18", num_classes=7, in_channels=2).weight.shape == (7, 2)
+    with pytest.raises(InputError, match="near names: resnet18"):
+        build_model("timm:resnet19", num_classes=7, in_channels=2)
+
+
 def test_timm_missing_says_how_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(InputError, match=r"selfexplain\[timm\]"):

@@ -18,6 +18,7 @@ SPECS = [
     "introspective:form=mixed,shape=softmax,similarity=cosine,mass=own,mass_value=0.5",
     "introspective:form=ce_kl,aggregation=class,temperature=2.0,uniform_share=0.2",
     "introspective:control=permuted",
+    "introspective:similarity=votes,centre=true",
     "introspective:control=uniform",
     "introspective:control=logits",
     "introspective:kind=grad_cam,layer=block2,similarity=distance",

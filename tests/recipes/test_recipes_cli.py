@@ -184,7 +184,10 @@ def test_explain_names_what_is_missing(
         (("--data", "digits", "--batch-size", "5000"), "batch_size"),
         ((*DIGITS, "--model", "small_cn"), "did you mean small_cnn"),
         ((*DIGITS, "--objective", "introspection"), "pass introspective"),
-        ((*DIGITS, "--introspective.kind", "grad_cam", "--introspective.layer", "blok1"), "block1"),
+        (
+            (*DIGITS, "--objective", "introspective:kind=grad_cam,layer=blok1,similarity=cosine"),
+            "block1",
+        ),
         ((*DIGITS, "--introspective.tau", "0"), "tau is 0"),
         (("--data", "digits", "--train-size", "5"), "pass a size from 10"),
         (("--data", "digits", "--validation", "1.5"), "validation is 1.5"),

@@ -9,7 +9,12 @@ from scipy.stats import t as student_t
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PairedDifference:
-    """Mean of the differences and its 95 % confidence interval (None with fewer than two pairs)."""
+    """Mean of the differences and its 95 % confidence interval (None with fewer than two pairs).
+
+    Example:
+        >>> PairedDifference(mean=0.5, ci95=None).mean
+        0.5
+    """
 
     mean: float
     ci95: tuple[float, float] | None

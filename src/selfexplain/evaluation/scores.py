@@ -14,7 +14,12 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scores:
-    """Accuracy in percent, NLL in nats, Brier score in [0, 2], ECE (15 bins) in percent."""
+    """Accuracy in percent, NLL in nats, Brier score in [0, 2], ECE (15 bins) in percent.
+
+    Example:
+        >>> Scores(accuracy=90.0, nll=0.3, brier=0.15, ece=1.5).accuracy
+        90.0
+    """
 
     accuracy: float
     nll: float

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from selfexplain.errors import InputError
 
 from .explained_layer import ExplainedLayer
+from .layout import to_BFHW
 from .source import find_module
 from .window import watched_between
 
@@ -57,6 +58,11 @@ class Seen:
                 "`with capture(model, layer) as seen:` with the model that the layer was found in"
             )
         return self._activation
+
+    @property
+    def features_BFHW(self) -> Tensor:
+        """The activation with its features second: (B, F, H, W), tokens on their grid."""
+        return to_BFHW(self.activation, self.layer.layout)
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from .explained_layer import ExplainedLayer, find_explained_layer
 from .formulas import cam
 from .gradients import maps_by_gradient
 from .kinds import POOLED_KINDS, MapKind, check_classes, check_images, check_kind, check_logits
-from .layout import to_BFHW
 from .pooled_head import no_pooled_head
 from .state import preserved
 
@@ -144,7 +143,7 @@ def maps_of_forward(
 
 def _closed_form(seen: Seen, weight_KF: Tensor, kind: MapKind) -> Tensor:
     """Maps at the pooled layer; the other two kinds are CAM over the number of positions."""
-    maps_BKHW = cam(to_BFHW(seen.activation, seen.layer.layout), weight_KF)
+    maps_BKHW = cam(seen.features_BFHW, weight_KF)
     return maps_BKHW if kind == "cam" else maps_BKHW / maps_BKHW.shape[2:].numel()
 
 

@@ -2,6 +2,6 @@
 
 from selfexplain.introspection.objective import Introspective
 from selfexplain.introspection.options import IntrospectiveOptions
-from selfexplain.introspection.similarity import similarity_to_true
+from selfexplain.introspection.similarity import attribution_cosine, similarity_to_true
 
-__all__ = ["Introspective", "IntrospectiveOptions", "similarity_to_true"]
+__all__ = ["Introspective", "IntrospectiveOptions", "attribution_cosine", "similarity_to_true"]

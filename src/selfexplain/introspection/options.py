@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from selfexplain.errors import InputError
 from selfexplain.explanations import MapKind
-from selfexplain.introspection.similarity import Similarity
+from selfexplain.introspection.similarity import MapSimilarity, Similarity
 
 Aggregation = Literal["instance", "class"]
 Shape = Literal["softmax", "zipf"]
@@ -22,16 +22,25 @@ class IntrospectiveOptions:
 
     The defaults are the best found on validation splits; docs/methods/introspective.md has the
     search and what failed.
+
+    Raises:
+        InputError: a value is out of its limits.
+
+    Example:
+        >>> IntrospectiveOptions(weight=0.1).form
+        'non_true'
     """
 
     kind: MapKind = "cam"
     """Kind of the class maps."""
     layer: str | None = None
     """Layer whose maps are read, by module name; None for the last feature map."""
-    similarity: Similarity = "votes"
-    """How a class's map is compared with the true class's."""
+    similarity: Similarity = "attribution"
+    """How a class's explanation is compared with the true class's: attribution, the cosine of the
+    attributions to every feature and place (kind cam only); or, from the class maps, their cosine,
+    their distance, votes of the places, or attended_votes, those where the true class is seen."""
     centre: bool = False
-    """Subtract the mean over classes from the maps before they are compared."""
+    """Subtract the mean over classes from the explanations before they are compared."""
     aggregation: Aggregation = "instance"
     """One target for each image, or one for each class from a running mean over its images."""
     momentum: float = 0.9
@@ -83,6 +92,11 @@ class IntrospectiveOptions:
             "ramp_steps": self.ramp_steps,
         }.items():
             _require(value >= 0, f"{name} is {value}; pass a whole number of at least 0")
+        _require(
+            self.similarity != "attribution" or (self.kind == "cam" and self.layer is None),
+            f"similarity attribution reads the last feature map, not kind {self.kind} at layer "
+            f"{self.layer}; pass similarity cosine with them",
+        )
         _require(self.tau != 0, "tau is 0; pass a number above 0, or below 0 to push away")
         _require(
             self.temperature > 0, f"temperature is {self.temperature:g}; pass a number above 0"
@@ -92,7 +106,7 @@ class IntrospectiveOptions:
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "kind": get_args(MapKind),
-    "similarity": get_args(Similarity),
+    "similarity": ("attribution", *get_args(MapSimilarity)),
     "aggregation": get_args(Aggregation),
     "shape": get_args(Shape),
     "form": get_args(Form),

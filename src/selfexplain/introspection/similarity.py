@@ -18,11 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Similarity = Literal["cosine", "distance", "votes", "attended_votes"]
+MapSimilarity = Literal["cosine", "distance", "votes", "attended_votes"]
+"""Measures that read class maps."""
+Similarity = Literal["attribution", MapSimilarity]
+"""All measures; `attribution` reads the features that the maps are sums of."""
 
 
 def similarity_to_true(
-    maps_BKHW: Tensor, y_B: Tensor, *, measure: Similarity = "cosine", centre: bool = False
+    maps_BKHW: Tensor, y_B: Tensor, *, measure: MapSimilarity = "cosine", centre: bool = False
 ) -> Tensor:
     """Similarity of every class's map to the true class's map.
 
@@ -48,6 +51,39 @@ def similarity_to_true(
     return _MEASURES[measure](maps_BKN, y_B)
 
 
+def attribution_cosine(
+    features_BFHW: Tensor, weight_KF: Tensor, y_B: Tensor, *, centre: bool = False
+) -> Tensor:
+    """Cosine of the classes' attributions to every feature at every place: s (B, K), in [-1, 1].
+
+    At a feature map that is averaged into a linear head, feature x gradient before the sum over
+    features is e_c = w_c a, of shape (F, H, W), up to a constant. Two classes are alike if they
+    count on the same of the features that this image shows, which a class map, a sum over features,
+    no longer tells. The maps need not be made: with the image's energies E_f = sum_hw a_fhw^2,
+
+        s_c = sum_f E_f w_cf w_yf / sqrt(sum_f E_f w_cf^2  sum_f E_f w_yf^2)
+
+    Args:
+        features_BFHW: the pooled feature map.
+        weight_KF: weights of the linear head.
+        y_B: true classes.
+        centre: first subtract the mean of the head's weights over the classes.
+
+    Example:
+        >>> weight = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
+        >>> s = attribution_cosine(torch.ones(1, 2, 3, 3), weight, torch.tensor([0]))
+        >>> bool(s[0, 1] > s[0, 2])
+        True
+    """
+    if centre:
+        weight_KF = weight_KF - weight_KF.mean(dim=0)
+    energy_BF = features_BFHW.square().sum(dim=(2, 3))
+    products_BK = (energy_BF * weight_KF[y_B]) @ weight_KF.T
+    norms_BK = (energy_BF @ weight_KF.square().T).sqrt()
+    norm_y_B1 = norms_BK.gather(1, y_B.unsqueeze(1))
+    return products_BK / (norms_BK * norm_y_B1).clamp_min(1e-12)
+
+
 def cosine(maps_BKN: Tensor, y_B: Tensor) -> Tensor:
     """s_c = <e_c, e_y> / (|e_c| |e_y|), in [-1, 1]; 0 where a map is zero. Shape (B, K).
 
@@ -55,7 +91,7 @@ def cosine(maps_BKN: Tensor, y_B: Tensor) -> Tensor:
         >>> cosine(torch.tensor([[[1.0, 0.0], [0.0, 2.0]]]), torch.tensor([0]))
         tensor([[1., 0.]])
     """
-    unit_BKN = F.normalize(maps_BKN, dim=2)
+    unit_BKN: Tensor = F.normalize(maps_BKN, dim=2)
     return (unit_BKN * _of_true_class(unit_BKN, y_B)).sum(dim=2)
 
 
@@ -66,7 +102,8 @@ def distance(maps_BKN: Tensor, y_B: Tensor) -> Tensor:
         >>> distance(torch.tensor([[[1.0, 0.0], [1.0, 2.0]]]), torch.tensor([0]))
         tensor([[-0., -2.]])
     """
-    return -torch.linalg.vector_norm(maps_BKN - _of_true_class(maps_BKN, y_B), dim=2)
+    apart_BK: Tensor = torch.linalg.vector_norm(maps_BKN - _of_true_class(maps_BKN, y_B), dim=2)
+    return -apart_BK
 
 
 def votes(maps_BKN: Tensor, y_B: Tensor) -> Tensor:
@@ -117,7 +154,7 @@ def _of_true_class(maps_BKN: Tensor, y_B: Tensor) -> Tensor:
     return maps_BKN[torch.arange(len(y_B), device=maps_BKN.device), y_B].unsqueeze(1)
 
 
-_MEASURES: dict[Similarity, Callable[[Tensor, Tensor], Tensor]] = {
+_MEASURES: dict[MapSimilarity, Callable[[Tensor, Tensor], Tensor]] = {
     "cosine": cosine,
     "distance": distance,
     "votes": votes,

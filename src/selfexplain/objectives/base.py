@@ -64,6 +64,7 @@ def check_logits(logits_BK: object, y_B: Tensor) -> Tensor:
             on the CPU; elsewhere the check would stall the device) is outside [0, K).
 
     Example:
+        >>> import torch
         >>> check_logits(torch.zeros(2, 3), torch.tensor([0, 2])).shape
         torch.Size([2, 3])
     """

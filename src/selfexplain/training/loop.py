@@ -39,7 +39,12 @@ class EpochBatches(Protocol):
 
 
 class DivergedError(InputError):
-    """The loss or a weight stopped being a finite number."""
+    """The loss or a weight stopped being a finite number.
+
+    Example:
+        >>> issubclass(DivergedError, InputError)
+        True
+    """
 
 
 @dataclass(kw_only=True)
@@ -96,13 +101,15 @@ def train(
 
     Example:
         >>> import tempfile
-        >>> from selfexplain.data import Batches, load_data
+        >>> import torch
+        >>> from selfexplain.data import Batches, channel_statistics, load_data
         >>> from selfexplain.models import build_model
         >>> from selfexplain.objectives import Standard
-        >>> images = load_data("digits").train
+        >>> images = load_data("digits").train.subset(torch.arange(64))
+        >>> mean_C, std_C = channel_statistics(images)
         >>> model = train(
         ...     Standard(build_model("small_cnn", num_classes=10, in_channels=1)),
-        ...     Batches(images.subset(range(64)), batch_size=32),
+        ...     Batches(images, batch_size=32, mean_C=mean_C, std_C=std_C),
         ...     TrainingOptions(epochs=1),
         ...     fabric=Fabric(accelerator="cpu", devices=1),
         ...     folder=Path(tempfile.mkdtemp()),

@@ -10,7 +10,15 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingOptions:
-    """How the weights are moved. SGD with Nesterov momentum; cosine schedule after warm-up."""
+    """How the weights are moved. SGD with Nesterov momentum; cosine schedule after warm-up.
+
+    Raises:
+        InputError: a value is out of its limits.
+
+    Example:
+        >>> TrainingOptions(epochs=200).batch_size
+        128
+    """
 
     epochs: int = 30
     """Passes over the training images."""
@@ -19,7 +27,7 @@ class TrainingOptions:
     lr: float = 0.1
     """Largest learning rate."""
     momentum: float = 0.9
-    """Nesterov momentum."""
+    """Momentum of Nesterov's method."""
     weight_decay: float = 5e-4
     """L2 weight decay, on all parameters."""
     warmup_epochs: float = 0.0

@@ -1,0 +1,1 @@
+"""Speed and memory, as ratios of things that are run side by side."""

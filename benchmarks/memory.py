@@ -1,0 +1,53 @@
+"""Peak memory of training steps, each objective in a process of its own."""
+
+import resource
+import subprocess
+import sys
+
+import torch
+
+from benchmarks.steps import SPECS, batch, objective
+
+
+def run(device: torch.device) -> list[dict[str, object]]:
+    """Peak of three steps over the standard objective's peak, the rest of the process left out."""
+    peaks = {spec: _in_own_process(spec, device) for spec in SPECS}
+    return [
+        {
+            "benchmark": f"peak memory, {spec}",
+            "peak_mib": peaks[spec] / 2**20,
+            "ratio": peaks[spec] / peaks["standard"],
+            "to reach": "ratio <= 1.05",
+        }
+        for spec in SPECS
+        if spec != "standard"
+    ]
+
+
+def _in_own_process(spec: str, device: torch.device) -> int:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.memory", spec, device.type],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return int(done.stdout)
+
+
+def peak_bytes(spec: str, device: torch.device) -> int:
+    """Bytes by which the steps raise the peak above what the process held before them."""
+    made = objective(spec).to(device)
+    x_BCHW, y_B = batch(device)
+    optimiser = torch.optim.SGD(made.parameters(), lr=1e-3, momentum=0.9)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    for _ in range(3):
+        optimiser.zero_grad()
+        made(x_BCHW, y_B)["loss"].backward()
+        optimiser.step()
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+
+
+if __name__ == "__main__":
+    print(peak_bytes(sys.argv[1], torch.device(sys.argv[2])))

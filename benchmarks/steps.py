@@ -1,0 +1,54 @@
+"""A training step of Introspective Learning against a standard one: ResNet-18, K = 100."""
+
+import torch
+from lightning_fabric import Fabric
+
+from selfexplain.models import build_model
+from selfexplain.recipes.objectives import build_objective
+from selfexplain.recipes.options import ObjectiveOptions
+from selfexplain.training.cost import interleaved_cost
+
+SPECS = {
+    "standard": 1.0,
+    "introspective:kind=cam": 1.05,
+    "introspective:kind=feature_x_gradient,similarity=cosine": 1.10,
+}
+"""Objective -> most that its step may cost."""
+
+
+def objective(spec: str) -> torch.nn.Module:
+    """An objective around a ResNet-18 of 100 classes."""
+    torch.manual_seed(0)
+    model = build_model("resnet18", num_classes=100, in_channels=3)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return build_objective(spec, model, ObjectiveOptions())
+
+
+def batch(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """128 images on a GPU, 32 on a CPU, where a step of 128 takes many seconds."""
+    count = 128 if device.type == "cuda" else 32
+    x_BCHW = torch.randn(count, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    return x_BCHW.to(device), (torch.arange(count) % 100).to(device)
+
+
+def run(device: torch.device) -> list[dict[str, object]]:
+    """Ratio of the median step, interleaved."""
+    fabric = Fabric(accelerator=device.type, devices=1)
+    costs = interleaved_cost(
+        {spec: objective(spec) for spec in SPECS},  # type: ignore[misc]
+        "standard",
+        batch(device),
+        fabric=fabric,
+        rounds=25,
+        most_seconds=300,
+    )
+    return [
+        {
+            "benchmark": f"step, {spec}",
+            "step_seconds": costs[spec].step_seconds,
+            "ratio": costs[spec].ratio,
+            "to reach": f"ratio <= {most:.2f}",
+        }
+        for spec, most in SPECS.items()
+        if spec != "standard"
+    ]
