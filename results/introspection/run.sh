@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# The experiments behind docs/methods/introspective.md. From the project's root:
+#
+#   results/introspection/run.sh select   choose options on held-out training images
+#   results/introspection/run.sh test     the chosen options and their controls, on test images, once
+#   results/introspection/run.sh gpu      CIFAR-100, ResNet-18, 200 epochs, on one GPU
+#
+# data/ holds the Parquet files of two data sets of the Hugging Face hub: data/fashion_mnist those of
+# zalandoresearch/fashion_mnist, data/cifar100 those of uoft-cs/cifar100. Each command continues where it
+# was stopped.
+set -euo pipefail
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+out=results/introspection
+fashion=(--data parquet:data/fashion_mnist --model small_cnn --train-size 2000 --epochs 30)
+cifar=(--data parquet:data/cifar100 --model small_cnn --epochs 30)
+smoothing=(label_smoothing:smoothing=0.05 label_smoothing:smoothing=0.1)
+attribution=(introspective:weight=0.1 introspective:weight=0.3 introspective:weight=0.5)
+
+case "${1:?select, test or gpu}" in
+select)
+  selfexplain compare "${fashion[@]}" --validation 0.1 --seeds 0 1 2 \
+    --objectives standard "${smoothing[@]}" "${attribution[@]}" --out "$out/select-fashion"
+  selfexplain compare "${cifar[@]}" --train-size 5000 --validation 0.1 --seeds 0 1 \
+    --objectives standard "${smoothing[@]}" "${attribution[@]}" --out "$out/select-cifar100"
+  ;;
+*)
+  echo "$0: there is no experiment $1; pass select, test or gpu" >&2
+  exit 2
+  ;;
+esac
