@@ -86,6 +86,20 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
     assert scores[0] == scores[1]
 
 
+def test_two_processes_train_one_model(tmp_path: Path) -> None:
+    """Ranks claim the folder, share each batch and the class means, and one of them writes."""
+    out = tmp_path / "run"
+    objective = ("--objective", "introspective:aggregation=class")
+    more = ("--epochs", "1", "--accelerator", "cpu", "--devices", "2", "--out", str(out))
+    done = subprocess.run(
+        command("train", *DIGITS, *objective, *more), check=True, capture_output=True, text=True
+    )
+    assert done.stdout.count("Run: ") == 1
+    state = torch.load(out / "checkpoint.pt", weights_only=True)["objective"]
+    assert state["class_mean.seen_K"].all()
+    assert (out / "result.json").exists()
+
+
 def test_compare_writes_the_published_schema(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

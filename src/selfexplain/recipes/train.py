@@ -104,6 +104,7 @@ def run_training(
         world_size=fabric.world_size,
         workers=config.data.workers,
     )
+    fabric.barrier()  # every process has looked at the folder before one writes to it
     if fabric.is_global_zero:
         _write_run(config, prepared, fabric)
 

@@ -1,0 +1,87 @@
+"""What people see: the table fits a terminal, the picture shows what it says."""
+
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from selfexplain.report import comparison_table, explanation_figure, save_figure
+
+
+def summary_row(name: str, difference: float) -> dict[str, object]:
+    return {
+        "objective": name,
+        "n": 3,
+        "accuracy_mean": 90.123,
+        "accuracy_std": 0.456,
+        "difference_mean": difference,
+        "difference_ci95": (difference - 0.25, difference + 0.25),
+        "nll_mean": 0.3217,
+        "nll_std": 0.0123,
+        "ece_mean": 12.34,
+        "ece_std": 0.56,
+        "cost": 1.034,
+    }
+
+
+def test_table_fits_eighty_columns_and_says_what_it_holds() -> None:
+    rows = [summary_row("standard", 0.0), summary_row("confidence_penalty", -1.5)]
+    file = io.StringIO()
+    Console(file=file, width=80).print(comparison_table({"summary": rows}))
+    text = file.getvalue()
+    assert max(len(line) for line in text.splitlines()) <= 80
+    assert "confidence_penalty" in text
+    for cell in ("90.12 ± 0.46", "-1.50 ± 0.25", "0.322 ± 0.012", "12.3 ± 0.6", "1.03"):
+        assert cell in text
+    assert "difference in accuracy to standard" in " ".join(text.split())
+
+
+def figure(classes: int = 5, channels: int = 3) -> object:
+    torch.manual_seed(0)
+    target = torch.zeros(2, classes)
+    target[0, 1], target[0, 3], target[1, 0] = 0.3, 0.7, 1.0
+    return explanation_figure(
+        torch.rand(2, channels, 8, 8),
+        torch.randn(2, classes, 4, 4),
+        target,
+        torch.tensor([2, 1]),
+        [f"class {k}" for k in range(classes)],
+        ["first", "second"],
+    )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_picture_orders_rivals_by_the_soft_target(channels: int) -> None:
+    axes = figure(channels=channels).axes
+    titles = [a.get_title() for a in axes[:6]]
+    assert titles[:4] == ["first", "class 2", "class 3", "class 1"]
+    assert titles[5] == "soft target"
+    bars = [bar.get_width() for bar in axes[5].patches]
+    assert bars[:2] == pytest.approx([0.7, 0.3])
+    assert [label.get_text() for label in axes[5].get_yticklabels()][:2] == ["class 3", "class 1"]
+
+
+def test_two_classes_have_one_rival() -> None:
+    torch.manual_seed(0)
+    made = explanation_figure(
+        torch.rand(1, 1, 8, 8),
+        torch.randn(1, 2, 2, 2),
+        torch.tensor([[0.0, 1.0]]),
+        torch.tensor([0]),
+        ["cat", "dog"],
+        ["cat"],
+    )
+    assert [a.get_title() for a in made.axes] == ["cat", "cat", "dog", "soft target"]
+
+
+@pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
+def test_picture_is_written(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / "new" / f"picture.{ending}"
+    save_figure(figure(), path)
+    assert path.stat().st_size > 1000
+    if ending == "png":
+        with Image.open(path) as picture:
+            assert picture.width > picture.height

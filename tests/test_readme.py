@@ -1,0 +1,57 @@
+"""What the README and the method pages show, runs."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from selfexplain.cli import main
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), flags=re.DOTALL)
+
+
+PYTHON = [(page, i) for page in PAGES for i in range(len(blocks(page, "python")))]
+
+
+@pytest.mark.parametrize(("page", "i"), PYTHON, ids=[f"{p.stem}-{i}" for p, i in PYTHON])
+def test_python_block_runs(page: Path, i: int) -> None:
+    exec(compile(blocks(page, "python")[i], f"{page.name} block {i}", "exec"), {})
+
+
+def commands() -> list[str]:
+    lines = [
+        line
+        for page in PAGES
+        for block in blocks(page, "(?:bash|sh)")
+        for line in block.replace("\\\n", " ").splitlines()
+    ]
+    return [line for line in lines if line.startswith("selfexplain ")]
+
+
+@pytest.mark.parametrize("line", commands())
+def test_command_is_understood(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every flag of a shown command exists: with --help at its end, parsing is all that happens."""
+    arguments = shlex.split(line, comments=True)[1:]
+    with pytest.raises(SystemExit) as stopped:
+        main([arguments[0], "--help"])
+    assert stopped.value.code == 0
+    helped = capsys.readouterr().out
+    for flag in (a for a in arguments if a.startswith("--")):
+        assert flag in helped, flag
+
+
+def test_there_is_something_to_test() -> None:
+    assert len(PYTHON) >= 2
+    assert len(commands()) >= 3
+
+
+def test_make_targets_that_are_shown_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    shown = set(re.findall(r"make ([a-z]+)", (ROOT / "README.md").read_text()))
+    assert {"demo", "test"} <= shown <= targets
