@@ -208,6 +208,8 @@ def test_explain_names_what_is_missing(
         ((*DIGITS, "--lr", "1e30", "--objective", "standard"), "pass a smaller --lr"),
         ((*DIGITS, "--accelerator", "cuda", "--devices", "3"), "pass --accelerator cpu"),
         ((*DIGITS, "--model", "torch.nn:Bilinear"), "called as"),
+        ((*DIGITS, "--precision", "fp16", "--accelerator", "cpu"), "pass --precision bf16"),
+        ((*DIGITS, "--model", "resnet18"), "use larger images"),
     ],
 )
 def test_bad_input_is_one_sentence(

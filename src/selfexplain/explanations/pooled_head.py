@@ -104,7 +104,7 @@ def search(trace: Trace) -> PooledHead | str:
     before = trace.sightings[: call.sightings]
     matches = [(seen, layout) for seen in before if (layout := _mean_is(seen, call.input))]
     if not matches:
-        return reason
+        return reason + _single_position(trace, call.linear.in_features)
     last, layout = matches[-1]
     same = [seen for seen, _ in matches if seen.tensor is last.tensor]
     layers = tuple(n for n in trace.called if _last_of(n, trace.sightings, layout) in same)
@@ -127,6 +127,15 @@ def _convolution_head(trace: Trace) -> str:
     for name, module in reversed(trace.called.items()):
         if isinstance(module, nn.Conv2d) and module.out_channels == width:
             return f" (the head seems to be the convolution {name!r}, which is not supported)"
+    return ""
+
+
+def _single_position(trace: Trace, features: int) -> str:
+    """Name the cause if the images are so small that the last feature map has no space left."""
+    for name, module in trace.called.items():
+        last = trace.returned[name].endswith(f", {features}, 1, 1)")
+        if last and isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
+            return f" (the feature map at {name!r} has a single position: use larger images)"
     return ""
 
 

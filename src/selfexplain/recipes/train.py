@@ -57,6 +57,8 @@ def launch(device: DeviceOptions, training: TrainingOptions) -> Fabric:
             f"{training.precision} cannot be used here ({str(error).splitlines()[0]}); "
             "pass --accelerator cpu --devices 1 --precision fp32"
         ) from error
+    if training.precision == "fp16" and fabric.device.type == "cpu":
+        raise InputError("precision fp16 needs a GPU; pass --precision bf16 or fp32")
     return fabric
 
 
