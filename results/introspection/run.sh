@@ -23,6 +23,16 @@ select)
   selfexplain compare "${cifar[@]}" --train-size 5000 --validation 0.1 --seeds 0 1 \
     --objectives standard "${smoothing[@]}" "${attribution[@]}" --out "$out/select-cifar100"
   ;;
+gpu)
+  gpu=(--data parquet:data/cifar100 --model resnet18 --epochs 200 --precision bf16
+    --objectives standard label_smoothing introspective introspective:control=permuted
+    introspective:control=logits --out "$out/gpu-cifar100")
+  for seed in 0 1 2; do # side by side: one run does not fill a large GPU
+    selfexplain compare "${gpu[@]}" --seeds "$seed" &
+  done
+  wait
+  selfexplain compare "${gpu[@]}" --seeds 0 1 2
+  ;;
 *)
   echo "$0: there is no experiment $1; pass select, test or gpu" >&2
   exit 2

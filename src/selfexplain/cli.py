@@ -22,6 +22,7 @@ from rich.progress import (
 from selfexplain.errors import InputError
 from selfexplain.recipes.compare import run_comparison
 from selfexplain.recipes.demo import demo_config, demo_picture
+from selfexplain.recipes.environment import first_process
 from selfexplain.recipes.explain import ExplainConfig, explain_images
 from selfexplain.recipes.options import CompareConfig, TrainConfig
 from selfexplain.recipes.prepare import load
@@ -84,7 +85,7 @@ def _train(config: TrainConfig, console: Console) -> None:
         result = run_training(
             config, on_step=lambda epoch, step: advance(config.objective, config.seed, epoch, step)
         )
-    if _first_process():
+    if first_process():
         console.print(
             f"{result['objective']}, seed {result['seed']}: accuracy {result['accuracy']:.2f} %, "
             f"NLL {result['nll']:.3f}, Brier {result['brier']:.3f}, ECE {result['ece']:.1f} %"
@@ -95,7 +96,7 @@ def _train(config: TrainConfig, console: Console) -> None:
 def _compare(config: CompareConfig, console: Console) -> None:
     with _progress(console, config.training.epochs) as advance:
         results = run_comparison(config, on_step=advance)
-    if _first_process():
+    if first_process():
         table = comparison_table(results)
         console.print(table)
         with (config.out / "table.txt").open("w") as file:
@@ -142,14 +143,9 @@ def _progress(console: Console, epochs: int) -> Iterator[_Advance]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    quiet = not _first_process()
+    quiet = not first_process()
     with Progress(*columns, console=console, disable=quiet, transient=True) as progress:
         yield _Advance(progress, epochs)
-
-
-def _first_process() -> bool:
-    """Whether this is the process that speaks; launchers number the processes."""
-    return int(os.environ.get("LOCAL_RANK", "0")) == 0
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from selfexplain.cli import main
+from selfexplain.recipes.folder import locked
 
 DIGITS = ("--data", "digits", "--batch-size", "50", "--train-size", "200")
 
@@ -46,7 +47,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_train_leaves_a_whole_record(trained: Path) -> None:
-    assert {p.name for p in trained.iterdir()} == {
+    assert {p.name for p in trained.iterdir() if p.name != ".lock"} == {
         "run.json",
         "metrics.jsonl",
         "checkpoint.pt",
@@ -232,6 +233,14 @@ def test_folder_with_another_run_is_refused(
     assert (trained / "result.json").read_bytes() == before
     (tmp_path / "letter.txt").write_text("mine")
     assert "is not empty" in refused(capsys, *base, "--out", str(tmp_path))
+
+
+def test_folder_in_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    with locked(out):
+        said = refused(capsys, "train", *DIGITS, "--epochs", "1", "--out", str(out))
+    assert "another process is writing" in said
+    train(out)  # free again
 
 
 def test_truncated_checkpoint_stops_the_resumption(

@@ -15,15 +15,14 @@ from typing import Any
 from lightning_fabric import Fabric
 
 from selfexplain.data import ImageData
-from selfexplain.errors import InputError
 from selfexplain.evaluation import paired_difference
 from selfexplain.recipes.environment import environment
+from selfexplain.recipes.folder import check_free, check_same_config
 from selfexplain.recipes.objectives import resolve
 from selfexplain.recipes.options import CompareConfig, TrainConfig
 from selfexplain.recipes.prepare import load, prepare
 from selfexplain.recipes.train import (
     build_seeded,
-    check_same_config,
     launch,
     plain,
     run_training,
@@ -207,5 +206,5 @@ def _claim_folder(config: CompareConfig) -> None:
         free = ("out", "objectives", "seeds")
         old = {k: v for k, v in read_json(path)["config"].items() if k not in free}
         check_same_config(old, plain(config, leave_out=free), config.out)
-    elif config.out.is_file() or (config.out.exists() and any(config.out.iterdir())):
-        raise InputError(f"{config.out} is not an empty folder; pass another --out")
+    else:
+        check_free(config.out)

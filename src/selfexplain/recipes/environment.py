@@ -1,6 +1,7 @@
 """What a result depends on beside its configuration: versions, hardware, commit."""
 
 import importlib.metadata
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -25,6 +26,16 @@ def environment(device: torch.device) -> dict[str, object]:
         "threads": torch.get_num_threads(),
         "commit": commit(Path(__file__).parent),
     }
+
+
+def first_process() -> bool:
+    """Whether this is the process that speaks and writes; launchers number the processes.
+
+    Example:
+        >>> first_process()
+        True
+    """
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0
 
 
 def hardware(device: torch.device) -> str:

@@ -23,6 +23,7 @@ from selfexplain.evaluation import predict, score
 from selfexplain.models import build_model
 from selfexplain.objectives import Objective
 from selfexplain.recipes.environment import environment
+from selfexplain.recipes.folder import check_free, check_same_config, locked
 from selfexplain.recipes.objectives import build_objective
 from selfexplain.recipes.options import DeviceOptions, TrainConfig
 from selfexplain.recipes.prepare import Prepared, load, prepare
@@ -93,6 +94,17 @@ def run_training(
     done = config.out / "result.json"
     if done.exists():
         return read_json(done)
+    with locked(config.out):
+        return _train_and_score(config, identity, fabric, data, on_step)
+
+
+def _train_and_score(
+    config: TrainConfig,
+    identity: str,
+    fabric: Fabric | None,
+    data: ImageData | None,
+    on_step: StepCallback,
+) -> dict[str, Any]:
     fabric = fabric if fabric is not None else launch(config.device, config.training)
     data = data if data is not None else load(config.data)
     prepared = prepare(data, config.data, config.seed)
@@ -138,7 +150,7 @@ def run_training(
     if fabric.is_global_zero:
         with atomic_file(config.out / "model.safetensors") as file:
             file.write(safetensors_bytes(_plain_state(model)))
-        write_json(done, result)
+        write_json(config.out / "result.json", result)
     fabric.barrier()
     return result
 
@@ -180,34 +192,15 @@ def _claim_folder(config: TrainConfig) -> str:
     """Check that the folder is free, or holds this very run; return the run's identity."""
     identity = json.dumps(plain(config, leave_out=("out", "resume")), sort_keys=True)
     path = config.out / "run.json"
-    if config.out.exists() and not config.out.is_dir():
-        raise InputError(f"{config.out} is a file; pass --out with a folder")
     if path.exists():
         if not config.resume:
             raise InputError(
                 f"{config.out} holds another run; pass --resume to continue it, or another --out"
             )
         check_same_config(read_json(path)["config"], json.loads(identity), config.out)
-    elif config.out.exists() and any(config.out.iterdir()):
-        raise InputError(f"{config.out} is not empty and holds no run; pass another --out")
+    else:
+        check_free(config.out)
     return identity
-
-
-def check_same_config(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
-    """Raise InputError that names the first options in which two configurations differ."""
-    differing = _differences(old, new)
-    if differing:
-        raise InputError(
-            f"{folder} holds a run with other options ({'; '.join(differing[:3])}); pass the same "
-            "options, or another --out"
-        )
-
-
-def _differences(old: Any, new: Any, name: str = "") -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted(old.keys() | new.keys())
-        return [d for k in keys for d in _differences(old.get(k), new.get(k), k)]
-    return [] if old == new else [f"{name} was {old}, is {new}"]
 
 
 def plain(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:

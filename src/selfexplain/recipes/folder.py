@@ -1,0 +1,73 @@
+"""The folder of a run or a comparison: whose it is, and that one process writes to it at a time."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from selfexplain.errors import InputError
+from selfexplain.recipes.environment import first_process
+
+LOCK = ".lock"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder; the operating system frees it if the process dies.
+
+    Raises:
+        InputError: another process writes to the folder.
+
+    Example:
+        >>> import tempfile
+        >>> with locked(Path(tempfile.mkdtemp())):
+        ...     pass
+    """
+    if not first_process():  # the first process of a run holds the lock for all of them
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(
+            f"another process is writing to {folder}; wait for it, or pass another --out"
+        ) from error
+    with lock:
+        yield
+
+
+def check_free(folder: Path) -> None:
+    """Raise InputError unless a folder is new or empty.
+
+    Example:
+        >>> check_free(Path("absent"))
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; pass --out with a folder")
+    if folder.exists() and any(path.name != LOCK for path in folder.iterdir()):
+        raise InputError(f"{folder} is not empty and holds no run; pass another --out")
+
+
+def check_same_config(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
+    """Raise InputError that names the first options in which two configurations differ.
+
+    Example:
+        >>> check_same_config({"seed": 0}, {"seed": 0}, Path("out"))
+    """
+    differing = _differences(old, new)
+    if differing:
+        raise InputError(
+            f"{folder} holds a run with other options ({'; '.join(differing[:3])}); pass the same "
+            "options, or another --out"
+        )
+
+
+def _differences(old: Any, new: Any, name: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(old.keys() | new.keys())
+        return [d for k in keys for d in _differences(old.get(k), new.get(k), k)]
+    return [] if old == new else [f"{name} was {old}, is {new}"]
