@@ -3,6 +3,7 @@
 #
 #   results/introspection/run.sh select   choose options on held-out training images
 #   results/introspection/run.sh test     the chosen options and their controls, on test images, once
+#   results/introspection/run.sh know     which explanations know which classes are alike, and when
 #   results/introspection/run.sh gpu      CIFAR-100, ResNet-18, 200 epochs, on one GPU
 #
 # data/ holds the Parquet files of two data sets of the Hugging Face hub: data/fashion_mnist those of
@@ -22,6 +23,19 @@ select)
     --objectives standard "${smoothing[@]}" "${attribution[@]}" --out "$out/select-fashion"
   selfexplain compare "${cifar[@]}" --train-size 5000 --validation 0.1 --seeds 0 1 \
     --objectives standard "${smoothing[@]}" "${attribution[@]}" --out "$out/select-cifar100"
+  ;;
+test)
+  # Label smoothing with the amount that did better in the selection; seeds that it did not use.
+  objectives=(standard label_smoothing:smoothing=0.05 introspective introspective:control=permuted
+    introspective:control=uniform introspective:control=weights introspective:control=logits)
+  selfexplain compare "${fashion[@]}" --seeds 10 11 12 13 14 15 --objectives "${objectives[@]}" \
+    --out "$out/test-fashion"
+  selfexplain compare "${cifar[@]}" --train-size 5000 --seeds 10 11 12 \
+    --objectives "${objectives[@]}" --out "$out/test-cifar100"
+  ;;
+know)
+  python -m selfexplain.recipes.similarity_study "${cifar[@]}" --train-size 5000 --validation 0.1 \
+    --group-column coarse_label --out "$out/know-cifar100"
   ;;
 gpu)
   gpu=(--data parquet:data/cifar100 --model resnet18 --epochs 200 --precision bf16

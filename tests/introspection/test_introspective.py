@@ -173,6 +173,17 @@ def test_logits_control_reads_the_logits() -> None:
         assert torch.equal(objective._target(z, seen, Y), zipf_target(z, Y))
 
 
+def test_weights_control_reads_the_head_alone() -> None:
+    model = small()
+    objective = Introspective(model, control="weights")
+    with torch.no_grad():
+        z, seen = objective._explained_forward(X, Y)
+        q = objective._target(z, seen, Y)
+    cosines = torch.cosine_similarity(model.head.weight[:, None], model.head.weight[None], dim=2)
+    torch.testing.assert_close(q, zipf_target(cosines.detach()[Y], Y))
+    assert torch.equal(q[:CLASSES], q[CLASSES:])
+
+
 def test_weight_zero_is_standard_training_bit_for_bit() -> None:
     for a, b in zip(
         gradients(Introspective(small(), weight=0.0)), gradients(Standard(small())), strict=True

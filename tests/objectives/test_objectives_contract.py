@@ -21,6 +21,7 @@ SPECS = [
     "introspective:similarity=votes,centre=true",
     "introspective:control=uniform",
     "introspective:control=logits",
+    "introspective:control=weights",
     "introspective:kind=grad_cam,layer=block2,similarity=distance",
     "introspective:aggregation=class,every=3,ramp_steps=4",
 ]

@@ -166,7 +166,9 @@ class Introspective(Objective):
         if self.options.control == "logits":
             return logits_BK.detach().float()
         if self.options.similarity == "attribution":
-            return _attribution_similarity(seen, y_B, self.options.centre)
+            return _attribution_similarity(
+                seen, y_B, self.options.centre, sees_image=self.options.control != "weights"
+            )
         with torch.enable_grad():
             maps_BKHW = maps_of_forward(seen, logits_BK, kind=self.options.kind)
         return similarity_to_true(
@@ -220,9 +222,14 @@ class Introspective(Objective):
 
 
 @torch.no_grad()
-def _attribution_similarity(seen: Seen, y_B: Tensor, centre: bool) -> Tensor:
-    """In float32 whatever the arithmetic of the training step: energies are squares."""
+def _attribution_similarity(seen: Seen, y_B: Tensor, centre: bool, sees_image: bool) -> Tensor:
+    """In float32 whatever the arithmetic of the training step: energies are squares.
+
+    Without the image every feature counts alike, and the cosine is that of the head's weights.
+    """
     assert seen.linear is not None  # the kind is cam, for which no other layer is found
     with torch.autocast(y_B.device.type, enabled=False):
         features_BFHW, weight_KF = seen.features_BFHW.float(), seen.linear.weight.float()
+        if not sees_image:
+            features_BFHW = torch.ones_like(features_BFHW)
         return attribution_cosine(features_BFHW, weight_KF, y_B, centre=centre)

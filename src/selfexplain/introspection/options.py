@@ -13,7 +13,7 @@ Aggregation = Literal["instance", "class"]
 Shape = Literal["softmax", "zipf"]
 Mass = Literal["fixed", "own"]
 Form = Literal["mixed", "ce_kl", "non_true"]
-Control = Literal["none", "permuted", "uniform", "logits"]
+Control = Literal["none", "permuted", "uniform", "logits", "weights"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +75,8 @@ class IntrospectiveOptions:
     plain cross-entropy."""
     control: Control = "none"
     """permuted: the same target values on shuffled classes. uniform: no similarity. logits: the
-    same construction from the logits instead of the maps."""
+    same construction from the logits instead of the explanations. weights: from the cosine of the
+    head's weights, which knows the classes but not the image."""
 
     def __post_init__(self) -> None:
         """Refuse values outside their limits."""
@@ -96,6 +97,10 @@ class IntrospectiveOptions:
             self.similarity != "attribution" or (self.kind == "cam" and self.layer is None),
             f"similarity attribution reads the last feature map, not kind {self.kind} at layer "
             f"{self.layer}; pass similarity cosine with them",
+        )
+        _require(
+            self.control != "weights" or self.similarity == "attribution",
+            "control weights is for similarity attribution; pass that, or another control",
         )
         _require(self.tau != 0, "tau is 0; pass a number above 0, or below 0 to push away")
         _require(

@@ -56,10 +56,12 @@ class Prepared:
             std_C=self.std_C,
         )
 
-    def scored_batches(self, *, device: torch.device, workers: int) -> Batches:
-        """All scored images in order, as they are."""
+    def scored_batches(
+        self, *, device: torch.device, workers: int, only: Tensor | None = None
+    ) -> Batches:
+        """The scored images, or those at the indices `only`, in order and as they are."""
         return Batches(
-            self.scored,
+            self.scored if only is None else self.scored.subset(only),
             batch_size=500,
             device=device,
             shuffle=False,

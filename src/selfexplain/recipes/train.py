@@ -120,7 +120,7 @@ def _train_and_score(
     )
     fabric.barrier()  # every process has looked at the folder before one writes to it
     if fabric.is_global_zero:
-        _write_run(config, prepared, fabric)
+        write_run(config, prepared, fabric)
 
     def scores(model: nn.Module) -> dict[str, float]:
         scored = prepared.scored_batches(device=fabric.device, workers=config.data.workers)
@@ -210,7 +210,8 @@ def plain(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
     return result
 
 
-def _write_run(config: TrainConfig, prepared: Prepared, fabric: Fabric) -> None:
+def write_run(config: TrainConfig, prepared: Prepared, fabric: Fabric) -> None:
+    """Write `run.json`: configuration, environment, and what it takes to prepare an image."""
     write_json(
         config.out / "run.json",
         {

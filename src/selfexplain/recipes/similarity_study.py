@@ -1,0 +1,178 @@
+"""Which explanations know which classes are alike, and from when on in training?
+
+A classifier is trained in the standard way on fine classes that belong to groups it is not told of
+(CIFAR-100: 100 classes in 20 groups of 5). At a tenth, three tenths and the end of training, every
+measure of similarity is asked, on held-out images, to rank the true class's group mates above the
+other classes. The figure is the area under the ROC curve, averaged over images: 50 % is chance.
+
+    python -m selfexplain.recipes.similarity_study \\
+        --data parquet:DIR --group-column coarse_label --out DIR
+
+Shape suffixes: B images, K classes.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+from torch import Tensor, nn
+
+from selfexplain.data import ImageData, load_data
+from selfexplain.explanations import capture, class_maps, find_explained_layer
+from selfexplain.introspection.similarity import (
+    MapSimilarity,
+    attribution_cosine,
+    similarity_to_true,
+)
+from selfexplain.recipes.options import DataOptions, DeviceOptions, TrainConfig
+from selfexplain.recipes.prepare import Prepared, load, prepare
+from selfexplain.recipes.train import build_seeded, launch, write_run
+from selfexplain.training import TrainingOptions, train
+
+MAP_MEASURES: tuple[MapSimilarity, ...] = ("cosine", "votes", "attended_votes")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SimilarityStudyConfig:
+    """Ask how well each measure of similarity finds the classes of the same group."""
+
+    data: Annotated[DataOptions, tyro.conf.arg(name="")]
+    group_column: str
+    """Column with the group of each image."""
+    out: Path
+    """Folder for metrics.jsonl."""
+    model: str = "small_cnn"
+    """Name of the model."""
+    early_layer: str = "block2"
+    """A layer before the last, whose feature x gradient maps are asked too."""
+    images: int = 500
+    """Held-out images that are asked about."""
+    seed: int = 0
+    """Seed of weights, batches and splits."""
+    training: Annotated[TrainingOptions, tyro.conf.arg(name="")] = field(
+        default_factory=TrainingOptions
+    )
+
+
+def run_similarity_study(config: SimilarityStudyConfig) -> list[dict[str, float]]:
+    """Train, and log the figures; return them for each epoch that was looked at."""
+    data = load(config.data)
+    group_K = groups_of_classes(data, config)
+    prepared = prepare(data, config.data, config.seed)
+    fabric = launch(DeviceOptions(), config.training)
+    objective = build_seeded(_as_train_config(config), "standard", config.seed, data)
+    looks = {max(1, round(share * config.training.epochs)) for share in (0.1, 0.3, 1.0)}
+    found: list[dict[str, float]] = []
+
+    def score(model: nn.Module) -> dict[str, float]:
+        found.append({})
+        if len(found) in looks:
+            found[-1] = figures(model, prepared, group_K, config, fabric.device)
+        return found[-1]
+
+    write_run(_as_train_config(config), prepared, fabric)
+    train(
+        objective,
+        prepared.training_batches(
+            batch_size=config.training.batch_size,
+            seed=config.seed,
+            device=fabric.device,
+            rank=0,
+            world_size=1,
+            workers=config.data.workers,
+        ),
+        config.training,
+        fabric=fabric,
+        folder=config.out,
+        seed=config.seed,
+        score=score,
+    )
+    return [row for row in found if row]
+
+
+def groups_of_classes(data: ImageData, config: SimilarityStudyConfig) -> Tensor:
+    """The group of each class, (K,)."""
+    grouped = load_data(config.data.data, label_column=config.group_column)
+    group_K = torch.zeros(data.num_classes, dtype=torch.int64)
+    group_K[data.train.labels_N] = grouped.train.labels_N
+    return group_K
+
+
+def figures(
+    model: nn.Module,
+    prepared: Prepared,
+    group_K: Tensor,
+    config: SimilarityStudyConfig,
+    device: torch.device,
+) -> dict[str, float]:
+    """Area under the ROC curve, in percent, of each measure at this moment of training."""
+    images = torch.arange(min(config.images, len(prepared.scored)))
+    part = prepared.scored_batches(device=device, workers=0, only=images)
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    rows = [
+        {name: group_auc(s_BK, y_B, group_K) for name, s_BK in measures(model, x, y_B, config)}
+        for x, y_B in part.epoch(0)
+    ]
+    for module, mode in modes:
+        module.training = mode
+    return {name: 100 * float(torch.cat([r[name] for r in rows]).mean()) for name in rows[0]}
+
+
+def measures(
+    model: nn.Module, x_BCHW: Tensor, y_B: Tensor, config: SimilarityStudyConfig
+) -> list[tuple[str, Tensor]]:
+    """Name and similarity (B, K) of every measure."""
+    layer = find_explained_layer(model, x_BCHW, kind="cam")
+    with torch.no_grad(), capture(model, layer) as seen:
+        logits_BK = model(x_BCHW)
+    assert seen.linear is not None
+    weight_KF = seen.linear.weight.detach()
+    unseen = torch.ones_like(seen.features_BFHW)
+    maps_BKHW = class_maps(model, x_BCHW, kind="cam")
+    early = class_maps(model, x_BCHW, kind="feature_x_gradient", layer=config.early_layer)
+    return [
+        ("logits", logits_BK),
+        ("head weights", attribution_cosine(unseen, weight_KF, y_B)),
+        ("attribution", attribution_cosine(seen.features_BFHW, weight_KF, y_B)),
+        *((f"maps, {m}", similarity_to_true(maps_BKHW, y_B, measure=m)) for m in MAP_MEASURES),
+        (f"maps at {config.early_layer}, cosine", similarity_to_true(early, y_B, centre=True)),
+    ]
+
+
+def group_auc(s_BK: Tensor, y_B: Tensor, group_K: Tensor) -> Tensor:
+    """For each image, how surely s ranks a group mate of the true class above another class: (B,).
+
+    The area under the ROC curve over the non-true classes, from the ranks (Mann-Whitney).
+
+    Example:
+        >>> s = torch.tensor([[9.0, 3.0, 1.0, 2.0]])
+        >>> group_auc(s, torch.tensor([0]), torch.tensor([0, 0, 1, 1]))
+        tensor([1.])
+    """
+    classes = s_BK.shape[1]
+    true_BK = torch.nn.functional.one_hot(y_B, classes).bool()
+    mate_BK = (group_K[y_B].unsqueeze(1) == group_K) & ~true_BK
+    # Ranks from 0 among the non-true classes; the true one sorts first and does not count.
+    rank_BK = s_BK.masked_fill(true_BK, float("-inf")).argsort(dim=1).argsort(dim=1) - 1
+    mates_B = mate_BK.sum(dim=1)
+    above_B = (rank_BK * mate_BK).sum(dim=1) - mates_B * (mates_B - 1) / 2
+    return above_B / (mates_B * (classes - 1 - mates_B))
+
+
+def _as_train_config(config: SimilarityStudyConfig) -> TrainConfig:
+    return TrainConfig(
+        data=config.data,
+        out=config.out,
+        model=config.model,
+        training=config.training,
+        objective="standard",
+        seed=config.seed,
+    )
+
+
+if __name__ == "__main__":
+    for row in run_similarity_study(tyro.cli(SimilarityStudyConfig)):
+        print(row)
