@@ -1,11 +1,11 @@
-"""Which explanations know which classes are alike, and from when on in training?
+r"""Which explanations know which classes are alike, and from when on in training?
 
 A classifier is trained in the standard way on fine classes that belong to groups it is not told of
 (CIFAR-100: 100 classes in 20 groups of 5). At a tenth, three tenths and the end of training, every
 measure of similarity is asked, on held-out images, to rank the true class's group mates above the
 other classes. The figure is the area under the ROC curve, averaged over images: 50 % is chance.
 
-    python -m selfexplain.recipes.similarity_study \\
+    python -m selfexplain.recipes.similarity_study \
         --data parquet:DIR --group-column coarse_label --out DIR
 
 Shape suffixes: B images, K classes.
