@@ -8,14 +8,12 @@ checkpoint of an epoch therefore walks the same path as one that was never stopp
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from selfexplain.errors import InputError
 from selfexplain.objectives.base import Objective
@@ -24,6 +22,7 @@ from selfexplain.training.log import EpochLog
 from selfexplain.training.meter import Meter
 from selfexplain.training.options import TrainingOptions
 from selfexplain.training.schedule import cosine_with_warmup
+from selfexplain.training.state import Run, restore, start, state_of, weights_are_finite
 
 FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 """Our names of arithmetic -> Lightning Fabric's."""
@@ -45,23 +44,6 @@ class DivergedError(InputError):
         >>> issubclass(DivergedError, InputError)
         True
     """
-
-
-@dataclass(kw_only=True)
-class Run:
-    """Everything that a run in progress consists of."""
-
-    objective: Objective
-    wrapped: Any
-    optimiser: torch.optim.Optimizer
-    stepper: Any
-    average: AveragedModel | None
-    epochs_done: int = 0
-
-    @property
-    def evaluated_model(self) -> nn.Module:
-        """The model whose scores count: the averaged one if there is an average."""
-        return self.objective.model if self.average is None else self.average.module
 
 
 def train(
@@ -115,10 +97,10 @@ def train(
         ...     folder=Path(tempfile.mkdtemp()),
         ... )
     """
-    run = _start(objective, options, fabric)
+    run = start(objective, options, fabric)
     path = folder / "checkpoint.pt"
     if resume and path.exists():
-        _restore(run, fabric, load_checkpoint(path), identity, path)
+        restore(run, fabric, load_checkpoint(path), identity, path)
     log = EpochLog(folder, tensorboard) if fabric.is_global_zero else None
     if log is not None:
         log.cut_after(run.epochs_done)
@@ -131,36 +113,11 @@ def train(
             run.epochs_done = epoch + 1
             if log is not None:
                 log.write(metrics)
-                save_checkpoint(path, _state(run, fabric, identity))
+                save_checkpoint(path, state_of(run, fabric, identity))
             fabric.barrier()
     if log is not None:
         log.close()
     return run.evaluated_model
-
-
-def _start(objective: Objective, options: TrainingOptions, fabric: Fabric) -> Run:
-    objective.to(fabric.device)
-    if options.channels_last:
-        objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    objective.train()
-    optimiser = torch.optim.SGD(
-        objective.parameters(),
-        lr=options.lr,
-        momentum=options.momentum,
-        weight_decay=options.weight_decay,
-        nesterov=True,
-    )
-    average = None
-    if options.ema:
-        average = AveragedModel(
-            objective.model,
-            multi_avg_fn=get_ema_multi_avg_fn(options.ema),  # type: ignore[no-untyped-call]
-            use_buffers=True,
-        )
-    wrapped, stepper = fabric.setup(objective, optimiser)
-    return Run(
-        objective=objective, wrapped=wrapped, optimiser=optimiser, stepper=stepper, average=average
-    )
 
 
 def _train_epoch(
@@ -188,7 +145,7 @@ def _train_epoch(
         if not meter.add(out, y_B):
             raise _diverged(f"the loss became {meter.last_loss:g}", epoch, step, options, path)
         on_step(epoch, step)
-    if not meter.finite() or not _weights_are_finite(run.objective):
+    if not meter.finite() or not weights_are_finite(run.objective):
         raise _diverged("a weight or the loss is not finite", epoch, len(batches), options, path)
     return {
         "epoch": epoch + 1,
@@ -206,12 +163,6 @@ def _set_learning_rate(run: Run, options: TrainingOptions, step: int, epoch_step
         group["lr"] = options.lr * factor
 
 
-def _weights_are_finite(module: nn.Module) -> bool:
-    """Whether no parameter or buffer holds a NaN or an infinity; one transfer for all of them."""
-    sums = [t.detach().float().sum() for t in module.state_dict().values() if isinstance(t, Tensor)]
-    return bool(torch.stack(sums).isfinite().all())
-
-
 def _diverged(
     what: str, epoch: int, step: int, options: TrainingOptions, path: Path
 ) -> DivergedError:
@@ -222,32 +173,6 @@ def _diverged(
         f"{what} in epoch {epoch + 1}, step {step + 1}; {kept}: pass a smaller --lr "
         f"(now {options.lr:g}), --warmup-epochs or --clip"
     )
-
-
-def _state(run: Run, fabric: Fabric, identity: str) -> dict[str, Any]:
-    return {
-        "format": 1,
-        "identity": identity,
-        "epochs_done": run.epochs_done,
-        "objective": run.objective.state_dict(),
-        "optimiser": run.optimiser.state_dict(),
-        "average": None if run.average is None else run.average.state_dict(),
-        "precision": fabric.strategy.precision.state_dict(),
-    }
-
-
-def _restore(run: Run, fabric: Fabric, state: dict[str, Any], identity: str, path: Path) -> None:
-    if state.get("identity") != identity:
-        raise InputError(
-            f"the checkpoint {path} is of another configuration; pass the options it was made "
-            "with, or another --out"
-        )
-    run.objective.load_state_dict(state["objective"])
-    run.optimiser.load_state_dict(state["optimiser"])
-    if run.average is not None:
-        run.average.load_state_dict(state["average"])
-    fabric.strategy.precision.load_state_dict(state["precision"])
-    run.epochs_done = state["epochs_done"]
 
 
 def _epoch_seed(seed: int, epoch: int, rank: int) -> int:
