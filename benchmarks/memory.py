@@ -3,6 +3,7 @@
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import torch
 
@@ -35,18 +36,28 @@ def _in_own_process(spec: str, device: torch.device) -> int:
 
 
 def peak_bytes(spec: str, device: torch.device) -> int:
-    """Bytes by which the steps raise the peak above what the process held before them."""
+    """Bytes by which the steps raise the peak above what the process holds before them."""
     made = objective(spec).to(device)
     x_BCHW, y_B = batch(device)
     optimiser = torch.optim.SGD(made.parameters(), lr=1e-3, momentum=0.9)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    before = _held(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     for _ in range(3):
         optimiser.zero_grad()
         made(x_BCHW, y_B)["loss"].backward()
         optimiser.step()
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
+        return torch.cuda.max_memory_allocated() - before
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+
+
+def _held(device: torch.device) -> int:
+    """Bytes held now, on the device or by the process (Linux)."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ cifar=(--data parquet:data/cifar100 --model small_cnn --epochs 30)
 smoothing=(label_smoothing:smoothing=0.05 label_smoothing:smoothing=0.1)
 attribution=(introspective:weight=0.1 introspective:weight=0.3 introspective:weight=0.5)
 
-case "${1:?select, test or gpu}" in
+case "${1:?select, test, know or gpu}" in
 select)
   selfexplain compare "${fashion[@]}" --validation 0.1 --seeds 0 1 2 \
     --objectives standard "${smoothing[@]}" "${attribution[@]}" --out "$out/select-fashion"
@@ -41,14 +41,16 @@ gpu)
   gpu=(--data parquet:data/cifar100 --model resnet18 --epochs 200 --precision bf16
     --objectives standard label_smoothing introspective introspective:control=permuted
     introspective:control=logits --out "$out/gpu-cifar100")
+  jobs=()
   for seed in 0 1 2; do # side by side: one run does not fill a large GPU
     selfexplain compare "${gpu[@]}" --seeds "$seed" &
+    jobs+=($!)
   done
-  wait
+  for job in "${jobs[@]}"; do wait "$job"; done
   selfexplain compare "${gpu[@]}" --seeds 0 1 2
   ;;
 *)
-  echo "$0: there is no experiment $1; pass select, test or gpu" >&2
+  echo "$0: there is no experiment $1; pass select, test, know or gpu" >&2
   exit 2
   ;;
 esac

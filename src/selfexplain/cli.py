@@ -46,19 +46,29 @@ Command = (
 )
 
 
+def parse(arguments: Sequence[str] | None = None) -> Command:
+    """What a command line asks for; nothing is run. Unknown words end the program with code 2.
+
+    Example:
+        >>> parse(["train", "--data", "digits", "--out", "runs/one"]).objective
+        'introspective'
+    """
+    command: Command = tyro.cli(
+        Command,
+        prog="selfexplain",
+        description="Neural networks that learn by explaining themselves.",
+        args=arguments,
+        config=(tyro.conf.HelptextFromCommentsOff,),
+    )
+    return command
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; bad input is one sentence on stderr and exit code 2."""
-    console = Console()
+    console = Console(markup=False, highlight=False)
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # ours is enough
     try:
-        command: Command = tyro.cli(
-            Command,
-            prog="selfexplain",
-            description="Neural networks that learn by explaining themselves.",
-            args=arguments,
-            config=(tyro.conf.HelptextFromCommentsOff,),
-        )
-        _run(command, console)
+        _run(parse(arguments), console)
     except InputError as error:
         print(f"selfexplain: {error}", file=sys.stderr)
         sys.exit(2)

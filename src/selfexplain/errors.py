@@ -13,3 +13,13 @@ class InputError(Exception):
         ...
         selfexplain.errors.InputError: epochs is 0; pass a number of at least 1
     """
+
+
+def first_line(error: BaseException) -> str:
+    r"""What an error says, in one line; its type if it says nothing.
+
+    Example:
+        >>> first_line(ValueError("one\ntwo")), first_line(AssertionError())
+        ('one', 'AssertionError')
+    """
+    return (str(error).splitlines() or [type(error).__name__])[0]

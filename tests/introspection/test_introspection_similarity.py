@@ -94,3 +94,10 @@ def test_attribution_cosine_is_the_cosine_of_the_attributions_themselves(centre:
                 explanations[k][b], explanations[int(y[b])][b], dim=0
             )
             torch.testing.assert_close(fast[b, k], expected)
+
+
+def test_attribution_cosine_ignores_scale() -> None:
+    features, weight = torch.rand(1, 4, 2, 2), torch.randn(3, 4)
+    y = torch.tensor([1])
+    expected = attribution_cosine(features, weight, y)
+    torch.testing.assert_close(attribution_cosine(features * 1e-4, weight * 1e-3, y), expected)

@@ -118,3 +118,13 @@ def test_uniform_mixed_target_is_label_smoothing_exactly() -> None:
         soft_cross_entropy(z, mixed_target(uniform_target(z, Y), Y, mass)),
         F.cross_entropy(z, Y, label_smoothing=smoothing),
     )
+
+
+def test_zipf_shares_the_mass_of_ties() -> None:
+    s = torch.tensor([[9.0, 5.0, 1.0, 5.0, 0.0]])
+    total = 1 + 1 / 2 + 1 / 3 + 1 / 4
+    q = zipf_target(s, torch.tensor([0]))
+    expected = torch.tensor([[0, 0.75, 1 / 3, 0.75, 1 / 4]]) / total
+    torch.testing.assert_close(q, expected)
+    tied = zipf_target(torch.zeros(2, 5), torch.tensor([0, 3]))
+    torch.testing.assert_close(tied, uniform_target(tied, torch.tensor([0, 3])))

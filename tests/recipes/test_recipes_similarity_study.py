@@ -30,6 +30,13 @@ def test_group_auc_equals_scikit_learn() -> None:
         assert fast[b].item() == pytest.approx(roc_auc_score(mates, s[b, others].numpy()))
 
 
+def test_group_auc_of_ties_and_of_a_class_alone() -> None:
+    tied = group_auc(torch.zeros(1, 8), torch.tensor([0]), GROUPS)
+    assert tied.item() == 0.5
+    alone = group_auc(torch.zeros(1, 3), torch.tensor([0]), torch.tensor([0, 1, 1]))
+    assert alone.isnan().all()
+
+
 def test_study_runs_on_a_table_with_groups(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     fine = list(range(6)) * 20

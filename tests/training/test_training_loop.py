@@ -174,6 +174,11 @@ def test_weights_that_explode_in_the_last_step_do_not_reach_a_checkpoint(tmp_pat
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
+def test_clipping_an_infinite_gradient_ends_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(DivergedError, match="pass a smaller --lr"):
+        run(tmp_path, clip=1.0, lr=1e30)
+
+
 def test_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
     run(tmp_path, epochs=1, identity="one")
     with pytest.raises(InputError, match="another configuration"):
@@ -204,6 +209,8 @@ def test_options_out_of_limits_are_named() -> None:
         ("ema", 1.0): "ema is 1",
         ("momentum", 0.0): "Nesterov",
         ("clip", -1.0): "clip is -1",
+        ("lr", float("nan")): "lr is nan; pass a finite number",
+        ("warmup_epochs", 30.0): "warmup_epochs is 30; pass fewer",
     }.items():
         with pytest.raises(InputError, match=message):
             TrainingOptions(**{options[0]: options[1]})

@@ -1,6 +1,6 @@
 """What a trained classifier is worth, and how sure one can be of a difference."""
 
 from selfexplain.evaluation.paired import PairedDifference, paired_difference
-from selfexplain.evaluation.scores import Scores, predict, score
+from selfexplain.evaluation.scores import Scores, evaluating, predict, score
 
-__all__ = ["PairedDifference", "Scores", "paired_difference", "predict", "score"]
+__all__ = ["PairedDifference", "Scores", "evaluating", "paired_difference", "predict", "score"]

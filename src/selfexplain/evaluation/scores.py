@@ -3,7 +3,8 @@
 Shape suffixes: N images, K classes, B batch.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +52,27 @@ def score(logits_NK: Tensor, y_N: Tensor) -> Scores:
     )
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode; afterwards every submodule's mode is as it was.
+
+    Example:
+        >>> model = nn.Dropout()
+        >>> with evaluating(model):
+        ...     model.training
+        False
+        >>> model.training
+        True
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
 @torch.no_grad()
 def predict(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Logits (N, K) and labels (N,) of all batches, in evaluation mode, on the CPU.
@@ -62,11 +84,6 @@ def predict(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple
         >>> predict(nn.Linear(4, 3), batches)[0].shape
         torch.Size([2, 3])
     """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
+    with evaluating(model):
         pairs = [(model(x).float().cpu(), y.cpu()) for x, y in batches]
-    finally:
-        for module, mode in modes:
-            module.training = mode
     return torch.cat([z for z, _ in pairs]), torch.cat([y for _, y in pairs])

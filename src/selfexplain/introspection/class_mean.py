@@ -15,7 +15,8 @@ class RunningClassMean(nn.Module):
     """Exponential running mean of rows s (B, K), one row for each true class.
 
     A class's first batch sets its row; each later batch moves it by (1 - momentum) towards the
-    batch's mean. With several processes the batch is the global one. The buffers take their shape
+    batch's mean. With several processes the batch is the global one, reduced over the default
+    process group, all of whose processes must take part. The buffers take their shape
     from the first batch, so that the number of classes need not be given twice.
 
     Args:
@@ -44,18 +45,19 @@ class RunningClassMean(nn.Module):
         return self.mean_KK.numel() > 0
 
     def forward(self, y_B: Tensor) -> Tensor:
-        """Rows of the labels, (B, K); zeros for a class not seen yet, which is a uniform target."""
+        """Rows of the labels, (B, K); zeros, a tie of all classes, for one not seen yet."""
         return self.mean_KK[y_B]
 
     @torch.no_grad()
     def update(self, s_BK: Tensor, y_B: Tensor) -> None:
         """Take in the similarities (B, K) of one batch with true classes (B,)."""
-        classes = s_BK.shape[1]
+        s_BK, classes = s_BK.float(), s_BK.shape[1]
         if not self.started:
             self.mean_KK = s_BK.new_zeros(classes, classes)
             self.seen_K = torch.zeros(classes, dtype=torch.bool, device=s_BK.device)
         onehot_BK = F.one_hot(y_B, classes).to(s_BK.dtype)
-        sums_KK, count_K = onehot_BK.T @ s_BK, onehot_BK.sum(dim=0)
+        with torch.autocast(s_BK.device.type, enabled=False):
+            sums_KK, count_K = onehot_BK.T @ s_BK, onehot_BK.sum(dim=0)
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(sums_KK)
             dist.all_reduce(count_K)

@@ -8,13 +8,18 @@ validation splits (docs/methods/introspective.md).
 Shape suffixes: B batch, C channels, H and W space, K classes.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfexplain.explanations import capture, find_explained_layer, maps_of_forward
+from selfexplain.errors import InputError
+from selfexplain.explanations import cam, capture, find_explained_layer, maps_of_forward
 from selfexplain.explanations.capturing import Seen
 from selfexplain.explanations.explained_layer import ExplainedLayer
+from selfexplain.explanations.state import preserved
 from selfexplain.introspection.class_mean import RunningClassMean
 from selfexplain.introspection.loss import distillation_loss, non_true_loss, soft_cross_entropy
 from selfexplain.introspection.options import options_from
@@ -73,7 +78,9 @@ class Introspective(Objective):
             logits_BK, seen = self._explained_forward(x_BCHW, y_B)
         else:
             logits_BK, seen = check_logits(self.model(x_BCHW), y_B), None
-        target_BK = self._target(logits_BK, seen, y_B) if self._listens_now() else None
+        target_BK = None
+        if self._listens_now():
+            target_BK = self._target(logits_BK, seen, y_B, learn=self._learns_now())
         out = self._loss(logits_BK, target_BK, y_B)
         if self._learns_now():
             self.steps += 1
@@ -82,7 +89,8 @@ class Introspective(Objective):
     def soft_target(self, x_BCHW: Tensor, y_B: Tensor) -> Tensor:
         """The target q (B, K) that the model would set itself for these images, now.
 
-        Neither parameters, running means nor the step count change.
+        Under a control it is the control's. Neither parameters, buffers, running means, random
+        state nor the step count change.
 
         Example:
             >>> import torch
@@ -92,9 +100,9 @@ class Introspective(Objective):
             >>> torch.allclose(q.sum(dim=1), torch.ones(2))
             True
         """
-        logits_BK, seen = self._explained_forward(x_BCHW, y_B)
-        similarity_BK = self._aggregate(self._similarity(logits_BK, seen, y_B), y_B)
-        return self._shape(similarity_BK, y_B)
+        with preserved(self.model, x_BCHW):
+            logits_BK, seen = self._explained_forward(x_BCHW, y_B)
+            return self._target(logits_BK, seen, y_B, learn=False)
 
     def skip_warmup(self) -> None:
         """Take the step count past warm-up and ramp."""
@@ -120,7 +128,9 @@ class Introspective(Objective):
         return min(1.0, (since + 1) / (self.options.ramp_steps + 1))
 
     def _on_beat(self) -> bool:
-        return (self.steps - self.options.warmup_steps) % self.options.every == 0
+        """Whether explanations are due; always in evaluation, so that a loss does not wander."""
+        since = self.steps - self.options.warmup_steps
+        return not self._learns_now() or since % self.options.every == 0
 
     def _explains_now(self) -> bool:
         """Whether this step reads the class maps."""
@@ -137,14 +147,27 @@ class Introspective(Objective):
             self._layer = find_explained_layer(
                 self.model, x_BCHW, kind=self.options.kind, layer=self.options.layer
             )
-        # Maps made of gradients need a graph even where the caller, as in validation, wants none.
-        needs_graph = torch.is_grad_enabled() or self.options.kind != "cam"
-        with torch.set_grad_enabled(needs_graph), capture(self.model, self._layer) as seen:
-            logits_BK = check_logits(self.model(x_BCHW), y_B)
+        with self._graph_for_maps(), capture(self.model, self._layer) as seen:
+            images = x_BCHW.clone() if x_BCHW.is_inference() else x_BCHW
+            logits_BK = check_logits(self.model(images), y_B)
+        if logits_BK.shape[1] == 2 and self.options.form == "non_true":
+            raise InputError(
+                "with two classes there is one non-true class and the form non_true has nothing to "
+                "teach; pass form mixed or ce_kl, or another objective"
+            )
         return logits_BK, seen
 
-    def _target(self, logits_BK: Tensor, seen: Seen | None, y_B: Tensor) -> Tensor:
-        """The detached soft target q (B, K) of this step."""
+    @contextmanager
+    def _graph_for_maps(self) -> Iterator[None]:
+        """Maps made of gradients need a graph even where the caller, in validation, wants none."""
+        if self.options.kind == "cam":
+            yield
+            return
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            yield
+
+    def _target(self, logits_BK: Tensor, seen: Seen | None, y_B: Tensor, learn: bool) -> Tensor:
+        """The detached soft target q (B, K) of this step; `learn` moves the running means."""
         control = self.options.control
         if control == "uniform":
             return uniform_target(logits_BK.detach().float(), y_B)
@@ -152,7 +175,7 @@ class Introspective(Objective):
             similarity_BK = self.class_mean(y_B)
         else:
             similarity_BK = self._similarity(logits_BK, seen, y_B)
-            if self._learns_now() and self.options.aggregation == "class":
+            if learn and self.options.aggregation == "class":
                 self.class_mean.update(similarity_BK, y_B)
             similarity_BK = self._aggregate(similarity_BK, y_B)
         target_BK = self._shape(similarity_BK, y_B)
@@ -162,18 +185,25 @@ class Introspective(Objective):
         return target_BK
 
     def _similarity(self, logits_BK: Tensor, seen: Seen, y_B: Tensor) -> Tensor:
-        """Similarity (B, K) in float32, from the maps or, as a control, from the logits."""
-        if self.options.control == "logits":
-            return logits_BK.detach().float()
-        if self.options.similarity == "attribution":
-            return _attribution_similarity(
-                seen, y_B, self.options.centre, sees_image=self.options.control != "weights"
+        """Similarity (B, K) in float32: in half precision many classes would tie."""
+        with torch.autocast(y_B.device.type, enabled=False):
+            if self.options.control == "logits":
+                return _logits_in_float(seen, logits_BK)
+            if self.options.measure == "attribution":
+                sees_image = self.options.control != "weights"
+                return _attribution_similarity(seen, y_B, self.options.centre, sees_image)
+            return similarity_to_true(
+                self._maps_in_float(seen, logits_BK),
+                y_B,
+                measure=self.options.measure,
+                centre=self.options.centre,
             )
-        with torch.enable_grad():
-            maps_BKHW = maps_of_forward(seen, logits_BK, kind=self.options.kind)
-        return similarity_to_true(
-            maps_BKHW.float(), y_B, measure=self.options.similarity, centre=self.options.centre
-        )
+
+    def _maps_in_float(self, seen: Seen, logits_BK: Tensor) -> Tensor:
+        if self.options.kind == "cam" and seen.linear is not None:
+            return cam(seen.features_BFHW.detach().float(), seen.linear.weight.detach().float())
+        with self._graph_for_maps():
+            return maps_of_forward(seen, logits_BK, kind=self.options.kind).float()
 
     def _aggregate(self, similarity_BK: Tensor, y_B: Tensor) -> Tensor:
         """The class's running mean in place of the instance's similarity, once there is one."""
@@ -223,13 +253,19 @@ class Introspective(Objective):
 
 @torch.no_grad()
 def _attribution_similarity(seen: Seen, y_B: Tensor, centre: bool, sees_image: bool) -> Tensor:
-    """In float32 whatever the arithmetic of the training step: energies are squares.
-
-    Without the image every feature counts alike, and the cosine is that of the head's weights.
-    """
+    """Without the image every feature counts alike: the cosine of the head's weights."""
     assert seen.linear is not None  # the kind is cam, for which no other layer is found
-    with torch.autocast(y_B.device.type, enabled=False):
-        features_BFHW, weight_KF = seen.features_BFHW.float(), seen.linear.weight.float()
-        if not sees_image:
-            features_BFHW = torch.ones_like(features_BFHW)
-        return attribution_cosine(features_BFHW, weight_KF, y_B, centre=centre)
+    features_BFHW = seen.features_BFHW.float()
+    if not sees_image:
+        features_BFHW = torch.ones_like(features_BFHW)
+    return attribution_cosine(features_BFHW, seen.linear.weight.float(), y_B, centre=centre)
+
+
+@torch.no_grad()
+def _logits_in_float(seen: Seen, logits_BK: Tensor) -> Tensor:
+    """The logits, computed again in float32 where they are a linear map of pooled features."""
+    if seen.linear is None:
+        return logits_BK.detach().float()
+    bias = None if seen.linear.bias is None else seen.linear.bias.float()
+    pooled_BF = seen.features_BFHW.float().mean(dim=(2, 3))
+    return F.linear(pooled_BF, seen.linear.weight.float(), bias)

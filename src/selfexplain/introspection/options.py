@@ -1,6 +1,7 @@
 """The options of Introspective Learning, with their meaning and limits."""
 
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
@@ -35,10 +36,11 @@ class IntrospectiveOptions:
     """Kind of the class maps."""
     layer: str | None = None
     """Layer whose maps are read, by module name; None for the last feature map."""
-    similarity: Similarity = "attribution"
+    similarity: Similarity | None = None
     """How a class's explanation is compared with the true class's: attribution, the cosine of the
     attributions to every feature and place (kind cam only); or, from the class maps, their cosine,
-    their distance, votes of the places, or attended_votes, those where the true class is seen."""
+    their distance, votes of the places, or attended_votes, those where the true class is seen. None
+    for attribution with kind cam, cosine with the others."""
     centre: bool = False
     """Subtract the mean over classes from the explanations before they are compared."""
     aggregation: Aggregation = "instance"
@@ -82,7 +84,12 @@ class IntrospectiveOptions:
         """Refuse values outside their limits."""
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
-            _require(value in choices, f"{name} is {value!r}; pass one of {', '.join(choices)}")
+            known = ", ".join(choice for choice in choices if choice is not None)
+            _require(value in choices, f"{name} is {value!r}; pass one of {known}")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            finite = not isinstance(value, float) or math.isfinite(value)
+            _require(finite, f"{field.name} is {value}; pass a finite number")
         unit = {"momentum": self.momentum, "uniform_share": self.uniform_share}
         for name, value in {**unit, "mass_value": self.mass_value}.items():
             _require(0 <= value <= 1, f"{name} is {value:g}; pass a number from 0 to 1")
@@ -94,12 +101,12 @@ class IntrospectiveOptions:
         }.items():
             _require(value >= 0, f"{name} is {value}; pass a whole number of at least 0")
         _require(
-            self.similarity != "attribution" or (self.kind == "cam" and self.layer is None),
+            self.measure != "attribution" or (self.kind == "cam" and self.layer is None),
             f"similarity attribution reads the last feature map, not kind {self.kind} at layer "
             f"{self.layer}; pass similarity cosine with them",
         )
         _require(
-            self.control != "weights" or self.similarity == "attribution",
+            self.control != "weights" or self.measure == "attribution",
             "control weights is for similarity attribution; pass that, or another control",
         )
         _require(self.tau != 0, "tau is 0; pass a number above 0, or below 0 to push away")
@@ -108,10 +115,17 @@ class IntrospectiveOptions:
         )
         _require(self.every >= 1, f"every is {self.every}; pass a whole number of at least 1")
 
+    @property
+    def measure(self) -> Similarity:
+        """The similarity in force."""
+        if self.similarity is not None:
+            return self.similarity
+        return "attribution" if self.kind == "cam" and self.layer is None else "cosine"
 
-_CHOICES: dict[str, tuple[str, ...]] = {
+
+_CHOICES: dict[str, tuple[str | None, ...]] = {
     "kind": get_args(MapKind),
-    "similarity": ("attribution", *get_args(MapSimilarity)),
+    "similarity": (None, "attribution", *get_args(MapSimilarity)),
     "aggregation": get_args(Aggregation),
     "shape": get_args(Shape),
     "form": get_args(Form),

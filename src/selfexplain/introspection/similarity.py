@@ -81,7 +81,7 @@ def attribution_cosine(
     products_BK = (energy_BF * weight_KF[y_B]) @ weight_KF.T
     norms_BK = (energy_BF @ weight_KF.square().T).sqrt()
     norm_y_B1 = norms_BK.gather(1, y_B.unsqueeze(1))
-    return products_BK / (norms_BK * norm_y_B1).clamp_min(1e-12)
+    return products_BK / (norms_BK * norm_y_B1).clamp_min(torch.finfo(norms_BK.dtype).tiny)
 
 
 def cosine(maps_BKN: Tensor, y_B: Tensor) -> Tensor:

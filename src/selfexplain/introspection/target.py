@@ -25,20 +25,29 @@ def zipf_target(s_BK: Tensor, y_B: Tensor, exponent: float = 1.0) -> Tensor:
     """q_c proportional to rank_c ** -exponent, rank 1 for the most similar non-true class.
 
     Zipf's law over ranks, as in Zipf's label smoothing (Liang et al. 2022): only the order of the
-    similarities counts, not their scale, so no temperature has to follow the training.
+    similarities counts, not their scale, so no temperature has to follow the training. Classes that
+    are equally similar share the mass of their ranks evenly.
 
     Example:
         >>> zipf_target(torch.tensor([[9.0, 1.0, 5.0]]), torch.tensor([0]))
         tensor([[0.0000, 0.3333, 0.6667]])
     """
     is_true_BK = true_mask(s_BK, y_B)
-    order_BK = s_BK.masked_fill(is_true_BK, float("-inf")).argsort(dim=1, descending=True)
+    sorted_BK, order_BK = s_BK.masked_fill(is_true_BK, float("-inf")).sort(dim=1, descending=True)
     ranks = torch.arange(1, s_BK.shape[1] + 1, device=s_BK.device, dtype=s_BK.dtype)
-    mass_BK = torch.empty_like(s_BK).scatter_(
-        1, order_BK, ranks.pow(-exponent).expand_as(s_BK).contiguous()
-    )
-    mass_BK = mass_BK.masked_fill(is_true_BK, 0.0)
+    mass_BK = _mean_over_ties(ranks.pow(-exponent).expand_as(s_BK), sorted_BK)
+    mass_BK = torch.empty_like(s_BK).scatter_(1, order_BK, mass_BK).masked_fill(is_true_BK, 0.0)
     return mass_BK / mass_BK.sum(dim=1, keepdim=True)
+
+
+def _mean_over_ties(mass_BK: Tensor, sorted_BK: Tensor) -> Tensor:
+    """Give neighbours of equal value the mean of their masses, for no order among them is known."""
+    is_new_BK = torch.zeros_like(sorted_BK, dtype=torch.int64)
+    is_new_BK[:, 1:] = sorted_BK[:, 1:] != sorted_BK[:, :-1]
+    group_BK = is_new_BK.cumsum(dim=1)
+    sums_BK = torch.zeros_like(sorted_BK).scatter_add_(1, group_BK, mass_BK)
+    counts_BK = torch.zeros_like(sorted_BK).scatter_add_(1, group_BK, torch.ones_like(sorted_BK))
+    return (sums_BK / counts_BK.clamp_min(1)).gather(1, group_BK)
 
 
 def uniform_target(s_BK: Tensor, y_B: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from selfexplain.errors import InputError
+from selfexplain.errors import InputError, first_line
 from selfexplain.models.resnet import cifar_resnet, resnet18
 from selfexplain.models.small_cnn import SmallCNN
 from selfexplain.models.wide_resnet import WideResNet
@@ -75,16 +75,16 @@ def _build_own(name: str, num_classes: int, in_channels: int) -> nn.Module:
     module_name, _, factory_name = name.partition(":")
     try:
         factory = getattr(importlib.import_module(module_name), factory_name)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # a user's module may raise anything
         raise InputError(
-            f"model {name!r} cannot be imported ({error}); pass package.module:factory, "
-            "with the module's folder on PYTHONPATH"
+            f"model {name!r} cannot be imported ({first_line(error)}); pass "
+            "package.module:factory, with the module's folder on PYTHONPATH"
         ) from error
     try:
         model = factory(num_classes=num_classes, in_channels=in_channels)
-    except TypeError as error:
+    except Exception as error:  # and so may a user's factory
         raise InputError(
-            f"model {name!r} could not be built ({error}); its factory is called as "
+            f"model {name!r} could not be built ({first_line(error)}); its factory is called as "
             "factory(num_classes=K, in_channels=C)"
         ) from error
     if not isinstance(model, nn.Module):

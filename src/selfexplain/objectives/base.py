@@ -3,14 +3,9 @@
 Shape suffixes: B batch, C channels, H and W space, K classes.
 """
 
-from collections.abc import Callable
-
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
-
-ObjectiveFactory = Callable[[nn.Module], "Objective"]
-"""Builds an objective around a model."""
 
 
 class Objective(nn.Module):

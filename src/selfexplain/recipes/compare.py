@@ -17,12 +17,13 @@ from lightning_fabric import Fabric
 from selfexplain.data import ImageData
 from selfexplain.evaluation import paired_difference
 from selfexplain.recipes.environment import environment
-from selfexplain.recipes.folder import check_free, check_same_config
+from selfexplain.recipes.folder import check_free, check_same_config, saved_config
 from selfexplain.recipes.objectives import resolve
 from selfexplain.recipes.options import CompareConfig, TrainConfig
 from selfexplain.recipes.prepare import load, prepare
 from selfexplain.recipes.train import (
     build_seeded,
+    check_model,
     launch,
     plain,
     run_training,
@@ -64,6 +65,8 @@ def run_comparison(
     _claim_folder(config)
     fabric = launch(config.device, config.training)
     data = load(config.data)
+    start = build_seeded(config, "standard", config.seeds[0], data).model
+    check_model(start, config.model, data.shape_CHW, data.num_classes)
     if fabric.is_global_zero:
         shared = plain(config, leave_out=("out",))
         write_json(
@@ -204,7 +207,7 @@ def _claim_folder(config: CompareConfig) -> None:
     path = config.out / "compare.json"
     if path.exists():
         free = ("out", "objectives", "seeds")
-        old = {k: v for k, v in read_json(path)["config"].items() if k not in free}
+        old = {k: v for k, v in saved_config(path).items() if k not in free}
         check_same_config(old, plain(config, leave_out=free), config.out)
     else:
         check_free(config.out)

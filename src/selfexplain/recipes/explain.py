@@ -22,6 +22,7 @@ from selfexplain.errors import InputError
 from selfexplain.explanations import MapKind, class_maps
 from selfexplain.introspection import Introspective
 from selfexplain.models import build_model
+from selfexplain.recipes.folder import saved_config
 from selfexplain.recipes.objectives import build_objective
 from selfexplain.recipes.options import ObjectiveOptions
 from selfexplain.report import explanation_figure
@@ -51,6 +52,8 @@ class ExplainConfig:
         """Refuse files that no picture can be written to."""
         if self.out.suffix not in FORMATS:
             raise InputError(f"out is {self.out}; pass a file that ends in {', '.join(FORMATS)}")
+        if self.out.is_dir():
+            raise InputError(f"out is {self.out}, a folder; pass a file")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,11 +67,11 @@ class TrainedRun:
     std_C: Tensor
 
 
-def load_run(folder: Path) -> TrainedRun:
+def load_run(folder: Path, kind: MapKind = "cam", layer: str | None = None) -> TrainedRun:
     """Load a finished run, in evaluation mode, on the CPU.
 
-    A run of another objective is given the default introspective one, so that any classifier's
-    explanations can be read.
+    A run of another objective is given an introspective one of this kind and layer, so that any
+    classifier's explanations can be read.
 
     Raises:
         InputError: the folder holds no finished run, or its files cannot be read.
@@ -77,8 +80,7 @@ def load_run(folder: Path) -> TrainedRun:
         raise InputError(
             f"{folder} holds no finished run; pass a folder with run.json and model.safetensors"
         )
-    record = read_json(folder / "run.json")
-    images, config = record["images"], record["config"]
+    images, config = read_json(folder / "run.json")["images"], saved_config(folder / "run.json")
     names = tuple(images["class_names"])
     model = build_model(config["model"], num_classes=len(names), in_channels=images["shape"][0])
     objective = build_objective(config["objective"], model, _objective_options(config))
@@ -86,7 +88,7 @@ def load_run(folder: Path) -> TrainedRun:
         # The running class means are in the checkpoint alone.
         objective.load_state_dict(load_checkpoint(folder / "checkpoint.pt")["objective"])
     else:
-        objective = Introspective(model)
+        objective = Introspective(model, kind=kind, layer=layer, form="mixed")
     try:
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except (SafetensorError, RuntimeError) as error:
@@ -106,7 +108,7 @@ def _objective_options(config: dict[str, Any]) -> ObjectiveOptions:
     fields = ObjectiveOptions.__dataclass_fields__
     saved = config["options"]
     return ObjectiveOptions(
-        **{name: field.default_factory(**saved[name]) for name, field in fields.items()}  # type: ignore[operator]
+        **{name: field.default_factory(**saved.get(name, {})) for name, field in fields.items()}  # type: ignore[operator]
     )
 
 
@@ -118,7 +120,7 @@ def explain_images(config: ExplainConfig) -> Figure:
     """
     if not config.images:
         raise InputError("images is empty; pass at least one image file")
-    run = load_run(config.run)
+    run = load_run(config.run, config.kind, config.layer)
     images_BCHW = read_images(config.images, run.shape_CHW)
     return explain_tensor(run, images_BCHW, kind=config.kind, layer=config.layer)
 

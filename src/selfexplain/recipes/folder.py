@@ -9,6 +9,7 @@ from filelock import FileLock, Timeout
 
 from selfexplain.errors import InputError
 from selfexplain.recipes.environment import first_process
+from selfexplain.training.files import read_json
 
 LOCK = ".lock"
 
@@ -28,28 +29,46 @@ def locked(folder: Path) -> Iterator[None]:
     if not first_process():  # the first process of a run holds the lock for all of them
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=0)
+        folder.mkdir(parents=True, exist_ok=True)
+        held = FileLock(folder / LOCK).acquire(timeout=0)
     except Timeout as error:
         raise InputError(
             f"another process is writing to {folder}; wait for it, or pass another --out"
         ) from error
-    with lock:
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be written to ({error.strerror}); pass another --out"
+        ) from error
+    with held:
         yield
 
 
 def check_free(folder: Path) -> None:
-    """Raise InputError unless a folder is new or empty.
+    """Raise InputError unless a folder is new, or holds nothing but a start that failed.
 
     Example:
         >>> check_free(Path("absent"))
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; pass --out with a folder")
-    if folder.exists() and any(path.name != LOCK for path in folder.iterdir()):
+    leavings = {"run.json", "compare.json", "metrics.jsonl", "tensorboard", "cost"}
+    files = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    # Names that begin with a dot are locks and files that are being written.
+    if any(name not in leavings and not name.startswith(".") for name in files):
         raise InputError(f"{folder} is not empty and holds no run; pass another --out")
+
+
+def saved_config(path: Path) -> dict[str, Any]:
+    """The configuration in a `run.json` or `compare.json`.
+
+    Raises:
+        InputError: the file cannot be read or holds none.
+    """
+    config = read_json(path).get("config")
+    if not isinstance(config, dict):
+        raise InputError(f"{path} holds no configuration; delete it, or pass another folder")
+    return config
 
 
 def check_same_config(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:

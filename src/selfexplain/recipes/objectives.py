@@ -70,11 +70,22 @@ def _parse(part: str, name: str, base: Any) -> tuple[str, Any]:
         raise InputError(
             f"{name} has no option {part!r}; pass {' or '.join(near)}, as option=value"
         )
-    kind = type(getattr(base, option))
     try:
-        value = text == "true" if kind is bool else text if kind is type(None) else kind(text)
+        return option, _value(text, hints[option])
     except ValueError as error:
-        raise InputError(f"{option} of {name} is {text!r}; pass a {kind.__name__}") from error
-    if kind is bool and text not in {"true", "false"}:
-        raise InputError(f"{option} of {name} is {text!r}; pass true or false")
-    return option, value
+        raise InputError(f"{option} of {name} is {text!r}; pass {error}") from error
+
+
+def _value(text: str, hint: Any) -> Any:
+    """A text in the type that an option is declared with; ValueError names what would do."""
+    if hint is bool:
+        if text not in {"true", "false"}:
+            raise ValueError("true or false")
+        return text == "true"
+    for kind, name in ((int, "a whole number"), (float, "a number")):
+        if hint is kind:
+            try:
+                return kind(text)
+            except ValueError as error:
+                raise ValueError(name) from error
+    return text

@@ -130,7 +130,11 @@ class TrainConfig(SharedConfig):
     seed: int = 0
     """Seed of weights, batches and splits."""
     resume: bool = False
-    """Continue the run in --out from its last checkpoint."""
+    """Continue the run in --out from its last checkpoint, if there is one."""
+
+    def __post_init__(self) -> None:
+        """Refuse a seed that no generator takes."""
+        _check_seed(self.seed)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,3 +158,10 @@ class CompareConfig(SharedConfig):
                 raise InputError(f"{name} is empty; pass at least one")
             if len(set(values)) != len(values):
                 raise InputError(f"{name} names one twice; pass each once")
+        for seed in self.seeds:
+            _check_seed(seed)
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**63:
+        raise InputError(f"seed is {seed}; pass a whole number from 0 to 2^63 - 1")

@@ -11,6 +11,8 @@ other classes. The figure is the area under the ROC curve, averaged over images:
 Shape suffixes: B images, K classes.
 """
 
+import dataclasses
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -19,13 +21,17 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from selfexplain.data import ImageData, load_data
+from selfexplain.data import ImageData
+from selfexplain.errors import InputError
+from selfexplain.evaluation import evaluating
 from selfexplain.explanations import capture, class_maps, find_explained_layer
 from selfexplain.introspection.similarity import (
     MapSimilarity,
     attribution_cosine,
     similarity_to_true,
 )
+from selfexplain.introspection.target import true_mask
+from selfexplain.recipes.folder import check_free, locked
 from selfexplain.recipes.options import DataOptions, DeviceOptions, TrainConfig
 from selfexplain.recipes.prepare import Prepared, load, prepare
 from selfexplain.recipes.train import build_seeded, launch, write_run
@@ -57,7 +63,17 @@ class SimilarityStudyConfig:
 
 
 def run_similarity_study(config: SimilarityStudyConfig) -> list[dict[str, float]]:
-    """Train, and log the figures; return them for each epoch that was looked at."""
+    """Train, and log the figures; return them for each epoch that was looked at.
+
+    Raises:
+        InputError: the folder is in use or not empty, or the data cannot be used.
+    """
+    check_free(config.out)
+    with locked(config.out):
+        return _train_and_look(config)
+
+
+def _train_and_look(config: SimilarityStudyConfig) -> list[dict[str, float]]:
     data = load(config.data)
     group_K = groups_of_classes(data, config)
     prepared = prepare(data, config.data, config.seed)
@@ -94,7 +110,7 @@ def run_similarity_study(config: SimilarityStudyConfig) -> list[dict[str, float]
 
 def groups_of_classes(data: ImageData, config: SimilarityStudyConfig) -> Tensor:
     """The group of each class, (K,)."""
-    grouped = load_data(config.data.data, label_column=config.group_column)
+    grouped = load(dataclasses.replace(config.data, label_column=config.group_column))
     group_K = torch.zeros(data.num_classes, dtype=torch.int64)
     group_K[data.train.labels_N] = grouped.train.labels_N
     return group_K
@@ -110,15 +126,15 @@ def figures(
     """Area under the ROC curve, in percent, of each measure at this moment of training."""
     images = torch.arange(min(config.images, len(prepared.scored)))
     part = prepared.scored_batches(device=device, workers=0, only=images)
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    rows = [
-        {name: group_auc(s_BK, y_B, group_K) for name, s_BK in measures(model, x, y_B, config)}
-        for x, y_B in part.epoch(0)
-    ]
-    for module, mode in modes:
-        module.training = mode
-    return {name: 100 * float(torch.cat([r[name] for r in rows]).mean()) for name in rows[0]}
+    with evaluating(model):
+        rows = [
+            {
+                name: group_auc(s_BK, y_B, group_K.to(device))
+                for name, s_BK in measures(model, x_BCHW, y_B, config)
+            }
+            for x_BCHW, y_B in part.epoch(0)
+        ]
+    return {name: 100 * float(torch.cat([r[name] for r in rows]).nanmean()) for name in rows[0]}
 
 
 def measures(
@@ -145,21 +161,19 @@ def measures(
 def group_auc(s_BK: Tensor, y_B: Tensor, group_K: Tensor) -> Tensor:
     """For each image, how surely s ranks a group mate of the true class above another class: (B,).
 
-    The area under the ROC curve over the non-true classes, from the ranks (Mann-Whitney).
+    The area under the ROC curve over the non-true classes: the share of pairs (mate, other) that s
+    puts in this order, a tie counting half. NaN for a class without mates.
 
     Example:
-        >>> s = torch.tensor([[9.0, 3.0, 1.0, 2.0]])
+        >>> s = torch.tensor([[9.0, 3.0, 1.0, 3.0]])
         >>> group_auc(s, torch.tensor([0]), torch.tensor([0, 0, 1, 1]))
-        tensor([1.])
+        tensor([0.7500])
     """
-    classes = s_BK.shape[1]
-    true_BK = torch.nn.functional.one_hot(y_B, classes).bool()
-    mate_BK = (group_K[y_B].unsqueeze(1) == group_K) & ~true_BK
-    # Ranks from 0 among the non-true classes; the true one sorts first and does not count.
-    rank_BK = s_BK.masked_fill(true_BK, float("-inf")).argsort(dim=1).argsort(dim=1) - 1
-    mates_B = mate_BK.sum(dim=1)
-    above_B = (rank_BK * mate_BK).sum(dim=1) - mates_B * (mates_B - 1) / 2
-    return above_B / (mates_B * (classes - 1 - mates_B))
+    is_true_BK = true_mask(s_BK, y_B)
+    same_BK = group_K[y_B].unsqueeze(1) == group_K
+    pair_BKK = (same_BK & ~is_true_BK).unsqueeze(2) & ~same_BK.unsqueeze(1)
+    above_BKK = (s_BK.unsqueeze(2) - s_BK.unsqueeze(1)).sign() / 2 + 0.5
+    return (above_BKK * pair_BKK).sum(dim=(1, 2)) / pair_BKK.sum(dim=(1, 2))
 
 
 def _as_train_config(config: SimilarityStudyConfig) -> TrainConfig:
@@ -174,5 +188,8 @@ def _as_train_config(config: SimilarityStudyConfig) -> TrainConfig:
 
 
 if __name__ == "__main__":
-    for row in run_similarity_study(tyro.cli(SimilarityStudyConfig)):
-        print(row)
+    try:
+        for row in run_similarity_study(tyro.cli(SimilarityStudyConfig)):
+            print(row)
+    except InputError as error:
+        sys.exit(f"similarity_study: {error}")

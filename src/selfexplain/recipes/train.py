@@ -14,16 +14,17 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from safetensors.torch import save as safetensors_bytes
 from torch import nn
 
 from selfexplain.data import ImageData
-from selfexplain.errors import InputError
+from selfexplain.errors import InputError, first_line
 from selfexplain.evaluation import predict, score
 from selfexplain.models import build_model
 from selfexplain.objectives import Objective
 from selfexplain.recipes.environment import environment
-from selfexplain.recipes.folder import check_free, check_same_config, locked
+from selfexplain.recipes.folder import check_free, check_same_config, locked, saved_config
 from selfexplain.recipes.objectives import build_objective
 from selfexplain.recipes.options import DeviceOptions, TrainConfig
 from selfexplain.recipes.prepare import Prepared, load, prepare
@@ -51,11 +52,10 @@ def launch(device: DeviceOptions, training: TrainingOptions) -> Fabric:
             precision=FABRIC_PRECISION[training.precision],  # type: ignore[arg-type]
         )
         fabric.launch()
-    except (RuntimeError, ValueError) as error:
-        # Fabric's MisconfigurationException and kin, all of which mean "not on this machine".
+    except (RuntimeError, ValueError, MisconfigurationException) as error:
         raise InputError(
             f"accelerator {device.accelerator} with {device.devices} device(s) and "
-            f"{training.precision} cannot be used here ({str(error).splitlines()[0]}); "
+            f"{training.precision} cannot be used here ({first_line(error)}); "
             "pass --accelerator cpu --devices 1 --precision fp32"
         ) from error
     if training.precision == "fp16" and fabric.device.type == "cpu":
@@ -178,7 +178,7 @@ def check_model(model: nn.Module, name: str, shape_CHW: tuple[int, int, int], cl
     except Exception as error:  # a user's model may raise anything
         raise InputError(
             f"model {name} cannot take images of shape {shape_CHW} or does not return logits "
-            f"({str(error).splitlines()[0]}); pass a model for such images, or --channels and "
+            f"({first_line(error)}); pass a model for such images, or --channels and "
             "--image-size"
         ) from error
     if shape != (2, classes):
@@ -192,12 +192,12 @@ def _claim_folder(config: TrainConfig) -> str:
     """Check that the folder is free, or holds this very run; return the run's identity."""
     identity = json.dumps(plain(config, leave_out=("out", "resume")), sort_keys=True)
     path = config.out / "run.json"
-    if path.exists():
+    if any((config.out / name).exists() for name in ("checkpoint.pt", "result.json")):
         if not config.resume:
             raise InputError(
                 f"{config.out} holds another run; pass --resume to continue it, or another --out"
             )
-        check_same_config(read_json(path)["config"], json.loads(identity), config.out)
+        check_same_config(saved_config(path), json.loads(identity), config.out)
     else:
         check_free(config.out)
     return identity

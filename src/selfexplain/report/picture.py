@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from selfexplain.errors import InputError
+
 RIVALS = 3
 """How many classes are shown beside the explained one."""
 
@@ -69,8 +71,13 @@ def save_figure(figure: Figure, path: Path) -> None:
         >>> save_figure(Figure(), path); path.exists()
         True
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=130)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror}); pass another --out"
+        ) from error
 
 
 def _draw_image(axes: Axes, image_CHW: Tensor, title: str) -> None:

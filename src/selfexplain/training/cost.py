@@ -61,7 +61,8 @@ def interleaved_cost(
     seconds: dict[str, list[float]] = {name: [] for name in objectives}
     started = time.perf_counter()
     for done in range(-2, rounds):
-        if done >= 3 and time.perf_counter() - started > most_seconds:
+        late = done >= 3 and time.perf_counter() - started > most_seconds
+        if fabric.broadcast(late):  # one clock decides for all processes
             break
         for name, stepper in steppers.items():
             took = stepper.seconds_of_a_step(*batch)

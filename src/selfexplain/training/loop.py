@@ -138,14 +138,18 @@ def _train_epoch(
         run.stepper.zero_grad()
         fabric.backward(out["loss"])
         if options.clip:
-            fabric.clip_gradients(run.wrapped, run.stepper, max_norm=options.clip)
+            # A gradient that is not finite is no error here: fp16 scaling skips such steps, and
+            # elsewhere the loss says so in the next one.
+            fabric.clip_gradients(
+                run.wrapped, run.stepper, max_norm=options.clip, error_if_nonfinite=False
+            )
         run.stepper.step()
         if run.average is not None:
             run.average.update_parameters(run.objective.model)
-        if not meter.add(out, y_B):
+        if not _all_agree(fabric, meter.add(out, y_B)):
             raise _diverged(f"the loss became {meter.last_loss:g}", epoch, step, options, path)
         on_step(epoch, step)
-    if not meter.finite() or not weights_are_finite(run.objective):
+    if not _all_agree(fabric, meter.finite() and weights_are_finite(run.objective)):
         raise _diverged("a weight or the loss is not finite", epoch, len(batches), options, path)
     return {
         "epoch": epoch + 1,
@@ -161,6 +165,14 @@ def _set_learning_rate(run: Run, options: TrainingOptions, step: int, epoch_step
     )
     for group in run.optimiser.param_groups:
         group["lr"] = options.lr * factor
+
+
+def _all_agree(fabric: Fabric, holds: bool) -> bool:
+    """Whether it holds on every process, so that all stop together or none does."""
+    if fabric.world_size == 1:
+        return holds
+    count = fabric.all_reduce(torch.tensor(float(holds), device=fabric.device), reduce_op="sum")
+    return bool(count == fabric.world_size)
 
 
 def _diverged(

@@ -1,6 +1,7 @@
 """Options of the training loop."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from selfexplain.errors import InputError
@@ -44,20 +45,21 @@ class TrainingOptions:
 
     def __post_init__(self) -> None:
         """Refuse values that no run can have."""
-        for name, value in {"epochs": self.epochs, "batch_size": self.batch_size}.items():
-            if value < 1:
-                raise InputError(f"{name} is {value}; pass a whole number of at least 1")
-        if self.lr <= 0:
-            raise InputError(f"lr is {self.lr:g}; pass a number above 0")
-        for name, number in {
-            "momentum": self.momentum,
-            "weight_decay": self.weight_decay,
-            "warmup_epochs": self.warmup_epochs,
-            "clip": self.clip,
-        }.items():
-            if number < 0:
-                raise InputError(f"{name} is {number:g}; pass a number of at least 0")
-        if not 0 <= self.ema < 1:
-            raise InputError(f"ema is {self.ema:g}; pass 0 for none, or a decay below 1")
-        if self.momentum == 0:
-            raise InputError("momentum is 0, which Nesterov's method does not allow; pass 0.9")
+        for field in fields(self):
+            number = getattr(self, field.name)
+            if isinstance(number, float) and not math.isfinite(number):
+                raise InputError(f"{field.name} is {number}; pass a finite number")
+        for name in ("epochs", "batch_size"):
+            _require(getattr(self, name) >= 1, name, self, "a whole number of at least 1")
+        for name in ("weight_decay", "warmup_epochs", "clip"):
+            _require(getattr(self, name) >= 0, name, self, "a number of at least 0")
+        _require(self.lr > 0, "lr", self, "a number above 0")
+        _require(self.momentum > 0, "momentum", self, "a number above 0, as Nesterov's method asks")
+        _require(0 <= self.ema < 1, "ema", self, "0 for none, or a decay below 1")
+        most = f"fewer than the {self.epochs} epochs"
+        _require(self.warmup_epochs < self.epochs, "warmup_epochs", self, most)
+
+
+def _require(holds: bool, name: str, options: TrainingOptions, instead: str) -> None:
+    if not holds:
+        raise InputError(f"{name} is {getattr(options, name):g}; pass {instead}")
