@@ -27,7 +27,7 @@ from selfexplain.recipes.explain import ExplainConfig, explain_images
 from selfexplain.recipes.options import CompareConfig, TrainConfig
 from selfexplain.recipes.prepare import load
 from selfexplain.recipes.train import run_training
-from selfexplain.report import comparison_table, save_figure
+from selfexplain.report import comparison_markdown, comparison_table, save_figure
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,10 +107,8 @@ def _compare(config: CompareConfig, console: Console) -> None:
     with _progress(console, config.training.epochs) as advance:
         results = run_comparison(config, on_step=advance)
     if first_process():
-        table = comparison_table(results)
-        console.print(table)
-        with (config.out / "table.txt").open("w") as file:
-            Console(file=file, width=120).print(table)
+        console.print(comparison_table(results))
+        (config.out / "table.md").write_text(comparison_markdown(results))
         console.print(f"Results: {config.out / 'results.json'}", soft_wrap=True)
 
 

@@ -139,7 +139,7 @@ def test_compare_writes_the_published_schema(
     )
     assert len(results["summary"][1]["difference_ci95"]) == 2
     assert "introspective" in capsys.readouterr().out
-    assert "standard" in (tmp_path / "c" / "table.txt").read_text()
+    assert "| standard |" in (tmp_path / "c" / "table.md").read_text()
 
 
 def test_compare_refuses_the_folder_of_another(

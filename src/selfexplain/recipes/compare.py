@@ -1,7 +1,7 @@
 """Train one model with several objectives and seeds; say what each is worth and what it costs.
 
 The folder of a comparison holds `compare.json` (configuration), `runs/OBJECTIVE-seedN/` (one run
-each, see train.py), `cost/seedN.json`, and at the end `results.json` and `table.txt`. The same
+each, see train.py), `cost/seedN.json`, and at the end `results.json` and `table.md`. The same
 command again skips what is finished and continues what is not.
 """
 

@@ -5,6 +5,8 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+HEADER = ("objective", "accuracy %", "difference", "NLL", "ECE %", "cost")
+
 
 def comparison_table(results: dict[str, Any]) -> Table:
     """Accuracy, paired difference, NLL, ECE and cost of each objective; 80 columns suffice.
@@ -19,30 +21,57 @@ def comparison_table(results: dict[str, Any]) -> Table:
         >>> comparison_table({"summary": [row]}).row_count
         1
     """
-    summary = results["summary"]
-    first, n = summary[0]["objective"], summary[0]["n"]
     table = Table(
         box=box.SIMPLE_HEAD,
         show_edge=False,
         padding=(0, 1, 0, 0),
         header_style="bold",
-        caption=f"mean ± std over {n} seed{'s' if n > 1 else ''}; difference in accuracy to "
-        f"{first}, same seeds, ± half of its 95 % interval; cost in steps of the standard one",
+        caption=_caption(results["summary"]),
         caption_justify="left",
     )
-    table.add_column("objective", overflow="fold")
-    for name in ("accuracy %", "difference", "NLL", "ECE %", "cost"):
+    table.add_column(HEADER[0], overflow="fold")
+    for name in HEADER[1:]:
         table.add_column(name, justify="right", no_wrap=True)
-    for row in summary:
-        table.add_row(
-            row["objective"],
-            with_spread(row["accuracy_mean"], row["accuracy_std"], 2),
-            _difference(row["difference_mean"], row["difference_ci95"], row["objective"] == first),
-            with_spread(row["nll_mean"], row["nll_std"], 3),
-            with_spread(row["ece_mean"], row["ece_std"], 1),
-            f"{row['cost']:.2f}",
-        )
+    for row in results["summary"]:
+        table.add_row(*_cells(row, row is results["summary"][0]))
     return table
+
+
+def comparison_markdown(results: dict[str, Any]) -> str:
+    """The same table in Markdown, its caption below.
+
+    Example:
+        >>> row = {"objective": "standard", "n": 1, "accuracy_mean": 90.0, "accuracy_std": None,
+        ...        "difference_mean": 0.0, "difference_ci95": None, "nll_mean": 0.3,
+        ...        "nll_std": None, "ece_mean": 2.0, "ece_std": None, "cost": 1.0}
+        >>> print(comparison_markdown({"summary": [row]}).splitlines()[2])
+        | standard | 90.00 |  | 0.300 | 2.0 | 1.00 |
+    """
+    summary = results["summary"]
+    rows = [HEADER, ("---", *["---:"] * (len(HEADER) - 1))]
+    rows += [_cells(row, row is summary[0]) for row in summary]
+    lines = [f"| {' | '.join(cells)} |" for cells in rows]
+    return "\n".join([*lines, "", f"*{_caption(summary)}*", ""])
+
+
+def _caption(summary: list[dict[str, Any]]) -> str:
+    n = summary[0]["n"]
+    return (
+        f"mean ± std over {n} seed{'s' if n > 1 else ''}; difference in accuracy to "
+        f"{summary[0]['objective']}, same seeds, ± half of its 95 % interval; cost in steps of the "
+        "standard one"
+    )
+
+
+def _cells(row: dict[str, Any], is_first: bool) -> tuple[str, ...]:
+    return (
+        row["objective"],
+        with_spread(row["accuracy_mean"], row["accuracy_std"], 2),
+        _difference(row["difference_mean"], row["difference_ci95"], is_first),
+        with_spread(row["nll_mean"], row["nll_std"], 3),
+        with_spread(row["ece_mean"], row["ece_std"], 1),
+        f"{row['cost']:.2f}",
+    )
 
 
 def with_spread(mean: float, spread: float | None, digits: int, sign: str = "") -> str:
