@@ -91,9 +91,9 @@ def _run(command: Command, console: Console) -> None:
 
 
 def _train(config: TrainConfig, console: Console) -> None:
-    with _progress(console, config.training.epochs) as advance:
+    with _progress(console) as advance:
         result = run_training(
-            config, on_step=lambda epoch, step: advance(config.objective, config.seed, epoch, step)
+            config, on_step=lambda done, total: advance(config.objective, config.seed, done, total)
         )
     if first_process():
         console.print(
@@ -104,7 +104,7 @@ def _train(config: TrainConfig, console: Console) -> None:
 
 
 def _compare(config: CompareConfig, console: Console) -> None:
-    with _progress(console, config.training.epochs) as advance:
+    with _progress(console) as advance:
         results = run_comparison(config, on_step=advance)
     if first_process():
         console.print(comparison_table(results))
@@ -121,39 +121,35 @@ def _demo(command: DemoConfig, console: Console) -> None:
 
 
 class _Advance:
-    """Moves the progress bar: one bar for the run at work."""
+    """Moves the progress bar: one bar, for the run at work."""
 
-    def __init__(self, progress: Progress, epochs: int) -> None:
-        self.progress, self.epochs = progress, epochs
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
         self.task = progress.add_task("loading data", total=None)
-        self.at = ("", -1, -1)
+        self.run = ("", -1)
 
-    def __call__(self, objective: str, seed: int, epoch: int, step: int) -> None:
-        """Show that a step is done; the bar counts epochs."""
-        del step
-        if (objective, seed) != self.at[:2]:
-            self.progress.reset(
-                self.task, description=f"{objective}, seed {seed}", total=self.epochs
-            )
-        if (objective, seed, epoch) != self.at:
-            self.at = (objective, seed, epoch)
-            self.progress.update(self.task, completed=epoch)
+    def __call__(self, objective: str, seed: int, done: int, total: int) -> None:
+        """Show that a step is done."""
+        if (objective, seed) != self.run:
+            self.run = (objective, seed)
+            self.progress.reset(self.task, description=f"{objective}, seed {seed}", total=total)
+        self.progress.update(self.task, completed=done)
 
 
 @contextmanager
-def _progress(console: Console, epochs: int) -> Iterator[_Advance]:
+def _progress(console: Console) -> Iterator[_Advance]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("epochs, passed"),
+        TextColumn("steps, passed"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
     )
     quiet = not first_process()
     with Progress(*columns, console=console, disable=quiet, transient=True) as progress:
-        yield _Advance(progress, epochs)
+        yield _Advance(progress)
 
 
 if __name__ == "__main__":

@@ -69,8 +69,9 @@ class Stop(Exception):  # noqa: N818
 
 
 def stop_in_epoch(at: int) -> Any:
-    def on_step(epoch: int, step: int) -> None:
-        if (epoch, step) == (at, 1):
+    def on_step(done: int, total: int) -> None:
+        assert total == 12
+        if done == 3 * at + 2:
             raise Stop
 
     return on_step
@@ -118,7 +119,7 @@ def test_average_of_weights_by_definition(tmp_path: Path) -> None:
         tmp_path,
         objective,
         ema=0.5,
-        on_step=lambda epoch, step: seen.append(objective.model[0].weight.detach().clone()),
+        on_step=lambda done, total: seen.append(objective.model[0].weight.detach().clone()),
     )
     expected = seen[0]
     for weight in seen[1:]:

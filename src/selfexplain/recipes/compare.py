@@ -35,11 +35,11 @@ COLUMNS = ("objective", "seed", "accuracy", "nll", "brier", "ece", "step_seconds
 """Fields of a row of results.json."""
 
 RunCallback = Callable[[str, int, int, int], None]
-"""Called as (objective, seed, epoch, step)."""
+"""Called as (objective, seed, steps done, steps in all) after every training step."""
 
 
 def run_comparison(
-    config: CompareConfig, on_step: RunCallback = lambda objective, seed, epoch, step: None
+    config: CompareConfig, on_step: RunCallback = lambda objective, seed, done, total: None
 ) -> dict[str, Any]:
     """Run or continue a comparison; return what `results.json` holds.
 
@@ -169,7 +169,7 @@ def _row(
         resume=True,
     )
     return run_training(
-        one, fabric=fabric, data=data, on_step=lambda epoch, step: on_step(spec, seed, epoch, step)
+        one, fabric=fabric, data=data, on_step=lambda done, total: on_step(spec, seed, done, total)
     )
 
 

@@ -68,7 +68,7 @@ def run_training(
     *,
     fabric: Fabric | None = None,
     data: ImageData | None = None,
-    on_step: StepCallback = lambda epoch, step: None,
+    on_step: StepCallback = lambda done, total: None,
 ) -> dict[str, Any]:
     """Train and score as the configuration says; return what `result.json` holds.
 
@@ -76,7 +76,7 @@ def run_training(
         config: the whole configuration; it is saved in the folder.
         fabric: a launched Fabric; None to launch one.
         data: the data set, if the caller has loaded it already.
-        on_step: called after every training step with the epoch and the step in it.
+        on_step: called after every step with the number of steps done and of the whole run's.
 
     Raises:
         InputError: the folder holds another run, or anything in the configuration cannot be used.

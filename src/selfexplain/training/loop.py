@@ -57,7 +57,7 @@ def train(
     identity: str = "",
     resume: bool = False,
     tensorboard: bool = False,
-    on_step: Callable[[int, int], None] = lambda epoch, step: None,
+    on_step: Callable[[int, int], None] = lambda done, total: None,
     score: Callable[[nn.Module], dict[str, float]] | None = None,
 ) -> nn.Module:
     """Train an objective and return the model to be evaluated (the average, if one is kept).
@@ -73,7 +73,7 @@ def train(
             refused.
         resume: continue from the folder's checkpoint if there is one.
         tensorboard: write event files too.
-        on_step: called after every step with the epoch (from 0) and the step in it.
+        on_step: called after every step with the number of steps done and of the whole run's.
         score: called after every epoch with the model; what it returns is logged.
 
     Raises:
@@ -148,7 +148,7 @@ def _train_epoch(
             run.average.update_parameters(run.objective.model)
         if not _all_agree(fabric, meter.add(out, y_B)):
             raise _diverged(f"the loss became {meter.last_loss:g}", epoch, step, options, path)
-        on_step(epoch, step)
+        on_step(epoch * len(batches) + step + 1, options.epochs * len(batches))
     if not _all_agree(fabric, meter.finite() and weights_are_finite(run.objective)):
         raise _diverged("a weight or the loss is not finite", epoch, len(batches), options, path)
     return {
