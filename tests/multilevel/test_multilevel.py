@@ -1,0 +1,170 @@
+"""Hypergradients of both modes against brute-force differences of the whole composed map."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from selfexplain.errors import InputError
+from selfexplain.multilevel import Level, brute_force_hypergradient, hypergradient
+from selfexplain.multilevel.variables import leaves
+
+EXACT, DIFFERENCE = 1e-7, 1e-4
+
+
+def relative_error(a: Any, b: Any) -> float:
+    x, y = (torch.cat([t.flatten() for t in leaves(v)]) for v in (a, b))
+    return float((x - y).norm() / y.norm())
+
+
+def network(seed: int, inputs: int, outputs: int) -> tuple[nn.Module, dict[str, Tensor]]:
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Linear(inputs, 4), nn.Tanh(), nn.Linear(4, outputs)).double()
+    return net, {k: v.detach() for k, v in net.named_parameters()}
+
+
+def problem(seed: int, depth: int, direct: bool, as_dict: bool) -> tuple[Any, ...]:
+    """A chain of `depth` levels of random networks, each fed by the one before and by `a`."""
+    torch.manual_seed(seed)
+    x, y = torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 2, dtype=torch.float64)
+    nets = {f"w{i}": network(10 * seed + i, 3 if i == 0 else 2, 2) for i in range(depth)}
+    a = torch.randn(3, dtype=torch.float64)
+    variables: dict[str, Any] = {name: start for name, (_, start) in nets.items()}
+    variables["a"] = {"scale": a[:2], "shift": a[2:]} if as_dict else a
+
+    def scaled(v: Any) -> tuple[Tensor, Tensor]:
+        a = v["a"]
+        return (a["scale"], a["shift"]) if as_dict else (a[:2], a[2:])
+
+    def output(v: Any, last: int) -> Tensor:
+        h = x
+        for i in range(last + 1):
+            h = functional_call(nets[f"w{i}"][0], v[f"w{i}"], h)
+            if i == 0:  # only the first level sees `a`; the others depend on it through w0
+                scale, shift = scaled(v)
+                h = torch.tanh(h * scale + shift)
+        return h
+
+    def loss(i: int) -> Any:
+        return lambda v: (output(v, i) - y).square().mean() + 0.05 * v[f"w{i}"]["0.bias"].sum() ** 2
+
+    levels = [
+        Level(f"w{i}", loss(i), lr=0.3, maximize=i == 1, project=torch.tanh if i == 1 else None)
+        for i in range(depth)
+    ]
+
+    def outer(v: Any) -> Tensor:
+        value = (output(v, depth - 1) - 2 * y).square().mean()
+        return value + (scaled(v)[0] ** 3).sum() if direct else value
+
+    return levels, outer, variables
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("as_dict", [False, True])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_both_modes_equal_brute_force(depth: int, direct: bool, as_dict: bool, seed: int) -> None:
+    levels, outer, variables = problem(seed, depth, direct, as_dict)
+    truth = brute_force_hypergradient(levels, outer, variables, "a")
+    exact = hypergradient(levels, outer, variables, "a", mode="exact")
+    difference = hypergradient(levels, outer, variables, "a")
+    assert relative_error(exact, truth) < EXACT
+    assert relative_error(difference, truth) < DIFFERENCE
+    assert type(exact) is type(variables["a"])
+
+
+def test_the_inner_learning_rate_is_in_the_product() -> None:
+    """w' = w - lr 2 (w - a): d w'^2 / da = 2 w' 2 lr."""
+    for lr in (0.1, 0.01):
+        levels = [Level("w", lambda v: (v["w"] - v["a"]).square().sum(), lr)]
+        variables = {"w": torch.tensor([2.0]).double(), "a": torch.tensor([5.0]).double()}
+        stepped = 2 + 2 * lr * 3
+        for mode in ("exact", "finite_difference"):
+            found = hypergradient(levels, lambda v: v["w"].square().sum(), variables, "a", mode)
+            assert found.item() == pytest.approx(2 * stepped * 2 * lr)
+
+
+def test_difference_in_float32_is_good_to_a_thousandth() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(5, 3)
+    levels = [Level("w", lambda v: (torch.tanh(x @ v["w"]) * v["a"] - 1).square().mean(), 0.3)]
+    start = {"w": torch.randn(3), "a": torch.tensor(0.7)}
+    difference, exact = (
+        hypergradient(levels, lambda v: v["w"].square().sum(), start, "a", mode)
+        for mode in ("finite_difference", "exact")
+    )
+    assert difference.dtype == torch.float32
+    assert relative_error(difference, exact) < 1e-3
+
+
+@pytest.mark.parametrize("mode", ["exact", "finite_difference"])
+def test_nothing_that_was_passed_is_changed(mode: Any) -> None:
+    levels, outer, variables = problem(0, 3, direct=True, as_dict=False)
+    before = [t.clone() for v in variables.values() for t in leaves(v)]
+    rng = torch.get_rng_state()
+    hypergradient(levels, outer, variables, "a", mode)
+    after = [t for v in variables.values() for t in leaves(v)]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert all(t.grad is None and not t.requires_grad for t in after)
+    assert torch.equal(torch.get_rng_state(), rng)
+
+
+def test_both_halves_of_a_difference_draw_the_same_numbers() -> None:
+    def loss(v: Any) -> Tensor:
+        noise = torch.randn(50, dtype=torch.float64)
+        return (v["w"] * noise - v["a"] ** 2).square().mean()
+
+    levels = [Level("w", loss, 0.3)]
+    variables = {"w": torch.ones(50).double(), "a": torch.tensor([0.7]).double()}
+    found = []
+    for mode in ("exact", "finite_difference"):
+        torch.manual_seed(0)
+        found.append(hypergradient(levels, lambda v: v["w"].sum(), variables, "a", mode))
+    assert relative_error(found[1], found[0]) < DIFFERENCE
+
+
+def batch_norm_levels(depth: int) -> tuple[Any, ...]:
+    torch.manual_seed(0)
+    x = torch.randn(6, 3, dtype=torch.float64)
+
+    def loss(i: int) -> Any:
+        def of(v: Any) -> Tensor:
+            h = nn.functional.batch_norm(x * v[f"w{i}"], None, None, training=True)
+            rest = sum((v[f"w{j}"].sum() for j in range(i)), torch.zeros((), dtype=x.dtype))
+            return (h * v["a"] + rest).square().mean()
+
+        return of
+
+    variables = {f"w{i}": torch.randn(3).double() for i in range(depth)}
+    variables["a"] = torch.randn(3).double()
+    return [Level(f"w{i}", loss(i), 0.1) for i in range(depth)], variables
+
+
+def test_fused_batch_norm_in_three_exact_levels_is_refused_by_name() -> None:
+    levels, variables = batch_norm_levels(3)
+    with pytest.raises(InputError, match=r"level w0 runs NativeBatchNorm"):
+        hypergradient(levels, lambda v: v["w2"].sum(), variables, "a", mode="exact")
+    two, variables = batch_norm_levels(2)
+    truth = brute_force_hypergradient(two, lambda v: v["w1"].square().sum(), variables, "a")
+    exact = hypergradient(two, lambda v: v["w1"].square().sum(), variables, "a", mode="exact")
+    assert relative_error(exact, truth) < EXACT
+
+
+def test_bad_input_is_named() -> None:
+    level = Level("w", lambda v: v["w"].sum(), 0.1)
+    w = torch.ones(1)
+    for levels, variables, wrt, message in (
+        ([level, level], {"w": w, "a": w}, "a", "share a name"),
+        ([level], {"a": w}, "a", "there is no variable 'w'"),
+        ([level], {"w": w}, "a", "there is no variable 'a'"),
+        ([level], {"w": w, "a": w}, "w", "which a level moves"),
+    ):
+        with pytest.raises(InputError, match=message):
+            hypergradient(levels, lambda v: v["w"].sum(), variables, wrt)
+    with pytest.raises(InputError, match="return a scalar"):
+        hypergradient([level], lambda v: torch.ones(2) * v["w"], {"w": w, "a": w}, "a")
+    with pytest.raises(InputError, match="pass finite_difference or exact"):
+        hypergradient([level], lambda v: v["w"].sum(), {"w": w, "a": w}, "a", mode="fast")
