@@ -15,20 +15,24 @@ out=results/introspection
 fashion=(--data parquet:data/fashion_mnist --model small_cnn --train-size 2000 --epochs 30)
 cifar=(--data parquet:data/cifar100 --model small_cnn --epochs 30)
 smoothing=(label_smoothing:smoothing=0.05 label_smoothing:smoothing=0.1)
-attribution=(introspective:weight=0.1 introspective:weight=0.3 introspective:weight=0.5)
+# Of each image's own explanations; of their running mean for each class; and of the head's weights alone.
+instance=introspective:aggregation=instance
+class=introspective:aggregation=class
+candidates=("$instance,weight=0.1" "$instance,weight=0.3" "$instance,weight=0.5"
+  "$class,weight=0.3" "$class,weight=0.5" "$instance,weight=0.3,control=weights")
 
 case "${1:?select, test, know or gpu}" in
 select)
   selfexplain compare "${fashion[@]}" --validation 0.1 --seeds 0 1 2 \
-    --objectives standard "${smoothing[@]}" "${attribution[@]}" --out "$out/select-fashion"
+    --objectives standard "${smoothing[@]}" "${candidates[@]}" --out "$out/select-fashion"
   selfexplain compare "${cifar[@]}" --train-size 5000 --validation 0.1 --seeds 0 1 \
-    --objectives standard "${smoothing[@]}" "${attribution[@]}" --out "$out/select-cifar100"
+    --objectives standard "${smoothing[@]}" "${candidates[@]}" --out "$out/select-cifar100"
   ;;
 test)
   # Label smoothing with the amount that did better in the selection; seeds that it did not use.
-  objectives=(standard label_smoothing:smoothing=0.05 introspective introspective:control=permuted
-    introspective:control=uniform introspective:control=weights introspective:control=logits)
-  selfexplain compare "${fashion[@]}" --seeds 10 11 12 13 14 15 --objectives "${objectives[@]}" \
+  objectives=(standard label_smoothing:smoothing=0.05 "$class" "$instance" "$instance,control=permuted"
+    "$instance,control=uniform" "$instance,control=weights" "$instance,control=logits")
+  selfexplain compare "${fashion[@]}" --seeds 10 11 12 13 --objectives "${objectives[@]}" \
     --out "$out/test-fashion"
   selfexplain compare "${cifar[@]}" --train-size 5000 --seeds 10 11 12 \
     --objectives "${objectives[@]}" --out "$out/test-cifar100"
