@@ -142,6 +142,19 @@ def test_compare_writes_the_published_schema(
     assert "| standard |" in (tmp_path / "c" / "table.md").read_text()
 
 
+def test_folder_is_named_after_the_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["compare", *DIGITS, "--epochs", "1", "--objectives", "standard"]
+    for more in (["--seeds", "0"], ["--seeds", "0", "1"], ["--seeds", "0", "--lr", "0.01"]):
+        main([*words, *more])
+    folders = sorted((tmp_path / "runs").iterdir())
+    assert len(folders) == 2  # seeds may be added, another learning rate is another comparison
+    assert all(f.name.startswith("compare-digits-small_cnn-") for f in folders)
+    assert {len(list((f / "runs").iterdir())) for f in folders} == {1, 2}
+
+
 def test_compare_refuses_the_folder_of_another(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

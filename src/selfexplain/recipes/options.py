@@ -3,7 +3,9 @@
 `TrainConfig` and `CompareConfig` are plain data: a recipe is a function that returns one.
 """
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -97,13 +99,18 @@ class DeviceOptions:
             raise InputError(f"devices is {self.devices}; pass a whole number of at least 1")
 
 
+UNNAMED = Path("runs/NAME")
+"""Stands for a folder that is named after the configuration."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SharedConfig:
     """What training one model and comparing several have in common."""
 
     data: Annotated[DataOptions, tyro.conf.arg(name="")]
-    out: Path
-    """Folder for the results; made if it is not there."""
+    out: Path = UNNAMED
+    """Folder for the results; by default one in runs/ named after the configuration, so that the
+    same command finds its own folder again."""
     model: str = "small_cnn"
     """small_cnn | resnet20 | resnet32 | resnet56 | resnet18 | wrn16_2 | wrn28_10 | timm:NAME |
     package.module:factory."""
@@ -133,8 +140,9 @@ class TrainConfig(SharedConfig):
     """Continue the run in --out from its last checkpoint, if there is one."""
 
     def __post_init__(self) -> None:
-        """Refuse a seed that no generator takes."""
+        """Refuse a seed that no generator takes; name the folder."""
         _check_seed(self.seed)
+        _name_folder(self, "train")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,6 +168,22 @@ class CompareConfig(SharedConfig):
                 raise InputError(f"{name} names one twice; pass each once")
         for seed in self.seeds:
             _check_seed(seed)
+        _name_folder(self, "compare", free=("objectives", "seeds"))
+
+
+def _name_folder(config: SharedConfig, command: str, free: tuple[str, ...] = ()) -> None:
+    """Give a configuration without a folder one whose name says what it is."""
+    if config.out != UNNAMED:
+        return
+    fixed = {
+        name: value
+        for name, value in asdict(config).items()
+        if name not in {"out", "resume", *free}
+    }
+    text = json.dumps(fixed, sort_keys=True, default=str)
+    data = Path(config.data.data.partition(":")[2] or config.data.data).name
+    words = (command, data, config.model.replace(":", "_"), sha256(text.encode()).hexdigest()[:8])
+    object.__setattr__(config, "out", Path("runs") / "-".join(words))
 
 
 def _check_seed(seed: int) -> None:
