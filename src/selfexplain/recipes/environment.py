@@ -21,7 +21,7 @@ def environment(device: torch.device) -> dict[str, object]:
     return {
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "hardware": hardware(device),
         "threads": torch.get_num_threads(),
         "commit": commit(Path(__file__).parent),
