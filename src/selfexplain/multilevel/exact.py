@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from selfexplain.errors import InputError
-from selfexplain.multilevel.level import Level
+from selfexplain.multilevel.level import Level, unmoved
 from selfexplain.multilevel.variables import Variable, Variables, fresh, gradients, like
 
 FUSED_BATCH_NORM = ("NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm", "BatchNormImpl")
@@ -34,9 +34,8 @@ def exact_hypergradient(
         >>> exact_hypergradient([level], lambda v: v["w"].square(), start, "a")  # w' = a / 2
         tensor(1.5000)
     """
-    moved = {level.name for level in levels}
     target = fresh(variables[wrt])
-    seen = {name: v for name, v in variables.items() if name not in moved} | {wrt: target}
+    seen = unmoved(levels, variables) | {wrt: target}
     with torch.enable_grad():
         for level in map(_guarded, levels) if len(levels) > 2 else levels:
             own = fresh(variables[level.name])

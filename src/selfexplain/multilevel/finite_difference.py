@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from selfexplain.multilevel.level import Level
+from selfexplain.multilevel.level import Level, unmoved
 from selfexplain.multilevel.variables import (
     Variable,
     Variables,
@@ -55,8 +55,7 @@ def finite_difference_hypergradient(
         >>> finite_difference_hypergradient([level], lambda v: v["w"].square(), start, "a")
         tensor(1.5000)
     """
-    moved = {level.name for level in levels}
-    seen: dict[str, Variable] = {n: v for n, v in variables.items() if n not in moved}
+    seen = unmoved(levels, variables)
     views, unprojected, states = [], [], []
     with torch.enable_grad():
         for level in levels:

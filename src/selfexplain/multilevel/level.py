@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from selfexplain.errors import InputError
-from selfexplain.multilevel.variables import Variable, Variables, gradients, leaves, like
+from selfexplain.multilevel.variables import (
+    Variable,
+    Variables,
+    each,
+    fresh,
+    gradients,
+    leaves,
+    like,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +55,7 @@ class Level:
         """The stepped variable before its projection."""
         own = seen[self.name]
         if not all(tensor.requires_grad for tensor in leaves(own)):
-            own = like(own, [tensor.detach().requires_grad_() for tensor in leaves(own)])
+            own = fresh(own)
         found = gradients(self.loss({**seen, self.name: own}), own, create_graph=create_graph)
         pairs = zip(leaves(own), found, strict=True)
         return like(own, [v.detach() + self.signed_lr * g for v, g in pairs])
@@ -56,7 +64,20 @@ class Level:
         """The variable within the level's constraint."""
         if self.project is None:
             return variable
-        return like(variable, [self.project(tensor) for tensor in leaves(variable)])
+        return each(self.project, variable)
+
+
+def unmoved(levels: Sequence[Level], variables: Variables) -> dict[str, Variable]:
+    """The variables that no level moves: what the first level sees beside its own.
+
+    Example:
+        >>> import torch
+        >>> level = Level("w", torch.sum, 0.1)
+        >>> list(unmoved([level], {"w": torch.ones(1), "a": torch.ones(1)}))
+        ['a']
+    """
+    moved = {level.name for level in levels}
+    return {name: variable for name, variable in variables.items() if name not in moved}
 
 
 def check_levels(levels: Sequence[Level], variables: Mapping[str, Variable], wrt: str) -> None:

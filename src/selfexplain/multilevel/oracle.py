@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from selfexplain.multilevel.level import Level
+from selfexplain.multilevel.level import Level, unmoved
 from selfexplain.multilevel.variables import Variable, Variables, leaves, like
 
 
@@ -23,8 +23,7 @@ def composed(
         >>> composed([level], lambda v: v["w"].square(), start)
         tensor(2.2500)
     """
-    moved = {level.name for level in levels}
-    seen = {name: v for name, v in variables.items() if name not in moved}
+    seen = unmoved(levels, variables)
     for level in levels:
         seen[level.name] = level.step({**seen, level.name: variables[level.name]})
     return outer(seen).detach()

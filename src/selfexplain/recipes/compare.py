@@ -19,13 +19,12 @@ from selfexplain.evaluation import paired_difference
 from selfexplain.recipes.environment import environment
 from selfexplain.recipes.folder import check_free, check_same_config, saved_config
 from selfexplain.recipes.objectives import resolve
-from selfexplain.recipes.options import CompareConfig, TrainConfig
+from selfexplain.recipes.options import CompareConfig, TrainConfig, plain
 from selfexplain.recipes.prepare import load, prepare
 from selfexplain.recipes.train import (
     build_seeded,
     check_model,
     launch,
-    plain,
     run_training,
 )
 from selfexplain.training.cost import interleaved_cost

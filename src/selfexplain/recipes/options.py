@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -175,12 +175,7 @@ def _name_folder(config: SharedConfig, command: str, free: tuple[str, ...] = ())
     """Give a configuration without a folder one whose name says what it is."""
     if config.out != UNNAMED:
         return
-    fixed = {
-        name: value
-        for name, value in asdict(config).items()
-        if name not in {"out", "resume", *free}
-    }
-    text = json.dumps(fixed, sort_keys=True, default=str)
+    text = json.dumps(plain(config, leave_out=("out", "resume", *free)), sort_keys=True)
     data = Path(config.data.data.partition(":")[2] or config.data.data).name
     words = (command, data, config.model.replace(":", "_"), sha256(text.encode()).hexdigest()[:8])
     object.__setattr__(config, "out", Path("runs") / "-".join(words))
@@ -189,3 +184,10 @@ def _name_folder(config: SharedConfig, command: str, free: tuple[str, ...] = ())
 def _check_seed(seed: int) -> None:
     if not 0 <= seed < 2**63:
         raise InputError(f"seed is {seed}; pass a whole number from 0 to 2^63 - 1")
+
+
+def plain(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A configuration as JSON would give it back: dictionaries, lists, strings, numbers."""
+    values = {k: v for k, v in asdict(config).items() if k not in leave_out}
+    result: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    return result

@@ -26,7 +26,7 @@ from selfexplain.objectives import Objective
 from selfexplain.recipes.environment import environment
 from selfexplain.recipes.folder import check_free, check_same_config, locked, saved_config
 from selfexplain.recipes.objectives import build_objective
-from selfexplain.recipes.options import DeviceOptions, TrainConfig
+from selfexplain.recipes.options import DeviceOptions, TrainConfig, plain
 from selfexplain.recipes.prepare import Prepared, load, prepare
 from selfexplain.training import TrainingOptions, train
 from selfexplain.training.files import atomic_file, read_json, write_json
@@ -201,13 +201,6 @@ def _claim_folder(config: TrainConfig) -> str:
     else:
         check_free(config.out)
     return identity
-
-
-def plain(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A configuration as JSON would give it back: dictionaries, lists, strings, numbers."""
-    values = {k: v for k, v in dataclasses.asdict(config).items() if k not in leave_out}
-    result: dict[str, Any] = json.loads(json.dumps(values, default=str))
-    return result
 
 
 def write_run(config: TrainConfig, prepared: Prepared, fabric: Fabric) -> None:
