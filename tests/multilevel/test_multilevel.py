@@ -1,4 +1,4 @@
-"""Hypergradients of both modes against brute-force differences of the whole composed map."""
+"""Hypergradients of every mode against brute-force differences of the whole composed map."""
 
 from typing import Any
 
@@ -8,10 +8,25 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from selfexplain.errors import InputError
-from selfexplain.multilevel import Level, brute_force_hypergradient, hypergradient
+from selfexplain.multilevel import (
+    Level,
+    as_function,
+    brute_force_hypergradient,
+    hypergradient,
+    unroll,
+)
+from selfexplain.multilevel.batch_norm import PrimitiveBatchNorm
 from selfexplain.multilevel.variables import leaves
 
 EXACT, DIFFERENCE = 1e-7, 1e-4
+ONE_SIDED = 1e-5  # an error of first order in a displacement of 3e-8
+TOLERANCE = {
+    "exact": EXACT,
+    "inner_product": EXACT,
+    "finite_difference": DIFFERENCE,
+    "one_sided": ONE_SIDED,
+}
+MODES: list[Any] = list(TOLERANCE)
 
 
 def relative_error(a: Any, b: Any) -> float:
@@ -23,6 +38,10 @@ def network(seed: int, inputs: int, outputs: int) -> tuple[nn.Module, dict[str, 
     torch.manual_seed(seed)
     net = nn.Sequential(nn.Linear(inputs, 4), nn.Tanh(), nn.Linear(4, outputs)).double()
     return net, {k: v.detach() for k, v in net.named_parameters()}
+
+
+def unit(gradient: Tensor) -> Tensor:
+    return gradient / (gradient.square().sum() + 1e-3).sqrt()
 
 
 def problem(seed: int, depth: int, direct: bool, as_dict: bool) -> tuple[Any, ...]:
@@ -51,7 +70,14 @@ def problem(seed: int, depth: int, direct: bool, as_dict: bool) -> tuple[Any, ..
         return lambda v: (output(v, i) - y).square().mean() + 0.05 * v[f"w{i}"]["0.bias"].sum() ** 2
 
     levels = [
-        Level(f"w{i}", loss(i), lr=0.3, maximize=i == 1, project=torch.tanh if i == 1 else None)
+        Level(
+            f"w{i}",
+            loss(i),
+            lr=0.3,
+            maximize=i == 1,
+            project=torch.tanh if i == 1 else None,
+            direction=unit if i > 0 else None,
+        )
         for i in range(depth)
     ]
 
@@ -66,14 +92,30 @@ def problem(seed: int, depth: int, direct: bool, as_dict: bool) -> tuple[Any, ..
 @pytest.mark.parametrize("direct", [False, True])
 @pytest.mark.parametrize("as_dict", [False, True])
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_both_modes_equal_brute_force(depth: int, direct: bool, as_dict: bool, seed: int) -> None:
+def test_every_mode_equals_brute_force(depth: int, direct: bool, as_dict: bool, seed: int) -> None:
     levels, outer, variables = problem(seed, depth, direct, as_dict)
     truth = brute_force_hypergradient(levels, outer, variables, "a")
-    exact = hypergradient(levels, outer, variables, "a", mode="exact")
-    difference = hypergradient(levels, outer, variables, "a")
-    assert relative_error(exact, truth) < EXACT
-    assert relative_error(difference, truth) < DIFFERENCE
-    assert type(exact) is type(variables["a"])
+    for mode in MODES:
+        found = hypergradient(levels, outer, variables, "a", mode)
+        assert relative_error(found, truth) < TOLERANCE[mode], mode
+        assert type(found) is type(variables["a"])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_unrolling_gives_the_steps_as_they_were_taken(mode: Any) -> None:
+    levels, outer, variables = problem(0, 3, direct=True, as_dict=False)
+    unrolled = unroll(levels, outer, variables, "a", mode)
+    seen = {"a": variables["a"]}
+    for level in levels:
+        view = {**seen, level.name: variables[level.name]}
+        loss, gradient = level.gradient(view)
+        seen[level.name] = level.step(view)
+        assert unrolled.losses[level.name].item() == pytest.approx(loss.item(), rel=1e-12)
+        assert relative_error(unrolled.gradients[level.name], gradient) < 1e-12
+        assert relative_error(unrolled.stepped[level.name], seen[level.name]) < 1e-12
+    assert unrolled.outer.item() == pytest.approx(outer(seen).item(), rel=1e-12)
+    everything = [unrolled.hypergradient, *unrolled.gradients.values(), *unrolled.stepped.values()]
+    assert not any(t.requires_grad for v in everything for t in leaves(v))
 
 
 def test_the_inner_learning_rate_is_in_the_product() -> None:
@@ -82,7 +124,7 @@ def test_the_inner_learning_rate_is_in_the_product() -> None:
         levels = [Level("w", lambda v: (v["w"] - v["a"]).square().sum(), lr)]
         variables = {"w": torch.tensor([2.0]).double(), "a": torch.tensor([5.0]).double()}
         stepped = 2 + 2 * lr * 3
-        for mode in ("exact", "finite_difference"):
+        for mode in MODES:
             found = hypergradient(levels, lambda v: v["w"].square().sum(), variables, "a", mode)
             assert found.item() == pytest.approx(2 * stepped * 2 * lr)
 
@@ -100,7 +142,7 @@ def test_difference_in_float32_is_good_to_a_thousandth() -> None:
     assert relative_error(difference, exact) < 1e-3
 
 
-@pytest.mark.parametrize("mode", ["exact", "finite_difference"])
+@pytest.mark.parametrize("mode", MODES)
 def test_nothing_that_was_passed_is_changed(mode: Any) -> None:
     levels, outer, variables = problem(0, 3, direct=True, as_dict=False)
     before = [t.clone() for v in variables.values() for t in leaves(v)]
@@ -119,20 +161,21 @@ def test_both_halves_of_a_difference_draw_the_same_numbers() -> None:
 
     levels = [Level("w", loss, 0.3)]
     variables = {"w": torch.ones(50).double(), "a": torch.tensor([0.7]).double()}
-    found = []
-    for mode in ("exact", "finite_difference"):
+    found = {}
+    for mode in MODES:
         torch.manual_seed(0)
-        found.append(hypergradient(levels, lambda v: v["w"].sum(), variables, "a", mode))
-    assert relative_error(found[1], found[0]) < DIFFERENCE
+        found[mode] = hypergradient(levels, lambda v: v["w"].sum(), variables, "a", mode)
+    for mode in MODES:
+        assert relative_error(found[mode], found["exact"]) < TOLERANCE[mode], mode
 
 
-def batch_norm_levels(depth: int) -> tuple[Any, ...]:
+def batch_norm_levels(depth: int, normalise: Any = nn.functional.batch_norm) -> tuple[Any, ...]:
     torch.manual_seed(0)
     x = torch.randn(6, 3, dtype=torch.float64)
 
     def loss(i: int) -> Any:
         def of(v: Any) -> Tensor:
-            h = nn.functional.batch_norm(x * v[f"w{i}"], None, None, training=True)
+            h = normalise(x * v[f"w{i}"], None, None, training=True)
             rest = sum((v[f"w{j}"].sum() for j in range(i)), torch.zeros((), dtype=x.dtype))
             return (h * v["a"] + rest).square().mean()
 
@@ -143,14 +186,55 @@ def batch_norm_levels(depth: int) -> tuple[Any, ...]:
     return [Level(f"w{i}", loss(i), 0.1) for i in range(depth)], variables
 
 
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("mode", MODES)
+def test_batch_norm_in_training_mode(depth: int, mode: Any) -> None:
+    levels, variables = batch_norm_levels(depth)
+
+    def outer(v: Any) -> Tensor:
+        return (v[f"w{depth - 1}"] * v["a"]).square().sum()
+
+    truth = brute_force_hypergradient(levels, outer, variables, "a")
+    found = hypergradient(levels, outer, variables, "a", mode)
+    assert relative_error(found, truth) < TOLERANCE[mode]
+
+
 def test_fused_batch_norm_in_three_exact_levels_is_refused_by_name() -> None:
-    levels, variables = batch_norm_levels(3)
+    def fused(x: Tensor, mean: None, var: None, training: bool) -> Tensor:
+        return torch.batch_norm(x, None, None, mean, var, training, 0.1, 1e-5, False)
+
+    levels, variables = batch_norm_levels(3, fused)
     with pytest.raises(InputError, match=r"level w0 runs NativeBatchNorm"):
         hypergradient(levels, lambda v: v["w2"].sum(), variables, "a", mode="exact")
-    two, variables = batch_norm_levels(2)
-    truth = brute_force_hypergradient(two, lambda v: v["w1"].square().sum(), variables, "a")
-    exact = hypergradient(two, lambda v: v["w1"].square().sum(), variables, "a", mode="exact")
-    assert relative_error(exact, truth) < EXACT
+
+
+def test_primitive_batch_norm_equals_the_fused_one_and_leaves_statistics() -> None:
+    torch.manual_seed(0)
+    for module, x in (
+        (nn.BatchNorm2d(3).double(), torch.randn(4, 3, 5, 5, dtype=torch.float64)),
+        (nn.BatchNorm1d(3, affine=False).double(), torch.randn(4, 3, dtype=torch.float64)),
+    ):
+        expected = module(x)
+        fixed = module.eval()(x)
+        module.train()
+        before = {k: t.clone() for k, t in module.state_dict().items()}
+        with PrimitiveBatchNorm():
+            assert torch.allclose(module(x), expected, rtol=1e-12, atol=1e-12)
+            assert torch.equal(module.eval()(x), fixed)  # with fixed statistics: the usual one
+        assert all(torch.equal(t, before[k]) for k, t in module.state_dict().items())
+
+
+def test_a_module_as_a_function_leaves_its_statistics_and_starts_from_them() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    before = {k: t.clone() for k, t in module.state_dict().items()}
+    function = as_function(module)
+    function({}, torch.randn(8, 2))
+    assert all(torch.equal(t, before[k]) for k, t in module.state_dict().items())
+    module.eval()
+    x, zero = torch.randn(8, 2), {"0.weight": torch.zeros(3, 2)}
+    module[0].weight.data.zero_()
+    torch.testing.assert_close(function(zero, x), module(x))
 
 
 def test_bad_input_is_named() -> None:
@@ -166,5 +250,5 @@ def test_bad_input_is_named() -> None:
             hypergradient(levels, lambda v: v["w"].sum(), variables, wrt)
     with pytest.raises(InputError, match="return a scalar"):
         hypergradient([level], lambda v: torch.ones(2) * v["w"], {"w": w, "a": w}, "a")
-    with pytest.raises(InputError, match="pass finite_difference or exact"):
+    with pytest.raises(InputError, match="pass finite_difference, one_sided, inner_product or"):
         hypergradient([level], lambda v: v["w"].sum(), {"w": w, "a": w}, "a", mode="fast")

@@ -1,7 +1,17 @@
-"""One-step levels and the gradient through a chain of them; knows nothing of images or networks."""
+"""One-step levels and the gradient through a chain of them; knows nothing of images."""
 
-from selfexplain.multilevel.hypergradient import hypergradient
+from selfexplain.multilevel.hypergradient import Mode, hypergradient, unroll
 from selfexplain.multilevel.level import Level
+from selfexplain.multilevel.module import as_function
 from selfexplain.multilevel.oracle import brute_force_hypergradient
+from selfexplain.multilevel.unrolled import Unrolled
 
-__all__ = ["Level", "brute_force_hypergradient", "hypergradient"]
+__all__ = [
+    "Level",
+    "Mode",
+    "Unrolled",
+    "as_function",
+    "brute_force_hypergradient",
+    "hypergradient",
+    "unroll",
+]

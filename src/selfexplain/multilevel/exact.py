@@ -1,61 +1,77 @@
 """The hypergradient by differentiating through the whole chain of steps (reverse over reverse)."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from selfexplain.errors import InputError
+from selfexplain.multilevel.batch_norm import PrimitiveBatchNorm
 from selfexplain.multilevel.level import Level, unmoved
-from selfexplain.multilevel.variables import Variable, Variables, fresh, gradients, like
+from selfexplain.multilevel.unrolled import Unrolled
+from selfexplain.multilevel.variables import Variables, detached, fresh, gradients, like
 
 FUSED_BATCH_NORM = ("NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm", "BatchNormImpl")
 """Autograd nodes whose third derivatives are wrong in training mode (pytorch issue 186256)."""
 
 
-def exact_hypergradient(
+def unroll_exact(
     levels: Sequence[Level],
     outer: Callable[[Variables], Tensor],
     variables: Variables,
     wrt: str,
-) -> Variable:
-    """D outer / d wrt, through every step, by automatic differentiation.
+) -> Unrolled:
+    """Unroll the levels and differentiate through every step, by automatic differentiation.
 
-    Its cost and memory grow with the number of levels, as each step's graph is kept.
+    Its cost and memory grow with the number of levels, as each step's graph is kept. From three
+    levels on, BatchNorm in training mode is computed of primitive operations.
 
     Raises:
-        InputError: there are three levels or more and a level's loss runs a fused BatchNorm, whose
-            third derivatives are silently wrong.
+        InputError: there are three levels or more and a level's loss nevertheless runs a fused
+            BatchNorm (one that was compiled, say), whose third derivatives are silently wrong.
 
     Example:
         >>> level = Level("w", lambda v: (v["w"] - v["a"]).square(), lr=0.25)
         >>> start = {"w": torch.tensor(0.0), "a": torch.tensor(3.0)}
-        >>> exact_hypergradient([level], lambda v: v["w"].square(), start, "a")  # w' = a / 2
-        tensor(1.5000)
+        >>> unrolled = unroll_exact([level], lambda v: v["w"].square(), start, "a")  # w' = a / 2
+        >>> unrolled.hypergradient, unrolled.stepped["w"]
+        (tensor(1.5000), tensor(1.5000))
     """
     target = fresh(variables[wrt])
     seen = unmoved(levels, variables) | {wrt: target}
-    with torch.enable_grad():
-        for level in map(_guarded, levels) if len(levels) > 2 else levels:
+    losses, found = {}, {}
+    deep = len(levels) > 2
+    with ExitStack() as stack:
+        stack.enter_context(torch.enable_grad())
+        if deep:
+            stack.enter_context(PrimitiveBatchNorm())
+        for level in levels:
             own = fresh(variables[level.name])
-            seen[level.name] = level.step({**seen, level.name: own}, create_graph=True)
-        return like(target, gradients(outer(seen), target))
+            view = {**seen, level.name: own}
+            losses[level.name], gradient = level.gradient(view, create_graph=True)
+            if deep:
+                _check_no_fused_batch_norm(level.name, losses[level.name])
+            found[level.name] = gradient
+            seen[level.name] = level.moved(own, gradient)
+        value = outer(seen)
+        hypergradient = like(target, gradients(value, target))
+    return Unrolled(
+        hypergradient=hypergradient,
+        outer=value.detach(),
+        losses={name: loss.detach() for name, loss in losses.items()},
+        gradients={name: detached(gradient) for name, gradient in found.items()},
+        stepped={level.name: detached(seen[level.name]) for level in levels},
+    )
 
 
-def _guarded(level: Level) -> Level:
-    """The level with a loss that refuses a fused BatchNorm by name."""
-
-    def loss(seen: Variables) -> Tensor:
-        value = level.loss(seen)
-        if name := _fused_batch_norm(value.grad_fn):
-            raise InputError(
-                f"the loss of level {level.name} runs {name}, whose third derivatives are wrong; "
-                "use a BatchNorm of primitive operations, mode='finite_difference', or two levels"
-            )
-        return value
-
-    return Level(level.name, loss, level.lr, level.maximize, level.project)
+def _check_no_fused_batch_norm(level: str, loss: Tensor) -> None:
+    if name := _fused_batch_norm(loss.grad_fn):
+        raise InputError(
+            f"the loss of level {level} runs {name}, whose third derivatives are wrong; "
+            "use a BatchNorm of primitive operations, another mode, or two levels"
+        )
 
 
 def _fused_batch_norm(root: Any) -> str | None:

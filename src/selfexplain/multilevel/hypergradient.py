@@ -6,12 +6,13 @@ from typing import Literal
 from torch import Tensor
 
 from selfexplain.errors import InputError
-from selfexplain.multilevel.exact import exact_hypergradient
-from selfexplain.multilevel.finite_difference import finite_difference_hypergradient
+from selfexplain.multilevel.exact import unroll_exact
 from selfexplain.multilevel.level import Level, check_levels
+from selfexplain.multilevel.sweep import unroll_by_sweep
+from selfexplain.multilevel.unrolled import Unrolled
 from selfexplain.multilevel.variables import Variable, Variables
 
-Mode = Literal["finite_difference", "exact"]
+Mode = Literal["finite_difference", "one_sided", "inner_product", "exact"]
 
 
 def hypergradient(
@@ -29,15 +30,16 @@ def hypergradient(
         outer: scalar; sees all stepped variables.
         variables: start value of every level's variable, of `wrt`, and of any constant.
         wrt: name of the variable whose gradient is wanted (an architecture, say).
-        mode: `exact` differentiates through the whole chain; `finite_difference` needs first
-            derivatives only, so any loss that trains will do.
+        mode: `exact` differentiates through the whole chain; `inner_product` differentiates each
+            level's step once, exactly too, whatever the depth; `finite_difference` (central) and
+            `one_sided` need first derivatives only, so any loss that trains will do.
 
     Returns:
         The gradient, in the shape of `variables[wrt]`. Nothing that was passed is changed.
 
     Raises:
         InputError: a name is missing or taken twice, a loss is no scalar, the mode is unknown, or
-            (exact, three levels or more) a loss runs a fused BatchNorm.
+            (exact, three levels or more) a loss runs a fused BatchNorm that cannot be replaced.
 
     Example:
         >>> import torch
@@ -46,9 +48,31 @@ def hypergradient(
         >>> hypergradient([level], lambda v: v["w"].square(), start, "a", mode="exact")
         tensor(1.5000)
     """
+    return unroll(levels, outer, variables, wrt, mode).hypergradient
+
+
+def unroll(
+    levels: Sequence[Level],
+    outer: Callable[[Variables], Tensor],
+    variables: Variables,
+    wrt: str,
+    mode: Mode = "finite_difference",
+) -> Unrolled:
+    """The hypergradient together with each level's loss, gradient and stepped variable.
+
+    A search that moves its weights along the same gradients need not compute them again. Arguments
+    and errors are those of `hypergradient`.
+
+    Example:
+        >>> import torch
+        >>> level = Level("w", lambda v: (v["w"] - v["a"]).square(), lr=0.25)
+        >>> start = {"w": torch.tensor(0.0), "a": torch.tensor(3.0)}
+        >>> unroll([level], lambda v: v["w"].square(), start, "a").gradients["w"]
+        tensor(-6.)
+    """
     check_levels(levels, variables, wrt)
     if mode == "exact":
-        return exact_hypergradient(levels, outer, variables, wrt)
-    if mode == "finite_difference":
-        return finite_difference_hypergradient(levels, outer, variables, wrt)
-    raise InputError(f"mode is {mode!r}; pass finite_difference or exact")
+        return unroll_exact(levels, outer, variables, wrt)
+    if mode in ("finite_difference", "one_sided", "inner_product"):
+        return unroll_by_sweep(levels, outer, variables, wrt, mode)
+    raise InputError(f"mode is {mode!r}; pass finite_difference, one_sided, inner_product or exact")

@@ -9,7 +9,6 @@ from selfexplain.errors import InputError
 from selfexplain.multilevel.variables import (
     Variable,
     Variables,
-    each,
     fresh,
     gradients,
     leaves,
@@ -19,7 +18,7 @@ from selfexplain.multilevel.variables import (
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """v' = project(v - lr grad_v loss), or + for a level that maximises.
+    """v' = project(v - lr direction(grad_v loss)), or + for a level that maximises.
 
     Args:
         name: of the level's variable.
@@ -28,6 +27,8 @@ class Level:
         lr: size of the one step that stands for the level's argmin (as DARTS does).
         maximize: step uphill.
         project: smooth map of the stepped variable, tensor by tensor.
+        direction: smooth map of the gradient before the step, tensor by tensor (its normalisation,
+            say); None for the gradient itself.
 
     Example:
         >>> import torch
@@ -41,30 +42,36 @@ class Level:
     lr: float
     maximize: bool = False
     project: Callable[[Tensor], Tensor] | None = None
+    direction: Callable[[Tensor], Tensor] | None = None
 
-    @property
-    def signed_lr(self) -> float:
-        """What the gradient is multiplied with: -lr, or +lr for a level that maximises."""
-        return self.lr if self.maximize else -self.lr
+    def gradient(self, seen: Variables, *, create_graph: bool = False) -> tuple[Tensor, Variable]:
+        """The loss, and its gradient towards the level's own variable.
 
-    def step(self, seen: Variables, *, create_graph: bool = False) -> Variable:
-        """The stepped variable, projected; with a graph back to all that the loss saw if asked."""
-        return self.projected(self.unprojected_step(seen, create_graph=create_graph))
-
-    def unprojected_step(self, seen: Variables, *, create_graph: bool = False) -> Variable:
-        """The stepped variable before its projection."""
+        Returns:
+            The loss, a scalar; and a variable in the form of the level's own, with a graph back to
+            all that the loss saw if asked.
+        """
         own = seen[self.name]
         if not all(tensor.requires_grad for tensor in leaves(own)):
             own = fresh(own)
-        found = gradients(self.loss({**seen, self.name: own}), own, create_graph=create_graph)
-        pairs = zip(leaves(own), found, strict=True)
-        return like(own, [v.detach() + self.signed_lr * g for v, g in pairs])
+        loss = self.loss({**seen, self.name: own})
+        return loss, like(own, gradients(loss, own, create_graph=create_graph))
 
-    def projected(self, variable: Variable) -> Variable:
-        """The variable within the level's constraint."""
-        if self.project is None:
-            return variable
-        return each(self.project, variable)
+    def moved(self, own: Variable, gradient: Variable) -> Variable:
+        """The level's own variable after a step along a gradient, within its constraint."""
+        return like(
+            own, [self._moved(v, g) for v, g in zip(leaves(own), leaves(gradient), strict=True)]
+        )
+
+    def step(self, seen: Variables, *, create_graph: bool = False) -> Variable:
+        """The stepped variable; with a graph back to all that the loss saw if asked."""
+        _, gradient = self.gradient(seen, create_graph=create_graph)
+        return self.moved(seen[self.name], gradient)
+
+    def _moved(self, v: Tensor, gradient: Tensor) -> Tensor:
+        along = gradient if self.direction is None else self.direction(gradient)
+        stepped = v.detach() + (self.lr if self.maximize else -self.lr) * along
+        return stepped if self.project is None else self.project(stepped)
 
 
 def unmoved(levels: Sequence[Level], variables: Variables) -> dict[str, Variable]:

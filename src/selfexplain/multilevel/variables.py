@@ -45,6 +45,11 @@ def each(function: Callable[[Tensor], Tensor], variable: Variable) -> Variable:
     return like(variable, [function(tensor) for tensor in leaves(variable)])
 
 
+def detached(variable: Variable) -> Variable:
+    """The same values without a graph."""
+    return each(Tensor.detach, variable)
+
+
 def fresh(variable: Variable) -> Variable:
     """The same values as new leaves of a graph that want gradients."""
     return each(lambda tensor: tensor.detach().requires_grad_(), variable)

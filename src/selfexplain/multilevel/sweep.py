@@ -1,0 +1,167 @@
+"""The hypergradient by one backward sweep over the levels, one mixed product each.
+
+A step v' = M(v, g) with g = grad_v loss(v, x), where M is the move (direction, step size,
+projection). An adjoint a of v' becomes m = (dM/dg)^T a, an exact inner product that costs nothing,
+and reaches everything else that the loss saw as the mixed product d/dx <g(v, x), m> (products.py).
+Only first derivatives of the loss are needed for differences, second ones for inner products,
+however many levels there are.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from selfexplain.multilevel.level import Level, unmoved
+from selfexplain.multilevel.products import (
+    Products,
+    difference_product,
+    gradients_towards,
+    inner_product,
+)
+from selfexplain.multilevel.unrolled import Unrolled
+from selfexplain.multilevel.variables import (
+    Variable,
+    Variables,
+    detached,
+    fresh,
+    gradients,
+    leaves,
+    like,
+)
+
+SweepMode = Literal["finite_difference", "one_sided", "inner_product"]
+
+
+@dataclass(kw_only=True)
+class _Taken:
+    """A level's step as it was taken."""
+
+    level: Level
+    seen: dict[str, Variable]
+    """What its loss saw; with mode inner_product, leaves of the graph of `gradient`."""
+    names: list[str]
+    """The variables, beside its own, through which it depends on `wrt`: earlier ones, and it."""
+    random_state: list[Tensor]
+    loss: Tensor
+    gradient: Variable
+    at_start: Products | None = None
+    """Gradients towards `names`, with mode one_sided."""
+
+
+def unroll_by_sweep(
+    levels: Sequence[Level],
+    outer: Callable[[Variables], Tensor],
+    variables: Variables,
+    wrt: str,
+    mode: SweepMode = "finite_difference",
+    radius: float | None = None,
+) -> Unrolled:
+    """Unroll the levels, then carry the adjoints back from the last to the first.
+
+    Each level's loss is first called once at its start, in the order of the levels; then `outer`;
+    only then, with differences, at displaced values. Random numbers that a loss draws from torch's
+    global CPU generator, or that of the current CUDA device, are the same in every one of its
+    calls.
+
+    Args:
+        levels: in the order of their steps.
+        outer: scalar of all stepped variables.
+        variables: start values.
+        wrt: name of the variable whose gradient is wanted.
+        mode: how mixed products are made; see products.py.
+        radius: length of the displacement of a level's variable; None for a default by precision.
+
+    Example:
+        >>> level = Level("w", lambda v: (v["w"] - v["a"]).square(), lr=0.25)
+        >>> start = {"w": torch.tensor(0.0), "a": torch.tensor(3.0)}
+        >>> unroll_by_sweep([level], lambda v: v["w"].square(), start, "a").hypergradient
+        tensor(1.5000)
+    """
+    seen = unmoved(levels, variables)
+    taken: list[_Taken] = []
+    with torch.enable_grad():
+        for level in levels:
+            names = [*(t.level.name for t in taken), wrt]
+            view = {**seen, level.name: variables[level.name]}
+            taken.append(_take(level, view, names, mode))
+            seen[level.name] = detached(level.moved(variables[level.name], taken[-1].gradient))
+        value, adjoints = gradients_towards(outer, seen, [*(t.level.name for t in taken), wrt])
+        after = _random_state()
+        for step in reversed(taken):
+            product = _product(step, _pulled_back(step, adjoints[step.level.name]), mode, radius)
+            for name, found in product.items():
+                adjoints[name] = tuple(a + p for a, p in zip(adjoints[name], found, strict=True))
+        _set_random_state(after)
+    return Unrolled(
+        hypergradient=like(variables[wrt], adjoints[wrt]),
+        outer=value,
+        losses={step.level.name: step.loss for step in taken},
+        gradients={step.level.name: detached(step.gradient) for step in taken},
+        stepped={level.name: seen[level.name] for level in levels},
+    )
+
+
+def _take(level: Level, view: dict[str, Variable], names: list[str], mode: SweepMode) -> _Taken:
+    """The gradient of a level's step, and what its mixed product will need."""
+    state = _random_state()
+    at_start = None
+    if mode == "inner_product":
+        view = view | {name: fresh(view[name]) for name in (*names, level.name)}
+        loss, gradient = level.gradient(view, create_graph=True)
+        loss = loss.detach()
+    elif mode == "one_sided":
+        loss, at_start = gradients_towards(level.loss, view, [level.name, *names])
+        gradient = like(view[level.name], at_start.pop(level.name))
+    else:
+        loss, gradient = level.gradient(view)
+        loss = loss.detach()
+    return _Taken(
+        level=level,
+        seen=view,
+        names=names,
+        random_state=state,
+        loss=loss,
+        gradient=gradient,
+        at_start=at_start,
+    )
+
+
+def _pulled_back(step: _Taken, adjoint: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The adjoint of the moved variable as one of the gradient it was moved along."""
+    along = fresh(step.gradient)
+    moved = leaves(step.level.moved(step.seen[step.level.name], along))
+    pairs = zip(moved, adjoint, strict=True)
+    return gradients(torch.stack([(v * a).sum() for v, a in pairs]).sum(), along)
+
+
+def _product(
+    step: _Taken, vector: tuple[Tensor, ...], mode: SweepMode, radius: float | None
+) -> Products:
+    if mode == "inner_product":
+        towards = {name: step.seen[name] for name in step.names}
+        return inner_product(leaves(step.gradient), vector, towards)
+    return difference_product(
+        step.level.loss,
+        step.seen,
+        step.level.name,
+        vector,
+        step.names,
+        at_start=step.at_start,
+        radius=radius,
+        before_each=lambda: _set_random_state(step.random_state),
+    )
+
+
+def _random_state() -> list[Tensor]:
+    """States of the global generators: the CPU's, and the current CUDA device's if in use."""
+    cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
+    return [torch.get_rng_state(), *cuda]
+
+
+def _set_random_state(state: list[Tensor]) -> None:
+    torch.set_rng_state(state[0])
+    if len(state) > 1:
+        torch.cuda.set_rng_state(state[1])
