@@ -20,6 +20,14 @@ class Unrolled:
         stepped: name of each level -> its variable after its step.
 
     Everything is detached.
+
+    Example:
+        >>> import torch
+        >>> from selfexplain.multilevel import Level, unroll
+        >>> level = Level("w", lambda v: (v["w"] - v["a"]).square(), lr=0.25)
+        >>> start = {"w": torch.tensor(0.0), "a": torch.tensor(3.0)}
+        >>> unroll([level], lambda v: v["w"].square(), start, "a").outer
+        tensor(2.2500)
     """
 
     hypergradient: Variable
