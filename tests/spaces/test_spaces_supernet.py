@@ -7,12 +7,13 @@ from torch import Tensor
 from selfexplain.errors import InputError
 from selfexplain.spaces import Supernet, build_supernet
 
-SPACES = ("nasbench201",)
+SPACES = ("nasbench201", "darts", "pcdarts")
 
 
 def small(space: str, **options: int) -> Supernet:
     torch.manual_seed(0)
-    numbers = {"num_classes": 10, "in_channels": 1, "image_size": 8, "channels": 8, "cells": 2}
+    numbers = {"num_classes": 10, "in_channels": 1, "image_size": 8, "channels": 8}
+    numbers["cells"] = 1 if space == "nasbench201" else 3
     return build_supernet(space, **{**numbers, **options})
 
 
@@ -91,6 +92,11 @@ def test_nasbench201_takes_the_heaviest_of_all_operations() -> None:
         ("nasbench201", {"num_classes": 0}, "num_classes is 0"),
         ("nasbench201", {"image_size": 10}, "image_size is 10.*multiple of 4"),
         ("nasbench201", {"image_size": 2}, "image_size is 2.*multiple of 4"),
+        ("dart", {}, "did you mean darts"),
+        ("darts", {"cells": 2}, "cells is 2.*at least 3"),
+        ("darts", {"channels": 5}, "channels is 5, which darts cannot split; pass a multiple of 2"),
+        ("pcdarts", {"channels": 12}, "channels is 12.*multiple of 8"),
+        ("pcdarts", {"image_size": 6}, "image_size is 6.*halves its features 2 times"),
     ],
 )
 def test_what_cannot_be_built_says_what_to_pass(

@@ -3,11 +3,17 @@
 import difflib
 
 from selfexplain.errors import InputError
-from selfexplain.spaces.nasbench201 import NASBench201Supernet
+from selfexplain.spaces.darts_skeleton import reductions
+from selfexplain.spaces.darts_supernet import DARTSSupernet, PCDARTSSupernet
+from selfexplain.spaces.nasbench201_supernet import NASBench201Supernet
 from selfexplain.spaces.supernet import Supernet
 
-SPACES = ("nasbench201",)
-"""The spaces that can be searched."""
+SPACES: dict[str, type[NASBench201Supernet | DARTSSupernet]] = {
+    "nasbench201": NASBench201Supernet,
+    "darts": DARTSSupernet,
+    "pcdarts": PCDARTSSupernet,
+}
+"""Name of a space -> its supernet."""
 
 
 def build_supernet(
@@ -22,35 +28,44 @@ def build_supernet(
     """Build the untrained supernet of a space; its weights come from torch's global generator.
 
     Args:
-        space: nasbench201 (Dong and Yang 2020).
+        space: nasbench201 (Dong and Yang 2020), darts (Liu et al. 2019) or pcdarts (Xu et al.
+            2020).
         num_classes: number of classes K.
         in_channels: channels C of the images.
         image_size: height and width of the images.
-        channels: channels of the first cells.
-        cells: nasbench201: cells of each of the three stages, None for 5.
+        channels: channels of the first cells: even for darts, divisible by 8 for pcdarts.
+        cells: nasbench201: cells of each of the three stages, None for 5; darts and pcdarts: cells
+            of the whole network, at least 3, None for 8; those at one and two thirds reduce.
 
     Returns:
         A supernet that maps images (B, C, H, W) and an architecture to logits (B, K).
 
     Raises:
-        InputError: the space is unknown, a number is below 1, or the images are too small or do not
-            halve as often as the space needs.
+        InputError: the space is unknown, a number is below 1, the channels do not divide, or the
+            images are too small or do not halve as often as the network reduces.
 
     Example:
         >>> supernet = build_supernet(
-        ...     "nasbench201", num_classes=10, in_channels=3, image_size=32, channels=4, cells=1
+        ...     "darts", num_classes=10, in_channels=1, image_size=8, channels=4, cells=3
         ... )
-        >>> supernet.family
-        'nasbench201'
+        >>> {name: tuple(a.shape) for name, a in supernet.new_architecture().items()}
+        {'normal': (14, 8), 'reduce': (14, 8)}
     """
     if space not in SPACES:
         near = difflib.get_close_matches(space, SPACES, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise InputError(f"there is no space {space!r}{hint}; pass one of {', '.join(SPACES)}")
-    cells = 5 if cells is None else cells
+    if cells is None:
+        cells = 5 if space == "nasbench201" else 8
     check_numbers(num_classes=num_classes, in_channels=in_channels, channels=channels, cells=cells)
-    check_image_size(image_size, halvings=2)
-    return NASBench201Supernet(
+    if space != "nasbench201" and cells < 3:
+        raise InputError(
+            f"cells is {cells}, and a {space} supernet of fewer than 3 has reduction cells alone; "
+            "pass at least 3"
+        )
+    check_divisible(space, channels, {"nasbench201": 1, "darts": 2, "pcdarts": 8}[space])
+    check_image_size(image_size, 2 if space == "nasbench201" else len(reductions(cells)))
+    return SPACES[space](
         num_classes=num_classes, in_channels=in_channels, channels=channels, cells=cells
     )
 
@@ -66,7 +81,19 @@ def check_numbers(**numbers: int) -> None:
             raise InputError(f"{name} is {number}; pass a number of at least 1")
 
 
-def check_image_size(image_size: int, *, halvings: int) -> None:
+def check_divisible(what: str, channels: int, unit: int) -> None:
+    """Raise InputError unless the channels can be split as the operations do.
+
+    Example:
+        >>> check_divisible("pcdarts", 16, 8)
+    """
+    if channels % unit:
+        raise InputError(
+            f"channels is {channels}, which {what} cannot split; pass a multiple of {unit}"
+        )
+
+
+def check_image_size(image_size: int, halvings: int) -> None:
     """Raise InputError unless images of this size can be halved so many times without a rest.
 
     Example:
@@ -75,6 +102,6 @@ def check_image_size(image_size: int, *, halvings: int) -> None:
     unit = 2**halvings
     if image_size < unit or image_size % unit:
         raise InputError(
-            f"image_size is {image_size}, and this network halves its features {halvings} times "
-            f"without a rest; pass a multiple of {unit}"
+            f"image_size is {image_size}, and this network halves its features {halvings} "
+            f"time{'s' * (halvings > 1)}; pass a multiple of {unit}"
         )
