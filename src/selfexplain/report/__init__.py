@@ -1,6 +1,15 @@
 """What people see: tables and pictures."""
 
+from selfexplain.report.cell_drawing import cell_svg
 from selfexplain.report.picture import explanation_figure, save_figure
+from selfexplain.report.search_plot import architecture_figure
 from selfexplain.report.table import comparison_markdown, comparison_table
 
-__all__ = ["comparison_markdown", "comparison_table", "explanation_figure", "save_figure"]
+__all__ = [
+    "architecture_figure",
+    "cell_svg",
+    "comparison_markdown",
+    "comparison_table",
+    "explanation_figure",
+    "save_figure",
+]
