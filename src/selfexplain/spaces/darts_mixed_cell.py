@@ -59,11 +59,12 @@ class Sender(nn.Module):
         columns = [OPERATIONS.index(name) for name in self.shared]
         sent = combinations(results, weights_EO[:, columns])
         active = PREPARATIONS["relu"](x_BCHW, self.stride)
-        for e, (edge, weight_O) in enumerate(zip(self.edges, weights_EO.unbind(), strict=True)):
+        scales_EOC = weights_EO[:, :, None].repeat(1, 1, self.channels)
+        for e, (edge, scales_OC) in enumerate(zip(self.edges, scales_EOC.unbind(), strict=True)):
             assert isinstance(edge, nn.ModuleDict)
-            weight = dict(zip(OPERATIONS, weight_O.unbind(), strict=True))
+            scale_C = dict(zip(OPERATIONS, scales_OC.unbind(), strict=True))
             for name, module in edge.items():
-                sent[e] = sent[e] + module(active, weight[name].expand(self.channels))
+                sent[e] = sent[e] + module(active, scale_C[name])
         return [(tensor,) for tensor in sent]
 
     def _shared_result(self, name: str, x_BCHW: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from selfexplain.spaces.darts_skeleton import CellShape, DARTSNetwork, SmallStem
 from selfexplain.spaces.derive import best_two_of_every_node
 from selfexplain.spaces.genotype import FAMILIES, Cell, Genotype
 from selfexplain.spaces.mixing import Parts, combinations, edges_of
-from selfexplain.spaces.supernet import Supernet, check_architecture
+from selfexplain.spaces.supernet import Supernet
 
 CELLS = FAMILIES[FAMILY].cells
 EDGES = edges_of(FAMILY)
@@ -94,7 +94,7 @@ class DARTSSupernet(Supernet):
 
     def forward(self, x_BCHW: Tensor, architecture: Mapping[str, Tensor]) -> Tensor:
         """Logits (B, K) of images (B, C, H, W)."""
-        check_architecture(architecture, self.architecture_shapes)
+        architecture = self.checked(architecture, x_BCHW)
         weights = (self.weights(name, architecture) for name in CELLS)
         logits_BK: Tensor = self.network(x_BCHW, *weights)
         return logits_BK
@@ -109,7 +109,7 @@ class DARTSSupernet(Supernet):
 
     def genotype(self, architecture: Mapping[str, Tensor]) -> Genotype:
         """The cells of the two heaviest edges of every node, each with its heaviest operation."""
-        check_architecture(architecture, self.architecture_shapes)
+        architecture = self.checked(architecture)
         cells: dict[str, Cell] = {}
         for name in CELLS:
             weights_EO, *edge_weights = self.weights(name, architecture)

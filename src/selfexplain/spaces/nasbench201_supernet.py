@@ -14,7 +14,7 @@ from selfexplain.spaces.genotype import FAMILIES, Genotype
 from selfexplain.spaces.mixing import Parts, combinations, edges_of, propagate, rows_by_source
 from selfexplain.spaces.nasbench201_skeleton import NASBench201Network
 from selfexplain.spaces.operations import PREPARATIONS, Weighted
-from selfexplain.spaces.supernet import Supernet, check_architecture
+from selfexplain.spaces.supernet import Supernet
 
 FAMILY = "nasbench201"
 OPERATIONS = FAMILIES[FAMILY].operations
@@ -107,11 +107,11 @@ class NASBench201Supernet(Supernet):
 
     def forward(self, x_BCHW: Tensor, architecture: Mapping[str, Tensor]) -> Tensor:
         """Logits (B, K) of images (B, C, H, W)."""
-        check_architecture(architecture, self.architecture_shapes)
+        architecture = self.checked(architecture, x_BCHW)
         logits_BK: Tensor = self.network(x_BCHW, architecture["cell"].softmax(dim=-1))
         return logits_BK
 
     def genotype(self, architecture: Mapping[str, Tensor]) -> Genotype:
         """The cell with the heaviest operation on every edge, `none` among them."""
-        check_architecture(architecture, self.architecture_shapes)
+        architecture = self.checked(architecture)
         return Genotype(FAMILY, {"cell": best_of_every_edge(architecture["cell"])})

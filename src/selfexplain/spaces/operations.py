@@ -123,16 +123,20 @@ class ScaledBatchNorm(nn.BatchNorm2d):
         """Normalised x, times the scale if there is one (for a BatchNorm without own weights)."""
         if scale_C is None:
             return super().forward(x_BCHW)
-        if self.training and self.num_batches_tracked is not None:
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        if self.training:
             self.num_batches_tracked.add_(1)
         return F.batch_norm(
             x_BCHW,
             self.running_mean,
             self.running_var,
-            scale_C,
+            # torch 2.13 on CPU, channels last: the backward pass reads an expanded scale as if its
+            # entries lay side by side, and the gradient towards x is silently wrong
+            scale_C.contiguous(),
             None,
             self.training,
-            0.1 if self.momentum is None else self.momentum,
+            self.momentum,
             self.eps,
         )
 

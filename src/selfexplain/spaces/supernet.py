@@ -44,6 +44,25 @@ class Supernet(nn.Module):
         """The discrete cells that an architecture stands for."""
         raise NotImplementedError
 
+    def checked(
+        self, architecture: Mapping[str, Tensor], x_BCHW: Tensor | None = None
+    ) -> Mapping[str, Tensor]:
+        """The architecture, in the images' type and place if there are images.
+
+        Raises:
+            InputError: it has other tensors than `architecture_shapes` says.
+        """
+        shapes = dict(self.architecture_shapes)
+        given = {name: tuple(tensor.shape) for name, tensor in architecture.items()}
+        if given != shapes:
+            raise InputError(
+                f"the architecture has {_listed(given)}; this supernet needs {_listed(shapes)}: "
+                "pass what its new_architecture() returns"
+            )
+        if x_BCHW is None:
+            return architecture
+        return {name: tensor.to(x_BCHW) for name, tensor in architecture.items()}
+
     def new_architecture(self, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Start values, 1e-3 times standard normal numbers, as the published searches start.
 
@@ -57,18 +76,6 @@ class Supernet(nn.Module):
             name: 1e-3 * torch.randn(shape, generator=generator)
             for name, shape in self.architecture_shapes.items()
         }
-
-
-def check_architecture(
-    architecture: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]
-) -> None:
-    """Raise InputError unless the architecture has just the tensors of these names and shapes."""
-    given = {name: tuple(tensor.shape) for name, tensor in architecture.items()}
-    if given != dict(shapes):
-        raise InputError(
-            f"the architecture has {_listed(given)}; this supernet needs {_listed(shapes)}: "
-            "pass what its new_architecture() returns"
-        )
 
 
 def _listed(shapes: Mapping[str, tuple[int, ...]]) -> str:
