@@ -5,6 +5,7 @@ from selfexplain.multilevel.level import Level
 from selfexplain.multilevel.module import as_function
 from selfexplain.multilevel.oracle import brute_force_hypergradient
 from selfexplain.multilevel.unrolled import Unrolled
+from selfexplain.multilevel.walk import walk
 
 __all__ = [
     "Level",
@@ -14,4 +15,5 @@ __all__ = [
     "brute_force_hypergradient",
     "hypergradient",
     "unroll",
+    "walk",
 ]

@@ -1,0 +1,142 @@
+"""From options and a batch to the levels that make an explanation, and what is shown of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from selfexplain.lease.explanation import (
+    DIRECTIONS,
+    bounded,
+    magnitude,
+    shown_to_audience,
+    shuffled,
+)
+from selfexplain.lease.levels import (
+    Explanation,
+    Loss,
+    Network,
+    OwnPrediction,
+    explainer_explains,
+    explainer_scores,
+)
+from selfexplain.lease.options import LeaSEOptions
+from selfexplain.multilevel import Level
+from selfexplain.multilevel.variables import Variable, Variables
+
+
+@dataclass(frozen=True, slots=True)
+class Explaining:
+    """How one batch is explained.
+
+    Args:
+        levels: one for each step of the explanation.
+        start: their start values, zeros.
+        delta: the perturbation (B, C, H, W) in pixel units, of the variables.
+        shown: what the audience sees beside the images, of the variables.
+    """
+
+    levels: list[Level]
+    start: dict[str, Variable]
+    delta: Explanation
+    shown: Explanation
+
+
+def explain_by_attack(
+    f: Network,
+    x_BCHW: Tensor,
+    y_B: Tensor,
+    std_C: Tensor,
+    options: LeaSEOptions,
+    generator: torch.Generator,
+) -> Explaining:
+    """Level II for a batch, in as many steps as the options say, or its control.
+
+    The sum of the steps' variables is z; each starts at zero, so that a later step continues where
+    the earlier ones ended, and the chain rule runs through all of them.
+
+    Args:
+        f: the explainer.
+        x_BCHW: normalised images.
+        y_B: their labels.
+        std_C: by which their pixels were divided.
+        options: see `LeaSEOptions`.
+        generator: of the CPU; draws what controls need.
+
+    Example:
+        >>> def f(v, x):
+        ...     return torch.stack([x.sum((1, 2, 3)), -x.sum((1, 2, 3))], 1)
+        >>> x, y = torch.ones(2, 1, 4, 4), torch.tensor([0, 1])
+        >>> explaining = explain_by_attack(
+        ...     f, x, y, torch.ones(1), LeaSEOptions(eps=0.5), torch.Generator()
+        ... )
+        >>> [level.name for level in explaining.levels]
+        ['delta_1']
+    """
+    eps, size = options.eps, options.explanation_step_size
+    if options.control == "random_delta":
+        noise_BCHW = torch.randn(x_BCHW.shape, generator=generator).to(x_BCHW)
+        constant_BCHW = bounded(options.explanation_steps * size * noise_BCHW, eps)
+        return _shown([], {}, lambda v: constant_BCHW, x_BCHW, options)
+    names = [f"delta_{step + 1}" for step in range(options.explanation_steps)]
+    target: Callable[[Tensor], Tensor] = OwnPrediction()
+    if options.target == "label":
+        target = _always(y_B)
+    levels = []
+    for step, name in enumerate(names):
+        perturbation = _in_units_of_x(_bounded_sum(names[: step + 1], eps), std_C)
+        loss: Loss = explainer_explains(f, x_BCHW, perturbation, target)
+        direction = DIRECTIONS[options.attack]
+        if options.control == "saliency":
+            loss, direction = explainer_scores(f, x_BCHW, perturbation, target), magnitude
+        levels.append(Level(name, loss, size, maximize=True, direction=direction))
+    delta = _bounded_sum(names, eps)
+    if options.control == "shuffled_delta":
+        delta = _shuffled(delta, x_BCHW, generator)
+    start: dict[str, Variable] = {name: torch.zeros_like(x_BCHW) for name in names}
+    return _shown(levels, start, delta, x_BCHW, options)
+
+
+def _shown(
+    levels: list[Level],
+    start: dict[str, Variable],
+    delta: Explanation,
+    x_BCHW: Tensor,
+    options: LeaSEOptions,
+) -> Explaining:
+    def shown(v: Variables) -> Tensor:
+        delta_BCHW = delta(v)
+        if options.gradient_path != "full":
+            delta_BCHW = delta_BCHW.detach()
+        return shown_to_audience(x_BCHW, delta_BCHW, options.eps, options.shown)
+
+    return Explaining(levels, start, delta, shown)
+
+
+def _bounded_sum(names: list[str], eps: float) -> Explanation:
+    """Delta of the steps' variables."""
+
+    def delta(v: Variables) -> Tensor:
+        z_BCHW = torch.zeros(())
+        for name in names:
+            step = v[name]
+            assert isinstance(step, Tensor)
+            z_BCHW = step if name == names[0] else z_BCHW + step
+        return bounded(z_BCHW, eps)
+
+    return delta
+
+
+def _in_units_of_x(delta: Explanation, std_C: Tensor) -> Explanation:
+    return lambda v: delta(v) / std_C[:, None, None]
+
+
+def _shuffled(delta: Explanation, x_BCHW: Tensor, generator: torch.Generator) -> Explanation:
+    pixels = x_BCHW.shape[2] * x_BCHW.shape[3]
+    order_BP = torch.rand(len(x_BCHW), pixels, generator=generator).argsort(1).to(x_BCHW.device)
+    return lambda v: shuffled(delta(v), order_BP)
+
+
+def _always(y_B: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda logits_BK: y_B

@@ -1,0 +1,142 @@
+"""A network whose weights are moved along gradients that were computed elsewhere."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from selfexplain.errors import InputError
+from selfexplain.multilevel import as_function
+from selfexplain.multilevel.module import Function
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rates:
+    """How weights and architecture are moved.
+
+    Raises:
+        InputError: a rate is not positive.
+
+    Example:
+        >>> Rates(lr=0.1).lr
+        0.1
+    """
+
+    lr: float = 0.025
+    """Start value of the weights' learning rate; it falls along a cosine to lr_min. It is also the
+    size of the step that stands for the explainer's and the audience's level."""
+    lr_min: float = 0.001
+    """Its end value."""
+    audience_lr: float = 0.025
+    """The same for the audience's weights."""
+    momentum: float = 0.9
+    """Momentum of the weights."""
+    weight_decay: float = 3e-4
+    """Weight decay of the weights."""
+    clip: float = 5.0
+    """Largest norm of a gradient of the weights."""
+    architecture_lr: float = 3e-4
+    """Learning rate of the architecture (Adam with betas 0.5 and 0.999)."""
+    architecture_weight_decay: float = 1e-3
+    """Weight decay of the architecture."""
+
+    def __post_init__(self) -> None:
+        """Refuse rates that move nothing or the wrong way."""
+        for name in ("lr", "audience_lr", "clip", "architecture_lr"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} is {getattr(self, name):g}; pass a positive number")
+        for name in ("lr_min", "momentum", "weight_decay", "architecture_weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name} is {getattr(self, name):g}; pass a number of at least 0")
+
+
+class Learner:
+    """A network, the SGD that moves it, and the calls that keep or leave its running statistics.
+
+    Args:
+        module: the network; it is put in training mode.
+        lr: start learning rate.
+        rates: the rest.
+
+    Example:
+        >>> learner = Learner(nn.Linear(2, 1, bias=False), 0.1, Rates(weight_decay=0.0))
+        >>> before = learner.weights["weight"].clone()
+        >>> learner.move({"weight": torch.ones(1, 2)})
+        >>> torch.allclose(before - learner.weights["weight"], torch.tensor([[0.1, 0.1]]))
+        True
+    """
+
+    def __init__(self, module: nn.Module, lr: float, rates: Rates) -> None:
+        self.module = module.train()
+        self.start_lr, self.rates = lr, rates
+        self.optimiser = torch.optim.SGD(
+            module.parameters(), lr=lr, momentum=rates.momentum, weight_decay=rates.weight_decay
+        )
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The parameters by name, without a graph; they share memory with the module's."""
+        return {name: p.detach() for name, p in self.module.named_parameters()}
+
+    @property
+    def lr(self) -> float:
+        """The learning rate now."""
+        return float(self.optimiser.param_groups[0]["lr"])
+
+    def set_lr(self, factor: float) -> None:
+        """Set the learning rate between its end (factor 0) and its start value (1)."""
+        low = min(self.rates.lr_min, self.start_lr)
+        self.optimiser.param_groups[0]["lr"] = low + (self.start_lr - low) * factor
+
+    def move(self, gradient: dict[str, Tensor]) -> None:
+        """One step along a gradient by name."""
+        parameters = dict(self.module.named_parameters())
+        for name, found in gradient.items():
+            parameters[name].grad = found
+        nn.utils.clip_grad_norm_(parameters.values(), self.rates.clip)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+
+    def own_step(self, buffers: dict[str, Tensor] | None = None) -> Function:
+        """The network as a function of its parameters whose first call is its own training step.
+
+        The first call moves the running statistics; every later one, at displaced parameters,
+        leaves them alone.
+
+        Args:
+            buffers: running statistics to move in place of the module's own.
+        """
+        kept = dict(self.module.named_buffers()) if buffers is None else buffers
+        later = as_function(self.module, kept)
+        calls = 0
+
+        def function(weights: Any, *arguments: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == 1:
+                return functional_call(self.module, {**kept, **weights}, arguments)
+            return later(weights, *arguments)
+
+        return function
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {"module": self.module.state_dict(), "optimiser": self.optimiser.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` gave."""
+        self.module.load_state_dict(state["module"])
+        self.optimiser.load_state_dict(state["optimiser"])
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether no tensor holds a NaN or an infinity; one transfer for all of them.
+
+    Example:
+        >>> all_finite([torch.ones(2), torch.tensor(float("nan"))])
+        False
+    """
+    return bool(torch.stack([t.detach().float().sum() for t in tensors]).isfinite().all())

@@ -1,0 +1,163 @@
+"""Learning by self-explanation for architecture search: four levels, optimised end to end."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from selfexplain.errors import InputError
+from selfexplain.lease.explaining import explain_by_attack
+from selfexplain.lease.learner import Learner, Rates
+from selfexplain.lease.levels import (
+    Loss,
+    Network,
+    audience_learns,
+    explainer,
+    explainer_learns,
+    explainer_relearns,
+)
+from selfexplain.lease.levels import audience as audience_network
+from selfexplain.lease.options import LeaSEOptions
+from selfexplain.lease.search import ArchitectureSearch, Batch, Declaration
+from selfexplain.multilevel import Level, as_function
+from selfexplain.multilevel.module import Function
+from selfexplain.spaces import Supernet
+
+
+class LeaSE(ArchitectureSearch):
+    """Learning by self-explanation (Hosseini and Xie, arXiv 2012.12899).
+
+    An explainer with a learnable architecture learns, explains its predictions by what perturbs
+    them, an audience learns from the explanations, and the architecture is moved such that both
+    then do well on held-out images (levels.py has the formulas). One gradient step stands for each
+    of the inner levels, and the architecture's gradient runs back through all of them.
+
+    The audience has an optimiser of its own, and BatchNorm statistics of its own for images and
+    for explained images; its weights see both.
+
+    Args:
+        supernet: the explainer; trained in place.
+        audience: any classifier (B, C, H, W) -> (B, K) on the same device; trained in place.
+        options: see `LeaSEOptions`.
+        rates: how weights and architecture are moved.
+        std_C: standard deviations by which the images' pixels were divided, so that `eps` is in
+            pixel units; None for images in [0, 1].
+        seed: of the start architecture, and of what controls draw.
+
+    Raises:
+        InputError: the audience does not return as many classes as the supernet.
+
+    Example:
+        >>> from selfexplain.models import build_model
+        >>> from selfexplain.spaces import build_supernet
+        >>> supernet = build_supernet(
+        ...     "nasbench201", num_classes=2, in_channels=1, image_size=8, channels=4, cells=1
+        ... )
+        >>> lease = LeaSE(supernet, build_model("small_cnn", num_classes=2, in_channels=1))
+        >>> batch = torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 0, 1])
+        >>> sorted(lease.step(batch, batch))
+        ['audience', 'delta_1', 'explainer', 'validation']
+        >>> lease.genotype().family
+        'nasbench201'
+    """
+
+    seen_by_audience: tuple[str, ...] = ("audience",)
+    """Variables that the audience's output depends on, beside its images."""
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        audience: nn.Module,
+        *,
+        options: LeaSEOptions | None = None,
+        rates: Rates | None = None,
+        std_C: Tensor | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(supernet, rates or Rates(), seed)
+        self.options = options or LeaSEOptions()
+        self.std_C = std_C
+        self.learners["audience"] = Learner(audience, self.rates.audience_lr, self.rates)
+        self.explained_statistics = {
+            name: buffer.detach().clone() for name, buffer in audience.named_buffers()
+        }
+
+        self._checked = False
+
+    def declare(self, train_batch: Batch, val_batch: Batch) -> Declaration:
+        """The four levels of one step."""
+        x_BCHW, y_B = train_batch
+        if not self._checked:
+            self._check_audience(x_BCHW[:2])
+        learner, listener = self.learners["explainer"], self.learners["audience"]
+        f = explainer(as_function(learner.module))
+        g = self.audience_of(as_function(listener.module))
+        explaining = explain_by_attack(
+            f, x_BCHW, y_B, self._std_C(x_BCHW), self.options, self.generator
+        )
+        learns = explainer_learns(explainer(learner.own_step()), x_BCHW, y_B)
+        audience_loss = audience_learns(
+            self.audience_of(listener.own_step()),
+            self.audience_of(listener.own_step(self.explained_statistics)),
+            x_BCHW,
+            y_B,
+            self.options.gamma,
+            explaining.shown,
+            seen=self.seen_by_audience,
+        )
+        return Declaration(
+            levels=[
+                Level("explainer", learns, learner.lr),
+                *explaining.levels,
+                Level("audience", audience_loss, listener.lr),
+            ],
+            outer=self.outer(f, g, val_batch),
+            start=explaining.start,
+            mode=self.options.mode,
+        )
+
+    def audience_of(self, function: Function) -> Network:
+        """The audience as a network of the variables."""
+        return audience_network(function)
+
+    def outer(self, f: Network, g: Network, val_batch: Batch) -> Loss:
+        """Level IV."""
+        explainer_only = self.options.gradient_path == "explainer_only"
+        lambda_ = 0.0 if explainer_only else self.options.lambda_
+        return explainer_relearns(f, g, *val_batch, lambda_=lambda_)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds: tensors, numbers and strings."""
+        return {**super().state_dict(), "explained_statistics": self.explained_statistics}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        super().load_state_dict(state)
+        for name, buffer in self.explained_statistics.items():
+            buffer.copy_(state["explained_statistics"][name])
+
+    def _std_C(self, x_BCHW: Tensor) -> Tensor:
+        if self.std_C is None:
+            return torch.ones(x_BCHW.shape[1]).to(x_BCHW)
+        return self.std_C.to(x_BCHW)
+
+    def _check_audience(self, x_BCHW: Tensor) -> None:
+        """Raise InputError unless explainer and audience return logits of the same classes."""
+        variables = {
+            "architecture": self.architecture,
+            **{name: learner.weights for name, learner in self.learners.items()},
+        }
+        networks = {
+            "explainer": explainer(as_function(self.learners["explainer"].module)),
+            "audience": self.audience_of(as_function(self.learners["audience"].module)),
+        }
+        devices = [x_BCHW.device] if x_BCHW.is_cuda else []
+        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+            shapes = {name: tuple(net(variables, x_BCHW).shape) for name, net in networks.items()}
+        if shapes["explainer"] != shapes["audience"]:
+            raise InputError(
+                f"for {len(x_BCHW)} images the explainer returns {shapes['explainer']} and the "
+                f"audience {shapes['audience']}; pass an audience that returns logits of the same "
+                "classes"
+            )
+        self._checked = True

@@ -1,0 +1,80 @@
+"""The choices of LeaSE, checked."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from selfexplain.errors import InputError
+from selfexplain.multilevel import Mode
+
+Attack = Literal["normalised", "plain", "sign"]
+Target = Literal["prediction", "label"]
+Shown = Literal["product", "magnitude", "emphasis"]
+GradientPath = Literal["full", "no_explanation", "explainer_only"]
+Control = Literal["none", "random_delta", "shuffled_delta", "saliency"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LeaSEOptions:
+    """How the explainer explains, what the audience sees, and what reaches the architecture.
+
+    Raises:
+        InputError: a number is out of range, or nothing of the audience would count.
+
+    Example:
+        >>> LeaSEOptions(eps=4 / 255).explanation_steps
+        1
+    """
+
+    eps: float = 8 / 255
+    """Largest change of a pixel in an explanation, in units of the pixels' range [0, 1]."""
+    attack: Attack = "normalised"
+    """Step of the explanation: along the gradient divided by its root mean square in each image,
+    along the gradient itself, or along its sign (whose derivative is taken straight through, as
+    that of the normalised step)."""
+    step_size: float | None = None
+    """Size of each step, in pixel units (times the gradient, for a plain attack); None for eps
+    divided by the number of steps."""
+    explanation_steps: int = 1
+    """Steps of the explanation; each is a level of its own."""
+    target: Target = "prediction"
+    """What the explanation moves away from: the class that the explainer predicts, or the label."""
+    shown: Shown = "product"
+    """What the audience sees beside the image x: x * delta / eps, x * |delta| / max |delta|, or
+    x * (1 + |delta| / eps)."""
+    lambda_: float = 1.0
+    """Weight of the audience's validation loss."""
+    gamma: float = 1.0
+    """Weight of the explained images in what the audience learns from."""
+    gradient_path: GradientPath = "full"
+    """Through what the architecture is moved: all levels; with delta detached; or the explainer's
+    validation loss alone."""
+    control: Control = "none"
+    """In place of the explanation: random noise of its size, the explanation with each image's
+    pixels shuffled, or the absolute gradient of the predicted class's score."""
+    mode: Mode = "finite_difference"
+    """How the hypergradient is computed; see multilevel."""
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no search."""
+        if not (self.eps > 0 and math.isfinite(self.eps)):
+            raise InputError(f"eps is {self.eps:g}; pass a positive number of pixel units, as 0.03")
+        if self.step_size is not None and not self.step_size > 0:
+            raise InputError(f"step_size is {self.step_size:g}; pass a positive number, or nothing")
+        if self.explanation_steps < 1:
+            raise InputError(
+                f"explanation_steps is {self.explanation_steps}; pass a whole number of at least 1"
+            )
+        for name, value in {"lambda": self.lambda_, "gamma": self.gamma}.items():
+            if not (value >= 0 and math.isfinite(value)):
+                raise InputError(f"{name} is {value:g}; pass a number of at least 0")
+        if self.gradient_path == "full" and 0 in (self.lambda_, self.gamma):
+            raise InputError(
+                f"with lambda {self.lambda_:g} and gamma {self.gamma:g} no explanation reaches the "
+                "architecture; pass positive ones, or gradient_path explainer_only"
+            )
+
+    @property
+    def explanation_step_size(self) -> float:
+        """The size of each step of the explanation."""
+        return self.eps / self.explanation_steps if self.step_size is None else self.step_size

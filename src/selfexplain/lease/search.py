@@ -1,0 +1,177 @@
+"""What every gradient-based search does: one step moves weights and architecture together."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from selfexplain.errors import InputError
+from selfexplain.lease.learner import Learner, Rates, all_finite
+from selfexplain.multilevel import Level, Mode, unroll, walk
+from selfexplain.multilevel.variables import Variable, Variables, leaves
+from selfexplain.spaces import Genotype, Supernet
+
+Batch = tuple[Tensor, Tensor]
+"""Images (B, C, H, W) and labels (B,)."""
+PATIENCE = 5
+"""Steps in a row that may be skipped before a search stops."""
+
+
+class SearchDivergedError(InputError):
+    """Several gradients in a row were not finite.
+
+    Example:
+        >>> issubclass(SearchDivergedError, InputError)
+        True
+    """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Declaration:
+    """One step of a search, as levels and an outer loss.
+
+    Args:
+        levels: each takes one gradient step; those named as a learner move its weights.
+        outer: the architecture's loss.
+        start: start values of variables that belong to this step alone.
+        mode: how the hypergradient is computed; None to ignore how the stepped variables depend on
+            the architecture: the outer loss is then taken before the steps (first order).
+    """
+
+    levels: Sequence[Level]
+    outer: Callable[[Variables], Tensor]
+    start: dict[str, Variable] = field(default_factory=dict)
+    mode: Mode | None
+
+
+class ArchitectureSearch(ABC):
+    """Moves a supernet's architecture by validation batches, its weights by training batches.
+
+    A search is a declaration of its levels (`declare`). Weights and architecture are moved
+    together, along gradients that are taken at the same point.
+
+    Args:
+        supernet: the explainer, on its device; it is put in training mode and trained in place.
+        rates: how weights and architecture are moved.
+        seed: of the start architecture, and of all that a step draws.
+    """
+
+    def __init__(self, supernet: Supernet, rates: Rates, seed: int) -> None:
+        self.supernet, self.rates = supernet, rates
+        self.generator = torch.Generator().manual_seed(seed)
+        reference = next(supernet.parameters())
+        self.architecture = {
+            name: tensor.to(reference).requires_grad_()
+            for name, tensor in supernet.new_architecture(self.generator).items()
+        }
+        self.learners = {"explainer": Learner(supernet, rates.lr, rates)}
+        self.optimiser = torch.optim.Adam(
+            self.architecture.values(),
+            lr=rates.architecture_lr,
+            betas=(0.5, 0.999),
+            weight_decay=rates.architecture_weight_decay,
+        )
+        self.skipped, self._skipped_in_a_row = 0, 0
+
+    @abstractmethod
+    def declare(self, train_batch: Batch, val_batch: Batch) -> Declaration:
+        """The levels and the outer loss of one step."""
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The supernet whose weights count."""
+        return self.learners["explainer"].module
+
+    def step(
+        self, train_batch: Batch, val_batch: Batch, *, move_architecture: bool = True
+    ) -> dict[str, float]:
+        """Move every learner's weights, and the architecture.
+
+        A step whose gradients are not all finite is skipped and counted.
+
+        Args:
+            train_batch: normalised images (B, C, H, W) and labels (B,).
+            val_batch: the same, of held-out images.
+            move_architecture: False in a warm-up: the validation batch is not looked at.
+
+        Returns:
+            The loss of each level and, if the architecture was moved, of the outer level.
+
+        Raises:
+            SearchDivergedError: several steps in a row had to be skipped.
+        """
+        step = self.declare(train_batch, val_batch)
+        variables: dict[str, Variable] = {
+            "architecture": {name: t.detach() for name, t in self.architecture.items()},
+            **{name: learner.weights for name, learner in self.learners.items()},
+            **step.start,
+        }
+        hypergradient: Variable = {}
+        outer: dict[str, Tensor] = {}
+        if not move_architecture or step.mode is None:
+            losses, gradients, _ = walk(step.levels, variables)
+        if move_architecture:
+            levels, mode = ([], "exact") if step.mode is None else (step.levels, step.mode)
+            unrolled = unroll(levels, step.outer, variables, "architecture", mode)
+            hypergradient, outer = unrolled.hypergradient, {"validation": unrolled.outer}
+            if step.mode is not None:
+                losses, gradients = dict(unrolled.losses), dict(unrolled.gradients)
+        self._move({name: gradients[name] for name in self.learners}, hypergradient)
+        return {name: float(loss) for name, loss in {**losses, **outer}.items()}
+
+    def _move(self, gradients: dict[str, Variable], hypergradient: Variable) -> None:
+        everything = [t for v in (*gradients.values(), hypergradient) for t in leaves(v)]
+        if not all_finite(everything):
+            self.skipped += 1
+            self._skipped_in_a_row += 1
+            if self._skipped_in_a_row >= PATIENCE:
+                raise SearchDivergedError(
+                    f"the gradients of {PATIENCE} steps in a row were not finite, so the search "
+                    f"stops; pass smaller learning rates (now {self.rates.lr:g} for the weights, "
+                    f"{self.rates.architecture_lr:g} for the architecture)"
+                )
+            return
+        self._skipped_in_a_row = 0
+        if isinstance(hypergradient, dict) and hypergradient:
+            for name, tensor in self.architecture.items():
+                tensor.grad = hypergradient[name]
+            self.optimiser.step()
+            self.optimiser.zero_grad(set_to_none=True)
+        for name, learner in self.learners.items():
+            found = gradients[name]
+            if isinstance(found, dict):
+                learner.move(found)
+
+    def set_progress(self, done: float) -> None:
+        """Set the weights' learning rates for a share `done` in [0, 1] of the search."""
+        for learner in self.learners.values():
+            learner.set_lr((1 + math.cos(math.pi * done)) / 2)
+
+    def genotype(self) -> Genotype:
+        """The discrete cells that the architecture stands for now."""
+        return self.supernet.genotype({k: t.detach() for k, t in self.architecture.items()})
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds: tensors, numbers and strings."""
+        return {
+            "architecture": {name: t.detach().clone() for name, t in self.architecture.items()},
+            "optimiser": self.optimiser.state_dict(),
+            "learners": {name: learner.state() for name, learner in self.learners.items()},
+            "generator": self.generator.get_state(),
+            "skipped": [self.skipped, self._skipped_in_a_row],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        with torch.no_grad():
+            for name, tensor in self.architecture.items():
+                tensor.copy_(state["architecture"][name])
+        self.optimiser.load_state_dict(state["optimiser"])
+        for name, learner in self.learners.items():
+            learner.restore(state["learners"][name])
+        self.generator.set_state(state["generator"])
+        self.skipped, self._skipped_in_a_row = state["skipped"]
