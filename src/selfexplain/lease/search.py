@@ -58,6 +58,17 @@ class ArchitectureSearch(ABC):
         supernet: the explainer, on its device; it is put in training mode and trained in place.
         rates: how weights and architecture are moved.
         seed: of the start architecture, and of all that a step draws.
+
+    Example:
+        >>> from selfexplain.lease import DARTS
+        >>> from selfexplain.spaces import build_supernet
+        >>> supernet = build_supernet(
+        ...     "nasbench201", num_classes=2, in_channels=1, image_size=8, channels=4, cells=1
+        ... )
+        >>> search = DARTS(supernet)
+        >>> batch = torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 0, 1])
+        >>> sorted(search.step(batch, batch, move_architecture=False))  # a step of a warm-up
+        ['explainer']
     """
 
     def __init__(self, supernet: Supernet, rates: Rates, seed: int) -> None:
