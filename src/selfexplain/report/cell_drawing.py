@@ -135,7 +135,7 @@ def cell_svg(genotype: Genotype, *, weights: Mapping[str, Any] | None = None) ->
     head = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="selfexplain-cell" role="img" '
         f'aria-labelledby="{mark}-title {mark}-desc" viewBox="0 0 {width:g} {top:g}" '
-        f'width="{width:g}" height="{top:g}">',
+        f'width="{width:g}" height="{top:g}" style="max-width:100%;height:auto">',
         f'<title id="{mark}-title">{" and ".join(rules.cells)} of a {genotype.family} '
         "genotype</title>",
         f'<desc id="{mark}-desc">{" ".join(words)}</desc>',
