@@ -1,5 +1,6 @@
 """Learning by self-explanation for architecture search: four levels, optimised end to end."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,11 +18,16 @@ from selfexplain.lease.levels import (
     explainer_relearns,
 )
 from selfexplain.lease.levels import audience as audience_network
-from selfexplain.lease.options import LeaSEOptions
+from selfexplain.lease.options import GradientPath, LeaSEOptions
 from selfexplain.lease.search import ArchitectureSearch, Batch, Declaration
 from selfexplain.multilevel import Level, as_function
 from selfexplain.multilevel.module import Function
 from selfexplain.spaces import Supernet
+
+
+def with_gradient_path(options: LeaSEOptions, default: GradientPath) -> LeaSEOptions:
+    """The options with a gradient path, the default one if they name none."""
+    return replace(options, gradient_path=options.gradient_path or default)
 
 
 class LeaSE(ArchitectureSearch):
@@ -75,7 +81,7 @@ class LeaSE(ArchitectureSearch):
         seed: int = 0,
     ) -> None:
         super().__init__(supernet, rates or Rates(), seed)
-        self.options = options or LeaSEOptions()
+        self.options = with_gradient_path(options or LeaSEOptions(), "full")
         self.std_C = std_C
         self.learners["audience"] = Learner(audience, self.rates.audience_lr, self.rates)
         self.explained_statistics = {

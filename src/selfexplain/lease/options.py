@@ -2,7 +2,9 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from selfexplain.errors import InputError
 from selfexplain.multilevel import Mode
@@ -42,13 +44,14 @@ class LeaSEOptions:
     shown: Shown = "product"
     """What the audience sees beside the image x: x * delta / eps, x * |delta| / max |delta|, or
     x * (1 + |delta| / eps)."""
-    lambda_: float = 1.0
+    lambda_: Annotated[float, tyro.conf.arg(name="lambda")] = 1.0
     """Weight of the audience's validation loss."""
     gamma: float = 1.0
     """Weight of the explained images in what the audience learns from."""
-    gradient_path: GradientPath = "full"
-    """Through what the architecture is moved: all levels; with delta detached; or the explainer's
-    validation loss alone."""
+    gradient_path: GradientPath | None = None
+    """Through what the architecture is moved: all levels (full); with delta detached; or the
+    explainer's validation loss alone. None for the method's own: full for LeaSE, no_explanation for
+    SANAS."""
     control: Control = "none"
     """In place of the explanation: random noise of its size, the explanation with each image's
     pixels shuffled, or the absolute gradient of the predicted class's score."""
@@ -68,7 +71,7 @@ class LeaSEOptions:
         for name, value in {"lambda": self.lambda_, "gamma": self.gamma}.items():
             if not (value >= 0 and math.isfinite(value)):
                 raise InputError(f"{name} is {value:g}; pass a number of at least 0")
-        if self.gradient_path == "full" and 0 in (self.lambda_, self.gamma):
+        if self.gradient_path in (None, "full") and 0 in (self.lambda_, self.gamma):
             raise InputError(
                 f"with lambda {self.lambda_:g} and gamma {self.gamma:g} no explanation reaches the "
                 "architecture; pass positive ones, or gradient_path explainer_only"

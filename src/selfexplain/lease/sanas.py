@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from selfexplain.errors import InputError
 from selfexplain.lease.learner import Rates
-from selfexplain.lease.lease import LeaSE
+from selfexplain.lease.lease import LeaSE, with_gradient_path
 from selfexplain.lease.levels import Loss, Network
 from selfexplain.lease.options import LeaSEOptions
 from selfexplain.lease.search import Batch
@@ -61,7 +61,7 @@ class SANAS(LeaSE):
         std_C: Tensor | None = None,
         seed: int = 0,
     ) -> None:
-        options = options or LeaSEOptions(gradient_path="no_explanation")
+        options = with_gradient_path(options or LeaSEOptions(), "no_explanation")
         if options.gradient_path == "explainer_only":
             raise InputError(
                 "gradient_path is explainer_only, but the second copy of the explainer alone moves "

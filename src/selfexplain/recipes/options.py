@@ -141,8 +141,8 @@ class TrainConfig(SharedConfig):
 
     def __post_init__(self) -> None:
         """Refuse a seed that no generator takes; name the folder."""
-        _check_seed(self.seed)
-        _name_folder(self, "train")
+        check_seed(self.seed)
+        name_folder(self, "train", self.model)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -167,21 +167,29 @@ class CompareConfig(SharedConfig):
             if len(set(values)) != len(values):
                 raise InputError(f"{name} names one twice; pass each once")
         for seed in self.seeds:
-            _check_seed(seed)
-        _name_folder(self, "compare", free=("objectives", "seeds"))
+            check_seed(seed)
+        name_folder(self, "compare", self.model, free=("objectives", "seeds"))
 
 
-def _name_folder(config: SharedConfig, command: str, free: tuple[str, ...] = ()) -> None:
-    """Give a configuration without a folder one whose name says what it is."""
+def name_folder(config: Any, *words: str, free: tuple[str, ...] = ()) -> None:
+    """Give a configuration without a folder one whose name says what it is.
+
+    Args:
+        config: a dataclass with `data` and `out`.
+        words: with which the name begins.
+        free: fields that may change without another folder.
+    """
     if config.out != UNNAMED:
         return
     text = json.dumps(plain(config, leave_out=("out", "resume", *free)), sort_keys=True)
     data = Path(config.data.data.partition(":")[2] or config.data.data).name
-    words = (command, data, config.model.replace(":", "_"), sha256(text.encode()).hexdigest()[:8])
-    object.__setattr__(config, "out", Path("runs") / "-".join(words))
+    command, *rest = (word.replace(":", "_") for word in words)
+    name = "-".join((command, data, *rest, sha256(text.encode()).hexdigest()[:8]))
+    object.__setattr__(config, "out", Path("runs") / name)
 
 
-def _check_seed(seed: int) -> None:
+def check_seed(seed: int) -> None:
+    """Raise InputError for a seed that no generator takes."""
     if not 0 <= seed < 2**63:
         raise InputError(f"seed is {seed}; pass a whole number from 0 to 2^63 - 1")
 

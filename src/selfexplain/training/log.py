@@ -9,11 +9,12 @@ from selfexplain.training.files import atomic_file
 
 
 class EpochLog:
-    """One JSON object a line, one line an epoch, in `metrics.jsonl`; scalars to TensorBoard.
+    """One JSON object a line, one line an epoch; scalars to TensorBoard.
 
     Args:
         folder: folder of the run.
         tensorboard: also write event files into `folder/tensorboard` (needs the tensorboard extra).
+        name: of the file.
 
     Raises:
         InputError: tensorboard is asked for and not installed.
@@ -25,8 +26,10 @@ class EpochLog:
         [{'epoch': 1, 'loss': 0.5}]
     """
 
-    def __init__(self, folder: Path, tensorboard: bool = False) -> None:
-        self.path = folder / "metrics.jsonl"
+    def __init__(
+        self, folder: Path, tensorboard: bool = False, name: str = "metrics.jsonl"
+    ) -> None:
+        self.path = folder / name
         folder.mkdir(parents=True, exist_ok=True)
         self._writer = _tensorboard_writer(folder / "tensorboard") if tensorboard else None
 

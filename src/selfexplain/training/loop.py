@@ -7,7 +7,6 @@ checkpoint of an epoch therefore walks the same path as one that was never stopp
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +21,7 @@ from selfexplain.training.log import EpochLog
 from selfexplain.training.meter import Meter
 from selfexplain.training.options import TrainingOptions
 from selfexplain.training.schedule import cosine_with_warmup
+from selfexplain.training.seeding import epoch_seed, global_generator_kept
 from selfexplain.training.state import Run, restore, start, state_of, weights_are_finite
 
 FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -104,9 +104,9 @@ def train(
     log = EpochLog(folder, tensorboard) if fabric.is_global_zero else None
     if log is not None:
         log.cut_after(run.epochs_done)
-    with _global_generator_kept(fabric):
+    with global_generator_kept(fabric.device):
         for epoch in range(run.epochs_done, options.epochs):
-            torch.manual_seed(_epoch_seed(seed, epoch, fabric.global_rank))
+            torch.manual_seed(epoch_seed(seed, epoch, fabric.global_rank))
             metrics = _train_epoch(run, batches, options, fabric, epoch, on_step, path)
             if score is not None:
                 metrics |= score(run.evaluated_model)
@@ -185,16 +185,3 @@ def _diverged(
         f"{what} in epoch {epoch + 1}, step {step + 1}; {kept}: pass a smaller --lr "
         f"(now {options.lr:g}), --warmup-epochs or --clip"
     )
-
-
-def _epoch_seed(seed: int, epoch: int, rank: int) -> int:
-    """One number for each (seed, epoch, process)."""
-    return hash((seed, epoch, rank)) % 2**63  # a tuple of integers hashes alike in every process
-
-
-@contextmanager
-def _global_generator_kept(fabric: Fabric) -> Iterator[None]:
-    """Give the caller's global generators back as they were."""
-    devices = [fabric.device] if fabric.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        yield
