@@ -3,6 +3,7 @@
 import difflib
 
 from selfexplain.errors import InputError
+from selfexplain.spaces.checks import check_divisible, check_image_size, check_numbers
 from selfexplain.spaces.darts_skeleton import reductions
 from selfexplain.spaces.darts_supernet import DARTSSupernet, PCDARTSSupernet
 from selfexplain.spaces.nasbench201_supernet import NASBench201Supernet
@@ -68,40 +69,3 @@ def build_supernet(
     return SPACES[space](
         num_classes=num_classes, in_channels=in_channels, channels=channels, cells=cells
     )
-
-
-def check_numbers(**numbers: int) -> None:
-    """Raise InputError unless every number is at least 1.
-
-    Example:
-        >>> check_numbers(channels=16, cells=8)
-    """
-    for name, number in numbers.items():
-        if number < 1:
-            raise InputError(f"{name} is {number}; pass a number of at least 1")
-
-
-def check_divisible(what: str, channels: int, unit: int) -> None:
-    """Raise InputError unless the channels can be split as the operations do.
-
-    Example:
-        >>> check_divisible("pcdarts", 16, 8)
-    """
-    if channels % unit:
-        raise InputError(
-            f"channels is {channels}, which {what} cannot split; pass a multiple of {unit}"
-        )
-
-
-def check_image_size(image_size: int, halvings: int) -> None:
-    """Raise InputError unless images of this size can be halved so many times without a rest.
-
-    Example:
-        >>> check_image_size(8, halvings=2)
-    """
-    unit = 2**halvings
-    if image_size < unit or image_size % unit:
-        raise InputError(
-            f"image_size is {image_size}, and this network halves its features {halvings} "
-            f"time{'s' * (halvings > 1)}; pass a multiple of {unit}"
-        )

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from selfexplain.spaces.darts_ends import ImageNetStem, SmallStem
 from selfexplain.spaces.operations import FactorizedReduce
 
 
@@ -58,35 +59,18 @@ class CellInputs(nn.Module):
         return [self.second_last(second_last_BCHW), self.last(last_BCHW)]
 
 
-class SmallStem(nn.Module):
-    """One 3x3 convolution to three times the channels; both inputs of the first cell."""
-
-    reduces_last = False
-
-    def __init__(self, in_channels: int, channels: int) -> None:
-        super().__init__()
-        self.channels = 3 * channels
-        self.layers = nn.Sequential(
-            nn.Conv2d(in_channels, self.channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(self.channels),
-        )
-
-    def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, 3 C, H, W), twice."""
-        h = self.layers(x_BCHW)
-        return h, h
-
-
 class DARTSNetwork(nn.Module):
     """Stem, cells that each read the two outputs before them, pooled linear head.
 
     Args:
         make_cell: makes the cell that stands at a place.
-        stem: maps images to the two inputs of the first cell, both of `stem.channels` channels;
-            `stem.reduces_last` says whether the second has half the resolution of the first.
+        stem: maps images to the two inputs of the first cell.
         num_classes: number of classes K.
         channels: channels of the first cells.
         cells: number of cells.
+        auxiliary: makes, from its input channels, a second head on the features after two thirds of
+            the cells. It is the submodule `auxiliary`, runs in training alone, and whoever wants
+            its logits listens with a forward hook.
 
     Shapes:
         input (B, C, H, W); output (B, K) logits.
@@ -95,11 +79,12 @@ class DARTSNetwork(nn.Module):
     def __init__(
         self,
         make_cell: Callable[[CellShape], nn.Module],
-        stem: SmallStem,
+        stem: SmallStem | ImageNetStem,
         *,
         num_classes: int,
         channels: int,
         cells: int,
+        auxiliary: Callable[[int], nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.stem = stem
@@ -112,6 +97,9 @@ class DARTSNetwork(nn.Module):
             made.append(make_cell(CellShape(second_last, last, channels, reduces, last_reduces)))
             second_last, last, last_reduces = last, 4 * channels, reduces
         self.cells = nn.ModuleList(made)
+        self.auxiliary_after = 2 * cells // 3
+        # here the channels have doubled for the last time, so they are those of the output
+        self.auxiliary = None if auxiliary is None else auxiliary(last)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.head = nn.Linear(last, num_classes)
 
@@ -120,8 +108,10 @@ class DARTSNetwork(nn.Module):
     ) -> Tensor:
         """Logits (B, K); the rest is handed to every normal and every reduction cell."""
         second_last, last = self.stem(x_BCHW)
-        for cell, reduces in zip(self.cells, self.reduces, strict=True):
-            for_cell = for_reduce if reduces else for_normal
+        for number, cell in enumerate(self.cells):
+            for_cell = for_reduce if self.reduces[number] else for_normal
             second_last, last = last, cell(second_last, last, *for_cell)
+            if self.training and self.auxiliary is not None and number == self.auxiliary_after:
+                self.auxiliary(last)
         logits_BK: Tensor = self.head(self.pool(last).flatten(1))
         return logits_BK

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfexplain.spaces.darts_ends import SmallStem
 from selfexplain.spaces.darts_mixed_cell import FAMILY, OPERATIONS, MixedCell, Sender
-from selfexplain.spaces.darts_skeleton import CellShape, DARTSNetwork, SmallStem
+from selfexplain.spaces.darts_skeleton import CellShape, DARTSNetwork
 from selfexplain.spaces.derive import best_two_of_every_node
 from selfexplain.spaces.genotype import FAMILIES, Cell, Genotype
 from selfexplain.spaces.mixing import Parts, combinations, edges_of

@@ -7,6 +7,8 @@ Shape suffixes: B batch, C channels, H and W space, E edges, S shared results.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor
@@ -67,15 +69,18 @@ def propagate(
         for arrived, parts in zip(waiting, sent, strict=True):
             arrived.append(parts)
         if number + 1 >= len(inputs):  # nothing earlier is left to send to the next node
-            nodes.append(join(*map(_total, zip(*waiting.pop(0), strict=True))))
+            nodes.append(join(*map(total, zip(*waiting.pop(0), strict=True))))
     return nodes[len(inputs) :]
 
 
-def _total(tensors: Sequence[Tensor]) -> Tensor:
-    total = tensors[0]
-    for tensor in tensors[1:]:
-        total = total + tensor
-    return total
+def total(tensors: Sequence[Tensor]) -> Tensor:
+    """The sum of one or more tensors.
+
+    Example:
+        >>> total([torch.ones(1), torch.ones(1)])
+        tensor([2.])
+    """
+    return reduce(add, tensors)
 
 
 def combinations(results: Sequence[Tensor], weights_ES: Tensor) -> list[Tensor]:

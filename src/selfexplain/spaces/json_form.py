@@ -1,0 +1,92 @@
+"""Genotypes as JSON that people can read: one line a node."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from selfexplain.errors import InputError
+from selfexplain.spaces.genotype import FAMILIES, Cell, Edge, Genotype
+
+
+def to_json(genotype: Genotype) -> str:
+    """A genotype as JSON.
+
+    Example:
+        >>> skip = Edge("skip_connect", 0)
+        >>> nodes = ((skip,), (skip, Edge("none", 1)), (skip, Edge("none", 1), Edge("none", 2)))
+        >>> print(to_json(Genotype("nasbench201", {"cell": Cell(nodes, (3,))})), end="")
+        {
+          "family": "nasbench201",
+          "cells": {
+            "cell": {
+              "nodes": {
+                "1": [["skip_connect", 0]],
+                "2": [["skip_connect", 0], ["none", 1]],
+                "3": [["skip_connect", 0], ["none", 1], ["none", 2]]
+              },
+              "concat": [3]
+            }
+          }
+        }
+    """
+    inputs = FAMILIES[genotype.family].inputs
+    cells = {}
+    for name, cell in genotype.cells.items():
+        nodes = {str(n): json.dumps(node) for n, node in enumerate(cell.nodes, start=inputs)}
+        written = {"nodes": _block(nodes, depth=3), "concat": json.dumps(cell.concat)}
+        cells[name] = _block(written, depth=2)
+    return _block({"family": json.dumps(genotype.family), "cells": _block(cells, 1)}, 0) + "\n"
+
+
+def _block(written: Mapping[str, str], depth: int) -> str:
+    indent = "  " * depth
+    lines = ",\n".join(f"{indent}  {json.dumps(key)}: {value}" for key, value in written.items())
+    return f"{{\n{lines}\n{indent}}}"
+
+
+def from_plain(data: Any, where: str) -> Genotype:
+    """A genotype of what was read from JSON, whatever that is.
+
+    Args:
+        data: what `json.loads` returned.
+        where: it is from, for the message.
+
+    Raises:
+        InputError: it is no genotype.
+
+    Example:
+        >>> skip = Edge("skip_connect", 0)
+        >>> nodes = ((skip,), (skip, Edge("none", 1)), (skip, Edge("none", 1), Edge("none", 2)))
+        >>> genotype = Genotype("nasbench201", {"cell": Cell(nodes, (3,))})
+        >>> from_plain(json.loads(to_json(genotype)), "here") == genotype
+        True
+    """
+    try:
+        family = str(data["family"])
+        cells = {str(name): _cell(cell) for name, cell in data["cells"].items()}
+        numbers = {name: [int(n) for n in cell["nodes"]] for name, cell in data["cells"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f'{where} is no genotype; write {{"family": "darts", "cells": {{"normal": {{"nodes": '
+            '{"2": [["sep_conv_3x3", 0], ...], ...}, "concat": [2, 3, 4, 5]}, ...}}'
+        ) from error
+    genotype = Genotype(family, cells)
+    rules = FAMILIES[family]
+    wanted = list(range(rules.inputs, rules.inputs + rules.nodes))
+    for name, given in numbers.items():
+        if given != wanted:
+            raise InputError(f"cell {name!r} of {where} has nodes {given}; number them {wanted}")
+    return genotype
+
+
+def _cell(cell: Any) -> Cell:
+    nodes = tuple(tuple(_edge(edge) for edge in node) for node in cell["nodes"].values())
+    return Cell(nodes, tuple(cell["concat"]))
+
+
+def _edge(edge: Any) -> Edge:
+    match edge:
+        case [str(operation), int(source)]:
+            return Edge(operation, source)
+        case _:
+            raise TypeError(f"{edge} is no edge")
