@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from selfexplain.errors import InputError, first_line
 from selfexplain.spaces.genotype import Genotype
+from selfexplain.spaces.strings import to_string
 
 COLUMNS = {
     "arch": "arch",
@@ -200,11 +201,7 @@ def _arch_string(genotype: Genotype) -> str:
             f"the table has cells of the family nasbench201, not of {genotype.family}; "
             "pass a genotype of nasbench201"
         )
-    nodes = genotype.cells["cell"].nodes
-    return "+".join(
-        "".join(f"|{e.operation}~{e.source}" for e in sorted(node, key=lambda e: e.source)) + "|"
-        for node in nodes
-    )
+    return to_string(genotype)
 
 
 def _read_parquet(path: Path) -> Iterator[MeasuredCell]:
