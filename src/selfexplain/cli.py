@@ -1,4 +1,4 @@
-"""The command line: selfexplain train | compare | explain | demo."""
+"""The command line: selfexplain train | compare | explain | search | demo."""
 
 import os
 import sys
@@ -26,6 +26,8 @@ from selfexplain.recipes.environment import first_process
 from selfexplain.recipes.explain import ExplainConfig, explain_images
 from selfexplain.recipes.options import CompareConfig, TrainConfig
 from selfexplain.recipes.prepare import load
+from selfexplain.recipes.search import run_search
+from selfexplain.recipes.search_options import SearchConfig
 from selfexplain.recipes.train import run_training
 from selfexplain.report import comparison_markdown, comparison_table, save_figure
 
@@ -42,6 +44,7 @@ Command = (
     Annotated[TrainConfig, tyro.conf.subcommand("train")]
     | Annotated[CompareConfig, tyro.conf.subcommand("compare")]
     | Annotated[ExplainConfig, tyro.conf.subcommand("explain")]
+    | Annotated[SearchConfig, tyro.conf.subcommand("search")]
     | Annotated[DemoConfig, tyro.conf.subcommand("demo")]
 )
 
@@ -86,6 +89,8 @@ def _run(command: Command, console: Console) -> None:
         case ExplainConfig():
             save_figure(explain_images(command), command.out)
             console.print(f"Picture: {command.out}", soft_wrap=True)
+        case SearchConfig():
+            _search(command, console)
         case DemoConfig():
             _demo(command, console)
 
@@ -110,6 +115,30 @@ def _compare(config: CompareConfig, console: Console) -> None:
         console.print(comparison_table(results))
         (config.out / "table.md").write_text(comparison_markdown(results))
         console.print(f"Results: {config.out / 'results.json'}", soft_wrap=True)
+
+
+def _search(config: SearchConfig, console: Console) -> None:
+    with _progress(console) as advance:
+        result = run_search(
+            config,
+            on_step=lambda done, total: advance(
+                f"{config.method} in {config.space}", config.seed, done, total
+            ),
+        )
+    console.print(f"Cell: {result['genotype']}", soft_wrap=True)
+    if result["collapsed"]:
+        console.print(
+            f"Warning: {result['skips']} of its {result['edges']} edges are skip connections, a "
+            "known failure of gradient-based search: look at the curves, stop earlier with "
+            "--stop-at-skips, or try other seeds",
+            soft_wrap=True,
+        )
+    if result.get("stopped_early"):
+        console.print(f"Stopped after epoch {result['epochs']}: too many skip connections")
+    if result.get("skipped_steps"):
+        console.print(f"{result['skipped_steps']} steps were skipped: gradients were not finite")
+    console.print(f"Picture: {config.out / 'cell.svg'}", soft_wrap=True)
+    console.print(f"Search: {config.out}", soft_wrap=True)
 
 
 def _demo(command: DemoConfig, console: Console) -> None:

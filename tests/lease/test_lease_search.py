@@ -130,6 +130,29 @@ def test_the_weights_and_statistics_move_as_in_plain_training(move_architecture:
     )
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"gradient_path": "explainer_only"},
+        {"gradient_path": "no_explanation"},
+        {"control": "random_delta"},
+    ],
+    ids=str,
+)
+def test_a_search_whose_explanation_is_cut_walks_the_path_of_darts(options: dict[str, Any]) -> None:
+    darts = DARTS(supernet(), order=2)
+    lease = LeaSE(supernet(), audience(), options=LeaSEOptions(**options))
+    for seed in (2, 4, 6):
+        darts.step(batch(seed), batch(seed + 1))
+        lease.step(batch(seed), batch(seed + 1))
+    assert torch.equal(darts.architecture["cell"], lease.architecture["cell"])
+    full = LeaSE(supernet(), audience())
+    full.step(batch(2), batch(3))
+    full.step(batch(4), batch(5))
+    full.step(batch(6), batch(7))
+    assert not torch.equal(darts.architecture["cell"], full.architecture["cell"])
+
+
 @each_search
 def test_a_restored_search_continues_bit_for_bit(name: str) -> None:
     search = SEARCHES[name]()

@@ -122,6 +122,20 @@ class LeaSE(ArchitectureSearch):
             mode=self.options.mode,
         )
 
+    def step(
+        self, train_batch: Batch, val_batch: Batch, *, move_architecture: bool = True
+    ) -> dict[str, float]:
+        """Move both networks' weights, and the architecture; see `ArchitectureSearch.step`.
+
+        The losses of the explanation's steps are means over the images.
+        """
+        metrics = super().step(train_batch, val_batch, move_architecture=move_architecture)
+        images = len(train_batch[1])
+        return {
+            name: loss / images if name.startswith("delta") else loss
+            for name, loss in metrics.items()
+        }
+
     def audience_of(self, function: Function) -> Network:
         """The audience as a network of the variables."""
         return audience_network(function)

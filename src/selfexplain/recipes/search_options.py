@@ -1,0 +1,83 @@
+"""The options of an architecture search, from which the command line is generated."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from selfexplain.errors import InputError
+from selfexplain.lease import LeaSEOptions, Rates
+from selfexplain.recipes.options import UNNAMED, DataOptions, check_seed, name_folder
+
+Space = Literal["nasbench201", "darts", "pcdarts"]
+Method = Literal["lease", "sanas", "darts1", "darts2", "random"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchConfig:
+    """Search for an architecture.
+
+    The training images are parted in two: weights learn from one half, the architecture from the
+    other (--validation sets its share).
+    """
+
+    data: Annotated[DataOptions, tyro.conf.arg(name="")]
+    space: Space = "nasbench201"
+    """What a cell may be."""
+    method: Method = "lease"
+    """lease (learning by self-explanation), sanas, darts1 or darts2 (first and second order), or a
+    random cell."""
+    audience: str = "small_cnn"
+    """The model that learns from the explanations (lease): small_cnn | resnet20 | resnet18 | ... |
+    timm:NAME | package.module:factory."""
+    out: Path = UNNAMED
+    """Folder for the results; by default one in runs/ named after the configuration, so that the
+    same command finds its own folder again."""
+    epochs: int = 50
+    """Passes over the first half of the training images."""
+    warmup_epochs: int | None = None
+    """Epochs in which the architecture rests; None for a tenth of all."""
+    batch_size: int = 64
+    """Images in a step, of each half."""
+    init_channels: int = 16
+    """Channels of the supernet's first cells."""
+    cells: int | None = None
+    """Cells of the supernet (darts, pcdarts; None for 8), or of each of its three stages
+    (nasbench201; None for 5)."""
+    rates: Annotated[Rates, tyro.conf.arg(name="")] = field(default_factory=Rates)
+    options: Annotated[LeaSEOptions, tyro.conf.arg(name="")] = field(default_factory=LeaSEOptions)
+    stop_at_skips: int | None = None
+    """Stop when the cell (darts: the normal one) would have so many skip connections, and keep the
+    one before; None to go on."""
+    seed: int = 0
+    """Seed of weights, architecture, batches and splits."""
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Kind of device; auto takes a GPU if there is one."""
+    resume: bool = False
+    """Continue the search in --out from its last checkpoint, if there is one."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be searched; name the folder."""
+        check_seed(self.seed)
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; pass at least 1")
+        if self.warmup_epochs is not None and not 0 <= self.warmup_epochs < self.epochs:
+            raise InputError(
+                f"warmup_epochs is {self.warmup_epochs}; pass 0 to {self.epochs - 1}, so that the "
+                "architecture moves at all"
+            )
+        if self.stop_at_skips is not None and self.stop_at_skips < 1:
+            raise InputError(f"stop_at_skips is {self.stop_at_skips}; pass at least 1, or nothing")
+        name_folder(self, "search", self.space, self.method)
+
+    @property
+    def resting_epochs(self) -> int:
+        """Epochs in which the architecture rests."""
+        return self.epochs // 10 if self.warmup_epochs is None else self.warmup_epochs
+
+    @property
+    def images(self) -> DataOptions:
+        """The images, half of them held out unless the user names another share."""
+        return replace(self.data, validation=self.data.validation or 0.5)

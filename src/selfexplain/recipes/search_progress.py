@@ -1,0 +1,166 @@
+"""A search on its way through the epochs: what is logged, saved and taken up again."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from selfexplain.errors import InputError
+from selfexplain.evaluation import predict
+from selfexplain.lease import ArchitectureSearch
+from selfexplain.recipes.prepare import Prepared
+from selfexplain.recipes.search_options import SearchConfig
+from selfexplain.recipes.search_outcome import mean_entropy, operation_weights, skip_connections
+from selfexplain.recipes.search_setup import Halves
+from selfexplain.spaces import from_string, to_string
+from selfexplain.training.checkpoint import load_checkpoint, save_checkpoint
+from selfexplain.training.log import EpochLog
+from selfexplain.training.seeding import epoch_seed, global_generator_kept
+
+StepCallback = Callable[[int, int], None]
+
+
+class SearchProgress:
+    """A search on its way through the epochs.
+
+    Args:
+        config: of the search.
+        search: the method, at its start.
+        halves: its batches.
+        prepared: its images.
+        device: where it runs.
+        identity: a text that stands for the whole configuration.
+    """
+
+    def __init__(
+        self,
+        config: SearchConfig,
+        search: ArchitectureSearch,
+        halves: Halves,
+        prepared: Prepared,
+        device: torch.device,
+        identity: str,
+    ) -> None:
+        self.config, self.search, self.halves, self.prepared = config, search, halves, prepared
+        self.device, self.identity = device, identity
+        self.path = config.out / "checkpoint.pt"
+        self.log = EpochLog(config.out, name="search.jsonl")
+        self.epochs_done, self.stopped = 0, False
+        self.genotype = search.genotype()
+
+    def run(self, on_step: StepCallback) -> None:
+        """Walk the epochs that are left; line and checkpoint after each."""
+        if self.path.exists():
+            self._restore()
+        self.log.cut_after(self.epochs_done)
+        with global_generator_kept(self.device):
+            while self.epochs_done < self.config.epochs and not self.stopped:
+                torch.manual_seed(epoch_seed(self.config.seed, self.epochs_done, 0))
+                metrics = self._epoch(on_step)
+                self.epochs_done += 1
+                self._look_at_cell()
+                self.log.write({"epoch": self.epochs_done, **metrics, **self._state_of_cell()})
+                save_checkpoint(self.path, self._state())
+
+    def _epoch(self, on_step: StepCallback) -> dict[str, Any]:
+        epochs, epoch = self.config.epochs, self.epochs_done
+        self.search.set_progress(epoch / epochs)
+        sums: dict[str, float] = defaultdict(float)
+        started = time.perf_counter()
+        for step, (train_batch, val_batch) in enumerate(self.halves.epoch(epoch)):
+            moves = epoch >= self.config.resting_epochs
+            metrics = self.search.step(train_batch, val_batch, move_architecture=moves)
+            for name, loss in metrics.items():
+                sums[name] += loss
+            on_step(epoch * len(self.halves) + step + 1, epochs * len(self.halves))
+        seconds = time.perf_counter() - started
+        return {
+            "losses": {name: _number(total / len(self.halves)) for name, total in sums.items()},
+            "validation_accuracy": self._validation_accuracy(),
+            "skipped_steps": self.search.skipped,
+            "step_seconds": seconds / len(self.halves),
+        }
+
+    def _validation_accuracy(self) -> float:
+        """Of the supernet, in percent, on the half that moves the architecture."""
+        held_out = self.prepared.scored_batches(
+            device=self.device, workers=self.config.data.workers
+        )
+        model = _WithArchitecture(self.search.evaluated, self.search.architecture)
+        logits_NK, y_N = predict(model, held_out.epoch(0))
+        return 100 * float((logits_NK.argmax(1) == y_N).float().mean())
+
+    def _look_at_cell(self) -> None:
+        """Take over the cell that the architecture stands for now, unless it skips too much."""
+        now, most = self.search.genotype(), self.config.stop_at_skips
+        self.stopped = most is not None and skip_connections(now)[0] >= most
+        if not self.stopped:
+            self.genotype = now
+
+    def _state_of_cell(self) -> dict[str, Any]:
+        genotype = self.search.genotype()
+        weights = operation_weights(self.search.architecture)
+        skips, edges = skip_connections(genotype)
+        return {
+            "genotype": to_string(genotype),
+            "skip_share": skips / edges,
+            "entropy": mean_entropy(weights),
+            "weights": {name: _rounded(weights_EO) for name, weights_EO in weights.items()},
+        }
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "format": 1,
+            "identity": self.identity,
+            "epochs_done": self.epochs_done,
+            "stopped": self.stopped,
+            "genotype": to_string(self.genotype),
+            "search": self.search.state_dict(),
+        }
+
+    def _restore(self) -> None:
+        state = load_checkpoint(self.path)
+        if state.get("identity") != self.identity:
+            raise InputError(
+                f"the checkpoint {self.path} is of another configuration; pass the options it was "
+                "made with, or another --out"
+            )
+        self.search.load_state_dict(state["search"])
+        self.epochs_done, self.stopped = state["epochs_done"], state["stopped"]
+        self.genotype = from_string(state["genotype"])
+
+    def outcome(self) -> dict[str, Any]:
+        """What a result says beside the cell."""
+        last = self.log.read()[-1]
+        return {
+            "epochs": self.epochs_done,
+            "stopped_early": self.stopped,
+            "validation_accuracy": last["validation_accuracy"],
+            "skipped_steps": self.search.skipped,
+            "step_seconds": last["step_seconds"],
+        }
+
+
+class _WithArchitecture(nn.Module):
+    """A supernet with its architecture, as a classifier."""
+
+    def __init__(self, supernet: nn.Module, architecture: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.supernet = supernet
+        self.architecture = {name: tensor.detach() for name, tensor in architecture.items()}
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        logits_BK: Tensor = self.supernet(x_BCHW, self.architecture)
+        return logits_BK
+
+
+def _rounded(weights_EO: Tensor) -> list[list[float]]:
+    return [[round(float(w), 5) for w in row] for row in weights_EO]
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if value == value and abs(value) != float("inf") else None

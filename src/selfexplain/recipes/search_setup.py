@@ -1,0 +1,136 @@
+"""From a search's configuration to the search and its batches."""
+
+from collections.abc import Iterator
+from itertools import chain, count, islice
+
+import torch
+from torch import Tensor, nn
+
+from selfexplain.data import Batches, ImageData
+from selfexplain.errors import InputError
+from selfexplain.lease import DARTS, SANAS, ArchitectureSearch, LeaSE
+from selfexplain.lease.search import Batch
+from selfexplain.models import build_model
+from selfexplain.recipes.prepare import Prepared
+from selfexplain.recipes.search_options import SearchConfig
+from selfexplain.recipes.train import check_model
+from selfexplain.spaces import Supernet, build_supernet
+
+
+def build_search(
+    config: SearchConfig, data: ImageData, std_C: Tensor, device: torch.device
+) -> ArchitectureSearch:
+    """The search of a method (not of random), its start values a function of the seed alone.
+
+    Raises:
+        InputError: space, images or audience do not fit each other.
+
+    Example:
+        >>> from selfexplain.recipes.options import DataOptions
+        >>> from selfexplain.recipes.prepare import load
+        >>> config = SearchConfig(data=DataOptions(data="digits"), init_channels=4, cells=1)
+        >>> device = torch.device("cpu")
+        >>> build_search(config, load(config.data), torch.ones(1), device).genotype().family
+        'nasbench201'
+    """
+    supernet = _supernet(config, data)
+    supernet = supernet.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if config.method in ("darts1", "darts2"):
+        return DARTS(
+            supernet,
+            order=1 if config.method == "darts1" else 2,
+            rates=config.rates,
+            mode=config.options.mode,
+            seed=config.seed,
+        )
+    if config.method == "sanas":
+        return SANAS(
+            supernet, options=config.options, rates=config.rates, std_C=std_C, seed=config.seed
+        )
+    audience = _audience(config, data)
+    audience = audience.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return LeaSE(
+        supernet,
+        audience,
+        options=config.options,
+        rates=config.rates,
+        std_C=std_C,
+        seed=config.seed,
+    )
+
+
+def _supernet(config: SearchConfig, data: ImageData) -> Supernet:
+    channels, height, width = data.shape_CHW
+    if height != width:
+        raise InputError(
+            f"the images are {height} x {width} pixels; pass --image-size to make them square"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return build_supernet(
+            config.space,
+            num_classes=data.num_classes,
+            in_channels=channels,
+            image_size=height,
+            channels=config.init_channels,
+            cells=config.cells,
+        )
+
+
+def _audience(config: SearchConfig, data: ImageData) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        audience = build_model(
+            config.audience, num_classes=data.num_classes, in_channels=data.shape_CHW[0]
+        )
+    check_model(audience, config.audience, data.shape_CHW, data.num_classes)
+    return audience
+
+
+class Halves:
+    """The batches of both halves of the training images, in pairs.
+
+    Args:
+        config: the search's configuration.
+        prepared: images; those to be scored are the half that moves the architecture.
+        device: where batches are wanted.
+
+    Raises:
+        InputError: a half does not fill a batch.
+    """
+
+    def __init__(self, config: SearchConfig, prepared: Prepared, device: torch.device) -> None:
+        for name, images in {"training": prepared.train, "held-out": prepared.scored}.items():
+            if len(images) < config.batch_size:
+                raise InputError(
+                    f"the {name} part has {len(images)} images, fewer than a batch of "
+                    f"{config.batch_size}; pass a smaller --batch-size, or another --validation "
+                    "or --train-size"
+                )
+        self.training, self.held_out = (
+            Batches(
+                images,
+                batch_size=config.batch_size,
+                seed=seed,
+                device=device,
+                augmentation=prepared.augmentation,
+                workers=config.data.workers,
+                mean_C=prepared.mean_C,
+                std_C=prepared.std_C,
+            )
+            for images, seed in ((prepared.train, config.seed), (prepared.scored, config.seed + 1))
+        )
+
+    def __len__(self) -> int:
+        """Return the number of steps of an epoch."""
+        return len(self.training)
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Batch, Batch]]:
+        """Each training batch with a held-out one; the held-out half is begun anew if it ends."""
+        rounds = -(-len(self.training) // len(self.held_out))
+        again = chain.from_iterable(self.held_out.epoch(epoch * rounds + i) for i in count())
+        for pair in zip(self.training.epoch(epoch), islice(again, len(self)), strict=True):
+            train, held_out = (
+                (x_BCHW.contiguous(memory_format=torch.channels_last), y_B) for x_BCHW, y_B in pair
+            )
+            yield train, held_out

@@ -1,0 +1,215 @@
+"""`selfexplain search` as a user meets it, on tiny supernets and few images."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from selfexplain.cli import main
+from selfexplain.errors import InputError
+from selfexplain.recipes.options import DataOptions
+from selfexplain.recipes.search import run_search
+from selfexplain.recipes.search_options import SearchConfig
+from selfexplain.recipes.search_outcome import collapsed, skip_connections
+from selfexplain.recipes.search_progress import SearchProgress
+from selfexplain.spaces import from_string, load_genotype
+from selfexplain.training.checkpoint import load_checkpoint
+
+TINY = ["--data", "digits", "--train-size", "40", "--validation", "0.03", "--batch-size", "20"]
+TINY += ["--init-channels", "4", "--epochs", "2", "--seed", "1"]
+
+
+def tiny(out: Path, **options: Any) -> SearchConfig:
+    data = DataOptions(data="digits", train_size=40, validation=0.03)
+    return SearchConfig(
+        **{"data": data, "batch_size": 20, "init_channels": 4, "cells": 1, "epochs": 2}
+        | {"warmup_epochs": 0, "out": out}
+        | options
+    )
+
+
+def search(*arguments: str) -> None:
+    main(["search", *TINY, *arguments])
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        search(*arguments)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    return error
+
+
+IN_EVERY_SPACE = [
+    *(("nasbench201", method) for method in ("lease", "sanas", "darts1", "darts2", "random")),
+    *(("darts", method) for method in ("lease", "random")),
+    *(("pcdarts", method) for method in ("lease", "darts1")),
+]
+
+
+@pytest.mark.parametrize(("space", "method"), IN_EVERY_SPACE)
+def test_every_method_in_every_space(
+    space: str, method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "search"
+    size = {
+        "nasbench201": ["--cells", "1"],
+        "darts": ["--cells", "3"],
+        "pcdarts": ["--cells", "3", "--init-channels", "8"],
+    }
+    search("--space", space, "--method", method, "--out", str(out), *size[space])
+    result = json.loads((out / "result.json").read_text())
+    genotype = load_genotype(str(out / "genotype.json"))
+    assert from_string(result["genotype"]) == genotype
+    assert genotype.family == ("nasbench201" if space == "nasbench201" else "darts")
+    assert (out / "cell.svg").read_text().startswith("<svg")
+    printed = capsys.readouterr().out
+    assert result["genotype"] in printed.replace("\n", "")
+    if method == "random":
+        return
+    lines = [json.loads(line) for line in (out / "search.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    levels = {"explainer", "validation"}
+    if method in ("lease", "sanas"):
+        levels |= {"delta_1", "audience"}
+    assert set(lines[-1]["losses"]) == levels
+    assert 0 <= lines[-1]["validation_accuracy"] <= 100
+    assert 0 <= lines[-1]["skip_share"] <= 1
+    assert lines[-1]["entropy"] > 0
+    for rows in lines[-1]["weights"].values():
+        assert all(sum(row) == pytest.approx(1, abs=1e-3) for row in rows)
+    assert (out / "architecture.png").stat().st_size > 1000
+
+
+def test_a_search_that_is_cut_and_resumed_is_the_unbroken_one(tmp_path: Path) -> None:
+    whole = run_search(tiny(tmp_path / "whole", epochs=3))
+    seen: list[int] = []
+
+    def cut(done: int, total: int) -> None:
+        seen.append(done)
+        if done == 3:  # in the second epoch
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_search(tiny(tmp_path / "cut", epochs=3), on_step=cut)
+    resumed = run_search(tiny(tmp_path / "cut", epochs=3, resume=True), on_step=lambda *_: None)
+    states = [load_checkpoint(tmp_path / name / "checkpoint.pt") for name in ("whole", "cut")]
+    pairs = list(zip(*(_flat(state["search"]) for state in states), strict=True))
+    assert len(pairs) > 100
+    assert all(torch.equal(a, b) for a, b in pairs)
+    whole.pop("step_seconds")
+    resumed.pop("step_seconds")
+    assert whole == resumed
+    lines = (tmp_path / "cut" / "search.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
+
+
+def _flat(value: Any) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [tensor for item in items for tensor in _flat(item)]
+
+
+def test_a_crashed_search_keeps_its_finished_epochs(tmp_path: Path) -> None:
+    def kill(done: int, total: int) -> None:
+        if done == 3:
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        run_search(tiny(tmp_path / "s"), on_step=kill)
+    assert load_checkpoint(tmp_path / "s" / "checkpoint.pt")["epochs_done"] == 1
+    with pytest.raises(InputError, match="pass --resume to continue it"):
+        run_search(tiny(tmp_path / "s"))
+    with pytest.raises(InputError, match="seed was 0, is 5"):
+        run_search(tiny(tmp_path / "s", seed=5, resume=True))
+    assert run_search(tiny(tmp_path / "s", resume=True))["epochs"] == 2
+
+
+def test_in_the_warm_up_the_architecture_rests(tmp_path: Path) -> None:
+    run_search(tiny(tmp_path / "s", warmup_epochs=1))
+    lines = [json.loads(line) for line in (tmp_path / "s/search.jsonl").read_text().splitlines()]
+    assert "validation" not in lines[0]["losses"]
+    assert "validation" in lines[1]["losses"]
+    assert lines[0]["weights"] != lines[1]["weights"]
+
+
+def test_skip_collapse_is_measured_warned_about_and_can_stop_a_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    skips = "|skip_connect~0|+|skip_connect~0|skip_connect~1|+|skip_connect~0|none~1|none~2|"
+    good = "|nor_conv_3x3~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|"
+    assert skip_connections(from_string(skips)) == (4, 6)
+    assert collapsed(from_string(skips))
+    assert not collapsed(from_string(good))
+    cells = iter([good, good, skips, skips])
+    from selfexplain.lease import ArchitectureSearch
+
+    monkeypatch.setattr(ArchitectureSearch, "genotype", lambda self: from_string(next(cells)))
+    monkeypatch.setattr(SearchProgress, "_state_of_cell", lambda self: {"weights": WEIGHTS})
+    result = run_search(tiny(tmp_path / "s", epochs=3, stop_at_skips=3))
+    assert (result["epochs"], result["stopped_early"]) == (2, True)
+    assert result["genotype"] == good  # the one before
+    monkeypatch.setattr(ArchitectureSearch, "genotype", lambda self: from_string(skips))
+    search("--cells", "1", "--out", str(tmp_path / "t"))
+    assert "Warning: 4 of its 6 edges are skip connections" in capsys.readouterr().out
+
+
+WEIGHTS = {"cell": [[0.2] * 5] * 6}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--eps", "0"], "eps is 0; pass a positive number"),
+        (["--lambda", "-1"], "lambda is -1"),
+        (["--gamma", "-1"], "gamma is -1"),
+        (["--lambda", "0", "--gamma", "0"], "no explanation reaches the architecture"),
+        (["--batch-size", "500"], "fewer than a batch of 500"),
+        (["--space", "darts", "--image-size", "6", "--cells", "3"], "6"),
+        (["--audience", "resnet19"], "there is no model 'resnet19'"),
+        (["--warmup-epochs", "2"], "pass 0 to 1"),
+        (["--epochs", "0"], "epochs is 0"),
+        (["--stop-at-skips", "0"], "stop_at_skips is 0"),
+        (["--method", "sanas", "--gradient-path", "explainer_only"], "pass full or no_explanation"),
+        (["--validation", "1"], "validation is 1"),
+    ],
+    ids=str,
+)
+def test_bad_input_is_one_sentence(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "search"
+    assert message in refused(capsys, "--cells", "1", "--out", str(out), *arguments)
+    assert not (out / "result.json").exists()
+
+
+def test_an_audience_of_other_classes_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_audience.py").write_text(
+        "from torch import nn\n"
+        "def build(num_classes, in_channels):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64 * in_channels, num_classes + 1))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    error = refused(
+        capsys, "--cells", "1", "--audience", "own_audience:build", "--out", str(tmp_path / "s")
+    )
+    assert "returns shape (2, 11) for 2 images of 10 classes" in error
+
+
+def test_help_names_every_option() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "selfexplain", "search", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for option in ("--lambda", "--gamma", "--eps", "--gradient-path", "--audience", "--space"):
+        assert option in done.stdout
