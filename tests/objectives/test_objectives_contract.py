@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from selfexplain.errors import InputError
 from selfexplain.models import build_model
-from selfexplain.objectives import Objective
+from selfexplain.models.small_cnn import SmallCNN
+from selfexplain.objectives import Objective, WithAuxiliaryHead
 from selfexplain.recipes.objectives import OBJECTIVES, build_objective
 from selfexplain.recipes.options import ObjectiveOptions
 
@@ -25,11 +26,35 @@ SPECS = [
     "introspective:control=weights",
     "introspective:kind=grad_cam,layer=block2,similarity=distance",
     "introspective:aggregation=class,every=3,ramp_steps=4",
+    "auxiliary+standard",
+    "auxiliary+introspective",
+    "auxiliary+introspective:kind=grad_cam,layer=block2,similarity=distance",
+    "auxiliary+introspective:aggregation=class,every=3,ramp_steps=4",
 ]
 
 
+class TwoHeaded(SmallCNN):
+    """A small CNN with a second head on its second block, which runs in training alone."""
+
+    def __init__(self) -> None:
+        super().__init__(CLASSES, in_channels=1)
+        self.auxiliary = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, CLASSES)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.block2(self.halve(self.block1(x)))
+        if self.training:
+            self.auxiliary(h)
+        return self.head(self.pool(self.block3(self.halve(h))).flatten(1))
+
+
 def make(spec: str) -> Objective:
+    """The objective of a spec; `auxiliary+SPEC` for one beside an auxiliary head."""
     torch.manual_seed(0)
+    auxiliary, _, inner = spec.rpartition("+")
+    if auxiliary:
+        return WithAuxiliaryHead(build_objective(inner, TwoHeaded(), ObjectiveOptions()))
     model = build_model("small_cnn", num_classes=CLASSES, in_channels=1)
     return build_objective(spec, model, ObjectiveOptions())
 

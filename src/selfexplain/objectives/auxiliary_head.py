@@ -1,0 +1,85 @@
+"""A second head in the middle of a network, trained beside any objective (Szegedy et al. 2015)."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from selfexplain.errors import InputError
+from selfexplain.objectives.base import Objective, check_in_range, check_logits
+
+
+class WithAuxiliaryHead(Objective):
+    """L = L(objective) + w CE(softmax(z'), y), with the logits z' of an auxiliary head.
+
+    The head is part of the model and runs in its forward pass in training alone, as that of a
+    network of `build_network` does; its logits are read by a hook that lives while a forward pass
+    runs. In evaluation the loss is the objective's own.
+
+    Args:
+        objective: any, around a model with the head.
+        head: name of the head in the model; in training it returns logits (B, K) once a forward
+            pass.
+        weight: w, of the head's cross-entropy; 0.4 as published for DARTS.
+
+    Raises:
+        InputError: the model has no such module, or the weight is negative; at a call, if the head
+            was not run in training, or returned no logits.
+
+    Example:
+        >>> import torch
+        >>> from selfexplain.objectives import Standard
+        >>> from selfexplain.spaces import build_network, random_genotype
+        >>> model = build_network(
+        ...     random_genotype("darts"), num_classes=3, in_channels=1, image_size=16,
+        ...     channels=4, cells=1, auxiliary=True,
+        ... )
+        >>> objective = WithAuxiliaryHead(Standard(model))
+        >>> out = objective(torch.zeros(2, 1, 16, 16), torch.tensor([0, 2]))
+        >>> sorted(out)
+        ['auxiliary', 'loss', 'output']
+    """
+
+    def __init__(self, objective: Objective, head: str = "auxiliary", weight: float = 0.4) -> None:
+        check_in_range("weight", weight, 0.0, float("inf"))
+        super().__init__(objective.model)
+        self.objective = objective  # its model and ours are one
+        self.head = head
+        self.weight = weight
+        self.period = objective.period
+        self._head_module()
+
+    def skip_warmup(self) -> None:
+        """Take the objective past its warm-up."""
+        self.objective.skip_warmup()
+
+    def forward(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
+        """Loss of images (B, C, H, W) and labels (B,); the objective's terms, and auxiliary."""
+        head = self._head_module()
+        seen: list[object] = []
+        handle = head.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+        try:
+            out: dict[str, Tensor] = self.objective(x_BCHW, y_B)
+        finally:
+            handle.remove()
+        if not head.training:
+            return out
+        if len(seen) != 1:
+            raise InputError(
+                f"the head {self.head!r} ran {len(seen)} times in a training step; pass a model "
+                "that runs it once in each forward pass, and an objective of one pass"
+            )
+        auxiliary = F.cross_entropy(check_logits(seen[0], y_B), y_B)
+        return {
+            **out,
+            "loss": out["loss"] + self.weight * auxiliary,
+            "auxiliary": auxiliary.detach(),
+        }
+
+    def _head_module(self) -> nn.Module:
+        """The head; by its name, so that a copy of this objective finds the head of its model."""
+        try:
+            return self.model.get_submodule(self.head)
+        except AttributeError as error:
+            raise InputError(
+                f"the model has no module {self.head!r}; pass the name of its auxiliary head, or "
+                "build it with one"
+            ) from error
