@@ -1,35 +1,28 @@
-"""The command line: selfexplain train | compare | explain | search | demo."""
+"""The command line: selfexplain train | compare | explain | search | retrain | lookup | demo."""
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from selfexplain.errors import InputError
 from selfexplain.recipes.compare import run_comparison
 from selfexplain.recipes.demo import demo_config, demo_picture
 from selfexplain.recipes.environment import first_process
 from selfexplain.recipes.explain import ExplainConfig, explain_images
-from selfexplain.recipes.options import CompareConfig, TrainConfig
+from selfexplain.recipes.lookup import LookupConfig, lookup_table, run_lookup
+from selfexplain.recipes.options import CompareConfig, RunConfig, TrainConfig
 from selfexplain.recipes.prepare import load
+from selfexplain.recipes.retrain_options import RetrainConfig
 from selfexplain.recipes.search import run_search
 from selfexplain.recipes.search_options import SearchConfig
 from selfexplain.recipes.train import run_training
-from selfexplain.report import comparison_markdown, comparison_table, save_figure
+from selfexplain.report import comparison_markdown, comparison_table, progress_bar, save_figure
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +38,8 @@ Command = (
     | Annotated[CompareConfig, tyro.conf.subcommand("compare")]
     | Annotated[ExplainConfig, tyro.conf.subcommand("explain")]
     | Annotated[SearchConfig, tyro.conf.subcommand("search")]
+    | Annotated[RetrainConfig, tyro.conf.subcommand("retrain")]
+    | Annotated[LookupConfig, tyro.conf.subcommand("lookup")]
     | Annotated[DemoConfig, tyro.conf.subcommand("demo")]
 )
 
@@ -82,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(command: Command, console: Console) -> None:
     match command:
-        case TrainConfig():
+        case TrainConfig() | RetrainConfig():
             _train(command, console)
         case CompareConfig():
             _compare(command, console)
@@ -91,12 +86,14 @@ def _run(command: Command, console: Console) -> None:
             console.print(f"Picture: {command.out}", soft_wrap=True)
         case SearchConfig():
             _search(command, console)
+        case LookupConfig():
+            console.print(lookup_table(command.genotype, run_lookup(command)))
         case DemoConfig():
             _demo(command, console)
 
 
-def _train(config: TrainConfig, console: Console) -> None:
-    with _progress(console) as advance:
+def _train(config: RunConfig, console: Console) -> None:
+    with progress_bar(console, quiet=not first_process()) as advance:
         result = run_training(
             config, on_step=lambda done, total: advance(config.objective, config.seed, done, total)
         )
@@ -105,11 +102,16 @@ def _train(config: TrainConfig, console: Console) -> None:
             f"{result['objective']}, seed {result['seed']}: accuracy {result['accuracy']:.2f} %, "
             f"NLL {result['nll']:.3f}, Brier {result['brier']:.3f}, ECE {result['ece']:.1f} %"
         )
+        if "parameters" in result:
+            console.print(
+                f"Network: {result['parameters'] / 1e6:.3f} M parameters, "
+                f"{result['multiply_adds'] / 1e6:.1f} M multiply-adds for an image"
+            )
         console.print(f"Run: {config.out}", soft_wrap=True)
 
 
 def _compare(config: CompareConfig, console: Console) -> None:
-    with _progress(console) as advance:
+    with progress_bar(console, quiet=not first_process()) as advance:
         results = run_comparison(config, on_step=advance)
     if first_process():
         console.print(comparison_table(results))
@@ -118,7 +120,7 @@ def _compare(config: CompareConfig, console: Console) -> None:
 
 
 def _search(config: SearchConfig, console: Console) -> None:
-    with _progress(console) as advance:
+    with progress_bar(console, quiet=not first_process()) as advance:
         result = run_search(
             config,
             on_step=lambda done, total: advance(
@@ -147,38 +149,6 @@ def _demo(command: DemoConfig, console: Console) -> None:
     picture = demo_picture(config, load(config.data))
     console.print(f"Picture: {picture}", soft_wrap=True)
     console.print(f"Folder: {config.out.resolve()}", soft_wrap=True)
-
-
-class _Advance:
-    """Moves the progress bar: one bar, for the run at work."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
-        self.task = progress.add_task("loading data", total=None)
-        self.run = ("", -1)
-
-    def __call__(self, objective: str, seed: int, done: int, total: int) -> None:
-        """Show that a step is done."""
-        if (objective, seed) != self.run:
-            self.run = (objective, seed)
-            self.progress.reset(self.task, description=f"{objective}, seed {seed}", total=total)
-        self.progress.update(self.task, completed=done)
-
-
-@contextmanager
-def _progress(console: Console) -> Iterator[_Advance]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("steps, passed"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    quiet = not first_process()
-    with Progress(*columns, console=console, disable=quiet, transient=True) as progress:
-        yield _Advance(progress)
 
 
 if __name__ == "__main__":

@@ -367,7 +367,7 @@ def test_own_models_that_do_not_fit(
 
 
 def test_every_flag_is_documented(capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("train", "compare", "explain", "demo"):
+    for name in ("train", "compare", "explain", "search", "retrain", "lookup", "demo"):
         with pytest.raises(SystemExit) as stopped:
             main([name, "--help"])
         assert stopped.value.code == 0

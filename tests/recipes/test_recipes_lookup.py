@@ -8,6 +8,7 @@ import pytest
 import tyro
 from rich.console import Console
 
+from selfexplain.cli import main
 from selfexplain.errors import InputError
 from selfexplain.recipes.lookup import LookupConfig, lookup_table, run_lookup
 from selfexplain.spaces.table import BenchmarkTable, Lookup, MeasuredCell, save_table
@@ -80,3 +81,12 @@ def test_cells_of_another_family_are_refused(table: str) -> None:
 def test_command_line_takes_several() -> None:
     config = tyro.cli(LookupConfig, args=["--table", "nats:folder", "--genotype", "a", "b"])
     assert config == LookupConfig(table="nats:folder", genotype=("a", "b"))
+
+
+def test_the_command_prints_the_table(table: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["lookup", "--table", table, "--genotype", GOOD])
+    assert "72.50" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stopped:
+        main(["lookup", "--table", "absent.parquet", "--genotype", GOOD])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith("selfexplain: ")

@@ -96,6 +96,25 @@ def test_resumed_run_equals_an_unbroken_one(tmp_path: Path, ema: float, at: int)
     assert [line["epoch"] for line in without_times[0]] == [1, 2, 3, 4]
 
 
+def test_what_is_set_before_an_epoch_is_set_again_on_resumption(tmp_path: Path) -> None:
+    def dropping(epochs: list[int]) -> dict[str, Any]:
+        objective = Standard(model())
+        dropout = objective.model.get_submodule("5")
+
+        def before_epoch(epoch: int) -> None:
+            epochs.append(epoch)
+            dropout.p = 0.2 * epoch
+
+        return {"objective": objective, "before_epoch": before_epoch}
+
+    seen: list[int] = []
+    unbroken = run(tmp_path / "a", **dropping([]))
+    with pytest.raises(Stop):
+        run(tmp_path / "b", **dropping([]), on_step=stop_in_epoch(2))
+    assert same(unbroken, run(tmp_path / "b", **dropping(seen), resume=True))
+    assert seen == [2, 3]
+
+
 def test_two_seeds_differ_and_one_seed_repeats(tmp_path: Path) -> None:
     first, again, other = (run(tmp_path / n, seed=s) for n, s in (("a", 0), ("b", 0), ("c", 1)))
     assert same(first, again)

@@ -16,17 +16,13 @@ from lightning_fabric import Fabric
 
 from selfexplain.data import ImageData
 from selfexplain.evaluation import paired_difference
+from selfexplain.recipes.classifier import build_seeded
 from selfexplain.recipes.environment import environment
 from selfexplain.recipes.folder import check_free, check_same_config, saved_config
 from selfexplain.recipes.objectives import resolve
 from selfexplain.recipes.options import CompareConfig, TrainConfig, plain
 from selfexplain.recipes.prepare import load, prepare
-from selfexplain.recipes.train import (
-    build_seeded,
-    check_model,
-    launch,
-    run_training,
-)
+from selfexplain.recipes.train import check_model, launch, run_training
 from selfexplain.training.cost import interleaved_cost
 from selfexplain.training.files import read_json, write_json
 

@@ -21,7 +21,8 @@ from selfexplain.data.sources import Files
 from selfexplain.errors import InputError
 from selfexplain.explanations import MapKind, class_maps
 from selfexplain.introspection import Introspective
-from selfexplain.models import build_model
+from selfexplain.recipes.classifier import build_classifier
+from selfexplain.recipes.derived import with_auxiliary_head
 from selfexplain.recipes.folder import saved_config
 from selfexplain.recipes.objectives import build_objective
 from selfexplain.recipes.options import ObjectiveOptions
@@ -38,7 +39,7 @@ class ExplainConfig:
     """Draw class maps and soft targets of images, by a trained run."""
 
     run: Path
-    """Folder of a finished run (of train, or one of a comparison's runs/)."""
+    """Folder of a finished run (of train, of retrain, or one of a comparison's runs/)."""
     images: tuple[Path, ...]
     """Image files."""
     out: Path
@@ -81,23 +82,24 @@ def load_run(folder: Path, kind: MapKind = "cam", layer: str | None = None) -> T
             f"{folder} holds no finished run; pass a folder with run.json and model.safetensors"
         )
     images, config = read_json(folder / "run.json")["images"], saved_config(folder / "run.json")
-    names = tuple(images["class_names"])
-    model = build_model(config["model"], num_classes=len(names), in_channels=images["shape"][0])
+    names, (channels, height, width) = tuple(images["class_names"]), images["shape"]
+    shape_CHW = (channels, height, width)
+    model = build_classifier(config, num_classes=len(names), shape_CHW=shape_CHW)
     objective = build_objective(config["objective"], model, _objective_options(config))
     if isinstance(objective, Introspective):
         # The running class means are in the checkpoint alone.
-        objective.load_state_dict(load_checkpoint(folder / "checkpoint.pt")["objective"])
+        whole = with_auxiliary_head(objective, config)
+        whole.load_state_dict(load_checkpoint(folder / "checkpoint.pt")["objective"])
     else:
         objective = Introspective(model, kind=kind, layer=layer, form="mixed")
     try:
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except (SafetensorError, RuntimeError) as error:
         raise InputError(f"the weights in {folder} cannot be read ({error})") from error
-    channels, height, width = images["shape"]
     return TrainedRun(
         objective=objective.eval(),
         class_names=names,
-        shape_CHW=(channels, height, width),
+        shape_CHW=shape_CHW,
         mean_C=torch.tensor(images["mean"]),
         std_C=torch.tensor(images["std"]),
     )

@@ -89,4 +89,7 @@ def _differences(old: Any, new: Any, name: str = "") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted(old.keys() | new.keys())
         return [d for k in keys for d in _differences(old.get(k), new.get(k), k)]
-    return [] if old == new else [f"{name} was {old}, is {new}"]
+    if old == new:
+        return []
+    told = f"{name} was {old}, is {new}"
+    return [told if len(told) <= 200 else f"{name} is another"]  # a genotype is a long text

@@ -105,15 +105,12 @@ UNNAMED = Path("runs/NAME")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SharedConfig:
-    """What training one model and comparing several have in common."""
+    """What every training has in common, of one model or of several."""
 
     data: Annotated[DataOptions, tyro.conf.arg(name="")]
     out: Path = UNNAMED
     """Folder for the results; by default one in runs/ named after the configuration, so that the
     same command finds its own folder again."""
-    model: str = "small_cnn"
-    """small_cnn | resnet20 | resnet32 | resnet56 | resnet18 | wrn16_2 | wrn28_10 | timm:NAME |
-    package.module:factory."""
     training: Annotated[TrainingOptions, tyro.conf.arg(name="")] = field(
         default_factory=TrainingOptions
     )
@@ -128,8 +125,8 @@ class SharedConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TrainConfig(SharedConfig):
-    """Train one model."""
+class RunConfig(SharedConfig):
+    """What every training of one model has in common; its kinds say which model."""
 
     objective: str = "introspective"
     """standard | label_smoothing | confidence_penalty | introspective, with options of its own
@@ -138,6 +135,15 @@ class TrainConfig(SharedConfig):
     """Seed of weights, batches and splits."""
     resume: bool = False
     """Continue the run in --out from its last checkpoint, if there is one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig(RunConfig):
+    """Train one model."""
+
+    model: str = "small_cnn"
+    """small_cnn | resnet20 | resnet32 | resnet56 | resnet18 | wrn16_2 | wrn28_10 | timm:NAME |
+    package.module:factory."""
 
     def __post_init__(self) -> None:
         """Refuse a seed that no generator takes; name the folder."""
@@ -153,6 +159,9 @@ class CompareConfig(SharedConfig):
     added.
     """
 
+    model: str = "small_cnn"
+    """small_cnn | resnet20 | resnet32 | resnet56 | resnet18 | wrn16_2 | wrn28_10 | timm:NAME |
+    package.module:factory."""
     objectives: tuple[str, ...] = ("standard", "label_smoothing", "introspective")
     """Objectives to compare; differences are taken against the first. Options may follow a colon:
     introspective:control=permuted."""

@@ -18,6 +18,7 @@ from selfexplain.data import (
     load_data,
     take,
 )
+from selfexplain.errors import InputError
 from selfexplain.recipes.options import DataOptions
 
 
@@ -87,6 +88,24 @@ def load(options: DataOptions) -> ImageData:
         channels=options.channels,
         skip_broken=options.skip_broken,
     )
+
+
+def side_of(shape_CHW: tuple[int, int, int]) -> int:
+    """The side of square images.
+
+    Raises:
+        InputError: they are not square.
+
+    Example:
+        >>> side_of((3, 32, 32))
+        32
+    """
+    _, height, width = shape_CHW
+    if height != width:
+        raise InputError(
+            f"the images are {height} x {width} pixels; pass --image-size to make them square"
+        )
+    return height
 
 
 def prepare(data: ImageData, options: DataOptions, seed: int) -> Prepared:

@@ -11,7 +11,7 @@ from selfexplain.errors import InputError
 from selfexplain.lease import DARTS, SANAS, ArchitectureSearch, LeaSE
 from selfexplain.lease.search import Batch
 from selfexplain.models import build_model
-from selfexplain.recipes.prepare import Prepared
+from selfexplain.recipes.prepare import Prepared, side_of
 from selfexplain.recipes.search_options import SearchConfig
 from selfexplain.recipes.train import check_model
 from selfexplain.spaces import Supernet, build_supernet
@@ -60,18 +60,14 @@ def build_search(
 
 
 def _supernet(config: SearchConfig, data: ImageData) -> Supernet:
-    channels, height, width = data.shape_CHW
-    if height != width:
-        raise InputError(
-            f"the images are {height} x {width} pixels; pass --image-size to make them square"
-        )
+    image_size = side_of(data.shape_CHW)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return build_supernet(
             config.space,
             num_classes=data.num_classes,
-            in_channels=channels,
-            image_size=height,
+            in_channels=data.shape_CHW[0],
+            image_size=image_size,
             channels=config.init_channels,
             cells=config.cells,
         )

@@ -31,10 +31,11 @@ from selfexplain.introspection.similarity import (
     similarity_to_true,
 )
 from selfexplain.introspection.target import true_mask
+from selfexplain.recipes.classifier import build_seeded
 from selfexplain.recipes.folder import check_free, locked
 from selfexplain.recipes.options import DataOptions, DeviceOptions, TrainConfig
 from selfexplain.recipes.prepare import Prepared, load, prepare
-from selfexplain.recipes.train import build_seeded, launch, write_run
+from selfexplain.recipes.train import launch, write_run
 from selfexplain.training import TrainingOptions, train
 
 MAP_MEASURES: tuple[MapSimilarity, ...] = ("cosine", "votes", "attended_votes")

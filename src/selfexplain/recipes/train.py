@@ -21,12 +21,11 @@ from torch import nn
 from selfexplain.data import ImageData
 from selfexplain.errors import InputError, first_line
 from selfexplain.evaluation import predict, score
-from selfexplain.models import build_model
-from selfexplain.objectives import Objective
+from selfexplain.recipes.classifier import build_seeded
+from selfexplain.recipes.derived import drop_path_schedule, size_of
 from selfexplain.recipes.environment import environment
 from selfexplain.recipes.folder import check_free, check_same_config, locked, saved_config
-from selfexplain.recipes.objectives import build_objective
-from selfexplain.recipes.options import DeviceOptions, TrainConfig, plain
+from selfexplain.recipes.options import DeviceOptions, RunConfig, TrainConfig, plain
 from selfexplain.recipes.prepare import Prepared, load, prepare
 from selfexplain.training import TrainingOptions, train
 from selfexplain.training.files import atomic_file, read_json, write_json
@@ -64,7 +63,7 @@ def launch(device: DeviceOptions, training: TrainingOptions) -> Fabric:
 
 
 def run_training(
-    config: TrainConfig,
+    config: RunConfig,
     *,
     fabric: Fabric | None = None,
     data: ImageData | None = None,
@@ -99,7 +98,7 @@ def run_training(
 
 
 def _train_and_score(
-    config: TrainConfig,
+    config: RunConfig,
     identity: str,
     fabric: Fabric | None,
     data: ImageData | None,
@@ -109,7 +108,8 @@ def _train_and_score(
     data = data if data is not None else load(config.data)
     prepared = prepare(data, config.data, config.seed)
     objective = build_seeded(config, config.objective, config.seed, data)
-    check_model(objective.model, config.model, data.shape_CHW, data.num_classes)
+    name = config.model if isinstance(config, TrainConfig) else "of the genotype"
+    check_model(objective.model, name, data.shape_CHW, data.num_classes)
     batches = prepared.training_batches(
         batch_size=config.training.batch_size,
         seed=config.seed,
@@ -138,6 +138,7 @@ def _train_and_score(
         identity=identity,
         resume=config.resume,
         tensorboard=config.tensorboard,
+        before_epoch=drop_path_schedule(plain(config), objective.model),
         on_step=on_step,
         score=scores if config.score_every_epoch else None,
     )
@@ -146,6 +147,7 @@ def _train_and_score(
         "seed": config.seed,
         **scores(model),
         "step_seconds": _median_step_seconds(config.out),
+        **size_of(plain(config), model, data.shape_CHW),
     }
     if fabric.is_global_zero:
         with atomic_file(config.out / "model.safetensors") as file:
@@ -155,20 +157,11 @@ def _train_and_score(
     return result
 
 
-def build_seeded(config: Any, spec: str, seed: int, data: ImageData) -> Objective:
-    """The objective around a model whose start weights depend on the seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = build_model(
-            config.model, num_classes=data.num_classes, in_channels=data.shape_CHW[0]
-        )
-        return build_objective(spec, model, config.options)
-
-
 def check_model(model: nn.Module, name: str, shape_CHW: tuple[int, int, int], classes: int) -> None:
     """Raise InputError unless the model maps images of this shape to logits of these classes.
 
     Example:
+        >>> from selfexplain.models import build_model
         >>> model = build_model("small_cnn", num_classes=3, in_channels=1)
         >>> check_model(model, "small_cnn", (1, 8, 8), 3)
     """
@@ -188,7 +181,7 @@ def check_model(model: nn.Module, name: str, shape_CHW: tuple[int, int, int], cl
         )
 
 
-def _claim_folder(config: TrainConfig) -> str:
+def _claim_folder(config: RunConfig) -> str:
     """Check that the folder is free, or holds this very run; return the run's identity."""
     identity = json.dumps(plain(config, leave_out=("out", "resume")), sort_keys=True)
     path = config.out / "run.json"
@@ -203,7 +196,7 @@ def _claim_folder(config: TrainConfig) -> str:
     return identity
 
 
-def write_run(config: TrainConfig, prepared: Prepared, fabric: Fabric) -> None:
+def write_run(config: RunConfig, prepared: Prepared, fabric: Fabric) -> None:
     """Write `run.json`: configuration, environment, and what it takes to prepare an image."""
     write_json(
         config.out / "run.json",

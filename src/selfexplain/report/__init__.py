@@ -1,7 +1,8 @@
-"""What people see: tables and pictures."""
+"""What people see: tables, pictures, a progress bar."""
 
 from selfexplain.report.cell_drawing import cell_svg
 from selfexplain.report.picture import explanation_figure, save_figure
+from selfexplain.report.progress import progress_bar
 from selfexplain.report.search_plot import architecture_figure
 from selfexplain.report.table import comparison_markdown, comparison_table
 
@@ -11,5 +12,6 @@ __all__ = [
     "comparison_markdown",
     "comparison_table",
     "explanation_figure",
+    "progress_bar",
     "save_figure",
 ]

@@ -112,7 +112,7 @@ def _darts_network(
         raise InputError(
             f"the auxiliary head needs features of {5 + stride} pixels, and images of {image_size} "
             f"leave {features}; pass an image_size of at least {2**halvings * (5 + stride)}, "
-            "or auxiliary=False"
+            "or no auxiliary head"
         )
 
     def make_cell(shape: CellShape) -> nn.Module:

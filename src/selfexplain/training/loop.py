@@ -57,6 +57,7 @@ def train(
     identity: str = "",
     resume: bool = False,
     tensorboard: bool = False,
+    before_epoch: Callable[[int], None] = lambda epoch: None,
     on_step: Callable[[int, int], None] = lambda done, total: None,
     score: Callable[[nn.Module], dict[str, float]] | None = None,
 ) -> nn.Module:
@@ -73,6 +74,8 @@ def train(
             refused.
         resume: continue from the folder's checkpoint if there is one.
         tensorboard: write event files too.
+        before_epoch: called with the number of epochs done before each that is walked, to set what
+            the model's behaviour depends on beside weights and buffers.
         on_step: called after every step with the number of steps done and of the whole run's.
         score: called after every epoch with the model; what it returns is logged.
 
@@ -106,6 +109,7 @@ def train(
         log.cut_after(run.epochs_done)
     with global_generator_kept(fabric.device):
         for epoch in range(run.epochs_done, options.epochs):
+            before_epoch(epoch)
             torch.manual_seed(epoch_seed(seed, epoch, fabric.global_rank))
             metrics = _train_epoch(run, batches, options, fabric, epoch, on_step, path)
             if score is not None:

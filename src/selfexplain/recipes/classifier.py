@@ -1,0 +1,45 @@
+"""From a configuration to the model that is trained, and to the objective around it."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from selfexplain.data import ImageData
+from selfexplain.models import build_model
+from selfexplain.objectives import Objective
+from selfexplain.recipes.derived import Plain, derived_network, is_derived, with_auxiliary_head
+from selfexplain.recipes.objectives import build_objective
+from selfexplain.recipes.options import plain
+
+
+def build_classifier(
+    config: Plain, *, num_classes: int, shape_CHW: tuple[int, int, int]
+) -> nn.Module:
+    """The untrained model of a configuration as `run.json` holds it.
+
+    Args:
+        config: with a model's name, or with a genotype.
+        num_classes: number of classes K.
+        shape_CHW: of the images.
+
+    Raises:
+        InputError: the model is unknown, or does not take such images.
+
+    Example:
+        >>> model = build_classifier({"model": "resnet20"}, num_classes=10, shape_CHW=(3, 32, 32))
+        >>> type(model).__name__
+        'ResNet'
+    """
+    if is_derived(config):
+        return derived_network(config, num_classes=num_classes, shape_CHW=shape_CHW)
+    return build_model(config["model"], num_classes=num_classes, in_channels=shape_CHW[0])
+
+
+def build_seeded(config: Any, spec: str, seed: int, data: ImageData) -> Objective:
+    """The objective around a model whose start weights depend on the seed alone."""
+    described = plain(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build_classifier(described, num_classes=data.num_classes, shape_CHW=data.shape_CHW)
+        return with_auxiliary_head(build_objective(spec, model, config.options), described)

@@ -1,0 +1,49 @@
+"""Weights that the logits do not hang on: a cell with `none` may have operations that lead nowhere.
+
+In the benchmarks they count as the network's; they cannot learn.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from selfexplain.explanations.state import preserved, set_eval
+
+
+def freeze_unreached(network: nn.Module, image_shape: Sequence[int]) -> list[str]:
+    """Ask for no gradient of weights that get none; training on several devices waits for each.
+
+    Args:
+        network: maps images (B, C, H, W) to logits; what lies below a submodule named `auxiliary`
+            is taken for reached.
+        image_shape: (C, H, W).
+
+    Returns:
+        Names of the frozen parameters.
+
+    Example:
+        >>> from selfexplain.spaces import build_network, load_genotype
+        >>> cell = "|nor_conv_1x1~0|+|skip_connect~0|none~1|+|skip_connect~0|none~1|none~2|"
+        >>> network = build_network(
+        ...     load_genotype(cell), num_classes=3, in_channels=1, image_size=8, channels=4, cells=1
+        ... )
+        >>> freeze_unreached(network, (1, 8, 8))[0]
+        'blocks.0.edges.nodes.0.0.after.0.layers.0.weight'
+    """
+    named = [
+        (name, parameter)
+        for name, parameter in network.named_parameters()
+        if parameter.requires_grad and "auxiliary" not in name.split(".")
+    ]
+    first = named[0][1]
+    image = torch.zeros(1, *image_shape, device=first.device, dtype=first.dtype)
+    with preserved(network, image), torch.enable_grad():
+        set_eval(network)
+        gradients = torch.autograd.grad(
+            network(image).sum(), [parameter for _, parameter in named], allow_unused=True
+        )
+    unreached = [pair for pair, grad in zip(named, gradients, strict=True) if grad is None]
+    for _, parameter in unreached:
+        parameter.requires_grad_(False)
+    return [name for name, _ in unreached]
