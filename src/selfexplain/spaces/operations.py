@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfexplain.spaces.depthwise import DepthwiseConv2d
+
 Preparation = Callable[[Tensor, int], Tensor]
 
 PREPARATIONS: dict[str, Preparation] = {
@@ -48,18 +50,8 @@ class FactorizedReduce(nn.Module):
 
 def depthwise_separable(channels: int, kernel: int, stride: int, dilation: int) -> list[nn.Module]:
     """A depthwise convolution, then a pointwise one."""
-    padding = dilation * (kernel // 2)
     return [
-        nn.Conv2d(
-            channels,
-            channels,
-            kernel,
-            stride,
-            padding=padding,
-            dilation=dilation,
-            groups=channels,
-            bias=False,
-        ),
+        DepthwiseConv2d(channels, kernel, stride, dilation),
         nn.Conv2d(channels, channels, 1, bias=False),
     ]
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from selfexplain.spaces.darts_supernet import PCDARTSSupernet, edge_softmax
 from selfexplain.spaces.genotype import FAMILIES
+from selfexplain.spaces.mixing import total
 from selfexplain.spaces.nasbench201_skeleton import ResidualReduction
 from selfexplain.spaces.supernet import Supernet
 
@@ -62,15 +63,15 @@ def plain_logits(supernet: Supernet, x_BCHW: Tensor, architecture: Mapping[str, 
 def _nasbench201_cell(cell: Any, x_BCHW: Tensor, weights_EO: Tensor) -> Tensor:
     nodes, row = [x_BCHW], 0
     for target in range(1, 4):
-        total = torch.zeros_like(x_BCHW)
+        arrived = []
         for source in range(target):
             for o, name in enumerate(FAMILIES["nasbench201"].operations):
                 h = _nasbench201_operation(
                     name, nodes[source], cell.senders[source], target - source - 1
                 )
-                total = total + weights_EO[row, o] * h
+                arrived.append(weights_EO[row, o] * h)
             row += 1
-        nodes.append(total)
+        nodes.append(total(arrived))
     return nodes[-1]
 
 
@@ -107,14 +108,14 @@ def _darts_cell(
                 h = _pcdarts_edge(nodes[source], sender.sender, edge, weights_EO[row])
                 arrived.append(edge_weights_E[row] * h)
             row += 1
-        nodes.append(torch.stack(arrived).sum(0))
+        nodes.append(total(arrived))
     return torch.cat(nodes[2:], dim=1)
 
 
 def _darts_edge(x_BCHW: Tensor, sender: Any, edge: int, weight_O: Tensor) -> Tensor:
     names = FAMILIES["darts"].operations
     results = [_darts_operation(name, x_BCHW, sender, edge) for name in names]
-    return torch.stack([w * h for w, h in zip(weight_O, results, strict=True)]).sum(0)
+    return total([w * h for w, h in zip(weight_O, results, strict=True)])
 
 
 def _pcdarts_edge(x_BCHW: Tensor, sender: Any, edge: int, weight_O: Tensor) -> Tensor:

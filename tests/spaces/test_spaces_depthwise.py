@@ -1,0 +1,56 @@
+"""Depthwise convolutions against torch's own: values, first and second derivatives, in float64."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from selfexplain.spaces.depthwise import DepthwiseConv2d
+
+
+def derivatives(conv: Callable[[Tensor], Tensor], x: Tensor, weight: Tensor) -> list[Tensor]:
+    out = conv(x)
+    along = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=out.dtype)
+    first = torch.autograd.grad((out * along).sin().sum(), [x, weight], create_graph=True)
+    mixed = sum(gradient.cos().sum() for gradient in first)
+    assert isinstance(mixed, Tensor)
+    return [out, *first, *torch.autograd.grad(mixed, [x, weight])]
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("size", [(8, 8), (7, 6), (5, 9), (1, 1)])
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_it_is_torchs_convolution(
+    kernel: int, stride: int, dilation: int, size: tuple[int, int], channels_last: bool
+) -> None:
+    torch.manual_seed(0)
+    memory = torch.channels_last if channels_last else torch.contiguous_format
+    conv = DepthwiseConv2d(3, kernel, stride, dilation).double().to(memory_format=memory)
+    x = torch.randn(2, 3, *size).double().to(memory_format=memory).requires_grad_()
+    ours = derivatives(conv, x, conv.weight)
+    torchs = derivatives(lambda x: nn.Conv2d.forward(conv, x), x, conv.weight)
+    for one, other in zip(ours, torchs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+def test_function_transforms_and_autocast() -> None:
+    torch.manual_seed(0)
+    conv = DepthwiseConv2d(3, 5, dilation=2)
+    x_NBCHW = torch.randn(4, 2, 3, 6, 6)
+
+    def loss(weight: Tensor, x: Tensor) -> Tensor:
+        out: Tensor = torch.func.functional_call(conv, {"weight": weight}, (x,))
+        return out.square().sum()
+
+    together = torch.vmap(torch.func.grad(loss), in_dims=(None, 0))(conv.weight.detach(), x_NBCHW)
+    for x, gradient in zip(x_NBCHW, together, strict=True):
+        (alone,) = torch.autograd.grad(loss(conv.weight, x), [conv.weight])
+        torch.testing.assert_close(alone, gradient)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = conv(x_NBCHW[0])
+    assert out.dtype == torch.bfloat16
+    out.float().sum().backward()
+    assert conv.weight.grad is not None
