@@ -1,6 +1,7 @@
 """Tiny real networks for the levels of LeaSE, and smooth activations for the oracle."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -76,6 +77,9 @@ def declared(search: ArchitectureSearch) -> tuple[Declaration, dict[str, Any]]:
         for name, t in search.architecture.items()
     }
     weights = {name: learner.weights for name, learner in search.learners.items()}
+    # The oracle's losses are smooth: differences want the small displacement for such.
+    levels = [replace(level, displacement=None) for level in step.levels]
+    step = replace(step, levels=levels)
     return step, {"architecture": architecture, **weights, **step.start}
 
 

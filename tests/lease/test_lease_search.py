@@ -140,7 +140,7 @@ def test_the_weights_and_statistics_move_as_in_plain_training(move_architecture:
     ids=str,
 )
 def test_a_search_whose_explanation_is_cut_walks_the_path_of_darts(options: dict[str, Any]) -> None:
-    darts = DARTS(supernet(), order=2)
+    darts = DARTS(supernet(), order=2, mode="inner_product")
     lease = LeaSE(supernet(), audience(), options=LeaSEOptions(**options))
     for seed in (2, 4, 6):
         darts.step(batch(seed), batch(seed + 1))

@@ -169,6 +169,22 @@ def test_both_halves_of_a_difference_draw_the_same_numbers() -> None:
         assert relative_error(found[mode], found["exact"]) < TOLERANCE[mode], mode
 
 
+@pytest.mark.parametrize(("mode", "calls"), [("finite_difference", 3), ("one_sided", 2)])
+def test_a_level_sets_the_root_mean_square_of_its_displacement(mode: Any, calls: int) -> None:
+    seen: list[Tensor] = []
+
+    def loss(v: Any) -> Tensor:
+        seen.append(v["w"].detach().clone())
+        return (v["w"] * v["a"]).square().sum()
+
+    start = {"w": torch.zeros(4, 25).double(), "a": torch.ones(4, 25).double()}
+    level = Level("w", loss, 0.1, displacement=0.02)
+    hypergradient([level], lambda v: (v["w"] - 1).square().sum(), start, "a", mode)
+    assert len(seen) == calls
+    for displaced in seen[1:]:
+        assert displaced.square().mean().sqrt().item() == pytest.approx(0.02)
+
+
 def batch_norm_levels(depth: int, normalise: Any = nn.functional.batch_norm) -> tuple[Any, ...]:
     torch.manual_seed(0)
     x = torch.randn(6, 3, dtype=torch.float64)

@@ -4,7 +4,12 @@ from typing import Literal
 
 from selfexplain.lease.learner import Rates
 from selfexplain.lease.levels import explainer, explainer_learns, explainer_relearns
-from selfexplain.lease.search import ArchitectureSearch, Batch, Declaration
+from selfexplain.lease.search import (
+    WEIGHTS_DISPLACEMENT,
+    ArchitectureSearch,
+    Batch,
+    Declaration,
+)
 from selfexplain.multilevel import Level, Mode, as_function
 from selfexplain.spaces import Supernet
 
@@ -51,7 +56,14 @@ class DARTS(ArchitectureSearch):
         learner = self.learners["explainer"]
         own, trial = explainer(learner.own_step()), explainer(as_function(learner.module))
         return Declaration(
-            levels=[Level("explainer", explainer_learns(own, *train_batch), learner.lr)],
+            levels=[
+                Level(
+                    "explainer",
+                    explainer_learns(own, *train_batch),
+                    learner.lr,
+                    displacement=WEIGHTS_DISPLACEMENT,
+                )
+            ],
             outer=explainer_relearns(trial, trial, *val_batch, lambda_=0.0),
             mode=self.mode,
         )

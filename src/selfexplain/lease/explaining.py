@@ -25,6 +25,9 @@ from selfexplain.lease.options import LeaSEOptions
 from selfexplain.multilevel import Level
 from selfexplain.multilevel.variables import Variable, Variables
 
+DISPLACEMENT = 0.03
+"""Root mean square displacement of the pixels in a difference, in pixel units."""
+
 
 @dataclass(frozen=True, slots=True)
 class Explaining:
@@ -90,7 +93,9 @@ def explain_by_attack(
         direction = DIRECTIONS[options.attack]
         if options.control == "saliency":
             loss, direction = explainer_scores(f, x_BCHW, perturbation, target), magnitude
-        levels.append(Level(name, loss, size, maximize=True, direction=direction))
+        levels.append(
+            Level(name, loss, size, maximize=True, direction=direction, displacement=DISPLACEMENT)
+        )
     delta = _bounded_sum(names, eps)
     if options.control == "shuffled_delta":
         delta = _shuffled(delta, x_BCHW, generator)

@@ -19,10 +19,19 @@ from selfexplain.lease.levels import (
 )
 from selfexplain.lease.levels import audience as audience_network
 from selfexplain.lease.options import GradientPath, LeaSEOptions
-from selfexplain.lease.search import ArchitectureSearch, Batch, Declaration
+from selfexplain.lease.search import (
+    WEIGHTS_DISPLACEMENT,
+    ArchitectureSearch,
+    Batch,
+    Declaration,
+)
 from selfexplain.multilevel import Level, as_function
 from selfexplain.multilevel.module import Function
 from selfexplain.spaces import Supernet
+
+AUDIENCE_DISPLACEMENT = 1e-2
+"""Root mean square displacement of the audience's weights in a difference: the largest that still
+had the sign of the exact product right in most entries, see docs/methods/lease.md."""
 
 
 def with_gradient_path(options: LeaSEOptions, default: GradientPath) -> LeaSEOptions:
@@ -113,13 +122,13 @@ class LeaSE(ArchitectureSearch):
         )
         return Declaration(
             levels=[
-                Level("explainer", learns, learner.lr),
+                Level("explainer", learns, learner.lr, displacement=WEIGHTS_DISPLACEMENT),
                 *explaining.levels,
-                Level("audience", audience_loss, listener.lr),
+                Level("audience", audience_loss, listener.lr, displacement=AUDIENCE_DISPLACEMENT),
             ],
             outer=self.outer(f, g, val_batch),
             start=explaining.start,
-            mode=self.options.mode,
+            mode=self.options.mode or "inner_product",
         )
 
     def step(

@@ -29,6 +29,11 @@ class Level:
         project: smooth map of the stepped variable, tensor by tensor.
         direction: smooth map of the gradient before the step, tensor by tensor (its normalisation,
             say); None for the gradient itself.
+        displacement: root mean square, over the variable's entries and in their units, of the
+            displacement that a difference makes; None for a small one by precision, right for
+            smooth losses. The gradient of a network with ReLUs jumps wherever a unit switches, and
+            a small displacement then measures where the jumps happen to be; see
+            docs/multilevel.md.
 
     Example:
         >>> import torch
@@ -43,6 +48,7 @@ class Level:
     maximize: bool = False
     project: Callable[[Tensor], Tensor] | None = None
     direction: Callable[[Tensor], Tensor] | None = None
+    displacement: float | None = None
 
     def gradient(self, seen: Variables, *, create_graph: bool = False) -> tuple[Tensor, Variable]:
         """The loss, and its gradient towards the level's own variable.

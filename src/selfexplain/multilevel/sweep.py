@@ -72,7 +72,8 @@ def unroll_by_sweep(
         variables: start values.
         wrt: name of the variable whose gradient is wanted.
         mode: how mixed products are made; see products.py.
-        radius: length of the displacement of a level's variable; None for a default by precision.
+        radius: length of the displacement of every level's variable; None for the level's own, or
+            else a default by precision.
 
     Example:
         >>> level = Level("w", lambda v: (v["w"] - v["a"]).square(), lr=0.25)
@@ -143,6 +144,8 @@ def _product(
     if mode == "inner_product":
         towards = {name: step.seen[name] for name in step.names}
         return inner_product(leaves(step.gradient), vector, towards)
+    if radius is None and step.level.displacement is not None:
+        radius = step.level.displacement * sum(t.numel() for t in vector) ** 0.5
     return difference_product(
         step.level.loss,
         step.seen,

@@ -40,7 +40,7 @@ def build_search(
             supernet,
             order=1 if config.method == "darts1" else 2,
             rates=config.rates,
-            mode=config.options.mode,
+            mode=config.options.mode or "finite_difference",
             seed=config.seed,
         )
     if config.method == "sanas":
