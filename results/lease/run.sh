@@ -1,0 +1,103 @@
+#!/usr/bin/env bash
+# The experiments behind docs/methods/lease.md. From the project's root:
+#
+#   results/lease/run.sh accuracy   how far differences can be trusted as hypergradients
+#   results/lease/run.sh select     lambda, gamma and eps, by the search's own validation accuracy
+#   results/lease/run.sh test       every method and control, three fresh seeds, small size
+#   results/lease/run.sh random     100 random cells
+#   results/lease/run.sh table      look everything up and write the tables
+#   results/lease/run.sh gpu        full size: 16 channels, N = 5, 50 epochs, on one GPU
+#
+# data/cifar100 holds the Parquet files of uoft-cs/cifar100 (Hugging Face hub); data/nasbench201.parquet
+# the table of NAS-Bench-201 (columns: see selfexplain.spaces.table). A search that is finished is not
+# made again; JOBS searches run side by side.
+set -euo pipefail
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+jobs="${JOBS:-2}"
+out=results/lease
+space=(--data parquet:data/cifar100 --space nasbench201)
+small=("${space[@]}" --image-size 16 --train-size 4096 --init-channels 8 --cells 1 --epochs 10
+  --architecture-lr 3e-3 --mode inner_product)
+gpu=("${space[@]}" --init-channels 16 --cells 5 --epochs 50 --audience resnet18)
+chosen=(--lambda 1 --gamma 1) # by select
+methods=(
+  "darts1 --method darts1"
+  "darts2 --method darts2"
+  "sanas --method sanas"
+  "lease --method lease ${chosen[*]}"
+  "lease-shuffled --method lease ${chosen[*]} --control shuffled_delta"
+  "lease-saliency --method lease ${chosen[*]} --control saliency"
+)
+# The architecture reaches the audience through the explanation alone, so these walk the very path of
+# darts2 (a test holds them to it bit for bit); one seed each shows it.
+same_as_darts2=(
+  "lease-no-explanation --method lease --gradient-path no_explanation"
+  "lease-explainer-only --method lease --gradient-path explainer_only"
+  "lease-random-delta --method lease --control random_delta"
+)
+
+search() { # folder, name, options...
+  local folder="$1" name="$2"
+  shift 2
+  mkdir -p "$folder"
+  selfexplain search "$@" --out "$folder/$name" --resume >"$folder/$name.log" 2>&1 ||
+    { cat "$folder/$name.log" >&2; return 1; }
+}
+side_by_side() { # waits until a place is free, then runs in the background
+  while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n; done
+  search "$@" &
+}
+finish() { while [ "$(jobs -rp | wc -l)" -gt 0 ]; do wait -n; done; }
+
+case "${1:?accuracy, select, test, random, table or gpu}" in
+accuracy)
+  for size in "nasbench201 8 1" "nasbench201 16 2" "darts 8 5"; do
+    read -r name channels cells <<<"$size"
+    python -m selfexplain.recipes.hypergradient_study --data parquet:data/cifar100 --image-size 16 \
+      --train-size 4096 --space "$name" --init-channels "$channels" --cells "$cells" \
+      --batch-size 32 --steps 0 60 --out "$out/accuracy/$name-$channels-$cells.json"
+  done
+  ;;
+select)
+  for seed in 100 101; do
+    for options in "" "--lambda 3" "--lambda 10" "--gamma 3" "--eps 0.0157" "--eps 0.1255"; do
+      name="lease$(tr -d ' ' <<<"$options")-seed$seed"
+      # shellcheck disable=SC2086 # options are words
+      side_by_side "$out/select" "$name" "${small[@]}" --method lease $options --seed "$seed"
+    done
+  done
+  finish
+  ;;
+test | gpu)
+  if [ "$1" = test ]; then size=("${small[@]}"); else size=("${gpu[@]}"); fi
+  for seed in 0 1 2; do
+    for method in "${methods[@]}"; do
+      read -r name options <<<"$method"
+      # shellcheck disable=SC2086
+      side_by_side "$out/$1" "$name-seed$seed" "${size[@]}" $options --seed "$seed"
+    done
+  done
+  for method in "${same_as_darts2[@]}"; do
+    read -r name options <<<"$method"
+    # shellcheck disable=SC2086
+    side_by_side "$out/$1" "$name-seed0" "${size[@]}" $options --seed 0
+  done
+  finish
+  ;;
+random)
+  for seed in $(seq 0 99); do
+    side_by_side "$out/random" "random-seed$seed" "${space[@]}" --method random --seed "$seed"
+  done
+  finish
+  ;;
+table)
+  for folder in select test random; do
+    python -m selfexplain.recipes.search_table --runs "$out/$folder" \
+      --table data/nasbench201.parquet --out "$out/$folder.md"
+  done
+  ;;
+*)
+  echo "$0: there is no experiment $1; pass accuracy, select, test, random, table or gpu" >&2
+  exit 2
+  ;;
+esac
