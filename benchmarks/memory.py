@@ -3,6 +3,7 @@
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from benchmarks.steps import SPECS, batch, objective
 
 def run(device: torch.device) -> list[dict[str, object]]:
     """Peak of three steps over the standard objective's peak, the rest of the process left out."""
-    peaks = {spec: _in_own_process(spec, device) for spec in SPECS}
+    peaks = {spec: in_own_process("benchmarks.memory", spec, device) for spec in SPECS}
     return [
         {
             "benchmark": f"peak memory, {spec}",
@@ -25,9 +26,10 @@ def run(device: torch.device) -> list[dict[str, object]]:
     ]
 
 
-def _in_own_process(spec: str, device: torch.device) -> int:
+def in_own_process(module: str, name: str, device: torch.device) -> int:
+    """What `python -m module name device` prints."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.memory", spec, device.type],
+        [sys.executable, "-m", module, name, device.type],
         capture_output=True,
         text=True,
         check=True,
@@ -35,18 +37,27 @@ def _in_own_process(spec: str, device: torch.device) -> int:
     return int(done.stdout)
 
 
-def peak_bytes(spec: str, device: torch.device) -> int:
-    """Bytes by which the steps raise the peak above what the process holds before them."""
+def training_step(spec: str, device: torch.device) -> Callable[[], object]:
+    """A step of an objective, with its optimiser."""
     made = objective(spec).to(device)
     x_BCHW, y_B = batch(device)
     optimiser = torch.optim.SGD(made.parameters(), lr=1e-3, momentum=0.9)
+
+    def step() -> None:
+        optimiser.zero_grad()
+        made(x_BCHW, y_B)["loss"].backward()
+        optimiser.step()
+
+    return step
+
+
+def peak_bytes(step: Callable[[], object], device: torch.device) -> int:
+    """Bytes by which three steps raise the peak above what the process holds before them."""
     before = _held(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     for _ in range(3):
-        optimiser.zero_grad()
-        made(x_BCHW, y_B)["loss"].backward()
-        optimiser.step()
+        step()
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() - before
     return _peak() - before
@@ -70,4 +81,5 @@ def _held(device: torch.device) -> int:
 
 
 if __name__ == "__main__":
-    print(peak_bytes(sys.argv[1], torch.device(sys.argv[2])))
+    device = torch.device(sys.argv[2])
+    print(peak_bytes(training_step(sys.argv[1], device), device))

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from benchmarks import class_maps, memory, steps
+from benchmarks import class_maps, memory, search_steps, steps
 from selfexplain.recipes.environment import environment
 from selfexplain.training.files import write_json
 
@@ -15,7 +15,7 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     console = Console()
     rows: list[dict[str, object]] = []
-    for module in (class_maps, steps, memory):
+    for module in (class_maps, steps, memory, search_steps):
         console.print(f"running {module.__name__} ...")
         for row in module.run(device):
             rows.append(row)
