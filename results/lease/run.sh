@@ -16,8 +16,8 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 jobs="${JOBS:-2}"
 out=results/lease
 space=(--data parquet:data/cifar100 --space nasbench201)
-small=("${space[@]}" --image-size 16 --train-size 4096 --init-channels 8 --cells 1 --epochs 10
-  --architecture-lr 3e-3 --mode inner_product)
+small=("${space[@]}" --image-size 16 --train-size 3072 --init-channels 8 --cells 1 --epochs 8
+  --architecture-lr 5e-3 --mode inner_product)
 gpu=("${space[@]}" --init-channels 16 --cells 5 --epochs 50 --audience resnet18)
 chosen=(--lambda 1 --gamma 1) # by select
 methods=(
