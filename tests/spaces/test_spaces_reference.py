@@ -8,16 +8,23 @@ from torch import Tensor
 
 from selfexplain.spaces import Supernet, build_supernet
 from selfexplain.spaces.reference import plain_logits
+from selfexplain.spaces.sender import Sender
 
 SPACES = ("nasbench201", "darts", "pcdarts")
 Y = torch.tensor([0, 1, 2, 0])
 
 
-def build(space: str) -> Supernet:
+def build(space: str, bundled: bool = True) -> Supernet:
     torch.manual_seed(1)
     cells = 2 if space == "nasbench201" else 3
+    # the size decides whether edges are bundled; images may then have another
     return build_supernet(
-        space, num_classes=3, in_channels=2, image_size=8, channels=8, cells=cells
+        space,
+        num_classes=3,
+        in_channels=2,
+        image_size=8 if bundled else 256,
+        channels=8,
+        cells=cells,
     ).double()
 
 
@@ -45,10 +52,16 @@ def gradients(
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("bundled", [True, False])
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("space", SPACES)
-def test_supernet_is_its_plain_twin(space: str, train: bool, channels_last: bool) -> None:
-    supernet = build(space)
+def test_supernet_is_its_plain_twin(
+    space: str, train: bool, bundled: bool, channels_last: bool
+) -> None:
+    supernet = build(space, bundled)
+    if space != "nasbench201":
+        senders = [m for m in supernet.modules() if isinstance(m, Sender)]
+        assert {len(s.bundles) == 1 for s in senders} == ({True} if bundled else {True, False})
     x, architecture = start(supernet)
     if channels_last:
         supernet = supernet.to(memory_format=torch.channels_last)
@@ -70,10 +83,11 @@ def test_supernet_is_its_plain_twin(space: str, train: bool, channels_last: bool
         assert close(one, other)
 
 
+@pytest.mark.parametrize("bundled", [True, False])
 @pytest.mark.parametrize("space", SPACES)
-def test_mixed_second_derivatives_are_those_of_the_twin(space: str) -> None:
+def test_mixed_second_derivatives_are_those_of_the_twin(space: str, bundled: bool) -> None:
     """d/d architecture and d/dx of <d loss / d weights, v>, as a chain of levels needs them."""
-    supernet = build(space)
+    supernet = build(space, bundled)
     x, architecture = start(supernet)
     weights = list(supernet.parameters())
 

@@ -9,12 +9,8 @@ from selfexplain.spaces.darts_supernet import DARTSSupernet, PCDARTSSupernet
 from selfexplain.spaces.nasbench201_supernet import NASBench201Supernet
 from selfexplain.spaces.supernet import Supernet
 
-SPACES: dict[str, type[NASBench201Supernet | DARTSSupernet]] = {
-    "nasbench201": NASBench201Supernet,
-    "darts": DARTSSupernet,
-    "pcdarts": PCDARTSSupernet,
-}
-"""Name of a space -> its supernet."""
+SPACES = ("nasbench201", "darts", "pcdarts")
+"""The spaces that can be searched."""
 
 
 def build_supernet(
@@ -58,14 +54,17 @@ def build_supernet(
         raise InputError(f"there is no space {space!r}{hint}; pass one of {', '.join(SPACES)}")
     if cells is None:
         cells = 5 if space == "nasbench201" else 8
-    check_numbers(num_classes=num_classes, in_channels=in_channels, channels=channels, cells=cells)
-    if space != "nasbench201" and cells < 3:
+    sizes = {"num_classes": num_classes, "in_channels": in_channels, "channels": channels}
+    check_numbers(**sizes, cells=cells)
+    if space == "nasbench201":
+        check_image_size(image_size, halvings=2)
+        return NASBench201Supernet(**sizes, cells=cells)
+    if cells < 3:
         raise InputError(
             f"cells is {cells}, and a {space} supernet of fewer than 3 has reduction cells alone; "
             "pass at least 3"
         )
-    check_divisible(space, channels, {"nasbench201": 1, "darts": 2, "pcdarts": 8}[space])
-    check_image_size(image_size, 2 if space == "nasbench201" else len(reductions(cells)))
-    return SPACES[space](
-        num_classes=num_classes, in_channels=in_channels, channels=channels, cells=cells
-    )
+    check_divisible(space, channels, 2 if space == "darts" else 8)
+    check_image_size(image_size, halvings=len(reductions(cells)))
+    supernet = DARTSSupernet if space == "darts" else PCDARTSSupernet
+    return supernet(**sizes, image_size=image_size, cells=cells)

@@ -1,6 +1,6 @@
 """The mixed cell of DARTS (Liu, Simonyan, Yang, ICLR 2019, section 2.2).
 
-Shape suffixes: B batch, C channels, H and W space, E edges, O operations.
+Shape suffixes: B batch, C channels, H and W space.
 """
 
 from collections.abc import Callable
@@ -11,68 +11,10 @@ from torch import Tensor, nn
 
 from selfexplain.spaces.darts_skeleton import CellInputs, CellShape
 from selfexplain.spaces.genotype import FAMILIES
-from selfexplain.spaces.mixing import Parts, combinations, propagate, rows_by_source
-from selfexplain.spaces.operations import PREPARATIONS, Weighted, operation
+from selfexplain.spaces.mixing import Parts, propagate, rows_by_source
 
 FAMILY = "darts"
 INPUTS = FAMILIES[FAMILY].inputs
-OPERATIONS = FAMILIES[FAMILY].operations
-COMPUTED = tuple(name for name in OPERATIONS if name != "none")
-POOLS = ("max_pool_3x3", "avg_pool_3x3")
-
-
-class Sender(nn.Module):
-    """All operations on all edges that leave one node.
-
-    What has no weights is computed once for all edges: the ReLU, the poolings, and also the
-    BatchNorms behind the poolings. These have no scale and shift in a supernet, and the running
-    statistics of one for each edge would be equal: all see the same features from the same start.
-
-    Args:
-        channels: channels C of the node.
-        edges: number E of later nodes.
-        stride: of the edges; edges that leave the same node have the same.
-    """
-
-    def __init__(self, channels: int, edges: int, stride: int) -> None:
-        super().__init__()
-        self.channels = channels
-        self.stride = stride
-        self.shared = [name for name in COMPUTED if operation(name, stride).layers is None]
-        self.pool_norms = nn.ModuleDict(
-            {name: nn.BatchNorm2d(channels, affine=False) for name in POOLS}
-        )
-        self.edges = nn.ModuleList(
-            nn.ModuleDict(
-                {
-                    name: Weighted(name, channels, stride, affine=False)
-                    for name in COMPUTED
-                    if name not in self.shared
-                }
-            )
-            for _ in range(edges)
-        )
-
-    def forward(self, x_BCHW: Tensor, weights_EO: Tensor) -> list[Parts]:
-        """What the node sends to each later node: one tensor (B, C, H / stride, W / stride)."""
-        results = [self._shared_result(name, x_BCHW) for name in self.shared]
-        columns = [OPERATIONS.index(name) for name in self.shared]
-        sent = combinations(results, weights_EO[:, columns])
-        active = PREPARATIONS["relu"](x_BCHW, self.stride)
-        scales_EOC = weights_EO[:, :, None].repeat(1, 1, self.channels)
-        for e, (edge, scales_OC) in enumerate(zip(self.edges, scales_EOC.unbind(), strict=True)):
-            assert isinstance(edge, nn.ModuleDict)
-            scale_C = dict(zip(OPERATIONS, scales_OC.unbind(), strict=True))
-            for name, module in edge.items():
-                sent[e] = sent[e] + module(active, scale_C[name])
-        return [(tensor,) for tensor in sent]
-
-    def _shared_result(self, name: str, x_BCHW: Tensor) -> Tensor:
-        prepared = PREPARATIONS[operation(name, self.stride).preparation](x_BCHW, self.stride)
-        if name not in self.pool_norms:
-            return prepared
-        normalised: Tensor = self.pool_norms[name](prepared)
-        return normalised
 
 
 class MixedCell(nn.Module):
@@ -92,7 +34,7 @@ class MixedCell(nn.Module):
     def __init__(
         self,
         shape: CellShape,
-        make_sender: Callable[[int, int, int], nn.Module] = Sender,
+        make_sender: Callable[[int, int, int], nn.Module],
         join: Callable[..., Tensor] = lambda arrived_BCHW: arrived_BCHW,
     ) -> None:
         super().__init__()

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from selfexplain.spaces.darts_ends import ImageNetStem, SmallStem
-from selfexplain.spaces.operations import FactorizedReduce
+from selfexplain.spaces.layers import FactorizedReduce
 
 
 class CellShape(NamedTuple):

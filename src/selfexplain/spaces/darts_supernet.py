@@ -7,22 +7,27 @@ Shape suffixes: B batch, C channels, H and W space, K classes, E edges, O operat
 """
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.spaces.darts_ends import SmallStem
-from selfexplain.spaces.darts_mixed_cell import FAMILY, OPERATIONS, MixedCell, Sender
+from selfexplain.spaces.darts_mixed_cell import FAMILY, MixedCell
 from selfexplain.spaces.darts_skeleton import CellShape, DARTSNetwork
 from selfexplain.spaces.derive import best_two_of_every_node
 from selfexplain.spaces.genotype import FAMILIES, Cell, Genotype
 from selfexplain.spaces.mixing import Parts, combinations, edges_of
+from selfexplain.spaces.sender import Sender
 from selfexplain.spaces.supernet import Supernet
 
 CELLS = FAMILIES[FAMILY].cells
+OPERATIONS = FAMILIES[FAMILY].operations
 EDGES = edges_of(FAMILY)
 QUARTER = 4
+BUNDLED = 2**16
+"""Multiply-adds of one 1x1 convolution on one image up to which bundled edges are faster."""
 
 
 class QuarterSender(nn.Module):
@@ -32,11 +37,11 @@ class QuarterSender(nn.Module):
     and the shuffle, which is the same for all edges, can wait for their sum.
     """
 
-    def __init__(self, channels: int, edges: int, stride: int) -> None:
+    def __init__(self, channels: int, edges: int, stride: int, *, bundled: bool) -> None:
         super().__init__()
         self.quarter = channels // QUARTER
         self.stride = stride
-        self.sender = Sender(self.quarter, edges, stride)
+        self.sender = Sender(FAMILY, self.quarter, edges, stride, bundled=bundled, pool_norms=True)
 
     def forward(self, x_BCHW: Tensor, weights_EO: Tensor, edge_weights_E: Tensor) -> list[Parts]:
         """What the node sends to each later node: C / 4 mixed channels and 3 C / 4 others."""
@@ -74,6 +79,7 @@ class DARTSSupernet(Supernet):
     Args:
         num_classes: number of classes K.
         in_channels: channels of the images.
+        image_size: height and width of the images; it decides how the edges are computed.
         channels: channels of the first cells.
         cells: number of cells.
     """
@@ -83,10 +89,16 @@ class DARTSSupernet(Supernet):
         name: (len(EDGES), len(OPERATIONS)) for name in CELLS
     }
 
-    def __init__(self, *, num_classes: int, in_channels: int, channels: int, cells: int) -> None:
+    mixed_share = 1
+
+    def __init__(
+        self, *, num_classes: int, in_channels: int, image_size: int, channels: int, cells: int
+    ) -> None:
         super().__init__()
+        # deeper cells have twice the channels at half the size: the work stays the same
+        work = (channels // self.mixed_share * image_size) ** 2
         self.network = DARTSNetwork(
-            self.make_cell,
+            partial(self.make_cell, bundled=work <= BUNDLED),
             SmallStem(in_channels, channels),
             num_classes=num_classes,
             channels=channels,
@@ -100,9 +112,9 @@ class DARTSSupernet(Supernet):
         logits_BK: Tensor = self.network(x_BCHW, *weights)
         return logits_BK
 
-    def make_cell(self, shape: CellShape) -> nn.Module:
+    def make_cell(self, shape: CellShape, *, bundled: bool) -> nn.Module:
         """The mixed cell that stands at a place."""
-        return MixedCell(shape)
+        return MixedCell(shape, partial(Sender, FAMILY, bundled=bundled, pool_norms=True))
 
     def weights(self, cell: str, architecture: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """The weights that a cell mixes with: of each edge's operations (14, 8), and of edges."""
@@ -131,9 +143,11 @@ class PCDARTSSupernet(DARTSSupernet):
         **{f"{name}_edges": (len(EDGES),) for name in CELLS},
     }
 
-    def make_cell(self, shape: CellShape) -> nn.Module:
+    mixed_share = QUARTER
+
+    def make_cell(self, shape: CellShape, *, bundled: bool) -> nn.Module:
         """The mixed cell that stands at a place."""
-        return MixedCell(shape, QuarterSender, shuffled)
+        return MixedCell(shape, partial(QuarterSender, bundled=bundled), shuffled)
 
     def weights(self, cell: str, architecture: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Weights of each edge's operations (14, 8), and of the edges (14,)."""

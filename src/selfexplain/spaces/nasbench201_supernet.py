@@ -6,56 +6,17 @@ Shape suffixes: B batch, C channels, H and W space, K classes, E edges, O operat
 from collections.abc import Mapping
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 from selfexplain.spaces.derive import best_of_every_edge
 from selfexplain.spaces.genotype import FAMILIES, Genotype
-from selfexplain.spaces.mixing import Parts, combinations, edges_of, propagate, rows_by_source
+from selfexplain.spaces.mixing import edges_of, propagate, rows_by_source
 from selfexplain.spaces.nasbench201_skeleton import NASBench201Network
-from selfexplain.spaces.operations import PREPARATIONS, Weighted
+from selfexplain.spaces.sender import Sender
 from selfexplain.spaces.supernet import Supernet
 
 FAMILY = "nasbench201"
 OPERATIONS = FAMILIES[FAMILY].operations
-CONVOLUTIONS = ("nor_conv_1x1", "nor_conv_3x3")
-
-
-class Sender(nn.Module):
-    """All operations on all edges that leave one node.
-
-    The ReLU and the average pooling have no weights, so one is enough for all edges. The
-    convolutions of the edges read the same features, so they are one convolution with E times the
-    output channels, the weights of the edges side by side; a BatchNorm goes channel by channel and
-    sees no difference.
-
-    Args:
-        channels: channels C of the node.
-        edges: number E of later nodes.
-    """
-
-    def __init__(self, channels: int, edges: int) -> None:
-        super().__init__()
-        self.channels = channels
-        self.edges = edges
-        self.convolutions = nn.ModuleDict(
-            {name: Weighted(name, channels, affine=False, edges=edges) for name in CONVOLUTIONS}
-        )
-
-    def forward(self, x_BCHW: Tensor, weights_EO: Tensor) -> list[Parts]:
-        """What the node sends to each later node: one tensor (B, C, H, W)."""
-        weight_E = dict(zip(OPERATIONS, weights_EO.unbind(1), strict=True))
-        active = PREPARATIONS["relu"](x_BCHW, 1)
-        first, second = (
-            module(active, weight_E[name].repeat_interleave(self.channels))
-            for name, module in self.convolutions.items()
-        )
-        convolved = (first + second).chunk(self.edges, dim=1)
-        shared = combinations(
-            [x_BCHW, PREPARATIONS["avg_pool"](x_BCHW, 1)],
-            torch.stack([weight_E["skip_connect"], weight_E["avg_pool_3x3"]], dim=1),
-        )
-        return [(a + b,) for a, b in zip(convolved, shared, strict=True)]
 
 
 class MixedCell(nn.Module):
@@ -69,7 +30,10 @@ class MixedCell(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.rows = rows_by_source(FAMILY)
-        self.senders = nn.ModuleList(Sender(channels, len(rows)) for rows in self.rows)
+        # all edges read the same features, so one dense convolution with more outputs serves all
+        self.senders = nn.ModuleList(
+            Sender(FAMILY, channels, len(rows), bundled=True) for rows in self.rows
+        )
 
     def forward(self, x_BCHW: Tensor, weights_EO: Tensor) -> Tensor:
         """The last node."""

@@ -10,11 +10,11 @@ Shape suffixes: B batch, C channels, H and W space.
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.spaces.depthwise import DepthwiseConv2d
+from selfexplain.spaces.layers import FactorizedReduce, Repeat, ScaledBatchNorm
 
 Preparation = Callable[[Tensor, int], Tensor]
 
@@ -29,46 +29,6 @@ PREPARATIONS: dict[str, Preparation] = {
 """Name -> function(node, stride) of what an operation does before its weights come in."""
 
 
-class FactorizedReduce(nn.Module):
-    """Halve the resolution with two 1x1 convolutions of stride 2, the second one pixel further on.
-
-    Together they see half of the pixels, where a single one would see a quarter.
-
-    Shapes:
-        input (B, inputs, H, W), H and W even; output (B, outputs, H / 2, W / 2), outputs even.
-    """
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.even = nn.Conv2d(inputs, outputs // 2, 1, stride=2, bias=False)
-        self.odd = nn.Conv2d(inputs, outputs // 2, 1, stride=2, bias=False)
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Features at half the resolution."""
-        return torch.cat([self.even(x_BCHW), self.odd(x_BCHW[:, :, 1:, 1:])], dim=1)
-
-
-def depthwise_separable(channels: int, kernel: int, stride: int, dilation: int) -> list[nn.Module]:
-    """A depthwise convolution, then a pointwise one."""
-    return [
-        DepthwiseConv2d(channels, kernel, stride, dilation),
-        nn.Conv2d(channels, channels, 1, bias=False),
-    ]
-
-
-def _separable(channels: int, kernel: int, stride: int, affine: bool) -> list[nn.Module]:
-    return [
-        *depthwise_separable(channels, kernel, stride, dilation=1),
-        nn.BatchNorm2d(channels, affine=affine),
-        nn.ReLU(),
-        *depthwise_separable(channels, kernel, stride=1, dilation=1),
-    ]
-
-
-def _convolution(channels: int, kernel: int, edges: int) -> list[nn.Module]:
-    return [nn.Conv2d(channels, edges * channels, kernel, padding=kernel // 2, bias=False)]
-
-
 class Shape(NamedTuple):
     """What the weights of an operation depend on."""
 
@@ -76,6 +36,37 @@ class Shape(NamedTuple):
     stride: int
     affine: bool
     edges: int
+
+
+def _depthwise_separable(shape: Shape, kernel: int, stride: int, dilation: int) -> list[nn.Module]:
+    channels = shape.edges * shape.channels
+    return [
+        DepthwiseConv2d(channels, kernel, stride, dilation),
+        nn.Conv2d(channels, channels, 1, groups=shape.edges, bias=False),
+    ]
+
+
+def _repeat(shape: Shape) -> list[nn.Module]:
+    return [Repeat(shape.edges)] if shape.edges > 1 else []
+
+
+def _separable(shape: Shape, kernel: int) -> list[nn.Module]:
+    return [
+        *_repeat(shape),
+        *_depthwise_separable(shape, kernel, shape.stride, dilation=1),
+        nn.BatchNorm2d(shape.edges * shape.channels, affine=shape.affine),
+        nn.ReLU(),
+        *_depthwise_separable(shape, kernel, stride=1, dilation=1),
+    ]
+
+
+def _dilated(shape: Shape, kernel: int) -> list[nn.Module]:
+    return [*_repeat(shape), *_depthwise_separable(shape, kernel, shape.stride, dilation=2)]
+
+
+def _convolution(shape: Shape, kernel: int) -> list[nn.Module]:
+    outputs = shape.edges * shape.channels
+    return [nn.Conv2d(shape.channels, outputs, kernel, padding=kernel // 2, bias=False)]
 
 
 class Operation(NamedTuple):
@@ -89,16 +80,16 @@ OPERATIONS: dict[str, Operation] = {
     "max_pool_3x3": Operation("max_pool"),
     "avg_pool_3x3": Operation("avg_pool"),
     "skip_connect": Operation("identity"),
-    "sep_conv_3x3": Operation("relu", lambda s: _separable(s.channels, 3, s.stride, s.affine)),
-    "sep_conv_5x5": Operation("relu", lambda s: _separable(s.channels, 5, s.stride, s.affine)),
-    "dil_conv_3x3": Operation("relu", lambda s: depthwise_separable(s.channels, 3, s.stride, 2)),
-    "dil_conv_5x5": Operation("relu", lambda s: depthwise_separable(s.channels, 5, s.stride, 2)),
-    "nor_conv_1x1": Operation("relu", lambda s: _convolution(s.channels, 1, s.edges)),
-    "nor_conv_3x3": Operation("relu", lambda s: _convolution(s.channels, 3, s.edges)),
+    "sep_conv_3x3": Operation("relu", lambda s: _separable(s, 3)),
+    "sep_conv_5x5": Operation("relu", lambda s: _separable(s, 5)),
+    "dil_conv_3x3": Operation("relu", lambda s: _dilated(s, 3)),
+    "dil_conv_5x5": Operation("relu", lambda s: _dilated(s, 5)),
+    "nor_conv_1x1": Operation("relu", lambda s: _convolution(s, 1)),
+    "nor_conv_3x3": Operation("relu", lambda s: _convolution(s, 3)),
 }
 """Every operation but `none`, which nobody computes (Liu et al. 2019; Dong and Yang 2020)."""
 
-_SKIP_OF_STRIDE_2 = Operation("relu", lambda s: [FactorizedReduce(s.channels, s.channels)])
+_SKIP_OF_STRIDE_2 = Operation("relu", lambda s: [FactorizedReduce(s.channels, s.channels, s.edges)])
 
 
 def operation(name: str, stride: int) -> Operation:
@@ -106,31 +97,6 @@ def operation(name: str, stride: int) -> Operation:
     if name == "skip_connect" and stride == 2:
         return _SKIP_OF_STRIDE_2
     return OPERATIONS[name]
-
-
-class ScaledBatchNorm(nn.BatchNorm2d):
-    """BatchNorm whose output a supernet may multiply, channel by channel, at no further cost."""
-
-    def forward(self, x_BCHW: Tensor, scale_C: Tensor | None = None) -> Tensor:
-        """Normalised x, times the scale if there is one (for a BatchNorm without own weights)."""
-        if scale_C is None:
-            return super().forward(x_BCHW)
-        assert self.num_batches_tracked is not None
-        assert self.momentum is not None
-        if self.training:
-            self.num_batches_tracked.add_(1)
-        return F.batch_norm(
-            x_BCHW,
-            self.running_mean,
-            self.running_var,
-            # torch 2.13 on CPU, channels last: the backward pass reads an expanded scale as if its
-            # entries lay side by side, and the gradient towards x is silently wrong
-            scale_C.contiguous(),
-            None,
-            self.training,
-            self.momentum,
-            self.eps,
-        )
 
 
 class Weighted(nn.Module):
@@ -141,8 +107,8 @@ class Weighted(nn.Module):
         channels: channels C of the source node and of the result.
         stride: 1 or 2.
         affine: BatchNorms with scale and shift (derived networks) or without (supernets).
-        edges: how many edges with this operation are computed as one convolution with E times the
-            channels (`nor_conv` alone); their results lie side by side.
+        edges: number E of edges with this operation that are computed together, each with weights
+            of its own; their results lie side by side.
 
     Shapes:
         input (B, C, H, W), prepared; output (B, E * C, H / stride, W / stride).

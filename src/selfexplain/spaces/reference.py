@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from selfexplain.spaces.darts_supernet import PCDARTSSupernet, edge_softmax
 from selfexplain.spaces.genotype import FAMILIES
+from selfexplain.spaces.layers import FactorizedReduce
 from selfexplain.spaces.mixing import total
 from selfexplain.spaces.nasbench201_skeleton import ResidualReduction
 from selfexplain.spaces.supernet import Supernet
@@ -66,27 +67,11 @@ def _nasbench201_cell(cell: Any, x_BCHW: Tensor, weights_EO: Tensor) -> Tensor:
         arrived = []
         for source in range(target):
             for o, name in enumerate(FAMILIES["nasbench201"].operations):
-                h = _nasbench201_operation(
-                    name, nodes[source], cell.senders[source], target - source - 1
-                )
+                h = _operation(name, nodes[source], cell.senders[source], target - source - 1)
                 arrived.append(weights_EO[row, o] * h)
             row += 1
         nodes.append(total(arrived))
     return nodes[-1]
-
-
-def _nasbench201_operation(name: str, x_BCHW: Tensor, sender: Any, edge: int) -> Tensor:
-    if name == "none":
-        return torch.zeros_like(x_BCHW)
-    if name == "skip_connect":
-        return x_BCHW
-    if name == "avg_pool_3x3":
-        return F.avg_pool2d(x_BCHW, 3, stride=1, padding=1, count_include_pad=False)
-    module = sender.convolutions[name]
-    own = slice(edge * x_BCHW.shape[1], (edge + 1) * x_BCHW.shape[1])
-    weight = module.layers[0].weight[own]
-    h = F.conv2d(F.relu(x_BCHW), weight, padding=weight.shape[-1] // 2)
-    return _batch_norm(h, module.norm, own)
 
 
 def _darts_cell(
@@ -114,7 +99,7 @@ def _darts_cell(
 
 def _darts_edge(x_BCHW: Tensor, sender: Any, edge: int, weight_O: Tensor) -> Tensor:
     names = FAMILIES["darts"].operations
-    results = [_darts_operation(name, x_BCHW, sender, edge) for name in names]
+    results = [_operation(name, x_BCHW, sender, edge) for name in names]
     return total([w * h for w, h in zip(weight_O, results, strict=True)])
 
 
@@ -128,7 +113,7 @@ def _pcdarts_edge(x_BCHW: Tensor, sender: Any, edge: int, weight_O: Tensor) -> T
     return grouped.transpose(1, 2).reshape(h.shape)
 
 
-def _darts_operation(name: str, x_BCHW: Tensor, sender: Any, edge: int) -> Tensor:
+def _operation(name: str, x_BCHW: Tensor, sender: Any, edge: int) -> Tensor:
     stride = sender.stride
     if name == "none":
         return torch.zeros_like(x_BCHW[:, :, ::stride, ::stride])
@@ -138,14 +123,38 @@ def _darts_operation(name: str, x_BCHW: Tensor, sender: Any, edge: int) -> Tenso
         return _batch_norm(F.max_pool2d(x_BCHW, 3, stride, padding=1), sender.pool_norms[name])
     if name == "avg_pool_3x3":
         h = F.avg_pool2d(x_BCHW, 3, stride, padding=1, count_include_pad=False)
-        return _batch_norm(h, sender.pool_norms[name])
-    module = sender.edges[edge][name]
-    return _batch_norm(module.layers(F.relu(x_BCHW)), module.norm)
+        return _batch_norm(h, sender.pool_norms[name]) if sender.pool_norms else h
+    bundle, place = divmod(edge, sender.bundle)
+    module = sender.bundles[bundle][name]
+    h = F.relu(x_BCHW)
+    for layer in (*module.layers, module.norm):
+        h = _layer(layer, h, place, sender.bundle)
+    return h
 
 
-def _batch_norm(x_BCHW: Tensor, norm: nn.BatchNorm2d, own: slice = slice(None)) -> Tensor:
+def _layer(layer: nn.Module, x_BCHW: Tensor, place: int, edges: int) -> Tensor:
+    """What a layer that serves several edges does for the one at a place."""
+    if isinstance(layer, FactorizedReduce):
+        even, odd = (c.weight.chunk(edges)[place] for c in (layer.even, layer.odd))
+        halves = F.conv2d(x_BCHW, even, stride=2), F.conv2d(x_BCHW[:, :, 1:, 1:], odd, stride=2)
+        return torch.cat(halves, dim=1)
+    if isinstance(layer, nn.Conv2d):
+        weight = layer.weight.chunk(edges)[place]
+        groups = x_BCHW.shape[1] // weight.shape[1]
+        padding = (
+            layer.dilation[0] * (weight.shape[2] // 2),
+            layer.dilation[1] * (weight.shape[3] // 2),
+        )
+        return F.conv2d(x_BCHW, weight, None, layer.stride, padding, layer.dilation, groups)
+    if isinstance(layer, nn.BatchNorm2d):
+        return _batch_norm(x_BCHW, layer, place, edges)
+    return F.relu(x_BCHW) if isinstance(layer, nn.ReLU) else x_BCHW
+
+
+def _batch_norm(x_BCHW: Tensor, norm: nn.BatchNorm2d, place: int = 0, edges: int = 1) -> Tensor:
     if norm.training:
         return F.batch_norm(x_BCHW, None, None, training=True, eps=norm.eps)
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    return F.batch_norm(x_BCHW, norm.running_mean[own], norm.running_var[own], eps=norm.eps)
+    mean, variance = (s.chunk(edges)[place] for s in (norm.running_mean, norm.running_var))
+    return F.batch_norm(x_BCHW, mean, variance, eps=norm.eps)
