@@ -59,7 +59,7 @@ accuracy)
   done
   ;;
 select)
-  for seed in 100 101; do
+  for seed in 100; do
     for options in "" "--lambda 3" "--lambda 10" "--gamma 3" "--eps 0.0157" "--eps 0.1255"; do
       name="lease$(tr -d ' ' <<<"$options")-seed$seed"
       # shellcheck disable=SC2086 # options are words

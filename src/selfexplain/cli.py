@@ -12,7 +12,7 @@ from rich.console import Console
 
 from selfexplain.errors import InputError
 from selfexplain.recipes.compare import run_comparison
-from selfexplain.recipes.demo import demo_config, demo_picture
+from selfexplain.recipes.demo import demo_config, demo_picture, demo_search
 from selfexplain.recipes.environment import first_process
 from selfexplain.recipes.explain import ExplainConfig, explain_images
 from selfexplain.recipes.lookup import LookupConfig, lookup_table, run_lookup
@@ -22,12 +22,19 @@ from selfexplain.recipes.retrain_options import RetrainConfig
 from selfexplain.recipes.search import run_search
 from selfexplain.recipes.search_options import SearchConfig
 from selfexplain.recipes.train import run_training
-from selfexplain.report import comparison_markdown, comparison_table, progress_bar, save_figure
+from selfexplain.report import (
+    cell_text,
+    comparison_markdown,
+    comparison_table,
+    progress_bar,
+    save_figure,
+)
+from selfexplain.spaces import from_string
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DemoConfig:
-    """Train three ways on real images of digits, compare, and draw explanations."""
+    """Train three ways on real images of digits, compare, draw explanations, and search a cell."""
 
     out: Path = Path("runs/demo")
     """Folder for the results."""
@@ -127,7 +134,7 @@ def _search(config: SearchConfig, console: Console) -> None:
                 f"{config.method} in {config.space}", config.seed, done, total
             ),
         )
-    console.print(f"Cell: {result['genotype']}", soft_wrap=True)
+    console.print(cell_text(from_string(result["genotype"])), soft_wrap=True)
     if result["collapsed"]:
         console.print(
             f"Warning: {result['skips']} of its {result['edges']} edges are skip connections, a "
@@ -139,7 +146,8 @@ def _search(config: SearchConfig, console: Console) -> None:
         console.print(f"Stopped after epoch {result['epochs']}: too many skip connections")
     if result.get("skipped_steps"):
         console.print(f"{result['skipped_steps']} steps were skipped: gradients were not finite")
-    console.print(f"Picture: {config.out / 'cell.svg'}", soft_wrap=True)
+    console.print(f"Drawn cell: {config.out / 'cell.svg'}", soft_wrap=True)
+    console.print(f"Genotype: {config.out / 'genotype.json'}", soft_wrap=True)
     console.print(f"Search: {config.out}", soft_wrap=True)
 
 
@@ -148,6 +156,8 @@ def _demo(command: DemoConfig, console: Console) -> None:
     _compare(config, console)
     picture = demo_picture(config, load(config.data))
     console.print(f"Picture: {picture}", soft_wrap=True)
+    console.print("\nA short search by learning by self-explanation:")
+    _search(demo_search(command.out), console)
     console.print(f"Folder: {config.out.resolve()}", soft_wrap=True)
 
 

@@ -1,13 +1,15 @@
-"""The demo: three objectives, three seeds, real images of digits, a few minutes on two cores."""
+"""The demo: three objectives, three seeds, a search; real images of digits, a few minutes."""
 
 from pathlib import Path
 
 import torch
 
 from selfexplain.data import ImageData, MemoryImages
+from selfexplain.lease import Rates
 from selfexplain.recipes.compare import run_folder
 from selfexplain.recipes.explain import explain_tensor, load_run
 from selfexplain.recipes.options import CompareConfig, DataOptions
+from selfexplain.recipes.search_options import SearchConfig
 from selfexplain.report import save_figure
 from selfexplain.training import TrainingOptions
 
@@ -26,6 +28,26 @@ def demo_config(out: Path) -> CompareConfig:
         training=TrainingOptions(epochs=30, batch_size=50),
         model="small_cnn",
         out=out,
+    )
+
+
+def demo_search(out: Path) -> SearchConfig:
+    """A short LeaSE search of a NAS-Bench-201 cell on the digits.
+
+    Example:
+        >>> demo_search(Path("out")).method
+        'lease'
+    """
+    return SearchConfig(
+        data=DataOptions(data="digits"),
+        space="nasbench201",
+        method="lease",
+        init_channels=8,
+        cells=1,
+        epochs=6,
+        rates=Rates(architecture_lr=0.02),  # few steps, so large ones
+        out=out / "search",
+        resume=True,
     )
 
 

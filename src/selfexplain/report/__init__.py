@@ -1,6 +1,7 @@
 """What people see: tables, pictures, a progress bar."""
 
 from selfexplain.report.cell_drawing import cell_svg
+from selfexplain.report.cell_text import cell_text
 from selfexplain.report.picture import explanation_figure, save_figure
 from selfexplain.report.progress import progress_bar
 from selfexplain.report.search_plot import architecture_figure
@@ -9,6 +10,7 @@ from selfexplain.report.table import comparison_markdown, comparison_table
 __all__ = [
     "architecture_figure",
     "cell_svg",
+    "cell_text",
     "comparison_markdown",
     "comparison_table",
     "explanation_figure",
