@@ -1,5 +1,8 @@
 """Supernets: shapes, gradients each alone, discretisation, and what cannot be built."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import Tensor
@@ -68,6 +71,21 @@ def test_wrong_architecture_is_refused(space: str) -> None:
         supernet(torch.zeros(2, 1, 8, 8), {"wrong": torch.zeros(2)})
     with pytest.raises(InputError, match=r"this supernet needs"):
         supernet.genotype({name: v[:1] for name, v in supernet.new_architecture().items()})
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_supernets_can_be_copied_pickled_and_autocast(space: str) -> None:
+    supernet = small(space)
+    x, architecture = torch.randn(4, 1, 8, 8), supernet.new_architecture()
+    logits = supernet(x, architecture)
+    for twin in (copy.deepcopy(supernet), pickle.loads(pickle.dumps(supernet))):
+        torch.testing.assert_close(twin(x, architecture), logits)
+    leaves = {name: numbers.requires_grad_() for name, numbers in architecture.items()}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = supernet(x, leaves)
+    assert low.dtype == torch.bfloat16
+    found = torch.autograd.grad(low.float().square().sum(), [*leaves.values()])
+    assert all(gradient.isfinite().all() for gradient in found)
 
 
 def test_nasbench201_takes_the_heaviest_of_all_operations() -> None:

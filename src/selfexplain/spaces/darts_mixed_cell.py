@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from selfexplain.spaces.darts_skeleton import CellInputs, CellShape
 from selfexplain.spaces.genotype import FAMILIES
-from selfexplain.spaces.mixing import Parts, propagate, rows_by_source
+from selfexplain.spaces.mixing import Parts, as_it_is, propagate, rows_by_source
 
 FAMILY = "darts"
 INPUTS = FAMILIES[FAMILY].inputs
@@ -35,7 +35,7 @@ class MixedCell(nn.Module):
         self,
         shape: CellShape,
         make_sender: Callable[[int, int, int], nn.Module],
-        join: Callable[..., Tensor] = lambda arrived_BCHW: arrived_BCHW,
+        join: Callable[..., Tensor] = as_it_is,
     ) -> None:
         super().__init__()
         self.inputs = CellInputs(shape, affine=False)

@@ -58,7 +58,7 @@ def propagate(
     Example:
         >>> one = lambda node: [(node,), (2 * node,)]
         >>> two = lambda node: [(node,)]
-        >>> propagate([torch.ones(1)], [one, two], lambda part: part)
+        >>> propagate([torch.ones(1)], [one, two], as_it_is)
         [tensor([1.]), tensor([3.])]
     """
     nodes = list(inputs)
@@ -71,6 +71,16 @@ def propagate(
         if number + 1 >= len(inputs):  # nothing earlier is left to send to the next node
             nodes.append(join(*map(total, zip(*waiting.pop(0), strict=True))))
     return nodes[len(inputs) :]
+
+
+def as_it_is(arrived: Tensor) -> Tensor:
+    """The node, where what arrived is one tensor and needs nothing more.
+
+    Example:
+        >>> as_it_is(torch.ones(1))
+        tensor([1.])
+    """
+    return arrived
 
 
 def total(tensors: Sequence[Tensor]) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from selfexplain.spaces.derive import best_of_every_edge
 from selfexplain.spaces.genotype import FAMILIES, Genotype
-from selfexplain.spaces.mixing import edges_of, propagate, rows_by_source
+from selfexplain.spaces.mixing import as_it_is, edges_of, propagate, rows_by_source
 from selfexplain.spaces.nasbench201_skeleton import NASBench201Network
 from selfexplain.spaces.sender import Sender
 from selfexplain.spaces.supernet import Supernet
@@ -41,7 +41,7 @@ class MixedCell(nn.Module):
             partial(sender, weights_EO=weights_EO[rows])
             for sender, rows in zip(self.senders, self.rows, strict=True)
         )
-        return propagate([x_BCHW], senders, join=lambda part: part)[-1]
+        return propagate([x_BCHW], senders, as_it_is)[-1]
 
 
 class NASBench201Supernet(Supernet):
