@@ -63,7 +63,7 @@ def shuffled(mixed_BCHW: Tensor, past_BCHW: Tensor) -> Tensor:
 
 
 def edge_softmax(numbers_E: Tensor) -> Tensor:
-    """Softmax over the edges that enter a node, for each node (Xu et al. 2020, equation 3).
+    """Softmax over the edges that enter a node, for each node (Xu et al. 2020, edge normalization).
 
     Example:
         >>> edge_softmax(torch.zeros(14))[:3]
@@ -90,6 +90,7 @@ class DARTSSupernet(Supernet):
     }
 
     mixed_share = 1
+    """One in so many channels goes through the operations."""
 
     def __init__(
         self, *, num_classes: int, in_channels: int, image_size: int, channels: int, cells: int
