@@ -26,7 +26,7 @@ from selfexplain.spaces.reference import plain_logits
 CLASSES = 10
 UNIT = "plain pass"
 TO_REACH = {"darts1": "<= 1.4", "darts2": "<= 3.0", "lease": "<= 6"}
-ROUNDS = 7
+ROUNDS = 5
 
 
 def run(device: torch.device) -> list[dict[str, object]]:
@@ -122,6 +122,7 @@ SEARCHES: dict[str, Callable[[torch.device], ArchitectureSearch]] = {
     "lease": lambda device: lease(device, "finite_difference"),
     "lease, one-sided": lambda device: lease(device, "one_sided"),
     "lease, inner products": lambda device: lease(device, "inner_product"),
+    "lease, exact": lambda device: lease(device, "exact"),
 }
 
 
