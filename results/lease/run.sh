@@ -19,7 +19,7 @@ space=(--data parquet:data/cifar100 --space nasbench201)
 small=("${space[@]}" --image-size 16 --train-size 3072 --init-channels 8 --cells 1 --epochs 8
   --architecture-lr 5e-3 --mode inner_product)
 gpu=("${space[@]}" --init-channels 16 --cells 5 --epochs 50 --audience resnet18)
-chosen=(--lambda 1 --gamma 1) # by select
+chosen=(--lambda 1 --gamma 3) # by select
 methods=(
   "darts1 --method darts1"
   "darts2 --method darts2"
