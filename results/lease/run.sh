@@ -18,7 +18,7 @@ out=results/lease
 space=(--data parquet:data/cifar100 --space nasbench201)
 small=("${space[@]}" --image-size 16 --train-size 3072 --init-channels 8 --cells 1 --epochs 8
   --architecture-lr 5e-3 --mode inner_product)
-gpu=("${space[@]}" --init-channels 16 --cells 5 --epochs 50 --audience resnet18)
+gpu=("${space[@]}" --init-channels 16 --cells 5 --epochs 50 --audience resnet18 --mode inner_product)
 chosen=(--lambda 1 --gamma 3) # by select
 methods=(
   "darts1 --method darts1"
@@ -55,7 +55,7 @@ accuracy)
     read -r name channels cells <<<"$size"
     python -m selfexplain.recipes.hypergradient_study --data parquet:data/cifar100 --image-size 16 \
       --train-size 4096 --space "$name" --init-channels "$channels" --cells "$cells" \
-      --batch-size 32 --steps 0 60 --out "$out/accuracy/$name-$channels-$cells.json"
+      --batch-size 32 --steps 0 30 --out "$out/accuracy/$name-$channels-$cells.json"
   done
   ;;
 select)
@@ -91,8 +91,8 @@ random)
   finish
   ;;
 table)
-  for folder in select test random; do
-    python -m selfexplain.recipes.search_table --runs "$out/$folder" \
+  for folder in test random gpu; do
+    [ ! -d "$out/$folder" ] || python -m selfexplain.recipes.search_table --runs "$out/$folder" \
       --table data/nasbench201.parquet --out "$out/$folder.md"
   done
   ;;

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from lease_nets import audience, batch, supernet
+from lease_nets import SmoothReLU, audience, batch, declared, relative_error, supernet
 from torch import nn
 
 from selfexplain.errors import InputError
@@ -19,6 +19,7 @@ from selfexplain.lease import (
     SearchDivergedError,
 )
 from selfexplain.lease.explanation import bounded, normalised, shown_to_audience
+from selfexplain.multilevel import hypergradient
 
 SEARCHES: dict[str, Any] = {
     "darts1": lambda **k: DARTS(supernet(), order=1, **k),
@@ -79,11 +80,12 @@ def test_in_a_warm_up_the_architecture_rests_and_validation_images_are_not_seen(
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
-@pytest.mark.parametrize("move_architecture", [False, True])
-def test_the_weights_and_statistics_move_as_in_plain_training(move_architecture: bool) -> None:
+@pytest.mark.parametrize("mode", [None, "inner_product", "finite_difference", "exact"])
+def test_the_weights_and_statistics_move_as_in_plain_training(mode: Any) -> None:
     """Against a loop that trains explainer and audience by the book."""
     rates = Rates(clip=1e9)
-    options = LeaSEOptions(shown="emphasis", gamma=0.5, eps=0.1)
+    moves = mode is not None  # the architecture; else a step of a warm-up
+    options = LeaSEOptions(shown="emphasis", gamma=0.5, eps=0.1, step_size=0.1, mode=mode)
     net, listener = supernet(), audience()
     explained = audience()  # holds the second set of statistics
     search = LeaSE(copy.deepcopy(net), copy.deepcopy(listener), options=options, rates=rates)
@@ -102,7 +104,7 @@ def test_the_weights_and_statistics_move_as_in_plain_training(move_architecture:
     z = torch.zeros_like(x, requires_grad=True)
     logits = stepped(x + z, architecture)
     (g,) = torch.autograd.grad(cross_entropy(logits, logits.argmax(1), reduction="sum"), z)
-    delta = bounded(options.eps * normalised(g), options.eps)
+    delta = bounded(options.step_size * normalised(g), options.eps)
     explained.load_state_dict(listener.state_dict())
     shared = dict(listener.named_parameters())
     clean = cross_entropy(listener(x), y)
@@ -115,7 +117,7 @@ def test_the_weights_and_statistics_move_as_in_plain_training(move_architecture:
     for optimiser in optimisers:
         optimiser.step()
 
-    metrics = search.step((x, y), batch(3), move_architecture=move_architecture)
+    metrics = search.step((x, y), batch(3), move_architecture=moves)
 
     assert metrics["explainer"] == pytest.approx(loss.item())
     for module, name in ((net, "explainer"), (listener, "audience")):
@@ -211,6 +213,42 @@ def test_steps_that_are_not_finite_are_skipped_counted_and_at_last_stop_the_sear
         search.step(batch(2), bad)
     with pytest.raises(SearchDivergedError, match="5 steps in a row were not finite"):
         search.step(batch(2), bad)
+
+
+@pytest.mark.parametrize("name", ["darts2", "sanas", "lease"])
+def test_a_skipped_step_leaves_weights_and_statistics(name: str) -> None:
+    search = SEARCHES[name]()
+    before = everything(search)
+    x, y = batch(2)
+    search.step((torch.full_like(x, float("inf")), y), batch(3))
+    assert search.skipped == 1
+    after = everything(search)
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_frozen_parameters_stay() -> None:
+    listener = audience()
+    listener[0].requires_grad_(False)
+    before = listener[0].weight.clone()
+    search = LeaSE(supernet(), listener)
+    search.step(batch(2), batch(3))
+    assert torch.equal(listener[0].weight, before)
+    assert not torch.equal(listener[3].weight, audience()[3].weight)
+
+
+def test_differences_see_the_same_dropout_in_every_call() -> None:
+    torch.manual_seed(0)
+    listener = nn.Sequential(*audience()[:8], nn.Dropout(0.5), audience()[8])
+    found = {}
+    modes: list[Any] = ["inner_product", "finite_difference", "one_sided"]
+    for mode in modes:
+        search = LeaSE(supernet(), listener, rates=Rates(audience_lr=0.1))
+        with SmoothReLU():
+            step, variables = declared(search)
+            torch.manual_seed(3)
+            found[mode] = hypergradient(step.levels, step.outer, variables, "architecture", mode)
+    for mode in modes[1:]:
+        assert relative_error(found[mode], found["inner_product"]) < 1e-4
 
 
 def test_an_audience_of_other_classes_is_refused_without_a_trace() -> None:

@@ -11,6 +11,7 @@ import torch
 
 from selfexplain.cli import main
 from selfexplain.errors import InputError
+from selfexplain.lease import LeaSEOptions
 from selfexplain.recipes.options import DataOptions
 from selfexplain.recipes.search import run_search
 from selfexplain.recipes.search_options import SearchConfig
@@ -132,6 +133,40 @@ def test_a_crashed_search_keeps_its_finished_epochs(tmp_path: Path) -> None:
     assert run_search(tiny(tmp_path / "s", resume=True))["epochs"] == 2
 
 
+def test_a_search_stopped_in_its_first_epoch_starts_again(tmp_path: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    for resume in (False, False, True):  # the same command again, with and without --resume
+        with pytest.raises(KeyboardInterrupt):
+            run_search(tiny(tmp_path / "s", resume=resume), on_step=stop)
+    assert run_search(tiny(tmp_path / "s", resume=True))["epochs"] == 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mode": "one_sided"},
+        {"control": "saliency"},
+        {"shown": "emphasis"},
+        {"gradient_path": "explainer_only"},
+        {"eps": 0.1},
+        {"lambda_": 3.0},
+        {"gamma": 3.0},
+        {"attack": "plain"},
+        {"explanation_steps": 2},
+    ],
+    ids=str,
+)
+def test_every_option_reaches_the_search(options: dict[str, Any], tmp_path: Path) -> None:
+    weights = []
+    for name, chosen in (("default", {}), ("other", options)):
+        run_search(tiny(tmp_path / name, options=LeaSEOptions(**chosen), epochs=1, warmup_epochs=0))
+        state = load_checkpoint(tmp_path / name / "checkpoint.pt")
+        weights.append(state["search"]["architecture"]["cell"])
+    assert not torch.equal(*weights)
+
+
 def test_in_the_warm_up_the_architecture_rests(tmp_path: Path) -> None:
     run_search(tiny(tmp_path / "s", warmup_epochs=1))
     lines = [json.loads(line) for line in (tmp_path / "s/search.jsonl").read_text().splitlines()]
@@ -155,6 +190,8 @@ def test_skip_collapse_is_measured_warned_about_and_can_stop_a_search(
     monkeypatch.setattr(SearchProgress, "_state_of_cell", lambda self: {"weights": WEIGHTS})
     result = run_search(tiny(tmp_path / "s", epochs=3, stop_at_skips=3))
     assert (result["epochs"], result["stopped_early"]) == (2, True)
+    lines = (tmp_path / "s" / "search.jsonl").read_text().splitlines()
+    assert result["validation_accuracy"] == json.loads(lines[0])["validation_accuracy"]
     assert result["genotype"] == good  # the one before
     monkeypatch.setattr(ArchitectureSearch, "genotype", lambda self: from_string(skips))
     search("--cells", "1", "--out", str(tmp_path / "t"))
@@ -172,13 +209,16 @@ WEIGHTS = {"cell": [[0.2] * 5] * 6}
         (["--gamma", "-1"], "gamma is -1"),
         (["--lambda", "0", "--gamma", "0"], "no explanation reaches the architecture"),
         (["--batch-size", "500"], "fewer than a batch of 500"),
-        (["--space", "darts", "--image-size", "6", "--cells", "3"], "6"),
+        (["--space", "darts", "--image-size", "6", "--cells", "3"], "multiple of"),
         (["--audience", "resnet19"], "there is no model 'resnet19'"),
         (["--warmup-epochs", "2"], "pass 0 to 1"),
         (["--epochs", "0"], "epochs is 0"),
         (["--stop-at-skips", "0"], "stop_at_skips is 0"),
         (["--method", "sanas", "--gradient-path", "explainer_only"], "pass full or no_explanation"),
         (["--validation", "1"], "validation is 1"),
+        (["--method", "darts2", "--control", "saliency"], "has no explanation and no audience"),
+        (["--method", "darts1", "--mode", "exact"], "needs no hypergradient"),
+        (["--control", "random_delta", "--attack", "plain"], "pass --attack normalised"),
     ],
     ids=str,
 )

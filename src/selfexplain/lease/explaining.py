@@ -25,8 +25,9 @@ from selfexplain.lease.options import LeaSEOptions
 from selfexplain.multilevel import Level
 from selfexplain.multilevel.variables import Variable, Variables
 
-DISPLACEMENT = 0.03
-"""Root mean square displacement of the pixels in a difference, in pixel units."""
+DISPLACEMENT = 0.3
+"""Root mean square displacement of the pixels in a difference, in units of eps: large enough for
+ReLUs, where the bound eps tanh(z / eps) is still nearly straight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ def explain_by_attack(
         >>> [level.name for level in explaining.levels]
         ['delta_1']
     """
-    eps, size = options.eps, options.explanation_step_size
+    eps, size = options.eps, options.step_size
     if options.control == "random_delta":
         noise_BCHW = torch.randn(x_BCHW.shape, generator=generator).to(x_BCHW)
         constant_BCHW = bounded(options.explanation_steps * size * noise_BCHW, eps)
@@ -94,7 +95,14 @@ def explain_by_attack(
         if options.control == "saliency":
             loss, direction = explainer_scores(f, x_BCHW, perturbation, target), magnitude
         levels.append(
-            Level(name, loss, size, maximize=True, direction=direction, displacement=DISPLACEMENT)
+            Level(
+                name,
+                loss,
+                size,
+                maximize=True,
+                direction=direction,
+                displacement=DISPLACEMENT * eps,
+            )
         )
     delta = _bounded_sum(names, eps)
     if options.control == "shuffled_delta":

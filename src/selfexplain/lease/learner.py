@@ -1,5 +1,6 @@
 """A network whose weights are moved along gradients that were computed elsewhere."""
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -72,14 +73,16 @@ class Learner:
     def __init__(self, module: nn.Module, lr: float, rates: Rates) -> None:
         self.module = module.train()
         self.start_lr, self.rates = lr, rates
+        trainable = [p for p in module.parameters() if p.requires_grad]
         self.optimiser = torch.optim.SGD(
-            module.parameters(), lr=lr, momentum=rates.momentum, weight_decay=rates.weight_decay
+            trainable, lr=lr, momentum=rates.momentum, weight_decay=rates.weight_decay
         )
+        self._statistics: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """The parameters by name, without a graph; they share memory with the module's."""
-        return {name: p.detach() for name, p in self.module.named_parameters()}
+        """The trainable parameters by name, without a graph, in the module's memory."""
+        return {n: p.detach() for n, p in self.module.named_parameters() if p.requires_grad}
 
     @property
     def lr(self) -> float:
@@ -103,13 +106,15 @@ class Learner:
     def own_step(self, buffers: dict[str, Tensor] | None = None) -> Function:
         """The network as a function of its parameters whose first call is its own training step.
 
-        The first call moves the running statistics; every later one, at displaced parameters,
-        leaves them alone.
+        The first call moves the running statistics, which `keep_statistics` then takes over; every
+        later one, at displaced parameters, leaves them alone.
 
         Args:
             buffers: running statistics to move in place of the module's own.
         """
         kept = dict(self.module.named_buffers()) if buffers is None else buffers
+        moved = {name: buffer.clone() for name, buffer in kept.items()}
+        self._statistics.append((kept, moved))
         later = as_function(self.module, kept)
         calls = 0
 
@@ -117,14 +122,22 @@ class Learner:
             nonlocal calls
             calls += 1
             if calls == 1:
-                return functional_call(self.module, {**kept, **weights}, arguments)
+                return functional_call(self.module, {**moved, **weights}, arguments)
             return later(weights, *arguments)
 
         return function
 
+    def keep_statistics(self, keep: bool) -> None:
+        """Take the running statistics of the own steps since the last call, or drop them."""
+        for kept, moved in self._statistics if keep else ():
+            for name, buffer in kept.items():
+                buffer.copy_(moved[name])
+        self._statistics.clear()
+
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
-        return {"module": self.module.state_dict(), "optimiser": self.optimiser.state_dict()}
+        """What a checkpoint holds, in memory of its own."""
+        state = {"module": self.module.state_dict(), "optimiser": self.optimiser.state_dict()}
+        return copy.deepcopy(state)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take back what `state` gave."""

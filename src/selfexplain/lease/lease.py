@@ -157,7 +157,8 @@ class LeaSE(ArchitectureSearch):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds: tensors, numbers and strings."""
-        return {**super().state_dict(), "explained_statistics": self.explained_statistics}
+        statistics = {name: buffer.clone() for name, buffer in self.explained_statistics.items()}
+        return {**super().state_dict(), "explained_statistics": statistics}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""

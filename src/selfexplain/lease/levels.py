@@ -97,12 +97,13 @@ def audience_learns(
 
     def loss(v: Variables) -> Tensor:
         terms = []
-        # The first term does not depend on the explanation: where derivatives towards that alone
-        # are wanted, it is left out.
-        if gamma == 0 or any(t.requires_grad for name in seen for t in leaves(v[name])):
-            terms.append(cross_entropy(g(v, x_BCHW), y_B))
         if gamma:
             terms.append(gamma * cross_entropy(g_explained(v, explained(v)), y_B))
+        # The other term does not depend on the explanation: where derivatives towards that alone
+        # are wanted, it is left out. It comes last, so that what it draws (dropout) takes nothing
+        # from the term that stays.
+        if gamma == 0 or any(t.requires_grad for name in seen for t in leaves(v[name])):
+            terms.append(cross_entropy(g(v, x_BCHW), y_B))
         return torch.stack(terms).sum()
 
     return loss

@@ -34,9 +34,10 @@ class LeaSEOptions:
     """Step of the explanation: along the gradient divided by its root mean square in each image,
     along the gradient itself, or along its sign (whose derivative is taken straight through, as
     that of the normalised step)."""
-    step_size: float | None = None
-    """Size of each step, in pixel units (times the gradient, for a plain attack); None for eps
-    divided by the number of steps."""
+    step_size: float = 8 / 255
+    """Size of each step of the explanation, in pixel units (times the gradient, for a plain
+    attack). What counts is its ratio to eps: a large one drives every pixel to its bound, a small
+    one leaves the explanation proportional to the gradient."""
     explanation_steps: int = 1
     """Steps of the explanation; each is a level of its own."""
     target: Target = "prediction"
@@ -64,8 +65,8 @@ class LeaSEOptions:
         """Refuse what makes no search."""
         if not (self.eps > 0 and math.isfinite(self.eps)):
             raise InputError(f"eps is {self.eps:g}; pass a positive number of pixel units, as 0.03")
-        if self.step_size is not None and not self.step_size > 0:
-            raise InputError(f"step_size is {self.step_size:g}; pass a positive number, or nothing")
+        if not (self.step_size > 0 and math.isfinite(self.step_size)):
+            raise InputError(f"step_size is {self.step_size:g}; pass a positive number")
         if self.explanation_steps < 1:
             raise InputError(
                 f"explanation_steps is {self.explanation_steps}; pass a whole number of at least 1"
@@ -78,8 +79,7 @@ class LeaSEOptions:
                 f"with lambda {self.lambda_:g} and gamma {self.gamma:g} no explanation reaches the "
                 "architecture; pass positive ones, or gradient_path explainer_only"
             )
-
-    @property
-    def explanation_step_size(self) -> float:
-        """The size of each step of the explanation."""
-        return self.eps / self.explanation_steps if self.step_size is None else self.step_size
+        if self.control == "random_delta" and self.attack == "plain":
+            raise InputError(
+                "random_delta has the size of a normalised step; pass --attack normalised or sign"
+            )

@@ -1,5 +1,6 @@
 """What every gradient-based search does: one step moves weights and architecture together."""
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -140,7 +141,10 @@ class ArchitectureSearch(ABC):
 
     def _move(self, gradients: dict[str, Variable], hypergradient: Variable) -> None:
         everything = [t for v in (*gradients.values(), hypergradient) for t in leaves(v)]
-        if not all_finite(everything):
+        finite = all_finite(everything)
+        for learner in self.learners.values():
+            learner.keep_statistics(finite)
+        if not finite:
             self.skipped += 1
             self._skipped_in_a_row += 1
             if self._skipped_in_a_row >= PATIENCE:
@@ -174,7 +178,7 @@ class ArchitectureSearch(ABC):
         """What a checkpoint holds: tensors, numbers and strings."""
         return {
             "architecture": {name: t.detach().clone() for name, t in self.architecture.items()},
-            "optimiser": self.optimiser.state_dict(),
+            "optimiser": copy.deepcopy(self.optimiser.state_dict()),
             "learners": {name: learner.state() for name, learner in self.learners.items()},
             "generator": self.generator.get_state(),
             "skipped": [self.skipped, self._skipped_in_a_row],

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -41,7 +42,7 @@ class PrimitiveBatchNorm(TorchFunctionMode):
     """While active, every BatchNorm in training mode is computed by `primitive_batch_norm`.
 
     The fused one returns wrong third derivatives in training mode (pytorch issue 186256). Running
-    statistics stay as they are.
+    statistics move as usual.
 
     Example:
         >>> import torch
@@ -64,6 +65,7 @@ class PrimitiveBatchNorm(TorchFunctionMode):
         if func is F.batch_norm:
             given = dict(zip(_ARGUMENTS, args, strict=False)) | kwargs
             if given.get("training", False):
+                _move_statistics(given)
                 return primitive_batch_norm(
                     given["input"],
                     given.get("weight"),
@@ -71,6 +73,17 @@ class PrimitiveBatchNorm(TorchFunctionMode):
                     given.get("eps", 1e-5),
                 )
         return func(*args, **kwargs)
+
+
+def _move_statistics(given: Mapping[str, Any]) -> None:
+    """Move the running statistics, if there are any, as torch's BatchNorm does."""
+    if given.get("running_mean") is None:
+        return
+    x, momentum = given["input"].detach(), given.get("momentum", 0.1)
+    across = [d for d in range(x.dim()) if d != 1]
+    with torch.no_grad():
+        given["running_mean"].lerp_(x.mean(across), momentum)
+        given["running_var"].lerp_(x.var(across), momentum)
 
 
 _ARGUMENTS = (

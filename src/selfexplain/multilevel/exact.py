@@ -26,7 +26,9 @@ def unroll_exact(
     """Unroll the levels and differentiate through every step, by automatic differentiation.
 
     Its cost and memory grow with the number of levels, as each step's graph is kept. From three
-    levels on, BatchNorm in training mode is computed of primitive operations.
+    levels on, BatchNorm in training mode is computed of primitive operations: each loss is
+    differentiated twice at most, where the fused one is right, unless a loss holds a gradient
+    itself.
 
     Raises:
         InputError: there are three levels or more and a level's loss nevertheless runs a fused

@@ -61,6 +61,11 @@ class Level:
         if not all(tensor.requires_grad for tensor in leaves(own)):
             own = fresh(own)
         loss = self.loss({**seen, self.name: own})
+        if not loss.requires_grad:
+            raise InputError(
+                f"the loss of level {self.name} is cut off from its variable; compute it from "
+                f"variables[{self.name!r}], with gradients enabled"
+            )
         return loss, like(own, gradients(loss, own, create_graph=create_graph))
 
     def moved(self, own: Variable, gradient: Variable) -> Variable:

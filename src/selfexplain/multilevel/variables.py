@@ -61,7 +61,7 @@ def gradients(
     """Gradient of a scalar towards each tensor of a variable; zeros where it does not depend on it.
 
     Raises:
-        InputError: the scalar is none, or is cut off from every variable.
+        InputError: the scalar is none.
 
     Example:
         >>> x = torch.tensor(3.0, requires_grad=True)

@@ -52,7 +52,17 @@ def check_free(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; pass --out with a folder")
-    leavings = {"run.json", "compare.json", "metrics.jsonl", "tensorboard", "cost"}
+    leavings = {
+        "run.json",
+        "compare.json",
+        "metrics.jsonl",
+        "search.jsonl",
+        "tensorboard",
+        "cost",
+        "genotype.json",
+        "cell.svg",
+        "architecture.png",
+    }
     files = {path.name for path in folder.iterdir()} if folder.exists() else set()
     # Names that begin with a dot are locks and files that are being written.
     if any(name not in leavings and not name.startswith(".") for name in files):

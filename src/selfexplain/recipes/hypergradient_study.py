@@ -8,15 +8,17 @@ in the part that comes through the explanations (what is left when that of `expl
 taken away).
 """
 
+import sys
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
 from torch import Tensor
 
+from selfexplain.errors import InputError
 from selfexplain.lease.lease import LeaSE, with_gradient_path
 from selfexplain.lease.search import Batch
 from selfexplain.multilevel import Level, Mode, unroll
@@ -30,6 +32,8 @@ from selfexplain.training.files import write_json
 
 DISPLACEMENTS = (1e-4, 1e-3, 1e-2, 3e-2)
 """Root mean square displacements of every level's variable."""
+Displacement = float | Literal["declared"] | None
+"""One for all levels, each level's own, or the small one for smooth losses."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +69,7 @@ def run_study(config: StudyConfig) -> list[dict[str, Any]]:
         accelerator="cpu",
     )
     data, device = load(config.data), torch.device("cpu")
-    prepared = prepare(data, search_config.images, config.seed)
+    prepared = prepare(data, search_config.data, config.seed)
     search = build_search(search_config, data, prepared.std_C, device)
     assert isinstance(search, LeaSE)
     halves = Halves(search_config, prepared, device)
@@ -91,10 +95,10 @@ def compare_ways(search: LeaSE, train_batch: Batch, val_batch: Batch) -> list[di
         >>> search = LeaSE(supernet, build_model("small_cnn", num_classes=2, in_channels=1))
         >>> batch = torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 0, 1])
         >>> len(compare_ways(search, batch, batch))
-        11
+        13
     """
 
-    def both(mode: Mode, displacement: float | None) -> tuple[Tensor, Tensor]:
+    def both(mode: Mode, displacement: Displacement) -> tuple[Tensor, Tensor]:
         full, alone = (
             _gradient(search, path, mode, displacement, train_batch, val_batch)
             for path in ("full", "explainer_only")
@@ -106,7 +110,7 @@ def compare_ways(search: LeaSE, train_batch: Batch, val_batch: Batch) -> list[di
     rows: list[dict[str, Any]] = [{"mode": "inner_product", "audience_share": share}]
     modes: tuple[Mode, ...] = ("finite_difference", "one_sided")
     for mode in modes:
-        for displacement in (None, *DISPLACEMENTS):
+        for displacement in ("declared", None, *DISPLACEMENTS):
             whole, part = both(mode, displacement)
             rows.append(
                 {
@@ -123,7 +127,7 @@ def _gradient(
     search: LeaSE,
     path: Any,
     mode: Mode,
-    displacement: float | None,
+    displacement: Displacement,
     train_batch: Batch,
     val_batch: Batch,
 ) -> Tensor:
@@ -132,7 +136,9 @@ def _gradient(
     search.options = with_gradient_path(replace(options, gradient_path=path), path)
     step = search.declare(train_batch, val_batch)
     search.options = options
-    levels: list[Level] = [replace(level, displacement=displacement) for level in step.levels]
+    levels: list[Level] = list(step.levels)
+    if displacement != "declared":
+        levels = [replace(level, displacement=displacement) for level in levels]
     variables: dict[str, Variable] = {
         "architecture": {name: t.detach() for name, t in search.architecture.items()},
         **{name: learner.weights for name, learner in search.learners.items()},
@@ -166,4 +172,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        print(f"hypergradient_study: {error}", file=sys.stderr)
+        sys.exit(2)

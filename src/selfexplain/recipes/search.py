@@ -61,7 +61,7 @@ def run_search(
             return _random_cell(config)
         device = launch(DeviceOptions(accelerator=config.accelerator), TrainingOptions()).device
         data = data if data is not None else load(config.data)
-        prepared = prepare(data, config.images, config.seed)
+        prepared = prepare(data, config.data, config.seed)
         search = build_search(config, data, prepared.std_C, device)
         halves = Halves(config, prepared, device)
         images = {"train": len(prepared.train), "held_out": len(prepared.scored)}

@@ -18,8 +18,8 @@ Method = Literal["lease", "sanas", "darts1", "darts2", "random"]
 class SearchConfig:
     """Search for an architecture.
 
-    The training images are parted in two: weights learn from one half, the architecture from the
-    other (--validation sets its share).
+    The training images are parted in two: weights learn from one half (or --train-size images of
+    it), the architecture from the other (--validation sets its share).
     """
 
     data: Annotated[DataOptions, tyro.conf.arg(name="")]
@@ -70,6 +70,9 @@ class SearchConfig:
             )
         if self.stop_at_skips is not None and self.stop_at_skips < 1:
             raise InputError(f"stop_at_skips is {self.stop_at_skips}; pass at least 1, or nothing")
+        self._check_method()
+        held_out = self.data.validation or 0.5
+        object.__setattr__(self, "data", replace(self.data, validation=held_out))
         name_folder(self, "search", self.space, self.method)
 
     @property
@@ -77,7 +80,13 @@ class SearchConfig:
         """Epochs in which the architecture rests."""
         return self.epochs // 10 if self.warmup_epochs is None else self.warmup_epochs
 
-    @property
-    def images(self) -> DataOptions:
-        """The images, half of them held out unless the user names another share."""
-        return replace(self.data, validation=self.data.validation or 0.5)
+    def _check_method(self) -> None:
+        """Refuse options that the method would not look at."""
+        plain = replace(self.options, mode=None) == LeaSEOptions()
+        if self.method in ("darts1", "darts2", "random") and not plain:
+            raise InputError(
+                f"method {self.method} has no explanation and no audience; leave out the options "
+                "of lease (lambda, gamma, eps, control, gradient-path, ...)"
+            )
+        if self.method in ("darts1", "random") and self.options.mode is not None:
+            raise InputError(f"method {self.method} needs no hypergradient; leave out --mode")

@@ -96,7 +96,8 @@ class SearchProgress:
     def _look_at_cell(self) -> None:
         """Take over the cell that the architecture stands for now, unless it skips too much."""
         now, most = self.search.genotype(), self.config.stop_at_skips
-        self.stopped = most is not None and skip_connections(now)[0] >= most
+        resting = self.epochs_done <= self.config.resting_epochs
+        self.stopped = most is not None and not resting and skip_connections(now)[0] >= most
         if not self.stopped:
             self.genotype = now
 
@@ -134,7 +135,8 @@ class SearchProgress:
 
     def outcome(self) -> dict[str, Any]:
         """What a result says beside the cell."""
-        last = self.log.read()[-1]
+        lines = self.log.read()
+        last = lines[-2] if self.stopped and len(lines) > 1 else lines[-1]  # that of the cell
         return {
             "epochs": self.epochs_done,
             "stopped_early": self.stopped,

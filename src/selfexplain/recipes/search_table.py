@@ -8,6 +8,7 @@ a Markdown table and, beside it, the same as JSON.
 
 import re
 import statistics
+import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -98,4 +99,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        print(f"search_table: {error}", file=sys.stderr)
+        sys.exit(2)
