@@ -80,6 +80,20 @@ def markdown(cells: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def whole_space(table: BenchmarkTable) -> str:
+    """One more row of the table: the mean and spread of all cells, which a random one has.
+
+    Example:
+        >>> from selfexplain.spaces.table import MeasuredCell
+        >>> cells = [MeasuredCell(arch=arch, seeds=2, validation=0.0, test=test, seed_std=None,
+        ...                       params_m=0.1, flops_m=1.0) for arch, test in (("a", 1), ("b", 3))]
+        >>> print(whole_space(BenchmarkTable(cells)), end="")
+        | *all 2 cells* |  | 2.00 ± 1.41 | 50.0 |  |  |  |
+    """
+    tests = [cell.test for cell in table.cells.values()]
+    return f"| *all {len(tests)} cells* |  | {_spread(tests, 2)} | 50.0 |  |  |  |\n"
+
+
 def _spread(values: Sequence[float], digits: int) -> str:
     if not values:
         return ""
@@ -91,9 +105,10 @@ def _spread(values: Sequence[float], digits: int) -> str:
 def main() -> None:
     """Write the table of a command line."""
     config = tyro.cli(TableConfig, config=(tyro.conf.HelptextFromCommentsOff,))
-    cells = searched_cells(config.runs, load_table(config.table))
+    table = load_table(config.table)
+    cells = searched_cells(config.runs, table)
     with atomic_file(config.out) as file:
-        file.write(markdown(cells).encode())
+        file.write((markdown(cells) + whole_space(table)).encode())
     write_json(config.out.with_suffix(".json"), {"schema": 1, "searches": cells})
     print(f"written: {config.out}")
 
