@@ -186,7 +186,7 @@ def betty_darts(
     except ImportError:
         return {}
     steps = {}
-    for name, first_order in {"darts1, Betty": True, "darts2, Betty": False}.items():
+    for name, first_order in {"darts2, Betty": False}.items():
         steps[name] = _betty_step(
             (problems, configs, engines),
             plain_supernet(device),
