@@ -178,24 +178,16 @@ def textbook_darts(
 def betty_darts(
     device: torch.device, train: tuple[Tensor, Tensor], held_out: tuple[Tensor, Tensor]
 ) -> dict[str, Callable[[], object]]:
-    """Betty's steps on the plain twin, against its public interface; nothing if it is not there."""
+    """Betty's step on the plain twin, against its public interface; nothing if it is not there."""
     try:
         problems = importlib.import_module("betty.problems")
         configs = importlib.import_module("betty.configs")
         engines = importlib.import_module("betty.engine")
     except ImportError:
         return {}
-    steps = {}
-    for name, first_order in {"darts2, Betty": False}.items():
-        steps[name] = _betty_step(
-            (problems, configs, engines),
-            plain_supernet(device),
-            device,
-            train,
-            held_out,
-            first_order,
-        )
-    return steps
+    betty = problems, configs, engines
+    step = _betty_step(betty, plain_supernet(device), device, train, held_out)
+    return {"darts2, Betty": step}
 
 
 def _betty_step(
@@ -204,7 +196,6 @@ def _betty_step(
     device: torch.device,
     train: tuple[Tensor, Tensor],
     held_out: tuple[Tensor, Tensor],
-    first_order: bool,
 ) -> Callable[[], object]:
     problems, configs, engines = betty
     architecture = nn.ParameterDict(
@@ -236,7 +227,7 @@ def _betty_step(
         module=net,
         optimizer=torch.optim.SGD(net.parameters(), lr=0.025),
         train_data_loader=[train],
-        config=configs.Config(type="darts", unroll_steps=1, first_order=first_order),
+        config=configs.Config(type="darts", unroll_steps=1, first_order=False),
         device=device,
     )
     engine = engines.Engine(

@@ -37,13 +37,11 @@ class Explaining:
     Args:
         levels: one for each step of the explanation.
         start: their start values, zeros.
-        delta: the perturbation (B, C, H, W) in pixel units, of the variables.
         shown: what the audience sees beside the images, of the variables.
     """
 
     levels: list[Level]
     start: dict[str, Variable]
-    delta: Explanation
     shown: Explanation
 
 
@@ -124,7 +122,7 @@ def _shown(
             delta_BCHW = delta_BCHW.detach()
         return shown_to_audience(x_BCHW, delta_BCHW, options.eps, options.shown)
 
-    return Explaining(levels, start, delta, shown)
+    return Explaining(levels, start, shown)
 
 
 def _bounded_sum(names: list[str], eps: float) -> Explanation:

@@ -173,10 +173,7 @@ class LeaSE(ArchitectureSearch):
 
     def _check_audience(self, x_BCHW: Tensor) -> None:
         """Raise InputError unless explainer and audience return logits of the same classes."""
-        variables = {
-            "architecture": self.architecture,
-            **{name: learner.weights for name, learner in self.learners.items()},
-        }
+        variables = self.variables()
         networks = {
             "explainer": explainer(as_function(self.learners["explainer"].module)),
             "audience": self.audience_of(as_function(self.learners["audience"].module)),

@@ -102,6 +102,12 @@ class ArchitectureSearch(ABC):
         """The supernet whose weights count."""
         return self.learners["explainer"].module
 
+    def variables(self) -> dict[str, Variable]:
+        """The architecture and each learner's weights, by name, without a graph."""
+        architecture = {name: t.detach() for name, t in self.architecture.items()}
+        weights = {name: learner.weights for name, learner in self.learners.items()}
+        return {"architecture": architecture, **weights}
+
     def step(
         self, train_batch: Batch, val_batch: Batch, *, move_architecture: bool = True
     ) -> dict[str, float]:
@@ -121,11 +127,7 @@ class ArchitectureSearch(ABC):
             SearchDivergedError: several steps in a row had to be skipped.
         """
         step = self.declare(train_batch, val_batch)
-        variables: dict[str, Variable] = {
-            "architecture": {name: t.detach() for name, t in self.architecture.items()},
-            **{name: learner.weights for name, learner in self.learners.items()},
-            **step.start,
-        }
+        variables = self.variables() | step.start
         hypergradient: Variable = {}
         outer: dict[str, Tensor] = {}
         if not move_architecture or step.mode is None:

@@ -1,5 +1,6 @@
 """The folder of a run or a comparison: whose it is, and that one process writes to it at a time."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from filelock import FileLock, Timeout
 
 from selfexplain.errors import InputError
 from selfexplain.recipes.environment import first_process
+from selfexplain.recipes.options import plain
 from selfexplain.training.files import read_json
 
 LOCK = ".lock"
@@ -42,6 +44,27 @@ def locked(folder: Path) -> Iterator[None]:
         ) from error
     with held:
         yield
+
+
+def claim_folder(config: Any) -> str:
+    """Check that a run's folder is free, or holds this very run; return the run's identity.
+
+    Args:
+        config: a dataclass with `out` and `resume`.
+
+    Raises:
+        InputError: the folder holds another run, or this one and `resume` is off.
+    """
+    identity = json.dumps(plain(config, leave_out=("out", "resume")), sort_keys=True)
+    if any((config.out / name).exists() for name in ("checkpoint.pt", "result.json")):
+        if not config.resume:
+            raise InputError(
+                f"{config.out} holds another run; pass --resume to continue it, or another --out"
+            )
+        check_same_config(saved_config(config.out / "run.json"), json.loads(identity), config.out)
+    else:
+        check_free(config.out)
+    return identity
 
 
 def check_free(folder: Path) -> None:

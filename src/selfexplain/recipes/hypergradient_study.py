@@ -19,10 +19,10 @@ import tyro
 from torch import Tensor
 
 from selfexplain.errors import InputError
-from selfexplain.lease.lease import LeaSE, with_gradient_path
+from selfexplain.lease.lease import LeaSE
 from selfexplain.lease.search import Batch
 from selfexplain.multilevel import Level, Mode, unroll
-from selfexplain.multilevel.variables import Variable, leaves
+from selfexplain.multilevel.variables import leaves
 from selfexplain.recipes.environment import environment
 from selfexplain.recipes.options import DataOptions, plain
 from selfexplain.recipes.prepare import load, prepare
@@ -133,17 +133,13 @@ def _gradient(
 ) -> Tensor:
     """The hypergradient (all entries) of one step that is not taken."""
     options = search.options
-    search.options = with_gradient_path(replace(options, gradient_path=path), path)
+    search.options = replace(options, gradient_path=path)
     step = search.declare(train_batch, val_batch)
     search.options = options
     levels: list[Level] = list(step.levels)
     if displacement != "declared":
         levels = [replace(level, displacement=displacement) for level in levels]
-    variables: dict[str, Variable] = {
-        "architecture": {name: t.detach() for name, t in search.architecture.items()},
-        **{name: learner.weights for name, learner in search.learners.items()},
-        **step.start,
-    }
+    variables = search.variables() | step.start
     found = unroll(levels, step.outer, variables, "architecture", mode).hypergradient
     return torch.cat([tensor.flatten() for tensor in leaves(found)])
 

@@ -5,15 +5,13 @@ A search's folder holds `run.json` (configuration, environment), then after ever
 and `result.json`.
 """
 
-import json
 from typing import Any
 
 import torch
 
 from selfexplain.data import ImageData
-from selfexplain.errors import InputError
 from selfexplain.recipes.environment import environment
-from selfexplain.recipes.folder import check_free, check_same_config, locked, saved_config
+from selfexplain.recipes.folder import claim_folder, locked
 from selfexplain.recipes.options import DeviceOptions, plain
 from selfexplain.recipes.prepare import load, prepare
 from selfexplain.recipes.search_options import SearchConfig
@@ -52,7 +50,7 @@ def run_search(
         >>> sorted(run_search(config))
         ['collapsed', 'edges', 'epochs', 'genotype', 'method', 'seed', 'skips', 'space']
     """
-    identity = _claim_folder(config)
+    identity = claim_folder(config)
     done = config.out / "result.json"
     if done.exists():
         return read_json(done)
@@ -108,17 +106,3 @@ def _write_run(config: SearchConfig, device: torch.device, images: dict[str, int
             "images": images,
         },
     )
-
-
-def _claim_folder(config: SearchConfig) -> str:
-    """Check that the folder is free, or holds this very search; return the search's identity."""
-    identity = json.dumps(plain(config, leave_out=("out", "resume")), sort_keys=True)
-    if any((config.out / name).exists() for name in ("checkpoint.pt", "result.json")):
-        if not config.resume:
-            raise InputError(
-                f"{config.out} holds another run; pass --resume to continue it, or another --out"
-            )
-        check_same_config(saved_config(config.out / "run.json"), json.loads(identity), config.out)
-    else:
-        check_free(config.out)
-    return identity

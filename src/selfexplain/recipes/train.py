@@ -24,7 +24,7 @@ from selfexplain.evaluation import predict, score
 from selfexplain.recipes.classifier import build_seeded
 from selfexplain.recipes.derived import drop_path_schedule, size_of
 from selfexplain.recipes.environment import environment
-from selfexplain.recipes.folder import check_free, check_same_config, locked, saved_config
+from selfexplain.recipes.folder import claim_folder, locked
 from selfexplain.recipes.options import DeviceOptions, RunConfig, TrainConfig, plain
 from selfexplain.recipes.prepare import Prepared, load, prepare
 from selfexplain.training import TrainingOptions, train
@@ -89,7 +89,7 @@ def run_training(
         >>> sorted(run_training(config))
         ['accuracy', 'brier', 'ece', 'nll', 'objective', 'seed', 'step_seconds']
     """
-    identity = _claim_folder(config)
+    identity = claim_folder(config)
     done = config.out / "result.json"
     if done.exists():
         return read_json(done)
@@ -179,21 +179,6 @@ def check_model(model: nn.Module, name: str, shape_CHW: tuple[int, int, int], cl
             f"model {name} returns shape {shape} for 2 images of {classes} classes; "
             f"it must return logits of shape (2, {classes})"
         )
-
-
-def _claim_folder(config: RunConfig) -> str:
-    """Check that the folder is free, or holds this very run; return the run's identity."""
-    identity = json.dumps(plain(config, leave_out=("out", "resume")), sort_keys=True)
-    path = config.out / "run.json"
-    if any((config.out / name).exists() for name in ("checkpoint.pt", "result.json")):
-        if not config.resume:
-            raise InputError(
-                f"{config.out} holds another run; pass --resume to continue it, or another --out"
-            )
-        check_same_config(saved_config(path), json.loads(identity), config.out)
-    else:
-        check_free(config.out)
-    return identity
 
 
 def write_run(config: RunConfig, prepared: Prepared, fabric: Fabric) -> None:
