@@ -4,8 +4,9 @@ import torch
 from lightning_fabric import Fabric
 
 from selfexplain.models import build_model
+from selfexplain.objectives import ObjectiveContext
+from selfexplain.recipes.objective_options import ObjectiveOptions
 from selfexplain.recipes.objectives import build_objective
-from selfexplain.recipes.options import ObjectiveOptions
 from selfexplain.training.cost import interleaved_cost
 
 SPECS = {
@@ -19,16 +20,24 @@ SPECS = {
 def objective(spec: str) -> torch.nn.Module:
     """An objective around a ResNet-18 of 100 classes."""
     torch.manual_seed(0)
+    context = ObjectiveContext(
+        num_classes=100, image_shape=(3, 32, 32), num_images=128, make_model=_model
+    )
+    return build_objective(spec, _model(), ObjectiveOptions(), context)
+
+
+def _model() -> torch.nn.Module:
     model = build_model("resnet18", num_classes=100, in_channels=3)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return build_objective(spec, model, ObjectiveOptions())
+    return model
 
 
-def batch(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def batch(device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """128 images on a GPU, 32 on a CPU, where a step of 128 takes many seconds."""
     count = 128 if device.type == "cuda" else 32
     x_BCHW = torch.randn(count, 3, 32, 32).contiguous(memory_format=torch.channels_last)
-    return x_BCHW.to(device), (torch.arange(count) % 100).to(device)
+    index_B = torch.arange(count, device=device)
+    return x_BCHW.to(device), index_B % 100, index_B
 
 
 def run(device: torch.device) -> list[dict[str, object]]:

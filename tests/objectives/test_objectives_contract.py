@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from selfexplain.errors import InputError
 from selfexplain.models import build_model
 from selfexplain.models.small_cnn import SmallCNN
-from selfexplain.objectives import Objective, WithAuxiliaryHead
+from selfexplain.objectives import Choice, Objective, ObjectiveContext, WithAuxiliaryHead
+from selfexplain.recipes.objective_options import ObjectiveOptions
 from selfexplain.recipes.objectives import OBJECTIVES, build_objective
-from selfexplain.recipes.options import ObjectiveOptions
 
 CLASSES = 5
 SPECS = [
@@ -49,14 +49,37 @@ class TwoHeaded(SmallCNN):
         return self.head(self.pool(self.block3(self.halve(h))).flatten(1))
 
 
+def make_model() -> nn.Module:
+    return build_model("small_cnn", num_classes=CLASSES, in_channels=1)
+
+
+def build(spec: str, model: nn.Module) -> Objective:
+    context = ObjectiveContext(
+        num_classes=CLASSES,
+        image_shape=(1, 8, 8),
+        num_images=40,
+        make_model=make_model,
+        teacher=make_model(),
+    )
+    return build_objective(spec, model, ObjectiveOptions(), context)
+
+
 def make(spec: str) -> Objective:
-    """The objective of a spec; `auxiliary+SPEC` for one beside an auxiliary head."""
+    """The objective of a spec; `auxiliary+SPEC` for one beside an auxiliary head.
+
+    It stands in the second of four epochs, in which objectives that look back have something to
+    look back at.
+    """
     torch.manual_seed(0)
-    auxiliary, _, inner = spec.rpartition("+")
-    if auxiliary:
-        return WithAuxiliaryHead(build_objective(inner, TwoHeaded(), ObjectiveOptions()))
-    model = build_model("small_cnn", num_classes=CLASSES, in_channels=1)
-    return build_objective(spec, model, ObjectiveOptions())
+    if spec.startswith("auxiliary+"):
+        objective: Objective = WithAuxiliaryHead(
+            build(spec.removeprefix("auxiliary+"), TwoHeaded())
+        )
+    else:
+        objective = build(spec, make_model())
+    for epoch in range(2):
+        objective.begin_epoch(epoch, 4)
+    return objective
 
 
 def batch(seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -65,11 +88,17 @@ def batch(seed: int = 0) -> tuple[Tensor, Tensor]:
     return x, torch.randint(0, CLASSES, (8,), generator=generator)
 
 
+def arguments(objective: Objective, seed: int = 0) -> tuple[Tensor, ...]:
+    """What a training loop calls the objective with; images 0 to 39 in turn, 8 a batch."""
+    index = torch.arange(8) + 8 * (seed % 5)
+    return (*batch(seed), index) if objective.wants_indices else batch(seed)
+
+
 def steps(objective: Objective, count: int, first: int = 0) -> list[float]:
     optimiser = torch.optim.SGD(objective.parameters(), lr=0.05)
     losses = []
     for i in range(first, first + count):
-        out = objective(*batch(i))
+        out = objective(*arguments(objective, i))
         optimiser.zero_grad()
         out["loss"].backward()
         optimiser.step()
@@ -84,8 +113,8 @@ def spec(request: pytest.FixtureRequest) -> str:
 
 def test_gives_a_scalar_loss_and_the_models_logits(spec: str) -> None:
     objective = make(spec).eval()
-    x, y = batch()
-    out = objective(x, y)
+    x, *rest = arguments(objective)
+    out = objective(x, *rest)
     assert out["loss"].ndim == 0
     assert out["loss"].isfinite()
     torch.testing.assert_close(out["output"], objective.model(x))
@@ -96,22 +125,25 @@ def test_gives_a_scalar_loss_and_the_models_logits(spec: str) -> None:
 
 def test_every_parameter_gets_a_gradient(spec: str) -> None:
     objective = make(spec)
-    objective(*batch())["loss"].backward()
+    objective(*arguments(objective))["loss"].backward()
     for name, parameter in objective.named_parameters():
+        if not parameter.requires_grad:  # a teacher's
+            continue
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
 
 
 def test_training_lowers_the_loss_of_one_batch(spec: str) -> None:
     objective = make(spec)
-    x, y = batch()
+    x, y, *rest = arguments(objective)
     optimiser = torch.optim.SGD(objective.parameters(), lr=0.05)
-    before = nn.functional.cross_entropy(objective(x, y)["output"], y).item()
+    before = nn.functional.cross_entropy(objective(x, y, *rest)["output"], y).item()
     for _ in range(30):
         optimiser.zero_grad()
-        objective(x, y)["loss"].backward()
+        objective(x, y, *rest)["loss"].backward()
         optimiser.step()
-    assert nn.functional.cross_entropy(objective(x, y)["output"], y).item() < 0.5 * before
+    after = nn.functional.cross_entropy(objective(x, y, *rest)["output"], y).item()
+    assert after < 0.5 * before
 
 
 def test_state_dict_continues_the_same_training(spec: str) -> None:
@@ -131,7 +163,7 @@ def test_forward_leaves_no_hooks_gradients_or_modes_behind(spec: str) -> None:
     objective.model.get_submodule("block2").eval()
     modes = [m.training for m in objective.modules()]
     rng = torch.get_rng_state()
-    objective(*batch())
+    objective(*arguments(objective))
     assert [m.training for m in objective.modules()] == modes
     assert torch.equal(torch.get_rng_state(), rng)
     assert all(p.grad is None for p in objective.parameters())
@@ -143,7 +175,7 @@ def test_forward_leaves_no_hooks_gradients_or_modes_behind(spec: str) -> None:
 def test_batch_norm_sees_each_batch_once(spec: str) -> None:
     objective, plain = make(spec), make("standard")
     for i in range(3):
-        objective(*batch(i))
+        objective(*arguments(objective, i))
         plain(*batch(i))
     ours, theirs = dict(objective.model.named_buffers()), dict(plain.model.named_buffers())
     for name in theirs:
@@ -154,7 +186,7 @@ def test_works_without_gradients_and_then_learns_nothing(spec: str) -> None:
     objective = make(spec).eval()
     before = copy.deepcopy(objective.state_dict())
     with torch.no_grad():
-        out = objective(*batch())
+        out = objective(*arguments(objective))
     assert not out["loss"].requires_grad
     assert not out["output"].requires_grad
     for name, value in objective.state_dict().items():
@@ -163,9 +195,31 @@ def test_works_without_gradients_and_then_learns_nothing(spec: str) -> None:
 
 
 def test_label_out_of_range_is_named(spec: str) -> None:
-    x, y = batch()
+    objective = make(spec)
+    x, y, *rest = arguments(objective)
     with pytest.raises(InputError, match="label 7 is outside the model's 5 classes"):
-        make(spec)(x, y.index_fill(0, torch.tensor([2]), 7))
+        objective(x, y.index_fill(0, torch.tensor([2]), 7), *rest)
+
+
+def test_soft_labels_are_taken_or_refused_as_declared(spec: str) -> None:
+    objective = make(spec)
+    x, y, *rest = arguments(objective)
+    soft = nn.functional.one_hot(y, CLASSES).float()
+    if not objective.takes_soft_labels:
+        with pytest.raises(InputError, match="labels"):
+            objective(x, soft, *rest)
+        return
+    torch.testing.assert_close(objective(x, soft, *rest)["loss"], make(spec)(x, y, *rest)["loss"])
+    with pytest.raises(InputError, match="soft labels"):
+        objective(x, soft[:, 1:], *rest)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_what_can_be_tuned_is_an_option_and_both_ends_are_accepted(name: str) -> None:
+    for option, values in OBJECTIVES[name].tunable.items():
+        ends = values.values if isinstance(values, Choice) else (values.low, values.high)
+        for end in ends:
+            make(f"{name}:{option}={str(end).lower() if isinstance(end, bool) else end}")
 
 
 class Pyramid(nn.Module):
@@ -182,10 +236,13 @@ class Pyramid(nn.Module):
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_model_without_logits_is_refused(name: str) -> None:
-    x, y = batch()
+    def first_step(model: nn.Module) -> None:
+        objective = build(name, model)
+        objective(*arguments(objective))
+
     for model in (Pyramid(), nn.Conv2d(1, 3, 3)):
         with pytest.raises(InputError, match="logits"):
-            build_objective(name, model, ObjectiveOptions())(x, y)
+            first_step(model)
 
 
 def test_bad_options_are_named() -> None:

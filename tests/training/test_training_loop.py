@@ -247,7 +247,7 @@ class Slow(Standard):
 
 def test_cost_is_relative_to_the_reference() -> None:
     objectives = {"standard": Standard(model()), "slow": Slow(model())}
-    batch = (torch.randn(64, 1, 6, 6), torch.randint(0, 4, (64,)))
+    batch = (torch.randn(64, 1, 6, 6), torch.randint(0, 4, (64,)), torch.arange(64))
     costs = interleaved_cost(
         objectives, "standard", batch, fabric=Fabric(accelerator="cpu", devices=1), rounds=15
     )

@@ -102,9 +102,25 @@ class Batches:
                 f"start_step is {start_step}; pass a number from 0 to {len(self)}, "
                 "the number of steps of an epoch"
             )
-        return self._produce(epoch, start_step)
+        return ((x_BCHW, y_B) for x_BCHW, y_B, _ in self._produce(epoch, start_step))
 
-    def _produce(self, epoch: int, start_step: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def indexed_epoch(
+        self, epoch: int
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Produce the batches of one epoch with index_B (int64), each image's place in the set.
+
+        Example:
+            >>> images = MemoryImages(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.arange(4))
+            >>> half_C = torch.tensor([0.5])
+            >>> batches = Batches(images, batch_size=2, shuffle=False, mean_C=half_C, std_C=half_C)
+            >>> [index_B.tolist() for _, _, index_B in batches.indexed_epoch(0)]
+            [[0, 1], [2, 3]]
+        """
+        return self._produce(epoch, 0)
+
+    def _produce(
+        self, epoch: int, start_step: int
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         steps = [
             (step, global_B, rank_slice(len(global_B), self.rank, self.world_size))
             for step, global_B in enumerate(torch.split(self._order(epoch), self.batch_size))
@@ -118,8 +134,8 @@ class Batches:
         for (step, global_B, mine), indices_B, read_BCHW in zip(steps, indices, read, strict=True):
             pixels_BCHW = read_BCHW.to(self.device, non_blocking=True)
             pixels_BCHW = self._augmented(pixels_BCHW, (epoch, step), len(global_B), mine)
-            labels_B = self.labels_N[indices_B.to(self.device)]
-            yield normalise(pixels_BCHW, self.mean_C, self.std_C), labels_B
+            index_B = indices_B.to(self.device)
+            yield normalise(pixels_BCHW, self.mean_C, self.std_C), self.labels_N[index_B], index_B
 
     def _order(self, epoch: int) -> torch.Tensor:
         if not self.shuffle:

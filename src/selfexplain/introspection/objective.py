@@ -8,8 +8,9 @@ validation splits (docs/methods/introspective.md).
 Shape suffixes: B batch, C channels, H and W space, K classes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,7 @@ from selfexplain.introspection.target import (
     zipf_target,
 )
 from selfexplain.objectives.base import Objective, check_logits
+from selfexplain.objectives.tunable import Range, Tunable
 
 
 class Introspective(Objective):
@@ -62,6 +64,8 @@ class Introspective(Objective):
         >>> out = objective(torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 2, 3]))
         >>> out["loss"].backward()
     """
+
+    tunable: ClassVar[Mapping[str, Tunable]] = {"weight": Range(0.03, 1.0, log=True)}
 
     def __init__(self, model: nn.Module, **options: object) -> None:
         super().__init__(model)

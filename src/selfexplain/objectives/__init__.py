@@ -3,7 +3,19 @@
 from selfexplain.objectives.auxiliary_head import WithAuxiliaryHead
 from selfexplain.objectives.base import Objective
 from selfexplain.objectives.confidence_penalty import ConfidencePenalty
+from selfexplain.objectives.context import ObjectiveContext
 from selfexplain.objectives.label_smoothing import LabelSmoothing
 from selfexplain.objectives.standard import Standard
+from selfexplain.objectives.tunable import Choice, Range, Tunable
 
-__all__ = ["ConfidencePenalty", "LabelSmoothing", "Objective", "Standard", "WithAuxiliaryHead"]
+__all__ = [
+    "Choice",
+    "ConfidencePenalty",
+    "LabelSmoothing",
+    "Objective",
+    "ObjectiveContext",
+    "Range",
+    "Standard",
+    "Tunable",
+    "WithAuxiliaryHead",
+]

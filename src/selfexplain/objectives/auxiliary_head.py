@@ -45,19 +45,25 @@ class WithAuxiliaryHead(Objective):
         self.head = head
         self.weight = weight
         self.period = objective.period
+        self.takes_soft_labels = objective.takes_soft_labels
+        self.wants_indices = objective.wants_indices
         self._head_module()
 
     def skip_warmup(self) -> None:
         """Take the objective past its warm-up."""
         self.objective.skip_warmup()
 
-    def forward(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        """Tell the objective that an epoch begins."""
+        self.objective.begin_epoch(epoch, epochs)
+
+    def forward(self, x_BCHW: Tensor, y_B: Tensor, *index_B: Tensor) -> dict[str, Tensor]:
         """Loss of images (B, C, H, W) and labels (B,); the objective's terms, and auxiliary."""
         head = self._head_module()
         seen: list[object] = []
         handle = head.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
         try:
-            out: dict[str, Tensor] = self.objective(x_BCHW, y_B)
+            out: dict[str, Tensor] = self.objective(x_BCHW, y_B, *index_B)
         finally:
             handle.remove()
         if not head.training:
@@ -67,7 +73,7 @@ class WithAuxiliaryHead(Objective):
                 f"the head {self.head!r} ran {len(seen)} times in a training step; pass a model "
                 "that runs it once in each forward pass, and an objective of one pass"
             )
-        auxiliary = F.cross_entropy(check_logits(seen[0], y_B), y_B)
+        auxiliary = F.cross_entropy(check_logits(seen[0], y_B, soft=True), y_B)
         return {
             **out,
             "loss": out["loss"] + self.weight * auxiliary,

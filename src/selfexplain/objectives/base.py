@@ -3,9 +3,14 @@
 Shape suffixes: B batch, C channels, H and W space, K classes.
 """
 
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
+from selfexplain.objectives.context import ObjectiveContext
+from selfexplain.objectives.tunable import Tunable
 
 
 class Objective(nn.Module):
@@ -29,10 +34,35 @@ class Objective(nn.Module):
 
     period = 1
     """Steps after which the work of a step repeats; above 1 if only some steps do extra work."""
+    takes_soft_labels = False
+    """Whether labels may be distributions (B, K), as mixed images have them."""
+    wants_indices = False
+    """Whether each call needs the images' places in the training set: objective(x, y, index_B)."""
+    tunable: ClassVar[Mapping[str, Tunable]] = {}
+    """The options that a fair comparison tunes, by name, and where their good values may lie."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+
+    @classmethod
+    def in_context(cls, model: nn.Module, context: ObjectiveContext, **options: Any) -> Self:
+        """Build the objective from options alone; what else it needs is taken from the context."""
+        del context
+        return cls(model, **options)
+
+    @classmethod
+    def teacher_spec(cls, options: Mapping[str, Any]) -> str | None:
+        """Spec of the objective that trains the teacher, for one that needs a trained teacher."""
+        del options
+        return None
+
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        """Take note that epoch number `epoch` of `epochs`, counted from 0, begins.
+
+        Objectives whose work changes with the epochs, or that remember something from one to the
+        next, override it; every training loop calls it on all processes.
+        """
 
     def skip_warmup(self) -> None:
         """Behave from now on as after the warm-up; nothing to do for an objective without one."""
@@ -42,7 +72,7 @@ class Objective(nn.Module):
 
         Args:
             x_BCHW: images, as the model wants them.
-            y_B: class indices in [0, K).
+            y_B: class indices in [0, K); or distributions (B, K), if `takes_soft_labels`.
 
         Returns:
             "loss" (a scalar with a graph), "output" (logits (B, K)), and named scalar terms of the
@@ -51,12 +81,18 @@ class Objective(nn.Module):
         raise NotImplementedError
 
 
-def check_logits(logits_BK: object, y_B: Tensor) -> Tensor:
+def check_logits(logits_BK: object, y_B: Tensor, *, soft: bool = False) -> Tensor:
     """Return the model's output if it is logits (B, K) that fit the labels.
 
+    Args:
+        logits_BK: what the model returned.
+        y_B: class indices, or with `soft` also distributions (B, K).
+        soft: whether labels may be distributions.
+
     Raises:
-        InputError: the output is not a floating-point tensor (B, K), or a label (where labels are
-            on the CPU; elsewhere the check would stall the device) is outside [0, K).
+        InputError: the output is not a floating-point tensor (B, K), the labels have another shape,
+            or a label (where labels are on the CPU; elsewhere the check would stall the device) is
+            outside [0, K).
 
     Example:
         >>> import torch
@@ -74,6 +110,18 @@ def check_logits(logits_BK: object, y_B: Tensor) -> Tensor:
             f"the model returned {logits_BK.dtype} of shape {tuple(logits_BK.shape)} for a batch "
             f"of {batch}; it must return floating-point logits of shape ({batch}, classes)"
         )
+    if y_B.ndim != 1:
+        if not soft:
+            raise InputError(
+                f"the labels have shape {tuple(y_B.shape)}, but this objective needs one class for "
+                f"each image; pass labels of shape ({batch},), and images that are not mixed"
+            )
+        if y_B.shape != logits_BK.shape or not y_B.is_floating_point():
+            raise InputError(
+                f"the soft labels are {y_B.dtype} of shape {tuple(y_B.shape)} for logits of shape "
+                f"{tuple(logits_BK.shape)}; pass one distribution over the classes for each image"
+            )
+        return logits_BK
     if y_B.device.type == "cpu" and batch:
         low, high = int(y_B.min()), int(y_B.max())
         if low < 0 or high >= logits_BK.shape[1]:

@@ -4,10 +4,14 @@ Source: Pereyra et al. 2017, "Regularizing Neural Networks by Penalizing Confide
 Distributions".
 """
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.objectives.base import Objective, check_in_range, check_logits
+from selfexplain.objectives.tunable import Range, Tunable
 
 
 def entropy(logits_BK: Tensor) -> Tensor:
@@ -39,14 +43,17 @@ class ConfidencePenalty(Objective):
         >>> out["loss"].backward()
     """
 
+    takes_soft_labels = True
+    tunable: ClassVar[Mapping[str, Tunable]] = {"beta": Range(0.01, 1.0, log=True)}
+
     def __init__(self, model: nn.Module, beta: float = 0.1) -> None:
         check_in_range("beta", beta, 0.0, float("inf"))
         super().__init__(model)
         self.beta = beta
 
     def forward(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
-        """Penalised cross-entropy of images (B, C, H, W) and labels (B,)."""
-        logits_BK = check_logits(self.model(x_BCHW), y_B)
+        """Penalised cross-entropy of images (B, C, H, W) and labels (B,) or (B, K)."""
+        logits_BK = check_logits(self.model(x_BCHW), y_B, soft=True)
         cross_entropy = F.cross_entropy(logits_BK, y_B)
         confidence = entropy(logits_BK)
         return {

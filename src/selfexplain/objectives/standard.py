@@ -15,7 +15,9 @@ class Standard(Objective):
         >>> objective(torch.zeros(2, 1, 2, 2), torch.tensor([0, 2]))["loss"].backward()
     """
 
+    takes_soft_labels = True
+
     def forward(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy of images (B, C, H, W) and labels (B,)."""
-        logits_BK = check_logits(self.model(x_BCHW), y_B)
+        """Cross-entropy of images (B, C, H, W) and labels (B,) or (B, K)."""
+        logits_BK = check_logits(self.model(x_BCHW), y_B, soft=True)
         return {"loss": F.cross_entropy(logits_BK, y_B), "output": logits_BK}

@@ -7,7 +7,7 @@ from torch import nn
 
 from selfexplain.data import ImageData
 from selfexplain.models import build_model
-from selfexplain.objectives import Objective
+from selfexplain.objectives import Objective, ObjectiveContext
 from selfexplain.recipes.derived import Plain, derived_network, is_derived, with_auxiliary_head
 from selfexplain.recipes.objectives import build_objective
 from selfexplain.recipes.options import plain
@@ -36,10 +36,38 @@ def build_classifier(
     return build_model(config["model"], num_classes=num_classes, in_channels=shape_CHW[0])
 
 
-def build_seeded(config: Any, spec: str, seed: int, data: ImageData) -> Objective:
-    """The objective around a model whose start weights depend on the seed alone."""
+def build_seeded(
+    config: Any,
+    spec: str,
+    seed: int,
+    data: ImageData,
+    *,
+    num_images: int,
+    teacher: nn.Module | None = None,
+) -> Objective:
+    """The objective around a model whose start weights depend on the seed alone.
+
+    Args:
+        config: with the model, and the options of all objectives.
+        spec: of the objective.
+        seed: of the start weights.
+        data: the images' shape and classes.
+        num_images: how many images are trained on.
+        teacher: a trained model, for an objective that asks for one.
+    """
     described = plain(config)
+
+    def make_model() -> nn.Module:
+        return build_classifier(described, num_classes=data.num_classes, shape_CHW=data.shape_CHW)
+
+    context = ObjectiveContext(
+        num_classes=data.num_classes,
+        image_shape=data.shape_CHW,
+        num_images=num_images,
+        make_model=make_model,
+        teacher=teacher,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = build_classifier(described, num_classes=data.num_classes, shape_CHW=data.shape_CHW)
-        return with_auxiliary_head(build_objective(spec, model, config.options), described)
+        objective = build_objective(spec, make_model(), config.options, context)
+        return with_auxiliary_head(objective, described)

@@ -60,8 +60,8 @@ def run_comparison(
     _claim_folder(config)
     fabric = launch(config.device, config.training)
     data = load(config.data)
-    start = build_seeded(config, "standard", config.seeds[0], data).model
-    check_model(start, config.model, data.shape_CHW, data.num_classes)
+    start = build_seeded(config, "standard", config.seeds[0], data, num_images=1)
+    check_model(start.model, config.model, data.shape_CHW, data.num_classes)
     if fabric.is_global_zero:
         shared = plain(config, leave_out=("out",))
         write_json(
@@ -178,8 +178,11 @@ def _costs(
         if set(config.objectives) <= kept.keys():
             return kept
     names = list(dict.fromkeys(("standard", *config.objectives)))
-    objectives = {name: build_seeded(config, name, seed, data) for name in names}
     prepared = prepare(data, config.data, seed)
+    objectives = {
+        name: build_seeded(config, name, seed, data, num_images=len(prepared.train))
+        for name in names
+    }
     batches = prepared.training_batches(
         batch_size=config.training.batch_size,
         seed=seed,
@@ -188,7 +191,8 @@ def _costs(
         world_size=fabric.world_size,
         workers=0,
     )
-    measured = interleaved_cost(objectives, "standard", next(iter(batches.epoch(0))), fabric=fabric)
+    batch = next(batches.indexed_epoch(0))
+    measured = interleaved_cost(objectives, "standard", batch, fabric=fabric)
     costs = {
         name: {"step_seconds": c.step_seconds, "cost": c.ratio} for name, c in measured.items()
     }
@@ -201,7 +205,8 @@ def _claim_folder(config: CompareConfig) -> None:
     """Check that the folder is free or holds this comparison, to which runs may be added."""
     path = config.out / "compare.json"
     if path.exists():
-        free = ("out", "objectives", "seeds")
+        # Each run checks the options of its own objective.
+        free = ("out", "objectives", "seeds", "options")
         old = {k: v for k, v in saved_config(path).items() if k not in free}
         check_same_config(old, plain(config, leave_out=free), config.out)
     else:

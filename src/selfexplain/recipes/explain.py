@@ -21,11 +21,12 @@ from selfexplain.data.sources import Files
 from selfexplain.errors import InputError
 from selfexplain.explanations import MapKind, class_maps
 from selfexplain.introspection import Introspective
+from selfexplain.objectives import Objective
 from selfexplain.recipes.classifier import build_classifier
 from selfexplain.recipes.derived import with_auxiliary_head
 from selfexplain.recipes.folder import saved_config
-from selfexplain.recipes.objectives import build_objective
-from selfexplain.recipes.options import ObjectiveOptions
+from selfexplain.recipes.objective_options import ObjectiveOptions
+from selfexplain.recipes.objectives import resolve
 from selfexplain.report import explanation_figure
 from selfexplain.training.checkpoint import load_checkpoint
 from selfexplain.training.files import read_json
@@ -85,9 +86,11 @@ def load_run(folder: Path, kind: MapKind = "cam", layer: str | None = None) -> T
     names, (channels, height, width) = tuple(images["class_names"]), images["shape"]
     shape_CHW = (channels, height, width)
     model = build_classifier(config, num_classes=len(names), shape_CHW=shape_CHW)
-    objective = build_objective(config["objective"], model, _objective_options(config))
-    if isinstance(objective, Introspective):
+    objective: Objective
+    name, values = resolve(config["objective"], _objective_options(config))
+    if name == "introspective":
         # The running class means are in the checkpoint alone.
+        objective = Introspective(model, **values)
         whole = with_auxiliary_head(objective, config)
         whole.load_state_dict(load_checkpoint(folder / "checkpoint.pt")["objective"])
     else:

@@ -8,10 +8,16 @@ from torch import nn
 
 from selfexplain.errors import InputError
 from selfexplain.introspection import Introspective
-from selfexplain.objectives import ConfidencePenalty, LabelSmoothing, Objective, Standard
-from selfexplain.recipes.options import ObjectiveOptions
+from selfexplain.objectives import (
+    ConfidencePenalty,
+    LabelSmoothing,
+    Objective,
+    ObjectiveContext,
+    Standard,
+)
+from selfexplain.recipes.objective_options import ObjectiveOptions
 
-OBJECTIVES: dict[str, Any] = {
+OBJECTIVES: dict[str, type[Objective]] = {
     "standard": Standard,
     "label_smoothing": LabelSmoothing,
     "confidence_penalty": ConfidencePenalty,
@@ -21,26 +27,33 @@ OBJECTIVES: dict[str, Any] = {
 `ObjectiveOptions`."""
 
 
-def build_objective(spec: str, model: nn.Module, options: ObjectiveOptions) -> Objective:
+def build_objective(
+    spec: str, model: nn.Module, options: ObjectiveOptions, context: ObjectiveContext
+) -> Objective:
     """Build an objective around a model.
 
     Args:
         spec: `NAME`, or `NAME:option=value,option=value` to differ from `options`.
         model: the model to be trained.
         options: options of all objectives.
+        context: what else some objectives need to know of the run.
 
     Raises:
         InputError: there is no such objective or option, or a value does not fit.
 
     Example:
         >>> from selfexplain.models import build_model
-        >>> model = build_model("small_cnn", num_classes=5, in_channels=1)
-        >>> build_objective("label_smoothing:smoothing=0.2", model, ObjectiveOptions()).smoothing
+        >>> def make():
+        ...     return build_model("small_cnn", num_classes=5, in_channels=1)
+        >>> context = ObjectiveContext(
+        ...     num_classes=5, image_shape=(1, 8, 8), num_images=100, make_model=make
+        ... )
+        >>> spec = "label_smoothing:smoothing=0.2"
+        >>> build_objective(spec, make(), ObjectiveOptions(), context).smoothing
         0.2
     """
     name, values = resolve(spec, options)
-    objective: Objective = OBJECTIVES[name](model, **values)
-    return objective
+    return OBJECTIVES[name].in_context(model, context, **values)
 
 
 def resolve(spec: str, options: ObjectiveOptions) -> tuple[str, dict[str, Any]]:

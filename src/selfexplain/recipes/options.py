@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from selfexplain.errors import InputError
-from selfexplain.introspection import IntrospectiveOptions
+from selfexplain.recipes.objective_options import ObjectiveOptions
 from selfexplain.training import TrainingOptions
 
 
@@ -57,31 +57,6 @@ class DataOptions:
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise InputError(f"{name} is {value}; pass a whole number of at least 0")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LabelSmoothingOptions:
-    """Options of the objective label_smoothing."""
-
-    smoothing: float = 0.1
-    """Mass spread evenly over all classes."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ConfidencePenaltyOptions:
-    """Options of the objective confidence_penalty."""
-
-    beta: float = 0.1
-    """Weight of the entropy that is rewarded."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ObjectiveOptions:
-    """Options of every objective; only those of the objective in use count."""
-
-    label_smoothing: LabelSmoothingOptions = field(default_factory=LabelSmoothingOptions)
-    confidence_penalty: ConfidencePenaltyOptions = field(default_factory=ConfidencePenaltyOptions)
-    introspective: IntrospectiveOptions = field(default_factory=IntrospectiveOptions)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -204,7 +179,15 @@ def check_seed(seed: int) -> None:
 
 
 def plain(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A configuration as JSON would give it back: dictionaries, lists, strings, numbers."""
+    """A configuration as JSON would give it back: dictionaries, lists, strings, numbers.
+
+    Of the options of objectives only those of the objectives in use are kept, so that a run's
+    configuration stays what it was when the library learns another objective.
+    """
     values = {k: v for k, v in asdict(config).items() if k not in leave_out}
+    specs = getattr(config, "objectives", None) or [getattr(config, "objective", None)]
+    if "options" in values and specs != [None]:
+        used = {part.partition(":")[0] for spec in specs for part in spec.split("+")}
+        values["options"] = {k: v for k, v in values["options"].items() if k in used}
     result: dict[str, Any] = json.loads(json.dumps(values, default=str))
     return result

@@ -79,7 +79,9 @@ def _train_and_look(config: SimilarityStudyConfig) -> list[dict[str, float]]:
     group_K = groups_of_classes(data, config)
     prepared = prepare(data, config.data, config.seed)
     fabric = launch(DeviceOptions(), config.training)
-    objective = build_seeded(_as_train_config(config), "standard", config.seed, data)
+    objective = build_seeded(
+        _as_train_config(config), "standard", config.seed, data, num_images=len(prepared.train)
+    )
     looks = {max(1, round(share * config.training.epochs)) for share in (0.1, 0.3, 1.0)}
     found: list[dict[str, float]] = []
 

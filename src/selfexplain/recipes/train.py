@@ -107,7 +107,9 @@ def _train_and_score(
     fabric = fabric if fabric is not None else launch(config.device, config.training)
     data = data if data is not None else load(config.data)
     prepared = prepare(data, config.data, config.seed)
-    objective = build_seeded(config, config.objective, config.seed, data)
+    objective = build_seeded(
+        config, config.objective, config.seed, data, num_images=len(prepared.train)
+    )
     name = config.model if isinstance(config, TrainConfig) else "of the genotype"
     check_model(objective.model, name, data.shape_CHW, data.num_classes)
     batches = prepared.training_batches(

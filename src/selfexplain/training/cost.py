@@ -28,7 +28,7 @@ class Cost:
 def interleaved_cost(
     objectives: Mapping[str, Objective],
     reference: str,
-    batch: tuple[Tensor, Tensor],
+    batch: tuple[Tensor, Tensor, Tensor],
     *,
     fabric: Fabric,
     rounds: int = 20,
@@ -42,7 +42,7 @@ def interleaved_cost(
     Args:
         objectives: by name; the reference is one of them. Their weights are changed.
         reference: whose step costs 1.
-        batch: images (B, C, H, W) and labels (B,) on the device.
+        batch: images (B, C, H, W), labels (B,) and places in the training set (B,), on the device.
         fabric: where the steps run.
         rounds: most rounds that are measured, after two that are not.
         most_seconds: stop after this time, but not before three measured rounds.
@@ -51,7 +51,7 @@ def interleaved_cost(
         >>> from selfexplain.models import build_model
         >>> from selfexplain.objectives import Standard
         >>> model = build_model("small_cnn", num_classes=3, in_channels=1)
-        >>> batch = (torch.zeros(4, 1, 8, 8), torch.tensor([0, 1, 2, 0]))
+        >>> batch = (torch.zeros(4, 1, 8, 8), torch.tensor([0, 1, 2, 0]), torch.arange(4))
         >>> fabric = Fabric(accelerator="cpu", devices=1)
         >>> plain = {"standard": Standard(model)}
         >>> interleaved_cost(plain, "standard", batch, fabric=fabric)["standard"].ratio
@@ -82,17 +82,18 @@ class _Stepper:
 
     def __init__(self, objective: Objective, fabric: Fabric) -> None:
         objective.train().skip_warmup()
-        self.period = objective.period
+        self.period, self.wants_indices = objective.period, objective.wants_indices
         self.fabric = fabric
         optimiser = torch.optim.SGD(objective.parameters(), lr=1e-3, momentum=0.9, nesterov=True)
         self.objective, self.optimiser = fabric.setup(objective, optimiser)
 
-    def seconds_of_a_step(self, x_BCHW: Tensor, y_B: Tensor) -> float:
+    def seconds_of_a_step(self, x_BCHW: Tensor, y_B: Tensor, index_B: Tensor) -> float:
+        batch = (x_BCHW, y_B, index_B) if self.wants_indices else (x_BCHW, y_B)
         self._wait()
         started = time.perf_counter()
         for _ in range(self.period):
             self.optimiser.zero_grad()
-            self.fabric.backward(self.objective(x_BCHW, y_B)["loss"])
+            self.fabric.backward(self.objective(*batch)["loss"])
             self.optimiser.step()
         self._wait()
         return (time.perf_counter() - started) / self.period

@@ -36,6 +36,9 @@ class EpochBatches(Protocol):
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Images (B, C, H, W) and labels (B,) of each step."""
 
+    def indexed_epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """The same with each image's place in the training set (B,)."""
+
 
 class DivergedError(InputError):
     """The loss or a weight stopped being a finite number.
@@ -110,6 +113,7 @@ def train(
     with global_generator_kept(fabric.device):
         for epoch in range(run.epochs_done, options.epochs):
             before_epoch(epoch)
+            objective.begin_epoch(epoch, options.epochs)
             torch.manual_seed(epoch_seed(seed, epoch, fabric.global_rank))
             metrics = _train_epoch(run, batches, options, fabric, epoch, on_step, path)
             if score is not None:
@@ -136,9 +140,9 @@ def _train_epoch(
     meter = Meter(every=1 if fabric.device.type == "cpu" else 20)
     started = time.perf_counter()
     layout = torch.channels_last if options.channels_last else torch.contiguous_format
-    for step, (x_BCHW, y_B) in enumerate(batches.epoch(epoch)):
+    for step, (x_BCHW, *rest) in enumerate(_steps(run.objective, batches, epoch)):
         _set_learning_rate(run, options, epoch * len(batches) + step, len(batches))
-        out = run.wrapped(x_BCHW.contiguous(memory_format=layout), y_B)
+        out = run.wrapped(x_BCHW.contiguous(memory_format=layout), *rest)
         run.stepper.zero_grad()
         fabric.backward(out["loss"])
         if options.clip:
@@ -150,7 +154,7 @@ def _train_epoch(
         run.stepper.step()
         if run.average is not None:
             run.average.update_parameters(run.objective.model)
-        if not _all_agree(fabric, meter.add(out, y_B)):
+        if not _all_agree(fabric, meter.add(out, rest[0])):
             raise _diverged(f"the loss became {meter.last_loss:g}", epoch, step, options, path)
         on_step(epoch * len(batches) + step + 1, options.epochs * len(batches))
     if not _all_agree(fabric, meter.finite() and weights_are_finite(run.objective)):
@@ -161,6 +165,11 @@ def _train_epoch(
         **meter.means(),
         "step_seconds": (time.perf_counter() - started) / len(batches),
     }
+
+
+def _steps(objective: Objective, batches: EpochBatches, epoch: int) -> Iterator[tuple[Tensor, ...]]:
+    """What the objective is called with, step by step."""
+    return batches.indexed_epoch(epoch) if objective.wants_indices else batches.epoch(epoch)
 
 
 def _set_learning_rate(run: Run, options: TrainingOptions, step: int, epoch_steps: int) -> None:
