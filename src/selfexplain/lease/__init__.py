@@ -4,6 +4,7 @@ from selfexplain.lease.darts import DARTS
 from selfexplain.lease.learner import Rates
 from selfexplain.lease.lease import LeaSE
 from selfexplain.lease.options import LeaSEOptions
+from selfexplain.lease.random_search import RandomSearch
 from selfexplain.lease.sanas import SANAS
 from selfexplain.lease.search import ArchitectureSearch, SearchDivergedError
 
@@ -13,6 +14,7 @@ __all__ = [
     "ArchitectureSearch",
     "LeaSE",
     "LeaSEOptions",
+    "RandomSearch",
     "Rates",
     "SearchDivergedError",
 ]

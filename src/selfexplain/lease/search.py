@@ -3,7 +3,7 @@
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -166,6 +166,10 @@ class ArchitectureSearch(ABC):
             found = gradients[name]
             if isinstance(found, dict):
                 learner.move(found)
+
+    def end_epoch(self, held_out: Iterable[Batch]) -> None:
+        """Look at held-out batches after an epoch, if the method does; here it does not."""
+        del held_out
 
     def set_progress(self, done: float) -> None:
         """Set the weights' learning rates for a share `done` in [0, 1] of the search."""

@@ -11,7 +11,7 @@ from selfexplain.lease import LeaSEOptions, Rates
 from selfexplain.recipes.options import UNNAMED, DataOptions, check_seed, name_folder
 
 Space = Literal["nasbench201", "darts", "pcdarts"]
-Method = Literal["lease", "sanas", "darts1", "darts2", "random"]
+Method = Literal["lease", "sanas", "darts1", "darts2", "random_search", "random"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,8 +26,8 @@ class SearchConfig:
     space: Space = "nasbench201"
     """What a cell may be."""
     method: Method = "lease"
-    """lease (learning by self-explanation), sanas, darts1 or darts2 (first and second order), or a
-    random cell."""
+    """lease (learning by self-explanation), sanas, darts1 or darts2 (first and second order),
+    random_search (random search with shared weights), or random: one cell, drawn."""
     audience: str = "small_cnn"
     """The model that learns from the explanations (lease): small_cnn | resnet20 | resnet18 | ... |
     timm:NAME | package.module:factory."""
@@ -83,10 +83,10 @@ class SearchConfig:
     def _check_method(self) -> None:
         """Refuse options that the method would not look at."""
         plain = replace(self.options, mode=None) == LeaSEOptions()
-        if self.method in ("darts1", "darts2", "random") and not plain:
+        if self.method not in ("lease", "sanas") and not plain:
             raise InputError(
                 f"method {self.method} has no explanation and no audience; leave out the options "
                 "of lease (lambda, gamma, eps, control, gradient-path, ...)"
             )
-        if self.method in ("darts1", "random") and self.options.mode is not None:
+        if self.method in ("darts1", "random_search", "random") and self.options.mode is not None:
             raise InputError(f"method {self.method} needs no hypergradient; leave out --mode")

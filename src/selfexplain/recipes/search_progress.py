@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from selfexplain.data import Batches
 from selfexplain.errors import InputError
 from selfexplain.evaluation import predict
 from selfexplain.lease import ArchitectureSearch
@@ -76,6 +77,7 @@ class SearchProgress:
             for name, loss in metrics.items():
                 sums[name] += loss
             on_step(epoch * len(self.halves) + step + 1, epochs * len(self.halves))
+        self.search.end_epoch(self._held_out().epoch(0))
         seconds = time.perf_counter() - started
         return {
             "losses": {name: _number(total / len(self.halves)) for name, total in sums.items()},
@@ -86,12 +88,13 @@ class SearchProgress:
 
     def _validation_accuracy(self) -> float:
         """Of the supernet, in percent, on the half that moves the architecture."""
-        held_out = self.prepared.scored_batches(
-            device=self.device, workers=self.config.data.workers
-        )
         model = _WithArchitecture(self.search.evaluated, self.search.architecture)
-        logits_NK, y_N = predict(model, held_out.epoch(0))
+        logits_NK, y_N = predict(model, self._held_out().epoch(0))
         return 100 * float((logits_NK.argmax(1) == y_N).float().mean())
+
+    def _held_out(self) -> Batches:
+        """The half that moves the architecture, in order and as it is."""
+        return self.prepared.scored_batches(device=self.device, workers=self.config.data.workers)
 
     def _look_at_cell(self) -> None:
         """Take over the cell that the architecture stands for now, unless it skips too much."""

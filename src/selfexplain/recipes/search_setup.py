@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from selfexplain.data import Batches, ImageData
 from selfexplain.errors import InputError
-from selfexplain.lease import DARTS, SANAS, ArchitectureSearch, LeaSE
+from selfexplain.lease import DARTS, SANAS, ArchitectureSearch, LeaSE, RandomSearch
 from selfexplain.lease.search import Batch
 from selfexplain.models import build_model
 from selfexplain.recipes.prepare import Prepared, side_of
@@ -43,6 +43,8 @@ def build_search(
             mode=config.options.mode or "finite_difference",
             seed=config.seed,
         )
+    if config.method == "random_search":
+        return RandomSearch(supernet, rates=config.rates, seed=config.seed)
     if config.method == "sanas":
         return SANAS(
             supernet, options=config.options, rates=config.rates, std_C=std_C, seed=config.seed

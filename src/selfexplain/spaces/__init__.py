@@ -6,6 +6,7 @@ from selfexplain.spaces.drop_path import set_drop_path
 from selfexplain.spaces.files import load_genotype, published_genotypes, save_genotype
 from selfexplain.spaces.genotype import FAMILIES, Cell, Edge, Genotype
 from selfexplain.spaces.network import build_network
+from selfexplain.spaces.one_hot import one_hot_architecture
 from selfexplain.spaces.sampling import random_genotype
 from selfexplain.spaces.strings import from_string, to_string
 from selfexplain.spaces.supernet import Supernet
@@ -22,6 +23,7 @@ __all__ = [
     "count_parameters",
     "from_string",
     "load_genotype",
+    "one_hot_architecture",
     "published_genotypes",
     "random_genotype",
     "save_genotype",
