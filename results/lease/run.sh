@@ -2,7 +2,8 @@
 # The experiments behind docs/methods/lease.md. From the project's root:
 #
 #   results/lease/run.sh accuracy   how far differences can be trusted as hypergradients
-#   results/lease/run.sh select     lambda, gamma and eps, by the search's own validation accuracy
+#   results/lease/run.sh select     the architecture's learning rate, then lambda and gamma, by the search's
+#                                   own validation accuracy, on two seeds
 #   results/lease/run.sh test       every method and control, three fresh seeds, small size
 #   results/lease/run.sh table      look everything up and write the tables
 #   results/lease/run.sh gpu        full size: 16 channels, N = 5, 50 epochs, on one GPU
@@ -15,8 +16,8 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 jobs="${JOBS:-2}"
 out=results/lease
 space=(--data parquet:data/cifar100 --space nasbench201)
-small=("${space[@]}" --image-size 16 --train-size 3072 --init-channels 8 --cells 1 --epochs 8
-  --architecture-lr 5e-3)
+size16=("${space[@]}" --image-size 16 --train-size 3072 --init-channels 8 --cells 1 --epochs 16)
+small=("${size16[@]}" --architecture-lr 0.05) # by select
 gpu=("${space[@]}" --init-channels 16 --cells 5 --epochs 50 --audience resnet18)
 chosen=(--lambda 1 --gamma 3) # by select
 methods=(
@@ -26,6 +27,7 @@ methods=(
   "lease --method lease ${chosen[*]}"
   "lease-shuffled --method lease ${chosen[*]} --control shuffled_delta"
   "lease-saliency --method lease ${chosen[*]} --control saliency"
+  "random-search --method random_search"
   "random --method random"
 )
 # LeaSE and SANAS compute exact inner products by default; so does darts2 here.
@@ -60,8 +62,14 @@ accuracy)
   done
   ;;
 select)
-  for seed in 100; do
-    for options in "" "--lambda 3" "--lambda 10" "--gamma 3" "--eps 0.0157" "--eps 0.1255"; do
+  for seed in 100 101; do
+    for rate in 0.005 0.02 0.05; do
+      side_by_side "$out/select" "darts2--architecture-lr$rate-seed$seed" "${size16[@]}" \
+        --method darts2 --mode inner_product --architecture-lr "$rate" --seed "$seed"
+    done
+  done
+  for seed in 100 101; do
+    for options in "" "--gamma 3" "--lambda 3"; do
       name="lease$(tr -d ' ' <<<"$options")-seed$seed"
       # shellcheck disable=SC2086 # options are words
       side_by_side "$out/select" "$name" "${small[@]}" --method lease $options --seed "$seed"
