@@ -1,98 +1,18 @@
-"""The graph of a genotype's cells as an SVG picture that needs nothing but itself.
-
-Nodes stand in one row, a column each. An edge between neighbours runs straight; any other runs in
-a lane above or below the row, and enters its node from there. Its label stands in the lane, in the
-gap before that node, where nothing runs up or down: so a label touches neither another label nor
-another edge, whatever the cell.
-"""
+"""The graph of a genotype's cells as an SVG picture that needs nothing but itself."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from itertools import count, product
-from typing import Any, NamedTuple
+from typing import Any
 from zlib import crc32
 
 import torch
 
 from selfexplain.errors import InputError
+from selfexplain.report.cell_layout import MARGIN, Box, Corners, Layout, Point, Wire, cell_layout
+from selfexplain.report.cell_style import STYLES, css
 from selfexplain.spaces import FAMILIES, Cell, Genotype
 
-NODE_WIDTH, NODE_HEIGHT, END_WIDTH = 56.0, 40.0, 84.0
-LANE, FIRST_LANE, LABEL_HEIGHT, CHARACTER = 28.0, 28.0, 20.0, 6.7
-MARGIN, TITLE_HEIGHT, PORT, CORNER, HEAD = 20.0, 54.0, 12.0, 9.0, 10.0
-
-
-class Style(NamedTuple):
-    """How an operation's edges look: colour on white and on black, width, dashes."""
-
-    light: str
-    dark: str
-    width: float
-    dashes: tuple[float, ...] = ()
-
-
-STYLES: dict[str, Style] = {
-    "none": Style("#8a8a8a", "#8f8f8f", 1.2, (1.5, 4.5)),
-    "skip_connect": Style("#6f6f6f", "#a8a8a8", 1.5),
-    "max_pool_3x3": Style("#00735a", "#4fd1a5", 2.6, (3, 3)),
-    "avg_pool_3x3": Style("#7d6300", "#e6cb50", 2.6, (8, 4)),
-    "sep_conv_3x3": Style("#0069a8", "#5fb8f0", 3.0),
-    "sep_conv_5x5": Style("#17356b", "#a9c6ff", 5.0),
-    "dil_conv_3x3": Style("#bd4300", "#ff9f60", 3.0, (14, 4)),
-    "dil_conv_5x5": Style("#86265c", "#f2a3d2", 5.0, (14, 4)),
-    "nor_conv_1x1": Style("#0069a8", "#5fb8f0", 3.0),
-    "nor_conv_3x3": Style("#17356b", "#a9c6ff", 5.0),
-}
-"""Operation -> its look: strongest where most is computed; dashes and widths outlive grey print."""
-
-SHAPES = {
-    "text": "font:11px ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace;"
-    "text-anchor:middle",
-    ".title": "font-size:15px;font-weight:bold;text-anchor:start",
-    ".name": "font-size:14px;font-weight:bold",
-    "path": "fill:none",
-    ".wire,.selfexplain-cell .tag": "stroke:currentColor",
-    ".head": "fill:currentColor",
-}
-"""What of the looks is the same on white and on black. Letters of one width make labels fit."""
-
-Point = tuple[float, float]
-Corners = tuple[Point, ...]
-Ports = dict[tuple[str, int, int], float]
-"""(in, source, target), (out, source, target) or (bus, node, node) -> x."""
-Lanes = dict[tuple[int, int], int]
-"""(source, target) -> lane: 0 straight; -1, -2, ... above the row; 1, 2, ... below it."""
-
-
-class Box(NamedTuple):
-    """A rectangle, from its upper left corner."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-
-
-@dataclass(frozen=True, slots=True)
-class Wire:
-    """An edge as drawn: its corners from source to target, and where its label stands."""
-
-    operation: str
-    source: int
-    target: int
-    corners: Corners
-    label: Box
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Where all of a cell stands; `bus` are the lines that gather the concatenated output."""
-
-    nodes: dict[int, Box]
-    output: Box | None
-    wires: tuple[Wire, ...]
-    bus: tuple[Corners, ...]
-    size: Point
+CORNER, HEAD = 9.0, 10.0
+"""Radius of a bent line, and length of an arrow's head."""
 
 
 def cell_svg(genotype: Genotype, *, weights: Mapping[str, Any] | None = None) -> str:
@@ -139,142 +59,10 @@ def cell_svg(genotype: Genotype, *, weights: Mapping[str, Any] | None = None) ->
         f'<title id="{mark}-title">{" and ".join(rules.cells)} of a {genotype.family} '
         "genotype</title>",
         f'<desc id="{mark}-desc">{" ".join(words)}</desc>',
-        f"<style>{_css()}</style>",
+        f"<style>{css()}</style>",
         f'<rect class="paper" width="{width:g}" height="{top:g}"/>',
     ]
     return "\n".join([*head, *parts, "</svg>", ""])
-
-
-def cell_layout(cell: Cell, inputs: int, spare: int = 0) -> Layout:
-    """Place the nodes, edges and labels of a cell that has this many inputs.
-
-    Args:
-        cell: what to place.
-        inputs: how many inputs it has.
-        spare: characters that every label needs beside its operation's name.
-    """
-    lanes = _lanes(cell, inputs)
-    gap = (max(map(len, STYLES)) + spare) * CHARACTER + 50
-    last = inputs + len(cell.nodes) - 1
-    gathered = cell.concat if cell.concat != (last,) else ()
-    middle = TITLE_HEIGHT - _lane_y(min(0, *lanes.values()), 0.0)
-    nodes = {}
-    for number in range(inputs):
-        ys = [_lane_y(lane, middle) for (source, _), lane in lanes.items() if source == number]
-        nodes[number] = Box(MARGIN, min(ys) - 18, END_WIDTH, max(ys) - min(ys) + 36)
-    for column in range(1, len(cell.nodes) + 1):
-        x = MARGIN + END_WIDTH + column * gap + (column - 1) * NODE_WIDTH
-        nodes[inputs + column - 1] = Box(x, middle - NODE_HEIGHT / 2, NODE_WIDTH, NODE_HEIGHT)
-    ports = _ports(nodes, lanes, inputs, gathered)
-    wires = []
-    for (source, target), lane in lanes.items():
-        operation = next(e.operation for e in cell.nodes[target - inputs] if e.source == source)
-        width = (len(operation) + spare) * CHARACTER + 12
-        y = _lane_y(lane, middle)
-        label = Box(nodes[target].x - (gap + width) / 2, y - LABEL_HEIGHT / 2, width, LABEL_HEIGHT)
-        corners = _corners(nodes, ports, (source, target), y)
-        wires.append(Wire(operation, source, target, corners, label))
-    right = nodes[last].x + NODE_WIDTH
-    low = _lane_y(max(0, *lanes.values()), middle)
-    bottom = max(low + LABEL_HEIGHT / 2, *(box.y + box.height for box in nodes.values()))
-    if not gathered:
-        return Layout(nodes, None, tuple(wires), (), (right + MARGIN, bottom + MARGIN))
-    output = Box(right + 40, nodes[last].y, END_WIDTH, NODE_HEIGHT)
-    top, bus_y, centre = output.y + NODE_HEIGHT, bottom + 10, output.x + END_WIDTH / 2
-    drops = [((ports["bus", n, n], top), (ports["bus", n, n], bus_y)) for n in gathered]
-    line = (*drops[0], (centre, bus_y), (centre, top))
-    size = (output.x + END_WIDTH + MARGIN, bus_y + MARGIN)
-    return Layout(nodes, output, tuple(wires), (line, *drops[1:]), size)
-
-
-def _lane_y(lane: int, middle: float) -> float:
-    side = (lane > 0) - (lane < 0)
-    return middle + side * (NODE_HEIGHT / 2 + FIRST_LANE + (abs(lane) - 1) * LANE)
-
-
-def _corners(nodes: dict[int, Box], ports: Ports, edge: tuple[int, int], y: float) -> Corners:
-    """From the side of an input, or of a neighbour, or from a port; along y; into a port."""
-    source, target = nodes[edge[0]], nodes[edge[1]]
-    start: Corners = ((source.x + source.width, y),)
-    if ("in", *edge) not in ports:
-        return (*start, (target.x, y))
-    x = ports["in", *edge]
-    if ("out", *edge) in ports:
-        port = ports["out", *edge]
-        start = ((port, _near_side(source, y)), (port, y))
-    return (*start, (x, y), (x, _near_side(target, y)))
-
-
-def _near_side(box: Box, y: float) -> float:
-    return box.y if y < box.y else box.y + box.height
-
-
-def _column(node: int, inputs: int) -> int:
-    """Inputs share column 0."""
-    return max(0, node - inputs + 1)
-
-
-def _lanes(cell: Cell, inputs: int) -> Lanes:
-    """The lanes with the fewest crossings, then the fewest lanes."""
-    edges = [(e.source, t) for t, node in enumerate(cell.nodes, start=inputs) for e in node]
-    sides: dict[tuple[int, int], tuple[int, ...]] = {}
-    for source, target in edges:
-        near = _column(target, inputs) - _column(source, inputs) == 1
-        if inputs > 1 and source < inputs:
-            sides[source, target] = (-1,) if source == 0 else (1,)
-        else:
-            sides[source, target] = (0,) if near else (-1, 1)
-    candidates = (
-        _first_fit(dict(zip(edges, choice, strict=True)), inputs)
-        for choice in product(*(sides[edge] for edge in edges))
-    )
-
-    def cost(lanes: Lanes) -> tuple[int, int, int]:
-        lengths = [abs(lane) for lane in lanes.values()]
-        return _crossings(lanes, inputs), max(lanes.values()) - min(lanes.values()), sum(lengths)
-
-    return min(candidates, key=cost)
-
-
-def _first_fit(sides: Lanes, inputs: int) -> Lanes:
-    """Short edges next to the row, so that longer ones pass around them."""
-    span = {(s, t): (_column(s, inputs), _column(t, inputs)) for s, t in sides}
-    lanes: Lanes = {}
-    for edge in sorted(sides, key=lambda edge: span[edge][1] - span[edge][0]):
-        (start, end), side = span[edge], sides[edge]
-        taken = {lanes[e] for e in lanes if start < span[e][1] and span[e][0] < end}
-        lanes[edge] = next(side * k for k in count(1) if side * k not in taken) if side else 0
-    return lanes
-
-
-def _crossings(lanes: Lanes, inputs: int) -> int:
-    """How often an edge on its way up or down meets another in its lane."""
-    ends = [(lane, node) for edge, lane in lanes.items() for node in edge if node >= inputs]
-    return sum(
-        0 < abs(other) < abs(lane)
-        and other * lane > 0
-        and _column(source, inputs) < _column(node, inputs) < _column(target, inputs)
-        for lane, node in ends
-        for (source, target), other in lanes.items()
-    )
-
-
-def _ports(nodes: dict[int, Box], lanes: Lanes, inputs: int, gathered: tuple[int, ...]) -> Ports:
-    """Where edges meet a node's upper and lower side: no two at one place, and none crossing.
-
-    What arrives stands left of what leaves, and the inner lanes outside.
-    """
-    ports: Ports = {}
-    for node, side in product(range(inputs, len(nodes)), (-1, 1)):
-        own = sorted((edge for edge in lanes if lanes[edge] * side > 0), key=lambda e: lanes[e])
-        own = own if side > 0 else own[::-1]
-        row = [("in", s, t) for s, t in own if t == node]
-        row += [("bus", node, node)] if side > 0 and node in gathered else []
-        row += [("out", s, t) for s, t in own[::-1] if s == node]
-        centre = nodes[node].x + NODE_WIDTH / 2
-        for place, key in enumerate(row):
-            ports[key] = centre + (place - (len(row) - 1) / 2) * PORT
-    return ports
 
 
 def _chosen_weights(
@@ -389,33 +177,3 @@ def _towards(point: Point, other: Point, distance: float) -> Point:
     (x, y), (a, b) = point, other
     share = distance / (abs(a - x) + abs(b - y))
     return x + (a - x) * share, y + (b - y) * share
-
-
-def _css() -> str:
-    """Every rule under the picture's own class, so that a page it is put into keeps its looks."""
-    light = {name: style.light for name, style in STYLES.items()}
-    dark = {name: style.dark for name, style in STYLES.items()}
-    return (
-        _rules(SHAPES | _colours("#ffffff", "#1c1c1c", "#5f5f5f", "#eef0f2", light))
-        + "@media (prefers-color-scheme:dark){"
-        + _rules(_colours("#14171a", "#ededed", "#a6a6a6", "#2a2f34", dark))
-        + "}"
-    )
-
-
-def _rules(rules: dict[str, str]) -> str:
-    return "".join(f".selfexplain-cell {what}{{{rule}}}" for what, rule in rules.items())
-
-
-def _colours(
-    paper: str, ink: str, quiet: str, fill: str, operations: dict[str, str]
-) -> dict[str, str]:
-    return {
-        ".paper,.selfexplain-cell .tag": f"fill:{paper}",
-        ".halo": f"stroke:{paper}",
-        ".title,.selfexplain-cell .name,.selfexplain-cell .label": f"fill:{ink}",
-        ".note,.selfexplain-cell .bus-head": f"fill:{quiet}",
-        ".bus": f"stroke:{quiet}",
-        ".node": f"fill:{fill};stroke:{quiet}",
-        **{f".{name}": f"color:{colour}" for name, colour in operations.items()},
-    }

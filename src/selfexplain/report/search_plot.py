@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from selfexplain.errors import InputError
-from selfexplain.report.cell_drawing import STYLES
+from selfexplain.report.cell_style import STYLES
 from selfexplain.spaces import FAMILIES
 
 
