@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from selfexplain.errors import InputError
+from selfexplain.errors import exit_on_bad_input
 from selfexplain.recipes.compare import run_comparison
 from selfexplain.recipes.demo import demo_config, demo_picture, demo_search
 from selfexplain.recipes.environment import first_process
@@ -73,10 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console = Console(markup=False, highlight=False)
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # ours is enough
     try:
-        _run(parse(arguments), console)
-    except InputError as error:
-        print(f"selfexplain: {error}", file=sys.stderr)
-        sys.exit(2)
+        with exit_on_bad_input("selfexplain"):
+            _run(parse(arguments), console)
     except KeyboardInterrupt:
         print("selfexplain: stopped; finished epochs are kept", file=sys.stderr)
         sys.exit(130)

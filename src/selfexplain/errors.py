@@ -1,5 +1,9 @@
 """The one exception that means "the user can put this right"."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class InputError(Exception):
     """Input that cannot be used, said in one sentence: what was wrong and what to pass instead.
@@ -23,3 +27,21 @@ def first_line(error: BaseException) -> str:
         ('one', 'AssertionError')
     """
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
+def exit_on_bad_input(program: str) -> Iterator[None]:
+    """End a program on bad input: one sentence on stderr, exit code 2, no traceback.
+
+    Args:
+        program: the name that the sentence begins with.
+
+    Example:
+        >>> with exit_on_bad_input("selfexplain"):
+        ...     pass
+    """
+    try:
+        yield
+    except InputError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -8,7 +8,6 @@ in the part that comes through the explanations (what is left when that of `expl
 taken away).
 """
 
-import sys
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from selfexplain.errors import InputError
+from selfexplain.errors import exit_on_bad_input
 from selfexplain.lease.lease import LeaSE
 from selfexplain.lease.search import Batch
 from selfexplain.multilevel import Level, Mode, unroll
@@ -168,8 +167,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with exit_on_bad_input("hypergradient_study"):
         main()
-    except InputError as error:
-        print(f"hypergradient_study: {error}", file=sys.stderr)
-        sys.exit(2)

@@ -8,7 +8,6 @@ a Markdown table and, beside it, the same as JSON.
 
 import re
 import statistics
-import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any
 
 import tyro
 
-from selfexplain.errors import InputError
+from selfexplain.errors import InputError, exit_on_bad_input
 from selfexplain.report.table import with_spread
 from selfexplain.spaces.table import BenchmarkTable, load_table
 from selfexplain.training.files import atomic_file, read_json, write_json
@@ -114,8 +113,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with exit_on_bad_input("search_table"):
         main()
-    except InputError as error:
-        print(f"search_table: {error}", file=sys.stderr)
-        sys.exit(2)

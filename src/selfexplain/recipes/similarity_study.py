@@ -12,7 +12,6 @@ Shape suffixes: B images, K classes.
 """
 
 import dataclasses
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -22,7 +21,7 @@ import tyro
 from torch import Tensor, nn
 
 from selfexplain.data import ImageData
-from selfexplain.errors import InputError
+from selfexplain.errors import exit_on_bad_input
 from selfexplain.evaluation import evaluating
 from selfexplain.explanations import capture, class_maps, find_explained_layer
 from selfexplain.introspection.similarity import (
@@ -191,8 +190,6 @@ def _as_train_config(config: SimilarityStudyConfig) -> TrainConfig:
 
 
 if __name__ == "__main__":
-    try:
+    with exit_on_bad_input("similarity_study"):
         for row in run_similarity_study(tyro.cli(SimilarityStudyConfig)):
             print(row)
-    except InputError as error:
-        sys.exit(f"similarity_study: {error}")
