@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# The shelf: every objective in one harness, CIFAR-100. From the project's root:
+#
+#   results/shelf/run.sh small       10,000 images at 16 x 16 pixels, ResNet-20, 30 epochs: for two CPU cores
+#   results/shelf/run.sh gpu         all images, ResNet-18, 200 epochs, bf16: for one GPU
+#
+# Each command continues where it was stopped, within a run from the last epoch's checkpoint, so that it may be cut
+# into calls of any length: timeout 580 results/shelf/run.sh gpu. FIRST=1 runs the first five objectives alone.
+# data/cifar100 holds the Parquet files of uoft-cs/cifar100 (Hugging Face hub).
+set -euo pipefail
+out=results/shelf
+data=(--data parquet:data/cifar100)
+first=(standard label_smoothing introspective ps_kd cs_kd)
+# Then from the cheap to the dear; those with teachers train them themselves.
+rest=(zipf ols tf_kd:teacher=virtual kd dkd tf_kd:teacher=self born_again byot dlb mixup+standard cutmix+standard
+  confidence_penalty dml saliency_guided cgc icasc lsx)
+objectives=("${first[@]}")
+[ -n "${FIRST:-}" ] || objectives+=("${rest[@]}")
+
+case "${1:?small or gpu}" in
+small)
+  selfexplain compare "${data[@]}" --image-size 16 --train-size 10000 --model resnet20 --epochs 30 \
+    --seeds 0 1 2 --workers "${WORKERS:-2}" --objectives "${objectives[@]}" --out "$out/small"
+  ;;
+gpu)
+  selfexplain compare "${data[@]}" --model resnet18 --epochs 200 --precision bf16 --seeds 0 1 2 \
+    --workers "${WORKERS:-3}" --objectives "${objectives[@]}" --out "$out/gpu"
+  ;;
+*)
+  echo "$0: there is no experiment $1; pass small or gpu" >&2
+  exit 2
+  ;;
+esac
