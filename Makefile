@@ -31,6 +31,8 @@ bench: .venv/.installed-dev
 
 .venv/.installed-dev: .venv/.installed
 	$(PIP) --constraint constraints.txt --editable '.[dev]'
+	# timm for its tests, in a folder that only they look into: conftest.py says why.
+	$(PIP) --no-deps --upgrade --target .venv/timm timm==1.0.31 torchvision==0.28.0
 	@touch $@
 
 clean:

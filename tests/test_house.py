@@ -14,7 +14,7 @@ FLOORS = (
     {"introspection", "lease"},
     {"training", "report"},
     {"recipes"},
-    {"cli"},
+    {"cli", "adapters"},
     {"__main__"},
 )
 

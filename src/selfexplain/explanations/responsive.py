@@ -43,7 +43,7 @@ def last_responsive_layer(model: nn.Module, x_BCHW: Tensor) -> tuple[str, Layout
     tokens = [layout for _, layout, _ in found if layout.axes == "BTD"]
     for name, layout, gradient in reversed(found):
         wide = layout.axes != "BTD" or layout.channels == tokens[-1].channels
-        if wide and not _is_attention(gradient, tokens) and bool(to_BFHW(gradient, layout).any()):
+        if wide and not _is_of_heads(gradient, tokens) and bool(to_BFHW(gradient, layout).any()):
             return name, layout
     raise InputError(
         "no layer's output has space (B, C, H, W) or a grid of tokens (B, T, D) and a gradient; "
@@ -87,7 +87,10 @@ def _keep(outputs: dict[str, Tensor], name: str) -> Callable[[nn.Module, Any, An
     return hook
 
 
-def _is_attention(output: Tensor, tokens: list[Layout]) -> bool:
-    """Tell attention weights (B, heads, T, T) from a feature map of the same rank."""
+def _is_of_heads(output: Tensor, tokens: list[Layout]) -> bool:
+    """Tell what attention heads compute from a feature map of the same rank.
+
+    Weights are (B, heads, T, T); queries, keys and values are (B, heads, T, D).
+    """
     counts = {layout.grid.tokens for layout in tokens if layout.grid}
-    return output.dim() == 4 and output.shape[2] == output.shape[3] and output.shape[3] in counts
+    return output.dim() == 4 and output.shape[2] in counts
