@@ -4,14 +4,20 @@ from selfexplain.objectives.auxiliary_head import WithAuxiliaryHead
 from selfexplain.objectives.base import Objective
 from selfexplain.objectives.confidence_penalty import ConfidencePenalty
 from selfexplain.objectives.context import ObjectiveContext
+from selfexplain.objectives.cutmix import CutMix
 from selfexplain.objectives.label_smoothing import LabelSmoothing
+from selfexplain.objectives.mixing import Mixing
+from selfexplain.objectives.mixup import Mixup
 from selfexplain.objectives.standard import Standard
 from selfexplain.objectives.tunable import Choice, Range, Tunable
 
 __all__ = [
     "Choice",
     "ConfidencePenalty",
+    "CutMix",
     "LabelSmoothing",
+    "Mixing",
+    "Mixup",
     "Objective",
     "ObjectiveContext",
     "Range",

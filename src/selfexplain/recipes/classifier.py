@@ -69,5 +69,10 @@ def build_seeded(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        objective = build_objective(spec, make_model(), config.options, context)
-        return with_auxiliary_head(objective, described)
+        return build_objective(
+            spec,
+            make_model(),
+            config.options,
+            context,
+            beside=lambda objective: with_auxiliary_head(objective, described),
+        )

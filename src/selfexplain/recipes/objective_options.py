@@ -22,9 +22,31 @@ class ConfidencePenaltyOptions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class MixupOptions:
+    """Options of mixup, before another objective: mixup+standard."""
+
+    alpha: float = 1.0
+    """Shares of the two images are drawn from Beta(alpha, alpha)."""
+    probability: float = 1.0
+    """Of mixing in a step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CutMixOptions:
+    """Options of cutmix, before another objective: cutmix+standard."""
+
+    alpha: float = 1.0
+    """Shares of the two images are drawn from Beta(alpha, alpha)."""
+    probability: float = 1.0
+    """Of mixing in a step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectiveOptions:
     """Options of every objective; only those of the objective in use count."""
 
     label_smoothing: LabelSmoothingOptions = field(default_factory=LabelSmoothingOptions)
     confidence_penalty: ConfidencePenaltyOptions = field(default_factory=ConfidencePenaltyOptions)
     introspective: IntrospectiveOptions = field(default_factory=IntrospectiveOptions)
+    mixup: MixupOptions = field(default_factory=MixupOptions)
+    cutmix: CutMixOptions = field(default_factory=CutMixOptions)
