@@ -36,7 +36,10 @@ SPECS = [
     "auxiliary+introspective",
     "auxiliary+introspective:kind=grad_cam,layer=block2,similarity=distance",
     "auxiliary+introspective:aggregation=class,every=3,ramp_steps=4",
+    "dml:networks=3,weight=0.5",
+    "auxiliary+dml",
     "mixup+standard",
+    "mixup+dml",
     "cutmix+label_smoothing",
     "cutmix:probability=0.5+mixup:alpha=0.3+confidence_penalty",
 ]
@@ -269,6 +272,7 @@ def test_bad_options_are_named() -> None:
         "introspective:every=0": "every is 0",
         "introspective:form=sum": "form is 'sum'; pass one of mixed, ce_kl, non_true",
         "standard:weight=1": "no options",
+        "dml:networks=1": "networks is 1; pass a whole number of at least 2",
         "label_smooting": "pass label_smoothing",
     }.items():
         with pytest.raises(InputError) as raised:

@@ -5,6 +5,7 @@ from selfexplain.objectives.base import Objective
 from selfexplain.objectives.confidence_penalty import ConfidencePenalty
 from selfexplain.objectives.context import ObjectiveContext
 from selfexplain.objectives.cutmix import CutMix
+from selfexplain.objectives.dml import DML
 from selfexplain.objectives.label_smoothing import LabelSmoothing
 from selfexplain.objectives.mixing import Mixing
 from selfexplain.objectives.mixup import Mixup
@@ -12,6 +13,7 @@ from selfexplain.objectives.standard import Standard
 from selfexplain.objectives.tunable import Choice, Range, Tunable
 
 __all__ = [
+    "DML",
     "Choice",
     "ConfidencePenalty",
     "CutMix",

@@ -42,6 +42,16 @@ class CutMixOptions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DMLOptions:
+    """Options of the objective dml."""
+
+    networks: int = 2
+    """How many networks learn together, the one that is scored included."""
+    weight: float = 1.0
+    """Weight of the divergence from the other networks."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectiveOptions:
     """Options of every objective; only those of the objective in use count."""
 
@@ -50,3 +60,4 @@ class ObjectiveOptions:
     introspective: IntrospectiveOptions = field(default_factory=IntrospectiveOptions)
     mixup: MixupOptions = field(default_factory=MixupOptions)
     cutmix: CutMixOptions = field(default_factory=CutMixOptions)
+    dml: DMLOptions = field(default_factory=DMLOptions)

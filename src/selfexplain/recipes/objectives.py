@@ -10,6 +10,7 @@ from torch import nn
 from selfexplain.errors import InputError
 from selfexplain.introspection import Introspective
 from selfexplain.objectives import (
+    DML,
     ConfidencePenalty,
     LabelSmoothing,
     Objective,
@@ -24,6 +25,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "label_smoothing": LabelSmoothing,
     "confidence_penalty": ConfidencePenalty,
     "introspective": Introspective,
+    "dml": DML,
 }
 """Name -> class. Options of an objective, where it has any, are the field of its name in
 `ObjectiveOptions`."""
