@@ -38,6 +38,9 @@ SPECS = [
     "auxiliary+introspective:aggregation=class,every=3,ramp_steps=4",
     "dml:networks=3,weight=0.5",
     "auxiliary+dml",
+    "byot:layers=halve/block2.0,alpha=0.5,hint_weight=0.01",
+    "auxiliary+byot",
+    "mixup+byot",
     "mixup+standard",
     "mixup+dml",
     "cutmix+label_smoothing",
@@ -272,6 +275,8 @@ def test_bad_options_are_named() -> None:
         "introspective:every=0": "every is 0",
         "introspective:form=sum": "form is 'sum'; pass one of mixed, ce_kl, non_true",
         "standard:weight=1": "no options",
+        "byot:layers=blok2": "layer 'blok2' is not in the model; pass a name",
+        "byot:temperature=0": "temperature is 0; pass a number above 0",
         "dml:networks=1": "networks is 1; pass a whole number of at least 2",
         "label_smooting": "pass label_smoothing",
     }.items():

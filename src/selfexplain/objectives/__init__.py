@@ -2,6 +2,7 @@
 
 from selfexplain.objectives.auxiliary_head import WithAuxiliaryHead
 from selfexplain.objectives.base import Objective
+from selfexplain.objectives.byot import BYOT
 from selfexplain.objectives.confidence_penalty import ConfidencePenalty
 from selfexplain.objectives.context import ObjectiveContext
 from selfexplain.objectives.cutmix import CutMix
@@ -13,6 +14,7 @@ from selfexplain.objectives.standard import Standard
 from selfexplain.objectives.tunable import Choice, Range, Tunable
 
 __all__ = [
+    "BYOT",
     "DML",
     "Choice",
     "ConfidencePenalty",

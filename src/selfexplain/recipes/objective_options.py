@@ -52,6 +52,20 @@ class DMLOptions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class BYOTOptions:
+    """Options of the objective byot."""
+
+    layers: str | None = None
+    """Modules that get a classifier, with a / between: block1/block2; None to find the stages."""
+    alpha: float = 0.1
+    """Weight of what the deepest classifier says, against the label's."""
+    temperature: float = 3.0
+    """Softens both sides of what the deepest classifier says."""
+    hint_weight: float = 1e-6
+    """Weight of the squared distance to the deepest features."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectiveOptions:
     """Options of every objective; only those of the objective in use count."""
 
@@ -61,3 +75,4 @@ class ObjectiveOptions:
     mixup: MixupOptions = field(default_factory=MixupOptions)
     cutmix: CutMixOptions = field(default_factory=CutMixOptions)
     dml: DMLOptions = field(default_factory=DMLOptions)
+    byot: BYOTOptions = field(default_factory=BYOTOptions)

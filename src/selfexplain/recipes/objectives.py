@@ -10,6 +10,7 @@ from torch import nn
 from selfexplain.errors import InputError
 from selfexplain.introspection import Introspective
 from selfexplain.objectives import (
+    BYOT,
     DML,
     ConfidencePenalty,
     LabelSmoothing,
@@ -26,6 +27,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "confidence_penalty": ConfidencePenalty,
     "introspective": Introspective,
     "dml": DML,
+    "byot": BYOT,
 }
 """Name -> class. Options of an objective, where it has any, are the field of its name in
 `ObjectiveOptions`."""
