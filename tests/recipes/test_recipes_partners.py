@@ -1,5 +1,6 @@
 """Specs with partners: how they nest, what is refused, and that whole runs know them."""
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -86,6 +87,7 @@ def test_folders_of_runs_are_distinct_and_legal_names() -> None:
         "mixup+label_smoothing:smoothing=0.2",
         "mixup+cutmix+standard",
         "cutmix+mixup+standard",
+        "mixup+byot:layers=block1/block2",
     )
     names = {run_folder(Path("out"), spec, 0).name for spec in specs}
     assert len(names) == len(specs)
@@ -104,4 +106,6 @@ def test_a_comparison_runs_them_and_a_run_can_be_explained(tmp_path: Path) -> No
     rows = run_comparison(config)["rows"]
     assert [row["objective"] for row in rows] == list(config.objectives)
     folder = run_folder(config.out, config.objectives[1], 0)
+    saved = json.loads((folder / "run.json").read_text())["config"]["options"]
+    assert saved.keys() == {"mixup", "label_smoothing"}
     assert load_run(folder).class_names[3] == "3"

@@ -3,7 +3,6 @@
 Shape suffixes: B batch, C channels, H and W space, K classes.
 """
 
-from abc import abstractmethod
 from typing import Any, Self
 
 import numpy as np
@@ -61,6 +60,8 @@ def mix_labels(y_BK: Tensor, partner_B: Tensor, share: float) -> Tensor:
 class Mixing(Wrapper):
     """An objective that sees mixed images and mixed labels in training, and neither in evaluation.
 
+    The base of `Mixup` and `CutMix`.
+
     In each training step the images' partners are a permutation of the batch, and one share is
     drawn for the whole batch. The draws are a function of seed, step and process: the global
     generators are untouched, and a training that is resumed from `state_dict()` draws what the
@@ -77,8 +78,11 @@ class Mixing(Wrapper):
         InputError: the objective cannot use mixed images, or alpha or probability is out of range.
 
     Example:
-        >>> issubclass(Mixing, Objective)
-        True
+        >>> from selfexplain.objectives import CutMix, Standard
+        >>> objective = CutMix(Standard(torch.nn.Flatten()), num_classes=4, seed=7)
+        >>> out = objective(torch.zeros(2, 1, 2, 2), torch.tensor([0, 3]))
+        >>> objective.get_extra_state()
+        {'seed': 7, 'steps': 1}
     """
 
     takes_soft_labels = True
@@ -109,11 +113,14 @@ class Mixing(Wrapper):
         """Build it in a run, around an objective; the run's seed is that of the draws."""
         return cls(objective, context.num_classes, seed=torch.initial_seed(), **options)
 
-    @abstractmethod
     def mix(
         self, x_BCHW: Tensor, partner_B: Tensor, generator: np.random.Generator
     ) -> tuple[Tensor, float]:
-        """Mix images with their partners; return them and the share that is the images' own."""
+        """Mix images with their partners; return them and the share that is the images' own.
+
+        Subclasses implement it.
+        """
+        raise NotImplementedError
 
     def forward(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
         """Loss of images (B, C, H, W), mixed in training, and labels (B,) or (B, K)."""
