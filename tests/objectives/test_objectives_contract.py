@@ -10,7 +10,13 @@ from torch import Tensor, nn
 from selfexplain.errors import InputError
 from selfexplain.models import build_model
 from selfexplain.models.small_cnn import SmallCNN
-from selfexplain.objectives import Choice, Objective, ObjectiveContext, WithAuxiliaryHead
+from selfexplain.objectives import (
+    Choice,
+    Mixing,
+    Objective,
+    ObjectiveContext,
+    WithAuxiliaryHead,
+)
 from selfexplain.recipes.objective_options import ObjectiveOptions
 from selfexplain.recipes.objectives import OBJECTIVES, build_objective
 
@@ -30,6 +36,15 @@ SPECS = [
     "auxiliary+introspective",
     "auxiliary+introspective:kind=grad_cam,layer=block2,similarity=distance",
     "auxiliary+introspective:aggregation=class,every=3,ramp_steps=4",
+    "dml:networks=3,weight=0.5",
+    "auxiliary+dml",
+    "byot:layers=halve/block2.0,alpha=0.5,hint_weight=0.01",
+    "auxiliary+byot",
+    "mixup+byot",
+    "mixup+standard",
+    "mixup+dml",
+    "cutmix+label_smoothing",
+    "cutmix:probability=0.5+mixup:alpha=0.3+confidence_penalty",
 ]
 
 
@@ -137,12 +152,12 @@ def test_training_lowers_the_loss_of_one_batch(spec: str) -> None:
     objective = make(spec)
     x, y, *rest = arguments(objective)
     optimiser = torch.optim.SGD(objective.parameters(), lr=0.05)
-    before = nn.functional.cross_entropy(objective(x, y, *rest)["output"], y).item()
+    before = nn.functional.cross_entropy(objective.model(x), y).item()
     for _ in range(30):
         optimiser.zero_grad()
         objective(x, y, *rest)["loss"].backward()
         optimiser.step()
-    after = nn.functional.cross_entropy(objective(x, y, *rest)["output"], y).item()
+    after = nn.functional.cross_entropy(objective.model(x), y).item()
     assert after < 0.5 * before
 
 
@@ -174,9 +189,13 @@ def test_forward_leaves_no_hooks_gradients_or_modes_behind(spec: str) -> None:
 
 def test_batch_norm_sees_each_batch_once(spec: str) -> None:
     objective, plain = make(spec), make("standard")
+    given: list[Tensor] = []
+    objective.model.register_forward_pre_hook(lambda _model, inputs: given.append(inputs[0]))
     for i in range(3):
         objective(*arguments(objective, i))
-        plain(*batch(i))
+        x, y = batch(i)
+        # Partners make other images of a batch; it must be these that are seen once.
+        plain(given[-1] if isinstance(objective, Mixing) else x, y)
     ours, theirs = dict(objective.model.named_buffers()), dict(plain.model.named_buffers())
     for name in theirs:
         assert torch.equal(ours[name], theirs[name]), name
@@ -256,6 +275,9 @@ def test_bad_options_are_named() -> None:
         "introspective:every=0": "every is 0",
         "introspective:form=sum": "form is 'sum'; pass one of mixed, ce_kl, non_true",
         "standard:weight=1": "no options",
+        "byot:layers=blok2": "layer 'blok2' is not in the model; pass a name",
+        "byot:temperature=0": "temperature is 0; pass a number above 0",
+        "dml:networks=1": "networks is 1; pass a whole number of at least 2",
         "label_smooting": "pass label_smoothing",
     }.items():
         with pytest.raises(InputError) as raised:

@@ -50,6 +50,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (*NASBENCH201, "--objective", "introspective", "--drop-path", "0.2"),
         (*DARTS, *AUXILIARY, "--objective", "introspective", "--drop-path", "0.2", "--ema", "0.9"),
         (*DARTS, "--objective", "label_smoothing"),
+        (*DARTS, *AUXILIARY, "--objective", "mixup:alpha=0.5+dml"),
     ],
 )
 def test_retrain_and_explain(

@@ -5,9 +5,11 @@ from torch import Tensor, nn
 
 from selfexplain.errors import InputError
 from selfexplain.objectives.base import Objective, check_in_range, check_logits
+from selfexplain.objectives.mixing import Mixing
+from selfexplain.objectives.wrapper import Wrapper
 
 
-class WithAuxiliaryHead(Objective):
+class WithAuxiliaryHead(Wrapper):
     """L = L(objective) + w CE(softmax(z'), y), with the logits z' of an auxiliary head.
 
     The head is part of the model and runs in its forward pass in training alone, as that of a
@@ -15,14 +17,15 @@ class WithAuxiliaryHead(Objective):
     runs. In evaluation the loss is the objective's own.
 
     Args:
-        objective: any, around a model with the head.
+        objective: any but one that mixes images, around a model with the head; mixing goes
+            around both, so that the head learns from the same labels.
         head: name of the head in the model; in training it returns logits (B, K) once a forward
             pass.
         weight: w, of the head's cross-entropy; 0.4 as published for DARTS.
 
     Raises:
-        InputError: the model has no such module, or the weight is negative; at a call, if the head
-            was not run in training, or returned no logits.
+        InputError: the model has no such module, the weight is negative, or the objective mixes
+            images; at a call, if the head was not run in training, or returned no logits.
 
     Example:
         >>> import torch
@@ -40,22 +43,18 @@ class WithAuxiliaryHead(Objective):
 
     def __init__(self, objective: Objective, head: str = "auxiliary", weight: float = 0.4) -> None:
         check_in_range("weight", weight, 0.0, float("inf"))
-        super().__init__(objective.model)
-        self.objective = objective  # its model and ours are one
+        if isinstance(objective, Mixing):
+            name = type(objective).__name__
+            raise InputError(
+                f"{name} would mix images but not the auxiliary head's labels; "
+                f"pass {name}(WithAuxiliaryHead(...), ...)"
+            )
+        super().__init__(objective)
         self.head = head
         self.weight = weight
-        self.period = objective.period
         self.takes_soft_labels = objective.takes_soft_labels
         self.wants_indices = objective.wants_indices
         self._head_module()
-
-    def skip_warmup(self) -> None:
-        """Take the objective past its warm-up."""
-        self.objective.skip_warmup()
-
-    def begin_epoch(self, epoch: int, epochs: int) -> None:
-        """Tell the objective that an epoch begins."""
-        self.objective.begin_epoch(epoch, epochs)
 
     def forward(self, x_BCHW: Tensor, y_B: Tensor, *index_B: Tensor) -> dict[str, Tensor]:
         """Loss of images (B, C, H, W) and labels (B,); the objective's terms, and auxiliary."""

@@ -57,8 +57,10 @@ def build_seeded(
     """
     described = plain(config)
 
-    def make_model() -> nn.Module:
-        return build_classifier(described, num_classes=data.num_classes, shape_CHW=data.shape_CHW)
+    def make_model(auxiliary: bool = False) -> nn.Module:
+        # Only the trained model has an auxiliary head: in another nothing would train it.
+        one = described if auxiliary else {**described, "auxiliary": 0.0}
+        return build_classifier(one, num_classes=data.num_classes, shape_CHW=data.shape_CHW)
 
     context = ObjectiveContext(
         num_classes=data.num_classes,
@@ -69,5 +71,10 @@ def build_seeded(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        objective = build_objective(spec, make_model(), config.options, context)
-        return with_auxiliary_head(objective, described)
+        return build_objective(
+            spec,
+            make_model(auxiliary=True),
+            config.options,
+            context,
+            beside=lambda objective: with_auxiliary_head(objective, described),
+        )

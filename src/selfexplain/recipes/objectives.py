@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+from collections.abc import Callable
 from typing import Any, get_type_hints
 
 from torch import nn
@@ -9,6 +10,8 @@ from torch import nn
 from selfexplain.errors import InputError
 from selfexplain.introspection import Introspective
 from selfexplain.objectives import (
+    BYOT,
+    DML,
     ConfidencePenalty,
     LabelSmoothing,
     Objective,
@@ -16,30 +19,41 @@ from selfexplain.objectives import (
     Standard,
 )
 from selfexplain.recipes.objective_options import ObjectiveOptions
+from selfexplain.recipes.partners import PARTNERS, check_partners, split_spec
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "standard": Standard,
     "label_smoothing": LabelSmoothing,
     "confidence_penalty": ConfidencePenalty,
     "introspective": Introspective,
+    "dml": DML,
+    "byot": BYOT,
 }
 """Name -> class. Options of an objective, where it has any, are the field of its name in
 `ObjectiveOptions`."""
 
 
 def build_objective(
-    spec: str, model: nn.Module, options: ObjectiveOptions, context: ObjectiveContext
+    spec: str,
+    model: nn.Module,
+    options: ObjectiveOptions,
+    context: ObjectiveContext,
+    beside: Callable[[Objective], Objective] = lambda objective: objective,
 ) -> Objective:
     """Build an objective around a model.
 
     Args:
-        spec: `NAME`, or `NAME:option=value,option=value` to differ from `options`.
+        spec: `NAME`, or `NAME:option=value,option=value` to differ from `options`; before it, each
+            with a `+` after it, any number of partners that mix images, specified alike.
         model: the model to be trained.
         options: options of all objectives.
         context: what else some objectives need to know of the run.
+        beside: puts another loss beside the objective's, inside the partners, so that both see the
+            mixed images and labels.
 
     Raises:
-        InputError: there is no such objective or option, or a value does not fit.
+        InputError: there is no such objective or option, a value does not fit, or the objective
+            cannot use mixed images.
 
     Example:
         >>> from selfexplain.models import build_model
@@ -48,23 +62,51 @@ def build_objective(
         >>> context = ObjectiveContext(
         ...     num_classes=5, image_shape=(1, 8, 8), num_images=100, make_model=make
         ... )
-        >>> spec = "label_smoothing:smoothing=0.2"
-        >>> build_objective(spec, make(), ObjectiveOptions(), context).smoothing
+        >>> spec = "mixup+label_smoothing:smoothing=0.2"
+        >>> build_objective(spec, make(), ObjectiveOptions(), context).objective.smoothing
         0.2
     """
     name, values = resolve(spec, options)
-    return OBJECTIVES[name].in_context(model, context, **values)
+    objective = beside(OBJECTIVES[name].in_context(model, context, **values))
+    for partner in reversed(split_spec(spec)[0]):
+        name, values = _named(partner, options)
+        objective = PARTNERS[name].around(objective, context, **values)
+    return objective
 
 
 def resolve(spec: str, options: ObjectiveOptions) -> tuple[str, dict[str, Any]]:
-    """Name and option values of an objective's spec.
+    """Name and option values of a spec's objective; partners before it are checked too.
+
+    Raises:
+        InputError: as `build_objective`, but for values that do not fit.
 
     Example:
-        >>> resolve("label_smoothing:smoothing=0.2", ObjectiveOptions())
+        >>> resolve("mixup+label_smoothing:smoothing=0.2", ObjectiveOptions())
         ('label_smoothing', {'smoothing': 0.2})
     """
-    name, _, overrides = spec.partition(":")
-    if name not in OBJECTIVES:
+    partners, objective = split_spec(spec)
+    for partner in partners:
+        _named(partner, options)
+    name, values = _named(objective, options)
+    check_partners(partners, name, OBJECTIVES)
+    return name, values
+
+
+def teacher_spec_of(spec: str, options: ObjectiveOptions) -> str | None:
+    """Spec of the objective that trains the teacher of this one; None if it needs no teacher.
+
+    Example:
+        >>> teacher_spec_of("mixup+standard", ObjectiveOptions()) is None
+        True
+    """
+    name, values = resolve(spec, options)
+    return OBJECTIVES[name].teacher_spec(values)
+
+
+def _named(part: str, options: ObjectiveOptions) -> tuple[str, dict[str, Any]]:
+    """Name and option values of one part of a spec."""
+    name, _, overrides = part.partition(":")
+    if name not in OBJECTIVES and name not in PARTNERS:
         near = difflib.get_close_matches(name, OBJECTIVES, n=1) or list(OBJECTIVES)
         raise InputError(f"there is no objective {name!r}; pass {' or '.join(near)}")
     base = getattr(options, name, None)

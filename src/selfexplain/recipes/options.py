@@ -105,7 +105,8 @@ class RunConfig(SharedConfig):
 
     objective: str = "introspective"
     """standard | label_smoothing | confidence_penalty | introspective, with options of its own
-    after a colon if you like: introspective:weight=0.1,control=permuted."""
+    after a colon if you like: introspective:weight=0.1,control=permuted. mixup+ or cutmix+ before
+    it trains it on mixed images: mixup:alpha=0.5+standard."""
     seed: int = 0
     """Seed of weights, batches and splits."""
     resume: bool = False
@@ -139,7 +140,7 @@ class CompareConfig(SharedConfig):
     package.module:factory."""
     objectives: tuple[str, ...] = ("standard", "label_smoothing", "introspective")
     """Objectives to compare; differences are taken against the first. Options may follow a colon:
-    introspective:control=permuted."""
+    introspective:control=permuted. Images may be mixed: mixup+standard."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds; every objective runs with each."""
 

@@ -1,0 +1,156 @@
+"""Be your own teacher (Zhang et al. 2019): shallow classifiers taught by the deepest one.
+
+Shape suffixes: B batch, C channels, F features, H and W space, K classes.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from selfexplain.errors import InputError
+from selfexplain.objectives.base import Objective, check_in_range, check_logits
+from selfexplain.objectives.context import ObjectiveContext
+from selfexplain.objectives.shallow_classifier import ShallowClassifier
+from selfexplain.objectives.stages import find_stages
+from selfexplain.objectives.tunable import Range, Tunable
+from selfexplain.objectives.watched import watched
+
+
+def distillation(student_BK: Tensor, teacher_BK: Tensor, temperature: float) -> Tensor:
+    """T^2 KL(softmax(teacher / T) || softmax(student / T)), mean over the batch, teacher detached.
+
+    Example:
+        >>> distillation(torch.zeros(2, 3), torch.zeros(2, 3), temperature=3.0).item()
+        0.0
+    """
+    divergence = F.kl_div(
+        F.log_softmax(student_BK / temperature, dim=1),
+        F.log_softmax(teacher_BK.detach() / temperature, dim=1),
+        log_target=True,
+        reduction="batchmean",
+    )
+    return temperature**2 * divergence
+
+
+def hint(student_BF: Tensor, teacher_BF: Tensor) -> Tensor:
+    """Squared distance of two feature vectors, mean over the batch, teacher detached.
+
+    Example:
+        >>> hint(torch.ones(2, 3), torch.zeros(2, 3)).item()
+        3.0
+    """
+    return F.mse_loss(student_BF, teacher_BF.detach(), reduction="sum") / len(student_BF)
+
+
+class BYOT(Objective):
+    """Classifiers on the stages of a model learn from the labels and from the model's own end.
+
+        L = CE(p, y) + sum_i [(1 - a) CE(p_i, y) + a T^2 KL(p^T || p_i^T) + w |f_i - f|^2]
+
+    with p_i and f_i the predictions and features of the shallow classifier on stage i, p and f
+    those of the model, which teach and are detached. The model is not changed: its feature maps are
+    read by hooks that live while a forward pass runs. The classifiers are learned and saved with
+    the objective, and are needed in training alone.
+
+    Args:
+        model: maps images to logits, by an `nn.Linear` at its end.
+        image_shape: (C, H, W), for the forward pass that finds the stages and their sizes.
+        layers: names of modules that return (B, C, H, W); None to take the outputs after which the
+            resolution halves, at most the last three.
+        alpha: a in [0, 1]. Like those of T and w its default is that of public code, not checked
+            against the paper (docs/methods/byot.md).
+        temperature: T.
+        hint_weight: w.
+
+    Raises:
+        InputError: no stages are found, a layer is unknown, or an option is out of range.
+
+    Example:
+        >>> from selfexplain.models import build_model
+        >>> model = build_model("small_cnn", num_classes=3, in_channels=1)
+        >>> objective = BYOT(model, image_shape=(1, 8, 8), layers=["block2"])
+        >>> objective(torch.randn(2, 1, 8, 8), torch.tensor([0, 2]))["loss"].backward()
+    """
+
+    takes_soft_labels = True
+    tunable: ClassVar[Mapping[str, Tunable]] = {
+        "alpha": Range(0.05, 0.5, log=True),
+        "temperature": Range(1.0, 5.0),
+    }
+
+    def __init__(
+        self,
+        model: nn.Module,
+        image_shape: tuple[int, int, int],
+        layers: Sequence[str] | None = None,
+        alpha: float = 0.1,
+        temperature: float = 3.0,
+        hint_weight: float = 1e-6,
+    ) -> None:
+        check_in_range("alpha", alpha, 0.0, 1.0)
+        check_in_range("hint_weight", hint_weight, 0.0, float("inf"))
+        if not 0 < temperature < float("inf"):
+            raise InputError(f"temperature is {temperature:g}; pass a number above 0")
+        super().__init__(model)
+        self.alpha = alpha
+        self.temperature = temperature
+        self.hint_weight = hint_weight
+        self.staging = find_stages(model, image_shape, layers)
+        like = next(model.parameters(), torch.zeros(()))
+        self.classifiers = nn.ModuleList(
+            ShallowClassifier(stage, self.staging) for stage in self.staging.stages
+        ).to(like.device, like.dtype)
+
+    @classmethod
+    def in_context(
+        cls,
+        model: nn.Module,
+        context: ObjectiveContext,
+        *,
+        layers: str | None = None,
+        **options: Any,
+    ) -> Self:
+        """Build it for the run's images; layers are names with a / between."""
+        names = None if layers is None else layers.split("/")
+        return cls(model, context.image_shape, names, **options)
+
+    def forward(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
+        """Loss of images (B, C, H, W) and labels (B,) or (B, K).
+
+        Terms: cross_entropy of the model; shallow, distillation and hint: sums over the shallow
+        classifiers of their cross-entropy, divergence and squared distance, without weights.
+        """
+        with watched(self.model, self.staging) as seen:
+            logits_BK = check_logits(self.model(x_BCHW), y_B, soft=True)
+        cross_entropy = F.cross_entropy(logits_BK, y_B)
+        shallow, taught, hinted = self._shallow_terms(seen.maps(), logits_BK, seen.features(), y_B)
+        loss = cross_entropy + (1 - self.alpha) * shallow
+        return {
+            "loss": loss + self.alpha * taught + self.hint_weight * hinted,
+            "output": logits_BK,
+            "cross_entropy": cross_entropy.detach(),
+            "shallow": shallow.detach(),
+            "distillation": taught.detach(),
+            "hint": hinted.detach(),
+        }
+
+    def _shallow_terms(
+        self, maps: list[Tensor], logits_BK: Tensor, features_BF: Tensor, y_B: Tensor
+    ) -> Tensor:
+        """Sums over the shallow classifiers of cross-entropy, divergence and distance: (3,)."""
+        terms = []
+        for classifier, map_BCHW in zip(self.classifiers, maps, strict=True):
+            shallow_BK, shallow_BF = classifier(map_BCHW)
+            terms.append(
+                torch.stack(
+                    [
+                        F.cross_entropy(shallow_BK, y_B),
+                        distillation(shallow_BK, logits_BK, self.temperature),
+                        hint(shallow_BF, features_BF),
+                    ]
+                )
+            )
+        return torch.stack(terms).sum(dim=0)

@@ -1,0 +1,170 @@
+"""Train any objective on mixed images: what mixup and CutMix share.
+
+Shape suffixes: B batch, C channels, H and W space, K classes.
+"""
+
+from typing import Any, Self
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from selfexplain.errors import InputError
+from selfexplain.objectives.base import Objective, check_in_range
+from selfexplain.objectives.context import ObjectiveContext
+from selfexplain.objectives.wrapper import Wrapper
+
+
+def as_distributions(y_B: Tensor, num_classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Labels as distributions (B, K): one-hot rows for class indices (B,); (B, K) as they are.
+
+    Raises:
+        InputError: soft labels have another number of classes, or a label (where labels are on the
+            CPU; elsewhere the check would stall the device) is outside [0, K).
+
+    Example:
+        >>> as_distributions(torch.tensor([1, 0]), num_classes=2)
+        tensor([[0., 1.],
+                [1., 0.]])
+    """
+    if y_B.ndim == 2:
+        if y_B.shape[1] != num_classes or not y_B.is_floating_point():
+            raise InputError(
+                f"the soft labels are {y_B.dtype} of shape {tuple(y_B.shape)} for {num_classes} "
+                "classes; pass one distribution over the classes for each image"
+            )
+        return y_B
+    if y_B.device.type == "cpu" and y_B.numel():
+        low, high = int(y_B.min()), int(y_B.max())
+        if low < 0 or high >= num_classes:
+            raise InputError(
+                f"label {low if low < 0 else high} is outside the model's {num_classes} classes; "
+                f"pass labels from 0 to {num_classes - 1}"
+            )
+    zeros_BK = torch.zeros(len(y_B), num_classes, dtype=dtype, device=y_B.device)
+    return zeros_BK.scatter_(1, y_B.unsqueeze(1), 1.0)
+
+
+def mix_labels(y_BK: Tensor, partner_B: Tensor, share: float) -> Tensor:
+    """Mix labels (B, K): share y_i + (1 - share) y_j, with j the partner of i.
+
+    Example:
+        >>> mix_labels(torch.eye(2), torch.tensor([1, 0]), 0.75)
+        tensor([[0.7500, 0.2500],
+                [0.2500, 0.7500]])
+    """
+    return share * y_BK + (1 - share) * y_BK[partner_B]
+
+
+class Mixing(Wrapper):
+    """An objective that sees mixed images and mixed labels in training, and neither in evaluation.
+
+    The base of `Mixup` and `CutMix`.
+
+    In each training step the images' partners are a permutation of the batch, and one share is
+    drawn for the whole batch. The draws are a function of seed, step and process: the global
+    generators are untouched, and a training that is resumed from `state_dict()` draws what the
+    unbroken one would have.
+
+    Args:
+        objective: takes soft labels.
+        num_classes: K.
+        alpha: shares are drawn from Beta(alpha, alpha).
+        probability: of mixing in a step; the other steps see the images as they are.
+        seed: of the draws.
+
+    Raises:
+        InputError: the objective cannot use mixed images, or alpha or probability is out of range.
+
+    Example:
+        >>> from selfexplain.objectives import CutMix, Standard
+        >>> objective = CutMix(Standard(torch.nn.Flatten()), num_classes=4, seed=7)
+        >>> out = objective(torch.zeros(2, 1, 2, 2), torch.tensor([0, 3]))
+        >>> objective.get_extra_state()
+        {'seed': 7, 'steps': 1}
+    """
+
+    takes_soft_labels = True
+
+    def __init__(
+        self,
+        objective: Objective,
+        num_classes: int,
+        alpha: float = 1.0,
+        probability: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        if reason := refusal(objective):
+            name = type(objective).__name__
+            raise InputError(f"{name} {reason}; pass an objective without that, such as Standard")
+        if not 0 < alpha < float("inf"):
+            raise InputError(f"alpha is {alpha:g}; pass a number above 0")
+        check_in_range("probability", probability, 0.0, 1.0)
+        super().__init__(objective)
+        self.num_classes = num_classes
+        self.alpha = alpha
+        self.probability = probability
+        self.seed = seed
+        self.steps = 0
+
+    @classmethod
+    def around(cls, objective: Objective, context: ObjectiveContext, **options: Any) -> Self:
+        """Build it in a run, around an objective; the run's seed is that of the draws."""
+        return cls(objective, context.num_classes, seed=torch.initial_seed(), **options)
+
+    def mix(
+        self, x_BCHW: Tensor, partner_B: Tensor, generator: np.random.Generator
+    ) -> tuple[Tensor, float]:
+        """Mix images with their partners; return them and the share that is the images' own.
+
+        Subclasses implement it.
+        """
+        raise NotImplementedError
+
+    def forward(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
+        """Loss of images (B, C, H, W), mixed in training, and labels (B,) or (B, K)."""
+        if not self.training:
+            return self.objective(x_BCHW, y_B)  # type: ignore[no-any-return]
+        y_BK = as_distributions(y_B, self.num_classes, _at_least_float(x_BCHW.dtype))
+        generator = self._generator()
+        self.steps += 1
+        if generator.random() < self.probability:
+            partner_B = torch.from_numpy(generator.permutation(len(y_BK))).to(y_BK.device)
+            x_BCHW, share = self.mix(x_BCHW, partner_B, generator)
+            y_BK = mix_labels(y_BK, partner_B, share)
+        return self.objective(x_BCHW, y_BK)  # type: ignore[no-any-return]
+
+    def get_extra_state(self) -> dict[str, int]:
+        """What the draws to come depend on."""
+        return {"seed": self.seed, "steps": self.steps}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """Take back what `get_extra_state` gave."""
+        self.seed, self.steps = state["seed"], state["steps"]
+
+    def _generator(self) -> np.random.Generator:
+        """Of this step. NumPy's, as torch draws from Beta with its global generator only."""
+        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+        name = type(self).__name__.encode()  # one within the other must not draw alike
+        return np.random.default_rng([self.seed, self.steps, rank, *name])
+
+
+def refusal(objective: Objective | type[Objective]) -> str | None:
+    """Why an objective cannot be trained on mixed images; None if it can.
+
+    Example:
+        >>> from selfexplain.objectives import Standard
+        >>> refusal(Standard) is None
+        True
+    """
+    if not objective.takes_soft_labels:
+        return "needs one class for each image, and a mixed image has two"
+    if objective.wants_indices:
+        return "remembers each image by its place, and a mixed image is another one at every step"
+    return None
+
+
+def _at_least_float(dtype: torch.dtype) -> torch.dtype:
+    """Shares of labels need more digits than images in half precision have."""
+    return torch.promote_types(dtype, torch.float32)
