@@ -9,10 +9,13 @@ from torch import nn
 from selfexplain.errors import InputError
 from selfexplain.introspection import Introspective
 from selfexplain.objectives import (
+    AttentionSeparability,
     ConfidencePenalty,
+    ContrastiveGradCam,
     LabelSmoothing,
     Objective,
     ObjectiveContext,
+    SaliencyGuided,
     Standard,
 )
 from selfexplain.recipes.objective_options import ObjectiveOptions
@@ -22,6 +25,9 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "label_smoothing": LabelSmoothing,
     "confidence_penalty": ConfidencePenalty,
     "introspective": Introspective,
+    "saliency_guided": SaliencyGuided,
+    "cgc": ContrastiveGradCam,
+    "icasc": AttentionSeparability,
 }
 """Name -> class. Options of an objective, where it has any, are the field of its name in
 `ObjectiveOptions`."""
