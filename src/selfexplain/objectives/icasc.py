@@ -1,8 +1,8 @@
 """Attention separability and consistency (ICASC).
 
-Source: Wang, Wu, Karanam, Peng, Singh, Liu and Metaxas 2019, "Sharpen Focus: Learning with Attention
-Separability and Consistency". Read: the abstract, and code by others that follows the paper; what is
-ours is marked on the page docs/methods/icasc.md.
+Source: Wang, Wu, Karanam, Peng, Singh, Liu and Metaxas 2019, "Sharpen Focus: Learning with
+Attention Separability and Consistency". Read: the abstract, and code by others that follows the
+paper; what is ours is marked on the page docs/methods/icasc.md.
 
 Shape suffixes: B batch, C channels, H and W space, K classes; 2 the true class and the one it is
 most easily mistaken for.
@@ -157,9 +157,7 @@ class AttentionSeparability(ExplainingObjective):
         }
 
     def _attention(self, x_BCHW: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits, and attention of two classes at the last and the inner layer, in no less than
-        float32.
-        """
+        """Logits, and the attention of two classes at the last and at the inner layer."""
         last, inner = self._both_layers(x_BCHW)
         with capture(self.model, inner) as seen_inner, capture(self.model, last) as seen_last:
             logits_BK = check_logits(self.model(x_BCHW), y_B)
