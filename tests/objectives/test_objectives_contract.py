@@ -29,6 +29,7 @@ SPECS = [
     "cgc:layer=block2",
     "icasc:layer=block2,inner_layer=block1",
     "auxiliary+icasc",
+    "lsx:weight=20",
     "auxiliary+standard",
     "auxiliary+introspective",
     "auxiliary+introspective:kind=grad_cam,layer=block2,similarity=distance",

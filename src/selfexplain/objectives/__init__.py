@@ -7,6 +7,7 @@ from selfexplain.objectives.confidence_penalty import ConfidencePenalty
 from selfexplain.objectives.context import ObjectiveContext
 from selfexplain.objectives.icasc import AttentionSeparability
 from selfexplain.objectives.label_smoothing import LabelSmoothing
+from selfexplain.objectives.lsx import LearnerCritic
 from selfexplain.objectives.saliency_guided import SaliencyGuided
 from selfexplain.objectives.standard import Standard
 from selfexplain.objectives.tunable import Choice, Range, Tunable
@@ -17,6 +18,7 @@ __all__ = [
     "ConfidencePenalty",
     "ContrastiveGradCam",
     "LabelSmoothing",
+    "LearnerCritic",
     "Objective",
     "ObjectiveContext",
     "Range",

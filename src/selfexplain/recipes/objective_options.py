@@ -73,6 +73,14 @@ class AttentionSeparabilityOptions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LearnerCriticOptions:
+    """Options of the objective lsx."""
+
+    weight: float = 1.0
+    """Weight of the critic's loss in what the learner learns."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectiveOptions:
     """Options of every objective; only those of the objective in use count."""
 
@@ -82,3 +90,4 @@ class ObjectiveOptions:
     saliency_guided: SaliencyGuidedOptions = field(default_factory=SaliencyGuidedOptions)
     cgc: ContrastiveGradCamOptions = field(default_factory=ContrastiveGradCamOptions)
     icasc: AttentionSeparabilityOptions = field(default_factory=AttentionSeparabilityOptions)
+    lsx: LearnerCriticOptions = field(default_factory=LearnerCriticOptions)

@@ -13,6 +13,7 @@ from selfexplain.objectives import (
     ConfidencePenalty,
     ContrastiveGradCam,
     LabelSmoothing,
+    LearnerCritic,
     Objective,
     ObjectiveContext,
     SaliencyGuided,
@@ -28,6 +29,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "saliency_guided": SaliencyGuided,
     "cgc": ContrastiveGradCam,
     "icasc": AttentionSeparability,
+    "lsx": LearnerCritic,
 }
 """Name -> class. Options of an objective, where it has any, are the field of its name in
 `ObjectiveOptions`."""
