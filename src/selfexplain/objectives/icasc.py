@@ -108,8 +108,9 @@ class AttentionSeparability(ExplainingObjective):
     """
 
     tunable: ClassVar[Mapping[str, Tunable]] = {
-        "separability": Range(0.1, 3.0, log=True),
-        "consistency": Range(0.1, 3.0, log=True),
+        "separability": Range(0.03, 3.0, log=True),
+        "consistency": Range(0.03, 3.0, log=True),
+        "omega": Range(5.0, 100.0, log=True),
     }
 
     def __init__(
