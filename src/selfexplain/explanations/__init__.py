@@ -1,10 +1,12 @@
 """What a model says of itself: maps of the evidence for every class."""
 
 from .capturing import capture
+from .earlier_layer import find_earlier_layer
 from .explained_layer import find_explained_layer
 from .formulas import cam
 from .kinds import KINDS, MapKind
 from .maps import class_maps, maps_of_forward
+from .own_classes import gradient_of_own_class, maps_of_own_classes
 from .pooled_head import find_pooled_head
 
 __all__ = [
@@ -13,7 +15,10 @@ __all__ = [
     "cam",
     "capture",
     "class_maps",
+    "find_earlier_layer",
     "find_explained_layer",
     "find_pooled_head",
+    "gradient_of_own_class",
     "maps_of_forward",
+    "maps_of_own_classes",
 ]

@@ -49,23 +49,34 @@ def maps_by_gradient(
         tensor([[[[1., 1.],
                   [1., 1.]]]])
     """
-    if not (logits_BK.requires_grad and activation.requires_grad):
-        raise InputError(
-            f"the logits carry no gradient to the explained layer; run the forward with gradients "
-            f"enabled, and call find_explained_layer with kind={kind!r}"
-        )
     features_BFHW = to_BFHW(activation if create_graph else activation.detach(), layout)
     scores_K = logits_BK.sum(0)  # images are independent, but for BatchNorm in training mode
     maps = []
     for i, k in enumerate(classes):
         keep = retain_graph or create_graph or i < len(classes) - 1
-        gradient = _gradient(scores_K[k], activation, create_graph, keep)
+        gradient = gradient_of_score(scores_K[k], activation, create_graph, keep)
         maps.append(OF_GRADIENT[kind](features_BFHW, to_BFHW(gradient, layout)))
     return torch.stack(maps, dim=1)
 
 
-def _gradient(score: Tensor, activation: Tensor, create_graph: bool, retain_graph: bool) -> Tensor:
-    """Gradient of a scalar, or an error where it does not depend on ``activation``."""
+def gradient_of_score(
+    score: Tensor, activation: Tensor, create_graph: bool = False, retain_graph: bool = True
+) -> Tensor:
+    """Gradient of a scalar with respect to ``activation``, in its shape.
+
+    Raises:
+        InputError: if the score does not depend on ``activation``.
+
+    Example:
+        >>> a = torch.ones(2, requires_grad=True)
+        >>> gradient_of_score((a * a).sum(), a)
+        tensor([2., 2.])
+    """
+    if not (score.requires_grad and activation.requires_grad):
+        raise InputError(
+            "the logits carry no gradient to the explained layer; run the forward with gradients "
+            "enabled, and call find_explained_layer with the kind of map that is to be made"
+        )
     (gradient,) = torch.autograd.grad(
         score, activation, retain_graph=retain_graph, create_graph=create_graph, allow_unused=True
     )

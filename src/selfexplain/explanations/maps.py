@@ -127,7 +127,7 @@ def maps_of_forward(
     if seen.linear is not None and kind in POOLED_KINDS:
         with torch.set_grad_enabled(create_graph):
             weight_KF = seen.linear.weight
-            return _closed_form(seen, weight_KF if classes is None else weight_KF[chosen], kind)
+            return closed_form(seen, weight_KF if classes is None else weight_KF[chosen], kind)
     if kind == "cam":
         raise no_pooled_head("this layer was found for another kind")
     return maps_by_gradient(
@@ -141,8 +141,11 @@ def maps_of_forward(
     )
 
 
-def _closed_form(seen: Seen, weight_KF: Tensor, kind: MapKind) -> Tensor:
-    """Maps at the pooled layer; the other two kinds are CAM over the number of positions."""
+def closed_form(seen: Seen, weight_KF: Tensor, kind: MapKind) -> Tensor:
+    """Maps at the pooled layer; the other two kinds are CAM over the number of positions.
+
+    The weight's rows are those of the classes: (K, F), or (B, K, F) for each image its own.
+    """
     maps_BKHW = cam(seen.features_BFHW, weight_KF)
     return maps_BKHW if kind == "cam" else maps_BKHW / maps_BKHW.shape[2:].numel()
 

@@ -43,7 +43,7 @@ def last_responsive_layer(model: nn.Module, x_BCHW: Tensor) -> tuple[str, Layout
     tokens = [layout for _, layout, _ in found if layout.axes == "BTD"]
     for name, layout, gradient in reversed(found):
         wide = layout.axes != "BTD" or layout.channels == tokens[-1].channels
-        if wide and not _is_of_heads(gradient, tokens) and bool(to_BFHW(gradient, layout).any()):
+        if wide and not is_of_heads(gradient, tokens) and bool(to_BFHW(gradient, layout).any()):
             return name, layout
     raise InputError(
         "no layer's output has space (B, C, H, W) or a grid of tokens (B, T, D) and a gradient; "
@@ -87,10 +87,19 @@ def _keep(outputs: dict[str, Tensor], name: str) -> Callable[[nn.Module, Any, An
     return hook
 
 
-def _is_of_heads(output: Tensor, tokens: list[Layout]) -> bool:
+def is_of_heads(output: Tensor, tokens: list[Layout]) -> bool:
     """Tell what attention heads compute from a feature map of the same rank.
 
     Weights are (B, heads, T, T); queries, keys and values are (B, heads, T, D).
+
+    Args:
+        output: of a module.
+        tokens: layouts of the tokens in this model.
+
+    Example:
+        >>> from selfexplain.explanations.layout import TokenGrid
+        >>> is_of_heads(torch.zeros(2, 4, 17, 17), [Layout("BTD", 8, TokenGrid(1, 4, 4))])
+        True
     """
     counts = {layout.grid.tokens for layout in tokens if layout.grid}
     return output.dim() == 4 and output.shape[2] in counts

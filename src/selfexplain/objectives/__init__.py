@@ -3,28 +3,36 @@
 from selfexplain.objectives.auxiliary_head import WithAuxiliaryHead
 from selfexplain.objectives.base import Objective
 from selfexplain.objectives.byot import BYOT
+from selfexplain.objectives.cgc import ContrastiveGradCam
 from selfexplain.objectives.confidence_penalty import ConfidencePenalty
 from selfexplain.objectives.context import ObjectiveContext
 from selfexplain.objectives.cutmix import CutMix
 from selfexplain.objectives.dml import DML
+from selfexplain.objectives.icasc import AttentionSeparability
 from selfexplain.objectives.label_smoothing import LabelSmoothing
+from selfexplain.objectives.lsx import LearnerCritic
 from selfexplain.objectives.mixing import Mixing
 from selfexplain.objectives.mixup import Mixup
+from selfexplain.objectives.saliency_guided import SaliencyGuided
 from selfexplain.objectives.standard import Standard
 from selfexplain.objectives.tunable import Choice, Range, Tunable
 
 __all__ = [
     "BYOT",
     "DML",
+    "AttentionSeparability",
     "Choice",
     "ConfidencePenalty",
+    "ContrastiveGradCam",
     "CutMix",
     "LabelSmoothing",
+    "LearnerCritic",
     "Mixing",
     "Mixup",
     "Objective",
     "ObjectiveContext",
     "Range",
+    "SaliencyGuided",
     "Standard",
     "Tunable",
     "WithAuxiliaryHead",

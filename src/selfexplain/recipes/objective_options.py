@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from selfexplain.explanations import MapKind
 from selfexplain.introspection import IntrospectiveOptions
 
 
@@ -65,6 +66,63 @@ class BYOTOptions:
     """Weight of the squared distance to the deepest features."""
 
 
+class SaliencyGuidedOptions:
+    """Options of the objective saliency_guided."""
+
+    share: float = 0.5
+    """Share of the pixels, those of the smallest gradient, that are replaced by random values."""
+    weight: float = 1.0
+    """Weight of the divergence between the predictions of whole and masked images."""
+    signed: bool = False
+    """Rank pixels by the signed gradient in place of its magnitude."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ContrastiveGradCamOptions:
+    """Options of the objective cgc."""
+
+    weight: float = 0.5
+    """Weight of the contrast between maps."""
+    temperature: float = 0.5
+    """Divides the cosines of maps."""
+    min_area: float = 0.08
+    """Least area of the part of an image that is its other view, as a share of the image."""
+    mirror: bool = True
+    """Mirror half of the parts left to right; no, for digits."""
+    kind: MapKind = "grad_cam"
+    """Kind of map."""
+    layer: str | None = None
+    """Name of the layer to explain; None for the last with positions."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttentionSeparabilityOptions:
+    """Options of the objective icasc."""
+
+    separability: float = 1.0
+    """Weight of the overlap of the true class's attention with the most confusing one's."""
+    consistency: float = 1.0
+    """Weight of the inner layer's attention outside of the last layer's."""
+    sigma: float = 0.55
+    """Share of the highest attention from which on a place counts as attended to."""
+    omega: float = 100.0
+    """Steepness of that limit."""
+    theta: float = 0.8
+    """Share of the inner attention that counts as consistent."""
+    layer: str | None = None
+    """Name of the last layer; None for the last with positions."""
+    inner_layer: str | None = None
+    """Name of the inner layer; None for the last with more positions than the other."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LearnerCriticOptions:
+    """Options of the objective lsx."""
+
+    weight: float = 1.0
+    """Weight of the critic's loss in what the learner learns."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectiveOptions:
     """Options of every objective; only those of the objective in use count."""
@@ -76,3 +134,7 @@ class ObjectiveOptions:
     cutmix: CutMixOptions = field(default_factory=CutMixOptions)
     dml: DMLOptions = field(default_factory=DMLOptions)
     byot: BYOTOptions = field(default_factory=BYOTOptions)
+    saliency_guided: SaliencyGuidedOptions = field(default_factory=SaliencyGuidedOptions)
+    cgc: ContrastiveGradCamOptions = field(default_factory=ContrastiveGradCamOptions)
+    icasc: AttentionSeparabilityOptions = field(default_factory=AttentionSeparabilityOptions)
+    lsx: LearnerCriticOptions = field(default_factory=LearnerCriticOptions)

@@ -12,10 +12,14 @@ from selfexplain.introspection import Introspective
 from selfexplain.objectives import (
     BYOT,
     DML,
+    AttentionSeparability,
     ConfidencePenalty,
+    ContrastiveGradCam,
     LabelSmoothing,
+    LearnerCritic,
     Objective,
     ObjectiveContext,
+    SaliencyGuided,
     Standard,
 )
 from selfexplain.recipes.objective_options import ObjectiveOptions
@@ -28,6 +32,10 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "introspective": Introspective,
     "dml": DML,
     "byot": BYOT,
+    "saliency_guided": SaliencyGuided,
+    "cgc": ContrastiveGradCam,
+    "icasc": AttentionSeparability,
+    "lsx": LearnerCritic,
 }
 """Name -> class. Options of an objective, where it has any, are the field of its name in
 `ObjectiveOptions`."""
