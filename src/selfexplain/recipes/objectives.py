@@ -9,6 +9,7 @@ from torch import nn
 from selfexplain.errors import InputError
 from selfexplain.introspection import Introspective
 from selfexplain.objectives import (
+    KD,
     ConfidencePenalty,
     LabelSmoothing,
     Objective,
@@ -22,6 +23,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "label_smoothing": LabelSmoothing,
     "confidence_penalty": ConfidencePenalty,
     "introspective": Introspective,
+    "kd": KD,
 }
 """Name -> class. Options of an objective, where it has any, are the field of its name in
 `ObjectiveOptions`."""
