@@ -10,10 +10,21 @@ Example:
     >>> Introspective(model)(torch.randn(2, 1, 8, 8), torch.tensor([0, 1]))["loss"].backward()
 """
 
+from typing import Any
+
 from selfexplain.errors import InputError
 from selfexplain.explanations import class_maps
 from selfexplain.introspection import Introspective
 
-__all__ = ["InputError", "Introspective", "class_maps"]
+__all__ = ["InputError", "Introspective", "class_maps", "from_pretrained"]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """`from_pretrained` when it is asked for: what it needs takes a while to import."""
+    if name == "from_pretrained":
+        from selfexplain.recipes.pretrained import from_pretrained
+
+        return from_pretrained
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

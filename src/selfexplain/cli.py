@@ -1,4 +1,4 @@
-"""The command line: selfexplain train | compare | explain | search | retrain | lookup | demo."""
+"""The command line: one subcommand for each recipe (`selfexplain --help` lists them)."""
 
 import os
 import sys
@@ -15,6 +15,7 @@ from selfexplain.recipes.compare import run_comparison
 from selfexplain.recipes.demo import demo_config, demo_picture, demo_search
 from selfexplain.recipes.environment import first_process
 from selfexplain.recipes.explain import ExplainConfig, explain_images
+from selfexplain.recipes.export import ExportConfig, export_run
 from selfexplain.recipes.lookup import LookupConfig, lookup_table, run_lookup
 from selfexplain.recipes.options import CompareConfig, RunConfig, TrainConfig
 from selfexplain.recipes.prepare import load
@@ -47,6 +48,7 @@ Command = (
     | Annotated[SearchConfig, tyro.conf.subcommand("search")]
     | Annotated[RetrainConfig, tyro.conf.subcommand("retrain")]
     | Annotated[LookupConfig, tyro.conf.subcommand("lookup")]
+    | Annotated[ExportConfig, tyro.conf.subcommand("export")]
     | Annotated[DemoConfig, tyro.conf.subcommand("demo")]
 )
 
@@ -93,6 +95,9 @@ def _run(command: Command, console: Console) -> None:
             _search(command, console)
         case LookupConfig():
             console.print(lookup_table(command.genotype, run_lookup(command)))
+        case ExportConfig():
+            for path in export_run(command):
+                console.print(f"Written: {path}", soft_wrap=True)
         case DemoConfig():
             _demo(command, console)
 

@@ -1,6 +1,7 @@
 """The contract that every objective keeps, whichever it is."""
 
 import copy
+import functools
 import io
 
 import pytest
@@ -78,13 +79,28 @@ def make_model() -> nn.Module:
     return build_model("small_cnn", num_classes=CLASSES, in_channels=1)
 
 
+@functools.cache
+def make_teacher() -> nn.Module:
+    """A teacher that knows the first batch; one that knows nothing would hold its student back."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        teacher = make_model()
+        optimiser = torch.optim.SGD(teacher.parameters(), lr=0.05)
+        for _ in range(40):
+            x, y = batch()
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(teacher(x), y).backward()
+            optimiser.step()
+    return teacher
+
+
 def build(spec: str, model: nn.Module) -> Objective:
     context = ObjectiveContext(
         num_classes=CLASSES,
         image_shape=(1, 8, 8),
         num_images=40,
         make_model=make_model,
-        teacher=make_model(),
+        teacher=copy.deepcopy(make_teacher()),
     )
     return build_objective(spec, model, ObjectiveOptions(), context)
 
@@ -303,6 +319,8 @@ def test_bad_options_are_named() -> None:
         "introspective:tau=0": "tau is 0",
         "introspective:every=0": "every is 0",
         "introspective:form=sum": "form is 'sum'; pass one of mixed, ce_kl, non_true",
+        "kd:alpha=2": "alpha is 2; pass a number from 0 to 1",
+        "kd:temperature=0": "temperature is 0",
         "standard:weight=1": "no options",
         "byot:layers=blok2": "layer 'blok2' is not in the model; pass a name",
         "byot:temperature=0": "temperature is 0; pass a number above 0",

@@ -9,12 +9,15 @@ from selfexplain.objectives.context import ObjectiveContext
 from selfexplain.objectives.cutmix import CutMix
 from selfexplain.objectives.dml import DML
 from selfexplain.objectives.icasc import AttentionSeparability
+from selfexplain.objectives.frozen import Frozen
+from selfexplain.objectives.kd import KD
 from selfexplain.objectives.label_smoothing import LabelSmoothing
 from selfexplain.objectives.lsx import LearnerCritic
 from selfexplain.objectives.mixing import Mixing
 from selfexplain.objectives.mixup import Mixup
 from selfexplain.objectives.saliency_guided import SaliencyGuided
 from selfexplain.objectives.standard import Standard
+from selfexplain.objectives.taught import Taught
 from selfexplain.objectives.tunable import Choice, Range, Tunable
 
 __all__ = [
@@ -25,6 +28,10 @@ __all__ = [
     "ConfidencePenalty",
     "ContrastiveGradCam",
     "CutMix",
+    "KD",
+    "Choice",
+    "ConfidencePenalty",
+    "Frozen",
     "LabelSmoothing",
     "LearnerCritic",
     "Mixing",
@@ -34,6 +41,7 @@ __all__ = [
     "Range",
     "SaliencyGuided",
     "Standard",
+    "Taught",
     "Tunable",
     "WithAuxiliaryHead",
 ]

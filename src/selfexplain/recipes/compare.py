@@ -1,12 +1,12 @@
 """Train one model with several objectives and seeds; say what each is worth and what it costs.
 
 The folder of a comparison holds `compare.json` (configuration), `runs/OBJECTIVE-seedN/` (one run
-each, see train.py), `cost/seedN.json`, and at the end `results.json` and `table.md`. The same
-command again skips what is finished and continues what is not.
+each, see train.py), `teachers/` (the same for the teachers that were trained for them),
+`cost/seedN.json`, and at the end `results.json` and `table.md`. The same command again skips what
+is finished and continues what is not.
 """
 
 import dataclasses
-import re
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -18,16 +18,33 @@ from selfexplain.data import ImageData
 from selfexplain.evaluation import paired_difference
 from selfexplain.recipes.classifier import build_seeded
 from selfexplain.recipes.environment import environment
-from selfexplain.recipes.folder import check_free, check_same_config, saved_config
+from selfexplain.recipes.folder import check_free, check_same_config, run_name, saved_config
 from selfexplain.recipes.objectives import resolve
 from selfexplain.recipes.options import CompareConfig, TrainConfig, plain
 from selfexplain.recipes.prepare import load, prepare
+from selfexplain.recipes.teacher import stand_in
+from selfexplain.recipes.teacher_chain import (
+    check_teacher_is_needed,
+    given_teacher,
+    with_teachers,
+    with_total_cost,
+)
 from selfexplain.recipes.train import check_model, launch, run_training
 from selfexplain.training.cost import interleaved_cost
 from selfexplain.training.files import read_json, write_json
 
-COLUMNS = ("objective", "seed", "accuracy", "nll", "brier", "ece", "step_seconds", "cost")
-"""Fields of a row of results.json."""
+COLUMNS = (
+    "objective",
+    "seed",
+    "accuracy",
+    "nll",
+    "brier",
+    "ece",
+    "step_seconds",
+    "cost",
+    "total_cost",
+)
+"""Fields of a row of results.json, those that it has."""
 
 RunCallback = Callable[[str, int, int, int], None]
 """Called as (objective, seed, steps done, steps in all) after every training step."""
@@ -57,6 +74,7 @@ def run_comparison(
     """
     for spec in config.objectives:
         resolve(spec, config.options)  # a misspelt objective is refused before hours of training
+    check_teacher_is_needed(config, config.objectives)
     _claim_folder(config)
     fabric = launch(config.device, config.training)
     data = load(config.data)
@@ -70,7 +88,7 @@ def run_comparison(
         )
     rows: list[dict[str, Any]] = []
     for seed in config.seeds:
-        cost = _costs(config, seed, data, fabric)
+        cost = with_total_cost(config, config.objectives, _costs(config, seed, data, fabric))
         rows += [
             _row(config, spec, seed, data, fabric, on_step) | cost[spec]
             for spec in config.objectives
@@ -81,7 +99,7 @@ def run_comparison(
             **plain(config, leave_out=("out",)),
             "environment": environment(fabric.device),
         },
-        "rows": [{column: row[column] for column in COLUMNS} for row in rows],
+        "rows": [{name: row[name] for name in COLUMNS if name in row} for row in rows],
         "summary": summarise(rows, config.objectives),
     }
     if fabric.is_global_zero:
@@ -139,8 +157,7 @@ def run_folder(out: Path, spec: str, seed: int) -> Path:
         >>> run_folder(Path("out"), "introspective:weight=0.1", 2).as_posix()
         'out/runs/introspective_weight-0.1-seed2'
     """
-    name = re.sub(r"[^\w.+-]+", "_", spec.replace("=", "-"))
-    return out / "runs" / f"{name}-seed{seed}"
+    return out / "runs" / run_name(spec, seed)
 
 
 def _row(
@@ -154,7 +171,7 @@ def _row(
     shared = {
         f.name: getattr(config, f.name)
         for f in dataclasses.fields(config)
-        if f.name not in {"objectives", "seeds", "out"}
+        if f.name not in {"objectives", "seeds", "out", "teacher"}
     }
     one = TrainConfig(
         **shared,
@@ -162,9 +179,14 @@ def _row(
         seed=seed,
         out=run_folder(config.out, spec, seed),
         resume=True,
+        teacher=given_teacher(config, spec),
     )
     return run_training(
-        one, fabric=fabric, data=data, on_step=lambda done, total: on_step(spec, seed, done, total)
+        one,
+        fabric=fabric,
+        data=data,
+        on_step=lambda done, total: on_step(spec, seed, done, total),
+        teachers=config.out / "teachers",
     )
 
 
@@ -173,14 +195,21 @@ def _costs(
 ) -> dict[str, dict[str, float]]:
     """Interleaved step times of all objectives, measured once for each seed and kept in a file."""
     path = config.out / "cost" / f"seed{seed}.json"
+    names = with_teachers(config, dict.fromkeys(("standard", *config.objectives)))
     if path.exists():
         kept = read_json(path)
-        if set(config.objectives) <= kept.keys():
+        if set(names) <= kept.keys():
             return kept
-    names = list(dict.fromkeys(("standard", *config.objectives)))
     prepared = prepare(data, config.data, seed)
     objectives = {
-        name: build_seeded(config, name, seed, data, num_images=len(prepared.train))
+        name: build_seeded(
+            config,
+            name,
+            seed,
+            data,
+            num_images=len(prepared.train),
+            teacher=stand_in(config, name, data, prepared),
+        )
         for name in names
     }
     batches = prepared.training_batches(

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from selfexplain.data import normalise
@@ -24,12 +22,11 @@ from selfexplain.introspection import Introspective
 from selfexplain.objectives import Objective
 from selfexplain.recipes.classifier import build_classifier
 from selfexplain.recipes.derived import with_auxiliary_head
-from selfexplain.recipes.folder import saved_config
+from selfexplain.recipes.finished import load_weights, read_finished
 from selfexplain.recipes.objective_options import ObjectiveOptions
 from selfexplain.recipes.objectives import resolve
 from selfexplain.report import explanation_figure
 from selfexplain.training.checkpoint import load_checkpoint
-from selfexplain.training.files import read_json
 
 FORMATS = (".png", ".svg", ".pdf")
 """Endings of the pictures that can be written."""
@@ -78,14 +75,9 @@ def load_run(folder: Path, kind: MapKind = "cam", layer: str | None = None) -> T
     Raises:
         InputError: the folder holds no finished run, or its files cannot be read.
     """
-    if not (folder / "model.safetensors").exists():
-        raise InputError(
-            f"{folder} holds no finished run; pass a folder with run.json and model.safetensors"
-        )
-    images, config = read_json(folder / "run.json")["images"], saved_config(folder / "run.json")
-    names, (channels, height, width) = tuple(images["class_names"]), images["shape"]
-    shape_CHW = (channels, height, width)
-    model = build_classifier(config, num_classes=len(names), shape_CHW=shape_CHW)
+    run = read_finished(folder)
+    config = run.config
+    model = build_classifier(config, num_classes=run.num_classes, shape_CHW=run.shape_CHW)
     objective: Objective
     name, values = resolve(config["objective"], _objective_options(config))
     if name == "introspective":
@@ -95,16 +87,13 @@ def load_run(folder: Path, kind: MapKind = "cam", layer: str | None = None) -> T
         whole.load_state_dict(load_checkpoint(folder / "checkpoint.pt")["objective"])
     else:
         objective = Introspective(model, kind=kind, layer=layer, form="mixed")
-    try:
-        model.load_state_dict(load_file(folder / "model.safetensors"))
-    except (SafetensorError, RuntimeError) as error:
-        raise InputError(f"the weights in {folder} cannot be read ({error})") from error
+    load_weights(model, folder)
     return TrainedRun(
         objective=objective.eval(),
-        class_names=names,
-        shape_CHW=shape_CHW,
-        mean_C=torch.tensor(images["mean"]),
-        std_C=torch.tensor(images["std"]),
+        class_names=run.class_names,
+        shape_CHW=run.shape_CHW,
+        mean_C=run.mean_C,
+        std_C=run.std_C,
     )
 
 

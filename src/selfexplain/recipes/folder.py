@@ -1,12 +1,14 @@
 """The folder of a run or a comparison: whose it is, and that one process writes to it at a time."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from lightning_fabric import Fabric
 
 from selfexplain.errors import InputError
 from selfexplain.recipes.environment import first_process
@@ -44,6 +46,53 @@ def locked(folder: Path) -> Iterator[None]:
         ) from error
     with held:
         yield
+
+
+@contextmanager
+def waited_for(folder: Path, fabric: Fabric) -> Iterator[None]:
+    """Keep a folder for this run, after whoever has it is done; all of its processes wait.
+
+    For a folder that several runs share. The lock is a file beside it, so that a run inside may
+    still lock the folder itself.
+
+    Example:
+        >>> import tempfile
+        >>> fabric = Fabric(accelerator="cpu", devices=1)
+        >>> with waited_for(Path(tempfile.mkdtemp()) / "shared", fabric):
+        ...     pass
+    """
+    lock = FileLock(folder.parent / f".{folder.name}.lock")
+    # In portions, so that the other processes' collective call does not run out of time.
+    while not fabric.broadcast(not fabric.is_global_zero or _acquired(lock, seconds=60)):
+        pass
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _acquired(lock: FileLock, seconds: float) -> bool:
+    try:
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=seconds)
+    except Timeout:
+        return False
+    except OSError as error:
+        raise InputError(
+            f"{lock.lock_file} cannot be written ({error.strerror}); pass another --out"
+        ) from error
+    return True
+
+
+def run_name(spec: str, seed: int) -> str:
+    """Name of the folder of one run among several.
+
+    Example:
+        >>> run_name("introspective:weight=0.1", 2)
+        'introspective_weight-0.1-seed2'
+    """
+    name = re.sub(r"[^\w.+-]+", "_", spec.replace("=", "-"))
+    return f"{name}-seed{seed}"
 
 
 def claim_folder(config: Any) -> str:
@@ -85,6 +134,7 @@ def check_free(folder: Path) -> None:
         "genotype.json",
         "cell.svg",
         "architecture.png",
+        "teachers",
     }
     files = {path.name for path in folder.iterdir()} if folder.exists() else set()
     # Names that begin with a dot are locks and files that are being written.

@@ -121,6 +121,13 @@ class LearnerCriticOptions:
 
     weight: float = 1.0
     """Weight of the critic's loss in what the learner learns."""
+class KDOptions:
+    """Options of the objective kd."""
+
+    alpha: float = 0.9
+    """Share of the distillation; the rest is the cross-entropy with the labels."""
+    temperature: float = 4.0
+    """Softens teacher and student."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,3 +145,4 @@ class ObjectiveOptions:
     cgc: ContrastiveGradCamOptions = field(default_factory=ContrastiveGradCamOptions)
     icasc: AttentionSeparabilityOptions = field(default_factory=AttentionSeparabilityOptions)
     lsx: LearnerCriticOptions = field(default_factory=LearnerCriticOptions)
+    kd: KDOptions = field(default_factory=KDOptions)

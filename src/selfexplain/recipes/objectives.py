@@ -13,6 +13,7 @@ from selfexplain.objectives import (
     BYOT,
     DML,
     AttentionSeparability,
+    KD,
     ConfidencePenalty,
     ContrastiveGradCam,
     LabelSmoothing,
@@ -36,6 +37,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "cgc": ContrastiveGradCam,
     "icasc": AttentionSeparability,
     "lsx": LearnerCritic,
+    "kd": KD,
 }
 """Name -> class. Options of an objective, where it has any, are the field of its name in
 `ObjectiveOptions`."""

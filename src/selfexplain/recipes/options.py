@@ -93,6 +93,9 @@ class SharedConfig:
     options: Annotated[ObjectiveOptions, tyro.conf.arg(name="")] = field(
         default_factory=ObjectiveOptions
     )
+    teacher: Path | None = None
+    """Folder of a finished run whose model teaches, for objectives that have a teacher; None to
+    train one first, with the same model, seed and options."""
     tensorboard: bool = False
     """Write TensorBoard event files beside metrics.jsonl (needs the tensorboard extra)."""
     score_every_epoch: bool = False
@@ -186,6 +189,8 @@ def plain(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
     configuration stays what it was when the library learns another objective.
     """
     values = {k: v for k, v in asdict(config).items() if k not in leave_out}
+    if values.get("teacher") is None:  # runs without one stay what they were before there were any
+        values.pop("teacher", None)
     specs = getattr(config, "objectives", None) or [getattr(config, "objective", None)]
     if "options" in values and specs != [None]:
         used = {part.partition(":")[0] for spec in specs for part in spec.split("+")}

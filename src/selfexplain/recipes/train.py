@@ -2,7 +2,7 @@
 
 A run's folder holds `run.json` (configuration, environment, and what the images need), then after
 every epoch `metrics.jsonl` and `checkpoint.pt`, and at the end `model.safetensors` and
-`result.json`.
+`result.json`; if it trained its teacher, `teachers/` with a folder of the same kind.
 """
 
 import dataclasses
@@ -27,6 +27,7 @@ from selfexplain.recipes.environment import environment
 from selfexplain.recipes.folder import claim_folder, locked
 from selfexplain.recipes.options import DeviceOptions, RunConfig, TrainConfig, plain
 from selfexplain.recipes.prepare import Prepared, load, prepare
+from selfexplain.recipes.teacher import after_teachers, find_teacher
 from selfexplain.training import TrainingOptions, train
 from selfexplain.training.files import atomic_file, read_json, write_json
 from selfexplain.training.loop import FABRIC_PRECISION
@@ -68,6 +69,7 @@ def run_training(
     fabric: Fabric | None = None,
     data: ImageData | None = None,
     on_step: StepCallback = lambda done, total: None,
+    teachers: Path | None = None,
 ) -> dict[str, Any]:
     """Train and score as the configuration says; return what `result.json` holds.
 
@@ -75,7 +77,10 @@ def run_training(
         config: the whole configuration; it is saved in the folder.
         fabric: a launched Fabric; None to launch one.
         data: the data set, if the caller has loaded it already.
-        on_step: called after every step with the number of steps done and of the whole run's.
+        on_step: called after every step with the number of steps done and of the whole run's, the
+            training of its teachers included.
+        teachers: folder of the teachers that are trained for this run, which runs may share; None
+            for one inside the run's own.
 
     Raises:
         InputError: the folder holds another run, or anything in the configuration cannot be used.
@@ -94,7 +99,8 @@ def run_training(
     if done.exists():
         return read_json(done)
     with locked(config.out):
-        return _train_and_score(config, identity, fabric, data, on_step)
+        folder = config.out / "teachers" if teachers is None else teachers
+        return _train_and_score(config, identity, fabric, data, on_step, folder)
 
 
 def _train_and_score(
@@ -103,12 +109,27 @@ def _train_and_score(
     fabric: Fabric | None,
     data: ImageData | None,
     on_step: StepCallback,
+    teachers: Path,
 ) -> dict[str, Any]:
     fabric = fabric if fabric is not None else launch(config.device, config.training)
     data = data if data is not None else load(config.data)
     prepared = prepare(data, config.data, config.seed)
+    teacher = find_teacher(
+        config,
+        data,
+        prepared,
+        fabric=fabric,
+        folder=teachers,
+        train=run_training,
+        on_step=on_step,
+    )
     objective = build_seeded(
-        config, config.objective, config.seed, data, num_images=len(prepared.train)
+        config,
+        config.objective,
+        config.seed,
+        data,
+        num_images=len(prepared.train),
+        teacher=teacher,
     )
     name = config.model if isinstance(config, TrainConfig) else "of the genotype"
     check_model(objective.model, name, data.shape_CHW, data.num_classes)
@@ -141,7 +162,7 @@ def _train_and_score(
         resume=config.resume,
         tensorboard=config.tensorboard,
         before_epoch=drop_path_schedule(plain(config), objective.model),
-        on_step=on_step,
+        on_step=after_teachers(config, on_step),
         score=scores if config.score_every_epoch else None,
     )
     result = {

@@ -26,11 +26,11 @@ def comparison_table(results: dict[str, Any]) -> Table:
         show_edge=False,
         padding=(0, 1, 0, 0),
         header_style="bold",
-        caption=_caption(results["summary"]),
+        caption=_caption(results),
         caption_justify="left",
     )
     table.add_column(HEADER[0], overflow="fold")
-    for name in HEADER[1:]:
+    for name in _header(results["summary"])[1:]:
         table.add_column(name, justify="right", no_wrap=True)
     for row in results["summary"]:
         table.add_row(*_cells(row, row is results["summary"][0]))
@@ -48,18 +48,28 @@ def comparison_markdown(results: dict[str, Any]) -> str:
         | standard | 90.00 |  | 0.300 | 2.0 | 1.00 |
     """
     summary = results["summary"]
-    rows = [HEADER, ("---", *["---:"] * (len(HEADER) - 1))]
+    header = _header(summary)
+    rows = [header, ("---", *["---:"] * (len(header) - 1))]
     rows += [_cells(row, row is summary[0]) for row in summary]
     lines = [f"| {' | '.join(cells)} |" for cells in rows]
-    return "\n".join([*lines, "", f"*{_caption(summary)}*", ""])
+    return "\n".join([*lines, "", f"*{_caption(results)}*", ""])
 
 
-def _caption(summary: list[dict[str, Any]]) -> str:
-    n = summary[0]["n"]
+def _header(summary: list[dict[str, Any]]) -> tuple[str, ...]:
+    return (*HEADER, "total") if "total_cost" in summary[0] else HEADER
+
+
+def _caption(results: dict[str, Any]) -> str:
+    n = results["summary"][0]["n"]
+    total = ""
+    if "total_cost" in results["summary"][0]:
+        total = "; total: with the training of its teachers"
+        if results.get("config", {}).get("teacher") is not None:
+            total += ", that of the given teacher counted as 0"
     return (
         f"mean ± std over {n} seed{'s' if n > 1 else ''}; difference in accuracy to "
-        f"{summary[0]['objective']}, same seeds, ± half of its 95 % interval; cost in steps of the "
-        "standard one"
+        f"{results['summary'][0]['objective']}, same seeds, ± half of its 95 % interval; cost in "
+        f"steps of the standard one{total}"
     )
 
 
@@ -71,6 +81,7 @@ def _cells(row: dict[str, Any], is_first: bool) -> tuple[str, ...]:
         with_spread(row["nll_mean"], row["nll_std"], 3),
         with_spread(row["ece_mean"], row["ece_std"], 1),
         f"{row['cost']:.2f}",
+        *([f"{row['total_cost']:.2f}"] if "total_cost" in row else []),
     )
 
 

@@ -66,9 +66,9 @@ def build_network(
     if form not in ("small", "imagenet"):
         raise InputError(f"there is no form {form!r}; pass small or imagenet")
     sizes = {"num_classes": num_classes, "in_channels": in_channels}
+    channels, cells = published_size(genotype.family, form, channels, cells)
     network: nn.Module
     if genotype.family == "nasbench201":
-        channels, cells = _given(channels, 16), _given(cells, 5)
         check_numbers(**sizes, channels=channels, cells=cells)
         if form != "small" or auxiliary:
             raise InputError(
@@ -79,16 +79,23 @@ def build_network(
         make = partial(NASBench201Cell, genotype.cells["cell"])
         network = NASBench201Network(make, **sizes, channels=channels, cells=cells)
     else:
-        channels = _given(channels, 36 if form == "small" else 48)
-        cells = _given(cells, 20 if form == "small" else 14)
         check_numbers(**sizes, channels=channels, cells=cells)
         network = _darts_network(genotype, image_size, channels, cells, form, auxiliary, **sizes)
     set_drop_path(network, drop_path)
     return network
 
 
-def _given(number: int | None, default: int) -> int:
-    return default if number is None else number
+def published_size(
+    family: str, form: Form, channels: int | None, cells: int | None
+) -> tuple[int, int]:
+    """Channels of the first cells and number of cells: the given ones, else the published ones.
+
+    Example:
+        >>> published_size("darts", "imagenet", None, 8)
+        (48, 8)
+    """
+    published = {"nasbench201": (16, 5)}.get(family, (36, 20) if form == "small" else (48, 14))
+    return published[0] if channels is None else channels, published[1] if cells is None else cells
 
 
 def _darts_network(

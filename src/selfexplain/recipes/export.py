@@ -1,0 +1,209 @@
+"""Take a trained classifier away: weights and configuration, ONNX, torch.export, plain source.
+
+Every file that computes is run once and its logits are compared with the model's own.
+"""
+
+import io
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor, nn
+
+from selfexplain.errors import InputError, first_line
+from selfexplain.recipes.derived import is_derived
+from selfexplain.recipes.finished import FinishedRun, read_finished
+from selfexplain.recipes.folder import saved_config
+from selfexplain.recipes.hub import push_folder
+from selfexplain.recipes.pretrained import (
+    CONFIG,
+    WEIGHTS,
+    PixelClassifier,
+    classifier_of,
+    write_config,
+)
+from selfexplain.report.model_card import model_card
+from selfexplain.spaces import load_genotype
+from selfexplain.spaces.standalone import source_of
+from selfexplain.training.files import atomic_file, read_json
+
+Format = Literal["onnx", "torch_export", "source"]
+LARGEST_DIFFERENCE = 1e-3
+"""Between logits of a file and of the model, relative to the largest logit (or to 1)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportConfig:
+    """Write a trained classifier in forms that others can use."""
+
+    run: Path
+    """Folder of a finished run (of train, of retrain, or one of a comparison's runs/)."""
+    out: Path
+    """Folder to write; what it holds of an earlier export is replaced."""
+    formats: tuple[Format, ...] = ()
+    """Beside model.safetensors, config.json and README.md: onnx (model.onnx; needs the extra onnx),
+    torch_export (model.pt2), source (network.py, plain PyTorch; for the network of a genotype)."""
+    push: str | None = None
+    """Repository of the Hugging Face hub, NAME/NAME, to upload the folder to; log in before with
+    hf auth login."""
+    private: bool = False
+    """Make the repository private when it is created."""
+
+
+def export_run(config: ExportConfig) -> list[Path]:
+    """Export a run; return the files that were written.
+
+    Raises:
+        InputError: the run is not finished, a format does not fit it or lacks its package, or the
+            upload fails.
+    """
+    run = read_finished(config.run)
+    classifier = classifier_of(run)
+    try:
+        config.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{config.out} cannot be written to ({error.strerror}); pass another --out"
+        ) from error
+    state = {name: t.contiguous() for name, t in classifier.model.state_dict().items()}
+    contents = {WEIGHTS: safetensors_bytes(state), "README.md": _card(run).encode()}
+    for form in dict.fromkeys(config.formats):
+        name, make = FORMATS[form]
+        contents[name] = make(run, classifier)
+    for name, content in contents.items():
+        with atomic_file(config.out / name) as file:
+            file.write(content)
+    write_config(config.out / CONFIG, run)
+    if config.push is not None:
+        push_folder(config.out, config.push, private=config.private)
+    return [config.out / name for name in (*contents, CONFIG)]
+
+
+def _card(run: FinishedRun) -> str:
+    result = read_json(run.folder / "result.json")
+    environment = read_json(run.folder / "run.json").get("environment", {})
+    config = saved_config(run.folder / "run.json")
+    return model_card(config, result, environment, run.class_names, run.shape_CHW)
+
+
+def _onnx(run: FinishedRun, classifier: PixelClassifier) -> bytes:
+    """The classifier of pixels as an ONNX model with any batch size."""
+    del run
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401 - what torch writes ONNX with
+    except ImportError as error:
+        raise InputError(
+            f"format onnx needs packages that do not import here ({error}); install them with: "
+            "pip install 'selfexplain[onnx]'"
+        ) from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            classifier,
+            (_example(classifier, 2),),
+            input_names=["pixels"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto.SerializeToString()
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    _check(
+        lambda x: torch.from_numpy(np.asarray(session.run(None, {"pixels": x.numpy()})[0])),
+        classifier,
+        "ONNX",
+    )
+    return bytes(model)
+
+
+def _torch_export(run: FinishedRun, classifier: PixelClassifier) -> bytes:
+    """The classifier of pixels as a program of torch.export with any batch size."""
+    del run
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.export.export(
+        classifier, (_example(classifier, 2),), dynamic_shapes=({0: batch},)
+    )
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer)
+    buffer.seek(0)
+    _check(torch.export.load(buffer).module(), classifier, "torch.export")
+    return buffer.getvalue()
+
+
+def _source(run: FinishedRun, classifier: PixelClassifier) -> bytes:
+    """The network of a genotype as plain PyTorch."""
+    if not is_derived(run.config):
+        raise InputError(
+            f"format source writes the network of a genotype, and {run.folder} trained the model "
+            f"{run.config['model']}; pass another format"
+        )
+    source = source_of(
+        load_genotype(run.config["genotype"]),
+        num_classes=run.num_classes,
+        in_channels=run.shape_CHW[0],
+        channels=run.config["init_channels"],
+        cells=run.config["cells"],
+        form=run.config["form"],
+    )
+    scope: dict[str, type[nn.Module]] = {}
+    exec(compile(source, "network.py", "exec"), scope)  # noqa: S102 - written by ourselves
+    network = scope["Network"]().eval()
+    own = network.state_dict().keys()
+    state = classifier.model.state_dict()
+    network.load_state_dict({name: value for name, value in state.items() if name in own})
+    plain = PixelClassifier(
+        network,
+        run.mean_C,
+        run.std_C,
+        run.class_names,
+        run.shape_CHW,
+    ).eval()
+    _check(plain, classifier, "source")
+    return source.encode()
+
+
+FORMATS: dict[Format, tuple[str, Callable[[FinishedRun, PixelClassifier], bytes]]] = {
+    "onnx": ("model.onnx", _onnx),
+    "torch_export": ("model.pt2", _torch_export),
+    "source": ("network.py", _source),
+}
+"""Format -> name of its file, and what makes its content."""
+
+
+def _example(classifier: PixelClassifier, count: int) -> Tensor:
+    """Random pixels, the same every time."""
+    generator = torch.Generator().manual_seed(count)
+    return torch.rand(count, *classifier.shape_CHW, generator=generator)
+
+
+@torch.no_grad()
+def _check(written: Callable[[Tensor], Tensor], classifier: PixelClassifier, name: str) -> None:
+    """Compare the logits of what was written with the classifier's, for two batch sizes.
+
+    Raises:
+        InputError: they differ.
+    """
+    for count in (1, 3):
+        pixels_BCHW = _example(classifier, count)
+        try:
+            logits_BK = written(pixels_BCHW)
+        except Exception as error:
+            raise InputError(
+                f"this model cannot be written as {name} ({first_line(error)}); pass another format"
+            ) from error
+        expected_BK = classifier(pixels_BCHW)
+        scale = max(1.0, float(expected_BK.abs().max()))
+        difference = float((logits_BK - expected_BK).abs().max()) / scale
+        if not difference <= LARGEST_DIFFERENCE:
+            raise InputError(
+                f"what was written as {name} gives other logits than the model (by {difference:.1e}"
+                " of the largest); pass another format"
+            )

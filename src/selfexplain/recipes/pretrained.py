@@ -1,0 +1,157 @@
+"""Trained classifiers in a folder or on the Hugging Face hub, as `selfexplain export` writes them.
+
+Shape suffixes: B batch, C channels, H and W space, K classes.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from selfexplain.errors import InputError, first_line
+from selfexplain.recipes.classifier import build_classifier
+from selfexplain.recipes.finished import FinishedRun, load_weights
+from selfexplain.training.files import read_json, write_json
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+class PixelClassifier(nn.Module):
+    """A classifier of pixels in [0, 1], which it normalises as its training images were.
+
+    Args:
+        model: maps normalised images (B, C, H, W) to logits (B, K).
+        mean_C: mean of the channels, in units of [0, 1].
+        std_C: their standard deviation.
+        class_names: K names.
+        shape_CHW: of an image.
+
+    Example:
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+        >>> one = torch.ones(1)
+        >>> classifier = PixelClassifier(model, one / 2, one, ("cat", "dog"), (1, 2, 2))
+        >>> classifier(torch.rand(3, 1, 2, 2)).shape
+        torch.Size([3, 2])
+    """
+
+    mean_C11: Tensor
+    std_C11: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        mean_C: Tensor,
+        std_C: Tensor,
+        class_names: tuple[str, ...],
+        shape_CHW: tuple[int, int, int],
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.class_names = class_names
+        self.shape_CHW = shape_CHW
+        self.register_buffer("mean_C11", mean_C[:, None, None].clone(), persistent=False)
+        self.register_buffer("std_C11", std_C[:, None, None].clone(), persistent=False)
+
+    def forward(self, pixels_BCHW: Tensor) -> Tensor:
+        """Logits (B, K) of pixels in [0, 1]."""
+        logits_BK: Tensor = self.model((pixels_BCHW - self.mean_C11) / self.std_C11)
+        return logits_BK
+
+
+def classifier_of(run: FinishedRun) -> PixelClassifier:
+    """The classifier of a finished run, in evaluation mode.
+
+    Raises:
+        InputError: its model cannot be built here, or its weights cannot be read.
+    """
+    model = build_classifier(run.config, num_classes=run.num_classes, shape_CHW=run.shape_CHW)
+    load_weights(model, run.folder)
+    return PixelClassifier(model, run.mean_C, run.std_C, run.class_names, run.shape_CHW).eval()
+
+
+def write_config(path: Path, run: FinishedRun) -> None:
+    """Write what `from_pretrained` needs beside the weights."""
+    write_json(
+        path,
+        {
+            "schema": 1,
+            "library": "selfexplain",
+            "model": run.config,
+            "class_names": list(run.class_names),
+            "image_shape": list(run.shape_CHW),
+            "mean": run.mean_C.tolist(),
+            "std": run.std_C.tolist(),
+        },
+    )
+
+
+def from_pretrained(where: str | Path, *, revision: str | None = None) -> PixelClassifier:
+    """Load a classifier that `selfexplain export` wrote, from a folder or from the hub.
+
+    A model of your own (`package.module:factory`) is imported, so load only what you trust to name
+    code that is installed here; weights and configuration are data and run nothing.
+
+    Args:
+        where: a folder; or a repository's name on the Hugging Face hub, NAME/NAME.
+        revision: branch, tag or commit on the hub; None for the newest.
+
+    Returns:
+        The classifier, in evaluation mode, on the CPU.
+
+    Raises:
+        InputError: there is no such folder or repository, or it holds no exported classifier.
+
+    Example:
+        >>> from_pretrained("absent/folder/of/mine")
+        Traceback (most recent call last):
+        selfexplain.errors.InputError: there is no folder absent/folder/of/mine; pass one that ...
+    """
+    folder = Path(where)
+    if not folder.is_dir():
+        folder = _from_hub(str(where), revision)
+    if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
+        raise InputError(
+            f"{where} lacks {CONFIG} or {WEIGHTS}; pass what selfexplain export has written"
+        )
+    return classifier_of(_read_config(folder))
+
+
+def _read_config(folder: Path) -> FinishedRun:
+    config: Mapping[str, Any] = read_json(folder / CONFIG)
+    try:
+        channels, height, width = config["image_shape"]
+        return FinishedRun(
+            folder=folder,
+            config=dict(config["model"]),
+            class_names=tuple(config["class_names"]),
+            shape_CHW=(channels, height, width),
+            mean_C=torch.tensor(config["mean"]),
+            std_C=torch.tensor(config["std"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{folder / CONFIG} is no configuration of selfexplain ({first_line(error)}); pass "
+            "what selfexplain export has written"
+        ) from error
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    """A local copy of the two files of a repository."""
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise InputError(
+            f"there is no folder {name}; pass one that selfexplain export has written, or a "
+            "repository of the hub as NAME/NAME"
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=[CONFIG, WEIGHTS]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, json.JSONDecodeError) as error:
+        raise InputError(
+            f"{name} is neither a folder here nor a repository of the hub that can be read "
+            f"({first_line(error)}); check the name, or log in with: hf auth login"
+        ) from error

@@ -1,0 +1,102 @@
+"""Objectives with a trained teacher: losses against plain loops, and what the teacher does."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from selfexplain.errors import InputError
+from selfexplain.objectives import KD, Objective, ObjectiveContext, Taught
+from selfexplain.recipes.objective_options import ObjectiveOptions
+from selfexplain.recipes.objectives import OBJECTIVES, build_objective
+
+CLASSES = 4
+TAUGHT = [name for name, kind in OBJECTIVES.items() if issubclass(kind, Taught)]
+
+
+def linear() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(4, CLASSES)).double()
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    x = torch.randn(6, 1, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    return x, torch.tensor([0, 1, 2, 3, 1, 1])
+
+
+def softmax(z: list[float], temperature: float = 1.0) -> list[float]:
+    powers = [math.exp(v / temperature) for v in z]
+    return [p / sum(powers) for p in powers]
+
+
+def kl(q: list[float], p: list[float]) -> float:
+    return sum(a * math.log(a / b) for a, b in zip(q, p, strict=True))
+
+
+def rows(objective: Taught, x: Tensor) -> list[tuple[list[float], list[float]]]:
+    """Logits of student and teacher for each image."""
+    return list(zip(objective.model(x).tolist(), objective.teacher(x).tolist(), strict=True))
+
+
+def close(loss: Tensor, expected: float) -> None:
+    # softened logits are compared in float32
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_kd_is_hintons_loss() -> None:
+    objective = KD(linear(), linear(), alpha=0.7, temperature=3.0)
+    x, y = batch()
+    losses = [
+        -0.3 * math.log(softmax(z)[label]) + 0.7 * 9.0 * kl(softmax(t, 3.0), softmax(z, 3.0))
+        for (z, t), label in zip(rows(objective, x), y.tolist(), strict=True)
+    ]
+    close(objective(x, y)["loss"], sum(losses) / len(losses))
+
+
+def test_kd_at_high_temperature_matches_logits() -> None:
+    """Section 2.1 of the paper: the gradient becomes (z - t) / K with zero-mean logits."""
+    objective = KD(linear(), linear(), alpha=1.0, temperature=500.0)
+    x, y = batch()
+    out = objective(x, y)
+    (gradient,) = torch.autograd.grad(out["loss"], out["output"])
+    z, t = (v - v.mean(dim=1, keepdim=True) for v in (out["output"], objective.teacher(x)))
+    torch.testing.assert_close(gradient * len(x), (z - t) / CLASSES, rtol=0.02, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", TAUGHT)
+def test_teacher_is_asked_and_never_changed(name: str) -> None:
+    teacher = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, CLASSES))
+    objective = in_context(name, linear().float(), teacher).train()
+    before = {k: v.clone() for k, v in teacher.state_dict().items()}
+    optimiser = torch.optim.SGD(objective.parameters(), lr=0.1, weight_decay=0.1)
+    x, y = batch()
+    for _ in range(2):
+        objective(x.float(), y)["loss"].backward()
+        optimiser.step()
+    assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
+    assert not any(m.training for m in teacher.modules())
+    assert all(p.grad is None for p in teacher.parameters())
+
+
+@pytest.mark.parametrize("name", TAUGHT)
+def test_missing_or_unfit_teacher_is_named(name: str) -> None:
+    with pytest.raises(InputError, match="pass a teacher"):
+        in_context(name, linear(), None)
+    student = linear()
+    with pytest.raises(InputError, match="pass another model"):
+        in_context(name, student, student)
+    x, y = batch()
+    few = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).double()
+    with pytest.raises(InputError, match="pass a teacher with the same classes"):
+        in_context(name, linear(), few)(x, y)
+
+
+def in_context(name: str, model: nn.Module, teacher: nn.Module | None) -> Objective:
+    context = ObjectiveContext(
+        num_classes=CLASSES,
+        image_shape=(1, 2, 2),
+        num_images=6,
+        make_model=linear,
+        teacher=teacher,
+    )
+    return build_objective(name, model, ObjectiveOptions(), context)

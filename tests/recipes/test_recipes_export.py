@@ -1,0 +1,183 @@
+"""Trained classifiers that are taken away give the same logits elsewhere."""
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import selfexplain
+from selfexplain.cli import main
+from selfexplain.errors import InputError
+from selfexplain.recipes import hub, pretrained
+from selfexplain.recipes.export import ExportConfig, export_run
+from selfexplain.recipes.options import DataOptions, TrainConfig
+from selfexplain.recipes.prepare import load
+from selfexplain.recipes.retrain_options import RetrainConfig
+from selfexplain.recipes.train import run_training
+from selfexplain.training import TrainingOptions
+
+CELL = "|nor_conv_3x3~0|+|skip_connect~0|nor_conv_1x1~1|+|none~0|avg_pool_3x3~1|skip_connect~2|"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "small"
+    data = DataOptions(data="digits", train_size=200)
+    run_training(TrainConfig(data=data, training=TrainingOptions(epochs=1), out=out))
+    return out
+
+
+@pytest.fixture(scope="module")
+def derived(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "derived"
+    config = RetrainConfig(
+        data=DataOptions(data="digits", train_size=200),
+        genotype=CELL,
+        init_channels=4,
+        cells=1,
+        training=TrainingOptions(epochs=1),
+        out=out,
+    )
+    run_training(config)
+    return out
+
+
+def pixels() -> torch.Tensor:
+    return load(DataOptions(data="digits")).test.read(torch.arange(32)) / 255
+
+
+def test_scores_of_the_run_come_back(run: Path, tmp_path: Path) -> None:
+    """Accuracy on the test images, through normalisation in the classifier."""
+    export_run(ExportConfig(run=run, out=tmp_path / "out"))
+    classifier = selfexplain.from_pretrained(tmp_path / "out")
+    assert not classifier.training
+    test = load(DataOptions(data="digits")).test
+    with torch.no_grad():
+        right = classifier(test.read(torch.arange(len(test))) / 255).argmax(1) == test.labels_N
+    accuracy = json.loads((run / "result.json").read_text())["accuracy"]
+    assert 100 * right.double().mean().item() == pytest.approx(accuracy)
+    assert classifier.class_names == tuple("0123456789")
+
+
+def test_onnx_and_torch_export_give_the_same_logits(run: Path, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    out = tmp_path / "out"
+    export_run(ExportConfig(run=run, out=out, formats=("onnx", "torch_export")))
+    expected = selfexplain.from_pretrained(out)(pixels()).detach()
+    session = onnxruntime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
+    found = torch.from_numpy(np.asarray(session.run(None, {"pixels": pixels().numpy()})[0]))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    program = torch.export.load(out / "model.pt2").module()
+    torch.testing.assert_close(program(pixels()).detach(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_source_loads_the_weights_without_this_library(derived: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    main(["export", "--run", str(derived), "--out", str(out), "--formats", "source"])
+    classifier = selfexplain.from_pretrained(out)
+    x = (pixels() - classifier.mean_C11) / classifier.std_C11
+    torch.save({"x": x, "logits": classifier.model(x).detach()}, out / "expected.pt")
+    code = (
+        "import sys, torch, safetensors.torch, network\n"
+        "net = network.Network().eval()\n"
+        "net.load_state_dict(safetensors.torch.load_file('model.safetensors'))\n"
+        "expected = torch.load('expected.pt')\n"
+        "torch.testing.assert_close(net(expected['x']), expected['logits'])\n"
+        "assert not any(name.startswith('selfexplain') for name in sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=out, check=True, timeout=120)
+
+
+def test_card_has_the_numbers_and_metadata_that_the_hub_reads(run: Path, tmp_path: Path) -> None:
+    export_run(ExportConfig(run=run, out=tmp_path))
+    card = (tmp_path / "README.md").read_text()
+    result = json.loads((run / "result.json").read_text())
+    metadata = yaml.safe_load(card.split("---")[1])
+    metrics = metadata["model-index"][0]["results"][0]["metrics"]
+    found = {metric["type"]: metric["value"] for metric in metrics}
+    assert found["accuracy"] == pytest.approx(result["accuracy"], abs=1e-4)
+    assert f"| accuracy | {result['accuracy']:.4f} |" in card
+
+
+def test_what_is_written_wrong_is_noticed(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = torch.export.export
+
+    def other(classifier: torch.nn.Module, *args: Any, **options: Any) -> Any:
+        changed = copy.deepcopy(classifier)
+        changed.mean_C11.add_(0.5)
+        return save(changed, *args, **options)
+
+    monkeypatch.setattr(torch.export, "export", other)
+    with pytest.raises(InputError, match="gives other logits than the model"):
+        export_run(ExportConfig(run=run, out=tmp_path / "out", formats=("torch_export",)))
+
+
+class FakeHub:
+    """A hub in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.private: bool | None = None
+
+    def create_repo(self, name: str, *, private: bool, exist_ok: bool) -> None:
+        self.private = private
+        (self.folder / name).mkdir(parents=True, exist_ok=exist_ok)
+
+    def upload_folder(self, *, repo_id: str, folder_path: Path, commit_message: str) -> Any:
+        for path in folder_path.iterdir():
+            (self.folder / repo_id / path.name).write_bytes(path.read_bytes())
+        return type("Commit", (), {"repo_url": f"https://hub/{repo_id}"})
+
+
+def test_push_and_back(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeHub(tmp_path / "hub")
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: fake)
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda name, **options: str(fake.folder / name)
+    )
+    export_run(ExportConfig(run=run, out=tmp_path / "out", push="me/digits", private=True))
+    assert fake.private is True
+    classifier = selfexplain.from_pretrained("me/digits")
+    expected = selfexplain.from_pretrained(tmp_path / "out")
+    assert torch.equal(classifier(pixels()), expected(pixels()))
+
+
+def test_a_hub_that_cannot_be_reached_is_one_sentence(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*args: Any, **options: Any) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", unreachable)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
+    with pytest.raises(InputError, match="is written, but could not be uploaded"):
+        hub.push_folder(tmp_path, "me/digits")
+    with pytest.raises(InputError, match="log in with"):
+        pretrained.from_pretrained("me/digits")
+
+
+def test_bad_input_is_one_sentence(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no finished run"):
+        export_run(ExportConfig(run=tmp_path, out=tmp_path / "out"))
+    with pytest.raises(InputError, match="format source writes the network of a genotype"):
+        export_run(ExportConfig(run=run, out=tmp_path / "out", formats=("source",)))
+    with pytest.raises(InputError, match="pass one that selfexplain export has written"):
+        pretrained.from_pretrained(tmp_path / "absent")
+    with pytest.raises(InputError, match=r"lacks config\.json"):
+        pretrained.from_pretrained(run)
+    export_run(ExportConfig(run=run, out=tmp_path / "out"))
+    (tmp_path / "out" / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="is no configuration of selfexplain"):
+        pretrained.from_pretrained(tmp_path / "out")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="pass another --out"):
+        export_run(ExportConfig(run=run, out=tmp_path / "file"))
