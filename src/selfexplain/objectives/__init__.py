@@ -8,8 +8,8 @@ from selfexplain.objectives.confidence_penalty import ConfidencePenalty
 from selfexplain.objectives.context import ObjectiveContext
 from selfexplain.objectives.cutmix import CutMix
 from selfexplain.objectives.dml import DML
-from selfexplain.objectives.icasc import AttentionSeparability
 from selfexplain.objectives.frozen import Frozen
+from selfexplain.objectives.icasc import AttentionSeparability
 from selfexplain.objectives.kd import KD
 from selfexplain.objectives.label_smoothing import LabelSmoothing
 from selfexplain.objectives.lsx import LearnerCritic
@@ -23,14 +23,12 @@ from selfexplain.objectives.tunable import Choice, Range, Tunable
 __all__ = [
     "BYOT",
     "DML",
+    "KD",
     "AttentionSeparability",
     "Choice",
     "ConfidencePenalty",
     "ContrastiveGradCam",
     "CutMix",
-    "KD",
-    "Choice",
-    "ConfidencePenalty",
     "Frozen",
     "LabelSmoothing",
     "LearnerCritic",

@@ -66,6 +66,7 @@ class BYOTOptions:
     """Weight of the squared distance to the deepest features."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SaliencyGuidedOptions:
     """Options of the objective saliency_guided."""
 
@@ -121,6 +122,9 @@ class LearnerCriticOptions:
 
     weight: float = 1.0
     """Weight of the critic's loss in what the learner learns."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class KDOptions:
     """Options of the objective kd."""
 

@@ -12,8 +12,8 @@ from selfexplain.introspection import Introspective
 from selfexplain.objectives import (
     BYOT,
     DML,
-    AttentionSeparability,
     KD,
+    AttentionSeparability,
     ConfidencePenalty,
     ContrastiveGradCam,
     LabelSmoothing,
