@@ -115,6 +115,7 @@ def test_compare_writes_the_published_schema(
     assert results["config"]["objectives"] == ["standard", "introspective:weight=0.1"]
     assert set(results["rows"][0]) == {
         *("objective", "seed", "accuracy", "nll", "brier", "ece", "step_seconds", "cost"),
+        *("adaptive_ece", "aurc", "excess_aurc", "nll_scaled", "ece_scaled"),
     }
     assert {
         *("objective", "n", "accuracy_mean", "accuracy_std", "difference_mean"),

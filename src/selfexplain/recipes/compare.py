@@ -7,7 +7,6 @@ command again skips what is finished and continues what is not.
 
 import dataclasses
 import re
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,19 +14,19 @@ from typing import Any
 from lightning_fabric import Fabric
 
 from selfexplain.data import ImageData
-from selfexplain.evaluation import paired_difference
 from selfexplain.recipes.classifier import build_seeded
 from selfexplain.recipes.environment import environment
 from selfexplain.recipes.folder import check_free, check_same_config, saved_config
 from selfexplain.recipes.objectives import resolve
 from selfexplain.recipes.options import CompareConfig, TrainConfig, plain
 from selfexplain.recipes.prepare import load, prepare
+from selfexplain.recipes.summary import SCORES, SOMETIMES, summarise
 from selfexplain.recipes.train import check_model, launch, run_training
 from selfexplain.training.cost import interleaved_cost
 from selfexplain.training.files import read_json, write_json
 
-COLUMNS = ("objective", "seed", "accuracy", "nll", "brier", "ece", "step_seconds", "cost")
-"""Fields of a row of results.json."""
+COLUMNS = ("objective", "seed", *SCORES, "step_seconds", "cost", *SOMETIMES)
+"""Fields of a row of results.json, those that it has."""
 
 RunCallback = Callable[[str, int, int, int], None]
 """Called as (objective, seed, steps done, steps in all) after every training step."""
@@ -81,55 +80,12 @@ def run_comparison(
             **plain(config, leave_out=("out",)),
             "environment": environment(fabric.device),
         },
-        "rows": [{column: row[column] for column in COLUMNS} for row in rows],
+        "rows": [{name: row[name] for name in COLUMNS if name in row} for row in rows],
         "summary": summarise(rows, config.objectives),
     }
     if fabric.is_global_zero:
         write_json(config.out / "results.json", results)
     return results
-
-
-def summarise(rows: list[dict[str, Any]], objectives: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Mean and std over seeds of each objective, and its paired difference to the first.
-
-    Std is the sample's (None for one seed). The difference is of accuracy in percentage points,
-    over the same seeds, with the 95 % interval of Student's t.
-
-    Example:
-        >>> rows = [
-        ...     {"objective": o, "accuracy": a, "nll": 0.5, "brier": 0.2, "ece": 1.0, "cost": 1.0}
-        ...     for o, a in [("a", 90.0), ("b", 92.0), ("a", 91.0), ("b", 92.0)]
-        ... ]
-        >>> [s["difference_mean"] for s in summarise(rows, ("a", "b"))]
-        [0.0, 1.5]
-    """
-    by_name = {name: [r for r in rows if r["objective"] == name] for name in objectives}
-    baseline = [r["accuracy"] for r in by_name[objectives[0]]]
-    summary = []
-    for name, mine in by_name.items():
-        accuracies = [r["accuracy"] for r in mine]
-        difference = paired_difference(accuracies, baseline)
-        summary.append(
-            {
-                "objective": name,
-                "n": len(mine),
-                "accuracy_mean": statistics.fmean(accuracies),
-                "accuracy_std": _std(accuracies),
-                "difference_mean": difference.mean,
-                "difference_ci95": difference.ci95,
-                **{f"{k}_mean": statistics.fmean(r[k] for r in mine) for k in _MEANS},
-                **{f"{k}_std": _std([r[k] for r in mine]) for k in _MEANS},
-                "cost": statistics.fmean(r["cost"] for r in mine),
-            }
-        )
-    return summary
-
-
-_MEANS = ("nll", "brier", "ece")
-
-
-def _std(values: list[float]) -> float | None:
-    return statistics.stdev(values) if len(values) > 1 else None
 
 
 def run_folder(out: Path, spec: str, seed: int) -> Path:
