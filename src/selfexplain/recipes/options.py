@@ -97,6 +97,9 @@ class SharedConfig:
     """Write TensorBoard event files beside metrics.jsonl (needs the tensorboard extra)."""
     score_every_epoch: bool = False
     """Score the model after every epoch too, for curves; the result is always the last epoch's."""
+    robustness: bool = False
+    """Score the model of the last epoch on corrupted images too: noise, blur and less contrast, at
+    three severities each."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
