@@ -2,13 +2,12 @@
 
 The folder of a comparison holds `compare.json` (configuration), `runs/OBJECTIVE-seedN/` (one run
 each, see train.py), `cost/seedN.json`, and at the end `results.json` and `table.md`. The same
-command again skips what is finished and continues what is not.
+command again skips what is finished and continues what is not. With `--tune` the trials of options
+are in `tune/runs/`.
 """
 
-import dataclasses
-import re
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from lightning_fabric import Fabric
@@ -20,8 +19,10 @@ from selfexplain.recipes.folder import check_free, check_same_config, saved_conf
 from selfexplain.recipes.objectives import resolve
 from selfexplain.recipes.options import CompareConfig, TrainConfig, plain
 from selfexplain.recipes.prepare import load, prepare
+from selfexplain.recipes.runs import train_config
 from selfexplain.recipes.summary import SCORES, SOMETIMES, summarise
 from selfexplain.recipes.train import check_model, launch, run_training
+from selfexplain.recipes.tune import Outcome, RunTrials, check_tunable, run_trial, tuned
 from selfexplain.training.cost import interleaved_cost
 from selfexplain.training.files import read_json, write_json
 
@@ -33,15 +34,23 @@ RunCallback = Callable[[str, int, int, int], None]
 
 
 def run_comparison(
-    config: CompareConfig, on_step: RunCallback = lambda objective, seed, done, total: None
+    config: CompareConfig,
+    on_step: RunCallback = lambda objective, seed, done, total: None,
+    run_trials: RunTrials | None = None,
 ) -> dict[str, Any]:
     """Run or continue a comparison; return what `results.json` holds.
+
+    Args:
+        config: the whole configuration; it is saved in the folder.
+        on_step: called after every step.
+        run_trials: runs the trials of a tuning, see tune.py; None for one after another.
 
     Raises:
         InputError: the folder holds another comparison, or the configuration cannot be used.
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> from selfexplain.recipes.options import DataOptions
         >>> from selfexplain.training import TrainingOptions
         >>> config = CompareConfig(
@@ -56,6 +65,7 @@ def run_comparison(
     """
     for spec in config.objectives:
         resolve(spec, config.options)  # a misspelt objective is refused before hours of training
+    check_tunable(config)
     _claim_folder(config)
     fabric = launch(config.device, config.training)
     data = load(config.data)
@@ -67,6 +77,8 @@ def run_comparison(
             config.out / "compare.json",
             {"schema": 1, "config": shared, "environment": environment(fabric.device)},
         )
+    in_turn = partial(_trials_in_turn, data=data, fabric=fabric, on_step=on_step)
+    config, tuning = tuned(config, run_trials or in_turn)
     rows: list[dict[str, Any]] = []
     for seed in config.seeds:
         cost = _costs(config, seed, data, fabric)
@@ -79,6 +91,7 @@ def run_comparison(
         "config": {
             **plain(config, leave_out=("out",)),
             "environment": environment(fabric.device),
+            **({} if tuning is None else {"tuning": tuning}),
         },
         "rows": [{name: row[name] for name in COLUMNS if name in row} for row in rows],
         "summary": summarise(rows, config.objectives),
@@ -86,17 +99,6 @@ def run_comparison(
     if fabric.is_global_zero:
         write_json(config.out / "results.json", results)
     return results
-
-
-def run_folder(out: Path, spec: str, seed: int) -> Path:
-    """Folder of one run of a comparison.
-
-    Example:
-        >>> run_folder(Path("out"), "introspective:weight=0.1", 2).as_posix()
-        'out/runs/introspective_weight-0.1-seed2'
-    """
-    name = re.sub(r"[^\w.+-]+", "_", spec.replace("=", "-"))
-    return out / "runs" / f"{name}-seed{seed}"
 
 
 def _row(
@@ -107,21 +109,24 @@ def _row(
     fabric: Fabric,
     on_step: RunCallback,
 ) -> dict[str, Any]:
-    shared = {
-        f.name: getattr(config, f.name)
-        for f in dataclasses.fields(config)
-        if f.name not in {"objectives", "seeds", "out"}
-    }
-    one = TrainConfig(
-        **shared,
-        objective=spec,
-        seed=seed,
-        out=run_folder(config.out, spec, seed),
-        resume=True,
-    )
+    one = train_config(config, spec, seed, config.out)
     return run_training(
         one, fabric=fabric, data=data, on_step=lambda done, total: on_step(spec, seed, done, total)
     )
+
+
+def _trials_in_turn(
+    configs: Sequence[TrainConfig], *, data: ImageData, fabric: Fabric, on_step: RunCallback
+) -> list[Outcome]:
+    return [
+        run_trial(
+            one,
+            fabric=fabric,
+            data=data,
+            on_step=partial(on_step, f"trial {number} of {len(configs)}", one.seed),
+        )
+        for number, one in enumerate(configs, start=1)
+    ]
 
 
 def _costs(
