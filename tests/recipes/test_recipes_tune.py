@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from selfexplain.cli import main
-from selfexplain.recipes import tune as tuning_module
+from selfexplain.recipes import trials
 from selfexplain.recipes.compare import run_comparison
 from selfexplain.recipes.options import CompareConfig, DataOptions, TrainConfig
-from selfexplain.recipes.tune import SEED, Outcome, run_trial, tuned
+from selfexplain.recipes.trials import Outcome, run_trial
+from selfexplain.recipes.tune import SEED, tuned
 from selfexplain.training import TrainingOptions
 
 SPECS = ("standard", "label_smoothing", "introspective:control=permuted")
@@ -146,7 +147,7 @@ def test_a_diverged_trial_is_run_once(tmp_path: Path, monkeypatch: pytest.Monkey
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("the trial was run again")
 
-    monkeypatch.setattr(tuning_module, "run_training", fail)
+    monkeypatch.setattr(trials, "run_training", fail)
     assert run_trial(one) is None
 
 

@@ -12,7 +12,8 @@ from selfexplain.objectives import Choice, Range
 from selfexplain.recipes.free_options import free_options, lies_in, with_options
 from selfexplain.recipes.objective_options import ObjectiveOptions
 from selfexplain.recipes.objectives import resolve
-from selfexplain.recipes.tuners import OptunaTuner, RandomTuner, Tuner, draw
+from selfexplain.recipes.optuna_tuner import OptunaTuner
+from selfexplain.recipes.tuners import RandomTuner, Tuner, draw
 
 TUNABLES = {
     "weight": Range(0.01, 1.0, log=True),

@@ -6,7 +6,7 @@ command again skips what is finished and continues what is not. With `--tune` th
 are in `tune/runs/`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,12 +17,13 @@ from selfexplain.recipes.classifier import build_seeded
 from selfexplain.recipes.environment import environment
 from selfexplain.recipes.folder import check_free, check_same_config, saved_config
 from selfexplain.recipes.objectives import resolve
-from selfexplain.recipes.options import CompareConfig, TrainConfig, plain
+from selfexplain.recipes.options import CompareConfig, plain
 from selfexplain.recipes.prepare import load, prepare
 from selfexplain.recipes.runs import train_config
 from selfexplain.recipes.summary import SCORES, SOMETIMES, summarise
 from selfexplain.recipes.train import check_model, launch, run_training
-from selfexplain.recipes.tune import Outcome, RunTrials, check_tunable, run_trial, tuned
+from selfexplain.recipes.trials import RunTrials, trials_in_turn
+from selfexplain.recipes.tune import check_tunable, tuned
 from selfexplain.training.cost import interleaved_cost
 from selfexplain.training.files import read_json, write_json
 
@@ -77,7 +78,7 @@ def run_comparison(
             config.out / "compare.json",
             {"schema": 1, "config": shared, "environment": environment(fabric.device)},
         )
-    in_turn = partial(_trials_in_turn, data=data, fabric=fabric, on_step=on_step)
+    in_turn = partial(trials_in_turn, data=data, fabric=fabric, on_step=on_step)
     config, tuning = tuned(config, run_trials or in_turn)
     rows: list[dict[str, Any]] = []
     for seed in config.seeds:
@@ -113,20 +114,6 @@ def _row(
     return run_training(
         one, fabric=fabric, data=data, on_step=lambda done, total: on_step(spec, seed, done, total)
     )
-
-
-def _trials_in_turn(
-    configs: Sequence[TrainConfig], *, data: ImageData, fabric: Fabric, on_step: RunCallback
-) -> list[Outcome]:
-    return [
-        run_trial(
-            one,
-            fabric=fabric,
-            data=data,
-            on_step=partial(on_step, f"trial {number} of {len(configs)}", one.seed),
-        )
-        for number, one in enumerate(configs, start=1)
-    ]
 
 
 def _costs(

@@ -4,31 +4,29 @@ A trial is an ordinary run in OUT/tune/runs, on a part of the training images, s
 them; the test images are not touched. The same command again runs none of them twice.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
 from selfexplain.errors import InputError
-from selfexplain.recipes.environment import first_process
 from selfexplain.recipes.free_options import Value, free_options, whole_numbers, with_options
 from selfexplain.recipes.objectives import resolve
-from selfexplain.recipes.options import CompareConfig, TrainConfig
+from selfexplain.recipes.options import CompareConfig
+from selfexplain.recipes.optuna_tuner import OptunaTuner
 from selfexplain.recipes.runs import train_config
-from selfexplain.recipes.train import run_training
-from selfexplain.recipes.tuners import TUNERS, Tuner
-from selfexplain.training.files import write_json
-from selfexplain.training.loop import DivergedError
+from selfexplain.recipes.trials import Outcome, RunTrials
+from selfexplain.recipes.tuners import RandomTuner, Tuner
 
 VALIDATION = 0.1
 """Share of the training images that trials are scored on, unless --validation says otherwise."""
 SEED = 1_000_000
 """Seed of all trials, or the next above it that is not one of the comparison's own."""
-
-Outcome = dict[str, Any] | None
-"""What `result.json` of a trial holds; None if it diverged."""
-RunTrials = Callable[[Sequence[TrainConfig]], Sequence[Outcome]]
-"""Runs trials, which may be at the same time; gives their outcomes in the same order."""
+TUNERS: dict[str, type[RandomTuner] | type[OptunaTuner]] = {
+    "random": RandomTuner,
+    "optuna": OptunaTuner,
+}
+"""Name -> class."""
 
 
 @dataclass(slots=True)
@@ -45,35 +43,6 @@ class _Search:
         """Number of the trial with the highest accuracy, then the lowest NLL, then the first."""
         worth = [(o["accuracy"], -o["nll"]) if o else (-1.0, 0.0) for o in self.outcomes]
         return worth.index(max(worth))
-
-
-def run_trial(config: TrainConfig, **context: Any) -> Outcome:
-    """Run one trial, unless it is known to diverge; a trial that diverges leaves a note of it.
-
-    Args:
-        config: of the trial.
-        context: what else `run_training` takes.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from selfexplain.recipes.options import DataOptions
-        >>> from selfexplain.training import TrainingOptions
-        >>> options = TrainingOptions(epochs=1, lr=1e30)
-        >>> out = Path(tempfile.mkdtemp()) / "trial"
-        >>> data = DataOptions(data="digits")
-        >>> run_trial(TrainConfig(data=data, training=options, out=out)) is None
-        True
-    """
-    note = config.out.with_name(f"{config.out.name}.diverged.json")
-    if note.exists():
-        return None
-    try:
-        return run_training(config, **context)
-    except DivergedError as error:
-        if first_process():
-            write_json(note, {"error": str(error)})
-        return None
 
 
 def check_tunable(config: CompareConfig) -> None:
