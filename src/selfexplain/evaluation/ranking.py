@@ -27,9 +27,9 @@ def by_confidence(logits_NK: Tensor, y_N: Tensor) -> tuple[Tensor, Tensor]:
         tensor([0.5000, 0.5000, 1.0000], dtype=torch.float64)
     """
     # In float32 most confidences of a trained network would be exactly 1, all tied.
-    confidence_N, guess_N = logits_NK.double().softmax(dim=1).max(dim=1)
+    confidence_N = logits_NK.double().softmax(dim=1).amax(dim=1)
     confidence_N, order_N = confidence_N.sort(descending=True)
-    correct_N = (guess_N == y_N)[order_N].double()
+    correct_N = (logits_NK.argmax(dim=1) == y_N)[order_N].double()
     _, group_N, size_G = torch.unique_consecutive(
         confidence_N, return_inverse=True, return_counts=True
     )
