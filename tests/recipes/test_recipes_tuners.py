@@ -9,9 +9,9 @@ import torch
 
 from selfexplain.errors import InputError
 from selfexplain.objectives import Choice, Range
-from selfexplain.recipes.free_options import free_options, lies_in, with_options
+from selfexplain.recipes.free_options import free_options, lies_in, whole_numbers, with_options
 from selfexplain.recipes.objective_options import ObjectiveOptions
-from selfexplain.recipes.objectives import resolve
+from selfexplain.recipes.objectives import OBJECTIVES, resolve
 from selfexplain.recipes.optuna_tuner import OptunaTuner
 from selfexplain.recipes.tuners import RandomTuner, Tuner, draw
 
@@ -52,10 +52,18 @@ def test_spec_with_options(spec: str, options: dict[str, object], made: str) -> 
     assert with_options(spec, options) == made
 
 
-def test_a_drawn_spec_is_understood() -> None:
-    drawn = draw(free_options("introspective"), torch.Generator().manual_seed(0))
-    _, values = resolve(with_options("introspective", drawn), ObjectiveOptions())
-    assert values["weight"] == pytest.approx(drawn["weight"], rel=5e-3)
+@pytest.mark.parametrize("name", list(OBJECTIVES))
+def test_drawn_specs_of_every_objective_are_understood(name: str) -> None:
+    tunables, options = free_options(name), ObjectiveOptions()
+    whole = frozenset(whole_numbers(name, options))
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        drawn = draw(tunables, generator, whole)
+        _, values = resolve(with_options(name, drawn), options)
+        for option, value in drawn.items():
+            near = pytest.approx(value, rel=5e-3) if isinstance(value, float) else value
+            assert values[option] == near
+            assert lies_in(values[option], tunables[option])
 
 
 def test_draws_fill_their_ranges_evenly() -> None:
