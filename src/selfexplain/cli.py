@@ -27,6 +27,7 @@ from selfexplain.report import (
     cell_text,
     comparison_markdown,
     comparison_table,
+    cost_figure,
     progress_bar,
     save_figure,
 )
@@ -112,6 +113,8 @@ def _train(config: RunConfig, console: Console) -> None:
             f"{result['objective']}, seed {result['seed']}: accuracy {result['accuracy']:.2f} %, "
             f"NLL {result['nll']:.3f}, Brier {result['brier']:.3f}, ECE {result['ece']:.1f} %"
         )
+        if "corrupted_accuracy" in result:
+            console.print(f"Corrupted images: mean accuracy {result['corrupted_accuracy']:.2f} %")
         if "parameters" in result:
             console.print(
                 f"Network: {result['parameters'] / 1e6:.3f} M parameters, "
@@ -126,6 +129,7 @@ def _compare(config: CompareConfig, console: Console) -> None:
     if first_process():
         console.print(comparison_table(results))
         (config.out / "table.md").write_text(comparison_markdown(results))
+        save_figure(cost_figure(results["summary"]), config.out / "accuracy-cost.png")
         console.print(f"Results: {config.out / 'results.json'}", soft_wrap=True)
 
 

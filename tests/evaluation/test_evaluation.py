@@ -1,11 +1,10 @@
-"""Scores against their definitions, and paired differences against scipy."""
+"""Scores against their definitions."""
 
 import pytest
 import torch
-from scipy import stats
 from torch import nn
 
-from selfexplain.evaluation import paired_difference, predict, score
+from selfexplain.evaluation import predict, score
 
 torch.manual_seed(0)
 LOGITS = torch.randn(400, 5) * 2
@@ -58,15 +57,3 @@ def test_predict_gives_modes_back_when_the_model_raises() -> None:
     with pytest.raises(RuntimeError):
         predict(model, [(torch.randn(3, 7), LABELS[:3])])
     assert model[1].training
-
-
-def test_paired_difference_equals_scipy() -> None:
-    a, b = [90.1, 91.0, 89.7, 92.3], [89.0, 90.5, 90.0, 91.0]
-    ours = paired_difference(a, b)
-    theirs = stats.ttest_rel(a, b).confidence_interval(0.95)
-    assert ours.ci95 == pytest.approx((theirs.low, theirs.high))
-    assert ours.mean == pytest.approx(sum(a) / 4 - sum(b) / 4)
-
-
-def test_one_pair_has_no_interval() -> None:
-    assert paired_difference([2.0], [1.0]).ci95 is None

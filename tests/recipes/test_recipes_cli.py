@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from selfexplain.cli import main
+from selfexplain.data import CORRUPTIONS
 from selfexplain.recipes.folder import locked
 
 DIGITS = ("--data", "digits", "--batch-size", "50", "--train-size", "200")
@@ -115,6 +116,7 @@ def test_compare_writes_the_published_schema(
     assert results["config"]["objectives"] == ["standard", "introspective:weight=0.1"]
     assert set(results["rows"][0]) == {
         *("objective", "seed", "accuracy", "nll", "brier", "ece", "step_seconds", "cost"),
+        *("adaptive_ece", "aurc", "excess_aurc", "nll_scaled", "ece_scaled"),
     }
     assert {
         *("objective", "n", "accuracy_mean", "accuracy_std", "difference_mean"),
@@ -140,6 +142,23 @@ def test_compare_writes_the_published_schema(
     assert len(results["summary"][1]["difference_ci95"]) == 2
     assert "introspective" in capsys.readouterr().out
     assert "| standard |" in (tmp_path / "c" / "table.md").read_text()
+    with Image.open(tmp_path / "c" / "accuracy-cost.png") as picture:
+        assert picture.width > 500
+
+
+def test_robustness_is_scored_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "c"
+    words = ("--epochs", "3", "--objectives", "standard", "--seeds", "0", "1", "--out", str(out))
+    main(["compare", *DIGITS, *words, "--robustness"])
+    results = json.loads((out / "results.json").read_text())
+    for row in results["rows"]:
+        accuracies = row["corruptions"]
+        assert set(accuracies) == set(CORRUPTIONS)
+        assert row["corrupted_accuracy"] == pytest.approx(sum(accuracies.values()) / 9)
+        assert accuracies["contrast-5"] < row["accuracy"]
+    mean = sum(row["corrupted_accuracy"] for row in results["rows"]) / 2
+    assert results["summary"][0]["corrupted_accuracy_mean"] == pytest.approx(mean)
+    assert f"{mean:.1f} ± " in capsys.readouterr().out
 
 
 def test_folder_is_named_after_the_configuration(

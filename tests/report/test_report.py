@@ -8,7 +8,12 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from selfexplain.report import comparison_table, explanation_figure, save_figure
+from selfexplain.report import (
+    comparison_markdown,
+    comparison_table,
+    explanation_figure,
+    save_figure,
+)
 
 
 def summary_row(name: str, difference: float) -> dict[str, object]:
@@ -27,16 +32,73 @@ def summary_row(name: str, difference: float) -> dict[str, object]:
     }
 
 
-def test_table_fits_eighty_columns_and_says_what_it_holds() -> None:
-    rows = [summary_row("standard", 0.0), summary_row("confidence_penalty", -1.5)]
+def shown(results: dict[str, object]) -> str:
     file = io.StringIO()
-    Console(file=file, width=80).print(comparison_table({"summary": rows}))
+    Console(file=file, width=80).print(comparison_table(results))
     text = file.getvalue()
     assert max(len(line) for line in text.splitlines()) <= 80
+    return text
+
+
+def test_table_fits_eighty_columns_and_says_what_it_holds() -> None:
+    rows = [summary_row("standard", 0.0), summary_row("confidence_penalty", -1.5)]
+    text = shown({"summary": rows})
     assert "confidence_penalty" in text
     for cell in ("90.12 ± 0.46", "-1.50 ± 0.25", "0.322 ± 0.012", "12.3 ± 0.6", "1.03"):
         assert cell in text
     assert "difference in accuracy to standard" in " ".join(text.split())
+
+
+def with_p_values(p_values: list[float]) -> dict[str, object]:
+    rows = [summary_row("standard", 0.0)]
+    for i, p in enumerate(p_values):
+        rows.append(summary_row(f"m{i}", -1.5 - i) | {"difference_p": p / 2})
+        rows[-1]["difference_p_holm"] = p
+    return {"summary": rows}
+
+
+def test_table_stars_what_survives_the_correction() -> None:
+    text = shown(with_p_values([0.04, 0.06]))
+    assert "-1.50 ± 0.25*" in text
+    assert "-2.50 ± 0.25*" not in text
+    said = " ".join(text.split())
+    assert "starred: p < 0.05 in a paired t-test, after Holm's correction for 2 comparisons" in said
+    assert "-1.50 ± 0.25* |" in comparison_markdown(with_p_values([0.04, 0.06]))
+
+
+def test_table_says_that_nothing_survives() -> None:
+    text = " ".join(shown(with_p_values([0.06])).split())
+    assert "no difference has p < 0.05 in a paired t-test, after" in text
+    assert "*" not in text
+    alone = with_p_values([0.06])
+    for row in alone["summary"]:
+        row["difference_p"] = row["difference_p_holm"] = None  # one seed: no test was made
+    assert "t-test" not in shown(alone)
+
+
+def test_table_with_corruptions_fits_eighty_columns() -> None:
+    results = with_p_values([0.04])
+    results["summary"][1]["objective"] = "confidence_penalty"
+    for row in results["summary"]:
+        row |= {"corrupted_accuracy_mean": 71.26, "corrupted_accuracy_std": 1.04}
+    text = shown(results)
+    for cell in ("confidence_penalty", "71.3 ± 1.0", "0.322", "12.3", "1.03"):
+        assert cell in text
+    assert "± 0.012" not in text
+    assert "| 0.322 ± 0.012 | 12.3 ± 0.6 | 71.3 ± 1.0 | 1.03 |" in comparison_markdown(results)
+
+
+def test_table_says_how_options_were_chosen() -> None:
+    tuning = {"trials": 8, "tuner": "random", "validation": 0.1, "seed": 7}
+    tuning["objectives"] = [
+        {"objective": "standard", "chosen": "standard", "trials": []},
+        {"objective": "a", "chosen": "a:weight=0.2", "trials": [{}] * 8},
+        {"objective": "b", "chosen": "b", "trials": [{}] * 8},
+    ]
+    text = " ".join(shown(with_p_values([0.06]) | {"config": {"tuning": tuning}}).split())
+    assert "the best of 8 trials each (random search)" in text
+    assert "on 10 % of the training images, held out: a:weight=0.2, b as it was given" in text
+    assert "nothing to tune: standard" in text
 
 
 def figure(classes: int = 5, channels: int = 3) -> object:

@@ -11,6 +11,14 @@ Example:
 
 from selfexplain.data.augment import Augmentation, AugmentationParams, augment, draw
 from selfexplain.data.batches import Batches
+from selfexplain.data.corruptions import (
+    CORRUPTIONS,
+    Corruption,
+    contrast,
+    find_corruption,
+    gaussian_blur,
+    gaussian_noise,
+)
 from selfexplain.data.images import ImageData, ImageSet, MemoryImages
 from selfexplain.data.load import load_data
 from selfexplain.data.splits import hold_out, take
@@ -18,16 +26,22 @@ from selfexplain.data.statistics import channel_statistics, normalise
 from selfexplain.data.streamed import StreamedImages
 
 __all__ = [
+    "CORRUPTIONS",
     "Augmentation",
     "AugmentationParams",
     "Batches",
+    "Corruption",
     "ImageData",
     "ImageSet",
     "MemoryImages",
     "StreamedImages",
     "augment",
     "channel_statistics",
+    "contrast",
     "draw",
+    "find_corruption",
+    "gaussian_blur",
+    "gaussian_noise",
     "hold_out",
     "load_data",
     "normalise",

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 
 from selfexplain.data.augment import Augmentation, augment, draw
+from selfexplain.data.corruptions import find_corruption
 from selfexplain.data.images import ImageSet, MemoryImages
 from selfexplain.data.ranks import check_ranks, rank_slice
 from selfexplain.data.seeding import named_generator
@@ -28,6 +29,8 @@ class Batches:
         seed: Equal seeds give equal batches.
         device: Where batches are wanted.
         augmentation: What may be done to the images; None leaves them as they are.
+        corruption: Name of what is done to them afterwards, before they are normalised, one of
+            `CORRUPTIONS`; None for nothing.
         shuffle: Whether each epoch has its own order; else the order of the set.
         drop_last: Whether a last, smaller batch is left out; else it is shared out as evenly as
             possible, and a process whose part is empty gets no batch for that step.
@@ -56,6 +59,7 @@ class Batches:
         seed: int = 0,
         device: torch.device | str = "cpu",
         augmentation: Augmentation | None = None,
+        corruption: str | None = None,
         shuffle: bool = True,
         drop_last: bool = True,
         rank: int = 0,
@@ -76,6 +80,8 @@ class Batches:
         self.std_C = std_C.to(self.device, torch.float32)
         self.batch_size, self.drop_last, self.shuffle = batch_size, drop_last, shuffle
         self.seed, self.augmentation, self.workers = seed, augmentation, workers
+        self.corruption_name = corruption
+        self.corruption = None if corruption is None else find_corruption(corruption)
         self.rank, self.world_size = rank, world_size
 
     def __len__(self) -> int:
@@ -134,6 +140,7 @@ class Batches:
         for (step, global_B, mine), indices_B, read_BCHW in zip(steps, indices, read, strict=True):
             pixels_BCHW = read_BCHW.to(self.device, non_blocking=True)
             pixels_BCHW = self._augmented(pixels_BCHW, (epoch, step), len(global_B), mine)
+            pixels_BCHW = self._corrupted(pixels_BCHW, (epoch, step), len(global_B), mine)
             index_B = indices_B.to(self.device)
             yield normalise(pixels_BCHW, self.mean_C, self.std_C), self.labels_N[index_B], index_B
 
@@ -153,6 +160,16 @@ class Batches:
         generator = named_generator("augmentation", self.seed, *moment)
         params = draw(self.augmentation, count, *self.images.shape_CHW[1:], generator)
         return augment(images_BCHW, params.part(mine, self.device))
+
+    def _corrupted(
+        self, images_BCHW: torch.Tensor, moment: tuple[int, int], count: int, mine: slice
+    ) -> torch.Tensor:
+        """Corrupt this process's part of the global batch of `count` at (epoch, step)."""
+        if self.corruption is None:
+            return images_BCHW
+        generator = named_generator("corruption", str(self.corruption_name), self.seed, *moment)
+        drawn_BCHW = self.corruption.draw((count, *self.images.shape_CHW), generator)
+        return self.corruption.apply(images_BCHW, None if drawn_BCHW is None else drawn_BCHW[mine])
 
 
 def _check_sizes(count: int, batch_size: int, drop_last: bool, workers: int) -> None:

@@ -1,6 +1,25 @@
 """What a trained classifier is worth, and how sure one can be of a difference."""
 
+from selfexplain.evaluation.calibration import adaptive_calibration_error, calibration_error
+from selfexplain.evaluation.multiple import holm
 from selfexplain.evaluation.paired import PairedDifference, paired_difference
 from selfexplain.evaluation.scores import Scores, evaluating, predict, score
+from selfexplain.evaluation.selective import aurc, excess_aurc, risk_coverage
+from selfexplain.evaluation.temperature import cross_scaled, fit_temperature
 
-__all__ = ["PairedDifference", "Scores", "evaluating", "paired_difference", "predict", "score"]
+__all__ = [
+    "PairedDifference",
+    "Scores",
+    "adaptive_calibration_error",
+    "aurc",
+    "calibration_error",
+    "cross_scaled",
+    "evaluating",
+    "excess_aurc",
+    "fit_temperature",
+    "holm",
+    "paired_difference",
+    "predict",
+    "risk_coverage",
+    "score",
+]

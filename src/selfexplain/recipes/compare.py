@@ -3,47 +3,37 @@
 The folder of a comparison holds `compare.json` (configuration), `runs/OBJECTIVE-seedN/` (one run
 each, see train.py), `teachers/` (the same for the teachers that were trained for them),
 `cost/seedN.json`, and at the end `results.json` and `table.md`. The same command again skips what
-is finished and continues what is not.
+is finished and continues what is not. With `--tune` the trials of options are in `tune/`.
 """
 
-import dataclasses
-import statistics
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from lightning_fabric import Fabric
 
 from selfexplain.data import ImageData
-from selfexplain.evaluation import paired_difference
 from selfexplain.recipes.classifier import build_seeded
 from selfexplain.recipes.environment import environment
-from selfexplain.recipes.folder import check_free, check_same_config, run_name, saved_config
+from selfexplain.recipes.folder import check_free, check_same_config, saved_config
 from selfexplain.recipes.objectives import resolve
-from selfexplain.recipes.options import CompareConfig, TrainConfig, plain
+from selfexplain.recipes.options import CompareConfig, plain
 from selfexplain.recipes.prepare import load, prepare
+from selfexplain.recipes.runs import train_config
+from selfexplain.recipes.summary import SCORES, SOMETIMES, summarise
 from selfexplain.recipes.teacher import stand_in
 from selfexplain.recipes.teacher_chain import (
     check_teacher_is_needed,
-    given_teacher,
     with_teachers,
     with_total_cost,
 )
 from selfexplain.recipes.train import check_model, launch, run_training
+from selfexplain.recipes.trials import RunTrials, trials_in_turn
+from selfexplain.recipes.tune import check_tunable, tuned
 from selfexplain.training.cost import interleaved_cost
 from selfexplain.training.files import read_json, write_json
 
-COLUMNS = (
-    "objective",
-    "seed",
-    "accuracy",
-    "nll",
-    "brier",
-    "ece",
-    "step_seconds",
-    "cost",
-    "total_cost",
-)
+COLUMNS = ("objective", "seed", *SCORES, "step_seconds", "cost", *SOMETIMES)
 """Fields of a row of results.json, those that it has."""
 
 RunCallback = Callable[[str, int, int, int], None]
@@ -51,15 +41,23 @@ RunCallback = Callable[[str, int, int, int], None]
 
 
 def run_comparison(
-    config: CompareConfig, on_step: RunCallback = lambda objective, seed, done, total: None
+    config: CompareConfig,
+    on_step: RunCallback = lambda objective, seed, done, total: None,
+    run_trials: RunTrials | None = None,
 ) -> dict[str, Any]:
     """Run or continue a comparison; return what `results.json` holds.
+
+    Args:
+        config: the whole configuration; it is saved in the folder.
+        on_step: called after every step.
+        run_trials: runs the trials of a tuning, see tune.py; None for one after another.
 
     Raises:
         InputError: the folder holds another comparison, or the configuration cannot be used.
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> from selfexplain.recipes.options import DataOptions
         >>> from selfexplain.training import TrainingOptions
         >>> config = CompareConfig(
@@ -75,6 +73,7 @@ def run_comparison(
     for spec in config.objectives:
         resolve(spec, config.options)  # a misspelt objective is refused before hours of training
     check_teacher_is_needed(config, config.objectives)
+    check_tunable(config)
     _claim_folder(config)
     fabric = launch(config.device, config.training)
     data = load(config.data)
@@ -86,6 +85,14 @@ def run_comparison(
             config.out / "compare.json",
             {"schema": 1, "config": shared, "environment": environment(fabric.device)},
         )
+    in_turn = partial(
+        trials_in_turn,
+        data=data,
+        fabric=fabric,
+        on_step=on_step,
+        teachers=config.out / "tune" / "teachers",
+    )
+    config, tuning = tuned(config, run_trials or in_turn)
     rows: list[dict[str, Any]] = []
     for seed in config.seeds:
         cost = with_total_cost(config, config.objectives, _costs(config, seed, data, fabric))
@@ -98,6 +105,7 @@ def run_comparison(
         "config": {
             **plain(config, leave_out=("out",)),
             "environment": environment(fabric.device),
+            **({} if tuning is None else {"tuning": tuning}),
         },
         "rows": [{name: row[name] for name in COLUMNS if name in row} for row in rows],
         "summary": summarise(rows, config.objectives),
@@ -105,59 +113,6 @@ def run_comparison(
     if fabric.is_global_zero:
         write_json(config.out / "results.json", results)
     return results
-
-
-def summarise(rows: list[dict[str, Any]], objectives: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Mean and std over seeds of each objective, and its paired difference to the first.
-
-    Std is the sample's (None for one seed). The difference is of accuracy in percentage points,
-    over the same seeds, with the 95 % interval of Student's t.
-
-    Example:
-        >>> rows = [
-        ...     {"objective": o, "accuracy": a, "nll": 0.5, "brier": 0.2, "ece": 1.0, "cost": 1.0}
-        ...     for o, a in [("a", 90.0), ("b", 92.0), ("a", 91.0), ("b", 92.0)]
-        ... ]
-        >>> [s["difference_mean"] for s in summarise(rows, ("a", "b"))]
-        [0.0, 1.5]
-    """
-    by_name = {name: [r for r in rows if r["objective"] == name] for name in objectives}
-    baseline = [r["accuracy"] for r in by_name[objectives[0]]]
-    summary = []
-    for name, mine in by_name.items():
-        accuracies = [r["accuracy"] for r in mine]
-        difference = paired_difference(accuracies, baseline)
-        summary.append(
-            {
-                "objective": name,
-                "n": len(mine),
-                "accuracy_mean": statistics.fmean(accuracies),
-                "accuracy_std": _std(accuracies),
-                "difference_mean": difference.mean,
-                "difference_ci95": difference.ci95,
-                **{f"{k}_mean": statistics.fmean(r[k] for r in mine) for k in _MEANS},
-                **{f"{k}_std": _std([r[k] for r in mine]) for k in _MEANS},
-                "cost": statistics.fmean(r["cost"] for r in mine),
-            }
-        )
-    return summary
-
-
-_MEANS = ("nll", "brier", "ece")
-
-
-def _std(values: list[float]) -> float | None:
-    return statistics.stdev(values) if len(values) > 1 else None
-
-
-def run_folder(out: Path, spec: str, seed: int) -> Path:
-    """Folder of one run of a comparison.
-
-    Example:
-        >>> run_folder(Path("out"), "introspective:weight=0.1", 2).as_posix()
-        'out/runs/introspective_weight-0.1-seed2'
-    """
-    return out / "runs" / run_name(spec, seed)
 
 
 def _row(
@@ -168,19 +123,7 @@ def _row(
     fabric: Fabric,
     on_step: RunCallback,
 ) -> dict[str, Any]:
-    shared = {
-        f.name: getattr(config, f.name)
-        for f in dataclasses.fields(config)
-        if f.name not in {"objectives", "seeds", "out", "teacher"}
-    }
-    one = TrainConfig(
-        **shared,
-        objective=spec,
-        seed=seed,
-        out=run_folder(config.out, spec, seed),
-        resume=True,
-        teacher=given_teacher(config, spec),
-    )
+    one = train_config(config, spec, seed, config.out)
     return run_training(
         one,
         fabric=fabric,

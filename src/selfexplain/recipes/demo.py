@@ -6,9 +6,9 @@ import torch
 
 from selfexplain.data import ImageData, MemoryImages
 from selfexplain.lease import Rates
-from selfexplain.recipes.compare import run_folder
 from selfexplain.recipes.explain import explain_tensor, load_run
 from selfexplain.recipes.options import CompareConfig, DataOptions
+from selfexplain.recipes.runs import run_folder
 from selfexplain.recipes.search_options import SearchConfig
 from selfexplain.report import save_figure
 from selfexplain.training import TrainingOptions

@@ -106,8 +106,8 @@ def teacher_spec_of(spec: str, options: ObjectiveOptions) -> str | None:
     """Spec of the objective that trains the teacher of this one; None if it needs no teacher.
 
     Example:
-        >>> teacher_spec_of("mixup+standard", ObjectiveOptions()) is None
-        True
+        >>> teacher_spec_of("mixup+kd:alpha=0.5", ObjectiveOptions())
+        'standard'
     """
     name, values = resolve(spec, options)
     return OBJECTIVES[name].teacher_spec(values)

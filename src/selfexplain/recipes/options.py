@@ -100,6 +100,9 @@ class SharedConfig:
     """Write TensorBoard event files beside metrics.jsonl (needs the tensorboard extra)."""
     score_every_epoch: bool = False
     """Score the model after every epoch too, for curves; the result is always the last epoch's."""
+    robustness: bool = False
+    """Score the model of the last epoch on corrupted images too: noise, blur and less contrast, at
+    three severities each."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,9 +149,20 @@ class CompareConfig(SharedConfig):
     introspective:control=permuted. Images may be mixed: mixup+standard."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds; every objective runs with each."""
+    tune: int | None = None
+    """Before the seeds are run, try this many settings of the options of each objective that has
+    options to tune, on a --validation share of the training images, held out (0.1 if not given),
+    and take the best. The seeds then train on all training images."""
+    tuner: Literal["random", "optuna"] = "random"
+    """How settings are chosen after the first, which is the published one: drawn at random, or
+    proposed by Optuna (needs the tune extra)."""
 
     def __post_init__(self) -> None:
-        """Refuse a comparison of nothing."""
+        """Refuse a comparison of nothing, and a tuning of nothing."""
+        if self.tune is not None and self.tune < 1:
+            raise InputError(f"tune is {self.tune}; pass a whole number of at least 1")
+        if self.tune is None and self.tuner != "random":
+            raise InputError(f"tuner is {self.tuner}, but nothing is tuned; pass --tune too")
         for name, values in {"objectives": self.objectives, "seeds": self.seeds}.items():
             if not values:
                 raise InputError(f"{name} is empty; pass at least one")

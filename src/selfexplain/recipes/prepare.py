@@ -58,13 +58,19 @@ class Prepared:
         )
 
     def scored_batches(
-        self, *, device: torch.device, workers: int, only: Tensor | None = None
+        self,
+        *,
+        device: torch.device,
+        workers: int,
+        only: Tensor | None = None,
+        corruption: str | None = None,
     ) -> Batches:
-        """The scored images, or those at the indices `only`, in order and as they are."""
+        """The scored images, or those at the indices `only`, in order, as they are or corrupted."""
         return Batches(
             self.scored if only is None else self.scored.subset(only),
             batch_size=500,
             device=device,
+            corruption=corruption,
             shuffle=False,
             drop_last=False,
             workers=workers,

@@ -19,13 +19,13 @@ from selfexplain.errors import InputError
 from selfexplain.recipes.classifier import build_classifier, build_seeded
 from selfexplain.recipes.finished import load_weights, read_finished
 from selfexplain.recipes.folder import run_name, waited_for
+from selfexplain.recipes.objectives import teacher_spec_of
 from selfexplain.recipes.options import RunConfig, SharedConfig, plain
 from selfexplain.recipes.prepare import Prepared
 from selfexplain.recipes.renormalised import Renormalised
 from selfexplain.recipes.teacher_chain import (
     check_teacher_is_needed,
     given_teacher,
-    teacher_spec,
     trained_first,
 )
 
@@ -73,7 +73,7 @@ def find_teacher(
         InputError: the given teacher is no finished run or does not fit, or is not needed.
     """
     check_teacher_is_needed(config, [config.objective])
-    spec = teacher_spec(config.objective, config.options)
+    spec = teacher_spec_of(config.objective, config.options)
     if spec is None:
         return None
     ahead = len(trained_first(config.objective, config.options, given=config.teacher is not None))
@@ -139,7 +139,7 @@ def stand_in(
     config: SharedConfig, spec: str, data: ImageData, prepared: Prepared
 ) -> nn.Module | None:
     """A teacher that costs what the spec's own does: the given one, or one that is not trained."""
-    if teacher_spec(spec, config.options) is None:
+    if teacher_spec_of(spec, config.options) is None:
         return None
     if config.teacher is not None and not trained_first(spec, config.options, given=True):
         return load_teacher(config.teacher, data, prepared)

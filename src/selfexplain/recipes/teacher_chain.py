@@ -5,19 +5,8 @@ from pathlib import Path
 
 from selfexplain.errors import InputError
 from selfexplain.recipes.objective_options import ObjectiveOptions
-from selfexplain.recipes.objectives import OBJECTIVES, resolve
+from selfexplain.recipes.objectives import teacher_spec_of
 from selfexplain.recipes.options import SharedConfig
-
-
-def teacher_spec(spec: str, options: ObjectiveOptions) -> str | None:
-    """Spec of the objective that trains the teacher of a spec; None if it needs none.
-
-    Example:
-        >>> teacher_spec("kd:alpha=0.5", ObjectiveOptions())
-        'standard'
-    """
-    name, values = resolve(spec, options)
-    return OBJECTIVES[name].teacher_spec(values)
 
 
 def trained_first(spec: str, options: ObjectiveOptions, *, given: bool) -> tuple[str, ...]:
@@ -31,8 +20,8 @@ def trained_first(spec: str, options: ObjectiveOptions, *, given: bool) -> tuple
         >>> trained_first("kd", ObjectiveOptions(), given=True)
         ()
     """
-    teacher = teacher_spec(spec, options)
-    if teacher is None or (given and teacher_spec(teacher, options) is None):
+    teacher = teacher_spec_of(spec, options)
+    if teacher is None or (given and teacher_spec_of(teacher, options) is None):
         return ()
     return (teacher, *trained_first(teacher, options, given=given))
 
@@ -46,7 +35,7 @@ def given_teacher(config: SharedConfig, spec: str) -> Path | None:
         >>> given_teacher(config, "kd").name, given_teacher(config, "standard")
         ('large', None)
     """
-    return None if teacher_spec(spec, config.options) is None else config.teacher
+    return None if teacher_spec_of(spec, config.options) is None else config.teacher
 
 
 def check_teacher_is_needed(config: SharedConfig, specs: Iterable[str]) -> None:
@@ -92,7 +81,7 @@ def with_total_cost(
     """
     specs, given = tuple(specs), config.teacher is not None
     own = {spec: dict(costs[spec]) for spec in specs}
-    if all(teacher_spec(spec, config.options) is None for spec in specs):
+    if all(teacher_spec_of(spec, config.options) is None for spec in specs):
         return own
     for spec in specs:
         chain = (spec, *trained_first(spec, config.options, given=given))

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import statistics
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from selfexplain.recipes.environment import environment
 from selfexplain.recipes.folder import claim_folder, locked
 from selfexplain.recipes.options import DeviceOptions, RunConfig, TrainConfig, plain
 from selfexplain.recipes.prepare import Prepared, load, prepare
+from selfexplain.recipes.robustness import robustness
 from selfexplain.recipes.teacher import after_teachers, find_teacher
 from selfexplain.training import TrainingOptions, train
 from selfexplain.training.files import atomic_file, read_json, write_json
@@ -91,8 +93,9 @@ def run_training(
         >>> out = Path(tempfile.mkdtemp()) / "run"
         >>> training = TrainingOptions(epochs=1)
         >>> config = TrainConfig(data=DataOptions(data="digits"), training=training, out=out)
-        >>> sorted(run_training(config))
-        ['accuracy', 'brier', 'ece', 'nll', 'objective', 'seed', 'step_seconds']
+        >>> result = run_training(config)
+        >>> result["objective"], result["seed"], result["accuracy"] > 10
+        ('introspective', 0, True)
     """
     identity = claim_folder(config)
     done = config.out / "result.json"
@@ -145,11 +148,15 @@ def _train_and_score(
     if fabric.is_global_zero:
         write_run(config, prepared, fabric)
 
-    def scores(model: nn.Module) -> dict[str, float]:
-        scored = prepared.scored_batches(device=fabric.device, workers=config.data.workers)
+    def logits(model: nn.Module, corruption: str | None) -> tuple[torch.Tensor, torch.Tensor]:
+        scored = prepared.scored_batches(
+            device=fabric.device, workers=config.data.workers, corruption=corruption
+        )
         with fabric.autocast():
-            logits_NK, y_N = predict(model, scored.epoch(0))
-        return dataclasses.asdict(score(logits_NK, y_N))
+            return predict(model, scored.epoch(0))
+
+    def scores(model: nn.Module) -> dict[str, float]:
+        return dataclasses.asdict(score(*logits(model, None)))
 
     model = train(
         objective,
@@ -169,6 +176,7 @@ def _train_and_score(
         "objective": config.objective,
         "seed": config.seed,
         **scores(model),
+        **(robustness(partial(logits, model)) if config.robustness else {}),
         "step_seconds": _median_step_seconds(config.out),
         **size_of(plain(config), model, data.shape_CHW),
     }

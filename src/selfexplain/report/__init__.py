@@ -2,6 +2,8 @@
 
 from selfexplain.report.cell_drawing import cell_svg
 from selfexplain.report.cell_text import cell_text
+from selfexplain.report.cost_plot import cost_figure
+from selfexplain.report.pareto import pareto_front
 from selfexplain.report.picture import explanation_figure, save_figure
 from selfexplain.report.progress import progress_bar
 from selfexplain.report.search_plot import architecture_figure
@@ -13,7 +15,9 @@ __all__ = [
     "cell_text",
     "comparison_markdown",
     "comparison_table",
+    "cost_figure",
     "explanation_figure",
+    "pareto_front",
     "progress_bar",
     "save_figure",
 ]

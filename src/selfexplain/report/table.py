@@ -1,15 +1,21 @@
 """The table of a comparison, for the terminal and for a file."""
 
+from collections.abc import Callable
 from typing import Any
 
 from rich import box
 from rich.table import Table
 
-HEADER = ("objective", "accuracy %", "difference", "NLL", "ECE %", "cost")
+from selfexplain.report.caption import caption, survives
+
+Row = dict[str, Any]
 
 
 def comparison_table(results: dict[str, Any]) -> Table:
     """Accuracy, paired difference, NLL, ECE and cost of each objective; 80 columns suffice.
+
+    With accuracy under corruptions there is a column more, and NLL and ECE stand without their
+    spread, for which there is no room.
 
     Args:
         results: what `results.json` holds.
@@ -26,19 +32,23 @@ def comparison_table(results: dict[str, Any]) -> Table:
         show_edge=False,
         padding=(0, 1, 0, 0),
         header_style="bold",
-        caption=_caption(results),
+        caption=caption(results),
         caption_justify="left",
     )
-    table.add_column(HEADER[0], overflow="fold")
-    for name in _header(results["summary"])[1:]:
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in results["summary"]:
-        table.add_row(*_cells(row, row is results["summary"][0]))
+    summary = results["summary"]
+    columns = _columns(summary, short="corrupted_accuracy_mean" in summary[0])
+    for name in columns:
+        if name == "objective":
+            table.add_column(name, overflow="fold")
+        else:
+            table.add_column(name, justify="right", no_wrap=True)
+    for row in summary:
+        table.add_row(*(cell(row) for cell in columns.values()))
     return table
 
 
 def comparison_markdown(results: dict[str, Any]) -> str:
-    """The same table in Markdown, its caption below.
+    """The same table in Markdown, with every spread, its caption below.
 
     Example:
         >>> row = {"objective": "standard", "n": 1, "accuracy_mean": 90.0, "accuracy_std": None,
@@ -47,42 +57,34 @@ def comparison_markdown(results: dict[str, Any]) -> str:
         >>> print(comparison_markdown({"summary": [row]}).splitlines()[2])
         | standard | 90.00 |  | 0.300 | 2.0 | 1.00 |
     """
-    summary = results["summary"]
-    header = _header(summary)
-    rows = [header, ("---", *["---:"] * (len(header) - 1))]
-    rows += [_cells(row, row is summary[0]) for row in summary]
+    columns = _columns(results["summary"], short=False)
+    rows = [tuple(columns), ("---", *["---:"] * (len(columns) - 1))]
+    rows += [tuple(cell(row) for cell in columns.values()) for row in results["summary"]]
     lines = [f"| {' | '.join(cells)} |" for cells in rows]
-    return "\n".join([*lines, "", f"*{_caption(results)}*", ""])
+    return "\n".join([*lines, "", f"*{caption(results)}*", ""])
 
 
-def _header(summary: list[dict[str, Any]]) -> tuple[str, ...]:
-    return (*HEADER, "total") if "total_cost" in summary[0] else HEADER
+def _columns(summary: list[Row], *, short: bool) -> dict[str, Callable[[Row], str]]:
+    """Heading -> what stands below it for a row."""
 
+    def score(name: str, digits: int, *, spread: bool = True) -> Callable[[Row], str]:
+        return lambda row: with_spread(
+            row[f"{name}_mean"], row[f"{name}_std"] if spread else None, digits
+        )
 
-def _caption(results: dict[str, Any]) -> str:
-    n = results["summary"][0]["n"]
-    total = ""
-    if "total_cost" in results["summary"][0]:
-        total = "; total: with the training of its teachers"
-        if results.get("config", {}).get("teacher") is not None:
-            total += ", that of the given teacher counted as 0"
-    return (
-        f"mean ± std over {n} seed{'s' if n > 1 else ''}; difference in accuracy to "
-        f"{results['summary'][0]['objective']}, same seeds, ± half of its 95 % interval; cost in "
-        f"steps of the standard one{total}"
-    )
-
-
-def _cells(row: dict[str, Any], is_first: bool) -> tuple[str, ...]:
-    return (
-        row["objective"],
-        with_spread(row["accuracy_mean"], row["accuracy_std"], 2),
-        _difference(row["difference_mean"], row["difference_ci95"], is_first),
-        with_spread(row["nll_mean"], row["nll_std"], 3),
-        with_spread(row["ece_mean"], row["ece_std"], 1),
-        f"{row['cost']:.2f}",
-        *([f"{row['total_cost']:.2f}"] if "total_cost" in row else []),
-    )
+    columns = {
+        "objective": lambda row: str(row["objective"]),
+        "accuracy %": score("accuracy", 2),
+        "difference": lambda row: "" if row is summary[0] else _difference(row),
+        "NLL": score("nll", 3, spread=not short),
+        "ECE %": score("ece", 1, spread=not short),
+    }
+    if "corrupted_accuracy_mean" in summary[0]:
+        columns["corrupted"] = score("corrupted_accuracy", 1)
+    columns["cost"] = lambda row: f"{row['cost']:.2f}"
+    if "total_cost" in summary[0]:
+        columns["total"] = lambda row: f"{row['total_cost']:.2f}"
+    return columns
 
 
 def with_spread(mean: float, spread: float | None, digits: int, sign: str = "") -> str:
@@ -95,8 +97,8 @@ def with_spread(mean: float, spread: float | None, digits: int, sign: str = "") 
     return f"{mean:{sign}.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}")
 
 
-def _difference(mean: float, ci95: tuple[float, float] | None, is_first: bool) -> str:
-    """The paired difference with half of its interval; nothing for the first itself."""
-    if is_first:
-        return ""
-    return with_spread(mean, None if ci95 is None else (ci95[1] - ci95[0]) / 2, 2, sign="+")
+def _difference(row: Row) -> str:
+    """The paired difference, half of its interval, and a star if it survives the correction."""
+    ci95 = row["difference_ci95"]
+    half = None if ci95 is None else (ci95[1] - ci95[0]) / 2
+    return with_spread(row["difference_mean"], half, 2, sign="+") + ("*" if survives(row) else "")
