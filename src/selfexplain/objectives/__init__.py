@@ -4,6 +4,7 @@ from selfexplain.objectives.auxiliary_head import WithAuxiliaryHead
 from selfexplain.objectives.base import Objective
 from selfexplain.objectives.confidence_penalty import ConfidencePenalty
 from selfexplain.objectives.context import ObjectiveContext
+from selfexplain.objectives.frozen import Frozen
 from selfexplain.objectives.label_smoothing import LabelSmoothing
 from selfexplain.objectives.standard import Standard
 from selfexplain.objectives.tunable import Choice, Range, Tunable
@@ -11,6 +12,7 @@ from selfexplain.objectives.tunable import Choice, Range, Tunable
 __all__ = [
     "Choice",
     "ConfidencePenalty",
+    "Frozen",
     "LabelSmoothing",
     "Objective",
     "ObjectiveContext",
