@@ -4,12 +4,16 @@ from selfexplain.objectives.auxiliary_head import WithAuxiliaryHead
 from selfexplain.objectives.base import Objective
 from selfexplain.objectives.confidence_penalty import ConfidencePenalty
 from selfexplain.objectives.context import ObjectiveContext
+from selfexplain.objectives.cs_kd import CSKD
 from selfexplain.objectives.frozen import Frozen
 from selfexplain.objectives.label_smoothing import LabelSmoothing
+from selfexplain.objectives.ps_kd import PSKD
 from selfexplain.objectives.standard import Standard
 from selfexplain.objectives.tunable import Choice, Range, Tunable
 
 __all__ = [
+    "CSKD",
+    "PSKD",
     "Choice",
     "ConfidencePenalty",
     "Frozen",

@@ -22,9 +22,29 @@ class ConfidencePenaltyOptions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CSKDOptions:
+    """Options of the objective cs_kd."""
+
+    weight: float = 1.0
+    """Weight of the term that makes predictions for images of one class agree."""
+    temperature: float = 4.0
+    """Softens both predictions in that term."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PSKDOptions:
+    """Options of the objective ps_kd."""
+
+    alpha: float = 0.8
+    """Share of the model's own past prediction in the target of the last epoch."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectiveOptions:
     """Options of every objective; only those of the objective in use count."""
 
     label_smoothing: LabelSmoothingOptions = field(default_factory=LabelSmoothingOptions)
     confidence_penalty: ConfidencePenaltyOptions = field(default_factory=ConfidencePenaltyOptions)
     introspective: IntrospectiveOptions = field(default_factory=IntrospectiveOptions)
+    cs_kd: CSKDOptions = field(default_factory=CSKDOptions)
+    ps_kd: PSKDOptions = field(default_factory=PSKDOptions)

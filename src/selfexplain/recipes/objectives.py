@@ -9,6 +9,8 @@ from torch import nn
 from selfexplain.errors import InputError
 from selfexplain.introspection import Introspective
 from selfexplain.objectives import (
+    CSKD,
+    PSKD,
     ConfidencePenalty,
     LabelSmoothing,
     Objective,
@@ -22,6 +24,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "label_smoothing": LabelSmoothing,
     "confidence_penalty": ConfidencePenalty,
     "introspective": Introspective,
+    "cs_kd": CSKD,
+    "ps_kd": PSKD,
 }
 """Name -> class. Options of an objective, where it has any, are the field of its name in
 `ObjectiveOptions`."""
