@@ -155,7 +155,7 @@ def test_cs_kd_teaches_without_being_taught() -> None:
     )
     (F.cross_entropy(z, y) + 16 * term / 6).backward()
     for ours, theirs in zip(objective.model.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad
+        torch.testing.assert_close(ours.grad, theirs.grad)
 
 
 def test_memory_loads_what_was_saved_whatever_its_size() -> None:
