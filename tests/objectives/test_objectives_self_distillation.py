@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from selfexplain.errors import InputError
 from selfexplain.models import build_model
-from selfexplain.objectives import CSKD, PSKD
+from selfexplain.objectives import CSKD, DLB, PSKD, Objective, OnlineLabelSmoothing
 from selfexplain.objectives.memory import Memory
 from selfexplain.objectives.softening import softened_kl
 
@@ -156,6 +156,86 @@ def test_cs_kd_teaches_without_being_taught() -> None:
     (F.cross_entropy(z, y) + 16 * term / 6).backward()
     for ours, theirs in zip(objective.model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_dlb_repeats_the_last_batch_and_keeps_to_what_it_said() -> None:
+    objective = DLB(make_model(), alpha=0.7, temperature=2.0).double()
+    optimiser = torch.optim.SGD(objective.parameters(), lr=0.1)
+    last: tuple[Tensor, Tensor, Tensor] | None = None
+    for step in range(3):
+        x, y = images(5, seed=step)
+        twin = copy.deepcopy(objective.model)
+        out = objective(x, y)
+        z = twin(x)
+        losses = [-math.log(softmax(z[i])[y[i]]) for i in range(5)]
+        expected = sum(losses) / 5
+        if last is not None:
+            again = twin(last[0])
+            losses += [-math.log(softmax(again[i])[last[1][i]]) for i in range(5)]
+            pairs = [(softmax(last[2][i], 2), softmax(again[i], 2)) for i in range(5)]
+            expected = sum(losses) / 10 + 0.7 * 4 * sum(kl(q, p) for q, p in pairs) / 5
+        assert out["loss"].item() == pytest.approx(expected, rel=1e-9)
+        last = (x.clone(), y, z.detach())
+        optimiser.zero_grad()
+        out["loss"].backward()
+        optimiser.step()
+        x.zero_()  # what the caller does with its tensors afterwards is no matter
+
+
+def test_dlb_in_evaluation_is_the_cross_entropy() -> None:
+    objective = DLB(make_model()).double()
+    objective(*images(5))
+    x, y = images(3, seed=1)
+    loss = objective.eval()(x, y)["loss"]
+    torch.testing.assert_close(loss, F.cross_entropy(objective.model(x), y))
+
+
+def distributed(name: str) -> Objective:
+    torch.manual_seed(0)
+    model = build_model("small_cnn", num_classes=K, in_channels=1)
+    if name == "ps_kd":
+        return PSKD(model, num_images=8, num_classes=K)
+    if name == "ols":
+        return OnlineLabelSmoothing(model, num_classes=K)
+    return CSKD(model) if name == "cs_kd" else DLB(model)
+
+
+NAMES = ("ps_kd", "ols", "cs_kd", "dlb")
+
+
+def test_processes_that_train_together_hold_one_state(tmp_path: Path) -> None:
+    """So that the checkpoint of the first is all that there is to save."""
+    torch.multiprocessing.spawn(_train_distributed, args=(str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in range(2))
+    for name in NAMES:
+        for key, value in first[name].items():
+            if not key.startswith("model."):  # BatchNorm's statistics are each process's own
+                assert torch.equal(value, second[name][key]), (name, key)
+    # The memories hold the whole batch, not one half of it twice.
+    assert (first["ps_kd"]["past_NK"].sum(dim=1) > 0).all()
+    x = images(8, seed=1)[0].float()
+    assert torch.equal(first["dlb"]["last.x_BCHW"], x)
+
+
+def _train_distributed(rank: int, folder: str) -> None:
+    _join(rank, folder)
+    states = {}
+    for name in NAMES:
+        objective = distributed(name)
+        wrapped = nn.parallel.DistributedDataParallel(objective)
+        optimiser = torch.optim.SGD(objective.parameters(), lr=0.1)
+        for epoch in range(2):
+            objective.begin_epoch(epoch, 2)
+            x, y = images(8, seed=epoch)
+            mine = torch.arange(8)[4 * rank : 4 * rank + 4]
+            index = (mine,) if objective.wants_indices else ()
+            optimiser.zero_grad()
+            wrapped(x[mine].float(), y[mine], *index)["loss"].backward()
+            optimiser.step()
+            wrapped(x[mine].float(), y[mine], *index)  # copies the first process's buffers
+        states[name] = objective.state_dict()
+    torch.save(states, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
 
 
 def test_memory_loads_what_was_saved_whatever_its_size() -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from selfexplain.explanations.state import preserved
 from selfexplain.objectives.base import Objective, check_in_range, check_logits
 from selfexplain.objectives.memory import Memory
+from selfexplain.objectives.processes import gathered
 from selfexplain.objectives.softening import softened_kl
 from selfexplain.objectives.tunable import Range, Tunable
 
@@ -51,8 +52,8 @@ class CSKD(Objective):
     in this batch or an earlier one. It takes a second forward pass without a graph, which leaves
     the model's running statistics alone. The term is zero for the first image of a class.
 
-    The objective remembers the last image of each class. With several processes each remembers its
-    own, and under DistributedDataParallel, which copies buffers, all those of the first.
+    The objective remembers the last image of each class: of several processes, that of the global
+    batch.
 
     Args:
         model: maps images (B, C, H, W) to logits (B, K).
@@ -116,7 +117,8 @@ class CSKD(Objective):
     @torch.no_grad()
     def _remember(self, x_BCHW: Tensor, y_B: Tensor, classes: int) -> None:
         """Keep the last image of each class; a class that is not in the batch keeps its old one."""
-        last_K = last_of_class(y_B, classes)
+        x_BCHW = gathered(x_BCHW)
+        last_K = last_of_class(gathered(y_B), classes)
         in_batch_K = last_K >= 0
         image_KCHW = torch.where(in_batch_K.view(-1, 1, 1, 1), x_BCHW[last_K.clamp_min(0)], 0.0)
         if not self.memory.empty:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import difflib
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from torch import nn
 
@@ -10,12 +10,16 @@ from selfexplain.errors import InputError
 from selfexplain.introspection import Introspective
 from selfexplain.objectives import (
     CSKD,
+    DLB,
     PSKD,
     ConfidencePenalty,
     LabelSmoothing,
     Objective,
     ObjectiveContext,
+    OnlineLabelSmoothing,
     Standard,
+    TfKD,
+    ZipfLabelSmoothing,
 )
 from selfexplain.recipes.objective_options import ObjectiveOptions
 
@@ -26,6 +30,10 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "introspective": Introspective,
     "cs_kd": CSKD,
     "ps_kd": PSKD,
+    "tf_kd": TfKD,
+    "ols": OnlineLabelSmoothing,
+    "zipf": ZipfLabelSmoothing,
+    "dlb": DLB,
 }
 """Name -> class. Options of an objective, where it has any, are the field of its name in
 `ObjectiveOptions`."""
@@ -95,12 +103,13 @@ def _parse(part: str, name: str, base: Any) -> tuple[str, Any]:
 
 def _value(text: str, hint: Any) -> Any:
     """A text in the type that an option is declared with; ValueError names what would do."""
-    if hint is bool:
+    hints = get_args(hint) or (hint,)  # float | None is read as a number
+    if bool in hints:
         if text not in {"true", "false"}:
             raise ValueError("true or false")
         return text == "true"
     for kind, name in ((int, "a whole number"), (float, "a number")):
-        if hint is kind:
+        if kind in hints:
             try:
                 return kind(text)
             except ValueError as error:
