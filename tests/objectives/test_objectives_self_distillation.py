@@ -182,6 +182,17 @@ def test_dlb_repeats_the_last_batch_and_keeps_to_what_it_said() -> None:
         x.zero_()  # what the caller does with its tensors afterwards is no matter
 
 
+def test_dlb_shows_batch_norm_each_batch_and_then_the_one_before() -> None:
+    objective, plain = DLB(make_model()).double(), make_model()
+    for step in range(3):
+        objective(*images(5, seed=step))
+    for step in (0, 1, 0, 2, 1):
+        plain(images(5, seed=step)[0])
+    ours, theirs = dict(objective.model.named_buffers()), dict(plain.named_buffers())
+    for name in theirs:
+        assert torch.equal(ours[name], theirs[name]), name
+
+
 def test_dlb_in_evaluation_is_the_cross_entropy() -> None:
     objective = DLB(make_model()).double()
     objective(*images(5))
