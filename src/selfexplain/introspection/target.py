@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selfexplain.objectives.non_true import true_mask
+
 
 def softmax_target(s_BK: Tensor, y_B: Tensor, tau: float = 1.0) -> Tensor:
     """q_c = softmax over c != y of s_c / tau.
@@ -104,13 +106,3 @@ def mixed_target(q_BK: Tensor, y_B: Tensor, mass: float | Tensor) -> Tensor:
     onehot_BK = F.one_hot(y_B, q_BK.shape[1]).to(q_BK.dtype)
     m = mass.unsqueeze(1) if isinstance(mass, Tensor) else mass
     return (1 - m) * onehot_BK + m * q_BK
-
-
-def true_mask(s_BK: Tensor, y_B: Tensor) -> Tensor:
-    """True at the true class, (B, K) bool.
-
-    Example:
-        >>> true_mask(torch.zeros(1, 3), torch.tensor([1]))
-        tensor([[False,  True, False]])
-    """
-    return F.one_hot(y_B, s_BK.shape[1]).bool()

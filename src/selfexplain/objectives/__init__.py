@@ -6,7 +6,9 @@ from selfexplain.objectives.byot import BYOT
 from selfexplain.objectives.cgc import ContrastiveGradCam
 from selfexplain.objectives.confidence_penalty import ConfidencePenalty
 from selfexplain.objectives.context import ObjectiveContext
+from selfexplain.objectives.cs_kd import CSKD
 from selfexplain.objectives.cutmix import CutMix
+from selfexplain.objectives.dlb import DLB
 from selfexplain.objectives.dml import DML
 from selfexplain.objectives.frozen import Frozen
 from selfexplain.objectives.icasc import AttentionSeparability
@@ -15,15 +17,22 @@ from selfexplain.objectives.label_smoothing import LabelSmoothing
 from selfexplain.objectives.lsx import LearnerCritic
 from selfexplain.objectives.mixing import Mixing
 from selfexplain.objectives.mixup import Mixup
+from selfexplain.objectives.ols import OnlineLabelSmoothing
+from selfexplain.objectives.ps_kd import PSKD
 from selfexplain.objectives.saliency_guided import SaliencyGuided
 from selfexplain.objectives.standard import Standard
 from selfexplain.objectives.taught import Taught
+from selfexplain.objectives.tf_kd import TfKD
 from selfexplain.objectives.tunable import Choice, Range, Tunable
+from selfexplain.objectives.zipf import ZipfLabelSmoothing
 
 __all__ = [
     "BYOT",
+    "CSKD",
+    "DLB",
     "DML",
     "KD",
+    "PSKD",
     "AttentionSeparability",
     "Choice",
     "ConfidencePenalty",
@@ -36,10 +45,13 @@ __all__ = [
     "Mixup",
     "Objective",
     "ObjectiveContext",
+    "OnlineLabelSmoothing",
     "Range",
     "SaliencyGuided",
     "Standard",
     "Taught",
+    "TfKD",
     "Tunable",
     "WithAuxiliaryHead",
+    "ZipfLabelSmoothing",
 ]

@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 from collections.abc import Callable
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from torch import nn
 
@@ -11,8 +11,11 @@ from selfexplain.errors import InputError
 from selfexplain.introspection import Introspective
 from selfexplain.objectives import (
     BYOT,
+    CSKD,
+    DLB,
     DML,
     KD,
+    PSKD,
     AttentionSeparability,
     ConfidencePenalty,
     ContrastiveGradCam,
@@ -20,8 +23,11 @@ from selfexplain.objectives import (
     LearnerCritic,
     Objective,
     ObjectiveContext,
+    OnlineLabelSmoothing,
     SaliencyGuided,
     Standard,
+    TfKD,
+    ZipfLabelSmoothing,
 )
 from selfexplain.recipes.objective_options import ObjectiveOptions
 from selfexplain.recipes.partners import PARTNERS, check_partners, split_spec
@@ -38,6 +44,12 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "icasc": AttentionSeparability,
     "lsx": LearnerCritic,
     "kd": KD,
+    "cs_kd": CSKD,
+    "ps_kd": PSKD,
+    "tf_kd": TfKD,
+    "ols": OnlineLabelSmoothing,
+    "zipf": ZipfLabelSmoothing,
+    "dlb": DLB,
 }
 """Name -> class. Options of an objective, where it has any, are the field of its name in
 `ObjectiveOptions`."""
@@ -143,12 +155,13 @@ def _parse(part: str, name: str, base: Any) -> tuple[str, Any]:
 
 def _value(text: str, hint: Any) -> Any:
     """A text in the type that an option is declared with; ValueError names what would do."""
-    if hint is bool:
+    hints = get_args(hint) or (hint,)  # float | None is read as a number
+    if bool in hints:
         if text not in {"true", "false"}:
             raise ValueError("true or false")
         return text == "true"
     for kind, name in ((int, "a whole number"), (float, "a number")):
-        if hint is kind:
+        if kind in hints:
             try:
                 return kind(text)
             except ValueError as error:

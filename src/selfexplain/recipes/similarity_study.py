@@ -29,7 +29,7 @@ from selfexplain.introspection.similarity import (
     attribution_cosine,
     similarity_to_true,
 )
-from selfexplain.introspection.target import true_mask
+from selfexplain.objectives.non_true import true_mask
 from selfexplain.recipes.classifier import build_seeded
 from selfexplain.recipes.folder import check_free, locked
 from selfexplain.recipes.options import DataOptions, DeviceOptions, TrainConfig
