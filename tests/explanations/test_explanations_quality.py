@@ -178,7 +178,7 @@ def test_sensitivity_is_captums(net, case, kind, batch_size):
 
     def by_captum(images):
         (images,) = images if isinstance(images, tuple) else (images,)
-        return explain(images, k.repeat_interleave(len(images) // B))
+        return (explain(images, k.repeat_interleave(len(images) // B)),)
 
     draws = [x + 0.1 * (2 * torch.rand(x.shape, generator=g) - 1) for g in [seeded()] * 6]
     near = torch.stack(draws, dim=1).flatten(0, 1)

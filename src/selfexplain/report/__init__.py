@@ -4,6 +4,7 @@ from selfexplain.report.cell_drawing import cell_svg
 from selfexplain.report.cell_text import cell_text
 from selfexplain.report.picture import explanation_figure, save_figure
 from selfexplain.report.progress import progress_bar
+from selfexplain.report.quality_table import quality_table
 from selfexplain.report.search_plot import architecture_figure
 from selfexplain.report.table import comparison_markdown, comparison_table
 
@@ -15,5 +16,6 @@ __all__ = [
     "comparison_table",
     "explanation_figure",
     "progress_bar",
+    "quality_table",
     "save_figure",
 ]
