@@ -36,7 +36,7 @@ class BoxedImage:
 
 
 def read_boxes(path: Path, class_names: Sequence[str]) -> list[BoxedImage]:
-    """Read a table of boxes; those of one image and class belong together.
+    r"""Read a table of boxes; those of one image and class belong together.
 
     Raises:
         InputError: the file is missing or is no such table; the message names the line.
@@ -44,7 +44,7 @@ def read_boxes(path: Path, class_names: Sequence[str]) -> list[BoxedImage]:
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "boxes.csv"
-        >>> _ = path.write_text("image,x_min,y_min,x_max,y_max,class\\na.png,0,0,4,4,cat\\n")
+        >>> _ = path.write_text("image,x_min,y_min,x_max,y_max,class\na.png,0,0,4,4,cat\n")
         >>> read_boxes(path, ("dog", "cat"))[0].label
         1
     """

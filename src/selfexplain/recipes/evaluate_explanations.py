@@ -1,7 +1,6 @@
 """Evaluate the explanations of finished runs, on the same images, and compare the runs.
 
-The result is one JSON file: `rows` has mean, std, n and the values of each run, kind of map and
-metric; `stages` the rank correlations with randomised weights; `differences` those of every run to
+The result is one JSON file: `rows` has mean, std and n of each run, kind of map and metric; `stages` the rank correlations with randomised weights; `differences` those of every run to
 the first, image by image. Shape suffixes: N images, C channels, H and W space.
 """
 
@@ -18,14 +17,12 @@ from selfexplain.data import normalise
 from selfexplain.data.seeding import named_generator
 from selfexplain.errors import InputError
 from selfexplain.evaluation import paired_difference, predict
-from selfexplain.explanations import MapKind, find_explained_layer
-from selfexplain.explanations.quality import maps_of_classes, pointing_hits, upsampled
-from selfexplain.recipes.boxes import boxes_in_model, read_boxes
 from selfexplain.recipes.environment import environment
-from selfexplain.recipes.explain import ExplainConfig, TrainedRun, load_run, read_images
+from selfexplain.recipes.explain import ExplainConfig, TrainedRun, load_run
 from selfexplain.recipes.explanation_scores import BETTER, CHUNK, map_scores
 from selfexplain.recipes.folder import saved_config
 from selfexplain.recipes.options import DataOptions, DeviceOptions, plain
+from selfexplain.recipes.pointing import pointing_scores
 from selfexplain.recipes.prepare import load, prepare
 from selfexplain.recipes.train import launch
 from selfexplain.training import TrainingOptions
@@ -71,13 +68,13 @@ def evaluate_explanations(
     assert first is not None, "the configuration names at least one run"
     results = {
         "schema": 1,
-        "config": {**plain(config, leave_out=("out", "images", "evaluate"))},
+        "config": plain(config, leave_out=("out", "images", "evaluate")),
         "environment": environment(device),
         "images": {"class": "true", "index": first.index_N.tolist()},
         "rows": [
             row
             for folder, values in zip(config.run, of_runs, strict=True)
-            for row in _rows(folder, values)
+            for row in _rows(folder, values, keep=options.values)
         ],
         "stages": stages,
         "differences": [
@@ -146,7 +143,9 @@ def _evaluate(
             model, x_NCHW, y_N, kind=kind, layer=config.layer, options=config.quality
         )
         if config.quality.boxes is not None:
-            scores["pointing"] = _pointing(config, run, model, kind, device)
+            scores["pointing"] = pointing_scores(
+                model, run, config.quality.boxes, kind, config.layer, config.quality.tolerance
+            )
         values |= {(kind, name): value_N.tolist() for name, value_N in scores.items()}
         stages += [
             {"run": str(folder), "kind": kind, "stage": stage, **_summary(rho_N.tolist())}
@@ -158,43 +157,14 @@ def _evaluate(
 
 def _of_model(model: nn.Module, x_NCHW: Tensor, y_N: Tensor) -> Values:
     """Probability of the true class and correctness: what areas under p(class) start from."""
-    batches = zip(x_NCHW.split(CHUNK), y_N.split(CHUNK), strict=True)
+    batches = zip(torch.split(x_NCHW, CHUNK), torch.split(y_N, CHUNK), strict=True)
     logits_NK, y_N = predict(model, batches)
     p_N = logits_NK.softmax(dim=1).gather(1, y_N[:, None])[:, 0]
     right_N = (logits_NK.argmax(dim=1) == y_N).float()
     return {("", "probability"): p_N.tolist(), ("", "accuracy"): right_N.tolist()}
 
 
-def _pointing(
-    config: ExplainConfig, run: TrainedRun, model: nn.Module, kind: MapKind, device: torch.device
-) -> Tensor:
-    """Hits of the pointing game; images with no box left in the model's cut are left out."""
-    assert config.quality.boxes is not None
-    cases = read_boxes(config.quality.boxes, run.class_names)
-    pixels_NCHW = read_images([case.path for case in cases], run.shape_CHW)
-    boxes = [boxes_in_model(case, run.shape_CHW) for case in cases]
-    kept = [i for i, box in enumerate(boxes) if len(box)]
-    if not kept:
-        raise InputError(
-            f"no box of {config.quality.boxes} is left in the middle square that the model sees; "
-            "pass boxes that are"
-        )
-    x_NCHW = normalise(pixels_NCHW[kept], run.mean_C, run.std_C).to(device)
-    layer = find_explained_layer(model, x_NCHW, kind=kind, layer=config.layer)
-    hits = []
-    for places, x_BCHW in zip(torch.tensor(kept).split(CHUNK), x_NCHW.split(CHUNK), strict=True):
-        with torch.no_grad():
-            predicted_B = model(x_BCHW).argmax(dim=1).tolist()
-        labels = [cases[i].label for i in places.tolist()]
-        classes = [p if k is None else k for k, p in zip(labels, predicted_B, strict=True)]
-        maps_BHW = maps_of_classes(model, x_BCHW, torch.tensor(classes), kind=kind, layer=layer)
-        maps_BHW = upsampled(maps_BHW, (x_BCHW.shape[2], x_BCHW.shape[3]))
-        mine = [boxes[i] for i in places.tolist()]
-        hits.append(pointing_hits(maps_BHW, mine, tolerance=config.quality.tolerance))
-    return torch.cat(hits).float()
-
-
-def _rows(folder: Path, values: Values) -> list[dict[str, Any]]:
+def _rows(folder: Path, values: Values, *, keep: bool) -> list[dict[str, Any]]:
     return [
         {
             "run": str(folder),
@@ -202,7 +172,7 @@ def _rows(folder: Path, values: Values) -> list[dict[str, Any]]:
             "metric": metric,
             "better": BETTER[metric],
             **_summary(numbers),
-            "values": numbers,
+            **({"values": numbers} if keep else {}),
         }
         for (kind, metric), numbers in values.items()
     ]

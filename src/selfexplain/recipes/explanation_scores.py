@@ -3,6 +3,7 @@
 Shape suffixes: B images, C channels, H and W space, K classes.
 """
 
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -72,97 +73,99 @@ def map_scores(
         (torch.Size([2]), 'head')
     """
     found = find_explained_layer(model, x_BCHW, kind=kind, layer=layer)
-    values: dict[str, list[Tensor]] = {}
-    stages: dict[str, list[Tensor]] = {}
-    for number, (x, y) in enumerate(zip(x_BCHW.split(CHUNK), classes_B.split(CHUNK), strict=True)):
-        correlations = _cascade(model, x, y, kind, found, options)
-        scores = {
-            **_path_scores(model, x, y, kind, found, options, number),
-            **_stability(model, x, y, kind, found, options, number),
-            "randomisation": torch.stack(list(correlations.values())).mean(0),
-        }
-        for kept, new in ((values, scores), (stages, correlations)):
-            for name, value_B in new.items():
-                kept.setdefault(name, []).append(value_B.cpu())
-    return _joined(values), _joined(stages)
+    scorer = _Scorer(model, kind, found, options)
+    chunks = zip(torch.split(x_BCHW, CHUNK), torch.split(classes_B, CHUNK), strict=True)
+    scored = [scorer(x, y, number) for number, (x, y) in enumerate(chunks)]
+    return _joined([values for values, _ in scored]), _joined([stages for _, stages in scored])
 
 
-def _path_scores(
-    model: nn.Module,
-    x_BCHW: Tensor,
-    classes_B: Tensor,
-    kind: MapKind,
-    layer: ExplainedLayer,
-    options: QualityOptions,
-    number: int,
-) -> dict[str, Tensor]:
-    """Deletion and insertion, and how much better they are than with the map shuffled."""
-    size_HW = (x_BCHW.shape[2], x_BCHW.shape[3])
-    map_BHW = maps_of_classes(model, x_BCHW, classes_B, kind=kind, layer=layer)
-    control_BHW = shuffled(map_BHW, named_generator("shuffled map", options.seed, number))
-    scores = {}
-    for name, auc, sign in (("deletion", deletion_auc, -1), ("insertion", insertion_auc, 1)):
-        mine_B, control_B = (
-            auc(
-                model,
-                x_BCHW,
-                upsampled(maps, size_HW),
-                classes_B,
-                steps=options.steps,
-                batch_size=options.batch_size,
-            )
-            for maps in (map_BHW, control_BHW)
+@dataclass(frozen=True, slots=True)
+class _Scorer:
+    """All metrics of one chunk of images; random numbers depend on the chunk's number."""
+
+    model: nn.Module
+    kind: MapKind
+    layer: ExplainedLayer
+    options: QualityOptions
+
+    def __call__(
+        self, x_BCHW: Tensor, classes_B: Tensor, number: int
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Values by metric, and rank correlations by stage."""
+        map_BHW = self.maps(self.model, x_BCHW, classes_B)
+        stages = cascade_correlations(
+            self.model,
+            x_BCHW,
+            classes_B,
+            self.maps,
+            # Not of the chunk: one randomised network for all images.
+            named_generator("randomised weights", self.options.seed),
         )
-        scores[name], scores[f"{name}_gain"] = mine_B, sign * (mine_B - control_B)
-    found = infidelity(
-        model,
-        x_BCHW,
-        upsampled(map_BHW, size_HW),
-        classes_B,
-        perturbation_for(kind, size_HW, named_generator("infidelity", options.seed, number)),
-        samples=options.samples,
-        batch_size=options.batch_size,
-    )
-    return {**scores, "infidelity": found.value_B, "infidelity_share": found.share_B}
+        values = {
+            **self.paths(x_BCHW, map_BHW, classes_B, number),
+            **self.infidelity(x_BCHW, map_BHW, classes_B, number),
+            "max_sensitivity": self.sensitivity(x_BCHW, classes_B, number),
+            "randomisation": torch.stack(list(stages.values())).mean(0),
+        }
+        return values, stages
 
+    def maps(self, model: nn.Module, x_BCHW: Tensor, classes_B: Tensor) -> Tensor:
+        """Maps at the layer's resolution."""
+        return maps_of_classes(model, x_BCHW, classes_B, kind=self.kind, layer=self.layer)
 
-def _stability(
-    model: nn.Module,
-    x_BCHW: Tensor,
-    classes_B: Tensor,
-    kind: MapKind,
-    layer: ExplainedLayer,
-    options: QualityOptions,
-    number: int,
-) -> dict[str, Tensor]:
-    sensitivity_B = max_sensitivity(
-        partial(maps_of_classes, model, kind=kind, layer=layer),
-        x_BCHW,
-        classes_B,
-        generator=named_generator("sensitivity", options.seed, number),
-        radius=options.radius,
-        samples=options.neighbours,
-        batch_size=options.batch_size,
-    )
-    return {"max_sensitivity": sensitivity_B}
+    def paths(
+        self, x_BCHW: Tensor, map_BHW: Tensor, classes_B: Tensor, number: int
+    ) -> dict[str, Tensor]:
+        """Deletion and insertion, and how much better they are than with the map shuffled."""
+        control_BHW = shuffled(map_BHW, self.generator("shuffled map", number))
+        steps, batch_size = self.options.steps, self.options.batch_size
+        scores = {}
+        for name, auc, sign in (("deletion", deletion_auc, -1), ("insertion", insertion_auc, 1)):
+            mine_B, control_B = (
+                auc(
+                    self.model,
+                    x_BCHW,
+                    upsampled(maps, size_of(x_BCHW)),
+                    classes_B,
+                    steps=steps,
+                    batch_size=batch_size,
+                )
+                for maps in (map_BHW, control_BHW)
+            )
+            scores[name], scores[f"{name}_gain"] = mine_B, sign * (mine_B - control_B)
+        return scores
 
+    def infidelity(
+        self, x_BCHW: Tensor, map_BHW: Tensor, classes_B: Tensor, number: int
+    ) -> dict[str, Tensor]:
+        """Infidelity in squared logits, and as a share of what there is to foretell."""
+        size_HW, generator = size_of(x_BCHW), self.generator("infidelity", number)
+        found = infidelity(
+            self.model,
+            x_BCHW,
+            upsampled(map_BHW, size_HW),
+            classes_B,
+            perturbation_for(self.kind, size_HW, generator),
+            samples=self.options.samples,
+            batch_size=self.options.batch_size,
+        )
+        return {"infidelity": found.value_B, "infidelity_share": found.share_B}
 
-def _cascade(
-    model: nn.Module,
-    x_BCHW: Tensor,
-    classes_B: Tensor,
-    kind: MapKind,
-    layer: ExplainedLayer,
-    options: QualityOptions,
-) -> dict[str, Tensor]:
-    # The same generator for every chunk of images: one randomised network for all.
-    return cascade_correlations(
-        model,
-        x_BCHW,
-        classes_B,
-        partial(maps_of_classes, kind=kind, layer=layer),
-        named_generator("randomised weights", options.seed),
-    )
+    def sensitivity(self, x_BCHW: Tensor, classes_B: Tensor, number: int) -> Tensor:
+        """Max-sensitivity of the maps at the layer's resolution."""
+        return max_sensitivity(
+            partial(self.maps, self.model),
+            x_BCHW,
+            classes_B,
+            generator=self.generator("sensitivity", number),
+            radius=self.options.radius,
+            samples=self.options.neighbours,
+            batch_size=self.options.batch_size,
+        )
+
+    def generator(self, name: str, number: int) -> torch.Generator:
+        """The same random numbers for every run and kind of map."""
+        return named_generator(name, self.options.seed, number)
 
 
 def perturbation_for(
@@ -192,5 +195,16 @@ def shuffled(map_BHW: Tensor, generator: torch.Generator) -> Tensor:
     return map_BP.gather(1, order_BP).view_as(map_BHW)
 
 
-def _joined(parts: dict[str, list[Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.cat(tensors) for name, tensors in parts.items()}
+def size_of(x_BCHW: Tensor) -> tuple[int, int]:
+    """Height and width of images.
+
+    Example:
+        >>> size_of(torch.zeros(2, 3, 8, 9))
+        (8, 9)
+    """
+    return x_BCHW.shape[2], x_BCHW.shape[3]
+
+
+def _joined(chunks: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The values of all chunks, on the CPU."""
+    return {name: torch.cat([chunk[name].cpu() for chunk in chunks]) for name in chunks[0]}

@@ -27,6 +27,8 @@ class QualityOptions:
     """CSV file with the boxes of objects in image files, for the pointing game."""
     tolerance: float = 0.0
     """Pixels of the model's images by which each box is widened."""
+    values: bool = False
+    """Keep the values of every image in the results, not only mean and standard deviation."""
     batch_size: int = 500
     """Largest number of images in one forward pass."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"

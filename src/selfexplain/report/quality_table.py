@@ -1,5 +1,6 @@
 """The table of evaluated explanations, for the terminal."""
 
+from pathlib import PurePath
 from typing import Any
 
 from rich import box
@@ -36,15 +37,24 @@ def quality_table(results: dict[str, Any]) -> Table:
         table.add_column(name, overflow="fold")
     for name in ("mean ± std", *(["difference"] if several else [])):
         table.add_column(name, justify="right", no_wrap=True)
+    names = _short_names([row["run"] for row in results["rows"]])
+    last = ("", "")
     for row in _side_by_side(results["rows"]):
-        cells = [row["kind"] or "model", f"{row['metric']} {ARROWS[row['better']]}".strip()]
-        value = with_spread(row["mean"], row["std"], 3)
+        kind, metric = row["kind"] or "model", f"{row['metric']} {ARROWS[row['better']]}".strip()
+        cells = [kind if kind != last[0] else "", metric if (kind, metric) != last else ""]
+        value, last = with_spread(row["mean"], row["std"], 3), (kind, metric)
         if several:
             difference = differences.get((row["run"], row["kind"], row["metric"]))
-            table.add_row(*cells, row["run"], value, _difference(difference))
+            table.add_row(*cells, names[row["run"]], value, _difference(difference))
         else:
             table.add_row(*cells, value)
     return table
+
+
+def _short_names(runs: list[str]) -> dict[str, str]:
+    """The last folders' names where they tell the runs apart, else the whole paths."""
+    short = {run: PurePath(run).name for run in runs}
+    return short if len(set(short.values())) == len(short) else {run: run for run in runs}
 
 
 def _side_by_side(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
