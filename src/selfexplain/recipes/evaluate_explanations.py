@@ -1,7 +1,8 @@
 """Evaluate the explanations of finished runs, on the same images, and compare the runs.
 
-The result is one JSON file: `rows` has mean, std and n of each run, kind of map and metric; `stages` the rank correlations with randomised weights; `differences` those of every run to
-the first, image by image. Shape suffixes: N images, C channels, H and W space.
+The result is one JSON file: `rows` has mean, std and n of each run, kind of map and metric;
+`stages` the rank correlations with randomised weights; `differences` those of every run to the
+first, image by image. Shape suffixes: N images, C channels, H and W space.
 """
 
 import statistics
