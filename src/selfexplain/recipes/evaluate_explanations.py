@@ -140,14 +140,15 @@ def _evaluate(
     y_N = images.labels_N.to(device)
     values, stages = _of_model(model, x_NCHW, y_N), []
     for done, kind in enumerate(config.kind, start=1):
+        pointing = {}  # first: a misspelt table is refused before minutes of work
+        if config.quality.boxes is not None:
+            pointing["pointing"] = pointing_scores(
+                model, run, config.quality.boxes, kind, config.layer, config.quality.tolerance
+            )
         scores, correlations = map_scores(
             model, x_NCHW, y_N, kind=kind, layer=config.layer, options=config.quality
         )
-        if config.quality.boxes is not None:
-            scores["pointing"] = pointing_scores(
-                model, run, config.quality.boxes, kind, config.layer, config.quality.tolerance
-            )
-        values |= {(kind, name): value_N.tolist() for name, value_N in scores.items()}
+        values |= {(kind, name): value_N.tolist() for name, value_N in (scores | pointing).items()}
         stages += [
             {"run": str(folder), "kind": kind, "stage": stage, **_summary(rho_N.tolist())}
             for stage, rho_N in correlations.items()
