@@ -237,6 +237,9 @@ def test_own_class_map_is_that_of_class_maps(net, case, kind):
         expected = class_maps(model, x, kind=kind)[torch.arange(B), k]
         found = maps_of_classes(model.train(), x, k, kind=kind, layer=layer)
         torch.testing.assert_close(found, expected)
+        with torch.inference_mode():
+            inside = maps_of_classes(model, x.clone(), k.clone(), kind=kind, layer=layer)
+        assert torch.equal(inside, found)
 
 
 def test_cascade_reaches_every_weight_from_the_head_down(case):

@@ -37,9 +37,16 @@ def maps_of_classes(
         >>> maps_of_classes(model, x, torch.tensor([4, 0]), kind="gradient", layer=layer).shape
         torch.Size([2, 8, 8])
     """
-    x_BCHW = x_BCHW.detach().clone()  # models may start in place
-    index_B1 = classes_B.to(x_BCHW.device)[:, None]
-    with preserved(model, x_BCHW), torch.enable_grad(), capture(model, layer) as seen:
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        x_BCHW = x_BCHW.detach().clone()  # models may start in place
+        index_B1 = classes_B.clone().to(x_BCHW.device)[:, None]
+        return _maps(model, x_BCHW, index_B1, kind, layer)
+
+
+def _maps(
+    model: nn.Module, x_BCHW: Tensor, index_B1: Tensor, kind: MapKind, layer: ExplainedLayer
+) -> Tensor:
+    with preserved(model, x_BCHW), capture(model, layer) as seen:
         set_eval(model)
         logits_BK = check_logits(model(x_BCHW), len(x_BCHW))
         if seen.linear is not None and kind in POOLED_KINDS:
