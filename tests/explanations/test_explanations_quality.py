@@ -227,6 +227,7 @@ def test_spearman_is_scipys(case):
     expected = [spearmanr(a[i].flatten(), b[i].flatten()).statistic for i in range(B)]
     np.testing.assert_allclose(spearman(a, b).numpy(), expected, atol=1e-12)
     assert spearman(a, torch.zeros_like(a)).tolist() == [0] * B
+    torch.testing.assert_close(spearman(a.float(), b.float()), spearman(a, b).float())
 
 
 @pytest.mark.parametrize("kind", KINDS)
