@@ -31,5 +31,6 @@ def spearman(a_BHW: Tensor, b_BHW: Tensor) -> Tensor:
     """
     a_BP, b_BP = (average_ranks(m.flatten(1)) for m in (a_BHW, b_BHW))
     a_BP, b_BP = a_BP - a_BP.mean(1, keepdim=True), b_BP - b_BP.mean(1, keepdim=True)
-    scale_B = a_BP.norm(dim=1) * b_BP.norm(dim=1)
+    norm = torch.linalg.vector_norm
+    scale_B: Tensor = norm(a_BP, dim=1) * norm(b_BP, dim=1)
     return (a_BP * b_BP).sum(1) / scale_B.where(scale_B > 0, 1)
