@@ -26,8 +26,9 @@ def spearman(a_BHW: Tensor, b_BHW: Tensor) -> Tensor:
         Correlations (B,) in [-1, 1]; 0 where a map is constant and has no order.
 
     Example:
-        >>> spearman(torch.tensor([[[1.0, 2.0, 3.0]]]), torch.tensor([[[9.0, 8.0, 1.0]]]))
-        tensor([-1.])
+        >>> rising, falling = torch.tensor([[[1.0, 2.0, 3.0]]]), torch.tensor([[[9.0, 8.0, 1.0]]])
+        >>> spearman(rising, falling) < -0.999
+        tensor([True])
     """
     a_BP, b_BP = (average_ranks(m.flatten(1)) for m in (a_BHW, b_BHW))
     a_BP, b_BP = a_BP - a_BP.mean(1, keepdim=True), b_BP - b_BP.mean(1, keepdim=True)
