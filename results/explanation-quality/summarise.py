@@ -25,7 +25,8 @@ def main() -> None:
     ]
     for (kind, metric, arrow), of_objectives in means.items():
         cells = [cell(values, of_objectives[names[0]]) for values in of_objectives.values()]
-        lines.append(f"| {kind} | {metric} {arrow} | {' | '.join(cells)} |")
+        name = f"{metric} {arrow}".strip()
+        lines.append(f"| {kind} | {name} | {' | '.join(cells)} |")
     lines += [
         "",
         f"*mean over {len(files)} seeds of the mean over images; in brackets the difference to "
