@@ -14,6 +14,7 @@ from selfexplain.errors import exit_on_bad_input
 from selfexplain.recipes.compare import run_comparison
 from selfexplain.recipes.demo import demo_config, demo_picture, demo_search
 from selfexplain.recipes.environment import first_process
+from selfexplain.recipes.evaluate_explanations import evaluate_explanations
 from selfexplain.recipes.explain import ExplainConfig, explain_images
 from selfexplain.recipes.export import ExportConfig, export_run
 from selfexplain.recipes.lookup import LookupConfig, lookup_table, run_lookup
@@ -29,6 +30,7 @@ from selfexplain.report import (
     comparison_table,
     cost_figure,
     progress_bar,
+    quality_table,
     save_figure,
 )
 from selfexplain.spaces import from_string
@@ -90,8 +92,7 @@ def _run(command: Command, console: Console) -> None:
         case CompareConfig():
             _compare(command, console)
         case ExplainConfig():
-            save_figure(explain_images(command), command.out)
-            console.print(f"Picture: {command.out}", soft_wrap=True)
+            _explain(command, console)
         case SearchConfig():
             _search(command, console)
         case LookupConfig():
@@ -131,6 +132,21 @@ def _compare(config: CompareConfig, console: Console) -> None:
         (config.out / "table.md").write_text(comparison_markdown(results))
         save_figure(cost_figure(results["summary"]), config.out / "accuracy-cost.png")
         console.print(f"Results: {config.out / 'results.json'}", soft_wrap=True)
+
+
+def _explain(config: ExplainConfig, console: Console) -> None:
+    if config.evaluate:
+        with progress_bar(console) as advance:
+            results = evaluate_explanations(
+                config,
+                lambda run, done, total: advance(run, config.quality.seed, done, total),
+            )
+        console.print(quality_table(results))
+        console.print(f"Results: {config.results_file}", soft_wrap=True)
+    else:
+        assert config.out is not None, "the configuration asks for it"
+        save_figure(explain_images(config), config.out)
+        console.print(f"Picture: {config.out}", soft_wrap=True)
 
 
 def _search(config: SearchConfig, console: Console) -> None:

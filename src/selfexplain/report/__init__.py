@@ -6,6 +6,7 @@ from selfexplain.report.cost_plot import cost_figure
 from selfexplain.report.pareto import pareto_front
 from selfexplain.report.picture import explanation_figure, save_figure
 from selfexplain.report.progress import progress_bar
+from selfexplain.report.quality_table import quality_table
 from selfexplain.report.search_plot import architecture_figure
 from selfexplain.report.table import comparison_markdown, comparison_table
 
@@ -19,5 +20,6 @@ __all__ = [
     "explanation_figure",
     "pareto_front",
     "progress_bar",
+    "quality_table",
     "save_figure",
 ]
