@@ -3,12 +3,14 @@
 Without a process group there is one process, and nothing is communicated.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from selfexplain.errors import InputError
 from selfexplain.multilevel import Processes
 
 
@@ -68,3 +70,35 @@ def gathered(tensor_N: Tensor) -> Tensor:
     parts: list[Tensor] = [tensor_N] * count
     dist.all_gather_object(parts, tensor_N)
     return torch.cat(parts)
+
+
+def mean_numbers(numbers: Mapping[str, float]) -> dict[str, float]:
+    """Means over the processes of numbers that all name alike.
+
+    Example:
+        >>> mean_numbers({"loss": 0.5})
+        {'loss': 0.5}
+    """
+    if joined_processes().count == 1:
+        return dict(numbers)
+    values_PN = gathered(torch.tensor([list(numbers.values())], dtype=torch.float64))
+    return dict(zip(numbers, values_PN.mean(0).tolist(), strict=True))
+
+
+def exists_for_all(path: Path) -> bool:
+    """Whether a file exists, as all processes see it.
+
+    Raises:
+        InputError: some see it and some do not.
+
+    Example:
+        >>> exists_for_all(Path("absent"))
+        False
+    """
+    seen_P = gathered(torch.tensor([path.exists()]))
+    if seen_P.any() != seen_P.all():
+        raise InputError(
+            f"{path} is not there for every process; pass --out on a file system that all the "
+            "machines share"
+        )
+    return bool(seen_P.all())
