@@ -28,6 +28,7 @@ from selfexplain.multilevel.products import (
     inner_product,
     square_sum,
 )
+from selfexplain.multilevel.random_state import random_state, set_random_state
 from selfexplain.multilevel.unrolled import Unrolled
 from selfexplain.multilevel.variables import (
     Variable,
@@ -105,13 +106,13 @@ def unroll_by_sweep(
         value, adjoints = gradients_towards(outer, seen, [*(t.level.name for t in taken), wrt])
         (value,) = processes.mean([value])
         adjoints = average_shared(adjoints, own, processes)
-        after = _random_state()
+        after = random_state()
         for step in reversed(taken):
             vector = _pulled_back(step, adjoints[step.level.name])
             product = _product(step, vector, mode, radius, processes)
             for name, found in average_shared(product, own, processes).items():
                 adjoints[name] = tuple(a + p for a, p in zip(adjoints[name], found, strict=True))
-        _set_random_state(after)
+        set_random_state(after)
     return Unrolled(
         hypergradient=like(variables[wrt], adjoints[wrt]),
         outer=value,
@@ -129,7 +130,7 @@ def _take(
     processes: Processes,
 ) -> _Taken:
     """The gradient of a level's step, and what its mixed product will need."""
-    state = _random_state()
+    state = random_state()
     at_start = None
     if mode == "inner_product":
         view = view | {name: fresh(view[name]) for name in (*names, level.name)}
@@ -186,17 +187,5 @@ def _product(
         at_start=step.at_start,
         radius=radius,
         length=float(squares.sqrt()),
-        before_each=lambda: _set_random_state(step.random_state),
+        before_each=lambda: set_random_state(step.random_state),
     )
-
-
-def _random_state() -> list[Tensor]:
-    """States of the global generators: the CPU's, and the current CUDA device's if in use."""
-    cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
-    return [torch.get_rng_state(), *cuda]
-
-
-def _set_random_state(state: list[Tensor]) -> None:
-    torch.set_rng_state(state[0])
-    if len(state) > 1:
-        torch.cuda.set_rng_state(state[1])
