@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -157,6 +157,11 @@ def _search(config: SearchConfig, console: Console) -> None:
                 f"{config.method} in {config.space}", config.seed, done, total
             ),
         )
+    if first_process():
+        _tell_of_search(config, result, console)
+
+
+def _tell_of_search(config: SearchConfig, result: dict[str, Any], console: Console) -> None:
     console.print(cell_text(from_string(result["genotype"])), soft_wrap=True)
     if result["collapsed"]:
         console.print(

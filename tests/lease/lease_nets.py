@@ -35,6 +35,26 @@ class SmoothReLU(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+class PerImageNorm(TorchFunctionMode):
+    """While active, BatchNorm normalises each image by itself: images do not see each other."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is not F.batch_norm:
+            return func(*args, **(kwargs or {}))
+        names = ("input", "running_mean", "running_var", "weight", "bias")
+        given = dict(zip(names, args, strict=False)) | dict(kwargs or {})
+        x_BCHW, weight_C, bias_C = (given.get(n) for n in ("input", "weight", "bias"))
+        y_BCHW = F.group_norm(x_BCHW, 1)
+        y_BCHW = y_BCHW if weight_C is None else y_BCHW * weight_C[:, None, None]
+        return y_BCHW if bias_C is None else y_BCHW + bias_C[:, None, None]
+
+
 def supernet(seed: int = 0) -> Supernet:
     torch.manual_seed(seed)
     net = build_supernet(

@@ -10,7 +10,8 @@ from selfexplain.lease.search import (
     Batch,
     Declaration,
 )
-from selfexplain.multilevel import Level, Mode, as_function
+from selfexplain.multilevel import Level, Mode, Processes, as_function
+from selfexplain.multilevel.processes import ALONE
 from selfexplain.spaces import Supernet
 
 
@@ -26,6 +27,7 @@ class DARTS(ArchitectureSearch):
         rates: how weights and architecture are moved.
         mode: how the hypergradient of the second order is computed.
         seed: of the start architecture.
+        processes: those that share each batch, equal parts each; all then move alike.
 
     Example:
         >>> import torch
@@ -47,8 +49,9 @@ class DARTS(ArchitectureSearch):
         rates: Rates | None = None,
         mode: Mode = "finite_difference",
         seed: int = 0,
+        processes: Processes = ALONE,
     ) -> None:
-        super().__init__(supernet, rates or Rates(), seed)
+        super().__init__(supernet, rates or Rates(), seed, processes)
         self.mode: Mode | None = mode if order == 2 else None
 
     def declare(self, train_batch: Batch, val_batch: Batch) -> Declaration:

@@ -1,6 +1,6 @@
 """From options and a batch to the levels that make an explanation, and what is shown of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +22,8 @@ from selfexplain.lease.levels import (
     explainer_scores,
 )
 from selfexplain.lease.options import LeaSEOptions
-from selfexplain.multilevel import Level
+from selfexplain.multilevel import Level, Processes
+from selfexplain.multilevel.processes import ALONE
 from selfexplain.multilevel.variables import Variable, Variables
 
 DISPLACEMENT = 0.3
@@ -52,6 +53,7 @@ def explain_by_attack(
     std_C: Tensor,
     options: LeaSEOptions,
     generator: torch.Generator,
+    processes: Processes = ALONE,
 ) -> Explaining:
     """Level II for a batch, in as many steps as the options say, or its control.
 
@@ -64,7 +66,8 @@ def explain_by_attack(
         y_B: their labels.
         std_C: by which their pixels were divided.
         options: see `LeaSEOptions`.
-        generator: of the CPU; draws what controls need.
+        generator: of the CPU; draws what controls need, for the images of all processes.
+        processes: those that share the batch; `x_BCHW` is this one's part of it.
 
     Example:
         >>> def f(v, x):
@@ -78,7 +81,7 @@ def explain_by_attack(
     """
     eps, size = options.eps, options.step_size
     if options.control == "random_delta":
-        noise_BCHW = torch.randn(x_BCHW.shape, generator=generator).to(x_BCHW)
+        noise_BCHW = _part_of(torch.randn, x_BCHW.shape, generator, processes).to(x_BCHW)
         constant_BCHW = bounded(options.explanation_steps * size * noise_BCHW, eps)
         return _shown([], {}, lambda v: constant_BCHW, x_BCHW, options)
     names = [f"delta_{step + 1}" for step in range(options.explanation_steps)]
@@ -100,11 +103,14 @@ def explain_by_attack(
                 maximize=True,
                 direction=direction,
                 displacement=DISPLACEMENT * eps,
+                shared=False,
             )
         )
     delta = _bounded_sum(names, eps)
     if options.control == "shuffled_delta":
-        delta = _shuffled(delta, x_BCHW, generator)
+        pixels = (len(x_BCHW), x_BCHW.shape[2] * x_BCHW.shape[3])
+        order_BP = _part_of(torch.rand, pixels, generator, processes).argsort(1)
+        delta = _shuffled(delta, order_BP.to(x_BCHW.device))
     start: dict[str, Variable] = {name: torch.zeros_like(x_BCHW) for name in names}
     return _shown(levels, start, delta, x_BCHW, options)
 
@@ -143,10 +149,19 @@ def _in_units_of_x(delta: Explanation, std_C: Tensor) -> Explanation:
     return lambda v: delta(v) / std_C[:, None, None]
 
 
-def _shuffled(delta: Explanation, x_BCHW: Tensor, generator: torch.Generator) -> Explanation:
-    pixels = x_BCHW.shape[2] * x_BCHW.shape[3]
-    order_BP = torch.rand(len(x_BCHW), pixels, generator=generator).argsort(1).to(x_BCHW.device)
+def _shuffled(delta: Explanation, order_BP: Tensor) -> Explanation:
     return lambda v: shuffled(delta(v), order_BP)
+
+
+def _part_of(
+    draw: Callable[..., Tensor],
+    shape: Sequence[int],
+    generator: torch.Generator,
+    processes: Processes,
+) -> Tensor:
+    """This process's part of what one process would draw for all images."""
+    whole = draw((processes.count * shape[0], *shape[1:]), generator=generator)
+    return whole.chunk(processes.count)[processes.rank]
 
 
 def _always(y_B: Tensor) -> Callable[[Tensor], Tensor]:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from selfexplain.errors import InputError
-from selfexplain.multilevel import as_function
+from selfexplain.multilevel import Processes, as_function
 from selfexplain.multilevel.module import Function
+from selfexplain.multilevel.processes import ALONE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,9 +128,15 @@ class Learner:
 
         return function
 
-    def keep_statistics(self, keep: bool) -> None:
-        """Take the running statistics of the own steps since the last call, or drop them."""
+    def keep_statistics(self, keep: bool, processes: Processes = ALONE) -> None:
+        """Take the running statistics of the own steps since the last call, or drop them.
+
+        With several processes their means are taken; counts are the same in all.
+        """
         for kept, moved in self._statistics if keep else ():
+            floats = [name for name in moved if moved[name].is_floating_point()]
+            means = processes.mean([moved[name] for name in floats])
+            moved.update(zip(floats, means, strict=True))
             for name, buffer in kept.items():
                 buffer.copy_(moved[name])
         self._statistics.clear()

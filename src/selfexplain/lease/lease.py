@@ -25,8 +25,9 @@ from selfexplain.lease.search import (
     Batch,
     Declaration,
 )
-from selfexplain.multilevel import Level, as_function
+from selfexplain.multilevel import Level, Processes, as_function
 from selfexplain.multilevel.module import Function
+from selfexplain.multilevel.processes import ALONE
 from selfexplain.spaces import Supernet
 
 AUDIENCE_DISPLACEMENT = 1e-2
@@ -58,6 +59,7 @@ class LeaSE(ArchitectureSearch):
         std_C: standard deviations by which the images' pixels were divided, so that `eps` is in
             pixel units; None for images in [0, 1].
         seed: of the start architecture, and of what controls draw.
+        processes: those that share each batch, equal parts each; all then move alike.
 
     Raises:
         InputError: the audience does not return as many classes as the supernet.
@@ -88,8 +90,9 @@ class LeaSE(ArchitectureSearch):
         rates: Rates | None = None,
         std_C: Tensor | None = None,
         seed: int = 0,
+        processes: Processes = ALONE,
     ) -> None:
-        super().__init__(supernet, rates or Rates(), seed)
+        super().__init__(supernet, rates or Rates(), seed, processes)
         self.options = with_gradient_path(options or LeaSEOptions(), "full")
         self.std_C = std_C
         self.learners["audience"] = Learner(audience, self.rates.audience_lr, self.rates)
@@ -107,8 +110,9 @@ class LeaSE(ArchitectureSearch):
         learner, listener = self.learners["explainer"], self.learners["audience"]
         f = explainer(as_function(learner.module))
         g = self.audience_of(as_function(listener.module))
+        std_C = self._std_C(x_BCHW)
         explaining = explain_by_attack(
-            f, x_BCHW, y_B, self._std_C(x_BCHW), self.options, self.generator
+            f, x_BCHW, y_B, std_C, self.options, self.generator, self.processes
         )
         learns = explainer_learns(explainer(learner.own_step()), x_BCHW, y_B)
         audience_loss = audience_learns(

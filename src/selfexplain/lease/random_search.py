@@ -10,7 +10,8 @@ from selfexplain.errors import InputError
 from selfexplain.lease.learner import Rates
 from selfexplain.lease.levels import explainer, explainer_learns
 from selfexplain.lease.search import ArchitectureSearch, Batch, Declaration
-from selfexplain.multilevel import Level, as_function
+from selfexplain.multilevel import Level, Processes, as_function
+from selfexplain.multilevel.processes import ALONE
 from selfexplain.multilevel.variables import Variable
 from selfexplain.spaces import Supernet, one_hot_architecture, random_genotype
 
@@ -31,6 +32,7 @@ class RandomSearch(ArchitectureSearch):
         rates: how the weights are moved.
         candidates: how many cells are scored after an epoch.
         seed: of all that is drawn.
+        processes: those that share each batch; each scores every candidate on the same images.
 
     Raises:
         InputError: there are no candidates.
@@ -54,10 +56,11 @@ class RandomSearch(ArchitectureSearch):
         rates: Rates | None = None,
         candidates: int = 20,
         seed: int = 0,
+        processes: Processes = ALONE,
     ) -> None:
         if candidates < 1:
             raise InputError(f"candidates is {candidates}; pass at least 1")
-        super().__init__(supernet, rates or Rates(), seed)
+        super().__init__(supernet, rates or Rates(), seed, processes)
         self.candidates = candidates
         self._drawn = self._draw()
 

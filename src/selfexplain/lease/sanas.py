@@ -12,7 +12,9 @@ from selfexplain.lease.lease import LeaSE, with_gradient_path
 from selfexplain.lease.levels import Loss, Network
 from selfexplain.lease.options import LeaSEOptions
 from selfexplain.lease.search import Batch
+from selfexplain.multilevel import Processes
 from selfexplain.multilevel.module import Function
+from selfexplain.multilevel.processes import ALONE
 from selfexplain.spaces import Supernet
 
 
@@ -37,6 +39,7 @@ class SANAS(LeaSE):
         rates: how weights and architecture are moved.
         std_C: standard deviations by which the images' pixels were divided.
         seed: of the start architecture, and of what controls draw.
+        processes: those that share each batch, equal parts each; all then move alike.
 
     Example:
         >>> import torch
@@ -60,6 +63,7 @@ class SANAS(LeaSE):
         rates: Rates | None = None,
         std_C: Tensor | None = None,
         seed: int = 0,
+        processes: Processes = ALONE,
     ) -> None:
         options = with_gradient_path(options or LeaSEOptions(), "no_explanation")
         if options.gradient_path == "explainer_only":
@@ -70,7 +74,15 @@ class SANAS(LeaSE):
         rates = rates or Rates()
         second = copy.deepcopy(supernet)
         rates = replace(rates, audience_lr=rates.lr)  # the same network at the same rate
-        super().__init__(supernet, second, options=options, rates=rates, std_C=std_C, seed=seed)
+        super().__init__(
+            supernet,
+            second,
+            options=options,
+            rates=rates,
+            std_C=std_C,
+            seed=seed,
+            processes=processes,
+        )
 
     @property
     def evaluated(self) -> nn.Module:

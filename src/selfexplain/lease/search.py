@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from selfexplain.errors import InputError
 from selfexplain.lease.learner import Learner, Rates, all_finite
-from selfexplain.multilevel import Level, Mode, unroll, walk
+from selfexplain.multilevel import Level, Mode, Processes, unroll, walk
+from selfexplain.multilevel.processes import ALONE
 from selfexplain.multilevel.variables import Variable, Variables, leaves
 from selfexplain.spaces import Genotype, Supernet
 
@@ -63,6 +64,7 @@ class ArchitectureSearch(ABC):
         supernet: the explainer, on its device; it is put in training mode and trained in place.
         rates: how weights and architecture are moved.
         seed: of the start architecture, and of all that a step draws.
+        processes: those that share each batch, equal parts each; all then move alike.
 
     Example:
         >>> from selfexplain.lease import DARTS
@@ -76,8 +78,10 @@ class ArchitectureSearch(ABC):
         ['explainer']
     """
 
-    def __init__(self, supernet: Supernet, rates: Rates, seed: int) -> None:
-        self.supernet, self.rates = supernet, rates
+    def __init__(
+        self, supernet: Supernet, rates: Rates, seed: int, processes: Processes = ALONE
+    ) -> None:
+        self.supernet, self.rates, self.processes = supernet, rates, processes
         self.generator = torch.Generator().manual_seed(seed)
         reference = next(supernet.parameters())
         self.architecture = {
@@ -131,10 +135,12 @@ class ArchitectureSearch(ABC):
         hypergradient: Variable = {}
         outer: dict[str, Tensor] = {}
         if not move_architecture or step.mode is None:
-            losses, gradients, _ = walk(step.levels, variables)
+            losses, gradients, _ = walk(step.levels, variables, self.processes)
         if move_architecture:
-            levels, mode = ([], "exact") if step.mode is None else (step.levels, step.mode)
-            unrolled = unroll(levels, step.outer, variables, "architecture", mode)
+            levels, mode = ([], "inner_product") if step.mode is None else (step.levels, step.mode)
+            unrolled = unroll(
+                levels, step.outer, variables, "architecture", mode, processes=self.processes
+            )
             hypergradient, outer = unrolled.hypergradient, {"validation": unrolled.outer}
             if step.mode is not None:
                 losses, gradients = dict(unrolled.losses), dict(unrolled.gradients)
@@ -143,9 +149,9 @@ class ArchitectureSearch(ABC):
 
     def _move(self, gradients: dict[str, Variable], hypergradient: Variable) -> None:
         everything = [t for v in (*gradients.values(), hypergradient) for t in leaves(v)]
-        finite = all_finite(everything)
+        finite = all_finite(everything)  # the same in all processes, as they are means over them
         for learner in self.learners.values():
-            learner.keep_statistics(finite)
+            learner.keep_statistics(finite, self.processes)
         if not finite:
             self.skipped += 1
             self._skipped_in_a_row += 1

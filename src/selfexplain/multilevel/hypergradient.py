@@ -8,6 +8,7 @@ from torch import Tensor
 from selfexplain.errors import InputError
 from selfexplain.multilevel.exact import unroll_exact
 from selfexplain.multilevel.level import Level, check_levels
+from selfexplain.multilevel.processes import ALONE, Processes
 from selfexplain.multilevel.sweep import unroll_by_sweep
 from selfexplain.multilevel.unrolled import Unrolled
 from selfexplain.multilevel.variables import Variable, Variables
@@ -21,6 +22,7 @@ def hypergradient(
     variables: Variables,
     wrt: str,
     mode: Mode = "finite_difference",
+    processes: Processes = ALONE,
 ) -> Variable:
     """d/d wrt of outer(all variables after each level has taken its one step, in order).
 
@@ -33,13 +35,16 @@ def hypergradient(
         mode: `exact` differentiates through the whole chain; `inner_product` differentiates each
             level's step once, exactly too, whatever the depth; `finite_difference` (central) and
             `one_sided` need first derivatives only, so any loss that trains will do.
+        processes: those that share the images of all losses; each gets the same gradient. Losses,
+            but for levels that are not `shared`, and `outer` are means over each one's images.
 
     Returns:
         The gradient, in the shape of `variables[wrt]`. Nothing that was passed is changed.
 
     Raises:
         InputError: a name is missing or taken twice, a loss is no scalar, the mode is unknown, or
-            (exact, three levels or more) a loss runs a fused BatchNorm that cannot be replaced.
+            (exact) there are several processes, or three levels or more and a loss that runs a
+            fused BatchNorm that cannot be replaced.
 
     Example:
         >>> import torch
@@ -48,7 +53,7 @@ def hypergradient(
         >>> hypergradient([level], lambda v: v["w"].square(), start, "a", mode="exact")
         tensor(1.5000)
     """
-    return unroll(levels, outer, variables, wrt, mode).hypergradient
+    return unroll(levels, outer, variables, wrt, mode, processes).hypergradient
 
 
 def unroll(
@@ -57,6 +62,7 @@ def unroll(
     variables: Variables,
     wrt: str,
     mode: Mode = "finite_difference",
+    processes: Processes = ALONE,
 ) -> Unrolled:
     """The hypergradient together with each level's loss, gradient and stepped variable.
 
@@ -72,7 +78,12 @@ def unroll(
     """
     check_levels(levels, variables, wrt)
     if mode == "exact":
+        if processes.count > 1:
+            raise InputError(
+                "mode exact differentiates through all levels at once, within one process; with "
+                "several pass inner_product, which is exact too"
+            )
         return unroll_exact(levels, outer, variables, wrt)
     if mode in ("finite_difference", "one_sided", "inner_product"):
-        return unroll_by_sweep(levels, outer, variables, wrt, mode)
+        return unroll_by_sweep(levels, outer, variables, wrt, mode, processes=processes)
     raise InputError(f"mode is {mode!r}; pass finite_difference, one_sided, inner_product or exact")

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from selfexplain.errors import InputError
+from selfexplain.multilevel.processes import Processes, averaged
 from selfexplain.multilevel.variables import (
     Variable,
     Variables,
+    detached,
     fresh,
     gradients,
     leaves,
@@ -34,6 +36,10 @@ class Level:
             smooth losses. The gradient of a network with ReLUs jumps wherever a unit switches, and
             a small displacement then measures where the jumps happen to be; see
             docs/multilevel.md.
+        shared: where several processes share a batch, whether all hold the same variable (weights).
+            Then its loss is a mean over the images, and its step goes along the mean gradient. Else
+            each process has its own (a perturbation of its images), and its loss is a sum over the
+            images, with a direction and a projection that do not mix them.
 
     Example:
         >>> import torch
@@ -49,6 +55,7 @@ class Level:
     project: Callable[[Tensor], Tensor] | None = None
     direction: Callable[[Tensor], Tensor] | None = None
     displacement: float | None = None
+    shared: bool = True
 
     def gradient(self, seen: Variables, *, create_graph: bool = False) -> tuple[Tensor, Variable]:
         """The loss, and its gradient towards the level's own variable.
@@ -83,6 +90,26 @@ class Level:
         along = gradient if self.direction is None else self.direction(gradient)
         stepped = v.detach() + (self.lr if self.maximize else -self.lr) * along
         return stepped if self.project is None else self.project(stepped)
+
+
+def mean_gradient(
+    level: Level, loss: Tensor, gradient: Variable, processes: Processes
+) -> tuple[Tensor, Variable]:
+    """A level's loss, and the gradient its variable moves along, from those of each process.
+
+    Both are means over the processes, without a graph; the gradient towards a variable of which
+    each process has its own is left as it is.
+
+    Example:
+        >>> import torch
+        >>> level = Level("w", torch.sum, 0.1)
+        >>> mean_gradient(level, torch.tensor(1.0), torch.tensor(2.0), Processes())
+        (tensor(1.), tensor(2.))
+    """
+    loss, gradient = loss.detach(), detached(gradient)
+    if level.shared:
+        return averaged(loss, gradient, processes)
+    return processes.mean([loss])[0], gradient
 
 
 def unmoved(levels: Sequence[Level], variables: Variables) -> dict[str, Variable]:

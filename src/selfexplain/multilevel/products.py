@@ -15,11 +15,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from selfexplain.multilevel.processes import Products
 from selfexplain.multilevel.variables import Variable, Variables, fresh, gradients, leaves, like
 
 Difference = Literal["finite_difference", "one_sided"]
-Products = dict[str, tuple[Tensor, ...]]
-"""Name of a variable -> one tensor for each of its tensors."""
 
 
 def gradients_towards(
@@ -53,6 +52,16 @@ def default_radius(mode: Difference, dtype: torch.dtype) -> float:
     return 2 * float(torch.finfo(dtype).eps ** root)
 
 
+def square_sum(vector: Sequence[Tensor]) -> Tensor:
+    """Sum of the squares of all entries.
+
+    Example:
+        >>> square_sum([torch.tensor([1.0, 2.0]), torch.tensor(3.0)])
+        tensor(14.)
+    """
+    return torch.stack([t.square().sum() for t in vector]).sum()
+
+
 def difference_product(
     loss: Callable[[Variables], Tensor],
     seen: Variables,
@@ -61,6 +70,7 @@ def difference_product(
     names: Sequence[str],
     at_start: Products | None = None,
     radius: float | None = None,
+    length: float | None = None,
     before_each: Callable[[], None] = lambda: None,
 ) -> Products:
     """d/dx <grad_own loss, vector> for each named x, by a difference of gradients.
@@ -74,6 +84,8 @@ def difference_product(
         at_start: gradients towards them at `seen`, for a one-sided difference; None for a central
             one.
         radius: length of the displacement; None for `default_radius`.
+        length: that of the whole vector, if `vector` is this process's part of one; None for its
+            own.
         before_each: called before each evaluation of the loss (to set the random state).
 
     Example:
@@ -84,7 +96,7 @@ def difference_product(
         >>> round(found["a"][0].item(), 3)  # d a^2 / da
         6.0
     """
-    length = float(torch.stack([t.square().sum() for t in vector]).sum().sqrt())
+    length = float(square_sum(vector).sqrt()) if length is None else length
     if length == 0:
         return {n: tuple(torch.zeros_like(t) for t in leaves(seen[n])) for n in names}
     if radius is None:

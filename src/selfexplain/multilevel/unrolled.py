@@ -19,7 +19,7 @@ class Unrolled:
         gradients: name of each level -> gradient of that loss towards the level's own variable.
         stepped: name of each level -> its variable after its step.
 
-    Everything is detached.
+    Everything is detached. Where several processes share a batch, losses are means over them.
 
     Example:
         >>> import torch

@@ -5,18 +5,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from selfexplain.multilevel.level import Level, unmoved
+from selfexplain.multilevel.level import Level, mean_gradient, unmoved
+from selfexplain.multilevel.processes import ALONE, Processes
 from selfexplain.multilevel.variables import Variable, Variables, detached
 
 
 def walk(
-    levels: Sequence[Level], variables: Variables
+    levels: Sequence[Level], variables: Variables, processes: Processes = ALONE
 ) -> tuple[dict[str, Tensor], dict[str, Variable], dict[str, Variable]]:
     """Let each level take its one step, in order.
 
     Returns:
         The losses before the steps, their gradients towards each level's own variable, and the
         stepped variables, by name of the level, detached.
+
+    With several processes that share a batch, losses and gradients of shared variables are means.
 
     Example:
         >>> level = Level("w", lambda v: (v["w"] - v["a"]).square(), lr=0.25)
@@ -32,6 +35,6 @@ def walk(
         own = variables[level.name]
         with torch.enable_grad():
             loss, gradient = level.gradient({**seen, level.name: own})
-        losses[level.name], found[level.name] = loss.detach(), detached(gradient)
-        seen[level.name] = detached(level.moved(own, gradient))
+        losses[level.name], found[level.name] = mean_gradient(level, loss, gradient, processes)
+        seen[level.name] = detached(level.moved(own, found[level.name]))
     return losses, found, {level.name: seen[level.name] for level in levels}

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 PACKAGES = ("selfexplain", "torch", "numpy", "lightning-fabric", "torchmetrics", "datasets")
 
@@ -31,11 +32,14 @@ def environment(device: torch.device) -> dict[str, object]:
 def first_process() -> bool:
     """Whether this is the process that speaks and writes; launchers number the processes.
 
+    torchrun numbers those of all machines in RANK; ours, on one machine, in LOCAL_RANK alone.
+
     Example:
         >>> first_process()
         True
     """
-    return int(os.environ.get("LOCAL_RANK", "0")) == 0
+    rank = "RANK" if dist.is_available() and dist.is_torchelastic_launched() else "LOCAL_RANK"
+    return int(os.environ.get(rank, "0")) == 0
 
 
 def hardware(device: torch.device) -> str:

@@ -66,7 +66,7 @@ class DeviceOptions:
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Kind of device; auto takes a GPU if there is one."""
     devices: int = 1
-    """Number of devices, one process each."""
+    """Number of devices, one process each. Under torchrun it is what that started."""
 
     def __post_init__(self) -> None:
         """Refuse less than one device."""

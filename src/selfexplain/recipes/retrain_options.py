@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from selfexplain.errors import InputError
+from selfexplain.recipes.machines import process_count
 from selfexplain.recipes.options import RunConfig, check_seed, name_folder
 from selfexplain.spaces import load_genotype, to_string
 from selfexplain.spaces.drop_path import check_probability
@@ -61,7 +62,7 @@ class RetrainConfig(RunConfig):
             raise InputError(f"auxiliary is {self.auxiliary:g}; pass a number of at least 0")
         check_probability(self.drop_path)
         _check_family(self, genotype.family)
-        if self.auxiliary and self.training.batch_size // self.device.devices < 2:
+        if self.auxiliary and self.training.batch_size // process_count(self.device) < 2:
             raise InputError(
                 "the auxiliary head normalises over the images of a step on each device; "
                 "pass a --batch-size of at least 2 for each"

@@ -1,4 +1,4 @@
-"""Search for an architecture, and write down how it went.
+"""Search for an architecture, on one process or on those of torchrun, and write down how it went.
 
 A search's folder holds `run.json` (configuration, environment), then after every epoch
 `search.jsonl` and `checkpoint.pt`, and at the end `genotype.json`, `cell.svg`, `architecture.png`
@@ -8,6 +8,7 @@ and `result.json`.
 from typing import Any
 
 import torch
+from lightning_fabric import Fabric
 
 from selfexplain.data import ImageData
 from selfexplain.recipes.environment import environment
@@ -22,6 +23,7 @@ from selfexplain.recipes.train import launch
 from selfexplain.spaces import Genotype, random_genotype, to_string
 from selfexplain.training import TrainingOptions
 from selfexplain.training.files import read_json, write_json
+from selfexplain.training.processes import joined_processes
 
 
 def run_search(
@@ -55,19 +57,38 @@ def run_search(
     if done.exists():
         return read_json(done)
     with locked(config.out):
-        if config.method == "random":
-            return _random_cell(config)
-        device = launch(DeviceOptions(accelerator=config.accelerator), TrainingOptions()).device
-        data = data if data is not None else load(config.data)
-        prepared = prepare(data, config.data, config.seed)
-        search = build_search(config, data, prepared.std_C, device)
-        halves = Halves(config, prepared, device)
+        fabric = launch(DeviceOptions(accelerator=config.accelerator), TrainingOptions())
+        fabric.barrier()  # every process has looked at the folder before one writes to it
+        result: dict[str, Any] = {}
+        if config.method != "random":
+            result = _search(config, identity, fabric, data, on_step)
+        elif fabric.is_global_zero:
+            result = _random_cell(config)
+        return fabric.broadcast(result)  # once the first process has written
+
+
+def _search(
+    config: SearchConfig,
+    identity: str,
+    fabric: Fabric,
+    data: ImageData | None,
+    on_step: StepCallback,
+) -> dict[str, Any]:
+    """Walk the search on every process; the first one writes and returns the result."""
+    device, processes = fabric.device, joined_processes()
+    data = data if data is not None else load(config.data)
+    prepared = prepare(data, config.data, config.seed)
+    search = build_search(config, data, prepared.std_C, device, processes)
+    halves = Halves(config, prepared, device, processes)
+    if fabric.is_global_zero:
         images = {"train": len(prepared.train), "held_out": len(prepared.scored)}
-        _write_run(config, device, images)
-        progress = SearchProgress(config, search, halves, prepared, device, identity)
-        progress.run(on_step)
-        write_outcome(config.out, progress.genotype, progress.log.read())
-        return _write_result(config, progress.genotype, progress.outcome())
+        _write_run(config, device, images, processes.count)
+    progress = SearchProgress(config, search, halves, prepared, device, identity)
+    progress.run(on_step)
+    if not fabric.is_global_zero:
+        return {}
+    write_outcome(config.out, progress.genotype, progress.log.read())
+    return _write_result(config, progress.genotype, progress.outcome())
 
 
 def _random_cell(config: SearchConfig) -> dict[str, Any]:
@@ -96,13 +117,15 @@ def _write_result(config: SearchConfig, genotype: Genotype, more: dict[str, Any]
     return result
 
 
-def _write_run(config: SearchConfig, device: torch.device, images: dict[str, int]) -> None:
+def _write_run(
+    config: SearchConfig, device: torch.device, images: dict[str, int], processes: int = 1
+) -> None:
     write_json(
         config.out / "run.json",
         {
             "schema": 1,
             "config": plain(config, leave_out=("out", "resume")),
-            "environment": environment(device),
+            "environment": {**environment(device), "processes": processes},
             "images": images,
         },
     )

@@ -10,22 +10,23 @@ from torch import Tensor, nn
 
 from selfexplain.data import Batches
 from selfexplain.errors import InputError
-from selfexplain.evaluation import predict
 from selfexplain.lease import ArchitectureSearch
 from selfexplain.recipes.prepare import Prepared
+from selfexplain.recipes.scoring import predict_together
 from selfexplain.recipes.search_options import SearchConfig
 from selfexplain.recipes.search_outcome import mean_entropy, operation_weights, skip_connections
 from selfexplain.recipes.search_setup import Halves
 from selfexplain.spaces import from_string, to_string
 from selfexplain.training.checkpoint import load_checkpoint, save_checkpoint
 from selfexplain.training.log import EpochLog
+from selfexplain.training.processes import exists_for_all
 from selfexplain.training.seeding import epoch_seed, global_generator_kept
 
 StepCallback = Callable[[int, int], None]
 
 
 class SearchProgress:
-    """A search on its way through the epochs.
+    """A search on its way through the epochs; the first of several processes writes.
 
     Args:
         config: of the search.
@@ -49,22 +50,30 @@ class SearchProgress:
         self.device, self.identity = device, identity
         self.path = config.out / "checkpoint.pt"
         self.log = EpochLog(config.out, name="search.jsonl")
+        self.writes = search.processes.rank == 0
         self.epochs_done, self.stopped = 0, False
         self.genotype = search.genotype()
 
     def run(self, on_step: StepCallback) -> None:
         """Walk the epochs that are left; line and checkpoint after each."""
-        if self.path.exists():
+        if exists_for_all(self.path):
             self._restore()
-        self.log.cut_after(self.epochs_done)
+        if self.writes:
+            self.log.cut_after(self.epochs_done)
         with global_generator_kept(self.device):
             while self.epochs_done < self.config.epochs and not self.stopped:
-                torch.manual_seed(epoch_seed(self.config.seed, self.epochs_done, 0))
+                self._seed()
                 metrics = self._epoch(on_step)
                 self.epochs_done += 1
                 self._look_at_cell()
-                self.log.write({"epoch": self.epochs_done, **metrics, **self._state_of_cell()})
-                save_checkpoint(self.path, self._state())
+                if self.writes:
+                    self.log.write({"epoch": self.epochs_done, **metrics, **self._state_of_cell()})
+                    save_checkpoint(self.path, self._state())
+
+    def _seed(self) -> None:
+        """Seed what is random in a step (dropout): of this epoch and process."""
+        rank = self.search.processes.rank
+        torch.manual_seed(epoch_seed(self.config.seed, self.epochs_done, rank))
 
     def _epoch(self, on_step: StepCallback) -> dict[str, Any]:
         epochs, epoch = self.config.epochs, self.epochs_done
@@ -89,7 +98,9 @@ class SearchProgress:
     def _validation_accuracy(self) -> float:
         """Of the supernet, in percent, on the half that moves the architecture."""
         model = _WithArchitecture(self.search.evaluated, self.search.architecture)
-        logits_NK, y_N = predict(model, self._held_out().epoch(0))
+        logits_NK, y_N = predict_together(
+            model, self.prepared, device=self.device, workers=self.config.data.workers
+        )
         return 100 * float((logits_NK.argmax(1) == y_N).float().mean())
 
     def _held_out(self) -> Batches:

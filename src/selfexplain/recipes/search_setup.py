@@ -11,16 +11,25 @@ from selfexplain.errors import InputError
 from selfexplain.lease import DARTS, SANAS, ArchitectureSearch, LeaSE, RandomSearch
 from selfexplain.lease.search import Batch
 from selfexplain.models import build_model
+from selfexplain.multilevel import Processes
+from selfexplain.multilevel.processes import ALONE
 from selfexplain.recipes.prepare import Prepared, side_of
 from selfexplain.recipes.search_options import SearchConfig
 from selfexplain.recipes.train import check_model
 from selfexplain.spaces import Supernet, build_supernet
+from selfexplain.training.processes import take_from_first
 
 
 def build_search(
-    config: SearchConfig, data: ImageData, std_C: Tensor, device: torch.device
+    config: SearchConfig,
+    data: ImageData,
+    std_C: Tensor,
+    device: torch.device,
+    processes: Processes = ALONE,
 ) -> ArchitectureSearch:
     """The search of a method (not of random), its start values a function of the seed alone.
+
+    All processes start with what the first one has built.
 
     Raises:
         InputError: space, images or audience do not fit each other.
@@ -35,6 +44,7 @@ def build_search(
     """
     supernet = _supernet(config, data)
     supernet = supernet.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    take_from_first(supernet.state_dict().values())
     if config.method in ("darts1", "darts2"):
         return DARTS(
             supernet,
@@ -42,15 +52,22 @@ def build_search(
             rates=config.rates,
             mode=config.options.mode or "finite_difference",
             seed=config.seed,
+            processes=processes,
         )
     if config.method == "random_search":
-        return RandomSearch(supernet, rates=config.rates, seed=config.seed)
+        return RandomSearch(supernet, rates=config.rates, seed=config.seed, processes=processes)
     if config.method == "sanas":
         return SANAS(
-            supernet, options=config.options, rates=config.rates, std_C=std_C, seed=config.seed
+            supernet,
+            options=config.options,
+            rates=config.rates,
+            std_C=std_C,
+            seed=config.seed,
+            processes=processes,
         )
     audience = _audience(config, data)
     audience = audience.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    take_from_first(audience.state_dict().values())
     return LeaSE(
         supernet,
         audience,
@@ -58,6 +75,7 @@ def build_search(
         rates=config.rates,
         std_C=std_C,
         seed=config.seed,
+        processes=processes,
     )
 
 
@@ -92,12 +110,19 @@ class Halves:
         config: the search's configuration.
         prepared: images; those to be scored are the half that moves the architecture.
         device: where batches are wanted.
+        processes: those that share each batch.
 
     Raises:
-        InputError: a half does not fill a batch.
+        InputError: a half does not fill a batch, or the processes cannot share one evenly.
     """
 
-    def __init__(self, config: SearchConfig, prepared: Prepared, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: SearchConfig,
+        prepared: Prepared,
+        device: torch.device,
+        processes: Processes = ALONE,
+    ) -> None:
         for name, images in {"training": prepared.train, "held-out": prepared.scored}.items():
             if len(images) < config.batch_size:
                 raise InputError(
@@ -112,6 +137,8 @@ class Halves:
                 seed=seed,
                 device=device,
                 augmentation=prepared.augmentation,
+                rank=processes.rank,
+                world_size=processes.count,
                 workers=config.data.workers,
                 mean_C=prepared.mean_C,
                 std_C=prepared.std_C,

@@ -26,9 +26,11 @@ from selfexplain.recipes.classifier import build_seeded
 from selfexplain.recipes.derived import drop_path_schedule, size_of
 from selfexplain.recipes.environment import environment
 from selfexplain.recipes.folder import claim_folder, locked
+from selfexplain.recipes.machines import devices_and_machines
 from selfexplain.recipes.options import DeviceOptions, RunConfig, TrainConfig, plain
 from selfexplain.recipes.prepare import Prepared, load, prepare
 from selfexplain.recipes.robustness import robustness
+from selfexplain.recipes.scoring import predict_together
 from selfexplain.recipes.teacher import after_teachers, find_teacher
 from selfexplain.training import TrainingOptions, train
 from selfexplain.training.files import atomic_file, read_json, write_json
@@ -40,23 +42,27 @@ StepCallback = Callable[[int, int], None]
 def launch(device: DeviceOptions, training: TrainingOptions) -> Fabric:
     """A Fabric for these devices, launched: with several devices, one process each.
 
+    Where torchrun started this process, Fabric joins it to the others.
+
     Raises:
-        InputError: the machine has no such devices.
+        InputError: the machine has no such devices, or torchrun started another number.
 
     Example:
         >>> launch(DeviceOptions(accelerator="cpu"), TrainingOptions()).world_size
         1
     """
+    devices, machines = devices_and_machines(device)
     try:
         fabric = Fabric(
             accelerator=device.accelerator,
-            devices=device.devices,
+            devices=devices,
+            num_nodes=machines,
             precision=FABRIC_PRECISION[training.precision],  # type: ignore[arg-type]
         )
         fabric.launch()
     except (RuntimeError, ValueError, MisconfigurationException) as error:
         raise InputError(
-            f"accelerator {device.accelerator} with {device.devices} device(s) and "
+            f"accelerator {device.accelerator} with {devices} device(s) and "
             f"{training.precision} cannot be used here ({first_line(error)}); "
             "pass --accelerator cpu --devices 1 --precision fp32"
         ) from error
@@ -149,11 +155,14 @@ def _train_and_score(
         write_run(config, prepared, fabric)
 
     def logits(model: nn.Module, corruption: str | None) -> tuple[torch.Tensor, torch.Tensor]:
-        scored = prepared.scored_batches(
-            device=fabric.device, workers=config.data.workers, corruption=corruption
-        )
         with fabric.autocast():
-            return predict(model, scored.epoch(0))
+            return predict_together(
+                model,
+                prepared,
+                device=fabric.device,
+                workers=config.data.workers,
+                corruption=corruption,
+            )
 
     def scores(model: nn.Module) -> dict[str, float]:
         return dataclasses.asdict(score(*logits(model, None)))
@@ -177,15 +186,16 @@ def _train_and_score(
         "seed": config.seed,
         **scores(model),
         **(robustness(partial(logits, model)) if config.robustness else {}),
-        "step_seconds": _median_step_seconds(config.out),
-        **size_of(plain(config), model, data.shape_CHW),
     }
     if fabric.is_global_zero:
+        result |= {
+            "step_seconds": _median_step_seconds(config.out),
+            **size_of(plain(config), model, data.shape_CHW),
+        }
         with atomic_file(config.out / "model.safetensors") as file:
             file.write(safetensors_bytes(_plain_state(model)))
         write_json(config.out / "result.json", result)
-    fabric.barrier()
-    return result
+    return fabric.broadcast(result)  # once the first process has written
 
 
 def check_model(model: nn.Module, name: str, shape_CHW: tuple[int, int, int], classes: int) -> None:
@@ -219,7 +229,7 @@ def write_run(config: RunConfig, prepared: Prepared, fabric: Fabric) -> None:
         {
             "schema": 1,
             "config": plain(config, leave_out=("out", "resume")),
-            "environment": environment(fabric.device),
+            "environment": {**environment(fabric.device), "processes": fabric.world_size},
             "images": {
                 "class_names": list(prepared.class_names),
                 "shape": list(prepared.train.shape_CHW),

@@ -2,5 +2,6 @@
 
 from selfexplain.training.loop import DivergedError, train
 from selfexplain.training.options import TrainingOptions
+from selfexplain.training.processes import joined_processes
 
-__all__ = ["DivergedError", "TrainingOptions", "train"]
+__all__ = ["DivergedError", "TrainingOptions", "joined_processes", "train"]

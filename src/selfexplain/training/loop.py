@@ -20,6 +20,7 @@ from selfexplain.training.checkpoint import load_checkpoint, save_checkpoint
 from selfexplain.training.log import EpochLog
 from selfexplain.training.meter import Meter
 from selfexplain.training.options import TrainingOptions
+from selfexplain.training.processes import exists_for_all, mean_numbers, take_from_first
 from selfexplain.training.schedule import cosine_with_warmup
 from selfexplain.training.seeding import epoch_seed, global_generator_kept
 from selfexplain.training.state import Run, restore, start, state_of, weights_are_finite
@@ -105,7 +106,7 @@ def train(
     """
     run = start(objective, options, fabric)
     path = folder / "checkpoint.pt"
-    if resume and path.exists():
+    if resume and exists_for_all(path):
         restore(run, fabric, load_checkpoint(path), identity, path)
     log = EpochLog(folder, tensorboard) if fabric.is_global_zero else None
     if log is not None:
@@ -116,6 +117,7 @@ def train(
             objective.begin_epoch(epoch, options.epochs)
             torch.manual_seed(epoch_seed(seed, epoch, fabric.global_rank))
             metrics = _train_epoch(run, batches, options, fabric, epoch, on_step, path)
+            take_from_first(run.buffers())
             if score is not None:
                 metrics |= score(run.evaluated_model)
             run.epochs_done = epoch + 1
@@ -154,7 +156,8 @@ def _train_epoch(
         run.stepper.step()
         if run.average is not None:
             run.average.update_parameters(run.objective.model)
-        if not _all_agree(fabric, meter.add(out, rest[0])):
+        finite = meter.add(out, rest[0])
+        if meter.looked and not _all_agree(fabric, finite):
             raise _diverged(f"the loss became {meter.last_loss:g}", epoch, step, options, path)
         on_step(epoch * len(batches) + step + 1, options.epochs * len(batches))
     if not _all_agree(fabric, meter.finite() and weights_are_finite(run.objective)):
@@ -162,7 +165,7 @@ def _train_epoch(
     return {
         "epoch": epoch + 1,
         "learning_rate": run.optimiser.param_groups[0]["lr"],
-        **meter.means(),
+        **mean_numbers(meter.means()),
         "step_seconds": (time.perf_counter() - started) / len(batches),
     }
 

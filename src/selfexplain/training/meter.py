@@ -37,10 +37,15 @@ class Meter:
         self._right = right if self._right is None else self._right + right
         self._steps += 1
         self._images += len(y_B)
-        if self._steps % self.every:
+        if not self.looked:
             return True
         self.last_loss = float(out["loss"].detach())
         return math.isfinite(self.last_loss)
+
+    @property
+    def looked(self) -> bool:
+        """Whether the loss of the last step was looked at."""
+        return self._steps % self.every == 0
 
     def finite(self) -> bool:
         """Whether the sum of all losses so far is finite."""

@@ -30,6 +30,11 @@ class Run:
         """The model whose scores count: the averaged one if there is an average."""
         return self.objective.model if self.average is None else self.average.module
 
+    def buffers(self) -> list[Tensor]:
+        """Of the objective and the average: what each process moves by its own images."""
+        average = [] if self.average is None else list(self.average.buffers())
+        return [*self.objective.buffers(), *average]
+
 
 def start(objective: Objective, options: TrainingOptions, fabric: Fabric) -> Run:
     """Put an objective on the device, and its optimiser and average beside it."""

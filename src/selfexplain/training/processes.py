@@ -1,0 +1,104 @@
+"""Several processes as one: means, shares and agreement, through torch.distributed.
+
+Without a process group there is one process, and nothing is communicated.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from selfexplain.errors import InputError
+from selfexplain.multilevel import Processes
+
+
+def joined_processes() -> Processes:
+    """The processes of the default group, for a search over all of them.
+
+    Example:
+        >>> joined_processes().count
+        1
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return Processes()
+    return Processes(dist.get_rank(), dist.get_world_size(), _mean)
+
+
+def _mean(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Means over the processes, by one transfer of all tensors together."""
+    if not tensors:
+        return ()
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+    return tuple(
+        part.view(tensor.shape).to(tensor.dtype)
+        for part, tensor in zip(parts, tensors, strict=True)
+    )
+
+
+@torch.no_grad()
+def take_from_first(tensors: Iterable[Tensor]) -> None:
+    """Overwrite tensors with what the first process has in them.
+
+    Example:
+        >>> take_from_first([torch.zeros(2)])
+    """
+    if joined_processes().count > 1:
+        for tensor in tensors:
+            whole = tensor.detach().contiguous()
+            dist.broadcast(whole, 0)
+            tensor.copy_(whole)
+
+
+def gathered(tensor_N: Tensor) -> Tensor:
+    """The processes' tensors behind each other, in order of rank; their lengths may differ.
+
+    Args:
+        tensor_N: on the CPU, (N, ...).
+
+    Example:
+        >>> gathered(torch.tensor([1, 2]))
+        tensor([1, 2])
+    """
+    count = joined_processes().count
+    if count == 1:
+        return tensor_N
+    parts: list[Tensor] = [tensor_N] * count
+    dist.all_gather_object(parts, tensor_N)
+    return torch.cat(parts)
+
+
+def mean_numbers(numbers: Mapping[str, float]) -> dict[str, float]:
+    """Means over the processes of numbers that all name alike.
+
+    Example:
+        >>> mean_numbers({"loss": 0.5})
+        {'loss': 0.5}
+    """
+    if joined_processes().count == 1:
+        return dict(numbers)
+    values_PN = gathered(torch.tensor([list(numbers.values())], dtype=torch.float64))
+    return dict(zip(numbers, values_PN.mean(0).tolist(), strict=True))
+
+
+def exists_for_all(path: Path) -> bool:
+    """Whether a file exists, as all processes see it.
+
+    Raises:
+        InputError: some see it and some do not.
+
+    Example:
+        >>> exists_for_all(Path("absent"))
+        False
+    """
+    seen_P = gathered(torch.tensor([path.exists()]))
+    if seen_P.any() != seen_P.all():
+        raise InputError(
+            f"{path} is not there for every process; pass --out on a file system that all the "
+            "machines share"
+        )
+    return bool(seen_P.all())
