@@ -273,6 +273,10 @@ def test_bad_options_are_named() -> None:
         "introspective:form=sum": "form is 'sum'; pass one of mixed, ce_kl, non_true",
         "kd:alpha=2": "alpha is 2; pass a number from 0 to 1",
         "kd:temperature=0": "temperature is 0",
+        "dkd:beta=-1": "beta is -1",
+        "dkd:warmup=2": "warmup is 2",
+        "born_again:generations=0": "generations is 0; pass a number at least 1",
+        "born_again:generations=two": "pass a whole number",
         "standard:weight=1": "no options",
         "label_smooting": "pass label_smoothing",
     }.items():

@@ -216,3 +216,18 @@ def test_bad_options_are_refused_before_the_teacher_is_trained(tmp_path: Path) -
     with pytest.raises(InputError, match="alpha is 2"):
         run_training(config(tmp_path / "run", "kd:alpha=2"))
     assert not (tmp_path / "run" / "teachers").exists()
+
+
+def test_generations_are_trained_one_after_the_other(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    third = config(tmp_path / "run", "born_again:generations=2", epochs=1)
+    run_training(third, on_step=lambda *step: seen.append(step))
+    assert seen == [(i, 6) for i in range(1, 7)]  # three times two steps
+    folders = [tmp_path / "run" / "teachers" / "standard-seed0"]
+    folders += [p for p in folders[0].parent.glob("born_again_generations-1*") if p.is_dir()]
+    assert len(folders) == 2
+    assert not same(*folders)
+    # The same generation, asked for by itself, is the same run.
+    alone = config(tmp_path / "alone", "born_again", epochs=1)
+    run_training(alone)
+    assert same(alone.out, folders[1])

@@ -32,6 +32,30 @@ class KDOptions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DKDOptions:
+    """Options of the objective dkd."""
+
+    alpha: float = 1.0
+    """Weight of the divergence between "the true class or another"."""
+    beta: float = 8.0
+    """Weight of the divergence between the other classes."""
+    temperature: float = 4.0
+    """Softens teacher and student."""
+    warmup: float = 1 / 12
+    """Share of the epochs over which the distillation grows to its weight."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BornAgainOptions:
+    """Options of the objective born_again."""
+
+    generations: int = 1
+    """Which generation the student is, counted from 1; those before it are trained first."""
+    label_weight: float = 0.0
+    """Weight of the cross-entropy with the labels."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectiveOptions:
     """Options of every objective; only those of the objective in use count."""
 
@@ -39,3 +63,5 @@ class ObjectiveOptions:
     confidence_penalty: ConfidencePenaltyOptions = field(default_factory=ConfidencePenaltyOptions)
     introspective: IntrospectiveOptions = field(default_factory=IntrospectiveOptions)
     kd: KDOptions = field(default_factory=KDOptions)
+    dkd: DKDOptions = field(default_factory=DKDOptions)
+    born_again: BornAgainOptions = field(default_factory=BornAgainOptions)

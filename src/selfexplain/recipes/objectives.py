@@ -9,7 +9,9 @@ from torch import nn
 from selfexplain.errors import InputError
 from selfexplain.introspection import Introspective
 from selfexplain.objectives import (
+    DKD,
     KD,
+    BornAgain,
     ConfidencePenalty,
     LabelSmoothing,
     Objective,
@@ -24,6 +26,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "confidence_penalty": ConfidencePenalty,
     "introspective": Introspective,
     "kd": KD,
+    "born_again": BornAgain,
+    "dkd": DKD,
 }
 """Name -> class. Options of an objective, where it has any, are the field of its name in
 `ObjectiveOptions`."""
