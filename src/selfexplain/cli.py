@@ -1,4 +1,4 @@
-"""The command line: selfexplain train | compare | explain | search | retrain | lookup | demo."""
+"""The command line: selfexplain COMMAND; `selfexplain --help` names the commands."""
 
 import os
 import sys
@@ -21,6 +21,7 @@ from selfexplain.recipes.prepare import load
 from selfexplain.recipes.retrain_options import RetrainConfig
 from selfexplain.recipes.search import run_search
 from selfexplain.recipes.search_options import SearchConfig
+from selfexplain.recipes.study_kd import StudyKDConfig, run_study
 from selfexplain.recipes.train import run_training
 from selfexplain.report import (
     cell_text,
@@ -28,6 +29,9 @@ from selfexplain.report import (
     comparison_table,
     progress_bar,
     save_figure,
+    study_figure,
+    study_markdown,
+    study_table,
 )
 from selfexplain.spaces import from_string
 
@@ -43,6 +47,7 @@ class DemoConfig:
 Command = (
     Annotated[TrainConfig, tyro.conf.subcommand("train")]
     | Annotated[CompareConfig, tyro.conf.subcommand("compare")]
+    | Annotated[StudyKDConfig, tyro.conf.subcommand("study-kd")]
     | Annotated[ExplainConfig, tyro.conf.subcommand("explain")]
     | Annotated[SearchConfig, tyro.conf.subcommand("search")]
     | Annotated[RetrainConfig, tyro.conf.subcommand("retrain")]
@@ -86,6 +91,8 @@ def _run(command: Command, console: Console) -> None:
     match command:
         case TrainConfig() | RetrainConfig():
             _train(command, console)
+        case StudyKDConfig():  # which is a comparison too
+            _study(command, console)
         case CompareConfig():
             _compare(command, console)
         case ExplainConfig():
@@ -124,6 +131,17 @@ def _compare(config: CompareConfig, console: Console) -> None:
         console.print(comparison_table(results))
         (config.out / "table.md").write_text(comparison_markdown(results))
         console.print(f"Results: {config.out / 'results.json'}", soft_wrap=True)
+
+
+def _study(config: StudyKDConfig, console: Console) -> None:
+    with progress_bar(console, quiet=not first_process()) as advance:
+        study = run_study(config, on_step=advance)
+    if first_process():
+        console.print(study_table(study))
+        (config.out / "table.md").write_text(study_markdown(study))
+        save_figure(study_figure(study), config.out / "study.png")
+        console.print(f"Picture: {config.out / 'study.png'}", soft_wrap=True)
+        console.print(f"Results: {config.out / 'study.json'}", soft_wrap=True)
 
 
 def _search(config: SearchConfig, console: Console) -> None:

@@ -5,6 +5,7 @@ from selfexplain.objectives.base import Objective
 from selfexplain.objectives.born_again import BornAgain
 from selfexplain.objectives.confidence_penalty import ConfidencePenalty
 from selfexplain.objectives.context import ObjectiveContext
+from selfexplain.objectives.distil_part import DistilPart
 from selfexplain.objectives.dkd import DKD
 from selfexplain.objectives.frozen import Frozen
 from selfexplain.objectives.kd import KD
@@ -19,6 +20,7 @@ __all__ = [
     "BornAgain",
     "Choice",
     "ConfidencePenalty",
+    "DistilPart",
     "Frozen",
     "LabelSmoothing",
     "Objective",

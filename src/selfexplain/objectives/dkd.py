@@ -14,20 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.objectives.base import check_in_range, check_logits
+from selfexplain.objectives.other_classes import other_classes
 from selfexplain.objectives.taught import Taught
 from selfexplain.objectives.tunable import Range, Tunable
-
-
-def other_classes(z_BK: Tensor, y_B: Tensor) -> Tensor:
-    """Values of the classes that are not true, in cyclic order after the true one: (B, J).
-
-    Example:
-        >>> other_classes(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([1]))
-        tensor([[3., 1.]])
-    """
-    classes = z_BK.shape[1]
-    step_J = torch.arange(1, classes, device=z_BK.device)
-    return z_BK.gather(1, (y_B.unsqueeze(1) + step_J) % classes)
 
 
 def target_class_kl(z_BK: Tensor, t_BK: Tensor, y_B: Tensor) -> Tensor:

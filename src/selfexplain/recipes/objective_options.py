@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from selfexplain.introspection import IntrospectiveOptions
+from selfexplain.objectives.distil_part import Part
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +57,20 @@ class BornAgainOptions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DistilPartOptions:
+    """Options of the objective distil_part."""
+
+    part: Part = "full"
+    """What is kept of the teacher's output (docs/study-kd.md)."""
+    alpha: float = 0.9
+    """Share of the distillation; the rest is the cross-entropy with the labels."""
+    temperature: float = 4.0
+    """Softens teacher and student."""
+    confidence: float = 0.99
+    """Confidence of the virtual teacher, before it is softened."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectiveOptions:
     """Options of every objective; only those of the objective in use count."""
 
@@ -65,3 +80,4 @@ class ObjectiveOptions:
     kd: KDOptions = field(default_factory=KDOptions)
     dkd: DKDOptions = field(default_factory=DKDOptions)
     born_again: BornAgainOptions = field(default_factory=BornAgainOptions)
+    distil_part: DistilPartOptions = field(default_factory=DistilPartOptions)

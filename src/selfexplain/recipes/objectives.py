@@ -13,6 +13,7 @@ from selfexplain.objectives import (
     KD,
     BornAgain,
     ConfidencePenalty,
+    DistilPart,
     LabelSmoothing,
     Objective,
     ObjectiveContext,
@@ -26,6 +27,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "confidence_penalty": ConfidencePenalty,
     "introspective": Introspective,
     "kd": KD,
+    "distil_part": DistilPart,
     "born_again": BornAgain,
     "dkd": DKD,
 }

@@ -5,6 +5,7 @@ from selfexplain.report.cell_text import cell_text
 from selfexplain.report.picture import explanation_figure, save_figure
 from selfexplain.report.progress import progress_bar
 from selfexplain.report.search_plot import architecture_figure
+from selfexplain.report.study import study_figure, study_markdown, study_table
 from selfexplain.report.table import comparison_markdown, comparison_table
 
 __all__ = [
@@ -16,4 +17,7 @@ __all__ = [
     "explanation_figure",
     "progress_bar",
     "save_figure",
+    "study_figure",
+    "study_markdown",
+    "study_table",
 ]

@@ -1,0 +1,197 @@
+"""Distillation of a part of what a teacher says: which part carries the gain?
+
+The question opens Gu, Wu and Tresp, "Introspective Learning by Distilling Knowledge from Online
+Self-explanation" (ACCV 2020), of which the abstract and parts of the introduction were read; how
+the parts are cut is our choice.
+
+Shape suffixes: B batch, C channels, H and W space, K classes, J = K - 1 classes that are not true.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from selfexplain.errors import InputError
+from selfexplain.objectives.base import check_in_range, check_logits
+from selfexplain.objectives.context import ObjectiveContext
+from selfexplain.objectives.other_classes import other_classes, put_together
+from selfexplain.objectives.taught import Taught
+from selfexplain.objectives.teacher_means import TeacherMeans
+from selfexplain.objectives.tunable import Range, Tunable
+
+Mass = Literal["image", "class", "all", "virtual"]
+"""Whose mass of the true class: the image's, the mean of its class or of all, a made-up one."""
+Others = Literal["image", "class", "permuted", "even"]
+"""How the other classes share the rest: as for the image, its class; in a wrong order; evenly."""
+Part = Literal[
+    "full",
+    "true_only",
+    "permuted",
+    "averaged",
+    "class_mean",
+    "similarity",
+    "uniform",
+    "virtual",
+]
+PARTS: dict[Part, tuple[Mass, Others]] = {
+    "full": ("image", "image"),
+    "true_only": ("image", "even"),
+    "permuted": ("image", "permuted"),
+    "averaged": ("image", "class"),
+    "class_mean": ("class", "class"),
+    "similarity": ("all", "image"),
+    "uniform": ("all", "even"),
+    "virtual": ("virtual", "even"),
+}
+"""What each part keeps of the teacher: (mass of the true class, shares of the others)."""
+
+
+def virtual_mass(confidence: float, classes: int, temperature: float) -> float:
+    """The true class's mass, softened by T, of a teacher that is always right and equally sure.
+
+    Args:
+        confidence: its probability of the true class at T = 1; the others share the rest evenly.
+        classes: K.
+        temperature: T.
+
+    Example:
+        >>> virtual_mass(0.99, 10, 1.0), round(virtual_mass(0.99, 10, 4.0), 3)
+        (0.99, 0.378)
+    """
+    true = math.pow(confidence, 1 / temperature)
+    rest = (classes - 1) * math.pow((1 - confidence) / max(classes - 1, 1), 1 / temperature)
+    return true / (true + rest)
+
+
+def permuted_rows(others_BJ: Tensor, generator: torch.Generator) -> Tensor:
+    """Each row's values in an order of its own, drawn on the CPU, so that every device draws alike.
+
+    Example:
+        >>> row = permuted_rows(torch.tensor([[0.1, 0.2, 0.7]]), torch.Generator().manual_seed(0))
+        >>> sorted(round(v, 1) for v in row[0].tolist())
+        [0.1, 0.2, 0.7]
+    """
+    order_BJ = torch.rand(others_BJ.shape, generator=generator).argsort(dim=1)
+    return others_BJ.gather(1, order_BJ.to(others_BJ.device))
+
+
+class DistilPart(Taught):
+    """L = (1 - alpha) CE(softmax(z), y) + alpha T^2 KL(target || softmax(z / T)).
+
+    The target is the teacher's softmax(t / T) with one part of it replaced (`PARTS`):
+
+        full        as it is; this is `KD`
+        true_only   mass of the true class kept, the rest spread evenly over the others
+        permuted    mass kept, the others' values shuffled, anew for each image in each step
+        averaged    mass kept, the others share the rest as in the mean output for the class
+        class_mean  the teacher's mean output for the class
+        similarity  the image's shares of the others kept, mass the mean over all images
+        uniform     mass the mean over all images, the rest spread evenly: label smoothing as strong
+                    as the teacher is unsure
+        virtual     a made-up teacher of fixed confidence, the rest spread evenly
+
+    Means are those over the images seen so far, of the softened outputs.
+
+    Args:
+        model: the student; maps images (B, C, H, W) to logits z (B, K).
+        teacher: a trained model with logits t of the same classes.
+        num_classes: K.
+        part: which part of the teacher's output is kept.
+        alpha: share of the distillation, in [0, 1]; as in `KD`.
+        temperature: T > 0; as in `KD`.
+        confidence: of the virtual teacher at T = 1; 0.99 as Yuan et al. 2020 published it for
+            theirs ("Revisiting Knowledge Distillation via Label Smoothing Regularization"), which
+            has T = 20.
+
+    Raises:
+        InputError: an option is out of its limits, or the teacher does not fit.
+
+    Example:
+        >>> def linear():
+        ...     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+        >>> objective = DistilPart(linear(), linear(), num_classes=3, part="similarity")
+        >>> objective(torch.zeros(2, 1, 2, 2), torch.tensor([0, 2]))["loss"].backward()
+    """
+
+    tunable: ClassVar[Mapping[str, Tunable]] = {
+        "alpha": Range(0.1, 1.0),
+        "temperature": Range(1.0, 10.0, log=True),
+    }
+
+    def __init__(
+        self,
+        model: nn.Module,
+        teacher: nn.Module,
+        num_classes: int,
+        part: Part = "full",
+        alpha: float = 0.9,
+        temperature: float = 4.0,
+        confidence: float = 0.99,
+    ) -> None:
+        if part not in PARTS:
+            raise InputError(f"part is {part!r}; pass one of {', '.join(get_args(Part))}")
+        check_in_range("alpha", alpha, 0.0, 1.0)
+        check_in_range("temperature", temperature, 0.01, float("inf"))
+        check_in_range("confidence", confidence, 0.0, 1.0)
+        super().__init__(model, teacher)
+        self.mass, self.others = PARTS[part]
+        self.alpha = alpha
+        self.temperature = temperature
+        self.virtual = virtual_mass(confidence, num_classes, temperature)
+        self.means = TeacherMeans(num_classes)
+        self.steps = 0
+
+    @classmethod
+    def in_context(cls, model: nn.Module, context: ObjectiveContext, **options: Any) -> Self:
+        """Build the objective with the run's teacher and number of classes."""
+        return super().in_context(model, context, num_classes=context.num_classes, **options)
+
+    def forward(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
+        """Loss of images (B, C, H, W) and labels (B,); terms cross_entropy and distillation."""
+        logits_BK = check_logits(self.model(x_BCHW), y_B)
+        teacher_BK = self.ask_teacher(x_BCHW, logits_BK).float() / self.temperature
+        if self.training:
+            self.means.update(teacher_BK.softmax(dim=1), y_B)
+            self.steps += 1
+        log_p_BK = F.log_softmax(logits_BK.float() / self.temperature, dim=1)
+        kl = F.kl_div(log_p_BK, self.target(teacher_BK, y_B), reduction="batchmean")
+        distillation = self.temperature**2 * kl
+        cross_entropy = F.cross_entropy(logits_BK, y_B)
+        return {
+            "loss": (1 - self.alpha) * cross_entropy + self.alpha * distillation,
+            "output": logits_BK,
+            "cross_entropy": cross_entropy.detach(),
+            "distillation": distillation.detach(),
+        }
+
+    def target(self, teacher_BK: Tensor, y_B: Tensor) -> Tensor:
+        """What the student is taught, (B, K), from the teacher's logits divided by T."""
+        q_BK = teacher_BK.softmax(dim=1)
+        mass_B = q_BK.gather(1, y_B.unsqueeze(1)).squeeze(1)
+        others_BJ = other_classes(teacher_BK, y_B).softmax(dim=1)
+        if self.mass == "class":
+            mass_B = self.means.of_class(q_BK, y_B).gather(1, y_B.unsqueeze(1)).squeeze(1)
+        elif self.mass == "all":
+            mass_B = self.means.true_mass(mass_B)
+        elif self.mass == "virtual":
+            mass_B = torch.full_like(mass_B, self.virtual)
+        if self.others == "class":
+            mean_BJ = other_classes(self.means.of_class(q_BK, y_B), y_B)
+            others_BJ = mean_BJ / mean_BJ.sum(dim=1, keepdim=True)
+        elif self.others == "permuted":
+            others_BJ = permuted_rows(others_BJ, torch.Generator().manual_seed(self.steps))
+        elif self.others == "even":
+            others_BJ = torch.full_like(others_BJ, 1 / others_BJ.shape[1])
+        return put_together(mass_B, others_BJ, y_B)
+
+    def get_extra_state(self) -> dict[str, int]:
+        """The number of steps, from which each step's permutation is drawn."""
+        return {"steps": self.steps}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """Take the number of steps."""
+        self.steps = state["steps"]
