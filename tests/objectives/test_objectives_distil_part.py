@@ -1,11 +1,14 @@
 """Each part of a teacher's output against what it is defined to keep and to replace."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from selfexplain.objectives import KD, DistilPart
 from selfexplain.objectives.distil_part import PARTS, virtual_mass
+from selfexplain.objectives.teacher_means import TeacherMeans
 
 CLASSES, IMAGES, T = 4, 12, 2.0
 Y = torch.arange(IMAGES) % CLASSES
@@ -139,3 +142,24 @@ def test_means_grow_in_training_alone_and_are_saved() -> None:
     fresh = taught("class_mean")
     fresh.load_state_dict(objective.state_dict())
     torch.testing.assert_close(fresh.means.mean_KK, objective.means.mean_KK)
+
+
+def _update_half(rank: int, folder: str, q: Tensor) -> None:
+    store = torch.distributed.FileStore(f"{folder}/store", 2)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    means = TeacherMeans(CLASSES)
+    for half in (slice(rank * 6, rank * 6 + 6), slice(rank * 3, rank * 3 + 3)):
+        means.update(q[half], Y[half])
+    torch.save(means.state_dict(), f"{folder}/rank{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_means_of_two_processes_are_those_of_all_images(tmp_path: Path) -> None:
+    q = images().flatten(1).softmax(dim=1)
+    torch.multiprocessing.spawn(_update_half, args=(str(tmp_path), q), nprocs=2)
+    whole = TeacherMeans(CLASSES)
+    whole.update(q, Y)
+    whole.update(q[:6], Y[:6])
+    for rank in range(2):
+        state = torch.load(tmp_path / f"rank{rank}.pt")
+        torch.testing.assert_close(state, dict(whole.state_dict()))

@@ -9,7 +9,6 @@ from PIL import Image
 
 from selfexplain.cli import main, parse
 from selfexplain.objectives.distil_part import PARTS
-from selfexplain.recipes.options import DataOptions
 from selfexplain.recipes.study_kd import StudyKDConfig, part_spec, study_of
 from selfexplain.report import study_markdown, study_table
 
@@ -76,14 +75,9 @@ def results(**accuracy: list[float]) -> dict[str, Any]:
     return {"rows": rows, "summary": summary, "config": {}}
 
 
-def config() -> StudyKDConfig:
-    objectives = ("standard", "distil_part", "distil_part:part=uniform")
-    return StudyKDConfig(data=DataOptions(data="digits"), objectives=objectives)
-
-
 def test_share_is_of_the_gain_of_the_whole_teacher() -> None:
     found = study_of(
-        results(standard=[90, 91, 92], distil_part=[92, 93.1, 93.9], uniform=[91, 92, 93]), config()
+        results(standard=[90, 91, 92], distil_part=[92, 93.1, 93.9], uniform=[91, 92, 93])
     )
     assert found["rows"][1]["share"] == pytest.approx(1.0)
     assert found["rows"][2]["share"] == pytest.approx(0.5)
@@ -95,7 +89,7 @@ def test_share_is_of_the_gain_of_the_whole_teacher() -> None:
 
 def test_no_share_where_the_whole_teacher_brings_no_gain() -> None:
     found = study_of(
-        results(standard=[90, 91, 92], distil_part=[90.5, 91, 91], uniform=[91, 92, 93]), config()
+        results(standard=[90, 91, 92], distil_part=[90.5, 91, 91], uniform=[91, 92, 93])
     )
     assert [row["share"] for row in found["rows"]] == [None] * 3
     assert "not clearly above 0" in study_markdown(found)

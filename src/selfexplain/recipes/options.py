@@ -111,8 +111,15 @@ class RunConfig(SharedConfig):
     after a colon if you like: introspective:weight=0.1,control=permuted."""
     seed: int = 0
     """Seed of weights, batches and splits."""
+    start_seed: int | None = None
+    """Seed of weights and batches, if they shall differ on the same splits; None for the seed."""
     resume: bool = False
     """Continue the run in --out from its last checkpoint, if there is one."""
+
+    @property
+    def start(self) -> int:
+        """Seed of weights and batches."""
+        return self.seed if self.start_seed is None else self.start_seed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,6 +133,7 @@ class TrainConfig(RunConfig):
     def __post_init__(self) -> None:
         """Refuse a seed that no generator takes; name the folder."""
         check_seed(self.seed)
+        check_seed(self.start)
         name_folder(self, "train", self.model)
 
 
@@ -188,8 +196,9 @@ def plain(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
     configuration stays what it was when the library learns another objective.
     """
     values = {k: v for k, v in asdict(config).items() if k not in leave_out}
-    if values.get("teacher") is None:  # runs without one stay what they were before there were any
-        values.pop("teacher", None)
+    for name in ("teacher", "start_seed"):  # runs without stay what they were before these came
+        if values.get(name) is None:
+            values.pop(name, None)
     specs = getattr(config, "objectives", None) or [getattr(config, "objective", None)]
     if "options" in values and specs != [None]:
         used = {part.partition(":")[0] for spec in specs for part in spec.split("+")}

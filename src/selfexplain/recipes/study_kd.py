@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from selfexplain.errors import InputError
-from selfexplain.evaluation.ratio import share_of
+from selfexplain.evaluation import share_of
 from selfexplain.objectives.distil_part import PARTS
 from selfexplain.recipes.compare import RunCallback, run_comparison
 from selfexplain.recipes.environment import first_process
@@ -77,30 +77,34 @@ def run_study(
     Raises:
         InputError: the folder holds another comparison, or the configuration cannot be used.
     """
-    study = study_of(run_comparison(config, on_step), config)
+    study = study_of(run_comparison(config, on_step))
     if first_process():
         write_json(config.out / "study.json", study)
     return study
 
 
-def study_of(results: dict[str, Any], config: StudyKDConfig) -> dict[str, Any]:
-    """The gains and shares in the results of the comparison."""
+def study_of(results: dict[str, Any]) -> dict[str, Any]:
+    """The gains over the first objective of a comparison, and shares of the second's gain.
+
+    Args:
+        results: what `results.json` holds.
+    """
+    specs = [line["objective"] for line in results["summary"]]
     accuracy = {
         spec: [row["accuracy"] for row in results["rows"] if row["objective"] == spec]
-        for spec in config.objectives
+        for spec in specs
     }
     gains = {
-        spec: [a - b for a, b in zip(accuracy[spec], accuracy[PLAIN], strict=True)]
-        for spec in config.objectives
+        spec: [a - b for a, b in zip(accuracy[spec], accuracy[specs[0]], strict=True)]
+        for spec in specs
     }
     rows = []
-    for line in results["summary"]:
-        spec = line["objective"]
-        share = share_of(gains[spec], gains[FULL])
+    for spec, line in zip(specs, results["summary"], strict=True):
+        share = share_of(gains[spec], gains[specs[1]])
         rows.append(
             {
                 **line,
-                "part": _part_of(spec),
+                "part": {specs[0]: "plain", specs[1]: "full"}.get(spec, part_name(spec)),
                 "gain_mean": line["difference_mean"],
                 "gain_ci95": line["difference_ci95"],
                 "share": share.ratio,
@@ -110,7 +114,11 @@ def study_of(results: dict[str, Any], config: StudyKDConfig) -> dict[str, Any]:
     return {"schema": 1, "config": results["config"], "rows": rows}
 
 
-def _part_of(spec: str) -> str:
-    """What is told of a student in tables: the name of the part alone where that says all."""
-    parts = {part_spec(part): part for part in PARTS}
-    return "plain" if spec == PLAIN else parts.get(spec, spec)
+def part_name(spec: str) -> str:
+    """Name of a student in tables: its part's, where that says all of it.
+
+    Example:
+        >>> part_name("distil_part:part=uniform"), part_name("label_smoothing")
+        ('uniform', 'label_smoothing')
+    """
+    return {part_spec(part): str(part) for part in PARTS}.get(spec, spec)

@@ -1,8 +1,9 @@
 """The trained teacher of a run: the one that `--teacher` names, or one that is trained first.
 
-A teacher that is trained is a run of its own: the objective's `teacher_spec` with the same seed and
-options, in the folder of teachers, where everyone who needs it finds it. Whoever comes first trains
-it; whoever comes meanwhile waits. A teacher that needs a teacher has it trained before.
+A teacher that is trained is a run of its own: the objective's `teacher_spec` with the same options,
+on the images that the same seed draws, from a start of its own; in the folder of teachers, where
+everyone who needs it finds it. Whoever comes first trains it; whoever comes meanwhile waits. A
+teacher that needs a teacher has it trained before.
 """
 
 import dataclasses
@@ -25,6 +26,7 @@ from selfexplain.recipes.renormalised import Renormalised
 from selfexplain.recipes.teacher_chain import (
     check_teacher_is_needed,
     given_teacher,
+    start_of_teacher,
     teacher_spec,
     trained_first,
 )
@@ -88,6 +90,7 @@ def find_teacher(
         objective=spec,
         out=folder / run_name(spec, config.seed),
         resume=True,
+        start_seed=start_of_teacher(spec, config.seed, config.options),
         teacher=given_teacher(config, spec),
     )
 

@@ -77,7 +77,9 @@ def study_figure(study: dict[str, Any]) -> Figure:
     axes.set_yticks(range(len(rows)), [row["part"] for row in rows])
     axes.invert_yaxis()
     n = rows[0]["n"] if rows else 0
-    axes.set_xlabel(f"gain in accuracy over plain training (percentage points, {_seeds(n)})")
+    axes.set_xlabel(
+        f"gain in accuracy over plain training, percentage points ({_seeds(n)}, 95 % intervals)"
+    )
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
