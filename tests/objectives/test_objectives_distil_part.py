@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from selfexplain.objectives import KD, DistilPart
-from selfexplain.objectives.distil_part import PARTS, virtual_mass
 from selfexplain.objectives.teacher_means import TeacherMeans
+from selfexplain.objectives.teacher_parts import PARTS, virtual_mass
 
 CLASSES, IMAGES, T = 4, 12, 2.0
 Y = torch.arange(IMAGES) % CLASSES

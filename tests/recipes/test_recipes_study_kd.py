@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from selfexplain.cli import main, parse
-from selfexplain.objectives.distil_part import PARTS
+from selfexplain.objectives.teacher_parts import PARTS
 from selfexplain.recipes.study_kd import StudyKDConfig, part_spec, study_of
 from selfexplain.report import study_markdown, study_table
 

@@ -7,9 +7,8 @@ the parts are cut is our choice.
 Shape suffixes: B batch, C channels, H and W space, K classes, J = K - 1 classes that are not true.
 """
 
-import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -21,62 +20,8 @@ from selfexplain.objectives.context import ObjectiveContext
 from selfexplain.objectives.other_classes import other_classes, put_together
 from selfexplain.objectives.taught import Taught
 from selfexplain.objectives.teacher_means import TeacherMeans
+from selfexplain.objectives.teacher_parts import PARTS, Part, permuted_rows, virtual_mass
 from selfexplain.objectives.tunable import Range, Tunable
-
-Mass = Literal["image", "class", "all", "virtual"]
-"""Whose mass of the true class: the image's, the mean of its class or of all, a made-up one."""
-Others = Literal["image", "class", "permuted", "even"]
-"""How the other classes share the rest: as for the image, its class; in a wrong order; evenly."""
-Part = Literal[
-    "full",
-    "true_only",
-    "permuted",
-    "averaged",
-    "class_mean",
-    "similarity",
-    "uniform",
-    "virtual",
-]
-PARTS: dict[Part, tuple[Mass, Others]] = {
-    "full": ("image", "image"),
-    "true_only": ("image", "even"),
-    "permuted": ("image", "permuted"),
-    "averaged": ("image", "class"),
-    "class_mean": ("class", "class"),
-    "similarity": ("all", "image"),
-    "uniform": ("all", "even"),
-    "virtual": ("virtual", "even"),
-}
-"""What each part keeps of the teacher: (mass of the true class, shares of the others)."""
-
-
-def virtual_mass(confidence: float, classes: int, temperature: float) -> float:
-    """The true class's mass, softened by T, of a teacher that is always right and equally sure.
-
-    Args:
-        confidence: its probability of the true class at T = 1; the others share the rest evenly.
-        classes: K.
-        temperature: T.
-
-    Example:
-        >>> virtual_mass(0.99, 10, 1.0), round(virtual_mass(0.99, 10, 4.0), 3)
-        (0.99, 0.378)
-    """
-    true = math.pow(confidence, 1 / temperature)
-    rest = (classes - 1) * math.pow((1 - confidence) / max(classes - 1, 1), 1 / temperature)
-    return true / (true + rest)
-
-
-def permuted_rows(others_BJ: Tensor, generator: torch.Generator) -> Tensor:
-    """Each row's values in an order of its own, drawn on the CPU, so that every device draws alike.
-
-    Example:
-        >>> row = permuted_rows(torch.tensor([[0.1, 0.2, 0.7]]), torch.Generator().manual_seed(0))
-        >>> sorted(round(v, 1) for v in row[0].tolist())
-        [0.1, 0.2, 0.7]
-    """
-    order_BJ = torch.rand(others_BJ.shape, generator=generator).argsort(dim=1)
-    return others_BJ.gather(1, order_BJ.to(others_BJ.device))
 
 
 class DistilPart(Taught):
@@ -133,7 +78,7 @@ class DistilPart(Taught):
         confidence: float = 0.99,
     ) -> None:
         if part not in PARTS:
-            raise InputError(f"part is {part!r}; pass one of {', '.join(get_args(Part))}")
+            raise InputError(f"part is {part!r}; pass one of {', '.join(PARTS)}")
         check_in_range("alpha", alpha, 0.0, 1.0)
         check_in_range("temperature", temperature, 0.01, float("inf"))
         check_in_range("confidence", confidence, 0.0, 1.0)
@@ -171,22 +116,27 @@ class DistilPart(Taught):
     def target(self, teacher_BK: Tensor, y_B: Tensor) -> Tensor:
         """What the student is taught, (B, K), from the teacher's logits divided by T."""
         q_BK = teacher_BK.softmax(dim=1)
-        mass_B = q_BK.gather(1, y_B.unsqueeze(1)).squeeze(1)
-        others_BJ = other_classes(teacher_BK, y_B).softmax(dim=1)
-        if self.mass == "class":
-            mass_B = self.means.of_class(q_BK, y_B).gather(1, y_B.unsqueeze(1)).squeeze(1)
-        elif self.mass == "all":
-            mass_B = self.means.true_mass(mass_B)
-        elif self.mass == "virtual":
-            mass_B = torch.full_like(mass_B, self.virtual)
+        others_BJ = self._others(q_BK, other_classes(teacher_BK, y_B).softmax(dim=1), y_B)
+        return put_together(self._mass(q_BK, y_B), others_BJ, y_B)
+
+    def _mass(self, q_BK: Tensor, y_B: Tensor) -> Tensor:
+        """Mass of the true class in the target, (B,)."""
+        row_BK = self.means.of_class(q_BK, y_B) if self.mass == "class" else q_BK
+        mass_B = row_BK.gather(1, y_B.unsqueeze(1)).squeeze(1)
+        if self.mass == "all":
+            return self.means.true_mass(mass_B)
+        return torch.full_like(mass_B, self.virtual) if self.mass == "virtual" else mass_B
+
+    def _others(self, q_BK: Tensor, others_BJ: Tensor, y_B: Tensor) -> Tensor:
+        """Shares of the other classes in the target, (B, J), from those of the teacher."""
         if self.others == "class":
             mean_BJ = other_classes(self.means.of_class(q_BK, y_B), y_B)
-            others_BJ = mean_BJ / mean_BJ.sum(dim=1, keepdim=True)
-        elif self.others == "permuted":
-            others_BJ = permuted_rows(others_BJ, torch.Generator().manual_seed(self.steps))
-        elif self.others == "even":
-            others_BJ = torch.full_like(others_BJ, 1 / others_BJ.shape[1])
-        return put_together(mass_B, others_BJ, y_B)
+            return mean_BJ / mean_BJ.sum(dim=1, keepdim=True)
+        if self.others == "permuted":
+            return permuted_rows(others_BJ, torch.Generator().manual_seed(self.steps))
+        if self.others == "even":
+            return torch.full_like(others_BJ, 1 / others_BJ.shape[1])
+        return others_BJ
 
     def get_extra_state(self) -> dict[str, int]:
         """The number of steps, from which each step's permutation is drawn."""

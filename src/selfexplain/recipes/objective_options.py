@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from selfexplain.introspection import IntrospectiveOptions
-from selfexplain.objectives.distil_part import Part
+from selfexplain.objectives.teacher_parts import Part
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

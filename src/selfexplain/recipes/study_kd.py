@@ -11,7 +11,7 @@ import tyro
 
 from selfexplain.errors import InputError
 from selfexplain.evaluation import share_of
-from selfexplain.objectives.distil_part import PARTS
+from selfexplain.objectives.teacher_parts import PARTS
 from selfexplain.recipes.compare import RunCallback, run_comparison
 from selfexplain.recipes.environment import first_process
 from selfexplain.recipes.options import CompareConfig, name_folder
