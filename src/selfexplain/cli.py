@@ -23,6 +23,7 @@ from selfexplain.recipes.prepare import load
 from selfexplain.recipes.retrain_options import RetrainConfig
 from selfexplain.recipes.search import run_search
 from selfexplain.recipes.search_options import SearchConfig
+from selfexplain.recipes.study_kd import StudyKDConfig, run_study
 from selfexplain.recipes.train import run_training
 from selfexplain.report import (
     cell_text,
@@ -32,6 +33,9 @@ from selfexplain.report import (
     progress_bar,
     quality_table,
     save_figure,
+    study_figure,
+    study_markdown,
+    study_table,
 )
 from selfexplain.spaces import from_string
 
@@ -47,6 +51,7 @@ class DemoConfig:
 Command = (
     Annotated[TrainConfig, tyro.conf.subcommand("train")]
     | Annotated[CompareConfig, tyro.conf.subcommand("compare")]
+    | Annotated[StudyKDConfig, tyro.conf.subcommand("study-kd")]
     | Annotated[ExplainConfig, tyro.conf.subcommand("explain")]
     | Annotated[SearchConfig, tyro.conf.subcommand("search")]
     | Annotated[RetrainConfig, tyro.conf.subcommand("retrain")]
@@ -89,6 +94,8 @@ def _run(command: Command, console: Console) -> None:
     match command:
         case TrainConfig() | RetrainConfig():
             _train(command, console)
+        case StudyKDConfig():  # which is a comparison too
+            _study(command, console)
         case CompareConfig():
             _compare(command, console)
         case ExplainConfig():
@@ -147,6 +154,17 @@ def _explain(config: ExplainConfig, console: Console) -> None:
         assert config.out is not None, "the configuration asks for it"
         save_figure(explain_images(config), config.out)
         console.print(f"Picture: {config.out}", soft_wrap=True)
+
+
+def _study(config: StudyKDConfig, console: Console) -> None:
+    with progress_bar(console, quiet=not first_process()) as advance:
+        study = run_study(config, on_step=advance)
+    if first_process():
+        console.print(study_table(study))
+        (config.out / "table.md").write_text(study_markdown(study))
+        save_figure(study_figure(study), config.out / "study.png")
+        console.print(f"Picture: {config.out / 'study.png'}", soft_wrap=True)
+        console.print(f"Results: {config.out / 'study.json'}", soft_wrap=True)
 
 
 def _search(config: SearchConfig, console: Console) -> None:

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
-from selfexplain.objectives import KD, Objective, ObjectiveContext, Taught
-from selfexplain.recipes.objective_options import ObjectiveOptions
+from selfexplain.objectives import DKD, KD, BornAgain, Objective, ObjectiveContext, Taught
+from selfexplain.objectives.dkd import other_classes_kl, target_class_kl
+from selfexplain.recipes.objective_options import BornAgainOptions, ObjectiveOptions
 from selfexplain.recipes.objectives import OBJECTIVES, build_objective
+from selfexplain.recipes.teacher_chain import trained_first
 
 CLASSES = 4
 TAUGHT = [name for name, kind in OBJECTIVES.items() if issubclass(kind, Taught)]
@@ -61,6 +63,66 @@ def test_kd_at_high_temperature_matches_logits() -> None:
     (gradient,) = torch.autograd.grad(out["loss"], out["output"])
     z, t = (v - v.mean(dim=1, keepdim=True) for v in (out["output"], objective.teacher(x)))
     torch.testing.assert_close(gradient * len(x), (z - t) / CLASSES, rtol=0.02, atol=1e-3)
+
+
+def test_dkd_is_its_two_divergences() -> None:
+    objective = DKD(linear(), linear(), alpha=0.5, beta=3.0, temperature=2.0)
+    x, y = batch()
+    losses = []
+    for (z, t), label in zip(rows(objective, x), y.tolist(), strict=True):
+        p, q = softmax(z, 2.0), softmax(t, 2.0)
+        tckd = kl([q[label], 1 - q[label]], [p[label], 1 - p[label]])
+        others = [c for c in range(CLASSES) if c != label]
+        nckd = kl(*([v[c] / (1 - v[label]) for c in others] for v in (q, p)))
+        losses.append(-math.log(softmax(z)[label]) + 4.0 * (0.5 * tckd + 3.0 * nckd))
+    close(objective(x, y)["loss"], sum(losses) / len(losses))
+
+
+def test_decoupled_parts_with_the_teachers_doubt_are_kd() -> None:
+    """Equation 6 of the paper: KD = TCKD + (1 - q_y) NCKD, also for a very sure teacher."""
+    generator = torch.Generator().manual_seed(0)
+    z, t = torch.randn(2, 8, 5, dtype=torch.float64, generator=generator) * 3
+    y = torch.arange(8) % 5
+    t[0, 0] = 40.0
+    doubt = 1 - t.softmax(dim=1).gather(1, y[:, None]).squeeze(1)
+    parts = target_class_kl(z, t, y) + doubt * other_classes_kl(z, t, y)
+    whole = (t.softmax(dim=1) * (t.log_softmax(dim=1) - z.log_softmax(dim=1))).sum(dim=1)
+    torch.testing.assert_close(parts, whole)
+
+
+def test_dkd_warms_up_over_a_share_of_the_epochs() -> None:
+    objective = DKD(linear(), linear(), warmup=0.25)
+    strengths = []
+    for epoch in range(12):
+        objective.begin_epoch(epoch, 12)
+        strengths.append(objective.strength)
+    assert strengths == pytest.approx([1 / 3, 2 / 3, *[1.0] * 10])
+    objective.begin_epoch(0, 12)
+    x, y = batch()
+    out = objective(x, y)
+    distilled = objective.alpha * out["tckd"] + objective.beta * out["nckd"]
+    torch.testing.assert_close(out["loss"], out["cross_entropy"] + distilled / 3)
+    objective.skip_warmup()
+    assert objective.strength == 1.0
+
+
+def test_born_again_learns_from_the_generation_before() -> None:
+    objective = BornAgain(linear(), linear(), label_weight=0.5)
+    x, y = batch()
+    losses = [
+        kl(softmax(t), softmax(z)) - 0.5 * math.log(softmax(z)[label])
+        for (z, t), label in zip(rows(objective, x), y.tolist(), strict=True)
+    ]
+    close(objective(x, y)["loss"], sum(losses) / len(losses))
+
+
+def test_generations_are_a_chain_of_teachers() -> None:
+    options = ObjectiveOptions(born_again=BornAgainOptions(generations=3, label_weight=0.25))
+    grown = "born_again:generations={},label_weight=0.25"
+    chain = (grown.format(2), grown.format(1), "standard")
+    assert trained_first("born_again", options, given=False) == chain
+    # A given teacher is generation 0.
+    assert trained_first("born_again", options, given=True) == chain[:2]
 
 
 @pytest.mark.parametrize("name", TAUGHT)

@@ -53,13 +53,18 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_teacher_is_a_standard_run_of_the_same_seed(taught: Path, tmp_path: Path) -> None:
-    run_training(config(tmp_path / "plain", "standard"))
+def test_teacher_is_a_standard_run_from_a_start_of_its_own(taught: Path, tmp_path: Path) -> None:
+    plainly = config(tmp_path / "plain", "standard", start_seed=2**40)
+    run_training(plainly)
     teacher = taught / "teachers" / "standard-seed0"
-    assert same(tmp_path / "plain", teacher)
-    assert not same(taught, teacher)
+    assert same(plainly.out, teacher)
     record = json.loads((teacher / "run.json").read_text())["config"]
-    assert record == plain(config(tmp_path / "plain", "standard"), leave_out=("out", "resume"))
+    assert record == plain(plainly, leave_out=("out", "resume"))
+    # Another start than the student's, on the same images.
+    run_training(config(tmp_path / "student", "standard"))
+    assert not same(tmp_path / "student", teacher)
+    images = [json.loads((p / "run.json").read_text())["images"] for p in (taught, teacher)]
+    assert images[0] == images[1]
 
 
 def test_given_teacher_teaches_as_the_trained_one_does(taught: Path, tmp_path: Path) -> None:
@@ -165,7 +170,7 @@ def test_table_says_what_the_total_is() -> None:
 
 def test_configurations_without_a_teacher_stay_what_they_were() -> None:
     old = TrainConfig(data=DATA, out=Path("out"))
-    assert "teacher" not in plain(old)
+    assert not {"teacher", "start_seed"} & plain(old).keys()
     assert plain(dataclasses.replace(old, teacher=Path("runs/a")))["teacher"] == "runs/a"
 
 
@@ -216,3 +221,17 @@ def test_bad_options_are_refused_before_the_teacher_is_trained(tmp_path: Path) -
     with pytest.raises(InputError, match="alpha is 2"):
         run_training(config(tmp_path / "run", "kd:alpha=2"))
     assert not (tmp_path / "run" / "teachers").exists()
+
+
+def test_generations_are_trained_one_after_the_other(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    third = config(tmp_path / "run", "born_again:generations=2", epochs=1)
+    run_training(third, on_step=lambda *step: seen.append(step))
+    assert seen == [(i, 6) for i in range(1, 7)]  # three times two steps
+    folders = [tmp_path / "run" / "teachers" / "standard-seed0"]
+    folders += [p for p in folders[0].parent.glob("born_again_generations-1*") if p.is_dir()]
+    assert len(folders) == 2
+    records = [json.loads((p / "run.json").read_text())["config"] for p in (*folders, third.out)]
+    starts = [record.get("start_seed", record["seed"]) for record in records]
+    assert starts == [2**40, 2**41, 0]
+    assert {record["seed"] for record in records} == {0}

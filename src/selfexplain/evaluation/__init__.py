@@ -3,6 +3,7 @@
 from selfexplain.evaluation.calibration import adaptive_calibration_error, calibration_error
 from selfexplain.evaluation.multiple import holm
 from selfexplain.evaluation.paired import PairedDifference, paired_difference
+from selfexplain.evaluation.ratio import Share, share_of
 from selfexplain.evaluation.scores import Scores, evaluating, predict, score
 from selfexplain.evaluation.selective import aurc, excess_aurc, risk_coverage
 from selfexplain.evaluation.temperature import cross_scaled, fit_temperature
@@ -10,6 +11,7 @@ from selfexplain.evaluation.temperature import cross_scaled, fit_temperature
 __all__ = [
     "PairedDifference",
     "Scores",
+    "Share",
     "adaptive_calibration_error",
     "aurc",
     "calibration_error",
@@ -22,4 +24,5 @@ __all__ = [
     "predict",
     "risk_coverage",
     "score",
+    "share_of",
 ]

@@ -2,12 +2,15 @@
 
 from selfexplain.objectives.auxiliary_head import WithAuxiliaryHead
 from selfexplain.objectives.base import Objective
+from selfexplain.objectives.born_again import BornAgain
 from selfexplain.objectives.byot import BYOT
 from selfexplain.objectives.cgc import ContrastiveGradCam
 from selfexplain.objectives.confidence_penalty import ConfidencePenalty
 from selfexplain.objectives.context import ObjectiveContext
 from selfexplain.objectives.cs_kd import CSKD
 from selfexplain.objectives.cutmix import CutMix
+from selfexplain.objectives.distil_part import DistilPart
+from selfexplain.objectives.dkd import DKD
 from selfexplain.objectives.dlb import DLB
 from selfexplain.objectives.dml import DML
 from selfexplain.objectives.frozen import Frozen
@@ -29,15 +32,18 @@ from selfexplain.objectives.zipf import ZipfLabelSmoothing
 __all__ = [
     "BYOT",
     "CSKD",
+    "DKD",
     "DLB",
     "DML",
     "KD",
     "PSKD",
     "AttentionSeparability",
+    "BornAgain",
     "Choice",
     "ConfidencePenalty",
     "ContrastiveGradCam",
     "CutMix",
+    "DistilPart",
     "Frozen",
     "LabelSmoothing",
     "LearnerCritic",

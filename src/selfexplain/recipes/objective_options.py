@@ -5,6 +5,7 @@ from typing import Literal
 
 from selfexplain.explanations import MapKind
 from selfexplain.introspection import IntrospectiveOptions
+from selfexplain.objectives.teacher_parts import Part
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -196,6 +197,44 @@ class DLBOptions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DKDOptions:
+    """Options of the objective dkd."""
+
+    alpha: float = 1.0
+    """Weight of the divergence between "the true class or another"."""
+    beta: float = 8.0
+    """Weight of the divergence between the other classes."""
+    temperature: float = 4.0
+    """Softens teacher and student."""
+    warmup: float = 1 / 12
+    """Share of the epochs over which the distillation grows to its weight."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BornAgainOptions:
+    """Options of the objective born_again."""
+
+    generations: int = 1
+    """Which generation the student is, counted from 1; those before it are trained first."""
+    label_weight: float = 0.0
+    """Weight of the cross-entropy with the labels."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DistilPartOptions:
+    """Options of the objective distil_part."""
+
+    part: Part = "full"
+    """What is kept of the teacher's output (docs/study-kd.md)."""
+    alpha: float = 0.9
+    """Share of the distillation; the rest is the cross-entropy with the labels."""
+    temperature: float = 4.0
+    """Softens teacher and student."""
+    confidence: float = 0.99
+    """Confidence of the virtual teacher, before it is softened."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectiveOptions:
     """Options of every objective; only those of the objective in use count."""
 
@@ -217,3 +256,6 @@ class ObjectiveOptions:
     ols: OLSOptions = field(default_factory=OLSOptions)
     zipf: ZipfOptions = field(default_factory=ZipfOptions)
     dlb: DLBOptions = field(default_factory=DLBOptions)
+    dkd: DKDOptions = field(default_factory=DKDOptions)
+    born_again: BornAgainOptions = field(default_factory=BornAgainOptions)
+    distil_part: DistilPartOptions = field(default_factory=DistilPartOptions)

@@ -12,13 +12,16 @@ from selfexplain.introspection import Introspective
 from selfexplain.objectives import (
     BYOT,
     CSKD,
+    DKD,
     DLB,
     DML,
     KD,
     PSKD,
     AttentionSeparability,
+    BornAgain,
     ConfidencePenalty,
     ContrastiveGradCam,
+    DistilPart,
     LabelSmoothing,
     LearnerCritic,
     Objective,
@@ -50,6 +53,9 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "ols": OnlineLabelSmoothing,
     "zipf": ZipfLabelSmoothing,
     "dlb": DLB,
+    "distil_part": DistilPart,
+    "born_again": BornAgain,
+    "dkd": DKD,
 }
 """Name -> class. Options of an objective, where it has any, are the field of its name in
 `ObjectiveOptions`."""

@@ -110,13 +110,21 @@ class RunConfig(SharedConfig):
     """What every training of one model has in common; its kinds say which model."""
 
     objective: str = "introspective"
-    """standard | label_smoothing | confidence_penalty | introspective, with options of its own
-    after a colon if you like: introspective:weight=0.1,control=permuted. mixup+ or cutmix+ before
-    it trains it on mixed images: mixup:alpha=0.5+standard."""
+    """standard | label_smoothing | confidence_penalty | introspective | zipf | ols | cs_kd |
+    ps_kd | dlb | tf_kd | byot | dml | kd | dkd | born_again | saliency_guided | cgc | icasc | lsx,
+    with options of its own after a colon if you like: introspective:weight=0.1,control=permuted.
+    mixup+ or cutmix+ before it trains it on mixed images: mixup:alpha=0.5+standard."""
     seed: int = 0
     """Seed of weights, batches and splits."""
+    start_seed: int | None = None
+    """Seed of weights and batches, if they shall differ on the same splits; None for the seed."""
     resume: bool = False
     """Continue the run in --out from its last checkpoint, if there is one."""
+
+    @property
+    def start(self) -> int:
+        """Seed of weights and batches."""
+        return self.seed if self.start_seed is None else self.start_seed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,6 +138,7 @@ class TrainConfig(RunConfig):
     def __post_init__(self) -> None:
         """Refuse a seed that no generator takes; name the folder."""
         check_seed(self.seed)
+        check_seed(self.start)
         name_folder(self, "train", self.model)
 
 
@@ -145,8 +154,8 @@ class CompareConfig(SharedConfig):
     """small_cnn | resnet20 | resnet32 | resnet56 | resnet18 | wrn16_2 | wrn28_10 | timm:NAME |
     package.module:factory."""
     objectives: tuple[str, ...] = ("standard", "label_smoothing", "introspective")
-    """Objectives to compare; differences are taken against the first. Options may follow a colon:
-    introspective:control=permuted. Images may be mixed: mixup+standard."""
+    """Objectives to compare, named as for train; differences are taken against the first. Options
+    may follow a colon: introspective:control=permuted. Images may be mixed: mixup+standard."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds; every objective runs with each."""
     tune: int | None = None
@@ -203,8 +212,9 @@ def plain(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
     configuration stays what it was when the library learns another objective.
     """
     values = {k: v for k, v in asdict(config).items() if k not in leave_out}
-    if values.get("teacher") is None:  # runs without one stay what they were before there were any
-        values.pop("teacher", None)
+    for name in ("teacher", "start_seed"):  # runs without stay what they were before these came
+        if values.get(name) is None:
+            values.pop(name, None)
     specs = getattr(config, "objectives", None) or [getattr(config, "objective", None)]
     if "options" in values and specs != [None]:
         used = {part.partition(":")[0] for spec in specs for part in spec.split("+")}

@@ -52,6 +52,7 @@ class RetrainConfig(RunConfig):
     def __post_init__(self) -> None:
         """Take the genotype in; refuse what cannot be trained; name the folder."""
         check_seed(self.seed)
+        check_seed(self.start)
         genotype = load_genotype(self.genotype)
         object.__setattr__(self, "genotype", to_string(genotype))
         for name in ("init_channels", "cells"):

@@ -1,8 +1,9 @@
 """The trained teacher of a run: the one that `--teacher` names, or one that is trained first.
 
-A teacher that is trained is a run of its own: the objective's `teacher_spec` with the same seed and
-options, in the folder of teachers, where everyone who needs it finds it. Whoever comes first trains
-it; whoever comes meanwhile waits. A teacher that needs a teacher has it trained before.
+A teacher that is trained is a run of its own: the objective's `teacher_spec` with the same options,
+on the images that the same seed draws, from a start of its own; in the folder of teachers, where
+everyone who needs it finds it. Whoever comes first trains it; whoever comes meanwhile waits. A
+teacher that needs a teacher has it trained before.
 """
 
 import dataclasses
@@ -26,6 +27,7 @@ from selfexplain.recipes.renormalised import Renormalised
 from selfexplain.recipes.teacher_chain import (
     check_teacher_is_needed,
     given_teacher,
+    start_of_teacher,
     trained_first,
 )
 
@@ -83,13 +85,7 @@ def find_teacher(
     # Options out of their limits are refused before the teacher's hours of training.
     untrained = stand_in(config, config.objective, data, prepared)
     build_seeded(config, config.objective, config.seed, data, num_images=1, teacher=untrained)
-    own = dataclasses.replace(
-        config,
-        objective=spec,
-        out=folder / run_name(spec, config.seed),
-        resume=True,
-        teacher=given_teacher(config, spec),
-    )
+    own = _run_of_teacher(config, spec, folder)
 
     def step_of_teacher(done: int, total: int) -> None:
         on_step(done, total // ahead * (ahead + 1))
@@ -97,6 +93,18 @@ def find_teacher(
     with waited_for(own.out, fabric):
         train(own, fabric=fabric, data=data, on_step=step_of_teacher, teachers=folder)
     return load_teacher(own.out, data, prepared)
+
+
+def _run_of_teacher(config: RunConfig, spec: str, folder: Path) -> RunConfig:
+    """The run that trains the teacher of another run."""
+    return dataclasses.replace(
+        config,
+        objective=spec,
+        out=folder / run_name(spec, config.seed),
+        resume=True,
+        start_seed=start_of_teacher(spec, config.seed, config.options),
+        teacher=given_teacher(config, spec),
+    )
 
 
 def after_teachers(config: RunConfig, on_step: StepCallback) -> StepCallback:

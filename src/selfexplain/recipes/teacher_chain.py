@@ -26,6 +26,19 @@ def trained_first(spec: str, options: ObjectiveOptions, *, given: bool) -> tuple
     return (teacher, *trained_first(teacher, options, given=given))
 
 
+def start_of_teacher(spec: str, seed: int, options: ObjectiveOptions) -> int:
+    """Seed of a teacher's weights and batches: its own; its students do not start as it did.
+
+    Every generation of a chain has another.
+
+    Example:
+        >>> start_of_teacher("standard", 1, ObjectiveOptions()) == 2**40 + 1
+        True
+    """
+    generation = 1 + len(trained_first(spec, options, given=False))
+    return seed ^ (generation << 40)
+
+
 def given_teacher(config: SharedConfig, spec: str) -> Path | None:
     """The run that `--teacher` names, for a spec that has use for it.
 

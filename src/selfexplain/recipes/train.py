@@ -135,7 +135,7 @@ def _train_and_score(
     objective = build_seeded(
         config,
         config.objective,
-        config.seed,
+        config.start,
         data,
         num_images=len(prepared.train),
         teacher=teacher,
@@ -144,7 +144,7 @@ def _train_and_score(
     check_model(objective.model, name, data.shape_CHW, data.num_classes)
     batches = prepared.training_batches(
         batch_size=config.training.batch_size,
-        seed=config.seed,
+        seed=config.start,
         device=fabric.device,
         rank=fabric.global_rank,
         world_size=fabric.world_size,
@@ -173,7 +173,7 @@ def _train_and_score(
         config.training,
         fabric=fabric,
         folder=config.out,
-        seed=config.seed,
+        seed=config.start,
         identity=identity,
         resume=config.resume,
         tensorboard=config.tensorboard,

@@ -1,0 +1,147 @@
+"""Distillation of a part of what a teacher says: which part carries the gain?
+
+The question opens Gu, Wu and Tresp, "Introspective Learning by Distilling Knowledge from Online
+Self-explanation" (ACCV 2020), of which the abstract and parts of the introduction were read; how
+the parts are cut is our choice.
+
+Shape suffixes: B batch, C channels, H and W space, K classes, J = K - 1 classes that are not true.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from selfexplain.errors import InputError
+from selfexplain.objectives.base import check_in_range, check_logits
+from selfexplain.objectives.context import ObjectiveContext
+from selfexplain.objectives.other_classes import other_classes, put_together
+from selfexplain.objectives.taught import Taught
+from selfexplain.objectives.teacher_means import TeacherMeans
+from selfexplain.objectives.teacher_parts import PARTS, Part, permuted_rows, virtual_mass
+from selfexplain.objectives.tunable import Range, Tunable
+
+
+class DistilPart(Taught):
+    """L = (1 - alpha) CE(softmax(z), y) + alpha T^2 KL(target || softmax(z / T)).
+
+    The target is the teacher's softmax(t / T) with one part of it replaced (`PARTS`):
+
+        full        as it is; this is `KD`
+        true_only   mass of the true class kept, the rest spread evenly over the others
+        permuted    mass kept, the others' values shuffled, anew for each image in each step
+        averaged    mass kept, the others share the rest as in the mean output for the class
+        class_mean  the teacher's mean output for the class
+        similarity  the image's shares of the others kept, mass the mean over all images
+        uniform     mass the mean over all images, the rest spread evenly: label smoothing as strong
+                    as the teacher is unsure
+        virtual     a made-up teacher of fixed confidence, the rest spread evenly
+
+    Means are those over the images seen so far, of the softened outputs.
+
+    Args:
+        model: the student; maps images (B, C, H, W) to logits z (B, K).
+        teacher: a trained model with logits t of the same classes.
+        num_classes: K.
+        part: which part of the teacher's output is kept.
+        alpha: share of the distillation, in [0, 1]; as in `KD`.
+        temperature: T > 0; as in `KD`.
+        confidence: of the virtual teacher at T = 1; 0.99 as Yuan et al. 2020 published it for
+            theirs ("Revisiting Knowledge Distillation via Label Smoothing Regularization"), which
+            has T = 20.
+
+    Raises:
+        InputError: an option is out of its limits, or the teacher does not fit.
+
+    Example:
+        >>> def linear():
+        ...     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+        >>> objective = DistilPart(linear(), linear(), num_classes=3, part="similarity")
+        >>> objective(torch.zeros(2, 1, 2, 2), torch.tensor([0, 2]))["loss"].backward()
+    """
+
+    tunable: ClassVar[Mapping[str, Tunable]] = {
+        "alpha": Range(0.1, 1.0),
+        "temperature": Range(1.0, 10.0, log=True),
+    }
+
+    def __init__(
+        self,
+        model: nn.Module,
+        teacher: nn.Module,
+        num_classes: int,
+        part: Part = "full",
+        alpha: float = 0.9,
+        temperature: float = 4.0,
+        confidence: float = 0.99,
+    ) -> None:
+        if part not in PARTS:
+            raise InputError(f"part is {part!r}; pass one of {', '.join(PARTS)}")
+        check_in_range("alpha", alpha, 0.0, 1.0)
+        check_in_range("temperature", temperature, 0.01, float("inf"))
+        check_in_range("confidence", confidence, 0.0, 1.0)
+        super().__init__(model, teacher)
+        self.mass, self.others = PARTS[part]
+        self.alpha = alpha
+        self.temperature = temperature
+        self.virtual = virtual_mass(confidence, num_classes, temperature)
+        self.means = TeacherMeans(num_classes)
+        self.steps = 0
+
+    @classmethod
+    def in_context(cls, model: nn.Module, context: ObjectiveContext, **options: Any) -> Self:
+        """Build the objective with the run's teacher and number of classes."""
+        return super().in_context(model, context, num_classes=context.num_classes, **options)
+
+    def forward(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
+        """Loss of images (B, C, H, W) and labels (B,); terms cross_entropy and distillation."""
+        logits_BK = check_logits(self.model(x_BCHW), y_B)
+        teacher_BK = self.ask_teacher(x_BCHW, logits_BK).float() / self.temperature
+        if self.training:
+            self.means.update(teacher_BK.softmax(dim=1), y_B)
+            self.steps += 1
+        log_p_BK = F.log_softmax(logits_BK.float() / self.temperature, dim=1)
+        kl = F.kl_div(log_p_BK, self.target(teacher_BK, y_B), reduction="batchmean")
+        distillation = self.temperature**2 * kl
+        cross_entropy = F.cross_entropy(logits_BK, y_B)
+        return {
+            "loss": (1 - self.alpha) * cross_entropy + self.alpha * distillation,
+            "output": logits_BK,
+            "cross_entropy": cross_entropy.detach(),
+            "distillation": distillation.detach(),
+        }
+
+    def target(self, teacher_BK: Tensor, y_B: Tensor) -> Tensor:
+        """What the student is taught, (B, K), from the teacher's logits divided by T."""
+        q_BK = teacher_BK.softmax(dim=1)
+        others_BJ = self._others(q_BK, other_classes(teacher_BK, y_B).softmax(dim=1), y_B)
+        return put_together(self._mass(q_BK, y_B), others_BJ, y_B)
+
+    def _mass(self, q_BK: Tensor, y_B: Tensor) -> Tensor:
+        """Mass of the true class in the target, (B,)."""
+        row_BK = self.means.of_class(q_BK, y_B) if self.mass == "class" else q_BK
+        mass_B = row_BK.gather(1, y_B.unsqueeze(1)).squeeze(1)
+        if self.mass == "all":
+            return self.means.true_mass(mass_B)
+        return torch.full_like(mass_B, self.virtual) if self.mass == "virtual" else mass_B
+
+    def _others(self, q_BK: Tensor, others_BJ: Tensor, y_B: Tensor) -> Tensor:
+        """Shares of the other classes in the target, (B, J), from those of the teacher."""
+        if self.others == "class":
+            mean_BJ = other_classes(self.means.of_class(q_BK, y_B), y_B)
+            return mean_BJ / mean_BJ.sum(dim=1, keepdim=True)
+        if self.others == "permuted":
+            return permuted_rows(others_BJ, torch.Generator().manual_seed(self.steps))
+        if self.others == "even":
+            return torch.full_like(others_BJ, 1 / others_BJ.shape[1])
+        return others_BJ
+
+    def get_extra_state(self) -> dict[str, int]:
+        """The number of steps, from which each step's permutation is drawn."""
+        return {"steps": self.steps}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """Take the number of steps."""
+        self.steps = state["steps"]

@@ -1,0 +1,119 @@
+"""The table and the bar chart of a study of distillation."""
+
+from typing import Any
+
+from matplotlib.figure import Figure
+from rich import box
+from rich.table import Table
+
+from selfexplain.report.table import with_spread
+
+HEADER = ("taught", "accuracy %", "gain", "share of full %", "NLL")
+
+
+def study_table(study: dict[str, Any]) -> Table:
+    """Accuracy, gain over plain training and share of the whole teacher's gain of each part.
+
+    Args:
+        study: what `study.json` holds.
+
+    Example:
+        >>> row = {"part": "plain", "n": 1, "accuracy_mean": 90.0, "accuracy_std": None,
+        ...        "gain_mean": 0.0, "gain_ci95": None, "share": None, "share_ci95": None,
+        ...        "nll_mean": 0.3, "nll_std": None}
+        >>> study_table({"rows": [row]}).row_count
+        1
+    """
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+        header_style="bold",
+        caption=_caption(study),
+        caption_justify="left",
+    )
+    table.add_column(HEADER[0], overflow="fold")
+    for name in HEADER[1:]:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in study["rows"]:
+        table.add_row(*_cells(row))
+    return table
+
+
+def study_markdown(study: dict[str, Any]) -> str:
+    """The same table in Markdown, its caption below.
+
+    Example:
+        >>> row = {"part": "plain", "n": 1, "accuracy_mean": 90.0, "accuracy_std": None,
+        ...        "gain_mean": 0.0, "gain_ci95": None, "share": None, "share_ci95": None,
+        ...        "nll_mean": 0.3, "nll_std": None}
+        >>> print(study_markdown({"rows": [row]}).splitlines()[2])
+        | plain | 90.00 |  |  | 0.300 |
+    """
+    rows = [HEADER, ("---", *["---:"] * (len(HEADER) - 1)), *map(_cells, study["rows"])]
+    lines = [f"| {' | '.join(cells)} |" for cells in rows]
+    return "\n".join([*lines, "", f"*{_caption(study)}*", ""])
+
+
+def study_figure(study: dict[str, Any]) -> Figure:
+    """A bar for the gain of each part, with its interval where there is one.
+
+    Example:
+        >>> row = {"part": "full", "n": 2, "gain_mean": 1.0, "gain_ci95": (0.5, 1.5)}
+        >>> len(study_figure({"rows": [{**row, "part": "plain"}, row]}).axes[0].patches)
+        1
+    """
+    rows = [row for row in study["rows"] if row["part"] != "plain"]
+    figure = Figure(figsize=(6.4, 1.2 + 0.42 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    gains = [row["gain_mean"] for row in rows]
+    # The whole teacher in a colour of its own: it is what the others are parts of.
+    colours = ["tab:blue" if row["part"] == "full" else "tab:orange" for row in rows]
+    axes.barh(range(len(rows)), gains, color=colours)
+    for place, row in enumerate(rows):
+        if row["gain_ci95"] is not None:
+            axes.plot(row["gain_ci95"], [place, place], color="black", linewidth=1.2)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(rows)), [row["part"] for row in rows])
+    axes.invert_yaxis()
+    n = rows[0]["n"] if rows else 0
+    axes.set_xlabel(
+        f"gain in accuracy over plain training, percentage points ({_seeds(n)}, 95 % intervals)"
+    )
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    plain = row["part"] == "plain"
+    return (
+        row["part"],
+        with_spread(row["accuracy_mean"], row["accuracy_std"], 2),
+        "" if plain else _gain(row["gain_mean"], row["gain_ci95"]),
+        "" if plain else _share(row["share"], row["share_ci95"]),
+        f"{row['nll_mean']:.3f}",
+    )
+
+
+def _gain(mean: float, ci95: tuple[float, float] | None) -> str:
+    return with_spread(mean, None if ci95 is None else (ci95[1] - ci95[0]) / 2, 2, sign="+")
+
+
+def _share(share: float | None, ci95: tuple[float, float] | None) -> str:
+    if share is None or ci95 is None:
+        return ""
+    return f"{100 * share:.0f} ({100 * ci95[0]:.0f} to {100 * ci95[1]:.0f})"
+
+
+def _caption(study: dict[str, Any]) -> str:
+    caption = (
+        f"mean ± std over {_seeds(study['rows'][0]['n'])}; gain in accuracy over plain training, "
+        "same seeds, ± half of its 95 % interval; share of the gain of full, with its 95 % interval"
+    )
+    if all(row["share"] is None for row in study["rows"]):
+        caption += "; no shares, because the gain of full is not clearly above 0"
+    return caption
+
+
+def _seeds(n: int) -> str:
+    return f"{n} seed{'' if n == 1 else 's'}"

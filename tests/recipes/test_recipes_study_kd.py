@@ -1,0 +1,116 @@
+"""The study of distillation: one teacher a seed, a table, a picture, and shares of the gain."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from selfexplain.cli import main, parse
+from selfexplain.objectives.teacher_parts import PARTS
+from selfexplain.recipes.study_kd import StudyKDConfig, part_spec, study_of
+from selfexplain.report import study_markdown, study_table
+
+WORDS = ("study-kd", "--data", "digits", "--train-size", "100", "--batch-size", "50")
+FEW = ("--objectives", "standard", "distil_part", "distil_part:part=uniform")
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("study") / "run"
+    main([*WORDS, *FEW, "--epochs", "1", "--seeds", "0", "1", "--out", str(out)])
+    return out
+
+
+def test_study_leaves_a_table_a_picture_and_numbers(studied: Path) -> None:
+    study = json.loads((studied / "study.json").read_text())
+    assert [row["part"] for row in study["rows"]] == ["plain", "full", "uniform"]
+    assert "| uniform |" in (studied / "table.md").read_text()
+    with Image.open(studied / "study.png") as picture:
+        assert picture.width > 500
+    names = {p.name for p in (studied / "teachers").iterdir() if p.is_dir()}
+    assert names == {"standard-seed0", "standard-seed1"}
+
+
+def test_given_teacher_teaches_all_students(studied: Path, tmp_path: Path) -> None:
+    out = tmp_path / "given"
+    teacher = str(studied / "teachers" / "standard-seed0")
+    more = ("--epochs", "1", "--seeds", "0", "--teacher", teacher, "--out", str(out))
+    main([*WORDS, *FEW, *more])
+    assert not (out / "teachers").exists()
+    rows = [json.loads((p / "study.json").read_text())["rows"] for p in (out, studied)]
+    assert rows[0][1]["n"] == 1
+    assert rows[0][1]["gain_ci95"] is None
+    assert rows[1][1]["gain_ci95"] is not None
+
+
+def test_by_default_all_parts_are_studied() -> None:
+    command = parse(WORDS)
+    assert isinstance(command, StudyKDConfig)
+    assert command.objectives == ("standard", *map(part_spec, PARTS))
+    assert command.training.epochs == 10
+    assert command.out.name.startswith("study-kd-digits-small_cnn-")
+
+
+def results(**accuracy: list[float]) -> dict[str, Any]:
+    rows = [
+        {"objective": spec.replace("uniform", "distil_part:part=uniform"), "accuracy": a}
+        for spec, values in accuracy.items()
+        for a in values
+    ]
+    summary = [
+        {
+            "objective": spec,
+            "n": 3,
+            "accuracy_mean": 90.0,
+            "accuracy_std": 1.0,
+            "difference_mean": 1.0,
+            "difference_ci95": (0.5, 1.5),
+            "nll_mean": 0.3,
+            "nll_std": 0.1,
+        }
+        for spec in dict.fromkeys(row["objective"] for row in rows)
+    ]
+    return {"rows": rows, "summary": summary, "config": {}}
+
+
+def test_share_is_of_the_gain_of_the_whole_teacher() -> None:
+    found = study_of(
+        results(standard=[90, 91, 92], distil_part=[92, 93.1, 93.9], uniform=[91, 92, 93])
+    )
+    assert found["rows"][1]["share"] == pytest.approx(1.0)
+    assert found["rows"][2]["share"] == pytest.approx(0.5)
+    low, high = found["rows"][2]["share_ci95"]
+    assert 0.4 < low < 0.5 < high < 0.6
+    assert f"| 50 ({100 * low:.0f} to {100 * high:.0f}) |" in study_markdown(found)
+    assert study_table(found).row_count == 3
+
+
+def test_no_share_where_the_whole_teacher_brings_no_gain() -> None:
+    found = study_of(
+        results(standard=[90, 91, 92], distil_part=[90.5, 91, 91], uniform=[91, 92, 93])
+    )
+    assert [row["share"] for row in found["rows"]] == [None] * 3
+    assert "not clearly above 0" in study_markdown(found)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--objectives", "distil_part", "standard"), "pass standard distil_part first"),
+        (("--distil-part.part", "uniform"), "leave out --distil-part.part"),
+        (("--teacher", "absent"), "absent holds no finished run"),
+        ((*FEW[:3], "distil_part:part=half"), "pass one of full"),
+        (("--distil-part.alpha", "2"), "alpha is 2"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    more: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([*WORDS, "--out", str(tmp_path / "out"), *more])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
