@@ -28,6 +28,7 @@ from selfexplain.report import (
     comparison_table,
     progress_bar,
     save_figure,
+    sweep_progress,
 )
 from selfexplain.spaces import from_string
 
@@ -118,8 +119,8 @@ def _train(config: RunConfig, console: Console) -> None:
 
 
 def _compare(config: CompareConfig, console: Console) -> None:
-    with progress_bar(console, quiet=not first_process()) as advance:
-        results = run_comparison(config, on_step=advance)
+    with sweep_progress(console, epochs=config.training.epochs, quiet=not first_process()) as watch:
+        results = run_comparison(config, watch)
     if first_process():
         console.print(comparison_table(results))
         (config.out / "table.md").write_text(comparison_markdown(results))

@@ -1,5 +1,7 @@
 """Train one model with several objectives and seeds; say what each is worth and what it costs.
 
+The runs are a grid of independent ones: a scheduler carries them out (runs.py, sweeps/).
+
 The folder of a comparison holds `compare.json` (configuration), `runs/OBJECTIVE-seedN/` (one run
 each, see train.py), `cost/seedN.json`, and at the end `results.json` and `table.md`. The same
 command again skips what is finished and continues what is not.
@@ -8,38 +10,41 @@ command again skips what is finished and continues what is not.
 import dataclasses
 import re
 import statistics
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning_fabric import Fabric
 
 from selfexplain.data import ImageData
 from selfexplain.evaluation import paired_difference
 from selfexplain.recipes.classifier import build_seeded
 from selfexplain.recipes.environment import environment
-from selfexplain.recipes.folder import check_free, check_same_config, saved_config
+from selfexplain.recipes.folder import check_free, check_same_config, locked, saved_config
 from selfexplain.recipes.objectives import resolve
 from selfexplain.recipes.options import CompareConfig, TrainConfig, plain
 from selfexplain.recipes.prepare import load, prepare
-from selfexplain.recipes.train import check_model, launch, run_training
+from selfexplain.recipes.runs import run_all
+from selfexplain.recipes.sweep_options import scheduler_of
+from selfexplain.recipes.train import check_model, launch
+from selfexplain.sweeps import Watch, ignore
 from selfexplain.training.cost import interleaved_cost
 from selfexplain.training.files import read_json, write_json
 
 COLUMNS = ("objective", "seed", "accuracy", "nll", "brier", "ece", "step_seconds", "cost")
 """Fields of a row of results.json."""
 
-RunCallback = Callable[[str, int, int, int], None]
-"""Called as (objective, seed, steps done, steps in all) after every training step."""
 
-
-def run_comparison(
-    config: CompareConfig, on_step: RunCallback = lambda objective, seed, done, total: None
-) -> dict[str, Any]:
+def run_comparison(config: CompareConfig, watch: Watch = ignore) -> dict[str, Any]:
     """Run or continue a comparison; return what `results.json` holds.
 
+    Args:
+        config: of the comparison.
+        watch: is told how its runs get on.
+
     Raises:
-        InputError: the folder holds another comparison, or the configuration cannot be used.
+        InputError: the folder holds another comparison or is in use, the configuration cannot be
+            used, or a run failed; the others have been made by then.
 
     Example:
         >>> import tempfile
@@ -58,6 +63,12 @@ def run_comparison(
     for spec in config.objectives:
         resolve(spec, config.options)  # a misspelt objective is refused before hours of training
     _claim_folder(config)
+    with locked(config.out):
+        return _compare(config, watch)
+
+
+def _compare(config: CompareConfig, watch: Watch) -> dict[str, Any]:
+    _claim_folder(config)  # again: another command may have left it a moment ago
     fabric = launch(config.device, config.training)
     data = load(config.data)
     start = build_seeded(config, "standard", config.seeds[0], data, num_images=1)
@@ -68,13 +79,12 @@ def run_comparison(
             config.out / "compare.json",
             {"schema": 1, "config": shared, "environment": environment(fabric.device)},
         )
-    rows: list[dict[str, Any]] = []
-    for seed in config.seeds:
-        cost = _costs(config, seed, data, fabric)
-        rows += [
-            _row(config, spec, seed, data, fabric, on_step) | cost[spec]
-            for spec in config.objectives
-        ]
+    # Steps are timed while nothing else of ours runs; workers would disturb each other.
+    costs = {seed: _costs(config, seed, data, fabric) for seed in config.seeds}
+    torch.cuda.empty_cache()  # what was timed is gone, and workers may need its memory
+    runs = [_run(config, spec, seed) for seed in config.seeds for spec in config.objectives]
+    done = run_all(runs, scheduler_of(config.sweep), watch, fabric=fabric, data=data)
+    rows = [result | costs[result["seed"]][result["objective"]] for result in done]
     results = {
         "schema": 1,
         "config": {
@@ -143,28 +153,15 @@ def run_folder(out: Path, spec: str, seed: int) -> Path:
     return out / "runs" / f"{name}-seed{seed}"
 
 
-def _row(
-    config: CompareConfig,
-    spec: str,
-    seed: int,
-    data: ImageData,
-    fabric: Fabric,
-    on_step: RunCallback,
-) -> dict[str, Any]:
+def _run(config: CompareConfig, spec: str, seed: int) -> TrainConfig:
+    """The configuration of one run of a comparison."""
     shared = {
         f.name: getattr(config, f.name)
         for f in dataclasses.fields(config)
-        if f.name not in {"objectives", "seeds", "out"}
+        if f.name not in {"objectives", "seeds", "out", "sweep"}
     }
-    one = TrainConfig(
-        **shared,
-        objective=spec,
-        seed=seed,
-        out=run_folder(config.out, spec, seed),
-        resume=True,
-    )
-    return run_training(
-        one, fabric=fabric, data=data, on_step=lambda done, total: on_step(spec, seed, done, total)
+    return TrainConfig(
+        **shared, objective=spec, seed=seed, out=run_folder(config.out, spec, seed), resume=True
     )
 
 

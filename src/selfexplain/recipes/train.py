@@ -68,6 +68,7 @@ def run_training(
     fabric: Fabric | None = None,
     data: ImageData | None = None,
     on_step: StepCallback = lambda done, total: None,
+    patience: float = 0.0,
 ) -> dict[str, Any]:
     """Train and score as the configuration says; return what `result.json` holds.
 
@@ -76,6 +77,7 @@ def run_training(
         fabric: a launched Fabric; None to launch one.
         data: the data set, if the caller has loaded it already.
         on_step: called after every step with the number of steps done and of the whole run's.
+        patience: seconds to wait for another process to leave the folder.
 
     Raises:
         InputError: the folder holds another run, or anything in the configuration cannot be used.
@@ -93,7 +95,7 @@ def run_training(
     done = config.out / "result.json"
     if done.exists():
         return read_json(done)
-    with locked(config.out):
+    with locked(config.out, patience):
         return _train_and_score(config, identity, fabric, data, on_step)
 
 
