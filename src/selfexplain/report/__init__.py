@@ -1,10 +1,11 @@
-"""What people see: tables, pictures, a progress bar."""
+"""What people see: tables, pictures, progress."""
 
 from selfexplain.report.cell_drawing import cell_svg
 from selfexplain.report.cell_text import cell_text
 from selfexplain.report.picture import explanation_figure, save_figure
 from selfexplain.report.progress import progress_bar
 from selfexplain.report.search_plot import architecture_figure
+from selfexplain.report.sweep_table import sweep_progress
 from selfexplain.report.table import comparison_markdown, comparison_table
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "explanation_figure",
     "progress_bar",
     "save_figure",
+    "sweep_progress",
 ]
