@@ -36,6 +36,7 @@ from selfexplain.report import (
     study_figure,
     study_markdown,
     study_table,
+    sweep_progress,
 )
 from selfexplain.spaces import from_string
 
@@ -132,8 +133,8 @@ def _train(config: RunConfig, console: Console) -> None:
 
 
 def _compare(config: CompareConfig, console: Console) -> None:
-    with progress_bar(console, quiet=not first_process()) as advance:
-        results = run_comparison(config, on_step=advance)
+    with sweep_progress(console, epochs=config.training.epochs, quiet=not first_process()) as watch:
+        results = run_comparison(config, watch)
     if first_process():
         console.print(comparison_table(results))
         (config.out / "table.md").write_text(comparison_markdown(results))
@@ -157,8 +158,8 @@ def _explain(config: ExplainConfig, console: Console) -> None:
 
 
 def _study(config: StudyKDConfig, console: Console) -> None:
-    with progress_bar(console, quiet=not first_process()) as advance:
-        study = run_study(config, on_step=advance)
+    with sweep_progress(console, epochs=config.training.epochs, quiet=not first_process()) as watch:
+        study = run_study(config, watch)
     if first_process():
         console.print(study_table(study))
         (config.out / "table.md").write_text(study_markdown(study))

@@ -12,11 +12,12 @@ from torch import nn
 from selfexplain.errors import InputError
 from selfexplain.objectives import CutMix, LabelSmoothing, Mixup, ObjectiveContext, Standard
 from selfexplain.recipes import objectives
-from selfexplain.recipes.compare import run_comparison, run_folder
+from selfexplain.recipes.compare import run_comparison
 from selfexplain.recipes.explain import load_run
 from selfexplain.recipes.objective_options import MixupOptions, ObjectiveOptions
 from selfexplain.recipes.objectives import build_objective, resolve, teacher_spec_of
 from selfexplain.recipes.options import CompareConfig, DataOptions
+from selfexplain.recipes.runs import run_folder
 from selfexplain.training import TrainingOptions
 
 

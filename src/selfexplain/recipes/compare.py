@@ -1,59 +1,61 @@
 """Train one model with several objectives and seeds; say what each is worth and what it costs.
 
+The runs are a grid of independent ones: a scheduler carries them out (grid.py, sweeps/).
+
 The folder of a comparison holds `compare.json` (configuration), `runs/OBJECTIVE-seedN/` (one run
 each, see train.py), `teachers/` (the same for the teachers that were trained for them),
 `cost/seedN.json`, and at the end `results.json` and `table.md`. The same command again skips what
 is finished and continues what is not. With `--tune` the trials of options are in `tune/`.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from lightning_fabric import Fabric
 
 from selfexplain.data import ImageData
+from selfexplain.recipes import trials
 from selfexplain.recipes.classifier import build_seeded
 from selfexplain.recipes.environment import environment
-from selfexplain.recipes.folder import check_free, check_same_config, saved_config
+from selfexplain.recipes.folder import check_free, check_same_config, locked, saved_config
+from selfexplain.recipes.grid import run_all
 from selfexplain.recipes.objectives import resolve
 from selfexplain.recipes.options import CompareConfig, plain
 from selfexplain.recipes.prepare import load, prepare
 from selfexplain.recipes.runs import train_config
 from selfexplain.recipes.summary import SCORES, SOMETIMES, summarise
+from selfexplain.recipes.sweep_options import scheduler_of
 from selfexplain.recipes.teacher import stand_in
 from selfexplain.recipes.teacher_chain import (
     check_teacher_is_needed,
     with_teachers,
     with_total_cost,
 )
-from selfexplain.recipes.train import check_model, launch, run_training
-from selfexplain.recipes.trials import RunTrials, trials_in_turn
+from selfexplain.recipes.train import check_model, launch
+from selfexplain.recipes.trials import RunTrials
 from selfexplain.recipes.tune import check_tunable, tuned
+from selfexplain.sweeps import Watch, ignore
 from selfexplain.training.cost import interleaved_cost
 from selfexplain.training.files import read_json, write_json
 
 COLUMNS = ("objective", "seed", *SCORES, "step_seconds", "cost", *SOMETIMES)
 """Fields of a row of results.json, those that it has."""
 
-RunCallback = Callable[[str, int, int, int], None]
-"""Called as (objective, seed, steps done, steps in all) after every training step."""
-
 
 def run_comparison(
-    config: CompareConfig,
-    on_step: RunCallback = lambda objective, seed, done, total: None,
-    run_trials: RunTrials | None = None,
+    config: CompareConfig, watch: Watch = ignore, run_trials: RunTrials | None = None
 ) -> dict[str, Any]:
     """Run or continue a comparison; return what `results.json` holds.
 
     Args:
         config: the whole configuration; it is saved in the folder.
-        on_step: called after every step.
-        run_trials: runs the trials of a tuning, see tune.py; None for one after another.
+        watch: is told how its runs get on.
+        run_trials: runs the trials of a tuning, see tune.py; None for the scheduler of the runs.
 
     Raises:
-        InputError: the folder holds another comparison, or the configuration cannot be used.
+        InputError: the folder holds another comparison or is in use, the configuration cannot be
+            used, or a run failed; the others have been made by then.
 
     Example:
         >>> import tempfile
@@ -75,6 +77,12 @@ def run_comparison(
     check_teacher_is_needed(config, config.objectives)
     check_tunable(config)
     _claim_folder(config)
+    with locked(config.out):
+        return _compare(config, watch, run_trials)
+
+
+def _compare(config: CompareConfig, watch: Watch, run_trials: RunTrials | None) -> dict[str, Any]:
+    _claim_folder(config)  # again: another command may have left it a moment ago
     fabric = launch(config.device, config.training)
     data = load(config.data)
     start = build_seeded(config, "standard", config.seeds[0], data, num_images=1)
@@ -85,21 +93,35 @@ def run_comparison(
             config.out / "compare.json",
             {"schema": 1, "config": shared, "environment": environment(fabric.device)},
         )
-    in_turn = partial(
-        trials_in_turn,
-        data=data,
+    scheduler = scheduler_of(config.sweep)
+    through = partial(
+        trials.run_trials,
+        scheduler=scheduler,
+        watch=watch,
         fabric=fabric,
-        on_step=on_step,
+        data=data,
         teachers=config.out / "tune" / "teachers",
     )
-    config, tuning = tuned(config, run_trials or in_turn)
-    rows: list[dict[str, Any]] = []
-    for seed in config.seeds:
-        cost = with_total_cost(config, config.objectives, _costs(config, seed, data, fabric))
-        rows += [
-            _row(config, spec, seed, data, fabric, on_step) | cost[spec]
-            for spec in config.objectives
-        ]
+    config, tuning = tuned(config, run_trials or through)
+    # Steps are timed while nothing else of ours runs; workers would disturb each other.
+    costs = {
+        seed: with_total_cost(config, config.objectives, _costs(config, seed, data, fabric))
+        for seed in config.seeds
+    }
+    torch.cuda.empty_cache()  # what was timed is gone, and workers may need its memory
+    done = run_all(
+        [
+            train_config(config, s, seed, config.out)
+            for seed in config.seeds
+            for s in config.objectives
+        ],
+        scheduler,
+        watch,
+        fabric=fabric,
+        data=data,
+        teachers=config.out / "teachers",
+    )
+    rows = [result | costs[result["seed"]][result["objective"]] for result in done]
     results = {
         "schema": 1,
         "config": {
@@ -113,24 +135,6 @@ def run_comparison(
     if fabric.is_global_zero:
         write_json(config.out / "results.json", results)
     return results
-
-
-def _row(
-    config: CompareConfig,
-    spec: str,
-    seed: int,
-    data: ImageData,
-    fabric: Fabric,
-    on_step: RunCallback,
-) -> dict[str, Any]:
-    one = train_config(config, spec, seed, config.out)
-    return run_training(
-        one,
-        fabric=fabric,
-        data=data,
-        on_step=lambda done, total: on_step(spec, seed, done, total),
-        teachers=config.out / "teachers",
-    )
 
 
 def _costs(

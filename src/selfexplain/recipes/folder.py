@@ -19,8 +19,12 @@ LOCK = ".lock"
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
     """Keep other runs out of a folder; the operating system frees it if the process dies.
+
+    Args:
+        folder: made if it does not exist.
+        patience: seconds to wait for another process to leave it.
 
     Raises:
         InputError: another process writes to the folder.
@@ -35,7 +39,7 @@ def locked(folder: Path) -> Iterator[None]:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        held = FileLock(folder / LOCK).acquire(timeout=0)
+        held = FileLock(folder / LOCK).acquire(timeout=patience)
     except Timeout as error:
         raise InputError(
             f"another process is writing to {folder}; wait for it, or pass another --out"

@@ -13,6 +13,7 @@ import tyro
 
 from selfexplain.errors import InputError
 from selfexplain.recipes.objective_options import ObjectiveOptions
+from selfexplain.recipes.sweep_options import SweepOptions
 from selfexplain.training import TrainingOptions
 
 
@@ -43,8 +44,8 @@ class DataOptions:
     """Mirror half of the images left to right; None for yes, except for digits."""
     cutout: int = 0
     """Side in pixels of a black square put at random on each image; 0 for none."""
-    workers: int = 2
-    """Processes that decode images, for data too large for memory."""
+    workers: Annotated[int, tyro.conf.arg(name="loader-workers")] = 2
+    """Processes of each run that decode images, for data too large for memory."""
 
     def __post_init__(self) -> None:
         """Refuse values that no data set can have."""
@@ -165,6 +166,7 @@ class CompareConfig(SharedConfig):
     tuner: Literal["random", "optuna"] = "random"
     """How settings are chosen after the first, which is the published one: drawn at random, or
     proposed by Optuna (needs the tune extra)."""
+    sweep: Annotated[SweepOptions, tyro.conf.arg(name="")] = field(default_factory=SweepOptions)
 
     def __post_init__(self) -> None:
         """Refuse a comparison of nothing, and a tuning of nothing."""
@@ -179,6 +181,11 @@ class CompareConfig(SharedConfig):
                 raise InputError(f"{name} names one twice; pass each once")
         for seed in self.seeds:
             check_seed(seed)
+        if self.sweep.apart and self.device.devices > 1:
+            raise InputError(
+                f"devices is {self.device.devices}, and such a run has processes of its own; "
+                "pass --workers 1, or --devices 1"
+            )
         name_folder(self, "compare", self.model, free=("objectives", "seeds"))
 
 
@@ -209,9 +216,10 @@ def plain(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
     """A configuration as JSON would give it back: dictionaries, lists, strings, numbers.
 
     Of the options of objectives only those of the objectives in use are kept, so that a run's
-    configuration stays what it was when the library learns another objective.
+    configuration stays what it was when the library learns another objective. How runs are spread
+    over processes (`sweep`) is left out: it changes no result.
     """
-    values = {k: v for k, v in asdict(config).items() if k not in leave_out}
+    values = {k: v for k, v in asdict(config).items() if k not in (*leave_out, "sweep")}
     for name in ("teacher", "start_seed"):  # runs without stay what they were before these came
         if values.get(name) is None:
             values.pop(name, None)

@@ -31,6 +31,7 @@ def run_search(
     *,
     data: ImageData | None = None,
     on_step: StepCallback = lambda done, total: None,
+    patience: float = 0.0,
 ) -> dict[str, Any]:
     """Search as the configuration says; return what `result.json` holds.
 
@@ -38,6 +39,7 @@ def run_search(
         config: the whole configuration; it is saved in the folder.
         data: the data set, if the caller has loaded it already.
         on_step: called after every step with the number of steps done and of the whole search's.
+        patience: seconds to wait for another process to leave the folder.
 
     Raises:
         InputError: the folder holds another run, or anything in the configuration cannot be used.
@@ -56,7 +58,7 @@ def run_search(
     done = config.out / "result.json"
     if done.exists():
         return read_json(done)
-    with locked(config.out):
+    with locked(config.out, patience):
         fabric = launch(DeviceOptions(accelerator=config.accelerator), TrainingOptions())
         fabric.barrier()  # every process has looked at the folder before one writes to it
         result: dict[str, Any] = {}

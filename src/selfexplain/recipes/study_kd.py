@@ -12,9 +12,10 @@ import tyro
 from selfexplain.errors import InputError
 from selfexplain.evaluation import share_of
 from selfexplain.objectives.teacher_parts import PARTS
-from selfexplain.recipes.compare import RunCallback, run_comparison
+from selfexplain.recipes.compare import run_comparison
 from selfexplain.recipes.environment import first_process
 from selfexplain.recipes.options import CompareConfig, name_folder
+from selfexplain.sweeps import Watch, ignore
 from selfexplain.training import TrainingOptions
 from selfexplain.training.files import write_json
 
@@ -69,15 +70,13 @@ class StudyKDConfig(CompareConfig):
         CompareConfig.__post_init__(self)
 
 
-def run_study(
-    config: StudyKDConfig, on_step: RunCallback = lambda objective, seed, done, total: None
-) -> dict[str, Any]:
+def run_study(config: StudyKDConfig, watch: Watch = ignore) -> dict[str, Any]:
     """Run or continue a study; return what `study.json` holds.
 
     Raises:
         InputError: the folder holds another comparison, or the configuration cannot be used.
     """
-    study = study_of(run_comparison(config, on_step))
+    study = study_of(run_comparison(config, watch))
     if first_process():
         write_json(config.out / "study.json", study)
     return study

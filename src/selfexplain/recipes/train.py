@@ -78,6 +78,7 @@ def run_training(
     data: ImageData | None = None,
     on_step: StepCallback = lambda done, total: None,
     teachers: Path | None = None,
+    patience: float = 0.0,
 ) -> dict[str, Any]:
     """Train and score as the configuration says; return what `result.json` holds.
 
@@ -89,6 +90,7 @@ def run_training(
             training of its teachers included.
         teachers: folder of the teachers that are trained for this run, which runs may share; None
             for one inside the run's own.
+        patience: seconds to wait for another process to leave the folder.
 
     Raises:
         InputError: the folder holds another run, or anything in the configuration cannot be used.
@@ -107,7 +109,7 @@ def run_training(
     done = config.out / "result.json"
     if done.exists():
         return read_json(done)
-    with locked(config.out):
+    with locked(config.out, patience):
         folder = config.out / "teachers" if teachers is None else teachers
         return _train_and_score(config, identity, fabric, data, on_step, folder)
 

@@ -2,11 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+from lightning_fabric import Fabric
+
+from selfexplain.data import ImageData
 from selfexplain.recipes.environment import first_process
+from selfexplain.recipes.grid import PATIENCE, loaded, run_grid
 from selfexplain.recipes.options import TrainConfig
-from selfexplain.recipes.train import run_training
+from selfexplain.recipes.train import StepCallback, run_training
+from selfexplain.sweeps import Scheduler, Watch, ignore
 from selfexplain.training.files import write_json
 from selfexplain.training.loop import DivergedError
 
@@ -45,25 +51,36 @@ def run_trial(config: TrainConfig, **context: Any) -> Outcome:
         return None
 
 
-def trials_in_turn(
+def run_trials(
     configs: Sequence[TrainConfig],
+    scheduler: Scheduler,
+    watch: Watch = ignore,
     *,
-    on_step: Callable[[str, int, int, int], None] = lambda trial, seed, done, total: None,
-    **context: Any,
+    fabric: Fabric | None = None,
+    data: ImageData | None = None,
+    teachers: Path | None = None,
 ) -> list[Outcome]:
-    """Run trials one after another.
-
-    Args:
-        configs: of the trials.
-        on_step: called after every step with the trial's name and seed, the steps done and in all.
-        context: what else `run_training` takes.
+    """Run trials through a scheduler; arguments are those of `grid.run_all`.
 
     Example:
-        >>> trials_in_turn([])
+        >>> from selfexplain.sweeps import InThisProcess
+        >>> run_trials([], InThisProcess())
         []
     """
-    names = [f"trial {number} of {len(configs)}" for number in range(1, len(configs) + 1)]
-    return [
-        run_trial(one, on_step=partial(on_step, name, one.seed), **context)
-        for name, one in zip(names, configs, strict=True)
-    ]
+
+    def here(config: TrainConfig, on_step: StepCallback) -> Outcome:
+        return run_trial(config, fabric=fabric, data=data, on_step=on_step, teachers=teachers)
+
+    function = partial(trial_apart, teachers=teachers) if scheduler.apart else here
+    return list(run_grid(function, configs, scheduler, watch).complete().values())
+
+
+def trial_apart(config: TrainConfig, on_step: StepCallback, *, teachers: Path | None) -> Outcome:
+    """Run a trial in a worker, which keeps the data set for its next one."""
+    return run_trial(
+        config,
+        data=loaded(config.data),
+        on_step=on_step,
+        patience=PATIENCE,
+        teachers=teachers,
+    )

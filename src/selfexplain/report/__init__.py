@@ -1,4 +1,4 @@
-"""What people see: tables, pictures, a progress bar."""
+"""What people see: tables, pictures, progress."""
 
 from selfexplain.report.cell_drawing import cell_svg
 from selfexplain.report.cell_text import cell_text
@@ -9,6 +9,7 @@ from selfexplain.report.progress import progress_bar
 from selfexplain.report.quality_table import quality_table
 from selfexplain.report.search_plot import architecture_figure
 from selfexplain.report.study import study_figure, study_markdown, study_table
+from selfexplain.report.sweep_table import sweep_progress
 from selfexplain.report.table import comparison_markdown, comparison_table
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "study_figure",
     "study_markdown",
     "study_table",
+    "sweep_progress",
 ]

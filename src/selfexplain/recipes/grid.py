@@ -1,0 +1,145 @@
+"""Many trainings through a scheduler, none of them twice."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric import Fabric
+
+from selfexplain.data import ImageData
+from selfexplain.errors import InputError
+from selfexplain.recipes.folder import claim_folder
+from selfexplain.recipes.options import DataOptions, RunConfig
+from selfexplain.recipes.prepare import load
+from selfexplain.recipes.train import StepCallback, run_training
+from selfexplain.sweeps import Done, Outcome, Scheduler, Trial, Watch, ignore
+from selfexplain.training.files import read_json
+
+PATIENCE = 30.0
+"""Seconds that a trial waits for its folder: processes that a killed worker had started (to decode
+images) hold its lock until they notice."""
+
+
+def run_all(
+    configs: Sequence[RunConfig],
+    scheduler: Scheduler,
+    watch: Watch = ignore,
+    *,
+    fabric: Fabric | None = None,
+    data: ImageData | None = None,
+    teachers: Path | None = None,
+) -> list[dict[str, Any]]:
+    """Train every configuration; return what each run's `result.json` holds.
+
+    Runs that are finished are not begun, others continue from their checkpoints.
+
+    Args:
+        configs: each with a folder of its own.
+        scheduler: carries them out.
+        watch: is told of every run, by its folder within the folder that all share.
+        fabric: for a scheduler in this process: launched, in place of one a run.
+        data: for a scheduler in this process: the data set, if all have the same.
+        teachers: folder of the teachers that are trained for these runs, which share them; None for
+            one in each run's folder.
+
+    Raises:
+        InputError: a run could not be made; the others have been made by then.
+
+    Example:
+        >>> import tempfile
+        >>> from selfexplain.recipes.options import DataOptions, TrainConfig
+        >>> from selfexplain.sweeps import InThisProcess
+        >>> from selfexplain.training import TrainingOptions
+        >>> out = Path(tempfile.mkdtemp())
+        >>> configs = [
+        ...     TrainConfig(
+        ...         data=DataOptions(data="digits", train_size=100),
+        ...         training=TrainingOptions(epochs=1, batch_size=50),
+        ...         seed=seed,
+        ...         out=out / f"seed{seed}",
+        ...     )
+        ...     for seed in (0, 1)
+        ... ]
+        >>> [result["seed"] for result in run_all(configs, InThisProcess())]
+        [0, 1]
+    """
+
+    def train_here(config: RunConfig, on_step: StepCallback) -> dict[str, Any]:
+        return run_training(config, fabric=fabric, data=data, on_step=on_step, teachers=teachers)
+
+    function = partial(train_apart, teachers=teachers) if scheduler.apart else train_here
+    return list(run_grid(function, configs, scheduler, watch).complete().values())
+
+
+def run_grid(
+    function: Callable[[Any, StepCallback], Any],
+    configs: Sequence[Any],
+    scheduler: Scheduler,
+    watch: Watch = ignore,
+) -> Outcome:
+    """Call a function that runs one configuration on all of them.
+
+    Args:
+        function: called as `function(config, on_step)`; it leaves `result.json` in the folder.
+        configs: dataclasses with `out` and `resume`, each with a folder of its own.
+        scheduler: carries them out.
+        watch: is told of every run, by its folder within the folder that all share.
+
+    Returns:
+        Results and failures by these names, in the order of the configurations.
+    """
+    named = dict(zip(run_names([c.out for c in configs]), configs, strict=True))
+    finished = {}
+    trials = []
+    for name, config in named.items():
+        resumed = dataclasses.replace(config, resume=True)
+        if (config.out / "result.json").exists():
+            claim_folder(resumed)  # raises if it is another run's
+            finished[name] = read_json(config.out / "result.json")
+            watch(name, Done(finished[name]))
+        else:
+            trials.append(Trial(name, function, resumed))
+    outcome = scheduler.run(trials, watch)
+    results = finished | outcome.results
+    return Outcome({name: results[name] for name in named if name in results}, outcome.failures)
+
+
+def run_names(folders: Sequence[Path]) -> list[str]:
+    """What to call runs: their folders within the folder that all share.
+
+    Raises:
+        InputError: two runs have one folder.
+
+    Example:
+        >>> run_names([Path("a/standard/seed0"), Path("a/introspective/seed0")])
+        ['standard/seed0', 'introspective/seed0']
+    """
+    if len(set(folders)) != len(folders):
+        raise InputError("two runs have the same folder; pass each a folder of its own")
+    if not folders:
+        return []
+    whole = [folder.absolute() for folder in folders]
+    shared = os.path.commonpath([folder.parent for folder in whole])
+    return [folder.relative_to(shared).as_posix() for folder in whole]
+
+
+def train_apart(
+    config: RunConfig, on_step: StepCallback, *, teachers: Path | None
+) -> dict[str, Any]:
+    """Train in a worker, which keeps the data set for its next run."""
+    return run_training(
+        config,
+        data=loaded(config.data),
+        on_step=on_step,
+        patience=PATIENCE,
+        teachers=teachers,
+    )
+
+
+@lru_cache(maxsize=1)
+def loaded(options: DataOptions) -> ImageData:
+    """The data set, kept for the next call. For workers, which end with their sweep."""
+    return load(options)

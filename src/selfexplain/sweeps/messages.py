@@ -1,0 +1,73 @@
+"""What is told of a trial while a sweep runs."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The trial waits for its turn.
+
+    Example:
+        >>> Waiting()
+        Waiting()
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The trial has begun, or begun again.
+
+    Example:
+        >>> Started("process 4711").where
+        'process 4711'
+    """
+
+    where: str
+    pid: int | None = None
+    """Of the process on this machine that runs it, if it has one of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """So many steps of the trial are done, out of so many.
+
+    Example:
+        >>> Step(3, 10).total
+        10
+    """
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The trial has ended well.
+
+    Example:
+        >>> Done({"accuracy": 90.0}).result["accuracy"]
+        90.0
+    """
+
+    result: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An attempt at the trial has failed.
+
+    Example:
+        >>> Failed("its process was killed by signal 9", retry=True).retry
+        True
+    """
+
+    reason: str
+    """One line."""
+    detail: str = ""
+    """A traceback, for a trial that raised what nobody expects."""
+    retry: bool = False
+    """Whether it is tried again."""
+
+
+Message = Waiting | Started | Step | Done | Failed

@@ -1,0 +1,62 @@
+"""Trials that worker processes can import. Each keeps a diary: a line for every step it takes."""
+
+import os
+import time
+from pathlib import Path
+
+from selfexplain.errors import InputError
+from selfexplain.sweeps import Trial
+
+STEPS = 4
+
+
+def count_up(folder: Path, on_step) -> int:
+    """Takes four steps with a checkpoint after each, and goes on from the last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint, diary = folder / "checkpoint", folder / "diary"
+    done = int(checkpoint.read_text()) if checkpoint.exists() else 0
+    while done < STEPS:
+        done += 1
+        with diary.open("a") as file:
+            file.write(f"{done} by {os.getpid()}\n")
+        checkpoint.write_text(str(done))
+        on_step(done, STEPS)
+        if (folder / "slow").exists():
+            time.sleep(1)
+    return done
+
+
+def refused(folder: Path, on_step) -> int:
+    count_up(folder, on_step)
+    raise InputError("the loss became nan; pass a smaller --lr")
+
+
+def raising_once(folder: Path, on_step) -> int:
+    if not (folder / "checkpoint").exists():
+        count_up(folder, on_step)
+        raise RuntimeError("a GPU fell off\nthe bus")
+    return count_up(folder, on_step)
+
+
+def raising(folder: Path, on_step) -> int:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "diary").open("a") as file:
+        file.write("raised\n")
+    raise ZeroDivisionError("oh")
+
+
+def exiting(folder: Path, on_step) -> int:
+    print("last words", flush=True)
+    os._exit(3)
+
+
+def environment(names, on_step) -> dict[str, str | None]:
+    return {name: os.environ.get(name) for name in names}
+
+
+def trials(folder: Path, *functions) -> list[Trial]:
+    return [Trial(f.__name__, f, folder / f.__name__) for f in functions]
+
+
+def diary(folder: Path, trial: str) -> list[str]:
+    return (folder / trial / "diary").read_text().splitlines()
