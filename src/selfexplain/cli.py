@@ -21,6 +21,8 @@ from selfexplain.recipes.prepare import load
 from selfexplain.recipes.retrain_options import RetrainConfig
 from selfexplain.recipes.search import run_search
 from selfexplain.recipes.search_options import SearchConfig
+from selfexplain.recipes.searches import run_searches
+from selfexplain.recipes.searches_options import SearchesConfig
 from selfexplain.recipes.train import run_training
 from selfexplain.report import (
     cell_text,
@@ -28,6 +30,7 @@ from selfexplain.report import (
     comparison_table,
     progress_bar,
     save_figure,
+    searches_table,
     sweep_progress,
 )
 from selfexplain.spaces import from_string
@@ -45,7 +48,7 @@ Command = (
     Annotated[TrainConfig, tyro.conf.subcommand("train")]
     | Annotated[CompareConfig, tyro.conf.subcommand("compare")]
     | Annotated[ExplainConfig, tyro.conf.subcommand("explain")]
-    | Annotated[SearchConfig, tyro.conf.subcommand("search")]
+    | Annotated[SearchesConfig, tyro.conf.subcommand("search")]
     | Annotated[RetrainConfig, tyro.conf.subcommand("retrain")]
     | Annotated[LookupConfig, tyro.conf.subcommand("lookup")]
     | Annotated[DemoConfig, tyro.conf.subcommand("demo")]
@@ -92,8 +95,11 @@ def _run(command: Command, console: Console) -> None:
         case ExplainConfig():
             save_figure(explain_images(command), command.out)
             console.print(f"Picture: {command.out}", soft_wrap=True)
-        case SearchConfig():
-            _search(command, console)
+        case SearchesConfig():
+            if command.seeds:
+                _searches(command, console)
+            else:
+                _search(command.each()[0], console)
         case LookupConfig():
             console.print(lookup_table(command.genotype, run_lookup(command)))
         case DemoConfig():
@@ -150,6 +156,13 @@ def _search(config: SearchConfig, console: Console) -> None:
     console.print(f"Drawn cell: {config.out / 'cell.svg'}", soft_wrap=True)
     console.print(f"Genotype: {config.out / 'genotype.json'}", soft_wrap=True)
     console.print(f"Search: {config.out}", soft_wrap=True)
+
+
+def _searches(config: SearchesConfig, console: Console) -> None:
+    with sweep_progress(console, epochs=config.epochs, quiet=not first_process()) as watch:
+        results = run_searches(config, watch)
+    console.print(searches_table(results))
+    console.print(f"Results: {config.out / 'searches.json'}", soft_wrap=True)
 
 
 def _demo(command: DemoConfig, console: Console) -> None:

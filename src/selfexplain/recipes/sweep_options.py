@@ -1,5 +1,6 @@
 """How the runs of a grid are spread over processes and machines."""
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,12 +56,18 @@ def scheduler_of(options: SweepOptions) -> Scheduler:
     """The scheduler that the options ask for.
 
     Raises:
-        InputError: this machine lacks what it takes.
+        InputError: this machine lacks what it takes, or a launcher has started several processes
+            for one run.
 
     Example:
         >>> scheduler_of(SweepOptions(workers=1)).apart
         False
     """
+    if options.apart and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            "a launcher has started this command in several processes, which train one run "
+            "together; leave out --workers and --cluster, or the launcher"
+        )
     if options.cluster == "ray":
         return RayCluster(
             options.cluster_address,

@@ -5,6 +5,7 @@ from selfexplain.report.cell_text import cell_text
 from selfexplain.report.picture import explanation_figure, save_figure
 from selfexplain.report.progress import progress_bar
 from selfexplain.report.search_plot import architecture_figure
+from selfexplain.report.searches_table import searches_table
 from selfexplain.report.sweep_table import sweep_progress
 from selfexplain.report.table import comparison_markdown, comparison_table
 
@@ -17,5 +18,6 @@ __all__ = [
     "explanation_figure",
     "progress_bar",
     "save_figure",
+    "searches_table",
     "sweep_progress",
 ]
