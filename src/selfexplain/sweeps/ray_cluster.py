@@ -4,21 +4,19 @@ The folders that trials read and write must lie on a file system that all machin
 see under the same paths.
 """
 
-import importlib
 import os
 import pickle
 import socket
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from selfexplain.errors import InputError, first_line
-from selfexplain.sweeps.attempt import attempt
 from selfexplain.sweeps.ledger import Ledger
-from selfexplain.sweeps.messages import Done, Failed, Message, Started
+from selfexplain.sweeps.messages import Failed, Message
+from selfexplain.sweeps.ray_worker import Board, Place, attempt_there, import_ray
 from selfexplain.sweeps.trial import Outcome, Trial, Watch, ignore
 
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -59,7 +57,7 @@ class RayCluster:
         cpus_per_run: int = 1,
         retries: int = 2,
     ) -> None:
-        self.ray = _import_ray()
+        self.ray = import_ray()
         self.address, self.workers, self.retries = address, workers, retries
         self.gpus_per_run, self.cpus_per_run = gpus_per_run, cpus_per_run
 
@@ -117,9 +115,9 @@ class _Sweep:
         self, ray: Any, ledger: Ledger, needs: dict[str, float], workers: int | None
     ) -> None:
         self.ray, self.ledger, self.workers = ray, ledger, workers
-        self.board = ray.remote(num_cpus=0, max_restarts=-1)(_Board).remote()
+        self.board = ray.remote(num_cpus=0, max_restarts=-1)(Board).remote()
         # We try again ourselves, so that every attempt is counted and told of.
-        self.attempt = ray.remote(max_retries=0, **needs)(_attempt_there)
+        self.attempt = ray.remote(max_retries=0, **needs)(attempt_there)
         self.running: dict[Any, Trial] = {}
 
     def run(self) -> None:
@@ -139,7 +137,7 @@ class _Sweep:
             trial = self.ledger.next()
             if trial is None:
                 return
-            place = _Place(str(Path.cwd()), tuple(sys.path))
+            place = Place(str(Path.cwd()), tuple(sys.path))
             self.running[self.attempt.remote(pickle.dumps(trial), self.board, place)] = trial
 
     def _tell(self) -> None:
@@ -161,75 +159,9 @@ class _Sweep:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """What a worker takes over from the process that started the sweep."""
-
-    folder: str
-    """Paths in configurations may be relative to it."""
-    module_folders: tuple[str, ...]
-    """Where modules are looked for, after the worker's own."""
-
-    def enter(self) -> None:
-        sys.path += [folder for folder in self.module_folders if folder not in sys.path]
-        try:
-            os.chdir(self.folder)
-        except OSError as error:
-            raise InputError(
-                f"{socket.gethostname()} cannot enter {self.folder} ({error.strerror}); start the "
-                "sweep in a folder that all machines of the cluster see"
-            ) from error
-
-
-class _Board:
-    """An actor on which trials pin their news, for the sweep to take."""
-
-    def __init__(self) -> None:
-        self.news: list[tuple[str, Message]] = []
-
-    def pin(self, name: str, message: Message) -> None:
-        self.news.append((name, message))
-
-    def take(self) -> list[tuple[str, Message]]:
-        news, self.news = self.news, []
-        return news
-
-
-def _attempt_there(pickled: bytes, board: Any, place: _Place) -> Message:
-    """Run a trial on a machine of the cluster; return its last message, pin the others."""
-    ray = _import_ray()
-    try:
-        place.enter()
-    except InputError as error:
-        return Failed(str(error))
-    trial: Trial = pickle.loads(pickled)  # noqa: S301 - from the process that started the sweep
-    last: list[Message] = []
-
-    def send(message: Message) -> None:
-        if isinstance(message, Done | Failed):
-            last.append(message)
-            return
-        pinned = board.pin.remote(trial.name, message)
-        if isinstance(message, Started):  # nobody is to see an end without a beginning
-            with suppress(ray.exceptions.RayError):
-                ray.get(pinned)
-
-    attempt(trial, send, f"{socket.gethostname()}, process {os.getpid()}")
-    return last[0]
-
-
 def _reach(address: str | None) -> None:
     """Raise OSError if nobody listens at HOST:PORT; Ray itself would try for minutes."""
     host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
     if colon:
         with socket.create_connection((host, int(port)), timeout=10):
             pass
-
-
-def _import_ray() -> Any:
-    try:
-        return importlib.import_module("ray")
-    except ImportError as error:
-        raise InputError(
-            "--cluster ray needs the ray package; install it with: pip install 'selfexplain[ray]'"
-        ) from error
