@@ -23,6 +23,8 @@ from selfexplain.recipes.prepare import load
 from selfexplain.recipes.retrain_options import RetrainConfig
 from selfexplain.recipes.search import run_search
 from selfexplain.recipes.search_options import SearchConfig
+from selfexplain.recipes.searches import run_searches
+from selfexplain.recipes.searches_options import SearchesConfig
 from selfexplain.recipes.study_kd import StudyKDConfig, run_study
 from selfexplain.recipes.train import run_training
 from selfexplain.report import (
@@ -33,6 +35,7 @@ from selfexplain.report import (
     progress_bar,
     quality_table,
     save_figure,
+    searches_table,
     study_figure,
     study_markdown,
     study_table,
@@ -54,7 +57,7 @@ Command = (
     | Annotated[CompareConfig, tyro.conf.subcommand("compare")]
     | Annotated[StudyKDConfig, tyro.conf.subcommand("study-kd")]
     | Annotated[ExplainConfig, tyro.conf.subcommand("explain")]
-    | Annotated[SearchConfig, tyro.conf.subcommand("search")]
+    | Annotated[SearchesConfig, tyro.conf.subcommand("search")]
     | Annotated[RetrainConfig, tyro.conf.subcommand("retrain")]
     | Annotated[LookupConfig, tyro.conf.subcommand("lookup")]
     | Annotated[ExportConfig, tyro.conf.subcommand("export")]
@@ -101,8 +104,8 @@ def _run(command: Command, console: Console) -> None:
             _compare(command, console)
         case ExplainConfig():
             _explain(command, console)
-        case SearchConfig():
-            _search(command, console)
+        case SearchesConfig():
+            _one_or_more_searches(command, console)
         case LookupConfig():
             console.print(lookup_table(command.genotype, run_lookup(command)))
         case ExportConfig():
@@ -168,6 +171,13 @@ def _study(config: StudyKDConfig, console: Console) -> None:
         console.print(f"Results: {config.out / 'study.json'}", soft_wrap=True)
 
 
+def _one_or_more_searches(config: SearchesConfig, console: Console) -> None:
+    if config.seeds:
+        _searches(config, console)
+    else:
+        _search(config.each()[0], console)
+
+
 def _search(config: SearchConfig, console: Console) -> None:
     with progress_bar(console, quiet=not first_process()) as advance:
         result = run_search(
@@ -196,6 +206,13 @@ def _tell_of_search(config: SearchConfig, result: dict[str, Any], console: Conso
     console.print(f"Drawn cell: {config.out / 'cell.svg'}", soft_wrap=True)
     console.print(f"Genotype: {config.out / 'genotype.json'}", soft_wrap=True)
     console.print(f"Search: {config.out}", soft_wrap=True)
+
+
+def _searches(config: SearchesConfig, console: Console) -> None:
+    with sweep_progress(console, epochs=config.epochs, quiet=not first_process()) as watch:
+        results = run_searches(config, watch)
+    console.print(searches_table(results))
+    console.print(f"Results: {config.out / 'searches.json'}", soft_wrap=True)
 
 
 def _demo(command: DemoConfig, console: Console) -> None:

@@ -19,7 +19,7 @@ from selfexplain.recipes.compare import run_comparison
 from selfexplain.recipes.folder import locked
 from selfexplain.recipes.grid import run_all, run_names
 from selfexplain.recipes.options import CompareConfig, DataOptions, DeviceOptions, TrainConfig
-from selfexplain.recipes.sweep_options import SweepOptions
+from selfexplain.recipes.sweep_options import SweepOptions, scheduler_of
 from selfexplain.sweeps import Done, Failed, InThisProcess, LocalWorkers, Started, Step
 from selfexplain.training import TrainingOptions
 
@@ -165,7 +165,13 @@ def test_one_command_at_a_time_on_a_comparison(tmp_path: Path) -> None:
         run_comparison(comparison(tmp_path))
 
 
-def test_several_devices_and_workers_exclude_each_other(tmp_path: Path) -> None:
+def test_several_devices_and_workers_exclude_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as torchrun does
+    with pytest.raises(InputError, match="leave out --workers"):
+        scheduler_of(SweepOptions(workers=2))
+    assert not scheduler_of(SweepOptions()).apart
     with pytest.raises(InputError, match="--workers 1, or --devices 1"):
         comparison(tmp_path, device=DeviceOptions(devices=2), sweep=SweepOptions(workers=2))
 

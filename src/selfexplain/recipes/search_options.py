@@ -73,7 +73,7 @@ class SearchConfig:
         self._check_method()
         held_out = self.data.validation or 0.5
         object.__setattr__(self, "data", replace(self.data, validation=held_out))
-        name_folder(self, "search", self.space, self.method)
+        name_folder(self, "search", self.space, self.method, free=("seeds",))
 
     @property
     def resting_epochs(self) -> int:

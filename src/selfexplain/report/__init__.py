@@ -8,6 +8,7 @@ from selfexplain.report.picture import explanation_figure, save_figure
 from selfexplain.report.progress import progress_bar
 from selfexplain.report.quality_table import quality_table
 from selfexplain.report.search_plot import architecture_figure
+from selfexplain.report.searches_table import searches_table
 from selfexplain.report.study import study_figure, study_markdown, study_table
 from selfexplain.report.sweep_table import sweep_progress
 from selfexplain.report.table import comparison_markdown, comparison_table
@@ -24,6 +25,7 @@ __all__ = [
     "progress_bar",
     "quality_table",
     "save_figure",
+    "searches_table",
     "study_figure",
     "study_markdown",
     "study_table",

@@ -3,6 +3,7 @@
 from selfexplain.sweeps.here import InThisProcess
 from selfexplain.sweeps.local import LocalWorkers
 from selfexplain.sweeps.messages import Done, Failed, Message, Started, Step, Waiting
+from selfexplain.sweeps.ray_cluster import RayCluster
 from selfexplain.sweeps.trial import Outcome, Scheduler, Trial, Watch, ignore
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "LocalWorkers",
     "Message",
     "Outcome",
+    "RayCluster",
     "Scheduler",
     "Started",
     "Step",

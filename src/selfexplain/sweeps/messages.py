@@ -25,7 +25,7 @@ class Started:
 
     where: str
     pid: int | None = None
-    """Of the process on this machine that runs it, if it has one of its own."""
+    """Of the process that runs it, on the machine where it does, if it has one of its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,54 @@
+"""The table of searches with several seeds, for the terminal."""
+
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from selfexplain.report.table import with_spread
+
+
+def searches_table(results: dict[str, Any]) -> Table:
+    """One line a seed; below, what the seeds have in common.
+
+    Args:
+        results: what `searches.json` holds.
+
+    Example:
+        >>> row = {"seed": 0, "skips": 1, "edges": 6, "collapsed": False, "epochs": 2}
+        >>> summary = {"n": 1, "different_cells": 1, "collapsed": 0, "skips_mean": 1.0,
+        ...            "skips_std": None, "validation_accuracy_mean": None}
+        >>> searches_table({"rows": [row], "summary": summary}).row_count
+        1
+    """
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+        caption=_caption(results["summary"]),
+        caption_justify="left",
+    )
+    for name in ("seed", "epochs", "validation %", "skips", ""):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in results["rows"]:
+        accuracy = row.get("validation_accuracy")
+        table.add_row(
+            str(row["seed"]),
+            str(row["epochs"]),
+            "" if accuracy is None else f"{accuracy:.2f}",
+            f"{row['skips']} of {row['edges']}",
+            "collapsed" if row["collapsed"] else "",
+        )
+    return table
+
+
+def _caption(summary: dict[str, Any]) -> str:
+    accuracy = ""
+    if summary["validation_accuracy_mean"] is not None:
+        mean, std = summary["validation_accuracy_mean"], summary["validation_accuracy_std"]
+        accuracy = f"supernet's accuracy on held-out images {with_spread(mean, std, 2)} %; "
+    return (
+        f"{accuracy}{with_spread(summary['skips_mean'], summary['skips_std'], 1)} skip "
+        f"connections; {summary['different_cells']} different cells from {summary['n']} seeds, "
+        f"{summary['collapsed']} collapsed"
+    )
