@@ -5,12 +5,13 @@ from pathlib import Path
 import torch
 import transformers
 from accelerate import Accelerator
+from adapter_objectives import Counting
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from selfexplain import Introspective
 from selfexplain.adapters.huggingface import Logits, ObjectiveTrainer
 from selfexplain.models import build_model
-from selfexplain.objectives import Objective, Standard
+from selfexplain.objectives import Objective
 
 
 class Images(Dataset):
@@ -24,17 +25,6 @@ class Images(Dataset):
 
     def __getitem__(self, i: int) -> dict[str, object]:
         return {"pixel_values": self.x[i], "labels": i % 3}
-
-
-class Counting(Standard):
-    """Standard training that writes down what it is told of epochs."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        super().__init__(model)
-        self.told: list[tuple[int, int]] = []
-
-    def begin_epoch(self, epoch: int, epochs: int) -> None:
-        self.told.append((epoch, epochs))
 
 
 def resnet() -> Logits:

@@ -3,23 +3,13 @@
 import lightning
 import pytest
 import torch
+from adapter_objectives import Counting
 from torch.utils.data import DataLoader, TensorDataset
 
 from selfexplain import Introspective
 from selfexplain.adapters.lightning import ObjectiveModule, TellEpochs
 from selfexplain.models import build_model
-from selfexplain.objectives import Objective, Standard
-
-
-class Counting(Standard):
-    """Standard training that writes down what it is told of epochs."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        super().__init__(model)
-        self.told: list[tuple[int, int]] = []
-
-    def begin_epoch(self, epoch: int, epochs: int) -> None:
-        self.told.append((epoch, epochs))
+from selfexplain.objectives import Objective
 
 
 def batches(seed: int = 0) -> DataLoader:

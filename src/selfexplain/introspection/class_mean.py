@@ -10,6 +10,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfexplain.objectives.processes import world_size
+
 
 class RunningClassMean(nn.Module):
     """Exponential running mean of rows s (B, K), one row for each true class.
@@ -58,7 +60,7 @@ class RunningClassMean(nn.Module):
         onehot_BK = F.one_hot(y_B, classes).to(s_BK.dtype)
         with torch.autocast(s_BK.device.type, enabled=False):
             sums_KK, count_K = onehot_BK.T @ s_BK, onehot_BK.sum(dim=0)
-        if dist.is_available() and dist.is_initialized():
+        if world_size() > 1:
             dist.all_reduce(sums_KK)
             dist.all_reduce(count_K)
         present_K = count_K > 0

@@ -7,12 +7,12 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from selfexplain.errors import InputError
 from selfexplain.objectives.base import Objective, check_in_range
 from selfexplain.objectives.context import ObjectiveContext
+from selfexplain.objectives.processes import rank
 from selfexplain.objectives.wrapper import Wrapper
 
 
@@ -145,9 +145,8 @@ class Mixing(Wrapper):
 
     def _generator(self) -> np.random.Generator:
         """Of this step. NumPy's, as torch draws from Beta with its global generator only."""
-        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
         name = type(self).__name__.encode()  # one within the other must not draw alike
-        return np.random.default_rng([self.seed, self.steps, rank, *name])
+        return np.random.default_rng([self.seed, self.steps, rank(), *name])
 
 
 def refusal(objective: Objective | type[Objective]) -> str | None:

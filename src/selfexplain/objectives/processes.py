@@ -21,6 +21,16 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def rank() -> int:
+    """Number of this process in the default group; 0 where there is none.
+
+    Example:
+        >>> rank()
+        0
+    """
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
 def gathered(rows: Tensor) -> Tensor:
     """Rows (B, ...) of all processes of the default group, in the order of their ranks, detached.
 
@@ -48,4 +58,4 @@ def own_part(rows: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return rows
-    return rows.tensor_split(world_size())[dist.get_rank()]
+    return rows.tensor_split(world_size())[rank()]

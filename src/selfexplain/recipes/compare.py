@@ -15,7 +15,6 @@ import torch
 from lightning_fabric import Fabric
 
 from selfexplain.data import ImageData
-from selfexplain.recipes import trials
 from selfexplain.recipes.classifier import build_seeded
 from selfexplain.recipes.environment import environment
 from selfexplain.recipes.folder import check_free, check_same_config, locked, saved_config
@@ -33,7 +32,7 @@ from selfexplain.recipes.teacher_chain import (
     with_total_cost,
 )
 from selfexplain.recipes.train import check_model, launch
-from selfexplain.recipes.trials import RunTrials
+from selfexplain.recipes.trials import RunTrials, run_trial
 from selfexplain.recipes.tune import check_tunable, tuned
 from selfexplain.sweeps import Watch, ignore
 from selfexplain.training.cost import interleaved_cost
@@ -95,12 +94,13 @@ def _compare(config: CompareConfig, watch: Watch, run_trials: RunTrials | None) 
         )
     scheduler = scheduler_of(config.sweep)
     through = partial(
-        trials.run_trials,
+        run_all,
         scheduler=scheduler,
         watch=watch,
         fabric=fabric,
         data=data,
         teachers=config.out / "tune" / "teachers",
+        train=run_trial,
     )
     config, tuning = tuned(config, run_trials or through)
     # Steps are timed while nothing else of ours runs; workers would disturb each other.

@@ -8,13 +8,14 @@ first, image by image. Shape suffixes: N images, C channels, H and W space.
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from selfexplain.data import normalise
+from selfexplain.data import ImageData, normalise
 from selfexplain.data.seeding import named_generator
 from selfexplain.errors import InputError
 from selfexplain.evaluation import paired_difference, predict
@@ -58,9 +59,10 @@ def evaluate_explanations(
     first: ScoredImages | None = None
     of_runs: list[Values] = []
     stages: list[dict[str, Any]] = []
+    load_once = lru_cache(maxsize=1)(load)  # runs that can be compared have the same data
     for folder in config.run:
         run = load_run(folder, config.kind[0], config.layer)
-        images = scored_images(folder, run, options.count, options.seed)
+        images = scored_images(folder, run, options.count, options.seed, load_once)
         first = images if first is None else first
         _check_same(images, first, folder, config.run[0])
         values, of_stages = _evaluate(config, folder, run, images, device, on_step)
@@ -88,7 +90,13 @@ def evaluate_explanations(
     return results
 
 
-def scored_images(folder: Path, run: TrainedRun, count: int, seed: int) -> ScoredImages:
+def scored_images(
+    folder: Path,
+    run: TrainedRun,
+    count: int,
+    seed: int,
+    load_data: Callable[[DataOptions], ImageData] = load,
+) -> ScoredImages:
     """Draw images of the split that a run was scored on, read from its own data.
 
     Args:
@@ -96,13 +104,14 @@ def scored_images(folder: Path, run: TrainedRun, count: int, seed: int) -> Score
         run: what `load_run` made of it.
         count: how many; all if there are fewer.
         seed: of the draw; equal splits give equal images.
+        load_data: loads the data set.
 
     Raises:
         InputError: the data are not there, or are not those of the run.
     """
     saved = saved_config(folder / "run.json")
     options = DataOptions(**saved["data"])
-    data = load(options)
+    data = load_data(options)
     if (data.class_names, data.shape_CHW) != (run.class_names, run.shape_CHW):
         raise InputError(
             f"{options.data} no longer has the classes and image size that {folder} was trained "

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from selfexplain.errors import InputError, first_line
 from selfexplain.recipes.derived import is_derived
 from selfexplain.recipes.finished import FinishedRun, read_finished
-from selfexplain.recipes.folder import saved_config
 from selfexplain.recipes.hub import push_folder
 from selfexplain.recipes.pretrained import (
     CONFIG,
@@ -87,8 +86,7 @@ def export_run(config: ExportConfig) -> list[Path]:
 def _card(run: FinishedRun) -> str:
     result = read_json(run.folder / "result.json")
     environment = read_json(run.folder / "run.json").get("environment", {})
-    config = saved_config(run.folder / "run.json")
-    return model_card(config, result, environment, run.class_names, run.shape_CHW)
+    return model_card(run.config, result, environment, run.class_names, run.shape_CHW)
 
 
 def _onnx(run: FinishedRun, classifier: PixelClassifier) -> bytes:

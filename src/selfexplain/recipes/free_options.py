@@ -1,6 +1,5 @@
 """Which options of an objective's spec are open to tuning, and a spec with them set."""
 
-import re
 from collections.abc import Mapping
 from typing import get_type_hints
 
@@ -8,6 +7,7 @@ from selfexplain.objectives import Choice
 from selfexplain.objectives.tunable import Tunable
 from selfexplain.recipes.objective_options import ObjectiveOptions
 from selfexplain.recipes.objectives import OBJECTIVES
+from selfexplain.recipes.partners import parts_of
 
 Value = str | int | float | bool
 
@@ -23,7 +23,7 @@ def free_options(spec: str) -> dict[str, Tunable]:
         >>> list(free_options("label_smoothing:smoothing=0.2"))
         []
     """
-    name, _, fixed = re.split(r"\+(?!\d)", spec)[-1].partition(":")  # 1e+3 is a number
+    name, _, fixed = parts_of(spec)[-1].partition(":")
     named = {part.partition("=")[0] for part in fixed.split(",")}
     return {k: v for k, v in OBJECTIVES[name].tunable.items() if k not in named}
 
@@ -37,7 +37,7 @@ def with_options(spec: str, options: Mapping[str, Value]) -> str:
     """
     if not options:
         return spec
-    last = re.split(r"\+(?!\d)", spec)[-1]
+    last = parts_of(spec)[-1]
     text = ",".join(f"{name}={_text(value)}" for name, value in options.items())
     return f"{spec}{',' if ':' in last else ':'}{text}"
 
@@ -49,7 +49,7 @@ def whole_numbers(spec: str, options: ObjectiveOptions) -> set[str]:
         >>> "warmup_steps" in whole_numbers("introspective", ObjectiveOptions())
         True
     """
-    name = re.split(r"\+(?!\d)", spec)[-1].partition(":")[0]
+    name = parts_of(spec)[-1].partition(":")[0]
     base = getattr(options, name, None)
     hints = {} if base is None else get_type_hints(type(base))
     return {option for option, hint in hints.items() if hint is int}

@@ -31,7 +31,8 @@ def run_all(
     fabric: Fabric | None = None,
     data: ImageData | None = None,
     teachers: Path | None = None,
-) -> list[dict[str, Any]]:
+    train: Callable[..., Any] = run_training,
+) -> list[Any]:
     """Train every configuration; return what each run's `result.json` holds.
 
     Runs that are finished are not begun, others continue from their checkpoints.
@@ -44,6 +45,8 @@ def run_all(
         data: for a scheduler in this process: the data set, if all have the same.
         teachers: folder of the teachers that are trained for these runs, which share them; None for
             one in each run's folder.
+        train: what is called for each configuration, as `run_training` is; a function that a worker
+            can import. Its results are returned.
 
     Raises:
         InputError: a run could not be made; the others have been made by then.
@@ -67,10 +70,11 @@ def run_all(
         [0, 1]
     """
 
-    def train_here(config: RunConfig, on_step: StepCallback) -> dict[str, Any]:
-        return run_training(config, fabric=fabric, data=data, on_step=on_step, teachers=teachers)
+    def train_here(config: RunConfig, on_step: StepCallback) -> Any:
+        return train(config, fabric=fabric, data=data, on_step=on_step, teachers=teachers)
 
-    function = partial(train_apart, teachers=teachers) if scheduler.apart else train_here
+    apart = partial(train_apart, train=train, teachers=teachers)
+    function = apart if scheduler.apart else train_here
     return list(run_grid(function, configs, scheduler, watch).complete().values())
 
 
@@ -127,10 +131,14 @@ def run_names(folders: Sequence[Path]) -> list[str]:
 
 
 def train_apart(
-    config: RunConfig, on_step: StepCallback, *, teachers: Path | None
-) -> dict[str, Any]:
+    config: RunConfig,
+    on_step: StepCallback,
+    *,
+    train: Callable[..., Any],
+    teachers: Path | None,
+) -> Any:
     """Train in a worker, which keeps the data set for its next run."""
-    return run_training(
+    return train(
         config,
         data=loaded(config.data),
         on_step=on_step,

@@ -4,10 +4,10 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich import box
 from rich.table import Table
 
 from selfexplain.errors import InputError
+from selfexplain.report.frame import plain_table
 from selfexplain.report.table import with_spread
 from selfexplain.spaces.files import load_genotype
 from selfexplain.spaces.table import Lookup, load_table
@@ -67,21 +67,13 @@ def lookup_table(names: Sequence[str], lookups: Sequence[Lookup]) -> Table:
         >>> lookup_table(["a", "b"], [found, found]).row_count
         3
     """
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        padding=(0, 1, 0, 0),
-        header_style="bold",
-        caption=(
-            "CIFAR-100 after 200 epochs, mean over a cell's seeds; seed std: of validation and "
-            f"test images together; rank among {lookups[0].cells} cells by test accuracy, 1 is "
-            "best, = is shared; beats: share of the other cells that are worse"
-        ),
-        caption_justify="left",
+    table = plain_table(
+        "CIFAR-100 after 200 epochs, mean over a cell's seeds; seed std: of validation and "
+        f"test images together; rank among {lookups[0].cells} cells by test accuracy, 1 is "
+        "best, = is shared; beats: share of the other cells that are worse",
+        left=["cell"],
+        right=HEADER,
     )
-    table.add_column("cell", overflow="fold")
-    for name in HEADER:
-        table.add_column(name, justify="right", no_wrap=True)
     for name, found in zip(names, lookups, strict=True):
         table.add_row(name, *_cells(found))
     if len(lookups) > 1:

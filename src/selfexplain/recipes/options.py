@@ -13,6 +13,7 @@ import tyro
 
 from selfexplain.errors import InputError
 from selfexplain.recipes.objective_options import ObjectiveOptions
+from selfexplain.recipes.partners import parts_of
 from selfexplain.recipes.sweep_options import SweepOptions
 from selfexplain.training import TrainingOptions
 
@@ -225,7 +226,7 @@ def plain(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
             values.pop(name, None)
     specs = getattr(config, "objectives", None) or [getattr(config, "objective", None)]
     if "options" in values and specs != [None]:
-        used = {part.partition(":")[0] for spec in specs for part in spec.split("+")}
+        used = {part.partition(":")[0] for spec in specs for part in parts_of(spec)}
         values["options"] = {k: v for k, v in values["options"].items() if k in used}
     result: dict[str, Any] = json.loads(json.dumps(values, default=str))
     return result

@@ -13,6 +13,16 @@ PARTNERS: dict[str, type[Mixing]] = {
 """Name -> class. Options are the field of its name in `ObjectiveOptions`."""
 
 
+def parts_of(spec: str) -> list[str]:
+    """The parts of a spec between its plus signs, unchecked; the last is the objective's.
+
+    Example:
+        >>> parts_of("mixup+kd:temperature=1e+3")
+        ['mixup', 'kd:temperature=1e+3']
+    """
+    return re.split(r"\+(?!\d)", spec)  # 1e+3 is a number
+
+
 def split_spec(spec: str) -> tuple[list[str], str]:
     """Specs of the partners, the outermost first, and of the objective that they mix for.
 
@@ -23,7 +33,7 @@ def split_spec(spec: str) -> tuple[list[str], str]:
         >>> split_spec("cutmix:alpha=0.5+label_smoothing:smoothing=0.2")
         (['cutmix:alpha=0.5'], 'label_smoothing:smoothing=0.2')
     """
-    *partners, objective = re.split(r"\+(?!\d)", spec)  # 1e+3 is a number
+    *partners, objective = parts_of(spec)
     for part in partners:
         name = part.partition(":")[0]
         if name not in PARTNERS:

@@ -1,18 +1,11 @@
 """Trials of options: ordinary runs that may diverge without ending what they are trials for."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-from lightning_fabric import Fabric
-
-from selfexplain.data import ImageData
 from selfexplain.recipes.environment import first_process
-from selfexplain.recipes.grid import PATIENCE, loaded, run_grid
 from selfexplain.recipes.options import TrainConfig
-from selfexplain.recipes.train import StepCallback, run_training
-from selfexplain.sweeps import Scheduler, Watch, ignore
+from selfexplain.recipes.train import run_training
 from selfexplain.training.files import write_json
 from selfexplain.training.loop import DivergedError
 
@@ -49,38 +42,3 @@ def run_trial(config: TrainConfig, **context: Any) -> Outcome:
         if first_process():
             write_json(note, {"error": str(error)})
         return None
-
-
-def run_trials(
-    configs: Sequence[TrainConfig],
-    scheduler: Scheduler,
-    watch: Watch = ignore,
-    *,
-    fabric: Fabric | None = None,
-    data: ImageData | None = None,
-    teachers: Path | None = None,
-) -> list[Outcome]:
-    """Run trials through a scheduler; arguments are those of `grid.run_all`.
-
-    Example:
-        >>> from selfexplain.sweeps import InThisProcess
-        >>> run_trials([], InThisProcess())
-        []
-    """
-
-    def here(config: TrainConfig, on_step: StepCallback) -> Outcome:
-        return run_trial(config, fabric=fabric, data=data, on_step=on_step, teachers=teachers)
-
-    function = partial(trial_apart, teachers=teachers) if scheduler.apart else here
-    return list(run_grid(function, configs, scheduler, watch).complete().values())
-
-
-def trial_apart(config: TrainConfig, on_step: StepCallback, *, teachers: Path | None) -> Outcome:
-    """Run a trial in a worker, which keeps the data set for its next one."""
-    return run_trial(
-        config,
-        data=loaded(config.data),
-        on_step=on_step,
-        patience=PATIENCE,
-        teachers=teachers,
-    )

@@ -3,10 +3,10 @@
 from pathlib import PurePath
 from typing import Any
 
-from rich import box
 from rich.table import Table
 
-from selfexplain.report.table import with_spread
+from selfexplain.report.frame import plain_table
+from selfexplain.report.table import with_interval, with_spread
 
 ARROWS = {"higher": "↑", "lower": "↓", "": ""}
 
@@ -25,18 +25,11 @@ def quality_table(results: dict[str, Any]) -> Table:
     """
     differences = {(d["run"], d["kind"], d["metric"]): d for d in results["differences"]}
     several = bool(differences)
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        padding=(0, 1, 0, 0),
-        header_style="bold",
-        caption=_caption(results["rows"], several),
-        caption_justify="left",
+    table = plain_table(
+        _caption(results["rows"], several),
+        left=("maps", "metric", *(["run"] if several else [])),
+        right=("mean ± std", *(["difference"] if several else [])),
     )
-    for name in ("maps", "metric", *(["run"] if several else [])):
-        table.add_column(name, overflow="fold")
-    for name in ("mean ± std", *(["difference"] if several else [])):
-        table.add_column(name, justify="right", no_wrap=True)
     names = _short_names([row["run"] for row in results["rows"]])
     last = ("", "")
     for row in _side_by_side(results["rows"]):
@@ -66,8 +59,7 @@ def _side_by_side(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _difference(row: dict[str, Any] | None) -> str:
     if row is None:
         return ""
-    half = None if row["ci95"] is None else (row["ci95"][1] - row["ci95"][0]) / 2
-    return with_spread(row["mean"], half, 3, sign="+")
+    return with_interval(row["mean"], row["ci95"], 3)
 
 
 def _caption(rows: list[dict[str, Any]], several: bool) -> str:

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from rich import box
 from rich.table import Table
 
+from selfexplain.report.frame import plain_table
 from selfexplain.report.table import with_spread
 
 
@@ -21,15 +21,8 @@ def searches_table(results: dict[str, Any]) -> Table:
         >>> searches_table({"rows": [row], "summary": summary}).row_count
         1
     """
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        padding=(0, 1, 0, 0),
-        caption=_caption(results["summary"]),
-        caption_justify="left",
-    )
-    for name in ("seed", "epochs", "validation %", "skips", ""):
-        table.add_column(name, justify="right", no_wrap=True)
+    columns = ("seed", "epochs", "validation %", "skips", "")
+    table = plain_table(_caption(results["summary"]), left=(), right=columns)
     for row in results["rows"]:
         accuracy = row.get("validation_accuracy")
         table.add_row(

@@ -3,10 +3,10 @@
 from typing import Any
 
 from matplotlib.figure import Figure
-from rich import box
 from rich.table import Table
 
-from selfexplain.report.table import with_spread
+from selfexplain.report.frame import markdown_table, plain_table
+from selfexplain.report.table import with_interval, with_spread
 
 HEADER = ("taught", "accuracy %", "gain", "share of full %", "NLL")
 
@@ -24,17 +24,7 @@ def study_table(study: dict[str, Any]) -> Table:
         >>> study_table({"rows": [row]}).row_count
         1
     """
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        padding=(0, 1, 0, 0),
-        header_style="bold",
-        caption=_caption(study),
-        caption_justify="left",
-    )
-    table.add_column(HEADER[0], overflow="fold")
-    for name in HEADER[1:]:
-        table.add_column(name, justify="right", no_wrap=True)
+    table = plain_table(_caption(study), left=HEADER[:1], right=HEADER[1:])
     for row in study["rows"]:
         table.add_row(*_cells(row))
     return table
@@ -50,9 +40,7 @@ def study_markdown(study: dict[str, Any]) -> str:
         >>> print(study_markdown({"rows": [row]}).splitlines()[2])
         | plain | 90.00 |  |  | 0.300 |
     """
-    rows = [HEADER, ("---", *["---:"] * (len(HEADER) - 1)), *map(_cells, study["rows"])]
-    lines = [f"| {' | '.join(cells)} |" for cells in rows]
-    return "\n".join([*lines, "", f"*{_caption(study)}*", ""])
+    return markdown_table(HEADER, map(_cells, study["rows"]), _caption(study))
 
 
 def study_figure(study: dict[str, Any]) -> Figure:
@@ -89,14 +77,10 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     return (
         row["part"],
         with_spread(row["accuracy_mean"], row["accuracy_std"], 2),
-        "" if plain else _gain(row["gain_mean"], row["gain_ci95"]),
+        "" if plain else with_interval(row["gain_mean"], row["gain_ci95"], 2),
         "" if plain else _share(row["share"], row["share_ci95"]),
         f"{row['nll_mean']:.3f}",
     )
-
-
-def _gain(mean: float, ci95: tuple[float, float] | None) -> str:
-    return with_spread(mean, None if ci95 is None else (ci95[1] - ci95[0]) / 2, 2, sign="+")
 
 
 def _share(share: float | None, ci95: tuple[float, float] | None) -> str:

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-from rich import box
 from rich.table import Table
 
 from selfexplain.report.caption import caption, survives
+from selfexplain.report.frame import markdown_table, plain_table
 
 Row = dict[str, Any]
 
@@ -27,21 +27,10 @@ def comparison_table(results: dict[str, Any]) -> Table:
         >>> comparison_table({"summary": [row]}).row_count
         1
     """
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        padding=(0, 1, 0, 0),
-        header_style="bold",
-        caption=caption(results),
-        caption_justify="left",
-    )
     summary = results["summary"]
     columns = _columns(summary, short="corrupted_accuracy_mean" in summary[0])
-    for name in columns:
-        if name == "objective":
-            table.add_column(name, overflow="fold")
-        else:
-            table.add_column(name, justify="right", no_wrap=True)
+    first, *others = columns
+    table = plain_table(caption(results), left=[first], right=others)
     for row in summary:
         table.add_row(*(cell(row) for cell in columns.values()))
     return table
@@ -58,10 +47,8 @@ def comparison_markdown(results: dict[str, Any]) -> str:
         | standard | 90.00 |  | 0.300 | 2.0 | 1.00 |
     """
     columns = _columns(results["summary"], short=False)
-    rows = [tuple(columns), ("---", *["---:"] * (len(columns) - 1))]
-    rows += [tuple(cell(row) for cell in columns.values()) for row in results["summary"]]
-    lines = [f"| {' | '.join(cells)} |" for cells in rows]
-    return "\n".join([*lines, "", f"*{caption(results)}*", ""])
+    rows = [[cell(row) for cell in columns.values()] for row in results["summary"]]
+    return markdown_table(list(columns), rows, caption(results))
 
 
 def _columns(summary: list[Row], *, short: bool) -> dict[str, Callable[[Row], str]]:
@@ -97,8 +84,18 @@ def with_spread(mean: float, spread: float | None, digits: int, sign: str = "") 
     return f"{mean:{sign}.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}")
 
 
+def with_interval(difference: float, ci95: tuple[float, float] | None, digits: int) -> str:
+    """A difference and half of its interval, where there is one.
+
+    Example:
+        >>> with_interval(0.5, (0.25, 0.75), 2)
+        '+0.50 ± 0.25'
+    """
+    half = None if ci95 is None else (ci95[1] - ci95[0]) / 2
+    return with_spread(difference, half, digits, sign="+")
+
+
 def _difference(row: Row) -> str:
     """The paired difference, half of its interval, and a star if it survives the correction."""
-    ci95 = row["difference_ci95"]
-    half = None if ci95 is None else (ci95[1] - ci95[0]) / 2
-    return with_spread(row["difference_mean"], half, 2, sign="+") + ("*" if survives(row) else "")
+    text = with_interval(row["difference_mean"], row["difference_ci95"], 2)
+    return text + ("*" if survives(row) else "")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from selfexplain.errors import InputError
 from selfexplain.multilevel import Processes
+from selfexplain.objectives.processes import rank, world_size
 
 
 def joined_processes() -> Processes:
@@ -21,9 +22,9 @@ def joined_processes() -> Processes:
         >>> joined_processes().count
         1
     """
-    if not (dist.is_available() and dist.is_initialized()):
+    if world_size() == 1:
         return Processes()
-    return Processes(dist.get_rank(), dist.get_world_size(), _mean)
+    return Processes(rank(), world_size(), _mean)
 
 
 def _mean(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -32,7 +33,7 @@ def _mean(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return ()
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
     dist.all_reduce(flat)
-    flat /= dist.get_world_size()
+    flat /= world_size()
     parts = torch.split(flat, [tensor.numel() for tensor in tensors])
     return tuple(
         part.view(tensor.shape).to(tensor.dtype)

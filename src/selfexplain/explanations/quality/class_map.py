@@ -5,9 +5,8 @@ from torch import Tensor, nn
 
 from selfexplain.explanations.capturing import capture
 from selfexplain.explanations.explained_layer import ExplainedLayer
-from selfexplain.explanations.gradients import maps_by_gradient
-from selfexplain.explanations.kinds import POOLED_KINDS, MapKind, check_logits
-from selfexplain.explanations.maps import maps_of_forward
+from selfexplain.explanations.kinds import MapKind
+from selfexplain.explanations.own_classes import maps_of_own_classes
 from selfexplain.explanations.state import preserved, set_eval
 
 
@@ -40,28 +39,8 @@ def maps_of_classes(
     with torch.inference_mode(mode=False), torch.enable_grad():
         x_BCHW = x_BCHW.detach().clone()  # models may start in place
         index_B1 = classes_B.clone().to(x_BCHW.device)[:, None]
-        return _maps(model, x_BCHW, index_B1, kind, layer)
-
-
-def _maps(
-    model: nn.Module, x_BCHW: Tensor, index_B1: Tensor, kind: MapKind, layer: ExplainedLayer
-) -> Tensor:
-    with preserved(model, x_BCHW), capture(model, layer) as seen:
-        set_eval(model)
-        logits_BK = check_logits(model(x_BCHW), len(x_BCHW))
-        if seen.linear is not None and kind in POOLED_KINDS:
-            maps_BKHW = maps_of_forward(seen, logits_BK, kind=kind, retain_graph=False)
-            return maps_BKHW.gather(1, _like(index_B1, maps_BKHW))[:, 0]
-        logits_BK = logits_BK if seen.inner_logits is None else seen.inner_logits
-        return maps_by_gradient(
-            logits_BK.gather(1, index_B1),
-            seen.activation,
-            seen.layer.layout,
-            kind=kind,
-            classes=[0],
-            retain_graph=False,
-        )[:, 0]
-
-
-def _like(index_B1: Tensor, maps_BKHW: Tensor) -> Tensor:
-    return index_B1[:, :, None, None].expand(-1, -1, *maps_BKHW.shape[2:])
+        with preserved(model, x_BCHW), capture(model, layer) as seen:
+            set_eval(model)
+            return maps_of_own_classes(
+                seen, model(x_BCHW), index_B1, kind=kind, retain_graph=False
+            )[:, 0]
