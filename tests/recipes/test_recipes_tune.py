@@ -15,6 +15,7 @@ from selfexplain.recipes.options import CompareConfig, DataOptions, TrainConfig
 from selfexplain.recipes.trials import Outcome, run_trial
 from selfexplain.recipes.tune import SEED, tuned
 from selfexplain.training import TrainingOptions
+from selfexplain.training.loop import DivergedError
 
 SPECS = ("standard", "label_smoothing", "introspective:control=permuted")
 
@@ -162,6 +163,25 @@ def test_a_comparison_goes_on_after_a_diverged_trial(tmp_path: Path) -> None:
     first, second = results["config"]["tuning"]["objectives"][0]["trials"]
     assert (first["diverged"], second["diverged"]) == (True, False)
     assert results["rows"][0]["objective"] == second["objective"]
+
+
+def test_a_trial_that_diverges_does_not_end_the_comparison_that_runs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the comparison's own scheduler: the drawn trial diverges, the published one counts."""
+    train = trials.run_training
+
+    def diverging(one: TrainConfig, **context: Any) -> dict[str, Any]:
+        if "=" in one.objective:
+            raise DivergedError("the loss became nan")
+        return train(one, **context)
+
+    monkeypatch.setattr(trials, "run_training", diverging)
+    given = config(tmp_path, objectives=("label_smoothing",), tune=2, robustness=False)
+    results = run_comparison(given)
+    first, second = results["config"]["tuning"]["objectives"][0]["trials"]
+    assert (first["diverged"], second["diverged"]) == (False, True)
+    assert results["rows"][0]["objective"] == "label_smoothing"
 
 
 @pytest.mark.parametrize(
