@@ -168,7 +168,7 @@ def test_a_comparison_goes_on_after_a_diverged_trial(tmp_path: Path) -> None:
 def test_a_trial_that_diverges_does_not_end_the_comparison_that_runs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Through the comparison's own scheduler: the drawn trial diverges, the published one counts."""
+    """Through the comparison's scheduler: the drawn trial diverges, the published one counts."""
     train = trials.run_training
 
     def diverging(one: TrainConfig, **context: Any) -> dict[str, Any]:
