@@ -55,6 +55,9 @@ def test_train_leaves_a_whole_record(trained: Path) -> None:
         "checkpoint.pt",
         "model.safetensors",
         "result.json",
+        "predictions.safetensors",
+        "similarity.safetensors",
+        "album",
     }
     record = json.loads((trained / "run.json").read_text())
     assert record["config"]["seed"] == 0

@@ -129,6 +129,7 @@ def check_free(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; pass --out with a folder")
     leavings = {
+        "album",
         "run.json",
         "compare.json",
         "metrics.jsonl",

@@ -1,7 +1,8 @@
 """Train one model with one objective and one seed, and score it on the last epoch.
 
 A run's folder holds `run.json` (configuration, environment, and what the images need), then after
-every epoch `metrics.jsonl` and `checkpoint.pt`, and at the end `model.safetensors` and
+every epoch `metrics.jsonl`, `checkpoint.pt` and a page of `album/` (album.py), and at the end
+`predictions.safetensors` (logits and labels), `similarity.safetensors`, `model.safetensors` and
 `result.json`; if it trained its teacher, `teachers/` with a folder of the same kind.
 """
 
@@ -16,12 +17,12 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from safetensors.torch import save as safetensors_bytes
 from torch import nn
 
 from selfexplain.data import ImageData
 from selfexplain.errors import InputError, first_line
 from selfexplain.evaluation import predict, score
+from selfexplain.recipes.album import open_album
 from selfexplain.recipes.classifier import build_seeded
 from selfexplain.recipes.derived import drop_path_schedule, size_of
 from selfexplain.recipes.environment import environment
@@ -33,7 +34,7 @@ from selfexplain.recipes.robustness import robustness
 from selfexplain.recipes.scoring import predict_together
 from selfexplain.recipes.teacher import after_teachers, find_teacher
 from selfexplain.training import TrainingOptions, train
-from selfexplain.training.files import atomic_file, read_json, write_json
+from selfexplain.training.files import read_json, write_json, write_tensors
 from selfexplain.training.loop import FABRIC_PRECISION
 
 StepCallback = Callable[[int, int], None]
@@ -153,8 +154,10 @@ def _train_and_score(
         workers=config.data.workers,
     )
     fabric.barrier()  # every process has looked at the folder before one writes to it
+    album = None
     if fabric.is_global_zero:
         write_run(config, prepared, fabric)
+        album = open_album(config.out, prepared, fabric.device, objective)
 
     def logits(model: nn.Module, corruption: str | None) -> tuple[torch.Tensor, torch.Tensor]:
         with fabric.autocast():
@@ -169,6 +172,10 @@ def _train_and_score(
     def scores(model: nn.Module) -> dict[str, float]:
         return dataclasses.asdict(score(*logits(model, None)))
 
+    def after_epoch(epoch: int, model: nn.Module) -> None:
+        if album is not None:
+            album.add(epoch, objective, model)
+
     model = train(
         objective,
         batches,
@@ -180,13 +187,15 @@ def _train_and_score(
         resume=config.resume,
         tensorboard=config.tensorboard,
         before_epoch=drop_path_schedule(plain(config), objective.model),
+        after_epoch=after_epoch,
         on_step=after_teachers(config, on_step),
         score=scores if config.score_every_epoch else None,
     )
+    logits_NK, labels_N = logits(model, None)
     result = {
         "objective": config.objective,
         "seed": config.seed,
-        **scores(model),
+        **dataclasses.asdict(score(logits_NK, labels_N)),
         **(robustness(partial(logits, model)) if config.robustness else {}),
     }
     if fabric.is_global_zero:
@@ -194,8 +203,11 @@ def _train_and_score(
             "step_seconds": _median_step_seconds(config.out),
             **size_of(plain(config), model, data.shape_CHW),
         }
-        with atomic_file(config.out / "model.safetensors") as file:
-            file.write(safetensors_bytes(_plain_state(model)))
+        if album is not None:
+            album.finish(objective, model)
+        predictions = {"logits": logits_NK, "labels": labels_N}
+        write_tensors(config.out / "predictions.safetensors", predictions)
+        write_tensors(config.out / "model.safetensors", model.state_dict())
         write_json(config.out / "result.json", result)
     return fabric.broadcast(result)  # once the first process has written
 
@@ -248,8 +260,3 @@ def _median_step_seconds(folder: Path) -> float:
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     seconds: list[float] = [json.loads(line)["step_seconds"] for line in lines]
     return statistics.median(seconds)
-
-
-def _plain_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Weights and buffers on the CPU, each in memory of its own, as safetensors wants them."""
-    return {name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()}

@@ -2,10 +2,13 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor
 
 from selfexplain.errors import InputError
 
@@ -46,6 +49,23 @@ def write_json(path: Path, value: object) -> None:
     text = json.dumps(value, indent=2, allow_nan=False, default=str) + "\n"
     with atomic_file(path) as file:
         file.write(text.encode())
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write named tensors as safetensors, atomically, from any device.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from safetensors.torch import load_file
+        >>> path = Path(tempfile.mkdtemp()) / "a.safetensors"
+        >>> write_tensors(path, {"a": torch.tensor([1, 2])}); load_file(path)
+        {'a': tensor([1, 2])}
+    """
+    # Each in memory of its own, as safetensors wants them.
+    own = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    with atomic_file(path) as file:
+        file.write(safetensors_bytes(own))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -62,6 +62,7 @@ def train(
     resume: bool = False,
     tensorboard: bool = False,
     before_epoch: Callable[[int], None] = lambda epoch: None,
+    after_epoch: Callable[[int, nn.Module], None] = lambda epoch, model: None,
     on_step: Callable[[int, int], None] = lambda done, total: None,
     score: Callable[[nn.Module], dict[str, float]] | None = None,
 ) -> nn.Module:
@@ -80,6 +81,8 @@ def train(
         tensorboard: write event files too.
         before_epoch: called with the number of epochs done before each that is walked, to set what
             the model's behaviour depends on beside weights and buffers.
+        after_epoch: called on the first process after each epoch, counted from 1, with the model
+            to be evaluated, before the epoch's checkpoint is written.
         on_step: called after every step with the number of steps done and of the whole run's.
         score: called after every epoch with the model; what it returns is logged.
 
@@ -122,6 +125,7 @@ def train(
                 metrics |= score(run.evaluated_model)
             run.epochs_done = epoch + 1
             if log is not None:
+                after_epoch(epoch + 1, run.evaluated_model)
                 log.write(metrics)
                 save_checkpoint(path, state_of(run, fabric, identity))
             fabric.barrier()

@@ -1,0 +1,131 @@
+"""The album of a run: right, complete, and without a trace in the training."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from selfexplain.data import normalise
+from selfexplain.explanations import class_maps
+from selfexplain.models import build_model
+from selfexplain.objectives import Standard
+from selfexplain.recipes import album as album_module
+from selfexplain.recipes import train as train_module
+from selfexplain.recipes.album import explain, introspective_of, shown_images
+from selfexplain.recipes.explain import load_run
+from selfexplain.recipes.options import DataOptions, TrainConfig
+from selfexplain.recipes.prepare import load, prepare
+from selfexplain.recipes.train import run_training
+from selfexplain.training import TrainingOptions
+
+DATA = DataOptions(data="digits", train_size=100)
+
+
+def config(out: Path, objective: str = "introspective", **training: object) -> TrainConfig:
+    options = TrainingOptions(epochs=2, batch_size=50, **training)
+    return TrainConfig(data=DATA, objective=objective, training=options, out=out)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("album") / "run"
+    run_training(config(folder))
+    return folder
+
+
+def test_last_page_is_what_the_finished_run_says(run: Path) -> None:
+    shown, page = (load_file(run / "album" / f"{n}.safetensors") for n in ("images", "epoch-0002"))
+    finished = load_run(run)
+    x_BCHW = normalise(shown["images"], finished.mean_C, finished.std_C)
+    labels_B = shown["labels"]
+    target_BK = finished.objective.soft_target(x_BCHW, labels_B)
+    torch.testing.assert_close(page["target"], target_BK)
+    torch.testing.assert_close(
+        page["probabilities"], finished.objective.model(x_BCHW).softmax(dim=1).detach()
+    )
+    maps_BKHW = class_maps(finished.objective.model, x_BCHW)
+    for i, classes_R in enumerate(page["classes"]):
+        torch.testing.assert_close(page["maps"][i], maps_BKHW[i, classes_R])
+        rivals = [k for k in target_BK[i].argsort(descending=True).tolist() if k != labels_B[i]]
+        assert classes_R.tolist() == [labels_B[i], *rivals[:3]]
+
+
+def test_similarity_is_the_mean_soft_target_of_each_class(run: Path) -> None:
+    found = load_file(run / "similarity.safetensors")
+    finished, prepared = load_run(run), prepare(load(DATA), DATA, seed=0)
+    y_N = prepared.scored.labels_N
+    x_NCHW = normalise(
+        prepared.scored.read(torch.arange(len(y_N))), finished.mean_C, finished.std_C
+    )
+    target_NK = finished.objective.soft_target(x_NCHW, y_N)
+    for k in range(10):
+        torch.testing.assert_close(found["similarity"][k], target_NK[y_N == k].mean(dim=0))
+        assert found["count"][k] == (y_N == k).sum()
+
+
+def test_predictions_give_the_accuracy_of_the_result(run: Path) -> None:
+    result = run_training(replace(config(run), resume=True))
+    kept = load_file(run / "predictions.safetensors")
+    right_N = kept["logits"].argmax(dim=1) == kept["labels"]
+    assert 100 * float(right_N.double().mean()) == pytest.approx(result["accuracy"])
+
+
+@pytest.mark.parametrize("objective", ["introspective:aggregation=class", "standard"])
+def test_training_is_the_same_without_an_album(
+    objective: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_training(config(tmp_path / "with", objective))
+    monkeypatch.setattr(train_module, "open_album", lambda *_: None)
+    run_training(config(tmp_path / "without", objective))
+    a, b = (load_file(tmp_path / name / "model.safetensors") for name in ("with", "without"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not (tmp_path / "without" / "album").exists()
+
+
+def test_average_of_the_weights_is_explained_where_it_is_scored(tmp_path: Path) -> None:
+    run_training(config(tmp_path, ema=0.9))
+    page = load_file(tmp_path / "album" / "epoch-0002.safetensors")
+    images = load_file(tmp_path / "album" / "images.safetensors")["images"]
+    averaged = load_run(tmp_path)
+    x_BCHW = normalise(images, averaged.mean_C, averaged.std_C)
+    torch.testing.assert_close(
+        page["probabilities"], averaged.objective.model(x_BCHW).softmax(dim=1).detach()
+    )
+
+
+def test_model_without_pooled_head_is_explained_by_gradients() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5)
+    )
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    x_BCHW, y_B = torch.randn(3, 1, 8, 8), torch.tensor([0, 1, 2])
+    objective, state = Standard(model), torch.get_rng_state()
+    page = explain(objective, model, x_BCHW, y_B)
+    assert introspective_of(objective, model, x_BCHW).options.kind == "grad_cam"
+    assert page["maps"].shape[:2] == (3, 4)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(module.training for module in model.modules())
+    assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
+
+
+def test_two_classes_have_one_rival() -> None:
+    model = build_model("small_cnn", num_classes=2, in_channels=1)
+    page = explain(Standard(model), model, torch.randn(3, 1, 8, 8), torch.tensor([0, 1, 1]))
+    assert page["classes"].tolist() == [[0, 1], [1, 0], [1, 0]]
+
+
+def test_similarity_of_many_images_looks_at_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(album_module, "MOST_SCORED", 50)
+    run_training(config(tmp_path))
+    assert load_file(tmp_path / "similarity.safetensors")["count"].sum() == 50
+
+
+def test_shown_images_are_firsts_of_spread_classes() -> None:
+    scored = prepare(load(DATA), DATA, seed=0).scored
+    labels: Tensor = scored.labels_N[shown_images(scored)]
+    assert labels.tolist() == [0, 2, 4, 5, 7, 9]
