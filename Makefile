@@ -1,9 +1,9 @@
-# make demo | test | lint | bench: each makes .venv first if it is not there.
+# make demo | test | lint | docs | bench: each makes .venv first if it is not there.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint docs bench clean
 
 demo: .venv/.installed
 	$(BIN)/selfexplain demo --out runs/demo
@@ -15,6 +15,11 @@ lint: .venv/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# NO_MKDOCS_2_WARNING silences an announcement of the theme's, not a warning of the build.
+docs: .venv/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "Open site/index.html; to search it, too: $(BIN)/mkdocs serve"
 
 bench: .venv/.installed-dev
 	$(BIN)/python -m benchmarks.run
@@ -36,4 +41,4 @@ bench: .venv/.installed-dev
 	@touch $@
 
 clean:
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv build dist site .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,141 @@
+"""The API reference: a page for each room, made of its `__all__`.
+
+A method's class is shown below the method's own page, and only named on that of its room.
+"""
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+CLASS_LINE = re.compile(r"^(?:\| class \||Class(?:es)?:)(.*)$", re.MULTILINE)
+"""The line of a method page that names its classes."""
+NAME = re.compile(r"`(selfexplain(?:\.\w+)+)")
+WITHOUT_ALL = {
+    "adapters": ("lightning", "huggingface", "timm", "timm_script"),
+    "recipes": (
+        "train.run_training",
+        "compare.run_comparison",
+        "study_kd.run_study",
+        "search.run_search",
+        "searches.run_searches",
+        "explain.load_run",
+        "explain.explain_images",
+        "evaluate_explanations.evaluate_explanations",
+        "export.export_run",
+        "lookup.run_lookup",
+        "objectives.build_objective",
+        "grid.run_all",
+        "options",
+        "retrain_options.RetrainConfig",
+        "search_options.SearchConfig",
+        "searches_options.SearchesConfig",
+        "objective_options",
+    ),
+}
+"""Rooms whose `__init__` imports nothing, and what of them is for users."""
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages of the API to those of docs/."""
+    root = Path(config.config_file_path).parent
+    pages = pages_of_methods(root / "docs" / "methods")
+    for uri, text in reference_pages(root / "src" / "selfexplain", pages).items():
+        files.append(File.generated(config, uri, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
+    """Put the documentation of a method's classes below its page."""
+    if not page.file.src_uri.startswith("methods/"):
+        return markdown
+    blocks = [f"::: {name}\n    options:\n      heading_level: 3" for name in classes_of(markdown)]
+    return "\n\n".join([markdown, *(["## API"] if blocks else []), *blocks])
+
+
+def classes_of(markdown: str) -> list[str]:
+    """Full names of the classes that a method page is about.
+
+    Example:
+        >>> classes_of("| class | `selfexplain.objectives.KD` |")
+        ['selfexplain.objectives.KD']
+    """
+    return [name for line in CLASS_LINE.findall(markdown) for name in NAME.findall(line)]
+
+
+def pages_of_methods(folder: Path) -> dict[str, str]:
+    """Full name of a class -> name of the method page that shows it."""
+    return {
+        name: path.name
+        for path in sorted(folder.glob("*.md"))
+        for name in classes_of(path.read_text())
+    }
+
+
+def exports(init: Path) -> dict[str, str]:
+    """Name in the `__all__` of a room's `__init__` -> the module that it comes from."""
+    package = ".".join(init.parent.parts[init.parent.parts.index("selfexplain") :])
+    origin: dict[str, str] = {}
+    names: list[str] = []
+    for node in ast.walk(ast.parse(init.read_text())):  # imports within functions, too
+        match node:
+            case ast.ImportFrom(module=module, level=level):
+                start = f"{package}." if level else ""
+                origin |= {alias.asname or alias.name: f"{start}{module}" for alias in node.names}
+            case ast.Assign(targets=[ast.Name(id="__all__")], value=value):
+                names = ast.literal_eval(value)
+    return {name: origin.get(name, package) for name in names}
+
+
+def reference_pages(source: Path, methods: dict[str, str]) -> dict[str, str]:
+    """Name of a page of the reference -> its Markdown, for every room under `source`."""
+    rooms = {_room(init, source): exports(init) for init in sorted(source.rglob("__init__.py"))}
+    pages = {
+        f"api/{room}.md": _page(room, names, set(rooms), methods)
+        for room, names in rooms.items()
+        if names
+    }
+    for room, members in WITHOUT_ALL.items():
+        blocks = [f"::: selfexplain.{room}.{member}" for member in members]
+        pages[f"api/{room}.md"] = "\n\n".join([_head(room), *blocks])
+    pages["api/index.md"] = _index(pages)
+    return pages
+
+
+def _room(init: Path, source: Path) -> str:
+    return ".".join(init.parent.relative_to(source).parts) or "selfexplain"
+
+
+def _full(room: str) -> str:
+    return room if room == "selfexplain" else f"selfexplain.{room}"
+
+
+def _head(room: str) -> str:
+    """A title, and the docstring of the room's `__init__`."""
+    options = "    options:\n      members: false\n      show_root_heading: false"
+    return f"# {_full(room)}\n\n::: {_full(room)}\n{options}\n      show_root_toc_entry: false"
+
+
+def _page(room: str, names: dict[str, str], rooms: set[str], methods: dict[str, str]) -> str:
+    elsewhere, here = [], []
+    for name in sorted(names, key=str.lower):
+        full, origin = f"{_full(room)}.{name}", names[name]
+        other = origin.removeprefix("selfexplain.")
+        if page := methods.get(full) or methods.get(f"{origin}.{name}"):
+            elsewhere.append(f"| `{name}` | [methods/{page}](../methods/{page}) |")
+        elif other in rooms and other != room:
+            elsewhere.append(f"| `{name}` | [{origin}]({other}.md) |")
+        else:
+            here.append(f"::: {origin}.{name}")
+    table = ["| name | where it is described |\n| --- | --- |\n" + "\n".join(elsewhere)]
+    return "\n\n".join([_head(room), *(table if elsewhere else []), *here])
+
+
+def _index(pages: dict[str, str]) -> str:
+    rows = [f"- [{_full(Path(uri).stem)}]({Path(uri).name})" for uri in sorted(pages)]
+    text = "A page for each room of the package, with all that its `__all__` names."
+    return "\n\n".join(["# API reference", text, "\n".join(rows)])
