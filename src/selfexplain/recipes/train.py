@@ -8,7 +8,7 @@ every epoch `metrics.jsonl` and `checkpoint.pt`, and at the end `model.safetenso
 import dataclasses
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from selfexplain.recipes.classifier import build_seeded
 from selfexplain.recipes.derived import drop_path_schedule, size_of
 from selfexplain.recipes.environment import environment
 from selfexplain.recipes.folder import claim_folder, locked
+from selfexplain.recipes.logging import logged
 from selfexplain.recipes.machines import devices_and_machines
 from selfexplain.recipes.options import DeviceOptions, RunConfig, TrainConfig, plain
 from selfexplain.recipes.prepare import Prepared, load, prepare
@@ -34,6 +35,7 @@ from selfexplain.recipes.scoring import predict_together
 from selfexplain.recipes.teacher import after_teachers, find_teacher
 from selfexplain.training import TrainingOptions, train
 from selfexplain.training.files import atomic_file, read_json, write_json
+from selfexplain.training.loggers import Logger, numbers
 from selfexplain.training.loop import FABRIC_PRECISION
 
 StepCallback = Callable[[int, int], None]
@@ -110,19 +112,21 @@ def run_training(
     if done.exists():
         return read_json(done)
     with locked(config.out, patience):
+        fabric = fabric if fabric is not None else launch(config.device, config.training)
         folder = config.out / "teachers" if teachers is None else teachers
-        return _train_and_score(config, identity, fabric, data, on_step, folder)
+        with logged(config, first=fabric.is_global_zero) as loggers:
+            return _train_and_score(config, identity, fabric, data, on_step, folder, loggers)
 
 
 def _train_and_score(
     config: RunConfig,
     identity: str,
-    fabric: Fabric | None,
+    fabric: Fabric,
     data: ImageData | None,
     on_step: StepCallback,
     teachers: Path,
+    loggers: Sequence[Logger],
 ) -> dict[str, Any]:
-    fabric = fabric if fabric is not None else launch(config.device, config.training)
     data = data if data is not None else load(config.data)
     prepared = prepare(data, config.data, config.seed)
     teacher = find_teacher(
@@ -178,7 +182,7 @@ def _train_and_score(
         seed=config.start,
         identity=identity,
         resume=config.resume,
-        tensorboard=config.tensorboard,
+        loggers=loggers,
         before_epoch=drop_path_schedule(plain(config), objective.model),
         on_step=after_teachers(config, on_step),
         score=scores if config.score_every_epoch else None,
@@ -194,6 +198,8 @@ def _train_and_score(
             "step_seconds": _median_step_seconds(config.out),
             **size_of(plain(config), model, data.shape_CHW),
         }
+        for logger in loggers:
+            logger.finish(numbers(result))
         with atomic_file(config.out / "model.safetensors") as file:
             file.write(safetensors_bytes(_plain_state(model)))
         write_json(config.out / "result.json", result)

@@ -6,7 +6,7 @@ checkpoint of an epoch therefore walks the same path as one that was never stopp
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from selfexplain.errors import InputError
 from selfexplain.objectives.base import Objective
 from selfexplain.training.checkpoint import load_checkpoint, save_checkpoint
 from selfexplain.training.log import EpochLog
+from selfexplain.training.loggers import Logger
 from selfexplain.training.meter import Meter
 from selfexplain.training.options import TrainingOptions
 from selfexplain.training.processes import exists_for_all, mean_numbers, take_from_first
@@ -60,7 +61,7 @@ def train(
     seed: int = 0,
     identity: str = "",
     resume: bool = False,
-    tensorboard: bool = False,
+    loggers: Sequence[Logger] = (),
     before_epoch: Callable[[int], None] = lambda epoch: None,
     on_step: Callable[[int, int], None] = lambda done, total: None,
     score: Callable[[nn.Module], dict[str, float]] | None = None,
@@ -77,7 +78,7 @@ def train(
         identity: a text that stands for the whole configuration; a checkpoint of another one is
             refused.
         resume: continue from the folder's checkpoint if there is one.
-        tensorboard: write event files too.
+        loggers: are given the metrics of every epoch too; those of the first process alone.
         before_epoch: called with the number of epochs done before each that is walked, to set what
             the model's behaviour depends on beside weights and buffers.
         on_step: called after every step with the number of steps done and of the whole run's.
@@ -108,7 +109,7 @@ def train(
     path = folder / "checkpoint.pt"
     if resume and exists_for_all(path):
         restore(run, fabric, load_checkpoint(path), identity, path)
-    log = EpochLog(folder, tensorboard) if fabric.is_global_zero else None
+    log = EpochLog(folder, loggers) if fabric.is_global_zero else None
     if log is not None:
         log.cut_after(run.epochs_done)
     with global_generator_kept(fabric.device):
@@ -125,8 +126,6 @@ def train(
                 log.write(metrics)
                 save_checkpoint(path, state_of(run, fabric, identity))
             fabric.barrier()
-    if log is not None:
-        log.close()
     return run.evaluated_model
 
 
