@@ -39,8 +39,8 @@ class ObjectiveTrainer(transformers.Trainer):
     """A Trainer whose model is an objective.
 
     Batches are dictionaries with `pixel_values` and `labels` and, for an objective that wants
-    indices, `index`; `predict` also takes batches without labels. Pass `remove_unused_columns=False` in the arguments, as the columns cannot be
-    read off an objective.
+    indices, `index`; `predict` also takes batches without labels. Pass
+    `remove_unused_columns=False` in the arguments, as the columns cannot be read off an objective.
 
     Args:
         model: the objective, around a model that returns logits (see `Logits`).
