@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from two_processes import in_two_processes
 
 from selfexplain.data import CORRUPTIONS
 from selfexplain.data.decode import Decoding
@@ -15,6 +14,7 @@ from selfexplain.data.streamed import StreamedImages
 from selfexplain.recipes.options import DataOptions
 from selfexplain.recipes.prepare import Prepared, load, prepare
 from selfexplain.recipes.scoring import predict_together
+from two_processes import in_two_processes
 
 HALF = DataOptions(data="digits", validation=0.5)  # more images than one batch holds
 

@@ -15,6 +15,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
+from selfexplain.multilevel import all_finite
 from selfexplain.objectives.base import Objective
 from selfexplain.training.checkpoint import load_checkpoint, save_checkpoint
 from selfexplain.training.log import EpochLog
@@ -24,7 +25,7 @@ from selfexplain.training.options import TrainingOptions
 from selfexplain.training.processes import exists_for_all, mean_numbers, take_from_first
 from selfexplain.training.schedule import cosine_with_warmup
 from selfexplain.training.seeding import epoch_seed, global_generator_kept
-from selfexplain.training.state import Run, restore, start, state_of, weights_are_finite
+from selfexplain.training.state import Run, restore, start, state_of
 
 FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 """Our names of arithmetic -> Lightning Fabric's."""
@@ -159,7 +160,8 @@ def _train_epoch(
         if meter.looked and not _all_agree(fabric, finite):
             raise _diverged(f"the loss became {meter.last_loss:g}", epoch, step, options, path)
         on_step(epoch * len(batches) + step + 1, options.epochs * len(batches))
-    if not _all_agree(fabric, meter.finite() and weights_are_finite(run.objective)):
+    weights = [t for t in run.objective.state_dict().values() if isinstance(t, Tensor)]
+    if not _all_agree(fabric, meter.finite() and all_finite(weights)):
         raise _diverged("a weight or the loss is not finite", epoch, len(batches), options, path)
     return {
         "epoch": epoch + 1,
