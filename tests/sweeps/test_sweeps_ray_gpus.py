@@ -1,4 +1,4 @@
-"""Shares of a GPU on a real Ray cluster that only claims to have one: Ray counts, CUDA is unused."""
+"""Shares of a GPU on a real Ray cluster that only claims to have one: Ray counts, CUDA is idle."""
 
 from collections.abc import Iterator
 from pathlib import Path
