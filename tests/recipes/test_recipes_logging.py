@@ -1,6 +1,8 @@
 """`--loggers` as a user meets it, with the real libraries, offline."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,6 @@ from mlflow.entities import Run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from selfexplain.cli import main
-from selfexplain.recipes.logging import logged
 from selfexplain.recipes.options import CompareConfig, DataOptions, TrainConfig, plain
 from selfexplain.recipes.search import run_search
 from selfexplain.recipes.search_options import SearchConfig
@@ -75,11 +76,16 @@ def test_a_search_is_logged(method: Any, tmp_path: Path, monkeypatch: pytest.Mon
         assert metrics["validation_accuracy"] == line["validation_accuracy"]
 
 
-def test_the_first_process_alone_logs(tmp_path: Path) -> None:
-    config = TrainConfig(data=DIGITS, out=tmp_path, loggers=("tensorboard",))
-    with logged(config, first=False) as loggers:
-        assert loggers == []
-    assert not (tmp_path / "tensorboard").exists()
+def test_the_first_of_two_processes_alone_logs(tmp_path: Path) -> None:
+    words = ["train", "--data", "digits", "--train-size", "100", "--batch-size", "50"]
+    words += ["--validation", "0.05", "--epochs", "2", "--accelerator", "cpu", "--devices", "2"]
+    words += ["--out", str(tmp_path), "--loggers", "wandb", "mlflow"]
+    subprocess.run([sys.executable, "-m", "selfexplain", *words], check=True, timeout=200)
+    client, run = only_run(tmp_path / "mlflow" / "mlflow.db")
+    logged = client.get_metric_history(run.info.run_id, "loss")
+    written = [(line["epoch"], line["loss"]) for line in lines(tmp_path / "metrics.jsonl")]
+    assert [(m.step, m.value) for m in logged] == written
+    assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 1
 
 
 def test_loggers_do_not_change_whose_folder_it_is() -> None:
