@@ -8,7 +8,6 @@ import torch
 from captum.attr import LayerGradCam
 from torch import Tensor
 
-from benchmarks.interleave import interleaved_ratios
 from selfexplain.explanations import (
     capture,
     class_maps,
@@ -16,6 +15,7 @@ from selfexplain.explanations import (
     maps_of_forward,
 )
 from selfexplain.models import build_model
+from selfexplain.training.interleave import interleaved_ratios
 
 
 def run(device: torch.device) -> list[dict[str, object]]:

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from benchmarks.interleave import interleaved_ratios
 from benchmarks.memory import in_own_process, peak_bytes
 from selfexplain.lease import DARTS, ArchitectureSearch, LeaSE, LeaSEOptions
 from selfexplain.models import build_model
 from selfexplain.multilevel import Mode
 from selfexplain.spaces import Supernet, build_supernet
 from selfexplain.spaces.reference import plain_logits
+from selfexplain.training.interleave import interleaved_ratios
 
 CLASSES = 10
 UNIT = "plain pass"

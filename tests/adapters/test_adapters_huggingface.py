@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 import transformers
 from accelerate import Accelerator
@@ -10,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from selfexplain import Introspective
 from selfexplain.adapters.huggingface import Logits, ObjectiveTrainer
+from selfexplain.errors import InputError
 from selfexplain.models import build_model
 from selfexplain.objectives import Objective
 
@@ -64,6 +66,32 @@ def test_trains_and_evaluates(tmp_path: Path) -> None:
     torch.testing.assert_close(torch.as_tensor(predicted.predictions), logits)
     assert predicted.label_ids.tolist() == [i % 3 for i in range(24)]
     assert run.evaluate()["eval_loss"] > 0
+
+
+class Unlabelled(Images):
+    def __getitem__(self, i: int) -> dict[str, object]:
+        return {"pixel_values": self.x[i]}
+
+
+@pytest.mark.parametrize("kind", [Introspective, Counting])
+def test_predicts_without_labels(kind: type[Objective], tmp_path: Path) -> None:
+    objective = kind(resnet())
+    run = trainer(objective, tmp_path)
+    run.train()
+    predicted, labelled = run.predict(Unlabelled()), run.predict(Images())
+    assert predicted.label_ids is None
+    assert "test_loss" not in predicted.metrics
+    assert "test_loss" in labelled.metrics
+    assert (predicted.predictions == labelled.predictions).all()
+    with torch.no_grad():
+        logits = objective.eval().model(Images().x)
+    torch.testing.assert_close(torch.as_tensor(predicted.predictions), logits)
+
+
+def test_a_loss_without_labels_is_refused(tmp_path: Path) -> None:
+    run = trainer(Introspective(resnet()), tmp_path, prediction_loss_only=True)
+    with pytest.raises(InputError, match="pass a data set whose batches have them"):
+        run.evaluate(Unlabelled())
 
 
 def test_tells_epochs(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_noise_has_the_spread_asked_for_and_stays_in_range() -> None:
 
 def distance(name: str) -> float:
     corruption = find_corruption(name)
-    drawn = corruption.draw(PIXELS.shape, torch.Generator().manual_seed(0))
+    drawn = corruption.draw((3, 9, 12), [torch.Generator().manual_seed(i) for i in range(6)])
     made = corruption.apply(PIXELS, drawn)
     assert (made.dtype, made.shape) == (torch.uint8, PIXELS.shape)
     return (made.double() / 255 - IMAGES).square().mean().item()
@@ -96,6 +96,29 @@ def test_noise_follows_the_seed_alone() -> None:
     assert torch.equal(state, torch.get_rng_state())
     small = [batches("gaussian_noise-3", rank=rank, world_size=2)[0] for rank in (0, 1)]
     assert torch.equal(torch.cat(small), one)  # two processes see what one sees
+
+
+def test_noise_is_that_of_the_image_whatever_the_batch() -> None:
+    whole = torch.cat(batches("gaussian_noise-3"))
+    assert torch.equal(torch.cat(batches("gaussian_noise-3", batch_size=1)), whole)
+    places = torch.tensor([5, 2])
+    part = Batches(
+        MemoryImages(PIXELS, torch.arange(6)).subset(places),
+        batch_size=2,
+        shuffle=False,
+        corruption="gaussian_noise-3",
+        places_N=places,
+        mean_C=MEAN,
+        std_C=STD,
+    )
+    assert torch.equal(next(part.epoch(0))[0], whole[places])
+    noise = whole - torch.cat(batches(None))
+    assert len({tuple(image.flatten().tolist()) for image in noise}) == 6  # each has its own
+
+
+def test_a_place_for_each_image_is_asked_for() -> None:
+    with pytest.raises(InputError, match="one place for each of the 6 images"):
+        batches(None, places_N=torch.arange(5))
 
 
 def test_unknown_corruption_is_refused() -> None:

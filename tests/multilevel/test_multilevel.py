@@ -1,5 +1,6 @@
 """Hypergradients of every mode against brute-force differences of the whole composed map."""
 
+import math
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch.func import functional_call
 from selfexplain.errors import InputError
 from selfexplain.multilevel import (
     Level,
+    all_finite,
     as_function,
     brute_force_hypergradient,
     hypergradient,
@@ -283,3 +285,11 @@ def test_bad_input_is_named() -> None:
         hypergradient([level], lambda v: torch.ones(2) * v["w"], {"w": w, "a": w}, "a")
     with pytest.raises(InputError, match="pass finite_difference, one_sided, inner_product or"):
         hypergradient([level], lambda v: v["w"].sum(), {"w": w, "a": w}, "a", mode="fast")
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_one_number_that_is_not_finite_is_found(bad: float) -> None:
+    tensors = [torch.ones(2, 3), torch.zeros(4, dtype=torch.int64), torch.ones(2).half()]
+    assert all_finite(tensors)
+    tensors[0][1, 2] = bad
+    assert not all_finite(tensors)

@@ -165,6 +165,67 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence(
         pretrained.from_pretrained("me/digits")
 
 
+BRANCHING = """
+import torch
+from torch import nn
+
+class Branching(nn.Module):
+    def __init__(self, num_classes, in_channels):
+        super().__init__()
+        self.linear = nn.Linear(in_channels * 64, num_classes)
+    def forward(self, x):
+        logits = self.linear(x.flatten(1))
+        return logits if x.mean() > 0 else 2 * logits
+
+class Bessel(nn.Module):
+    def __init__(self, num_classes, in_channels):
+        super().__init__()
+        self.linear = nn.Linear(in_channels * 64, num_classes)
+    def forward(self, x):
+        return self.linear(x.flatten(1)) + torch.special.bessel_j0(x.mean())
+"""
+
+
+def trained(model: str, folder: Path) -> Path:
+    data = DataOptions(data="digits", train_size=100)
+    training = TrainingOptions(epochs=1, batch_size=50)
+    run_training(
+        TrainConfig(data=data, training=training, model=model, objective="standard", out=folder)
+    )
+    return folder
+
+
+@pytest.mark.parametrize("form", ["onnx", "torch_export"])
+def test_a_model_that_cannot_be_traced_is_one_sentence(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its forward pass looks at the data, so that no other format works either."""
+    (tmp_path / "own_branching.py").write_text(BRANCHING)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    run, out = trained("own_branching:Branching", tmp_path / "run"), tmp_path / "out"
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        main(["export", "--run", str(run), "--out", str(out), "--formats", form])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"selfexplain: format {form} does not fit this model (")
+    assert "data-dependent" in said
+    assert "no other does" in said
+    assert said.count("\n") == 1
+    export_run(ExportConfig(run=run, out=out))  # as the sentence says
+    assert selfexplain.from_pretrained(out)(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_a_model_that_onnx_lacks_may_be_written_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_bessel.py").write_text(BRANCHING)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    run = trained("own_bessel:Bessel", tmp_path / "run")
+    with pytest.raises(InputError, match="pass --formats torch_export, or leave"):
+        export_run(ExportConfig(run=run, out=tmp_path / "out", formats=("onnx",)))
+
+
 def test_bad_input_is_one_sentence(run: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no finished run"):
         export_run(ExportConfig(run=tmp_path, out=tmp_path / "out"))

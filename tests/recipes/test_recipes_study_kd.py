@@ -33,6 +33,28 @@ def test_study_leaves_a_table_a_picture_and_numbers(studied: Path) -> None:
     assert names == {"standard-seed0", "standard-seed1"}
 
 
+def scores(out: Path) -> list[dict[str, Any]]:
+    """Of the runs of the first seed."""
+    rows = json.loads((out / "results.json").read_text())["rows"]
+    timed = ("cost", "total_cost", "step_seconds")
+    return [{k: v for k, v in row.items() if k not in timed} for row in rows if row["seed"] == 0]
+
+
+@pytest.mark.parametrize("spread", [("--workers", "2"), ("--cluster", "ray")])
+def test_study_is_the_same_however_it_is_spread(
+    spread: tuple[str, ...], studied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Worker processes, and a Ray cluster that the command starts; students share their teacher."""
+    if "ray" in spread:
+        pytest.importorskip("ray", reason="the ray extra is not installed")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as in this process (conftest.py)
+    out = tmp_path / "run"
+    main([*WORDS, *FEW, "--epochs", "1", "--seeds", "0", "--out", str(out), *spread])
+    assert scores(out) == scores(studied)
+    assert (out / "study.json").exists()
+    assert [p.name for p in (out / "teachers").iterdir() if p.is_dir()] == ["standard-seed0"]
+
+
 def test_given_teacher_teaches_all_students(studied: Path, tmp_path: Path) -> None:
     out = tmp_path / "given"
     teacher = str(studied / "teachers" / "standard-seed0")

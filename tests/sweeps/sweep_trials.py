@@ -54,6 +54,24 @@ def environment(names, on_step) -> dict[str, str | None]:
     return {name: os.environ.get(name) for name in names}
 
 
+def on_a_share(place: tuple[Path, int], on_step) -> dict[str, object]:
+    """Waits until so many trials have come to the folder, then looks how many are there at once."""
+    folder, together = place
+    mine = f"{os.getpid()}-{time.monotonic_ns()}"
+    (folder / f"came-{mine}").touch()
+    (folder / f"here-{mine}").touch()
+    patience = time.monotonic() + 90
+    while len(list(folder.glob("came-*"))) < together:
+        assert time.monotonic() < patience, "the others did not come"
+        time.sleep(0.05)
+    most, leaves = 0, time.monotonic() + 1
+    while time.monotonic() < leaves:
+        most = max(most, len(list(folder.glob("here-*"))))
+        time.sleep(0.05)
+    (folder / f"here-{mine}").unlink()
+    return {"most": most, "visible": os.environ.get("CUDA_VISIBLE_DEVICES")}
+
+
 def trials(folder: Path, *functions) -> list[Trial]:
     return [Trial(f.__name__, f, folder / f.__name__) for f in functions]
 

@@ -77,13 +77,3 @@ def test_log_forgets_epochs_after_the_checkpoint_and_half_lines(tmp_path: Path) 
         file.write('{"epoch": 4, "lo')
     log.cut_after(2)
     assert log.read() == [{"epoch": 1}, {"epoch": 2}]
-
-
-def test_tensorboard_gets_the_scalars(tmp_path: Path) -> None:
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    log = EpochLog(tmp_path, tensorboard=True)
-    log.write({"epoch": 1, "loss": 0.5})
-    log.close()
-    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
-    assert [(e.step, e.value) for e in events.Scalars("loss")] == [(1, 0.5)]

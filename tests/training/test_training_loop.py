@@ -253,3 +253,26 @@ def test_cost_is_relative_to_the_reference() -> None:
     )
     assert costs["standard"].ratio == 1
     assert costs["slow"].ratio > 1.3
+
+
+def test_the_cost_of_a_step_is_that_of_its_cycle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cycle of two steps that takes three times as long costs 1.5; by a clock that we turn."""
+    clock = {"now": 0.0}
+    monkeypatch.setattr("selfexplain.training.interleave.time.perf_counter", lambda: clock["now"])
+
+    class Timed(Standard):
+        seconds = 1.0
+
+        def forward(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
+            clock["now"] += self.seconds
+            return super().forward(x_BCHW, y_B)
+
+    plain, cycle = Timed(model()), Timed(model())
+    cycle.seconds, cycle.period = 1.5, 2
+    batch = (torch.randn(8, 1, 6, 6), torch.arange(8) % 4, torch.arange(8))
+    fabric = Fabric(accelerator="cpu", devices=1)
+    costs = interleaved_cost(
+        {"plain": plain, "cycle": cycle}, "plain", batch, fabric=fabric, most_seconds=17.0
+    )
+    assert costs["cycle"].step_seconds == 1.5
+    assert costs["cycle"].ratio == 1.5

@@ -6,6 +6,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from selfexplain.errors import InputError
 from selfexplain.objectives import Objective
 
 
@@ -38,8 +39,8 @@ class ObjectiveTrainer(transformers.Trainer):
     """A Trainer whose model is an objective.
 
     Batches are dictionaries with `pixel_values` and `labels` and, for an objective that wants
-    indices, `index`. Pass `remove_unused_columns=False` in the arguments, as the columns cannot be
-    read off an objective.
+    indices, `index`; `predict` also takes batches without labels. Pass
+    `remove_unused_columns=False` in the arguments, as the columns cannot be read off an objective.
 
     Args:
         model: the objective, around a model that returns logits (see `Logits`).
@@ -70,10 +71,18 @@ class ObjectiveTrainer(transformers.Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Loss, logits and labels of a batch, in evaluation mode, without gradients."""
+        """Loss, logits and labels of a batch, in evaluation mode, without gradients.
+
+        A batch without labels has logits alone: those of the objective's own model.
+        """
         del ignore_keys
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
+            if "labels" not in inputs:
+                if prediction_loss_only:
+                    raise InputError("a loss needs labels; pass a data set whose batches have them")
+                objective = self.accelerator.unwrap_model(model)
+                return None, objective.model(inputs["pixel_values"]), None
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
         if prediction_loss_only:
             return loss.detach(), None, None

@@ -19,8 +19,8 @@ class Batches:
     Every process walks the same order, a function of (seed, epoch), and takes its contiguous
     part of each global batch. What is done to the images is drawn for the global batch, a
     function of (seed, epoch, step). So the batches of several processes, put together, equal
-    those of one bit for bit, and no epoch or step needs those before it. The global random
-    generators are never used.
+    those of one bit for bit, and no epoch or step needs those before it. The noise of a corruption
+    is a function of (seed, epoch, place of the image). The global random generators are never used.
 
     Args:
         images: The set. `MemoryImages` move to the device once, as uint8, and stay there;
@@ -31,6 +31,8 @@ class Batches:
         augmentation: What may be done to the images; None leaves them as they are.
         corruption: Name of what is done to them afterwards, before they are normalised, one of
             `CORRUPTIONS`; None for nothing.
+        places_N: Place of each image in a larger set of which these are a part, so that its
+            corruption is the same as in the whole, int64; None for the place in this set.
         shuffle: Whether each epoch has its own order; else the order of the set.
         drop_last: Whether a last, smaller batch is left out; else it is shared out as evenly as
             possible, and a process whose part is empty gets no batch for that step.
@@ -60,6 +62,7 @@ class Batches:
         device: torch.device | str = "cpu",
         augmentation: Augmentation | None = None,
         corruption: str | None = None,
+        places_N: torch.Tensor | None = None,
         shuffle: bool = True,
         drop_last: bool = True,
         rank: int = 0,
@@ -82,6 +85,8 @@ class Batches:
         self.seed, self.augmentation, self.workers = seed, augmentation, workers
         self.corruption_name = corruption
         self.corruption = None if corruption is None else find_corruption(corruption)
+        self.places_N = torch.arange(len(images)) if places_N is None else places_N.cpu()
+        _check_places(len(images), self.places_N)
         self.rank, self.world_size = rank, world_size
 
     def __len__(self) -> int:
@@ -140,7 +145,7 @@ class Batches:
         for (step, global_B, mine), indices_B, read_BCHW in zip(steps, indices, read, strict=True):
             pixels_BCHW = read_BCHW.to(self.device, non_blocking=True)
             pixels_BCHW = self._augmented(pixels_BCHW, (epoch, step), len(global_B), mine)
-            pixels_BCHW = self._corrupted(pixels_BCHW, (epoch, step), len(global_B), mine)
+            pixels_BCHW = self._corrupted(pixels_BCHW, epoch, indices_B)
             index_B = indices_B.to(self.device)
             yield normalise(pixels_BCHW, self.mean_C, self.std_C), self.labels_N[index_B], index_B
 
@@ -162,14 +167,15 @@ class Batches:
         return augment(images_BCHW, params.part(mine, self.device))
 
     def _corrupted(
-        self, images_BCHW: torch.Tensor, moment: tuple[int, int], count: int, mine: slice
+        self, images_BCHW: torch.Tensor, epoch: int, indices_B: torch.Tensor
     ) -> torch.Tensor:
-        """Corrupt this process's part of the global batch of `count` at (epoch, step)."""
+        """Corrupt images, each as drawn for its place."""
         if self.corruption is None:
             return images_BCHW
-        generator = named_generator("corruption", str(self.corruption_name), self.seed, *moment)
-        drawn_BCHW = self.corruption.draw((count, *self.images.shape_CHW), generator)
-        return self.corruption.apply(images_BCHW, None if drawn_BCHW is None else drawn_BCHW[mine])
+        key = ("corruption", str(self.corruption_name), self.seed, epoch)
+        generators = (named_generator(*key, place) for place in self.places_N[indices_B].tolist())
+        drawn_BCHW = self.corruption.draw(self.images.shape_CHW, generators)
+        return self.corruption.apply(images_BCHW, drawn_BCHW)
 
 
 def _check_sizes(count: int, batch_size: int, drop_last: bool, workers: int) -> None:
@@ -184,6 +190,14 @@ def _check_sizes(count: int, batch_size: int, drop_last: bool, workers: int) -> 
         )
     if workers < 0:
         raise InputError(f"workers is {workers}; pass a number of at least 0")
+
+
+def _check_places(count: int, places_N: torch.Tensor) -> None:
+    if places_N.shape != (count,):
+        raise InputError(
+            f"places_N has shape {tuple(places_N.shape)}; pass one place for each of the {count} "
+            "images"
+        )
 
 
 def _check_statistics(channels: int, mean_C: torch.Tensor, std_C: torch.Tensor) -> None:

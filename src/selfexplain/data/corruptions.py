@@ -8,7 +8,7 @@ theirs are cut off, so accuracies come close to those on CIFAR-10-C but are not 
 Shape suffixes: B images, C channels, H and W space.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -75,7 +75,7 @@ class Corruption:
     Example:
         >>> pixels = torch.full((1, 1, 2, 2), 200, dtype=torch.uint8)
         >>> corruption = CORRUPTIONS["contrast-5"]
-        >>> corruption.apply(pixels, corruption.draw(pixels.shape, torch.Generator())).dtype
+        >>> corruption.apply(pixels, corruption.draw((1, 2, 2), [torch.Generator()])).dtype
         torch.uint8
     """
 
@@ -83,14 +83,21 @@ class Corruption:
     strength: float
     """sigma in [0, 1], sigma in pixels, or the factor."""
 
-    def draw(self, shape_BCHW: tuple[int, ...], generator: torch.Generator) -> Tensor | None:
-        """Draw what `apply` needs for images of this shape, on the CPU; None if it needs nothing.
+    def draw(
+        self, shape_CHW: tuple[int, int, int], generators: Iterable[torch.Generator]
+    ) -> Tensor | None:
+        """Draw what `apply` needs, (B, C, H, W) on the CPU; None if it needs nothing.
 
-        Drawn on the CPU, the noise is the same whatever the device.
+        Drawn on the CPU, and for each image by itself, the noise is the same whatever the device
+        and the batch.
+
+        Args:
+            shape_CHW: of an image.
+            generators: one on the CPU for each of the B images.
         """
         if self.kind != "gaussian_noise":
             return None
-        return torch.randn(shape_BCHW, generator=generator)
+        return torch.stack([torch.randn(shape_CHW, generator=each) for each in generators])
 
     def apply(self, pixels_BCHW: Tensor, drawn_BCHW: Tensor | None) -> Tensor:
         """Corrupt uint8 pixels; the result is uint8 again, on the same device."""

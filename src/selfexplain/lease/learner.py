@@ -1,7 +1,6 @@
 """A network whose weights are moved along gradients that were computed elsewhere."""
 
 import copy
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,13 +149,3 @@ class Learner:
         """Take back what `state` gave."""
         self.module.load_state_dict(state["module"])
         self.optimiser.load_state_dict(state["optimiser"])
-
-
-def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether no tensor holds a NaN or an infinity; one transfer for all of them.
-
-    Example:
-        >>> all_finite([torch.ones(2), torch.tensor(float("nan"))])
-        False
-    """
-    return bool(torch.stack([t.detach().float().sum() for t in tensors]).isfinite().all())

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
-from selfexplain.lease.learner import Learner, Rates, all_finite
-from selfexplain.multilevel import Level, Mode, Processes, unroll, walk
+from selfexplain.lease.learner import Learner, Rates
+from selfexplain.multilevel import Level, Mode, Processes, all_finite, unroll, walk
 from selfexplain.multilevel.processes import ALONE
 from selfexplain.multilevel.variables import Variable, Variables, leaves
 from selfexplain.spaces import Genotype, Supernet

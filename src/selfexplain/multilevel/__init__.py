@@ -1,5 +1,6 @@
 """One-step levels and the gradient through a chain of them; knows nothing of images."""
 
+from selfexplain.multilevel.finite import all_finite
 from selfexplain.multilevel.hypergradient import Mode, hypergradient, unroll
 from selfexplain.multilevel.level import Level
 from selfexplain.multilevel.module import as_function
@@ -13,6 +14,7 @@ __all__ = [
     "Mode",
     "Processes",
     "Unrolled",
+    "all_finite",
     "as_function",
     "brute_force_hypergradient",
     "hypergradient",

@@ -37,6 +37,7 @@ from selfexplain.recipes.tune import check_tunable, tuned
 from selfexplain.sweeps import Watch, ignore
 from selfexplain.training.cost import interleaved_cost
 from selfexplain.training.files import read_json, write_json
+from selfexplain.training.loggers import check_installed
 
 COLUMNS = ("objective", "seed", *SCORES, "step_seconds", "cost", *SOMETIMES)
 """Fields of a row of results.json, those that it has."""
@@ -75,6 +76,7 @@ def run_comparison(
         resolve(spec, config.options)  # a misspelt objective is refused before hours of training
     check_teacher_is_needed(config, config.objectives)
     check_tunable(config)
+    check_installed(config.loggers)
     _claim_folder(config)
     with locked(config.out):
         return _compare(config, watch, run_trials)

@@ -6,6 +6,7 @@ Every file that computes is run once and its logits are compared with the model'
 import io
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -72,8 +73,7 @@ def export_run(config: ExportConfig) -> list[Path]:
     state = {name: t.contiguous() for name, t in classifier.model.state_dict().items()}
     contents = {WEIGHTS: safetensors_bytes(state), "README.md": _card(run).encode()}
     for form in dict.fromkeys(config.formats):
-        name, make = FORMATS[form]
-        contents[name] = make(run, classifier)
+        contents[FORMATS[form][0]] = _made(form, run, classifier)
     for name, content in contents.items():
         with atomic_file(config.out / name) as file:
             file.write(content)
@@ -87,6 +87,45 @@ def _card(run: FinishedRun) -> str:
     result = read_json(run.folder / "result.json")
     environment = read_json(run.folder / "run.json").get("environment", {})
     return model_card(run.config, result, environment, run.class_names, run.shape_CHW)
+
+
+def _made(form: Format, run: FinishedRun, classifier: PixelClassifier) -> bytes:
+    """Content of a format's file.
+
+    Raises:
+        InputError: torch cannot write this model so; says which formats can be written.
+    """
+    try:
+        return _content(form, run, classifier)
+    except InputError:
+        raise
+    except Exception as error:  # a model that cannot be traced may end in anything
+        others = [other for other in FORMATS if _works(other, run, classifier)]
+        instead = f"pass --formats {' '.join(others)}, or" if others else "no other does, so"
+        raise InputError(
+            f"format {form} does not fit this model ({_reason(error)}); {instead} leave --formats "
+            "out: weights and configuration can be written of every model"
+        ) from error
+
+
+def _works(form: Format, run: FinishedRun, classifier: PixelClassifier) -> bool:
+    try:
+        _content(form, run, classifier)
+    except Exception:
+        return False
+    return True
+
+
+def _content(form: Format, run: FinishedRun, classifier: PixelClassifier) -> bytes:
+    with redirect_stderr(io.StringIO()):  # torch prints the graph of a model that it gives up
+        return FORMATS[form][1](run, classifier)
+
+
+def _reason(error: BaseException) -> str:
+    """First line of what went wrong first, which exporters wrap in advice of many lines."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return first_line(error)
 
 
 def _onnx(run: FinishedRun, classifier: PixelClassifier) -> bytes:

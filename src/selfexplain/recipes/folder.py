@@ -135,6 +135,8 @@ def check_free(folder: Path) -> None:
         "metrics.jsonl",
         "search.jsonl",
         "tensorboard",
+        "wandb",
+        "mlflow",
         "cost",
         "genotype.json",
         "cell.svg",

@@ -16,6 +16,7 @@ from selfexplain.recipes.objective_options import ObjectiveOptions
 from selfexplain.recipes.partners import parts_of
 from selfexplain.recipes.sweep_options import SweepOptions
 from selfexplain.training import TrainingOptions
+from selfexplain.training.loggers import LoggerName
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,8 +99,9 @@ class SharedConfig:
     teacher: Path | None = None
     """Folder of a finished run whose model teaches, for objectives that have a teacher; None to
     train one first, with the same model, seed and options."""
-    tensorboard: bool = False
-    """Write TensorBoard event files beside metrics.jsonl (needs the tensorboard extra)."""
+    loggers: tuple[LoggerName, ...] = ()
+    """Give metrics, configuration and final scores to these too: tensorboard, wandb (Weights &
+    Biases), mlflow; each needs the extra of its name."""
     score_every_epoch: bool = False
     """Score the model after every epoch too, for curves; the result is always the last epoch's."""
     robustness: bool = False
@@ -218,9 +220,13 @@ def plain(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
 
     Of the options of objectives only those of the objectives in use are kept, so that a run's
     configuration stays what it was when the library learns another objective. How runs are spread
-    over processes (`sweep`) is left out: it changes no result.
+    over processes (`sweep`) and where else it is logged (`loggers`) are left out: they change no
+    result.
     """
-    values = {k: v for k, v in asdict(config).items() if k not in (*leave_out, "sweep")}
+    values = asdict(config)
+    if isinstance(config, SharedConfig):  # runs without stay what they were when this was a flag
+        values["tensorboard"] = False
+    values = {k: v for k, v in values.items() if k not in (*leave_out, "sweep", "loggers")}
     for name in ("teacher", "start_seed"):  # runs without stay what they were before these came
         if values.get(name) is None:
             values.pop(name, None)

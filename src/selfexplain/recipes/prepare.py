@@ -71,6 +71,7 @@ class Prepared:
             batch_size=500,
             device=device,
             corruption=corruption,
+            places_N=only,
             shuffle=False,
             drop_last=False,
             workers=workers,

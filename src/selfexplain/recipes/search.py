@@ -5,6 +5,7 @@ A search's folder holds `run.json` (configuration, environment), then after ever
 and `result.json`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from lightning_fabric import Fabric
 from selfexplain.data import ImageData
 from selfexplain.recipes.environment import environment
 from selfexplain.recipes.folder import claim_folder, locked
+from selfexplain.recipes.logging import logged
 from selfexplain.recipes.options import DeviceOptions, plain
 from selfexplain.recipes.prepare import load, prepare
 from selfexplain.recipes.search_options import SearchConfig
@@ -23,6 +25,7 @@ from selfexplain.recipes.train import launch
 from selfexplain.spaces import Genotype, random_genotype, to_string
 from selfexplain.training import TrainingOptions
 from selfexplain.training.files import read_json, write_json
+from selfexplain.training.loggers import Logger, numbers
 from selfexplain.training.processes import joined_processes
 
 
@@ -62,10 +65,11 @@ def run_search(
         fabric = launch(DeviceOptions(accelerator=config.accelerator), TrainingOptions())
         fabric.barrier()  # every process has looked at the folder before one writes to it
         result: dict[str, Any] = {}
-        if config.method != "random":
-            result = _search(config, identity, fabric, data, on_step)
-        elif fabric.is_global_zero:
-            result = _random_cell(config)
+        with logged(config, first=fabric.is_global_zero) as loggers:
+            if config.method != "random":
+                result = _search(config, identity, fabric, data, on_step, loggers)
+            elif fabric.is_global_zero:
+                result = _random_cell(config, loggers)
         return fabric.broadcast(result)  # once the first process has written
 
 
@@ -75,6 +79,7 @@ def _search(
     fabric: Fabric,
     data: ImageData | None,
     on_step: StepCallback,
+    loggers: Sequence[Logger],
 ) -> dict[str, Any]:
     """Walk the search on every process; the first one writes and returns the result."""
     device, processes = fabric.device, joined_processes()
@@ -85,25 +90,27 @@ def _search(
     if fabric.is_global_zero:
         images = {"train": len(prepared.train), "held_out": len(prepared.scored)}
         _write_run(config, device, images, processes.count)
-    progress = SearchProgress(config, search, halves, prepared, device, identity)
+    progress = SearchProgress(config, search, halves, prepared, device, identity, loggers)
     progress.run(on_step)
     if not fabric.is_global_zero:
         return {}
     write_outcome(config.out, progress.genotype, progress.log.read())
-    return _write_result(config, progress.genotype, progress.outcome())
+    return _write_result(config, progress.genotype, progress.outcome(), loggers)
 
 
-def _random_cell(config: SearchConfig) -> dict[str, Any]:
+def _random_cell(config: SearchConfig, loggers: Sequence[Logger]) -> dict[str, Any]:
     """A cell drawn uniformly from the space: what a search must beat."""
     generator = torch.Generator().manual_seed(config.seed)
     family = "nasbench201" if config.space == "nasbench201" else "darts"
     genotype = random_genotype(family, generator)
     _write_run(config, torch.device("cpu"), {})
     write_outcome(config.out, genotype, [])
-    return _write_result(config, genotype, {"epochs": 0})
+    return _write_result(config, genotype, {"epochs": 0}, loggers)
 
 
-def _write_result(config: SearchConfig, genotype: Genotype, more: dict[str, Any]) -> dict[str, Any]:
+def _write_result(
+    config: SearchConfig, genotype: Genotype, more: dict[str, Any], loggers: Sequence[Logger]
+) -> dict[str, Any]:
     skips, edges = skip_connections(genotype)
     result = {
         "method": config.method,
@@ -115,6 +122,8 @@ def _write_result(config: SearchConfig, genotype: Genotype, more: dict[str, Any]
         "collapsed": collapsed(genotype),
         **more,
     }
+    for logger in loggers:
+        logger.finish(numbers(result))
     write_json(config.out / "result.json", result)
     return result
 

@@ -9,6 +9,7 @@ import tyro
 from selfexplain.errors import InputError
 from selfexplain.lease import LeaSEOptions, Rates
 from selfexplain.recipes.options import UNNAMED, DataOptions, check_seed, name_folder
+from selfexplain.training.loggers import LoggerName
 
 Space = Literal["nasbench201", "darts", "pcdarts"]
 Method = Literal["lease", "sanas", "darts1", "darts2", "random_search", "random"]
@@ -54,6 +55,9 @@ class SearchConfig:
     """Seed of weights, architecture, batches and splits."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Kind of device; auto takes a GPU if there is one."""
+    loggers: tuple[LoggerName, ...] = ()
+    """Give losses, configuration and outcome to these too: tensorboard, wandb (Weights & Biases),
+    mlflow; each needs the extra of its name."""
     resume: bool = False
     """Continue the search in --out from its last checkpoint, if there is one."""
 

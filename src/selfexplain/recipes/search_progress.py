@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from selfexplain.recipes.search_setup import Halves
 from selfexplain.spaces import from_string, to_string
 from selfexplain.training.checkpoint import load_checkpoint, save_checkpoint
 from selfexplain.training.log import EpochLog
+from selfexplain.training.loggers import Logger
 from selfexplain.training.processes import exists_for_all
 from selfexplain.training.seeding import epoch_seed, global_generator_kept
 
@@ -35,6 +36,7 @@ class SearchProgress:
         prepared: its images.
         device: where it runs.
         identity: a text that stands for the whole configuration.
+        loggers: are given the losses of every epoch.
     """
 
     def __init__(
@@ -45,11 +47,12 @@ class SearchProgress:
         prepared: Prepared,
         device: torch.device,
         identity: str,
+        loggers: Sequence[Logger] = (),
     ) -> None:
         self.config, self.search, self.halves, self.prepared = config, search, halves, prepared
         self.device, self.identity = device, identity
         self.path = config.out / "checkpoint.pt"
-        self.log = EpochLog(config.out, name="search.jsonl")
+        self.log = EpochLog(config.out, loggers, name="search.jsonl")
         self.writes = search.processes.rank == 0
         self.epochs_done, self.stopped = 0, False
         self.genotype = search.genotype()

@@ -9,7 +9,7 @@ every epoch `metrics.jsonl`, `checkpoint.pt` and a page of `album/` (album.py), 
 import dataclasses
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from selfexplain.recipes.classifier import build_seeded
 from selfexplain.recipes.derived import drop_path_schedule, size_of
 from selfexplain.recipes.environment import environment
 from selfexplain.recipes.folder import claim_folder, locked
+from selfexplain.recipes.logging import logged
 from selfexplain.recipes.machines import devices_and_machines
 from selfexplain.recipes.options import DeviceOptions, RunConfig, TrainConfig, plain
 from selfexplain.recipes.prepare import Prepared, load, prepare
@@ -35,6 +36,7 @@ from selfexplain.recipes.scoring import predict_together
 from selfexplain.recipes.teacher import after_teachers, find_teacher
 from selfexplain.training import TrainingOptions, train
 from selfexplain.training.files import read_json, write_json, write_tensors
+from selfexplain.training.loggers import Logger, numbers
 from selfexplain.training.loop import FABRIC_PRECISION
 
 StepCallback = Callable[[int, int], None]
@@ -111,19 +113,21 @@ def run_training(
     if done.exists():
         return read_json(done)
     with locked(config.out, patience):
+        fabric = fabric if fabric is not None else launch(config.device, config.training)
         folder = config.out / "teachers" if teachers is None else teachers
-        return _train_and_score(config, identity, fabric, data, on_step, folder)
+        with logged(config, first=fabric.is_global_zero) as loggers:
+            return _train_and_score(config, identity, fabric, data, on_step, folder, loggers)
 
 
 def _train_and_score(
     config: RunConfig,
     identity: str,
-    fabric: Fabric | None,
+    fabric: Fabric,
     data: ImageData | None,
     on_step: StepCallback,
     teachers: Path,
+    loggers: Sequence[Logger],
 ) -> dict[str, Any]:
-    fabric = fabric if fabric is not None else launch(config.device, config.training)
     data = data if data is not None else load(config.data)
     prepared = prepare(data, config.data, config.seed)
     teacher = find_teacher(
@@ -185,7 +189,7 @@ def _train_and_score(
         seed=config.start,
         identity=identity,
         resume=config.resume,
-        tensorboard=config.tensorboard,
+        loggers=loggers,
         before_epoch=drop_path_schedule(plain(config), objective.model),
         after_epoch=after_epoch,
         on_step=after_teachers(config, on_step),
@@ -205,6 +209,8 @@ def _train_and_score(
         }
         if album is not None:
             album.finish(objective, model)
+        for logger in loggers:
+            logger.finish(numbers(result))
         predictions = {"logits": logits_NK, "labels": labels_N}
         write_tensors(config.out / "predictions.safetensors", predictions)
         write_tensors(config.out / "model.safetensors", model.state_dict())

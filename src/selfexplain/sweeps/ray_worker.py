@@ -52,9 +52,20 @@ class Board:
         return news
 
 
+def hide_gpus_not_asked_for(ray: Any) -> None:
+    """Let a run that was given no GPU see none.
+
+    Ray says which GPUs a run has by CUDA_VISIBLE_DEVICES, but leaves it alone for runs without:
+    they would all take the first GPU of their machine.
+    """
+    if not ray.get_runtime_context().get_accelerator_ids().get("GPU"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def attempt_there(pickled: bytes, board: Any, place: Place) -> Message:
     """Run a trial on a machine of the cluster; return its last message, pin the others."""
     ray = import_ray()
+    hide_gpus_not_asked_for(ray)
     try:
         place.enter()
     except InputError as error:

@@ -1,11 +1,10 @@
 """What a training step of each objective costs, measured side by side.
 
-Times of separate runs cannot be compared on a machine that others use too. Here the objectives take
-turns: in every round each takes one step on the same batch, and the cost of an objective is the
-median over rounds of its time divided by the reference's time in that round.
+The objectives take turns (interleave.py): in every round each takes one step on the same batch, and
+the cost of an objective is the median over rounds of its time divided by the reference's time in
+that round.
 """
 
-import statistics
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from selfexplain.objectives.base import Objective
+from selfexplain.training.interleave import interleaved_seconds, medians
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,47 +57,39 @@ def interleaved_cost(
         >>> interleaved_cost(plain, "standard", batch, fabric=fabric)["standard"].ratio
         1.0
     """
-    steppers = {name: _Stepper(objective, fabric) for name, objective in objectives.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in objectives}
+    steppers = {name: _Stepper(objective, batch, fabric) for name, objective in objectives.items()}
     started = time.perf_counter()
-    for done in range(-2, rounds):
+
+    def enough(done: int) -> bool:
         late = done >= 3 and time.perf_counter() - started > most_seconds
-        if fabric.broadcast(late):  # one clock decides for all processes
-            break
-        for name, stepper in steppers.items():
-            took = stepper.seconds_of_a_step(*batch)
-            if done >= 0:
-                seconds[name].append(took)
+        return fabric.broadcast(late)  # one clock decides for all processes
+
+    seconds = interleaved_seconds(steppers, rounds, uncounted=2, enough=enough)
+    of_a_step = {
+        name: [cycle / steppers[name].period for cycle in cycles]
+        for name, cycles in seconds.items()
+    }
     return {
-        name: Cost(
-            step_seconds=statistics.median(times),
-            ratio=statistics.median(t / r for t, r in zip(times, seconds[reference], strict=True)),
-        )
-        for name, times in seconds.items()
+        name: Cost(step_seconds=median, ratio=ratio)
+        for name, (median, ratio) in medians(of_a_step, reference).items()
     }
 
 
 class _Stepper:
-    """An objective with an optimiser of its own."""
+    """An objective with an optimiser of its own; a call takes the steps of one cycle."""
 
-    def __init__(self, objective: Objective, fabric: Fabric) -> None:
+    def __init__(
+        self, objective: Objective, batch: tuple[Tensor, Tensor, Tensor], fabric: Fabric
+    ) -> None:
         objective.train().skip_warmup()
-        self.period, self.wants_indices = objective.period, objective.wants_indices
+        self.period = objective.period
+        self.batch = batch if objective.wants_indices else batch[:2]
         self.fabric = fabric
         optimiser = torch.optim.SGD(objective.parameters(), lr=1e-3, momentum=0.9, nesterov=True)
         self.objective, self.optimiser = fabric.setup(objective, optimiser)
 
-    def seconds_of_a_step(self, x_BCHW: Tensor, y_B: Tensor, index_B: Tensor) -> float:
-        batch = (x_BCHW, y_B, index_B) if self.wants_indices else (x_BCHW, y_B)
-        self._wait()
-        started = time.perf_counter()
+    def __call__(self) -> None:
         for _ in range(self.period):
             self.optimiser.zero_grad()
-            self.fabric.backward(self.objective(*batch)["loss"])
+            self.fabric.backward(self.objective(*self.batch)["loss"])
             self.optimiser.step()
-        self._wait()
-        return (time.perf_counter() - started) / self.period
-
-    def _wait(self) -> None:
-        if self.fabric.device.type == "cuda":
-            torch.cuda.synchronize(self.fabric.device)

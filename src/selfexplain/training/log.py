@@ -1,23 +1,21 @@
-"""Metrics of each epoch, as JSON lines and, if asked for, for TensorBoard."""
+"""Metrics of each epoch, as JSON lines and for the run's loggers."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from selfexplain.errors import InputError
 from selfexplain.training.files import atomic_file
+from selfexplain.training.loggers import Logger, numbers
 
 
 class EpochLog:
-    """One JSON object a line, one line an epoch; scalars to TensorBoard.
+    """One JSON object a line, one line an epoch; its numbers to the loggers.
 
     Args:
         folder: folder of the run.
-        tensorboard: also write event files into `folder/tensorboard` (needs the tensorboard extra).
+        loggers: are given the numbers too.
         name: of the file.
-
-    Raises:
-        InputError: tensorboard is asked for and not installed.
 
     Example:
         >>> import tempfile
@@ -27,20 +25,18 @@ class EpochLog:
     """
 
     def __init__(
-        self, folder: Path, tensorboard: bool = False, name: str = "metrics.jsonl"
+        self, folder: Path, loggers: Sequence[Logger] = (), name: str = "metrics.jsonl"
     ) -> None:
         self.path = folder / name
         folder.mkdir(parents=True, exist_ok=True)
-        self._writer = _tensorboard_writer(folder / "tensorboard") if tensorboard else None
+        self._loggers = loggers
 
     def write(self, metrics: dict[str, Any]) -> None:
         """Append the metrics of one epoch; "epoch" counts from 1."""
         with self.path.open("a") as file:
             file.write(json.dumps(metrics) + "\n")
-        if self._writer is not None:
-            for name, value in metrics.items():
-                self._writer.add_scalar(name, value, metrics["epoch"])
-            self._writer.flush()
+        for logger in self._loggers:
+            logger.log(numbers(metrics), metrics["epoch"])
 
     def read(self) -> list[dict[str, Any]]:
         """All whole lines written so far; a last line cut off by a crash is left out."""
@@ -54,19 +50,3 @@ class EpochLog:
         kept = [line for line in self.read() if line["epoch"] <= epoch]
         with atomic_file(self.path) as file:
             file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
-
-    def close(self) -> None:
-        """Finish the event file."""
-        if self._writer is not None:
-            self._writer.close()
-
-
-def _tensorboard_writer(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise InputError(
-            "--tensorboard needs the tensorboard package; install it with: "
-            "pip install 'selfexplain[tensorboard]'"
-        ) from error
-    return SummaryWriter(str(folder))

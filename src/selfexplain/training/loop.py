@@ -6,7 +6,7 @@ checkpoint of an epoch therefore walks the same path as one that was never stopp
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -15,15 +15,17 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
+from selfexplain.multilevel import all_finite
 from selfexplain.objectives.base import Objective
 from selfexplain.training.checkpoint import load_checkpoint, save_checkpoint
 from selfexplain.training.log import EpochLog
+from selfexplain.training.loggers import Logger
 from selfexplain.training.meter import Meter
 from selfexplain.training.options import TrainingOptions
 from selfexplain.training.processes import exists_for_all, mean_numbers, take_from_first
 from selfexplain.training.schedule import cosine_with_warmup
 from selfexplain.training.seeding import epoch_seed, global_generator_kept
-from selfexplain.training.state import Run, restore, start, state_of, weights_are_finite
+from selfexplain.training.state import Run, restore, start, state_of
 
 FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 """Our names of arithmetic -> Lightning Fabric's."""
@@ -60,7 +62,7 @@ def train(
     seed: int = 0,
     identity: str = "",
     resume: bool = False,
-    tensorboard: bool = False,
+    loggers: Sequence[Logger] = (),
     before_epoch: Callable[[int], None] = lambda epoch: None,
     after_epoch: Callable[[int, nn.Module], None] = lambda epoch, model: None,
     on_step: Callable[[int, int], None] = lambda done, total: None,
@@ -78,7 +80,7 @@ def train(
         identity: a text that stands for the whole configuration; a checkpoint of another one is
             refused.
         resume: continue from the folder's checkpoint if there is one.
-        tensorboard: write event files too.
+        loggers: are given the metrics of every epoch too; those of the first process alone.
         before_epoch: called with the number of epochs done before each that is walked, to set what
             the model's behaviour depends on beside weights and buffers.
         after_epoch: called on the first process after each epoch, counted from 1, with the model
@@ -111,7 +113,7 @@ def train(
     path = folder / "checkpoint.pt"
     if resume and exists_for_all(path):
         restore(run, fabric, load_checkpoint(path), identity, path)
-    log = EpochLog(folder, tensorboard) if fabric.is_global_zero else None
+    log = EpochLog(folder, loggers) if fabric.is_global_zero else None
     if log is not None:
         log.cut_after(run.epochs_done)
     with global_generator_kept(fabric.device):
@@ -129,8 +131,6 @@ def train(
                 log.write(metrics)
                 save_checkpoint(path, state_of(run, fabric, identity))
             fabric.barrier()
-    if log is not None:
-        log.close()
     return run.evaluated_model
 
 
@@ -164,7 +164,8 @@ def _train_epoch(
         if meter.looked and not _all_agree(fabric, finite):
             raise _diverged(f"the loss became {meter.last_loss:g}", epoch, step, options, path)
         on_step(epoch * len(batches) + step + 1, options.epochs * len(batches))
-    if not _all_agree(fabric, meter.finite() and weights_are_finite(run.objective)):
+    weights = [t for t in run.objective.state_dict().values() if isinstance(t, Tensor)]
+    if not _all_agree(fabric, meter.finite() and all_finite(weights)):
         raise _diverged("a weight or the loss is not finite", epoch, len(batches), options, path)
     return {
         "epoch": epoch + 1,

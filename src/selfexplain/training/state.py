@@ -92,9 +92,3 @@ def restore(run: Run, fabric: Fabric, state: dict[str, Any], identity: str, path
         run.average.load_state_dict(state["average"])
     fabric.strategy.precision.load_state_dict(state["precision"])
     run.epochs_done = state["epochs_done"]
-
-
-def weights_are_finite(module: nn.Module) -> bool:
-    """Whether no parameter or buffer holds a NaN or an infinity; one transfer for all of them."""
-    sums = [t.detach().float().sum() for t in module.state_dict().values() if isinstance(t, Tensor)]
-    return bool(torch.stack(sums).isfinite().all())

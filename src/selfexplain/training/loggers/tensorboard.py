@@ -1,0 +1,46 @@
+"""Event files for TensorBoard, in the run's folder."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from selfexplain.training.loggers.logger import as_text, flat
+
+
+class TensorBoard:
+    """Scalars of each epoch, and at the end the configuration with the final scores (HParams).
+
+    Args:
+        folder: of the run; the event files go into `tensorboard` in it.
+        hyperparameters: configuration of the run, nested.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> logger = TensorBoard(folder, {"seed": 0})
+        >>> logger.log({"loss": 0.5}, epoch=1)
+        >>> logger.close(failed=False)
+        >>> [path.name.split(".")[0] for path in (folder / "tensorboard").iterdir()]
+        ['events']
+    """
+
+    def __init__(self, folder: Path, hyperparameters: Mapping[str, Any]) -> None:
+        self._hyperparameters = {k: as_text(v) for k, v in flat(hyperparameters).items()}
+        self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
+
+    def log(self, numbers: Mapping[str, float], epoch: int) -> None:
+        """Write the scalars of one epoch."""
+        for name, value in numbers.items():
+            self._writer.add_scalar(name, value, epoch)
+        self._writer.flush()
+
+    def finish(self, scores: Mapping[str, float]) -> None:
+        """Write the final scores beside the configuration."""
+        finals = {f"final/{name}": value for name, value in scores.items()}
+        self._writer.add_hparams(self._hyperparameters, finals, run_name=".")
+
+    def close(self, *, failed: bool) -> None:  # noqa: ARG002 - event files do not say
+        """Finish the event file."""
+        self._writer.close()

@@ -1,0 +1,55 @@
+"""The corrupted images that are scored: the same for any number of processes, however they lie."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from selfexplain.data import CORRUPTIONS
+from selfexplain.data.decode import Decoding
+from selfexplain.data.sources import Arrays
+from selfexplain.data.streamed import StreamedImages
+from selfexplain.recipes.options import DataOptions
+from selfexplain.recipes.prepare import Prepared, load, prepare
+from selfexplain.recipes.scoring import predict_together
+from two_processes import in_two_processes
+
+HALF = DataOptions(data="digits", validation=0.5)  # more images than one batch holds
+
+
+def streamed(prepared: Prepared) -> Prepared:
+    """The same images, decoded when they are asked for."""
+    held = prepared.scored
+    pixels_NHW = held.read(torch.arange(len(held)))[:, 0].numpy()
+    rule = Decoding(shape_CHW=held.shape_CHW, image_size=None, example="number 0")
+    images = StreamedImages(Arrays(pixels_NHW), torch.arange(len(held)), held.labels_N, rule)
+    return dataclasses.replace(prepared, scored=images)
+
+
+def scored_images(rank: int, stream: bool) -> dict[str, Tensor]:
+    """What a model is shown under each corruption: this one's logits are the images."""
+    prepared = prepare(load(HALF), HALF, seed=0)
+    if stream:
+        prepared = streamed(prepared)
+    return {
+        name: predict_together(
+            nn.Flatten(), prepared, device=torch.device("cpu"), workers=0, corruption=name
+        )[0]
+        for name in CORRUPTIONS
+    }
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_two_processes_score_the_images_that_one_scores(stream: bool, tmp_path: Path) -> None:
+    alone = scored_images(0, stream=False)
+    for together in in_two_processes(scored_images, tmp_path, stream):
+        for name in CORRUPTIONS:
+            assert len(alone[name]) > 500
+            assert torch.equal(together[name], alone[name]), name
+
+
+def test_streamed_images_are_corrupted_alike() -> None:
+    held, read = scored_images(0, stream=False), scored_images(0, stream=True)
+    assert all(torch.equal(held[name], read[name]) for name in CORRUPTIONS)
