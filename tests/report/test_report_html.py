@@ -138,4 +138,4 @@ def test_figures_share_no_names_and_every_reference_is_found() -> None:
 
 
 def test_escape_leaves_plain_text_alone() -> None:
-    assert escape("ResNet-18: 90 ± 1 %") == "ResNet-18, 3 × 3"
+    assert escape("ResNet-18: 90 ± 1 %") == "ResNet-18: 90 ± 1 %"
