@@ -9,11 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 
+from selfexplain.report.palette import GREY, VERMILION
 from selfexplain.report.pareto import pareto_front
 
 Row = dict[str, Any]
 
-ON, OFF = "tab:orange", "tab:gray"
+ON, OFF = VERMILION, GREY
 NEAR = [(7, 5, "left"), (7, -13, "left"), (-7, 5, "right"), (-7, -13, "right")]
 FAR = [
     (x, y, align)
@@ -25,7 +26,7 @@ PLACES = [*NEAR, *FAR]
 """Where a label may stand, in points from its own point, best first, and how it is aligned."""
 
 
-def cost_figure(summary: Sequence[Row]) -> Figure:
+def cost_figure(summary: Sequence[Row], *, size: tuple[float, float] = (7.5, 5)) -> Figure:
     """Each objective at its cost and mean accuracy, with the std over seeds where there is one.
 
     The cost is that of all that is trained (`total_cost`) where every row has it, else of a step.
@@ -33,6 +34,7 @@ def cost_figure(summary: Sequence[Row]) -> Figure:
 
     Args:
         summary: rows with "objective", "accuracy_mean", "accuracy_std" and "cost".
+        size: width and height in inches.
 
     Example:
         >>> row = {"objective": "standard", "accuracy_mean": 90.0, "accuracy_std": None, "cost": 1}
@@ -43,7 +45,7 @@ def cost_figure(summary: Sequence[Row]) -> Figure:
     costs = [float(row["total_cost" if whole else "cost"]) for row in summary]
     accuracies = [row["accuracy_mean"] for row in summary]
     front = pareto_front(costs, accuracies)
-    figure = Figure(figsize=(7.5, 5), layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots()
     if max(costs) > 5 * min(costs):

@@ -8,6 +8,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from selfexplain.report.html.text import escape
+from selfexplain.report.palette import SERIES
 
 INK = "#000000"
 """What is drawn in black takes the colour of the page's text."""
@@ -22,7 +23,8 @@ NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 def figure(figure: Figure, alt: str) -> str:
     """A figure as inline SVG; what is black in it becomes the page's text colour, light or dark.
 
-    The same figure gives the same text, at any time.
+    The colours of `report/palette.py` take the page's shades of them, too. The same figure gives
+    the same text, at any time.
 
     Args:
         figure: without a background of its own; it is left as it was.
@@ -42,9 +44,15 @@ def figure(figure: Figure, alt: str) -> str:
     svg = _with_own_ids(svg, hashlib.sha256((alt + svg).encode()).hexdigest()[:8])
     # Black is SVG's default and matplotlib leaves it out at times: the root sets it for all.
     opening = f'<svg role="img" aria-label="{escape(alt)}" fill="currentColor"'
-    return (
-        f'<div class="chart">{svg.replace("<svg", opening, 1).replace(INK, "currentColor")}</div>'
-    )
+    return f'<div class="chart">{_in_colours_of_page(svg).replace("<svg", opening, 1)}</div>'
+
+
+def _in_colours_of_page(svg: str) -> str:
+    """The page has a shade of every colour for light and one for dark."""
+    svg = svg.replace(INK, "currentColor")
+    for place, colour in enumerate(SERIES, start=1):
+        svg = svg.replace(colour, f"var(--series-{place})")
+    return svg
 
 
 def _with_own_ids(svg: str, prefix: str) -> str:

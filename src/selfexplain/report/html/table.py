@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from selfexplain.report.html.scroll import scrolling
 from selfexplain.report.html.text import escape
 
 
@@ -20,10 +21,10 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, caption: s
     """
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
     body = "".join(_row(row) for row in rows)
+    whole = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     return (
-        f'<figure class="table"><div class="scroll" role="region" tabindex="0" '
-        f'aria-label="{escape(caption)}"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div><figcaption>{escape(caption)}</figcaption></figure>"
+        f'<figure class="table">{scrolling(whole, caption)}'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
 
 

@@ -1,0 +1,36 @@
+"""Accuracy against cost."""
+
+from typing import Any
+
+from selfexplain.report.cost_plot import cost_figure
+from selfexplain.report.html import Section, figure, paragraph, scrolling
+from selfexplain.report.pareto import pareto_front
+
+FEW = 6
+"""Names of so many methods fit a phone's width."""
+
+
+def cost_section(results: dict[str, Any]) -> Section:
+    """What each objective costs and how accurate it is, the Pareto front marked.
+
+    Args:
+        results: what `results.json` holds.
+    """
+    summary = results["summary"]
+    names = [row["objective"] for row in summary]
+    key = "total_cost" if all("total_cost" in row for row in summary) else "cost"
+    front = pareto_front([row[key] for row in summary], [row["accuracy_mean"] for row in summary])
+    told = ", ".join(names[i] for i in front)
+    points = "; ".join(
+        f"{row['objective']}: cost {row[key]:.2f}, accuracy {row['accuracy_mean']:.2f} %"
+        for row in summary
+    )
+    drawn = cost_figure(summary, size=(5, 3.9) if len(names) <= FEW else (7.5, 5))
+    return Section(
+        "Accuracy against cost",
+        paragraph(
+            f"On the Pareto front, where nothing is both cheaper and more accurate: {told}. Bars "
+            "are the standard deviation over seeds."
+        )
+        + scrolling(figure(drawn, f"Scatter plot. {points}."), "accuracy against cost"),
+    )

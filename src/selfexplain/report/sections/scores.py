@@ -1,0 +1,72 @@
+"""The table of results: of a comparison, of a study, of a single run."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from selfexplain.report.caption import caption
+from selfexplain.report.html import Section, figure, paragraph, scrolling, table
+from selfexplain.report.sections.record import Record
+from selfexplain.report.study import HEADER, study_caption, study_cells, study_figure
+from selfexplain.report.table import comparison_cells
+
+SCORES = {
+    "accuracy": ("accuracy, %", 2),
+    "nll": ("negative log-likelihood (NLL), nats", 3),
+    "brier": ("Brier score", 3),
+    "ece": ("expected calibration error (ECE), %", 2),
+    "adaptive_ece": ("the same over bins of equal mass, %", 2),
+    "aurc": ("area under the risk-coverage curve, %", 2),
+    "excess_aurc": ("that area above the least possible, %", 2),
+    "nll_scaled": ("NLL after temperature scaling, nats", 3),
+    "ece_scaled": ("ECE after temperature scaling, %", 2),
+    "corrupted_accuracy": ("accuracy on corrupted images, %", 2),
+}
+"""Field of a result -> what it is called, and digits."""
+
+
+def comparison_results(results: dict[str, Any]) -> Section:
+    """The table of a comparison, with intervals.
+
+    Args:
+        results: what `results.json` holds.
+    """
+    header, rows = comparison_cells(results)
+    return Section("Results", table(header, rows, caption=caption(results)))
+
+
+def study_results(study: dict[str, Any]) -> Section:
+    """What each part of a teacher's output brings: table and bars.
+
+    Args:
+        study: what `study.json` holds.
+    """
+    bars = figure(study_figure(study), f"Bar chart of the gains in the table. {_gains(study)}")
+    rows = table(HEADER, study_cells(study), caption=study_caption(study))
+    return Section(
+        "Which part of the teacher carries the gain",
+        rows + scrolling(bars, "bar chart of the gains"),
+    )
+
+
+def _gains(study: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{row['part']}: {row['gain_mean']:+.2f}" for row in study["rows"] if row["part"] != "plain"
+    )
+
+
+def run_results(records: Sequence[Record]) -> Section:
+    """The scores of single runs, one column each."""
+    done = [record for record in records if record.result is not None]
+    if not done:
+        return Section("Results", paragraph("This run is not finished: it has no scores yet."))
+    rows = [
+        [name, *(_score(record.result or {}, key, digits) for record in done)]
+        for key, (name, digits) in SCORES.items()
+        if any(key in (record.result or {}) for record in done)
+    ]
+    text = "scores of the model of the last epoch on the images that the run was scored on"
+    return Section("Results", table(["score", *(r.name for r in done)], rows, caption=text))
+
+
+def _score(result: dict[str, Any], key: str, digits: int) -> str:
+    return f"{result[key]:.{digits}f}" if key in result else ""
