@@ -20,6 +20,7 @@ from selfexplain.report.sections import (
     comparison_results,
     cost_section,
     curves_section,
+    facts,
     gallery_section,
     reliability_section,
     run_results,
@@ -106,7 +107,9 @@ def sections_of(folder: Path) -> list[Section]:
 def run_sections(folder: Path) -> list[Section]:
     """The sections on one training."""
     record = read_record(folder)
-    return [run_results([record]), *_learned([record], [folder])]
+    run = read_json(folder / "run.json")
+    about = facts(run["config"], run.get("environment", {}))
+    return [run_results(record, about), *_learned([record], [folder])]
 
 
 def comparison_sections(folder: Path) -> list[Section]:

@@ -75,24 +75,26 @@ def cost_figure(summary: Sequence[Row], *, size: tuple[float, float] = (7.5, 5))
         )
     axes.legend(loc="best", fontsize=8, frameon=False)
     canvas.draw()  # settles where the points are
-    _label(canvas, axes, [row["objective"] for row in summary], costs, accuracies)
+    _label(canvas, axes, summary, costs, accuracies)
     return figure
 
 
 def _label(
     canvas: FigureCanvasAgg,
     axes: Axes,
-    names: Sequence[str],
+    summary: Sequence[Row],
     costs: Sequence[float],
     accuracies: Sequence[float],
 ) -> None:
-    """Write each name at the first place where it covers neither a point nor another name.
+    """Write each name at the first place where it covers no point, no bar and no other name.
 
     Where there is no such place, at the one where it covers least.
     """
     points = axes.transData.transform(list(zip(costs, accuracies, strict=True)))
     taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in points]
-    for name, cost, accuracy in zip(names, costs, accuracies, strict=True):
+    taken += _bars(axes, summary, costs)
+    for row, cost, accuracy in zip(summary, costs, accuracies, strict=True):
+        name = row["objective"]
         best, least = None, float("inf")
         for place in PLACES:
             label = _annotate(axes, name, (cost, accuracy), place)
@@ -106,6 +108,16 @@ def _label(
         assert best is not None
         _annotate(axes, name, (cost, accuracy), best[0])
         taken.append(best[1])
+
+
+def _bars(axes: Axes, summary: Sequence[Row], costs: Sequence[float]) -> list[Bbox]:
+    """Where the bars of the std are, in pixels."""
+    boxes = []
+    for row, cost in zip(summary, costs, strict=True):
+        mean, std = row["accuracy_mean"], row["accuracy_std"] or 0.0
+        (x, low), (_, high) = axes.transData.transform([(cost, mean - std), (cost, mean + std)])
+        boxes.append(Bbox.from_extents(x - 2, low, x + 2, high))
+    return boxes
 
 
 def _annotate(

@@ -2,8 +2,8 @@
 // Sliders: the frame of the input's value is shown, and its caption is told.
 for (const slider of document.querySelectorAll(".slider")) {
   const frames = slider.querySelectorAll(":scope > .frame");
-  const label = slider.querySelector(":scope > label");
-  const caption = slider.querySelector(":scope > [aria-live]");
+  const label = slider.querySelector(":scope > .control > label");
+  const caption = slider.querySelector(":scope > .control > [aria-live]");
   const input = label.querySelector("input");
   label.hidden = frames.length < 2;
   input.addEventListener("input", () => {

@@ -32,8 +32,8 @@ def slider(label: str, frames: Sequence[str], captions: Sequence[str]) -> str:
         for i, (frame, caption) in enumerate(zip(frames, captions, strict=True), start=1)
     ]
     return (
-        '<div class="slider">'
+        '<div class="slider"><div class="control">'
         f'<label hidden><span>{escape(label)}</span><input type="range" min="1" '
         f'max="{len(frames)}" value="{len(frames)}" step="1" autocomplete="off"></label>'
-        f'<p aria-live="polite">{escape(captions[-1])}</p>{"".join(shown)}</div>'
+        f'<p aria-live="polite">{escape(captions[-1])}</p></div>{"".join(shown)}</div>'
     )

@@ -6,21 +6,26 @@ from selfexplain.report.html.scroll import scrolling
 from selfexplain.report.html.text import escape
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, caption: str) -> str:
-    """A table: the first column names its row, the others hold numbers and stand to the right.
+def table(
+    header: Sequence[str], rows: Iterable[Sequence[object]], *, caption: str, words: int = 1
+) -> str:
+    """A table: the first column names its row, the last ones hold numbers and stand to the right.
 
     Args:
         header: headings of the columns, as text.
         rows: cells, as text.
         caption: how its numbers were made, as text; it stands below and names the scrolling frame.
+        words: number of first columns that hold words and stand to the left.
 
     Example:
         >>> html = table(["name", "%"], [["a<b", "1.0"]], caption="shares")
         >>> '<th scope="row">a&lt;b</th><td>1.0</td>' in html
         True
     """
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
-    body = "".join(_row(row) for row in rows)
+    head = "".join(
+        f'<th scope="col"{_side(i, words)}>{escape(name)}</th>' for i, name in enumerate(header)
+    )
+    body = "".join(_row(row, words) for row in rows)
     whole = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     return (
         f'<figure class="table">{scrolling(whole, caption)}'
@@ -28,7 +33,14 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, caption: s
     )
 
 
-def _row(cells: Sequence[object]) -> str:
-    name, *numbers = cells
-    data = "".join(f"<td>{escape(number)}</td>" for number in numbers)
+def _row(cells: Sequence[object], words: int) -> str:
+    name, *others = cells
+    data = "".join(
+        f"<td{_side(i, words)}>{escape(cell)}</td>" for i, cell in enumerate(others, start=1)
+    )
     return f'<tr><th scope="row">{escape(name)}</th>{data}</tr>'
+
+
+def _side(column: int, words: int) -> str:
+    """The class of a cell that stands to the left; the first column's needs none."""
+    return ' class="words"' if 0 < column < words else ""

@@ -3,6 +3,7 @@
 from selfexplain.report.sections.classes import classes_section
 from selfexplain.report.sections.cost import cost_section
 from selfexplain.report.sections.curves import curves_section
+from selfexplain.report.sections.facts import facts
 from selfexplain.report.sections.gallery import gallery_section
 from selfexplain.report.sections.record import Album, Moment, Predictions, Record, Similarity
 from selfexplain.report.sections.reliability import reliability_section
@@ -19,6 +20,7 @@ __all__ = [
     "comparison_results",
     "cost_section",
     "curves_section",
+    "facts",
     "gallery_section",
     "reliability_section",
     "run_results",

@@ -80,7 +80,7 @@ def classes_section(records: Sequence[Record]) -> Section:
     ranks = "" if rho is None else f" Rank correlation of both beside the diagonal: {rho:.2f}."
     charts = (
         _heat_map(similarity_KK, "learned from explanations", record.class_names),
-        _heat_map(_without_diagonal(confusion_KK), "mistaken for", record.class_names),
+        _heat_map(confusion_KK, "mistaken for", record.class_names),
     )
     return Section(
         title,
@@ -95,20 +95,17 @@ NOTHING = (
     "selfexplain kept it."
 )
 READING = (
-    "Left: how much of the soft target the model's explanations give to each other class, as a "
-    "mean over the scored images of a class (row). Right: how many of them, in %, the model takes "
+    "First: how much of the soft target the model's explanations give to each other class, as a "
+    "mean over the scored images of a class (row). Second: how many of them, in %, the model takes "
     "for that class; right answers are left out."
 )
-
-
-def _without_diagonal(matrix_KK: Tensor) -> Tensor:
-    return matrix_KK * (1 - torch.eye(len(matrix_KK)))
 
 
 def _heat_map(matrix_KK: Tensor, title: str, names: Sequence[str]) -> str:
     drawn = Figure(figsize=(4.1, 3.7), layout="constrained")
     axes = drawn.subplots()
-    shown = axes.imshow(100 * matrix_KK.numpy(), cmap="cividis", vmin=0, interpolation="none")
+    cells_KK = 100 * matrix_KK.clone().fill_diagonal_(torch.nan)  # the diagonal is left clear
+    shown = axes.imshow(cells_KK.numpy(), cmap="cividis", vmin=0, interpolation="none")
     bar = drawn.colorbar(shown, ax=axes, shrink=0.8)
     bar.ax.tick_params(labelsize=8)
     bar.outline.set_visible(False)
@@ -153,4 +150,5 @@ def _pairs(similarity_KK: Tensor, confusion_KK: Tensor, names: Sequence[str]) ->
         ("true class", "looks like", "of soft target, %", "mistaken for it, %"),
         rows,
         caption=f"the {len(rows)} pairs that the model finds most alike",
+        words=2,
     )

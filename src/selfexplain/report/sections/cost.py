@@ -25,12 +25,14 @@ def cost_section(results: dict[str, Any]) -> Section:
         f"{row['objective']}: cost {row[key]:.2f}, accuracy {row['accuracy_mean']:.2f} %"
         for row in summary
     )
-    drawn = cost_figure(summary, size=(5, 3.9) if len(names) <= FEW else (7.5, 5))
+    few = len(names) <= FEW
+    drawn = cost_figure(summary, size=(4.3, 3.5) if few else (7.5, 5))
+    chart = figure(drawn, f"Scatter plot. {points}.")
     return Section(
         "Accuracy against cost",
         paragraph(
             f"On the Pareto front, where nothing is both cheaper and more accurate: {told}. Bars "
             "are the standard deviation over seeds."
         )
-        + scrolling(figure(drawn, f"Scatter plot. {points}."), "accuracy against cost"),
+        + (chart if few else scrolling(chart, "accuracy against cost")),
     )

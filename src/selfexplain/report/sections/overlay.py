@@ -12,6 +12,8 @@ RED, BLUE = (202, 0, 32), (5, 80, 174)
 """For the class, against it; told apart by the colour-blind too."""
 STRONG = 0.8
 """Opacity where a map is greatest."""
+PALE = 110
+"""What black becomes in pale grey."""
 IMAGE_SIDE, MAP_SIDE = 96, 48
 """Most pixels of a side that the page keeps."""
 
@@ -36,14 +38,19 @@ def map_pixels(map_HW: Tensor, scale: float) -> np.ndarray:
 
 
 def image_pixels(image_CHW: Tensor, *, grey: bool = False) -> np.ndarray:
-    """A uint8 image (C, H, W) as (H, W, C), at most 96 pixels a side; in grey if so wished.
+    """A uint8 image (C, H, W) as (H, W, C), at most 96 pixels a side.
+
+    Args:
+        image_CHW: uint8.
+        grey: in pale grey, over which the colours of a map are seen where the image is dark too.
 
     Example:
         >>> image_pixels(torch.zeros(3, 200, 100, dtype=torch.uint8), grey=True).shape
         (96, 48, 1)
     """
     image = shrunk(image_CHW.float(), IMAGE_SIDE)
-    image = image.mean(dim=0, keepdim=True) if grey else image
+    if grey:
+        image = PALE + (1 - PALE / 255) * image.mean(dim=0, keepdim=True)
     pixels: np.ndarray = image.round().byte().permute(1, 2, 0).contiguous().numpy()
     return pixels
 

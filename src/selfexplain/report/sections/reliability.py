@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 from torch import Tensor
 
 from selfexplain.evaluation import calibration_error
@@ -72,7 +73,8 @@ def reliability_section(records: Sequence[Record]) -> Section:
         return Section("Reliability", paragraph(NOTHING))
     return Section(
         "Reliability",
-        paragraph(READING) + f'<div class="charts">{"".join(map(_diagram, first.values()))}</div>',
+        paragraph(READING)
+        + f'<div class="charts small">{"".join(map(_diagram, first.values()))}</div>',
     )
 
 
@@ -106,23 +108,25 @@ def _diagram(record: Record) -> str:
         ("sure, %", "images", "mean %", "right %"), rows, caption=f"bins of {record.name}"
     )
     return (
-        f"<div><h3>{escape(record.name)}: {ece}</h3>{figure(_figure(bins), alt)}"
+        f"<div><h3>{escape(record.objective)}<span>seed {record.seed}, {ece}</span></h3>"
+        f"{figure(_figure(bins), alt)}"
         f"<details><summary>Numbers of the bins</summary>{numbers}</details></div>"
     )
 
 
 def _figure(bins: Sequence[Bin]) -> Figure:
-    drawn = Figure(figsize=(3.8, 3.6), layout="constrained")
+    drawn = Figure(figsize=(3.0, 3.2), layout="constrained")
     upper, lower = drawn.subplots(2, sharex=True, height_ratios=(3, 1))
     middles = [100 * (b.low + b.high) / 2 for b in bins]
     width = 92 / len(bins)
-    upper.bar(middles, [100 * (b.accuracy or 0) for b in bins], width, color=BLUE)
-    upper.plot([0, 100], [0, 100], color="black", linewidth=1, dashes=(4, 3))
+    upper.bar(middles, [100 * (b.accuracy or 0) for b in bins], width, color=BLUE, alpha=0.5)
+    upper.plot([0, 100], [0, 100], color="black", linewidth=1.2, dashes=(4, 3))
     upper.set_ylabel("right, %", fontsize=9)
     upper.set_ylim(0, 102)
-    lower.bar(middles, [b.count for b in bins], width, color=BLUE, alpha=0.6)
+    lower.bar(middles, [b.count for b in bins], width, color=BLUE, alpha=0.5)
     lower.set_yscale("log")
     lower.set_ylim(bottom=0.6)
+    lower.yaxis.set_major_formatter(ScalarFormatter())
     lower.set_ylabel("images", fontsize=9)
     lower.set_xlabel("confidence, %", fontsize=9)
     lower.set_xlim(0, 100)

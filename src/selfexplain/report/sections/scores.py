@@ -1,10 +1,10 @@
 """The table of results: of a comparison, of a study, of a single run."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from selfexplain.report.caption import caption
 from selfexplain.report.html import Section, figure, paragraph, scrolling, table
+from selfexplain.report.sections.facts import facts
 from selfexplain.report.sections.record import Record
 from selfexplain.report.study import HEADER, study_caption, study_cells, study_figure
 from selfexplain.report.table import comparison_cells
@@ -31,7 +31,9 @@ def comparison_results(results: dict[str, Any]) -> Section:
         results: what `results.json` holds.
     """
     header, rows = comparison_cells(results)
-    return Section("Results", table(header, rows, caption=caption(results)))
+    config = results["config"]
+    about = paragraph(facts(config, config.get("environment", {})))
+    return Section("Results", about + table(header, rows, caption=caption(results)))
 
 
 def study_results(study: dict[str, Any]) -> Section:
@@ -54,19 +56,21 @@ def _gains(study: dict[str, Any]) -> str:
     )
 
 
-def run_results(records: Sequence[Record]) -> Section:
-    """The scores of single runs, one column each."""
-    done = [record for record in records if record.result is not None]
-    if not done:
-        return Section("Results", paragraph("This run is not finished: it has no scores yet."))
+def run_results(record: Record, about: str) -> Section:
+    """The scores of a single run.
+
+    Args:
+        record: the run.
+        about: what was trained on what, as text.
+    """
+    result = record.result
+    if result is None:
+        text = "This run is not finished: it has no scores yet."
+        return Section("Results", paragraph(about) + paragraph(text))
     rows = [
-        [name, *(_score(record.result or {}, key, digits) for record in done)]
+        [name, f"{result[key]:.{digits}f}"]
         for key, (name, digits) in SCORES.items()
-        if any(key in (record.result or {}) for record in done)
+        if key in result
     ]
     text = "scores of the model of the last epoch on the images that the run was scored on"
-    return Section("Results", table(["score", *(r.name for r in done)], rows, caption=text))
-
-
-def _score(result: dict[str, Any], key: str, digits: int) -> str:
-    return f"{result[key]:.{digits}f}" if key in result else ""
+    return Section("Results", paragraph(about) + table(["score", record.name], rows, caption=text))

@@ -1,8 +1,7 @@
-"""A small finished comparison, with all that the report reads."""
+"""A small finished comparison with all that the report reads."""
 
 from pathlib import Path
 
-import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -16,15 +15,14 @@ from selfexplain.training import TrainingOptions
 EPOCHS = 2
 
 
-@pytest.fixture(scope="session")
-def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a comparison of two objectives on the digits, two seeds, two epochs."""
+def make_comparison(out: Path) -> None:
+    """Compare two objectives on the digits, two seeds, two epochs."""
     config = CompareConfig(
         data=DataOptions(data="digits", train_size=100),
         objectives=("standard", "introspective"),
         seeds=(0, 1),
         training=TrainingOptions(epochs=EPOCHS, batch_size=50),
-        out=tmp_path_factory.mktemp("report") / "compared",
+        out=out,
     )
     run_comparison(config)
     data = load(config.data)
@@ -39,7 +37,6 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
             save_file({"logits": logits, "labels": labels}, predictions)
         if not (folder / "album").exists():
             leave_album(folder, data.test.read(torch.arange(6)), data.test.labels_N[:6], EPOCHS, 10)
-    return config.out
 
 
 def leave_album(
