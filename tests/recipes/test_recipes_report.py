@@ -104,7 +104,7 @@ def test_unfinished_comparison_and_run(copied: Path) -> None:
 
 def test_a_lone_start_is_no_error(tmp_path: Path, compared: Path) -> None:
     shutil.copy(run_folder(compared, "standard", 0) / "run.json", tmp_path)
-    assert "No epoch has ended yet" in write_report(ReportConfig(dirs=(tmp_path,))).read_text()
+    assert "no epoch has ended" in write_report(ReportConfig(dirs=(tmp_path,))).read_text()
 
 
 def test_gallery_without_introspection_shows_the_last_objective(copied: Path) -> None:

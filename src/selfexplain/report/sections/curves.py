@@ -23,6 +23,7 @@ TITLES = {
 """What a curve is called, if not by its field's name."""
 FIRST = ("loss", "train_accuracy", "accuracy", "nll", "ece")
 """Curves that are seen at once; the others are folded away."""
+NOTHING = "The runs have left no metrics: no epoch has ended, or their folders are not here."
 NO_CURVE = ("epoch", "step_seconds")
 MOST_POINTS = 100
 """Of a line; more cannot be told apart."""
@@ -86,7 +87,7 @@ def curves_section(records: Sequence[Record]) -> Section:
     """A chart for each number that the runs logged, a line for each objective."""
     names = curve_names(records)
     if not names:
-        return Section("Learning curves", paragraph("No epoch has ended yet."))
+        return Section("Learning curves", paragraph(NOTHING))
     objectives = list(dict.fromkeys(record.objective for record in records))
     charts = {key: _chart(records, objectives, key) for key in names}
     seen = "".join(chart for key, chart in charts.items() if key in FIRST)
