@@ -10,6 +10,7 @@ import torch
 from sklearn.metrics import confusion_matrix
 
 from selfexplain.evaluation import calibration_error
+from selfexplain.report.html.evenly import evenly
 from selfexplain.report.sections import (
     Album,
     Moment,
@@ -22,7 +23,6 @@ from selfexplain.report.sections import (
     gallery_section,
     reliability_section,
     run_results,
-    spaced,
 )
 from selfexplain.report.sections.classes import agreement, confusion, strongest_pairs
 from selfexplain.report.sections.curves import curve_of
@@ -221,8 +221,8 @@ def test_cost_names_the_front() -> None:
 
 
 @pytest.mark.parametrize("n", [1, 2, 19, 20, 21, 200])
-def test_spaced_holds_first_and_last_and_no_place_twice(n: int) -> None:
-    places = spaced(n, 20)
+def test_evenly_holds_first_and_last_and_no_place_twice(n: int) -> None:
+    places = evenly(n, 20)
     assert len(places) == min(n, 20) == len(set(places))
     assert (places[0], places[-1]) == (0, n - 1)
     steps = {b - a for a, b in itertools.pairwise(places)}

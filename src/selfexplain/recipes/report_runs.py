@@ -11,12 +11,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from selfexplain.errors import InputError
-from selfexplain.report.sections import Album, Moment, Predictions, Record, Similarity, spaced
+from selfexplain.report.html.evenly import FRAMES, evenly
+from selfexplain.report.sections import Album, Moment, Predictions, Record, Similarity
 from selfexplain.training.files import read_json
 from selfexplain.training.log import EpochLog
-
-MOST_MOMENTS = 20
-"""Epochs that a gallery goes through."""
 
 
 def read_record(folder: Path) -> Record:
@@ -49,7 +47,7 @@ def read_record(folder: Path) -> Record:
     )
 
 
-def read_album(folder: Path, most: int = MOST_MOMENTS) -> Album | None:
+def read_album(folder: Path, most: int = FRAMES) -> Album | None:
     """The album of a run, with at most so many of its epochs, evenly spaced.
 
     Raises:
@@ -63,7 +61,7 @@ def read_album(folder: Path, most: int = MOST_MOMENTS) -> Album | None:
     paths = sorted((folder / "album").glob("epoch-*.safetensors"))
     if images is None or not paths:
         return None
-    moments = [_moment(paths[i]) for i in spaced(len(paths), most)]
+    moments = [_moment(paths[i]) for i in evenly(len(paths), most)]
     return Album(images_BCHW=images[0], labels_B=images[1], moments=tuple(moments))
 
 

@@ -4,7 +4,7 @@ from selfexplain.report.html.figure import figure
 from selfexplain.report.html.legend import legend
 from selfexplain.report.html.page import Section, page
 from selfexplain.report.html.pixels import image
-from selfexplain.report.html.scroll import scrolling
+from selfexplain.report.html.scroll import scroll
 from selfexplain.report.html.slider import slider
 from selfexplain.report.html.table import table
 from selfexplain.report.html.text import escape, paragraph
@@ -17,7 +17,7 @@ __all__ = [
     "legend",
     "page",
     "paragraph",
-    "scrolling",
+    "scroll",
     "slider",
     "table",
 ]

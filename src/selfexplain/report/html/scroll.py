@@ -1,18 +1,23 @@
-"""A frame in which what is wider than the page scrolls, by keyboard too."""
+"""A frame that scrolls sideways where its content is wider than the page."""
 
 from selfexplain.report.html.text import escape
 
 
-def scrolling(body: str, label: str) -> str:
-    """A fragment in a frame of its own that scrolls sideways.
+def scroll(content: str, kind: str, label: str, *, natural: float | None = None) -> str:
+    """Put HTML into a frame that scrolls, by the keyboard too.
 
     Args:
-        body: HTML.
-        label: what it is, as text; screen readers say it when the frame takes the focus.
+        content: HTML.
+        kind: class of the frame, for its style.
+        label: what it holds, as text, for screen readers.
+        natural: width in CSS pixels below which the content shall not be shrunk.
 
     Example:
-        >>> scrolling("<p>wide</p>", "a wide text")
-        '<div class="scroll" role="region" tabindex="0" aria-label="a wide text"><p>wide</p></div>'
+        >>> scroll("<p>wide</p>", "drawing", "a < b")[:46]
+        '<div class="scroll drawing" role="region" tabi'
     """
-    label = escape(label)
-    return f'<div class="scroll" role="region" tabindex="0" aria-label="{label}">{body}</div>'
+    style = "" if natural is None else f' style="--natural:{natural:.0f}px"'
+    return (
+        f'<div class="scroll {kind}" role="region" tabindex="0" aria-label="{escape(label)}"'
+        f"{style}>{content}</div>"
+    )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from selfexplain.report.html.scroll import scrolling
+from selfexplain.report.html.scroll import scroll
 from selfexplain.report.html.text import escape
 
 
@@ -28,7 +28,7 @@ def table(
     body = "".join(_row(row, words) for row in rows)
     whole = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     return (
-        f'<figure class="table">{scrolling(whole, caption)}'
+        f'<figure class="table">{scroll(whole, "numbers", caption)}'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
 

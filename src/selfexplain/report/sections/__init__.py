@@ -8,7 +8,6 @@ from selfexplain.report.sections.gallery import gallery_section
 from selfexplain.report.sections.record import Album, Moment, Predictions, Record, Similarity
 from selfexplain.report.sections.reliability import reliability_section
 from selfexplain.report.sections.scores import comparison_results, run_results, study_results
-from selfexplain.report.sections.spaced import spaced
 
 __all__ = [
     "Album",
@@ -24,6 +23,5 @@ __all__ = [
     "gallery_section",
     "reliability_section",
     "run_results",
-    "spaced",
     "study_results",
 ]

@@ -3,7 +3,7 @@
 from typing import Any
 
 from selfexplain.report.cost_plot import cost_figure
-from selfexplain.report.html import Section, figure, paragraph, scrolling
+from selfexplain.report.html import Section, figure, paragraph, scroll
 from selfexplain.report.pareto import pareto_front
 
 FEW = 6
@@ -34,5 +34,5 @@ def cost_section(results: dict[str, Any]) -> Section:
             f"On the Pareto front, where nothing is both cheaper and more accurate: {told}. Bars "
             "are the standard deviation over seeds."
         )
-        + (chart if few else scrolling(chart, "accuracy against cost")),
+        + (chart if few else scroll(chart, "whole", "accuracy against cost")),
     )

@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from selfexplain.report.html import Section, figure, legend, paragraph
+from selfexplain.report.html.evenly import evenly
 from selfexplain.report.palette import line_style
 from selfexplain.report.sections.record import Record
-from selfexplain.report.sections.spaced import spaced
 
 TITLES = {
     "loss": "training loss",
@@ -59,7 +59,7 @@ def curve_of(records: Sequence[Record], key: str) -> Curve | None:
     epochs = sorted(set.intersection(*(set(values) for values in runs))) if runs else []
     if not epochs:
         return None
-    kept = [epochs[i] for i in spaced(len(epochs), MOST_POINTS)]
+    kept = [epochs[i] for i in evenly(len(epochs), MOST_POINTS)]
     columns = [[values[epoch] for values in runs] for epoch in kept]
     return Curve(
         tuple(kept),

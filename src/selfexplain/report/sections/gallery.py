@@ -41,8 +41,8 @@ def gallery_section(record: Record | None, why: str = "") -> Section:
 
 
 NOTHING = (
-    "The runs have left no album of explained images: they were made before selfexplain kept one, "
-    "or no epoch has ended."
+    "The runs have left no album of explained images: no epoch has ended, no class maps can be "
+    "read from the model, or they were made before selfexplain kept one."
 )
 READING = (
     "Each row: an image, the map of its true class, and the maps of the three classes that the "

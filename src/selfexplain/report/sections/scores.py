@@ -3,7 +3,7 @@
 from typing import Any
 
 from selfexplain.report.caption import caption
-from selfexplain.report.html import Section, figure, paragraph, scrolling, table
+from selfexplain.report.html import Section, figure, paragraph, scroll, table
 from selfexplain.report.sections.facts import facts
 from selfexplain.report.sections.record import Record
 from selfexplain.report.study import HEADER, study_caption, study_cells, study_figure
@@ -46,7 +46,7 @@ def study_results(study: dict[str, Any]) -> Section:
     rows = table(HEADER, study_cells(study), caption=study_caption(study))
     return Section(
         "Which part of the teacher carries the gain",
-        rows + scrolling(bars, "bar chart of the gains"),
+        rows + scroll(bars, "whole", "bar chart of the gains"),
     )
 
 
