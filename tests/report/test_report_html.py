@@ -86,6 +86,12 @@ def test_what_comes_from_outside_is_escaped_everywhere() -> None:
     assert tags.texts.count(EVIL) >= 4 * 2 + 6  # contents, headings, cells
 
 
+def test_row_names_may_be_broken_after_options() -> None:
+    html = table(["name", "%"], [["a:b=1,c=2", "1,5"]], caption="a:b")
+    assert '<th scope="row">a:<wbr>b=1,<wbr>c=2</th><td>1,5</td>' in html
+    assert html.count("<wbr>") == 2
+
+
 def test_slider_shows_the_last_frame_alone() -> None:
     tags = Tags(slider("epoch", ["<b>1</b>", "<b>2</b>", "<b>3</b>"], ["one", "two", "three"]))
     frames = [a for a in tags.all("div") if a["class"] == "frame"]

@@ -1,5 +1,6 @@
 """Tables that scroll inside their own frame where the page is narrow."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 from selfexplain.report.html.scroll import scroll
@@ -38,7 +39,9 @@ def _row(cells: Sequence[object], words: int) -> str:
     data = "".join(
         f"<td{_side(i, words)}>{escape(cell)}</td>" for i, cell in enumerate(others, start=1)
     )
-    return f'<tr><th scope="row">{escape(name)}</th>{data}</tr>'
+    # The name of a method with options may be broken after each of them.
+    broken = re.sub(r"([:,])(?=\S)", r"\1<wbr>", escape(name))
+    return f'<tr><th scope="row">{broken}</th>{data}</tr>'
 
 
 def _side(column: int, words: int) -> str:
