@@ -77,7 +77,7 @@ def classes_section(records: Sequence[Record]) -> Section:
     assert record.predictions is not None
     similarity_KK, confusion_KK = record.similarity.similarity_KK, confusion(record.predictions)
     rho = agreement(record.similarity, confusion_KK)
-    ranks = "" if rho is None else f" Rank correlation of both beside the diagonal: {rho:.2f}."
+    ranks = "" if rho is None else f" Rank correlation of both off the diagonal: {rho:.2f}."
     charts = (
         _heat_map(similarity_KK, "learned from explanations", record.class_names),
         _heat_map(confusion_KK, "mistaken for", record.class_names),
@@ -127,13 +127,14 @@ def _heat_map(matrix_KK: Tensor, title: str, names: Sequence[str]) -> str:
 
 
 def _short(name: str, most: int = 14) -> str:
-    """A class name that fits beside a heat map.
+    """A class name that fits beside a heat map: beginning and end, which tell names apart.
 
     Example:
-        >>> _short("sweet_pepper_and_more")
-        'sweet_pepper_…'
+        >>> _short("sweet_pepper_number_10")
+        'sweet_…mber_10'
     """
-    return name if len(name) <= most else f"{name[: most - 1]}…"
+    half = (most - 1) // 2
+    return name if len(name) <= most else f"{name[:half]}…{name[half - most + 1 :]}"
 
 
 def _pairs(similarity_KK: Tensor, confusion_KK: Tensor, names: Sequence[str]) -> str:
