@@ -139,7 +139,7 @@ def test_keyboard_reaches_everything_and_shows_where_it_is(browser: Any, address
         assert page.evaluate(outline) != "none" or page.evaluate(
             "document.activeElement === document.body"
         )
-    assert {"A", "scroll", "SUMMARY", "INPUT"} <= seen
+    assert {"A", "scroll numbers", "SUMMARY", "INPUT"} <= seen
 
 
 def luminance(colour: str) -> float:
