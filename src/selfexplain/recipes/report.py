@@ -78,6 +78,12 @@ def sections_of(folder: Path) -> list[Section]:
 
     Raises:
         InputError: there is no such folder, or it holds nothing to report on.
+
+    Example:
+        >>> import tempfile
+        >>> sections_of(Path(tempfile.mkdtemp()))
+        Traceback (most recent call last):
+        selfexplain.errors.InputError: ... holds no run and no comparison; pass the folder of one
     """
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}; pass folders of runs")

@@ -27,7 +27,20 @@ from selfexplain.training.files import read_json
 
 
 def run_sections(folder: Path) -> list[Section]:
-    """The sections on one training."""
+    """The sections on one training.
+
+    Example:
+        >>> import tempfile
+        >>> from selfexplain.recipes.options import DataOptions, TrainConfig
+        >>> from selfexplain.recipes.train import run_training
+        >>> from selfexplain.training import TrainingOptions
+        >>> out = Path(tempfile.mkdtemp()) / "run"
+        >>> training = TrainingOptions(epochs=1)
+        >>> config = TrainConfig(data=DataOptions(data="digits"), training=training, out=out)
+        >>> _ = run_training(config)
+        >>> [section.title for section in run_sections(out)][:2]
+        ['Results', 'Learning curves']
+    """
     record = read_record(folder)
     run = read_json(folder / "run.json")
     about = facts(run["config"], run.get("environment", {}))
@@ -35,7 +48,13 @@ def run_sections(folder: Path) -> list[Section]:
 
 
 def comparison_sections(folder: Path) -> list[Section]:
-    """The sections on a comparison, finished or not."""
+    """The sections on a comparison, finished or not.
+
+    Example:
+        >>> comparison_sections(Path("absent"))
+        Traceback (most recent call last):
+        selfexplain.errors.InputError: there is no file absent/compare.json; pass the ...
+    """
     path = folder / "results.json"
     results = _results(path) if path.exists() else None
     config = saved_config(folder / "compare.json") if results is None else results["config"]
@@ -54,7 +73,13 @@ def comparison_sections(folder: Path) -> list[Section]:
 
 
 def study_sections(folder: Path) -> list[Section]:
-    """The sections on a study of distillation: its own, then those on the comparison it is."""
+    """The sections on a study of distillation: its own, then those on the comparison it is.
+
+    Example:
+        >>> study_sections(Path("absent"))
+        Traceback (most recent call last):
+        selfexplain.errors.InputError: there is no file absent/study.json; pass the ...
+    """
     return [study_results(read_json(folder / "study.json")), *comparison_sections(folder)]
 
 

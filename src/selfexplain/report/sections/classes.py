@@ -66,7 +66,19 @@ def strongest_pairs(similarity_KK: Tensor, most: int = STRONGEST) -> list[tuple[
 
 
 def classes_section(records: Sequence[Record]) -> Section:
-    """Both matrices of the first run that has them, and the pairs that it finds most alike."""
+    """Both matrices of the first run that has them, and the pairs that it finds most alike.
+
+    Example:
+        >>> run = Record(
+        ...     objective="a",
+        ...     seed=0,
+        ...     class_names=("cat", "dog"),
+        ...     predictions=Predictions(logits_NK=torch.eye(2), labels_N=torch.tensor([0, 0])),
+        ...     similarity=Similarity(similarity_KK=1 - torch.eye(2), count_K=torch.tensor([2, 0])),
+        ... )
+        >>> '<th scope="row">cat</th><td class="words">dog</td>' in classes_section([run]).body
+        True
+    """
     title = "Classes that look alike to the model"
     record = next(
         (r for r in records if r.similarity is not None and r.predictions is not None), None

@@ -15,6 +15,11 @@ def cost_section(results: dict[str, Any]) -> Section:
 
     Args:
         results: what `results.json` holds.
+
+    Example:
+        >>> row = {"objective": "standard", "accuracy_mean": 90.0, "accuracy_std": None, "cost": 1}
+        >>> "standard: cost 1.00, accuracy 90.00 %" in cost_section({"summary": [row]}).body
+        True
     """
     summary = results["summary"]
     names = [row["objective"] for row in summary]

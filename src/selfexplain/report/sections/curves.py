@@ -84,7 +84,14 @@ def curve_names(records: Sequence[Record]) -> list[str]:
 
 
 def curves_section(records: Sequence[Record]) -> Section:
-    """A chart for each number that the runs logged, a line for each objective."""
+    """A chart for each number that the runs logged, a line for each objective.
+
+    Example:
+        >>> metrics = ({"epoch": 1, "loss": 2.0},)
+        >>> run = Record(objective="a", seed=0, class_names=(), metrics=metrics)
+        >>> "Line chart of training loss" in curves_section([run]).body
+        True
+    """
     names = curve_names(records)
     if not names:
         return Section("Learning curves", paragraph(NOTHING))

@@ -23,6 +23,10 @@ def gallery_section(record: Record | None, why: str = "") -> Section:
     Args:
         record: the run to show; None if no run has an album.
         why: this run, as text.
+
+    Example:
+        >>> gallery_section(None).body[:47]
+        '<p>The runs have left no album of explained ima'
     """
     title = "What the model explains to itself"
     if record is None or record.album is None or not record.album.moments:

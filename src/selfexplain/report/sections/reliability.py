@@ -64,7 +64,15 @@ def reliability_bins(logits_NK: Tensor, y_N: Tensor, bins: int = BINS) -> list[B
 
 
 def reliability_section(records: Sequence[Record]) -> Section:
-    """A diagram for the first seed of each objective, with its ECE and the counts of the bins."""
+    """A diagram for the first seed of each objective, with its ECE and the counts of the bins.
+
+    Example:
+        >>> from selfexplain.report.sections import Predictions
+        >>> said = Predictions(logits_NK=torch.zeros(1, 2), labels_N=torch.tensor([0]))
+        >>> run = Record(objective="a", seed=0, class_names=("x", "y"), predictions=said)
+        >>> "ECE 50.00 %" in reliability_section([run]).body
+        True
+    """
     first: dict[str, Record] = {}
     for record in records:
         if record.predictions is not None:

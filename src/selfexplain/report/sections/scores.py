@@ -29,6 +29,13 @@ def comparison_results(results: dict[str, Any]) -> Section:
 
     Args:
         results: what `results.json` holds.
+
+    Example:
+        >>> row = {"objective": "standard", "n": 1, "accuracy_mean": 90.0, "accuracy_std": None,
+        ...        "difference_mean": 0.0, "difference_ci95": None, "nll_mean": 0.3,
+        ...        "nll_std": None, "ece_mean": 2.0, "ece_std": None, "cost": 1.0}
+        >>> comparison_results({"config": {"seeds": [0]}, "summary": [row]}).body[:14]
+        '<p>seed 0.</p>'
     """
     header, rows = comparison_cells(results)
     config = results["config"]
@@ -41,6 +48,13 @@ def study_results(study: dict[str, Any]) -> Section:
 
     Args:
         study: what `study.json` holds.
+
+    Example:
+        >>> row = {"part": "full", "n": 1, "accuracy_mean": 90.0, "accuracy_std": None,
+        ...        "gain_mean": 0.5, "gain_ci95": None, "share": None, "share_ci95": None,
+        ...        "nll_mean": 0.3, "nll_std": None}
+        >>> "full: +0.50" in study_results({"rows": [row]}).body
+        True
     """
     bars = figure(study_figure(study), f"Bar chart of the gains in the table. {_gains(study)}")
     rows = table(HEADER, study_cells(study), caption=study_caption(study))
@@ -62,6 +76,11 @@ def run_results(record: Record, about: str) -> Section:
     Args:
         record: the run.
         about: what was trained on what, as text.
+
+    Example:
+        >>> record = Record(objective="a", seed=0, class_names=(), result={"accuracy": 90.0})
+        >>> '<th scope="row">accuracy, %</th><td>90.00</td>' in run_results(record, "digits").body
+        True
     """
     result = record.result
     if result is None:
