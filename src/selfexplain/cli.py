@@ -20,6 +20,7 @@ from selfexplain.recipes.export import ExportConfig, export_run
 from selfexplain.recipes.lookup import LookupConfig, lookup_table, run_lookup
 from selfexplain.recipes.options import CompareConfig, RunConfig, TrainConfig
 from selfexplain.recipes.prepare import load
+from selfexplain.recipes.report import ReportConfig, write_report
 from selfexplain.recipes.retrain_options import RetrainConfig
 from selfexplain.recipes.search import run_search
 from selfexplain.recipes.search_options import SearchConfig
@@ -61,6 +62,7 @@ Command = (
     | Annotated[RetrainConfig, tyro.conf.subcommand("retrain")]
     | Annotated[LookupConfig, tyro.conf.subcommand("lookup")]
     | Annotated[ExportConfig, tyro.conf.subcommand("export")]
+    | Annotated[ReportConfig, tyro.conf.subcommand("report")]
     | Annotated[DemoConfig, tyro.conf.subcommand("demo")]
 )
 
@@ -109,8 +111,9 @@ def _run(command: Command, console: Console) -> None:
         case LookupConfig():
             console.print(lookup_table(command.genotype, run_lookup(command)))
         case ExportConfig():
-            for path in export_run(command):
-                console.print(f"Written: {path}", soft_wrap=True)
+            _export(command, console)
+        case ReportConfig():
+            _report(command, console)
         case DemoConfig():
             _demo(command, console)
 
@@ -143,6 +146,7 @@ def _compare(config: CompareConfig, console: Console) -> None:
         (config.out / "table.md").write_text(comparison_markdown(results))
         save_figure(cost_figure(results["summary"]), config.out / "accuracy-cost.png")
         console.print(f"Results: {config.out / 'results.json'}", soft_wrap=True)
+        _report(ReportConfig(dirs=(config.out,)), console)
 
 
 def _explain(config: ExplainConfig, console: Console) -> None:
@@ -169,6 +173,16 @@ def _study(config: StudyKDConfig, console: Console) -> None:
         save_figure(study_figure(study), config.out / "study.png")
         console.print(f"Picture: {config.out / 'study.png'}", soft_wrap=True)
         console.print(f"Results: {config.out / 'study.json'}", soft_wrap=True)
+        _report(ReportConfig(dirs=(config.out,)), console)
+
+
+def _report(config: ReportConfig, console: Console) -> None:
+    console.print(f"Report: {write_report(config)}", soft_wrap=True)
+
+
+def _export(config: ExportConfig, console: Console) -> None:
+    for path in export_run(config):
+        console.print(f"Written: {path}", soft_wrap=True)
 
 
 def _one_or_more_searches(config: SearchesConfig, console: Console) -> None:

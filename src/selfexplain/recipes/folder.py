@@ -142,6 +142,7 @@ def check_free(folder: Path) -> None:
         "cell.svg",
         "architecture.png",
         "teachers",
+        "report.html",
     }
     files = {path.name for path in folder.iterdir()} if folder.exists() else set()
     # Names that begin with a dot are locks and files that are being written.

@@ -9,11 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 
+from selfexplain.report.palette import GREY, VERMILION
 from selfexplain.report.pareto import pareto_front
 
 Row = dict[str, Any]
 
-ON, OFF = "tab:orange", "tab:gray"
+ON, OFF = VERMILION, GREY
 NEAR = [(7, 5, "left"), (7, -13, "left"), (-7, 5, "right"), (-7, -13, "right")]
 FAR = [
     (x, y, align)
@@ -25,7 +26,7 @@ PLACES = [*NEAR, *FAR]
 """Where a label may stand, in points from its own point, best first, and how it is aligned."""
 
 
-def cost_figure(summary: Sequence[Row]) -> Figure:
+def cost_figure(summary: Sequence[Row], *, size: tuple[float, float] = (7.5, 5)) -> Figure:
     """Each objective at its cost and mean accuracy, with the std over seeds where there is one.
 
     The cost is that of all that is trained (`total_cost`) where every row has it, else of a step.
@@ -33,6 +34,7 @@ def cost_figure(summary: Sequence[Row]) -> Figure:
 
     Args:
         summary: rows with "objective", "accuracy_mean", "accuracy_std" and "cost".
+        size: width and height in inches.
 
     Example:
         >>> row = {"objective": "standard", "accuracy_mean": 90.0, "accuracy_std": None, "cost": 1}
@@ -43,7 +45,7 @@ def cost_figure(summary: Sequence[Row]) -> Figure:
     costs = [float(row["total_cost" if whole else "cost"]) for row in summary]
     accuracies = [row["accuracy_mean"] for row in summary]
     front = pareto_front(costs, accuracies)
-    figure = Figure(figsize=(7.5, 5), layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots()
     if max(costs) > 5 * min(costs):
@@ -73,24 +75,26 @@ def cost_figure(summary: Sequence[Row]) -> Figure:
         )
     axes.legend(loc="best", fontsize=8, frameon=False)
     canvas.draw()  # settles where the points are
-    _label(canvas, axes, [row["objective"] for row in summary], costs, accuracies)
+    _label(canvas, axes, summary, costs, accuracies)
     return figure
 
 
 def _label(
     canvas: FigureCanvasAgg,
     axes: Axes,
-    names: Sequence[str],
+    summary: Sequence[Row],
     costs: Sequence[float],
     accuracies: Sequence[float],
 ) -> None:
-    """Write each name at the first place where it covers neither a point nor another name.
+    """Write each name at the first place where it covers no point, no bar and no other name.
 
     Where there is no such place, at the one where it covers least.
     """
     points = axes.transData.transform(list(zip(costs, accuracies, strict=True)))
     taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in points]
-    for name, cost, accuracy in zip(names, costs, accuracies, strict=True):
+    taken += _bars(axes, summary, costs)
+    for row, cost, accuracy in zip(summary, costs, accuracies, strict=True):
+        name = row["objective"]
         best, least = None, float("inf")
         for place in PLACES:
             label = _annotate(axes, name, (cost, accuracy), place)
@@ -104,6 +108,16 @@ def _label(
         assert best is not None
         _annotate(axes, name, (cost, accuracy), best[0])
         taken.append(best[1])
+
+
+def _bars(axes: Axes, summary: Sequence[Row], costs: Sequence[float]) -> list[Bbox]:
+    """Where the bars of the std are, in pixels."""
+    boxes = []
+    for row, cost in zip(summary, costs, strict=True):
+        mean, std = row["accuracy_mean"], row["accuracy_std"] or 0.0
+        (x, low), (_, high) = axes.transData.transform([(cost, mean - std), (cost, mean + std)])
+        boxes.append(Bbox.from_extents(x - 2, low, x + 2, high))
+    return boxes
 
 
 def _annotate(

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from selfexplain.report.frame import markdown_table, plain_table
+from selfexplain.report.palette import BLUE, ORANGE
 from selfexplain.report.table import with_interval, with_spread
 
 HEADER = ("taught", "accuracy %", "gain", "share of full %", "NLL")
@@ -24,9 +25,9 @@ def study_table(study: dict[str, Any]) -> Table:
         >>> study_table({"rows": [row]}).row_count
         1
     """
-    table = plain_table(_caption(study), left=HEADER[:1], right=HEADER[1:])
-    for row in study["rows"]:
-        table.add_row(*_cells(row))
+    table = plain_table(study_caption(study), left=HEADER[:1], right=HEADER[1:])
+    for cells in study_cells(study):
+        table.add_row(*cells)
     return table
 
 
@@ -40,7 +41,7 @@ def study_markdown(study: dict[str, Any]) -> str:
         >>> print(study_markdown({"rows": [row]}).splitlines()[2])
         | plain | 90.00 |  |  | 0.300 |
     """
-    return markdown_table(HEADER, map(_cells, study["rows"]), _caption(study))
+    return markdown_table(HEADER, study_cells(study), study_caption(study))
 
 
 def study_figure(study: dict[str, Any]) -> Figure:
@@ -56,7 +57,7 @@ def study_figure(study: dict[str, Any]) -> Figure:
     axes = figure.subplots()
     gains = [row["gain_mean"] for row in rows]
     # The whole teacher in a colour of its own: it is what the others are parts of.
-    colours = ["tab:blue" if row["part"] == "full" else "tab:orange" for row in rows]
+    colours = [BLUE if row["part"] == "full" else ORANGE for row in rows]
     axes.barh(range(len(rows)), gains, color=colours)
     for place, row in enumerate(rows):
         if row["gain_ci95"] is not None:
@@ -70,6 +71,19 @@ def study_figure(study: dict[str, Any]) -> Figure:
     )
     axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def study_cells(study: dict[str, Any]) -> list[tuple[str, ...]]:
+    """What stands in each row of the table, below `HEADER`.
+
+    Example:
+        >>> row = {"part": "plain", "n": 1, "accuracy_mean": 90.0, "accuracy_std": None,
+        ...        "gain_mean": 0.0, "gain_ci95": None, "share": None, "share_ci95": None,
+        ...        "nll_mean": 0.3, "nll_std": None}
+        >>> study_cells({"rows": [row]})
+        [('plain', '90.00', '', '', '0.300')]
+    """
+    return [_cells(row) for row in study["rows"]]
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
@@ -89,7 +103,13 @@ def _share(share: float | None, ci95: tuple[float, float] | None) -> str:
     return f"{100 * share:.0f} ({100 * ci95[0]:.0f} to {100 * ci95[1]:.0f})"
 
 
-def _caption(study: dict[str, Any]) -> str:
+def study_caption(study: dict[str, Any]) -> str:
+    """How the numbers of the table were made.
+
+    Example:
+        >>> study_caption({"rows": [{"part": "plain", "n": 1, "share": None}]})[:23]
+        'mean ± std over 1 seed;'
+    """
     caption = (
         f"mean ± std over {_seeds(study['rows'][0]['n'])}; gain in accuracy over plain training, "
         "same seeds, ± half of its 95 % interval; share of the gain of full, with its 95 % interval"

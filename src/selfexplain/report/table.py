@@ -46,9 +46,23 @@ def comparison_markdown(results: dict[str, Any]) -> str:
         >>> print(comparison_markdown({"summary": [row]}).splitlines()[2])
         | standard | 90.00 |  | 0.300 | 2.0 | 1.00 |
     """
+    header, rows = comparison_cells(results)
+    return markdown_table(header, rows, caption(results))
+
+
+def comparison_cells(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of the same table, with every spread.
+
+    Example:
+        >>> row = {"objective": "standard", "n": 1, "accuracy_mean": 90.0, "accuracy_std": None,
+        ...        "difference_mean": 0.0, "difference_ci95": None, "nll_mean": 0.3,
+        ...        "nll_std": None, "ece_mean": 2.0, "ece_std": None, "cost": 1.0}
+        >>> comparison_cells({"summary": [row]})[1]
+        [['standard', '90.00', '', '0.300', '2.0', '1.00']]
+    """
     columns = _columns(results["summary"], short=False)
     rows = [[cell(row) for cell in columns.values()] for row in results["summary"]]
-    return markdown_table(list(columns), rows, caption(results))
+    return list(columns), rows
 
 
 def _columns(summary: list[Row], *, short: bool) -> dict[str, Callable[[Row], str]]:

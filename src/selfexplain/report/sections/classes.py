@@ -1,0 +1,167 @@
+"""Which classes a model finds alike, beside those that it mistakes for one another.
+
+Shape suffix: K classes, twice in matrices, the true one first.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from matplotlib.figure import Figure
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from selfexplain.report.html import Section, figure, paragraph, table
+from selfexplain.report.sections.record import Predictions, Record, Similarity
+
+NAMED = 20
+"""So many names of classes fit beside a matrix."""
+STRONGEST = 10
+"""Pairs in the table."""
+
+
+def confusion(predictions: Predictions) -> Tensor:
+    """Share of the images of each class that the model takes for each class, (K, K).
+
+    A row sums to 1, or to 0 where the class has no image.
+
+    Example:
+        >>> confusion(Predictions(logits_NK=torch.eye(2), labels_N=torch.tensor([0, 0])))
+        tensor([[0.5000, 0.5000],
+                [0.0000, 0.0000]])
+    """
+    k = predictions.logits_NK.shape[1]
+    pairs_N = predictions.labels_N * k + predictions.logits_NK.argmax(dim=1)
+    count_KK = torch.bincount(pairs_N, minlength=k * k).reshape(k, k).float()
+    return count_KK / count_KK.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+def agreement(similarity: Similarity, confusion_KK: Tensor) -> float | None:
+    """Spearman's rank correlation of both matrices, the diagonal and classes without images aside.
+
+    Returns:
+        None where it is not defined: nothing is confused, or there are too few classes.
+
+    Example:
+        >>> a = torch.tensor([[0.0, 0.9, 0.1], [0.8, 0.0, 0.2], [0.3, 0.7, 0.0]])
+        >>> agreement(Similarity(similarity_KK=a, count_K=torch.ones(3)), a)
+        1.0
+    """
+    off_KK = ~torch.eye(len(confusion_KK), dtype=torch.bool) & (similarity.count_K > 0)[:, None]
+    a, b = similarity.similarity_KK[off_KK], confusion_KK[off_KK]
+    if len(a) < 3 or a.min() == a.max() or b.min() == b.max():
+        return None
+    return float(spearmanr(a.numpy(), b.numpy()).statistic)
+
+
+def strongest_pairs(similarity_KK: Tensor, most: int = STRONGEST) -> list[tuple[int, int]]:
+    """True class and other class of the greatest entries, the greatest first.
+
+    Example:
+        >>> strongest_pairs(torch.tensor([[0.0, 0.4, 0.6], [1.0, 0.0, 0.0], [0.5, 0.5, 0.0]]), 2)
+        [(1, 0), (0, 2)]
+    """
+    k = len(similarity_KK)
+    order = similarity_KK.flatten().argsort(descending=True, stable=True)[:most].tolist()
+    return [(i // k, i % k) for i in order if similarity_KK.flatten()[i] > 0]
+
+
+def classes_section(records: Sequence[Record]) -> Section:
+    """Both matrices of the first run that has them, and the pairs that it finds most alike.
+
+    Example:
+        >>> run = Record(
+        ...     objective="a",
+        ...     seed=0,
+        ...     class_names=("cat", "dog"),
+        ...     predictions=Predictions(logits_NK=torch.eye(2), labels_N=torch.tensor([0, 0])),
+        ...     similarity=Similarity(similarity_KK=1 - torch.eye(2), count_K=torch.tensor([2, 0])),
+        ... )
+        >>> '<th scope="row">cat</th><td class="words">dog</td>' in classes_section([run]).body
+        True
+    """
+    title = "Classes that look alike to the model"
+    record = next(
+        (r for r in records if r.similarity is not None and r.predictions is not None), None
+    )
+    if record is None:
+        return Section(title, paragraph(NOTHING))
+    assert record.similarity is not None
+    assert record.predictions is not None
+    similarity_KK, confusion_KK = record.similarity.similarity_KK, confusion(record.predictions)
+    rho = agreement(record.similarity, confusion_KK)
+    ranks = "" if rho is None else f" Rank correlation of both off the diagonal: {rho:.2f}."
+    charts = (
+        _heat_map(similarity_KK, "learned from explanations", record.class_names),
+        _heat_map(confusion_KK, "mistaken for", record.class_names),
+    )
+    return Section(
+        title,
+        paragraph(f"{record.name}. {READING}{ranks}")
+        + f'<div class="charts">{"".join(charts)}</div>'
+        + _pairs(similarity_KK, confusion_KK, record.class_names),
+    )
+
+
+NOTHING = (
+    "The runs have left no matrix of similar classes: they are not finished, or were made before "
+    "selfexplain kept it."
+)
+READING = (
+    "First: how much of the soft target the model's explanations give to each other class, as a "
+    "mean over the scored images of a class (row). Second: how many of them, in %, the model takes "
+    "for that class; right answers are left out."
+)
+
+
+def _heat_map(matrix_KK: Tensor, title: str, names: Sequence[str]) -> str:
+    drawn = Figure(figsize=(4.1, 3.7), layout="constrained")
+    axes = drawn.subplots()
+    cells_KK = 100 * matrix_KK.clone().fill_diagonal_(torch.nan)  # the diagonal is left clear
+    shown = axes.imshow(cells_KK.numpy(), cmap="cividis", vmin=0, interpolation="none")
+    bar = drawn.colorbar(shown, ax=axes, shrink=0.8)
+    bar.ax.tick_params(labelsize=8)
+    bar.outline.set_visible(False)
+    axes.set_title(f"{title}, %", loc="left", fontsize=10)
+    axes.set_xlabel("other class", fontsize=9)
+    axes.set_ylabel("true class", fontsize=9)
+    if len(names) <= NAMED:
+        short = [_short(name) for name in names]
+        long = max(map(len, short)) > 2
+        axes.set_xticks(range(len(names)), short, rotation=90 if long else 0, fontsize=8)
+        axes.set_yticks(range(len(names)), short, fontsize=8)
+    else:
+        axes.set_xticks([])
+        axes.set_yticks([])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    alt = f"Heat map, classes {title}, {len(names)} by {len(names)} classes"
+    return figure(drawn, f"{alt}; the strongest pairs are in the table below.")
+
+
+def _short(name: str, most: int = 14) -> str:
+    """A class name that fits beside a heat map: beginning and end, which tell names apart.
+
+    Example:
+        >>> _short("sweet_pepper_number_10")
+        'sweet_…mber_10'
+    """
+    half = (most - 1) // 2
+    return name if len(name) <= most else f"{name[:half]}…{name[half - most + 1 :]}"
+
+
+def _pairs(similarity_KK: Tensor, confusion_KK: Tensor, names: Sequence[str]) -> str:
+    rows = [
+        [
+            names[y],
+            names[c],
+            f"{100 * similarity_KK[y, c].item():.1f}",
+            f"{100 * confusion_KK[y, c].item():.1f}",
+        ]
+        for y, c in strongest_pairs(similarity_KK)
+    ]
+    return table(
+        ("true class", "looks like", "of soft target, %", "mistaken for it, %"),
+        rows,
+        caption=f"the {len(rows)} pairs that the model finds most alike",
+        words=2,
+    )

@@ -1,0 +1,73 @@
+"""What a training run left for the report; what it did not leave is None.
+
+Shape suffixes: N scored images, B images of the album, R shown classes, K classes, C channels,
+H and W space.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Predictions:
+    """Logits of the scored images at the end of a run."""
+
+    logits_NK: Tensor
+    labels_N: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Similarity:
+    """Mean soft target that a model's explanations give the scored images of each class."""
+
+    similarity_KK: Tensor
+    """Row: true class; its diagonal is 0, and it sums to 1, or to 0 if the class has no image."""
+    count_K: Tensor
+    """Images of each class."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Moment:
+    """What a model said of the album's images after one epoch."""
+
+    epoch: int
+    probabilities_BK: Tensor
+    target_BK: Tensor
+    """Soft target over the classes other than the true one, where it is 0."""
+    classes_BR: Tensor
+    """The true class, then those with the greatest soft target."""
+    maps_BRHW: Tensor
+    """Class maps of these classes, at any resolution."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Album:
+    """A few scored images, and what a model said of them after some of its epochs."""
+
+    images_BCHW: Tensor
+    """uint8."""
+    labels_B: Tensor
+    moments: tuple[Moment, ...]
+    """By rising epoch."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """One run."""
+
+    objective: str
+    seed: int
+    class_names: tuple[str, ...]
+    metrics: tuple[dict[str, Any], ...] = ()
+    """One for each epoch."""
+    result: dict[str, Any] | None = None
+    predictions: Predictions | None = None
+    similarity: Similarity | None = None
+    album: Album | None = None
+
+    @property
+    def name(self) -> str:
+        """How the run is called on the page."""
+        return f"{self.objective}, seed {self.seed}"

@@ -1,0 +1,15 @@
+"""What several rooms of tests share."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a small finished comparison, with all that the report reads."""
+    from compared import make_comparison  # not before a test needs it: it imports much
+
+    out = tmp_path_factory.mktemp("report") / "compared"
+    make_comparison(out)
+    return out

@@ -1,0 +1,184 @@
+"""Which folders the report knows, what it says of what is missing, and what it refuses."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from selfexplain.cli import main
+from selfexplain.errors import InputError
+from selfexplain.recipes.options import DataOptions
+from selfexplain.recipes.report import ReportConfig, write_report
+from selfexplain.recipes.report_runs import read_album, read_record
+from selfexplain.recipes.runs import run_folder
+from selfexplain.recipes.study_kd import StudyKDConfig, run_study
+from selfexplain.training import TrainingOptions
+
+RESULTS = ["Results", "Accuracy against cost"]
+LEARNED = [
+    "Learning curves",
+    "Reliability",
+    "Classes that look alike to the model",
+    "What the model explains to itself",
+]
+
+
+def titles(path: Path) -> list[str]:
+    return [
+        line.split(">")[1].split("<")[0]
+        for line in path.read_text().splitlines()
+        if line.startswith("<h2")
+    ]
+
+
+@pytest.fixture
+def copied(compared: Path, tmp_path: Path) -> Path:
+    """A comparison that a test may break."""
+    return Path(shutil.copytree(compared, tmp_path / "copied"))
+
+
+def test_comparison(compared: Path, tmp_path: Path) -> None:
+    path = write_report(ReportConfig(dirs=(compared,), out=tmp_path / "deep" / "r.html"))
+    assert path == tmp_path / "deep" / "r.html"
+    assert titles(path) == RESULTS + LEARNED
+    text = path.read_text()
+    assert "introspective, seed 0, the first that learns by introspection" in text
+    accuracy = json.loads((compared / "results.json").read_text())["summary"][1]["accuracy_mean"]
+    assert f"{accuracy:.2f} ±" in text
+    assert len(text) < 3_000_000
+
+
+def test_same_folder_gives_the_same_file(compared: Path, tmp_path: Path) -> None:
+    one, two = (
+        write_report(ReportConfig(dirs=(compared,), out=tmp_path / name)).read_bytes()
+        for name in ("1.html", "2.html")
+    )
+    assert one == two
+
+
+def test_reliability_shows_the_ece_of_the_result(compared: Path, tmp_path: Path) -> None:
+    folder = run_folder(compared, "introspective", 1)
+    path = write_report(ReportConfig(dirs=(folder,), out=tmp_path / "r.html"))
+    assert titles(path) == ["Results", *LEARNED]
+    ece = json.loads((folder / "result.json").read_text())["ece"]
+    assert f"seed 1, ECE {ece:.2f} %" in path.read_text()
+
+
+def test_several_folders_make_one_page_named_apart(
+    compared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [run_folder(compared, name, 0) for name in ("standard", "introspective")]
+    main(["report", *map(str, runs)])
+    path = runs[0] / "report.html"
+    assert capsys.readouterr().out.replace("\n", "") == f"Report: {path}"
+    found = titles(path)
+    assert len(found) == 10
+    assert found[0] == "standard-seed0: Results"
+    assert found[-1] == "introspective-seed0: What the model explains to itself"
+
+
+def test_old_runs_are_shown_without_what_they_did_not_leave(copied: Path) -> None:
+    for folder in (copied / "runs").iterdir():
+        shutil.rmtree(folder / "album")
+        for name in ("predictions", "similarity"):
+            (folder / f"{name}.safetensors").unlink()
+    path = write_report(ReportConfig(dirs=(copied,)))
+    assert titles(path) == RESULTS + LEARNED
+    text = path.read_text()
+    for sentence in ("no predictions", "no matrix of similar classes", "no album"):
+        assert f"The runs have left {sentence}" in text
+
+
+def test_unfinished_comparison_and_run(copied: Path) -> None:
+    (copied / "results.json").unlink()
+    run = run_folder(copied, "standard", 1)
+    for name in ("result.json", "predictions.safetensors", "similarity.safetensors"):
+        (run / name).unlink()
+    text = write_report(ReportConfig(dirs=(copied,))).read_text()
+    assert "3 of 4 runs are" in text
+    assert "not finished: it has no scores" in write_report(ReportConfig(dirs=(run,))).read_text()
+
+
+def test_a_lone_start_is_no_error(tmp_path: Path, compared: Path) -> None:
+    shutil.copy(run_folder(compared, "standard", 0) / "run.json", tmp_path)
+    assert "no epoch has ended" in write_report(ReportConfig(dirs=(tmp_path,))).read_text()
+
+
+def test_gallery_without_introspection_shows_the_last_objective(copied: Path) -> None:
+    for seed in (0, 1):
+        shutil.rmtree(run_folder(copied, "introspective", seed) / "album")
+    text = write_report(ReportConfig(dirs=(copied,))).read_text()
+    assert "standard, seed 0, the last compared" in text
+
+
+def test_class_names_from_outside_are_escaped(copied: Path) -> None:
+    evil = '<img src=x onerror="alert(1)">'
+    for folder in (copied / "runs").iterdir():
+        run = json.loads((folder / "run.json").read_text())
+        run["images"]["class_names"] = [f"{evil}{i}" for i in range(10)]
+        (folder / "run.json").write_text(json.dumps(run))
+    text = write_report(ReportConfig(dirs=(copied,))).read_text()
+    assert "<img src=x" not in text
+    assert "&lt;img src=x onerror=&quot;alert(1)&quot;&gt;4" in text
+
+
+def test_study(tmp_path: Path) -> None:
+    config = StudyKDConfig(
+        data=DataOptions(data="digits", train_size=50),
+        objectives=("standard", "distil_part"),
+        seeds=(0,),
+        training=TrainingOptions(epochs=1, batch_size=25),
+        out=tmp_path / "study",
+    )
+    run_study(config)
+    path = write_report(ReportConfig(dirs=(config.out,)))
+    assert titles(path) == ["Which part of the teacher carries the gain", *RESULTS, *LEARNED]
+
+
+def test_record_holds_what_the_files_hold(compared: Path) -> None:
+    folder = run_folder(compared, "introspective", 0)
+    record = read_record(folder)
+    assert (record.objective, record.seed, len(record.metrics)) == ("introspective", 0, 2)
+    assert record.predictions is not None
+    kept = load_file(folder / "predictions.safetensors")
+    assert torch.equal(record.predictions.logits_NK, kept["logits"])
+    album = read_album(folder, most=2)
+    assert album is not None
+    assert [moment.epoch for moment in album.moments] == [1, 2]
+
+
+def test_what_cannot_be_used_is_refused_in_a_sentence(tmp_path: Path, copied: Path) -> None:
+    with pytest.raises(InputError, match="no folder is given"):
+        ReportConfig(dirs=())
+    with pytest.raises(InputError, match="named twice"):
+        ReportConfig(dirs=(tmp_path, tmp_path))
+    with pytest.raises(InputError, match="a folder; pass a file"):
+        ReportConfig(dirs=(tmp_path,), out=tmp_path)
+    with pytest.raises(InputError, match="holds no run and no comparison"):
+        write_report(ReportConfig(dirs=(tmp_path,)))
+    with pytest.raises(InputError, match="cannot be written"):
+        write_report(ReportConfig(dirs=(copied,), out=copied / "results.json" / "r.html"))
+    run = run_folder(copied, "standard", 0)
+    save_file({"odd": torch.zeros(1)}, run / "predictions.safetensors")
+    with pytest.raises(InputError, match=r"predictions\.safetensors cannot be read"):
+        write_report(ReportConfig(dirs=(run,)))
+    (run / "predictions.safetensors").unlink()
+    (run / "metrics.jsonl").write_text("{\n")
+    with pytest.raises(InputError, match="not lines of JSON"):
+        write_report(ReportConfig(dirs=(run,)))
+    (run / "run.json").write_text("{}")
+    with pytest.raises(InputError, match="not a training's"):
+        write_report(ReportConfig(dirs=(run,)))
+    (copied / "results.json").write_text("{}")
+    with pytest.raises(InputError, match="not a comparison's"):
+        write_report(ReportConfig(dirs=(copied,)))
+
+
+def test_command_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["report", "absent"])
+    assert stopped.value.code == 2
+    assert "there is no folder absent" in capsys.readouterr().err
