@@ -1,0 +1,58 @@
+"""Matplotlib's figures as inline SVG that takes the colour and the fonts of the page."""
+
+import hashlib
+import io
+import re
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from selfexplain.report.html.text import escape
+
+INK = "#000000"
+"""What is drawn in black takes the colour of the page's text."""
+SETTINGS = {
+    "svg.fonttype": "none",  # text stays text: it can be read aloud, found and copied
+    "svg.hashsalt": "selfexplain",
+    "image.composite_image": False,
+}
+NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
+
+
+def figure(figure: Figure, alt: str) -> str:
+    """A figure as inline SVG; what is black in it becomes the page's text colour, light or dark.
+
+    The same figure gives the same text, at any time.
+
+    Args:
+        figure: without a background of its own; it is left as it was.
+        alt: what it shows, as text, for those who cannot see it.
+
+    Example:
+        >>> drawn = Figure(figsize=(3, 2)); _ = drawn.subplots().plot([1, 2], color="black")
+        >>> html = figure(drawn, "a rising line")
+        >>> 'role="img" aria-label="a rising line"' in html, INK in html, "currentColor" in html
+        (True, False, True)
+    """
+    file = io.StringIO()
+    with mpl.rc_context(SETTINGS):
+        figure.savefig(file, format="svg", transparent=True, metadata=NO_METADATA)
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :].strip()
+    svg = _with_own_ids(svg, hashlib.sha256((alt + svg).encode()).hexdigest()[:8])
+    # Black is SVG's default and matplotlib leaves it out at times: the root sets it for all.
+    opening = f'<svg role="img" aria-label="{escape(alt)}" fill="currentColor"'
+    return (
+        f'<div class="chart">{svg.replace("<svg", opening, 1).replace(INK, "currentColor")}</div>'
+    )
+
+
+def _with_own_ids(svg: str, prefix: str) -> str:
+    """Prefix the names that are referred to and drop the others: two figures share none."""
+    used = set(re.findall(r"(?:url\(|href=\")#([^)\"]+)", svg))
+
+    def own(match: re.Match[str]) -> str:
+        return f' id="f{prefix}-{match[1]}"' if match[1] in used else ""
+
+    svg = re.sub(r' id="([^"]*)"', own, svg)
+    return re.sub(r"(url\(|href=\")#", rf"\g<1>#f{prefix}-", svg)
