@@ -83,7 +83,11 @@ def _search(
     search = build_search(config, data, prepared.std_C, device, processes)
     halves = Halves(config, prepared, device, processes)
     if fabric.is_global_zero:
-        images = {"train": len(prepared.train), "held_out": len(prepared.scored)}
+        images = {
+            "train": len(prepared.train),
+            "held_out": len(prepared.scored),
+            "class_names": list(prepared.class_names),
+        }
         _write_run(config, device, images, processes.count)
     progress = SearchProgress(config, search, halves, prepared, device, identity)
     progress.run(on_step)
@@ -120,7 +124,7 @@ def _write_result(config: SearchConfig, genotype: Genotype, more: dict[str, Any]
 
 
 def _write_run(
-    config: SearchConfig, device: torch.device, images: dict[str, int], processes: int = 1
+    config: SearchConfig, device: torch.device, images: dict[str, Any], processes: int = 1
 ) -> None:
     write_json(
         config.out / "run.json",
