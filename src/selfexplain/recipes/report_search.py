@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from safetensors import SafetensorError
@@ -55,7 +56,7 @@ def search_sections(folder: Path) -> list[Section]:
     if (folder / "searches.json").exists():
         sections = _sections_of_seeds(folder)
     else:
-        sections = search_parts(read_search(folder))
+        sections = search_parts(read_search(folder), mark=_mark(folder))
     first = sections[0]
     return [replace(first, body=search_style() + first.body), *sections[1:]]
 
@@ -95,10 +96,15 @@ def _sections_of_seeds(folder: Path) -> list[Section]:
     for row in results["rows"]:
         name = f"seed{row['seed']}"
         if (folder / name / "run.json").exists():
-            parts = search_parts(read_search(folder / name), mark=name)
+            parts = search_parts(read_search(folder / name), mark=_mark(folder / name))
             body = "".join(f"<h3>{part.title}</h3>{part.body}" for part in parts)
             sections.append(Section(f"Seed {row['seed']}", body))
     return sections
+
+
+def _mark(folder: Path) -> str:
+    """Begins the ids of a search's drawings, in a page that may show several."""
+    return f"cell-{crc32(str(folder).encode()):08x}"
 
 
 def _album(folder: Path, class_names: list[str] | None, epochs: int) -> Album | None:

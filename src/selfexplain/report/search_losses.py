@@ -9,12 +9,14 @@ from matplotlib.ticker import MaxNLocator
 from selfexplain.report.cell_style import STYLES
 
 TITLES = {
-    "explainer": "I  the explainer learns",
-    "delta": "II  the explainer explains",
-    "audience": "III  the audience learns",
-    "validation": "IV  the architecture re-learns",
+    "explainer": "I. The explainer learns",
+    "delta": "II. The explainer explains",
+    "audience": "III. The audience learns",
+    "validation": "IV. The explainer re-learns",
 }
-"""Level -> what happens in it."""
+"""Level of learning by self-explanation -> what happens in it."""
+PLAIN = {"explainer": "The weights learn", "validation": "The architecture learns"}
+"""The same for a search without explanations."""
 LINE = STYLES["nor_conv_1x1"].light
 STEPS = ("-", "--", ":", "-.")
 """How the steps of the explanation are told apart."""
@@ -33,17 +35,17 @@ def level_figures(history: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
     Example:
         >>> line = {"epoch": 1, "losses": {"explainer": 2.3}, "validation_accuracy": 10.0}
         >>> list(level_figures([line]))
-        ['I  the explainer learns', 'supernet on held-out images']
+        ['The weights learn', 'The supernet on held-out images']
     """
-    names = [name for line in history for name in line["losses"]]
+    names = {name for line in history for name in line["losses"]}
     figures = {}
-    for level, title in TITLES.items():
-        steps = sorted({name for name in names if name.startswith(level)}, key=_number)
+    for level, title in (TITLES if "audience" in names else PLAIN).items():
+        steps = sorted((name for name in names if name.startswith(level)), key=_number)
         if steps:
             series = {s: [line["losses"].get(s) for line in history] for s in steps}
             figures[title] = _figure(history, series, "loss")
     accuracies = [line["validation_accuracy"] for line in history]
-    title = "supernet on held-out images"
+    title = "The supernet on held-out images"
     figures[title] = _figure(history, {"accuracy": accuracies}, "accuracy, %")
     return figures
 

@@ -100,10 +100,10 @@ def _frame(
             for what, pixels_CHW in pictures.items()
         )
         figures.append(
-            f'<figure><figcaption>class {escape(label)}</figcaption><div class="shown">{images}'
-            "</div></figure>"
+            f"<figure><figcaption>class {escape(label)}</figcaption>"
+            f'<div class="search-shown">{images}</div></figure>'
         )
-    return f'<div class="album">{"".join(figures)}</div>'
+    return f'<div class="search-album">{"".join(figures)}</div>'
 
 
 def _grey_levels(values_CHW: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -5,10 +5,13 @@ from typing import Any
 
 from selfexplain.report.cell_drawing import cell_svg
 from selfexplain.report.html.evenly import evenly
+from selfexplain.report.html.scroll import scroll
 from selfexplain.report.html.slider import slider
 from selfexplain.report.html.text import escape, paragraph
 from selfexplain.report.search_record import SearchRecord
 from selfexplain.spaces import from_string
+
+NBSP = "\N{NO-BREAK SPACE}"
 
 
 def cell_part(record: SearchRecord, mark: str) -> str:
@@ -42,15 +45,13 @@ def _drawing(line: Mapping[str, Any], mark: str) -> str:
 
 
 def _frame(svg: str) -> str:
-    """The drawing in a frame of its own, which scrolls where the page is narrow."""
-    region = 'class="scroll cell" role="region" tabindex="0" aria-label="drawn cell"'
-    return f"<div {region}>{svg}</div>"
+    return scroll(svg, "search-cell", "drawn cell")
 
 
 def _caption(line: Mapping[str, Any], epochs: int) -> str:
     return (
-        f"after epoch {line['epoch']} of {epochs}: {100 * line['skip_share']:.0f} % of its edges "
-        f"are skip connections; supernet's accuracy {line['validation_accuracy']:.2f} %"
+        f"after epoch {line['epoch']} of {epochs}: {100 * line['skip_share']:.0f}{NBSP}% of its "
+        f"edges are skip connections; supernet's accuracy {line['validation_accuracy']:.2f}{NBSP}%"
     )
 
 

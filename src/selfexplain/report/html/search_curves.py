@@ -5,7 +5,8 @@ from typing import Any
 
 from selfexplain.report.html.figure import figure
 from selfexplain.report.html.line_colours import for_both_themes
-from selfexplain.report.html.search_tables import alphas_table
+from selfexplain.report.html.scroll import scroll
+from selfexplain.report.html.search_alphas import alphas_table
 from selfexplain.report.html.text import escape, paragraph
 from selfexplain.report.search_losses import level_figures
 from selfexplain.report.search_plot import architecture_figure
@@ -38,9 +39,8 @@ def _weights_of(cell: str, lines: Sequence[Mapping[str, Any]], operations: Seque
     """The figure of one cell, in a frame that scrolls rather than shrink it."""
     drawn = architecture_figure([{cell: line["weights"][cell]} for line in lines], operations)
     alt = f"{cell}: weights of the operations on each edge over {len(lines)} epochs"
-    style = f"--natural:{96 * drawn.get_figwidth():.0f}px"
-    region = f'class="scroll alphas" role="region" tabindex="0" aria-label="{alt}" style="{style}"'
-    return f"<div {region}>{for_both_themes(figure(drawn, alt))}</div>"
+    chart = for_both_themes(figure(drawn, alt))
+    return scroll(chart, "search-alphas", alt, natural=96 * drawn.get_figwidth())
 
 
 def losses_part(record: SearchRecord) -> str:
@@ -56,7 +56,7 @@ def losses_part(record: SearchRecord) -> str:
         f"<div><h4>{escape(title)}</h4>{for_both_themes(figure(drawn, f'{title}, by epoch'))}</div>"
         for title, drawn in level_figures(record.history).items()
     ]
-    return paragraph(_words(record)) + f'<div class="charts levels">{"".join(charts)}</div>'
+    return paragraph(_words(record)) + f'<div class="charts search-levels">{"".join(charts)}</div>'
 
 
 def _words(record: SearchRecord) -> str:

@@ -6,8 +6,6 @@ from typing import Any
 from selfexplain.report.html.table import table
 from selfexplain.report.search_record import SearchRecord
 from selfexplain.report.searches_table import searches_caption
-from selfexplain.spaces import FAMILIES, from_string
-from selfexplain.spaces.mixing import edges_of
 
 NOTHING = "\N{EN DASH}"
 
@@ -23,8 +21,8 @@ def summary_table(record: SearchRecord) -> str:
     result = record.result or {}
     last = record.history[-1] if record.history else {}
     accuracy = result.get("validation_accuracy", last.get("validation_accuracy"))
+    header = ["method", method_name(record.config)]
     rows = {
-        "method": method_name(record.config),
         "space": record.config["space"],
         "seed": record.config["seed"],
         "epochs": _epochs(record),
@@ -33,22 +31,21 @@ def summary_table(record: SearchRecord) -> str:
         "time of a step": f"{last['step_seconds']:.3g} s" if last else NOTHING,
         "time of all steps": _minutes(record),
     }
-    return table(["search", ""], rows.items(), caption=_caption(record))
+    return table(header, rows.items(), caption=_caption(record))
 
 
 def _epochs(record: SearchRecord) -> str:
     planned, result = record.config["epochs"], record.result
     if result is None:
         return f"{len(record.history)} of {planned}, unfinished"
-    return str(result["epochs"]) + (
-        f" of {planned}, stopped" if result.get("stopped_early") else ""
-    )
+    stopped = f" of {planned}, stopped" if result.get("stopped_early") else ""
+    return f"{result['epochs']}{stopped}"
 
 
 def _skips(result: Mapping[str, Any]) -> str:
     if not result:
         return NOTHING
-    return f"{result['skips']} of {result['edges']}" + (", collapsed" * result["collapsed"])
+    return f"{result['skips']} of {result['edges']}{', collapsed' if result['collapsed'] else ''}"
 
 
 def _minutes(record: SearchRecord) -> str:
@@ -145,38 +142,3 @@ def lookups_table(lookups: Sequence[Mapping[str, Any]]) -> str:
         "shared; beats: share of the other cells that are worse"
     )
     return table(header, rows, caption=caption)
-
-
-def alphas_table(record: SearchRecord) -> str:
-    """The raw alphas after the last epoch, folded away; with the weights of edges, if there are.
-
-    Example:
-        >>> alphas_table(SearchRecord(config={"method": "random_search"}))
-        ''
-    """
-    if record.config["method"] == "random_search" or not record.history:
-        return ""
-    last = record.history[-1]
-    if "alphas" not in last:
-        return "<p>The raw alphas are missing: the search was made before they were recorded.</p>"
-    family = from_string(last["genotype"]).family
-    tables = [
-        _alphas_of(name, rows, last["alphas"].get(f"{name}_edges"), family)
-        for name, rows in last["alphas"].items()
-        if name in FAMILIES[family].cells
-    ]
-    return f"<details><summary>Raw alphas at the end</summary>{''.join(tables)}</details>"
-
-
-def _alphas_of(
-    cell: str, rows: Sequence[Sequence[float]], edges: Sequence[float] | None, family: str
-) -> str:
-    header = ["edge", *FAMILIES[family].operations, *([] if edges is None else ["edge's own"])]
-    body = [
-        [f"{source} → {target}", *(f"{alpha:.3f}" for alpha in row)]
-        for (source, target), row in zip(edges_of(family), rows, strict=True)
-    ]
-    for row, weight in zip(body, edges or (), strict=edges is not None):
-        row.append(f"{weight:.3f}")
-    name = "cell" if cell == "cell" else f"{cell} cell"
-    return table(header, body, caption=f"{name}: raw alphas after the last epoch, before softmax")
