@@ -37,6 +37,15 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def written(folders: Path) -> Path:
+    """The page of both."""
+    sections = [s for name in ("lease", "darts") for s in search_sections(folders / name)]
+    path = folders / "report.html"
+    path.write_text(page("Searches", sections), encoding="utf-8")
+    return path
+
+
 def bodies(folder: Path) -> dict[str, str]:
     return {section.title: section.body for section in search_sections(folder)}
 
@@ -118,6 +127,9 @@ def test_searches_with_several_seeds_and_lookups(tmp_path: Path) -> None:
     shutil.copy(out / "lookup.json", out / "seed0" / "lookup.json")
     assert "15.61" in bodies(out / "seed0")["Lookup"]
     assert "15.61" in search_sections(out)[1].body
+    (out / "searches.json").unlink()
+    assert [section.title for section in search_sections(out)] == ["Searches", "Seed 0", "Seed 1"]
+    assert "Not all" in search_sections(out)[0].body
 
 
 def test_other_folders_are_refused(tmp_path: Path, folders: Path) -> None:
@@ -155,12 +167,7 @@ OUTSIDE = """() => [...document.body.querySelectorAll("*")]
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [375, 1440])
-def test_page_in_a_browser(
-    width: int, theme: str, folders: Path, tmp_path: Path, browser: Any
-) -> None:
-    sections = [s for name in ("lease", "darts") for s in search_sections(folders / name)]
-    path = tmp_path / "report.html"
-    path.write_text(page("Searches", sections), encoding="utf-8")
+def test_page_in_a_browser(width: int, theme: str, written: Path, browser: Any) -> None:
     view = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=theme)
     complaints: list[str] = []
     view.on("console", lambda message: complaints.append(message.text))
@@ -173,15 +180,20 @@ def test_page_in_a_browser(
             else None
         ),
     )
-    view.goto(path.as_uri())
+    view.goto(written.as_uri())
     cell, explained, _ = view.locator(".slider").all()
     for slider, parts, count in ((cell, "svg", 1), (explained, "img", 12)):
         before = visible(slider, parts)
+        if width < 500 and parts == "svg":
+            slider.locator(".scroll:visible").evaluate("frame => { frame.scrollLeft = 100; }")
         assert len(before) == count
         slider.locator("input").press("Home")
         after = visible(slider, parts)
         assert len(after) == count
         assert before != after
+        if width < 500 and parts == "svg":  # it stands where it was scrolled to
+            left = slider.locator(".scroll:visible").evaluate("frame => frame.scrollLeft")
+            assert left == pytest.approx(100, abs=1)
         assert "after epoch 1 of 3" in slider.locator("[aria-live]").inner_text()
     assert view.evaluate("document.documentElement.scrollWidth") <= width
     assert view.evaluate(OUTSIDE) == []

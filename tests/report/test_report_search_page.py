@@ -121,13 +121,13 @@ def test_parts_that_a_method_has() -> None:
         return [part.title for part in search_parts(of)]
 
     shared = ["Search", "Cell", "Architecture", "Losses"]
-    assert titles(record()) == [*shared, "What the audience was shown"]
+    assert titles(record(history=())) == [*shared, "What the audience was shown"]
     for method in ("darts1", "darts2", "random_search"):
         config = dict(record().config) | {"method": method}
-        assert titles(record(config=config)) == shared
+        assert titles(record(config=config, history=())) == shared
     config = dict(record().config) | {"method": "random"}
     assert titles(record(config=config, history=())) == ["Search", "Cell"]
-    assert titles(record(lookups=(LOOKUP,)))[-1] == "Lookup"
+    assert titles(record(history=(), lookups=(LOOKUP,)))[-1] == "Lookup"
 
 
 def test_a_search_without_epochs_has_all_its_parts() -> None:

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from selfexplain.errors import InputError
 from selfexplain.recipes.folder import saved_config
-from selfexplain.report.html import Section, lookups_table, search_parts, seeds_table
+from selfexplain.report.html import Section, lookups_table, paragraph, search_parts, seeds_table
 from selfexplain.report.html.search_parts import search_style
 from selfexplain.report.search_record import Album, Explained, SearchRecord
 from selfexplain.training.files import read_json
@@ -25,7 +25,7 @@ def holds_search(folder: Path) -> bool:
         >>> holds_search(Path("absent"))
         False
     """
-    if (folder / "searches.json").exists():
+    if _holds_seeds(folder):
         return True
     path = folder / "run.json"
     return path.exists() and {"space", "rates"} <= set(saved_config(path))
@@ -35,8 +35,8 @@ def search_sections(folder: Path) -> list[Section]:
     """What a page shows of a search: finished or not, of any version.
 
     Args:
-        folder: of `selfexplain search`; with `searches.json`, a section for each seed follows the
-            table of all. `lookup.json` in it (`selfexplain lookup --out`) is shown, too.
+        folder: of `selfexplain search`; with --seeds, a section for each seed follows the table of
+            all. `lookup.json` in it (`selfexplain lookup --out`) is shown, too.
 
     Raises:
         InputError: the folder holds no search, or a file of it cannot be read.
@@ -53,7 +53,7 @@ def search_sections(folder: Path) -> list[Section]:
     """
     if not holds_search(folder):
         raise InputError(f"{folder} holds no search; pass the folder of selfexplain search")
-    if (folder / "searches.json").exists():
+    if _holds_seeds(folder):
         sections = _sections_of_seeds(folder)
     else:
         sections = search_parts(read_search(folder), mark=_mark(folder))
@@ -86,20 +86,31 @@ def read_search(folder: Path) -> SearchRecord:
     )
 
 
+def _holds_seeds(folder: Path) -> bool:
+    return (folder / "searches.json").exists() or bool(_seeds(folder))
+
+
+def _seeds(folder: Path) -> list[int]:
+    """The seeds that a search has been begun with."""
+    names = [path.parent.name.removeprefix("seed") for path in folder.glob("seed*/run.json")]
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
 def _sections_of_seeds(folder: Path) -> list[Section]:
-    results = read_json(folder / "searches.json")
-    table = seeds_table(results)
-    lookups = _lookups(folder)
+    done, lookups = folder / "searches.json", _lookups(folder)
+    body = paragraph("Not all of these searches are finished.")
+    if done.exists():
+        body = seeds_table(read_json(done))
     if lookups:
-        table += f"<h3>Lookup</h3>{lookups_table(lookups)}"
-    sections = [Section("Searches", table)]
-    for row in results["rows"]:
-        name = f"seed{row['seed']}"
-        if (folder / name / "run.json").exists():
-            parts = search_parts(read_search(folder / name), mark=_mark(folder / name))
-            body = "".join(f"<h3>{part.title}</h3>{part.body}" for part in parts)
-            sections.append(Section(f"Seed {row['seed']}", body))
-    return sections
+        body += f"<h3>Lookup</h3>{lookups_table(lookups)}"
+    return [Section("Searches", body), *(_section_of(folder, seed) for seed in _seeds(folder))]
+
+
+def _section_of(folder: Path, seed: int) -> Section:
+    """All parts of one seed's search."""
+    one = folder / f"seed{seed}"
+    parts = search_parts(read_search(one), mark=_mark(one))
+    return Section(f"Seed {seed}", "".join(f"<h3>{part.title}</h3>{part.body}" for part in parts))
 
 
 def _mark(folder: Path) -> str:

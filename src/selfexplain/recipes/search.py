@@ -1,8 +1,8 @@
 """Search for an architecture, on one process or on those of torchrun, and write down how it went.
 
 A search's folder holds `run.json` (configuration, environment), then after every epoch
-`search.jsonl` and `checkpoint.pt`, and at the end `genotype.json`, `cell.svg`, `architecture.png`
-and `result.json`.
+`search.jsonl`, `checkpoint.pt` and, if the method explains, its `album/` (search_album.py), and at
+the end `genotype.json`, `cell.svg`, `architecture.png` and `result.json`.
 """
 
 from typing import Any
