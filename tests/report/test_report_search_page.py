@@ -148,8 +148,11 @@ def test_losses_of_each_level_with_gaps() -> None:
     assert list(accuracy.lines[0].get_ydata()) == [51.0, 52.0]
     darts = [line(1, losses={"explainer": 2.0, "validation": 3.0})]
     assert list(level_figures(darts))[:2] == ["The weights learn", "The architecture learns"]
-    assert "in the warm-up" in losses_part(record(history=(warm_up, line(2))))
-    assert "in the warm-up" not in losses_part(record())
+    assert "In the warm-up" in losses_part(record(history=(warm_up, line(2))))
+    config = dict(record().config) | {"options": OPTIONS | {"control": "saliency"}}
+    saliency = losses_part(record(1, config=config))
+    assert "In the warm-up" not in saliency
+    assert "no cross-entropy" in saliency
 
 
 def test_raw_alphas_and_those_of_edges() -> None:

@@ -9,8 +9,8 @@
   what the audience receives. A value outside [0, 1] is one that no image has, and the images' mean
   is what the networks read as zero.
 
-The images are explained within a batch as large as one of the search, since in training BatchNorm
-looks at the whole batch.
+The images are explained within a batch as large as one of the search (or a process's share of it),
+since in training BatchNorm looks at the whole batch.
 """
 
 import torch
@@ -19,6 +19,8 @@ from torch import Tensor
 
 from selfexplain.data import normalise
 from selfexplain.lease import ArchitectureSearch, LeaSE
+from selfexplain.multilevel import Processes
+from selfexplain.multilevel.processes import ALONE
 from selfexplain.recipes.prepare import Prepared
 from selfexplain.recipes.search_options import SearchConfig
 from selfexplain.training.files import atomic_file
@@ -35,6 +37,7 @@ class SearchAlbum:
         config: of the search.
         prepared: its images; those of the album are held out.
         device: where it runs.
+        processes: those that share a batch of the search; one of them records.
 
     Example:
         >>> import tempfile
@@ -52,10 +55,17 @@ class SearchAlbum:
         ['epoch-0001.safetensors', 'images.safetensors']
     """
 
-    def __init__(self, config: SearchConfig, prepared: Prepared, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: SearchConfig,
+        prepared: Prepared,
+        device: torch.device,
+        processes: Processes = ALONE,
+    ) -> None:
         self.folder, self.seed = config.out / "album", config.seed
         self.prepared, self.device = prepared, device
-        self.indices_B = album_indices(prepared.scored.labels_N, config.batch_size)
+        size = config.batch_size // processes.count
+        self.indices_B = album_indices(prepared.scored.labels_N, size)
 
     def record(self, search: ArchitectureSearch, epoch: int) -> None:
         """Write what the explainer would show after an epoch, which counts from 1.

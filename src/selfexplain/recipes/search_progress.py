@@ -54,7 +54,7 @@ class SearchProgress:
         self.writes = search.processes.rank == 0
         self.epochs_done, self.stopped = 0, False
         self.genotype = search.genotype()
-        self.album = SearchAlbum(config, prepared, device)
+        self.album = SearchAlbum(config, prepared, device, search.processes)
 
     def run(self, on_step: StepCallback) -> None:
         """Walk the epochs that are left; line and checkpoint after each."""

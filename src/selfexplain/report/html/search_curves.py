@@ -60,13 +60,18 @@ def losses_part(record: SearchRecord) -> str:
 
 
 def _words(record: SearchRecord) -> str:
-    words = "Cross-entropies in nats, means over the steps of an epoch"
+    """What the losses are of."""
+    sentences = ["Means over the steps of an epoch; cross-entropies in nats."]
     if record.explains:
-        words += (
-            ". I to III are losses on training images; the explainer climbs its loss in II, and "
-            "the audience's is the sum over images and explained images. IV is the loss on "
-            "held-out images that moves the architecture"
+        climbed = "its loss"
+        if record.config["options"]["control"] == "saliency":
+            climbed = "the score of the class that it predicts (which is no cross-entropy)"
+        sentences.append(
+            f"I to III are of training images. In II the explainer climbs {climbed}. The "
+            "audience's loss is that on images and, times gamma, that on explained images. IV "
+            "is of held-out images and moves the architecture."
         )
-    resting = any("validation" not in line["losses"] for line in record.history)
-    rest = "; in the warm-up, when the architecture rests, there is none"
-    return words + (rest if resting and record.config["method"] != "random_search" else "") + "."
+    levels = [line["losses"] for line in record.history]
+    if "validation" not in levels[0] and "validation" in levels[-1]:
+        sentences.append("In the warm-up the architecture rests.")
+    return " ".join(sentences)
