@@ -3,22 +3,8 @@
 from selfexplain.report.html.figure import figure
 from selfexplain.report.html.page import Section, page
 from selfexplain.report.html.pixels import image
-from selfexplain.report.html.search_parts import search_parts
-from selfexplain.report.html.search_tables import lookups_table, seeds_table
 from selfexplain.report.html.slider import slider
 from selfexplain.report.html.table import table
 from selfexplain.report.html.text import escape, paragraph
 
-__all__ = [
-    "Section",
-    "escape",
-    "figure",
-    "image",
-    "lookups_table",
-    "page",
-    "paragraph",
-    "search_parts",
-    "seeds_table",
-    "slider",
-    "table",
-]
+__all__ = ["Section", "escape", "figure", "image", "page", "paragraph", "slider", "table"]

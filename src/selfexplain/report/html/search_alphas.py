@@ -26,10 +26,7 @@ def alphas_table(record: SearchRecord) -> str:
         for name, rows in last["alphas"].items()
         if name in FAMILIES[family].cells
     ]
-    return (
-        '<details class="search-raw"><summary>Raw alphas at the end</summary>'
-        f"{''.join(tables)}</details>"
-    )
+    return f"<details><summary>Raw alphas at the end</summary>{''.join(tables)}</details>"
 
 
 def _alphas_of(
