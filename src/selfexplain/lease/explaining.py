@@ -38,11 +38,13 @@ class Explaining:
     Args:
         levels: one for each step of the explanation.
         start: their start values, zeros.
+        delta: the perturbation after all steps, in pixel units, of the variables.
         shown: what the audience sees beside the images, of the variables.
     """
 
     levels: list[Level]
     start: dict[str, Variable]
+    delta: Explanation
     shown: Explanation
 
 
@@ -128,7 +130,7 @@ def _shown(
             delta_BCHW = delta_BCHW.detach()
         return shown_to_audience(x_BCHW, delta_BCHW, options.eps, options.shown)
 
-    return Explaining(levels, start, shown)
+    return Explaining(levels, start, delta, shown)
 
 
 def _bounded_sum(names: list[str], eps: float) -> Explanation:

@@ -25,7 +25,7 @@ from selfexplain.lease.search import (
     Batch,
     Declaration,
 )
-from selfexplain.multilevel import Level, Processes, as_function
+from selfexplain.multilevel import Level, Processes, as_function, walk
 from selfexplain.multilevel.module import Function
 from selfexplain.multilevel.processes import ALONE
 from selfexplain.spaces import Supernet
@@ -134,6 +134,44 @@ class LeaSE(ArchitectureSearch):
             start=explaining.start,
             mode=self.options.mode or "inner_product",
         )
+
+    def explain(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """What the explainer would say of a batch now, and what the audience would see of it.
+
+        Level II alone, in the mode of a step (BatchNorm looks at this batch), but with the weights
+        as they are: a step first moves them once on its batch. Nothing of the search is changed:
+        weights, running statistics, gradients and random numbers are as they were.
+
+        Args:
+            batch: normalised images (B, C, H, W) and labels (B,).
+            generator: of the CPU; draws what controls need, in place of the search's own.
+
+        Returns:
+            Delta (B, C, H, W) in pixel units, after a control's shuffle; and x (*) delta
+            (B, C, H, W) in the units of the normalised images.
+
+        Example:
+            >>> from selfexplain.models import build_model
+            >>> from selfexplain.spaces import build_supernet
+            >>> size = {"num_classes": 2, "in_channels": 1}
+            >>> supernet = build_supernet(
+            ...     "nasbench201", image_size=8, channels=4, cells=1, **size
+            ... )
+            >>> lease = LeaSE(supernet, build_model("small_cnn", **size))
+            >>> batch = torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 0, 1])
+            >>> delta_BCHW, shown_BCHW = lease.explain(batch, torch.Generator())
+            >>> bool(delta_BCHW.abs().max() < lease.options.eps)
+            True
+        """
+        x_BCHW, y_B = batch
+        f = explainer(as_function(self.learners["explainer"].module))
+        explaining = explain_by_attack(f, x_BCHW, y_B, self._std_C(x_BCHW), self.options, generator)
+        devices = [x_BCHW.device] if x_BCHW.is_cuda else []
+        with torch.random.fork_rng(devices=devices):  # dropout draws
+            variables = self.variables() | explaining.start
+            variables |= walk(explaining.levels, variables)[2]
+        with torch.no_grad():
+            return explaining.delta(variables), explaining.shown(variables)
 
     def step(
         self, train_batch: Batch, val_batch: Batch, *, move_architecture: bool = True

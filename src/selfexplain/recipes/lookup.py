@@ -2,7 +2,8 @@
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from rich.table import Table
 
@@ -11,6 +12,7 @@ from selfexplain.report.frame import plain_table
 from selfexplain.report.table import with_spread
 from selfexplain.spaces.files import load_genotype
 from selfexplain.spaces.table import Lookup, load_table
+from selfexplain.training.files import write_json
 
 HEADER = ("test %", "valid %", "seed std", "rank", "beats %", "params M")
 
@@ -23,10 +25,13 @@ class LookupConfig:
     """The benchmark: a Parquet file, or nats:FOLDER to read NATS-Bench with nats_bench."""
     genotype: tuple[str, ...]
     """Genotype files, or cells as the benchmark writes them: |op~0|+|op~0|op~1|+..."""
+    out: Path | None = None
+    """JSON file for the results; None for none. As lookup.json in a search's folder it becomes part
+    of the search's report."""
 
 
 def run_lookup(config: LookupConfig) -> list[Lookup]:
-    """Look every genotype up, in the order given.
+    """Look every genotype up, in the order given; write the results if there is a file for them.
 
     Raises:
         InputError: there is no genotype, or one of another family, or the table cannot be read or
@@ -50,7 +55,12 @@ def run_lookup(config: LookupConfig) -> list[Lookup]:
     # The table last: it may take minutes, which a mistyped genotype should not cost.
     genotypes = [load_genotype(spec, "nasbench201") for spec in config.genotype]
     table = load_table(config.table)
-    return [table.look_up(genotype) for genotype in genotypes]
+    found = [table.look_up(genotype) for genotype in genotypes]
+    if config.out is not None:
+        named = zip(config.genotype, found, strict=True)
+        cells = [{"name": name, **asdict(lookup)} for name, lookup in named]
+        write_json(config.out, {"schema": 1, "table": config.table, "cells": cells})
+    return found
 
 
 def lookup_table(names: Sequence[str], lookups: Sequence[Lookup]) -> Table:

@@ -1,8 +1,8 @@
 """Search for an architecture, on one process or on those of torchrun, and write down how it went.
 
 A search's folder holds `run.json` (configuration, environment), then after every epoch
-`search.jsonl` and `checkpoint.pt`, and at the end `genotype.json`, `cell.svg`, `architecture.png`
-and `result.json`.
+`search.jsonl`, `checkpoint.pt` and, if the method explains, its `album/` (search_album.py), and at
+the end `genotype.json`, `cell.svg`, `architecture.png` and `result.json`.
 """
 
 from collections.abc import Sequence
@@ -88,7 +88,11 @@ def _search(
     search = build_search(config, data, prepared.std_C, device, processes)
     halves = Halves(config, prepared, device, processes)
     if fabric.is_global_zero:
-        images = {"train": len(prepared.train), "held_out": len(prepared.scored)}
+        images = {
+            "train": len(prepared.train),
+            "held_out": len(prepared.scored),
+            "class_names": list(prepared.class_names),
+        }
         _write_run(config, device, images, processes.count)
     progress = SearchProgress(config, search, halves, prepared, device, identity, loggers)
     progress.run(on_step)
@@ -129,7 +133,7 @@ def _write_result(
 
 
 def _write_run(
-    config: SearchConfig, device: torch.device, images: dict[str, int], processes: int = 1
+    config: SearchConfig, device: torch.device, images: dict[str, Any], processes: int = 1
 ) -> None:
     write_json(
         config.out / "run.json",

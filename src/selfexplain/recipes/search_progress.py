@@ -13,6 +13,7 @@ from selfexplain.errors import InputError
 from selfexplain.lease import ArchitectureSearch
 from selfexplain.recipes.prepare import Prepared
 from selfexplain.recipes.scoring import predict_together
+from selfexplain.recipes.search_album import SearchAlbum
 from selfexplain.recipes.search_options import SearchConfig
 from selfexplain.recipes.search_outcome import mean_entropy, operation_weights, skip_connections
 from selfexplain.recipes.search_setup import Halves
@@ -56,6 +57,7 @@ class SearchProgress:
         self.writes = search.processes.rank == 0
         self.epochs_done, self.stopped = 0, False
         self.genotype = search.genotype()
+        self.album = SearchAlbum(config, prepared, device, search.processes)
 
     def run(self, on_step: StepCallback) -> None:
         """Walk the epochs that are left; line and checkpoint after each."""
@@ -70,6 +72,7 @@ class SearchProgress:
                 self.epochs_done += 1
                 self._look_at_cell()
                 if self.writes:
+                    self.album.record(self.search, self.epochs_done)
                     self.log.write({"epoch": self.epochs_done, **metrics, **self._state_of_cell()})
                     save_checkpoint(self.path, self._state())
 
@@ -127,6 +130,7 @@ class SearchProgress:
             "skip_share": skips / edges,
             "entropy": mean_entropy(weights),
             "weights": {name: _rounded(weights_EO) for name, weights_EO in weights.items()},
+            "alphas": {name: _rounded(t, 7) for name, t in self.search.architecture.items()},
         }
 
     def _state(self) -> dict[str, Any]:
@@ -176,8 +180,11 @@ class _WithArchitecture(nn.Module):
         return logits_BK
 
 
-def _rounded(weights_EO: Tensor) -> list[list[float]]:
-    return [[round(float(w), 5) for w in row] for row in weights_EO]
+def _rounded(tensor: Tensor, digits: int = 5) -> list[Any]:
+    """Numbers in lists as deep as the tensor has dimensions."""
+    if tensor.dim() > 1:
+        return [_rounded(part, digits) for part in tensor.detach().cpu()]
+    return [round(number, digits) for number in tensor.tolist()]
 
 
 def _number(value: float) -> float | None:

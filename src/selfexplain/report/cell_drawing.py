@@ -15,7 +15,9 @@ CORNER, HEAD = 9.0, 10.0
 """Radius of a bent line, and length of an arrow's head."""
 
 
-def cell_svg(genotype: Genotype, *, weights: Mapping[str, Any] | None = None) -> str:
+def cell_svg(
+    genotype: Genotype, *, weights: Mapping[str, Any] | None = None, mark: str | None = None
+) -> str:
     """Draw the cells of a genotype, one below the other.
 
     Args:
@@ -24,6 +26,8 @@ def cell_svg(genotype: Genotype, *, weights: Mapping[str, Any] | None = None) ->
             derived from: a row for each edge of the supernet's cell, node by node and source by
             source, a column for each operation of the family. A drawn edge shows its weight as a
             number, and by how strong it is.
+        mark: begins the picture's ids; None for one made from the cells. In a page that shows the
+            same cells twice, pass a different one for each.
 
     Raises:
         InputError: the weights are not of this family.
@@ -51,7 +55,7 @@ def cell_svg(genotype: Genotype, *, weights: Mapping[str, Any] | None = None) ->
         ]
         top += layout.size[1]
     words = [_in_words(name, genotype.cells[name], rules.inputs) for name in rules.cells]
-    mark = f"cell-{crc32(' '.join(words).encode()):08x}"
+    mark = mark or f"cell-{crc32(' '.join(words).encode()):08x}"
     head = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="selfexplain-cell" role="img" '
         f'aria-labelledby="{mark}-title {mark}-desc" viewBox="0 0 {width:g} {top:g}" '

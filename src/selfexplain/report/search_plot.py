@@ -114,7 +114,11 @@ def _draw_cell(
             axes.set_xlabel("epoch", fontsize=8)
     # Above the diagonal no edge can be, which leaves room for the legend.
     legend = grid[0, -1].legend(
-        *grid[0, 0].get_legend_handles_labels(), loc="upper right", fontsize=7, borderaxespad=0
+        *grid[0, 0].get_legend_handles_labels(),
+        loc="upper right",
+        fontsize=7,
+        borderaxespad=0,
+        frameon=False,
     )
     legend.set_in_layout(False)
 
@@ -145,10 +149,10 @@ def _draw_entropy(axes: Axes, weights: dict[str, Tensor]) -> None:
     """How undecided the search is: 0 when every edge has settled on one operation."""
     for (name, w_TEO), dashes in zip(weights.items(), ("-", "--") * len(weights), strict=False):
         entropy_T = torch.special.entr(w_TEO).sum(dim=2).mean(dim=1)
-        _draw_line(axes, entropy_T, color="#333333", linestyle=dashes, label=name)
+        _draw_line(axes, entropy_T, color="black", linestyle=dashes, label=name)
     highest = math.log(w_TEO.shape[2])
     axes.axhline(highest, color="#999999", linewidth=0.8, linestyle=":", label="all alike")
     axes.set_ylim(0, 1.08 * highest)
     axes.set_xlabel("epoch", fontsize=8)
     axes.set_ylabel("mean entropy (nats)", fontsize=8)
-    axes.legend(fontsize=7, loc="lower left", ncols=3)
+    axes.legend(fontsize=7, loc="lower left", ncols=3, frameon=False)

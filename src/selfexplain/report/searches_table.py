@@ -1,5 +1,6 @@
 """The table of searches with several seeds, for the terminal."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
@@ -22,7 +23,7 @@ def searches_table(results: dict[str, Any]) -> Table:
         1
     """
     columns = ("seed", "epochs", "validation %", "skips", "")
-    table = plain_table(_caption(results["summary"]), left=(), right=columns)
+    table = plain_table(searches_caption(results["summary"]), left=(), right=columns)
     for row in results["rows"]:
         accuracy = row.get("validation_accuracy")
         table.add_row(
@@ -35,13 +36,28 @@ def searches_table(results: dict[str, Any]) -> Table:
     return table
 
 
-def _caption(summary: dict[str, Any]) -> str:
+def searches_caption(summary: Mapping[str, Any]) -> str:
+    """What the seeds have in common, in words.
+
+    Args:
+        summary: of `searches.json`.
+
+    Example:
+        >>> searches_caption({"n": 1, "different_cells": 1, "collapsed": 0, "skips_mean": 1.0,
+        ...                   "skips_std": None, "validation_accuracy_mean": None})
+        '1.0 skip connections; 1 different cell from 1 seed, 0 collapsed'
+    """
     accuracy = ""
     if summary["validation_accuracy_mean"] is not None:
         mean, std = summary["validation_accuracy_mean"], summary["validation_accuracy_std"]
         accuracy = f"supernet's accuracy on held-out images {with_spread(mean, std, 2)} %; "
     return (
         f"{accuracy}{with_spread(summary['skips_mean'], summary['skips_std'], 1)} skip "
-        f"connections; {summary['different_cells']} different cells from {summary['n']} seeds, "
+        f"connections; {_counted(summary['different_cells'], 'different cell')} "
+        f"from {_counted(summary['n'], 'seed')}, "
         f"{summary['collapsed']} collapsed"
     )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"

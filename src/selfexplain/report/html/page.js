@@ -1,5 +1,6 @@
 "use strict";
-// Sliders: the frame of the input's value is shown, and its caption is told.
+// Sliders: the frame of the input's value is shown, and its caption is told. What scrolls in it
+// stands where it stood in the frame before.
 for (const slider of document.querySelectorAll(".slider")) {
   const frames = slider.querySelectorAll(":scope > .frame");
   const label = slider.querySelector(":scope > .control > label");
@@ -7,7 +8,10 @@ for (const slider of document.querySelectorAll(".slider")) {
   const input = label.querySelector("input");
   label.hidden = frames.length < 2;
   input.addEventListener("input", () => {
-    frames.forEach((frame, i) => { frame.hidden = i + 1 !== Number(input.value); });
-    caption.textContent = frames[input.value - 1].dataset.caption;
+    const now = frames[input.value - 1];
+    const left = slider.querySelector(":scope > .frame:not([hidden]) .scroll")?.scrollLeft ?? 0;
+    frames.forEach((frame) => { frame.hidden = frame !== now; });
+    now.querySelector(".scroll")?.scrollTo({ left, behavior: "instant" });
+    caption.textContent = now.dataset.caption;
   });
 }

@@ -1,0 +1,151 @@
+"""The sections of a report on a search, or on the same search with several seeds."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from selfexplain.errors import InputError
+from selfexplain.recipes.folder import saved_config
+from selfexplain.report.html import Section, paragraph
+from selfexplain.report.html.search_parts import search_parts, search_style
+from selfexplain.report.html.search_tables import lookups_table, seeds_table
+from selfexplain.report.search_record import Album, Explained, SearchRecord
+from selfexplain.training.files import read_json
+from selfexplain.training.log import EpochLog
+
+
+def holds_search(folder: Path) -> bool:
+    """Whether a folder is that of a search, or of searches with several seeds.
+
+    Example:
+        >>> holds_search(Path("absent"))
+        False
+    """
+    if _holds_seeds(folder):
+        return True
+    path = folder / "run.json"
+    return path.exists() and {"space", "rates"} <= set(saved_config(path))
+
+
+def search_sections(folder: Path) -> list[Section]:
+    """What a page shows of a search: finished or not, of any version.
+
+    Args:
+        folder: of `selfexplain search`; with --seeds, a section for each seed follows the table of
+            all. `lookup.json` in it (`selfexplain lookup --out`) is shown, too.
+
+    Raises:
+        InputError: the folder holds no search, or a file of it cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> from selfexplain.recipes.options import DataOptions
+        >>> from selfexplain.recipes.search import run_search
+        >>> from selfexplain.recipes.search_options import SearchConfig
+        >>> out = Path(tempfile.mkdtemp()) / "s"
+        >>> _ = run_search(SearchConfig(data=DataOptions(data="digits"), method="random", out=out))
+        >>> [section.title for section in search_sections(out)]
+        ['Search', 'Cell']
+    """
+    if not holds_search(folder):
+        raise InputError(f"{folder} holds no search; pass the folder of selfexplain search")
+    if _holds_seeds(folder):
+        sections = _sections_of_seeds(folder)
+    else:
+        sections = search_parts(read_search(folder), mark=_mark(folder))
+    first = sections[0]
+    return [replace(first, body=search_style() + first.body), *sections[1:]]
+
+
+def read_search(folder: Path) -> SearchRecord:
+    """Read what one search left so far.
+
+    Raises:
+        InputError: a file of it cannot be read.
+
+    Example:
+        >>> read_search(Path("absent"))
+        Traceback (most recent call last):
+        selfexplain.errors.InputError: there is no file absent/run.json; pass the folder of a run
+    """
+    run = read_json(folder / "run.json")
+    images = run.get("images") or {}
+    history = EpochLog(folder, name="search.jsonl").read()
+    done = folder / "result.json"
+    return SearchRecord(
+        config=saved_config(folder / "run.json"),
+        train_images=images.get("train"),
+        history=tuple(history),
+        result=read_json(done) if done.exists() else None,
+        album=_album(folder / "album", images.get("class_names"), len(history)),
+        lookups=_lookups(folder),
+    )
+
+
+def _holds_seeds(folder: Path) -> bool:
+    return (folder / "searches.json").exists() or bool(_seeds(folder))
+
+
+def _seeds(folder: Path) -> list[int]:
+    """The seeds that a search has been begun with."""
+    names = [path.parent.name.removeprefix("seed") for path in folder.glob("seed*/run.json")]
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def _sections_of_seeds(folder: Path) -> list[Section]:
+    done, lookups = folder / "searches.json", _lookups(folder)
+    body = paragraph("Not all of these searches are finished.")
+    if done.exists():
+        body = seeds_table(read_json(done))
+    if lookups:
+        body += f"<h3>Lookup</h3>{lookups_table(lookups)}"
+    return [Section("Searches", body), *(_section_of(folder, seed) for seed in _seeds(folder))]
+
+
+def _section_of(folder: Path, seed: int) -> Section:
+    """All parts of one seed's search."""
+    one = folder / f"seed{seed}"
+    parts = search_parts(read_search(one), mark=_mark(one))
+    return Section(f"Seed {seed}", "".join(f"<h3>{part.title}</h3>{part.body}" for part in parts))
+
+
+def _mark(folder: Path) -> str:
+    """Begins the ids of a search's drawings, in a page that may show several."""
+    return f"cell-{crc32(str(folder).encode()):08x}"
+
+
+def _album(folder: Path, class_names: list[str] | None, epochs: int) -> Album | None:
+    """What was recorded of the logged epochs: a later one was cut off."""
+    if not (folder / "images.safetensors").exists():
+        return None
+    images = _tensors(folder / "images.safetensors")
+    found = {}
+    for epoch in range(1, epochs + 1):
+        path = folder / f"epoch-{epoch:04d}.safetensors"
+        if path.exists():
+            tensors = _tensors(path)
+            found[epoch] = Explained(
+                delta_BCHW=tensors["delta"], explained_BCHW=tensors["explained"]
+            )
+    names = class_names or []
+    labels = [
+        names[label] if label < len(names) else str(label) for label in images["labels"].tolist()
+    ]
+    return Album(images_BCHW=images["images"], labels=tuple(labels), epochs=found)
+
+
+def _tensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        return dict(load_file(path))
+    except SafetensorError as error:
+        raise InputError(f"{path} cannot be read ({error}); delete it to do without it") from error
+
+
+def _lookups(folder: Path) -> tuple[dict[str, Any], ...]:
+    path = folder / "lookup.json"
+    return tuple(read_json(path)["cells"]) if path.exists() else ()
