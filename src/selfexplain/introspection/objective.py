@@ -108,6 +108,23 @@ class Introspective(Objective):
             logits_BK, seen = self._explained_forward(x_BCHW, y_B)
             return self._target(logits_BK, seen, y_B, learn=False)
 
+    def similarity(self, x_BCHW: Tensor, y_B: Tensor) -> Tensor:
+        """The similarities s (B, K) to class y's explanation that `soft_target` is made of, now.
+
+        In the units of the measure; the entry of y itself is not read by the target. Nothing
+        changes, as in `soft_target`.
+
+        Example:
+            >>> import torch
+            >>> from selfexplain.models import build_model
+            >>> objective = Introspective(build_model("small_cnn", num_classes=5, in_channels=1))
+            >>> objective.eval().similarity(torch.randn(2, 1, 8, 8), torch.tensor([0, 1])).shape
+            torch.Size([2, 5])
+        """
+        with preserved(self.model, x_BCHW):
+            logits_BK, seen = self._explained_forward(x_BCHW, y_B)
+            return self._aggregate(self._similarity(logits_BK, seen, y_B), y_B).detach()
+
     def skip_warmup(self) -> None:
         """Take the step count past warm-up and ramp."""
         self.steps = max(self.steps, self.options.warmup_steps + self.options.ramp_steps)
