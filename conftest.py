@@ -16,3 +16,10 @@ if importlib.util.find_spec("timm") is None and TIMM.is_dir():
     operators = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
         operators.define(f"{name}(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor")
+
+# Gradio asks for an older Pillow than the one that is pinned, so it lies in a folder of its own too.
+# The app's tests start it with that folder, and that Pillow, first; here it is for imports alone.
+APP = Path(sys.prefix) / "app"
+if importlib.util.find_spec("gradio") is None and APP.is_dir():
+    sys.path.append(str(APP))
+collect_ignore = [] if importlib.util.find_spec("gradio") else ["src/selfexplain/app/page.py"]

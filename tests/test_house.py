@@ -14,7 +14,8 @@ FLOORS = (
     {"introspection", "lease"},
     {"training", "report"},
     {"recipes"},
-    {"cli", "adapters"},
+    {"app", "adapters"},
+    {"cli"},
     {"__main__"},
 )
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
+from selfexplain.app.serve import AppConfig, serve
 from selfexplain.errors import exit_on_bad_input
 from selfexplain.recipes.compare import run_comparison
 from selfexplain.recipes.demo import demo_config, demo_picture, demo_search
@@ -61,6 +62,7 @@ Command = (
     | Annotated[RetrainConfig, tyro.conf.subcommand("retrain")]
     | Annotated[LookupConfig, tyro.conf.subcommand("lookup")]
     | Annotated[ExportConfig, tyro.conf.subcommand("export")]
+    | Annotated[AppConfig, tyro.conf.subcommand("app")]
     | Annotated[DemoConfig, tyro.conf.subcommand("demo")]
 )
 
@@ -111,6 +113,8 @@ def _run(command: Command, console: Console) -> None:
         case ExportConfig():
             for path in export_run(command):
                 console.print(f"Written: {path}", soft_wrap=True)
+        case AppConfig():
+            serve(command)
         case DemoConfig():
             _demo(command, console)
 

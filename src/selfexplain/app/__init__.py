@@ -1,0 +1,16 @@
+"""The app: what a finished run sees in an image, in a browser."""
+
+from selfexplain.app.board import Board
+from selfexplain.app.explain import Explainer, Explanation
+from selfexplain.app.images import open_upload, to_shape
+from selfexplain.app.serve import AppConfig, serve
+
+__all__ = [
+    "AppConfig",
+    "Board",
+    "Explainer",
+    "Explanation",
+    "open_upload",
+    "serve",
+    "to_shape",
+]
