@@ -65,10 +65,10 @@ class Board:
 
     def layers(self, run: int, kind: MapKind) -> list[tuple[str, str]]:
         """Name and value of the layers of a run that can be explained, the default one first."""
-        try:
+        names: tuple[str, ...] = ()
+        # For cam all names mean the default one; where a model lacks the kind, the view says so.
+        if kind != "cam" and kind in self.explainers[run].kinds:
             names = self.explainers[run].layers(kind)
-        except InputError:  # which the view says
-            names = ()
         return [(_default_name(kind), DEFAULT), *((name, name) for name in names)]
 
     def own_layer(self, run: int, kind: MapKind) -> str:

@@ -102,7 +102,9 @@ class Explainer:
     def own(self) -> tuple[MapKind, str | None]:
         """Kind of map and layer that the run was trained with; for other objectives the default."""
         options = self._run.objective.options
-        return (options.kind, options.layer) if options.kind in self.kinds else (self.kinds[0], None)
+        return (
+            (options.kind, options.layer) if options.kind in self.kinds else (self.kinds[0], None)
+        )
 
     def layers(self, kind: MapKind) -> tuple[str, ...]:
         """Names of the layers that can be explained by this kind of map, beside its default one.
@@ -117,9 +119,7 @@ class Explainer:
                 )
             return self._layers[kind]
 
-    def explain(
-        self, image_CHW: Tensor, kind: MapKind, layer: str | None = None
-    ) -> Explanation:
+    def explain(self, image_CHW: Tensor, kind: MapKind, layer: str | None = None) -> Explanation:
         """Classify and explain a uint8 image (C, H, W).
 
         Args:

@@ -8,7 +8,7 @@ import gradio as gr
 from selfexplain.app.board import Board, Fitted
 from selfexplain.app.examples import Example
 from selfexplain.app.images import open_upload
-from selfexplain.app.view import error_html
+from selfexplain.app.view import error_html, run_html
 from selfexplain.errors import InputError
 from selfexplain.explanations import MapKind
 
@@ -53,17 +53,16 @@ def build_page(board: Board, examples: Sequence[Example]) -> gr.Blocks:
         with gr.Row():
             with gr.Column(scale=1, min_width=290):
                 controls = _controls(board, examples)
-            with gr.Column(scale=3, min_width=290):
-                message = gr.HTML(elem_id="message")
-                with gr.Row():
-                    layers, views = _columns(board, controls["kind"])
-        _connect(board, examples, controls, message, layers, views)
+            with gr.Column(scale=3, min_width=290), gr.Row():
+                layers, views = _columns(board, controls["kind"])
+        _connect(board, examples, controls, layers, views)
     return page
 
 
 def _controls(board: Board, examples: Sequence[Example]) -> dict[str, Any]:
     """The left column: the image, the kind of map, the number of maps."""
     file = Upload(type="binary", label="Image", elem_id="file", height=150)
+    message = gr.HTML(elem_id="message")
     gallery = gr.Gallery(
         [(_thumbnail(example), example.class_name) for example in examples],
         label="or one that the first run was scored on",
@@ -85,7 +84,7 @@ def _controls(board: Board, examples: Sequence[Example]) -> dict[str, Any]:
         visible=bool(counts),
         elem_id="count",
     )
-    return {"file": file, "gallery": gallery, "kind": kind, "count": count}
+    return {"file": file, "message": message, "gallery": gallery, "kind": kind, "count": count}
 
 
 def _columns(board: Board, kind: Any) -> tuple[list[Any], list[Any]]:
@@ -93,11 +92,12 @@ def _columns(board: Board, kind: Any) -> tuple[list[Any], list[Any]]:
     layers, views = [], []
     for run, (name, explainer) in enumerate(zip(board.names(), board.explainers, strict=True)):
         with gr.Column(min_width=290):
+            gr.HTML(run_html(name, explainer.spec))
             layers.append(
                 gr.Dropdown(
                     board.layers(run, kind.value),
                     value=board.own_layer(run, kind.value),
-                    label=f"{name} ({explainer.spec}): layer of the maps",
+                    label="Layer of the maps",
                     elem_id=f"layer-{run}",
                 )
             )
@@ -109,7 +109,6 @@ def _connect(
     board: Board,
     examples: Sequence[Example],
     controls: dict[str, Any],
-    message: Any,
     layers: list[Any],
     views: list[Any],
 ) -> None:
@@ -134,12 +133,10 @@ def _connect(
 
     def switch(image: Fitted | None, kind: MapKind, count: int) -> list[Any]:
         own = [board.own_layer(run, kind) for run in range(len(views))]
-        fields = [
-            gr.Dropdown(board.layers(run, kind), value=name) for run, name in enumerate(own)
-        ]
+        fields = [gr.Dropdown(board.layers(run, kind), value=name) for run, name in enumerate(own)]
         return [*fields, *look(image, kind, count, *own)]
 
-    answer = [fitted, message, *views]
+    answer = [fitted, controls["message"], *views]
     _on(controls["file"].upload, upload, [controls["file"], *chosen], answer)
     _on(controls["file"].clear, lambda *choice: upload(None, *choice), chosen, answer)
     _on(controls["gallery"].select, pick, chosen, [*answer, controls["file"]])

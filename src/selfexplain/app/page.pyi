@@ -35,10 +35,10 @@ class Upload(gr.File):  # type: ignore[misc]
         return "file"
     from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
     from gradio.blocks import Block
+
     if TYPE_CHECKING:
         from gradio.components import Timer
         from gradio.components.base import Component
-
 
 def build_page(board: Board, examples: Sequence[Example]) -> gr.Blocks:
     """The page for one or two runs; examples are images of the first one.
@@ -66,7 +66,6 @@ def build_page(board: Board, examples: Sequence[Example]) -> gr.Blocks:
         _connect(board, examples, controls, message, layers, views)
     return page
 
-
 def _controls(board: Board, examples: Sequence[Example]) -> dict[str, Any]:
     """The left column: the image, the kind of map, the number of maps."""
     file = Upload(type="binary", label="Image", elem_id="file", height=150)
@@ -93,7 +92,6 @@ def _controls(board: Board, examples: Sequence[Example]) -> dict[str, Any]:
     )
     return {"file": file, "gallery": gallery, "kind": kind, "count": count}
 
-
 def _columns(board: Board, kind: Any) -> tuple[list[Any], list[Any]]:
     """One column a run: its name, its layer, what it says."""
     layers, views = [], []
@@ -109,7 +107,6 @@ def _columns(board: Board, kind: Any) -> tuple[list[Any], list[Any]]:
             )
             views.append(gr.HTML(board.view(run, None, kind.value, "", 0), elem_id=f"view-{run}"))
     return layers, views
-
 
 def _connect(
     board: Board,
@@ -140,9 +137,7 @@ def _connect(
 
     def switch(image: Fitted | None, kind: MapKind, count: int) -> list[Any]:
         own = [board.own_layer(run, kind) for run in range(len(views))]
-        fields = [
-            gr.Dropdown(board.layers(run, kind), value=name) for run, name in enumerate(own)
-        ]
+        fields = [gr.Dropdown(board.layers(run, kind), value=name) for run, name in enumerate(own)]
         return [*fields, *look(image, kind, count, *own)]
 
     answer = [fitted, message, *views]
@@ -152,7 +147,6 @@ def _connect(
     _on(controls["kind"].input, switch, [fitted, *chosen[:2]], [*layers, *views])
     for field in (controls["count"], *layers):
         _on(field.input, look, [fitted, *chosen], views)
-
 
 def _on(event: Any, answer: Callable[..., Any], inputs: list[Any], outputs: list[Any]) -> None:
     """One answer at a time, whoever asks: the models are shared."""
@@ -166,13 +160,11 @@ def _on(event: Any, answer: Callable[..., Any], inputs: list[Any], outputs: list
         show_progress="minimal",
     )
 
-
 def _thumbnail(example: Example) -> Any:
     """Small images are enlarged without smoothing."""
     image = example.image()
     times = max(1, -(-THUMBNAIL // min(image.size)))
     return image.resize((image.width * times, image.height * times), resample=0)
-
 
 def _capital(sentence: str) -> str:
     return sentence[0].upper() + sentence[1:]

@@ -15,6 +15,8 @@ AGAINST_RGB = (33, 102, 172)
 """Red speaks for a class, blue against it: the ends of matplotlib's RdBu, as in `explain`."""
 OPACITY = 0.85
 """Of the strongest place; a place without evidence is clear."""
+DARKEST = 90
+"""Grey that black becomes under a map: on black, blue would not be seen."""
 
 
 def image_uri(image_CHW: Tensor) -> str:
@@ -28,13 +30,14 @@ def image_uri(image_CHW: Tensor) -> str:
 
 
 def grey_uri(image_CHW: Tensor) -> str:
-    """The same in grey, to lay maps on.
+    """The same in grey, its dark parts made lighter, to lay maps on.
 
     Example:
         >>> grey_uri(torch.zeros(3, 8, 8, dtype=torch.uint8))[:22]
         'data:image/png;base64,'
     """
-    return _uri(image_CHW.float().mean(dim=0, keepdim=True).round().to(torch.uint8))
+    grey_1HW = image_CHW.float().mean(dim=0, keepdim=True)
+    return _uri((DARKEST + grey_1HW * (1 - DARKEST / 255)).round().to(torch.uint8))
 
 
 def map_uri(map_HW: Tensor, scale: float) -> str:

@@ -53,6 +53,16 @@ def error_html(sentence: str) -> str:
     return f'<p class="sx-error" role="alert">{escape(sentence)}</p>'
 
 
+def run_html(name: str, spec: str) -> str:
+    """The heading of a run: its folder's name and its objective.
+
+    Example:
+        >>> run_html("first", "standard")
+        '<h2 class="sx-name-of-run">first <span>standard</span></h2>'
+    """
+    return f'<h2 class="sx-name-of-run">{escape(name)} <span>{escape(spec)}</span></h2>'
+
+
 def classes_html(names: Sequence[str], classes: Sequence[tuple[str, ...]]) -> str:
     """How the classes of two runs differ; empty if they do not.
 

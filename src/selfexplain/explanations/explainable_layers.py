@@ -46,4 +46,3 @@ def explainable_layers(model: nn.Module, x_BCHW: Tensor, kind: MapKind) -> tuple
         for name, layout, gradient in found
         if not is_of_heads(gradient, tokens) and bool(to_BFHW(gradient, layout).any())
     )
-
