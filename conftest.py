@@ -17,8 +17,8 @@ if importlib.util.find_spec("timm") is None and TIMM.is_dir():
     for name in ("nms", "qnms"):
         operators.define(f"{name}(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor")
 
-# Gradio asks for an older Pillow than the one that is pinned, so it lies in a folder of its own too.
-# The app's tests start it with that folder, and that Pillow, first; here it is for imports alone.
+# Gradio asks for an older Pillow than the pinned one, so it has a folder of its own too. The app's
+# tests start the app with that folder, and that Pillow, first; here it is for imports alone.
 APP = Path(sys.prefix) / "app"
 if importlib.util.find_spec("gradio") is None and APP.is_dir():
     sys.path.append(str(APP))

@@ -111,8 +111,7 @@ def _run(command: Command, console: Console) -> None:
         case LookupConfig():
             console.print(lookup_table(command.genotype, run_lookup(command)))
         case ExportConfig():
-            for path in export_run(command):
-                console.print(f"Written: {path}", soft_wrap=True)
+            _export(command, console)
         case AppConfig():
             serve(command)
         case DemoConfig():
@@ -162,6 +161,11 @@ def _explain(config: ExplainConfig, console: Console) -> None:
         assert config.out is not None, "the configuration asks for it"
         save_figure(explain_images(config), config.out)
         console.print(f"Picture: {config.out}", soft_wrap=True)
+
+
+def _export(config: ExportConfig, console: Console) -> None:
+    for path in export_run(config):
+        console.print(f"Written: {path}", soft_wrap=True)
 
 
 def _study(config: StudyKDConfig, console: Console) -> None:

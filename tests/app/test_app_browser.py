@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from app_files import png_that_declares
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import selfexplain
 
@@ -206,22 +206,45 @@ def test_files_of_strangers_get_one_sentence(
     expect(answers(page)).to_have_count(2)
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "../../etc/passwd", "http://127.0.0.1:1/a.png"])
-def test_paths_and_urls_in_place_of_files_are_refused(path: str, page: Page, address: str) -> None:
-    """What a client sends that is no browser with this page."""
+def sent(address: str, data: list[Any]) -> bytes:
+    """What the app answers a client that is no browser with this page."""
     config = json.load(urllib.request.urlopen(f"{address}/config"))
     upload = next(each for each in config["dependencies"] if each["targets"][0][1] == "upload")
-    file = {"path": path, "orig_name": "a.png", "meta": {"_type": "gradio.FileData"}}
-    body = {"data": [file, "cam", 10, "", ""], "fn_index": upload["id"], "session_hash": "stranger"}
-    url = f"{address}/gradio_api/queue"
+    body = json.dumps({"data": data, "fn_index": upload["id"], "session_hash": "stranger"})
+    queue = f"{address}/gradio_api/queue"
     headers = {"Content-Type": "application/json"}
-    urllib.request.urlopen(
-        urllib.request.Request(f"{url}/join", json.dumps(body).encode(), headers)
-    )
-    with urllib.request.urlopen(f"{url}/data?session_hash=stranger", timeout=60) as events:
-        end = next(line for line in events if b"process_completed" in line)
+    urllib.request.urlopen(urllib.request.Request(f"{queue}/join", body.encode(), headers))
+    with urllib.request.urlopen(f"{queue}/data?session_hash=stranger", timeout=60) as events:
+        return next(line for line in events if b"process_completed" in line)
+
+
+def file_at(path: str) -> dict[str, Any]:
+    return {"path": path, "orig_name": "a.png", "meta": {"_type": "gradio.FileData"}}
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../../etc/passwd"])
+def test_paths_in_place_of_files_are_refused(path: str, address: str) -> None:
+    end = sent(address, [file_at(path), "cam", 10, "", ""])
     assert b'"success":false' in end
     assert b"root:" not in end
+
+
+@pytest.mark.parametrize("field", [0, 1, 3])
+def test_urls_in_place_of_files_are_not_fetched(field: int, address: str) -> None:
+    """In the file's field and in others: Gradio would fetch them for any."""
+    data: list[Any] = [None, "cam", 10, "", ""]
+    data[field] = file_at("https://example.invalid/a.png")
+    assert b"A URL was sent in place of a file" in sent(address, data)
+
+
+def test_choices_that_are_not_offered_are_refused(address: str) -> None:
+    for data in (
+        [None, "cams", 10, "", ""],
+        [None, "cam", 10, "head", ""],
+        [None, "cam", 9, "", ""],
+    ):
+        assert b'"success":false' in sent(address, data)
+    assert b'"success":true' in sent(address, [None, "cam", 10, "", ""])
 
 
 def test_files_of_the_machine_are_not_served(address: str) -> None:
@@ -229,6 +252,39 @@ def test_files_of_the_machine_are_not_served(address: str) -> None:
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(address + path)
         assert refused.value.code in {400, 403}
+
+
+@pytest.fixture(scope="module")
+def many(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with sixty classes of other names."""
+    folder = Path(shutil.copytree(runs[1], tmp_path_factory.mktemp("many") / "many"))
+    record = json.loads((folder / "run.json").read_text())
+    record["images"]["class_names"] = [f"<b>a long name {k}</b>${{k}}" for k in range(60)]
+    (folder / "run.json").write_text(json.dumps(record))
+    weights = load_file(folder / "model.safetensors")
+    for name in ("head.weight", "head.bias"):
+        weights[name] = weights[name].repeat_interleave(6, dim=0).contiguous()
+    save_file(weights, folder / "model.safetensors")
+    return folder
+
+
+def test_many_classes_are_drawn_on_demand_and_their_difference_is_told(
+    many: Path, runs: Runs, browser: Browser, digit: Path
+) -> None:
+    with running([many, runs[1]]) as url:
+        page = browser.new_page(viewport={"width": 375, "height": 900})
+        page.goto(url)
+        page.wait_for_selector("#file input[type=file]", state="attached")
+        assert "only many knows <b>a long name 0</b>${k}" in page.inner_text(".sx-note")
+        upload(page, digit)
+        expect(page.locator("#view-0 .sx-map")).to_have_count(12)
+        expect(page.locator("#view-1 .sx-map")).to_have_count(10)
+        for choice, count in (("the first 48", 48), ("all", 60)):
+            page.locator("#count").get_by_text(choice, exact=True).click()
+            expect(page.locator("#view-0 .sx-map")).to_have_count(count)
+        assert "<b>a long name" in page.inner_text("#view-0 .sx-answer")  # as text
+        assert page.evaluate("document.documentElement.scrollWidth") <= 375
+        page.close()
 
 
 @pytest.mark.parametrize("width", [375, 1440])

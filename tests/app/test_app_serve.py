@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from selfexplain.app import AppConfig, serve
+from selfexplain.app.serve import AppConfig, serve
 from selfexplain.cli import main, parse
 from selfexplain.errors import InputError
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -82,7 +83,12 @@ def test_red_speaks_for_and_blue_against() -> None:
     assert (red[3], none[3], clipped[3]) == (108, 0, 217)
 
 
-def test_a_map_keeps_its_resolution() -> None:
-    uri = map_uri(torch.randn(2, 3), 1.0)
+@pytest.mark.parametrize(("size", "drawn"), [((2, 3), (2, 3)), ((224, 100), (128, 100))])
+def test_a_map_keeps_its_resolution_up_to_a_limit(
+    size: tuple[int, int], drawn: tuple[int, int]
+) -> None:
+    uri = map_uri(torch.full(size, 0.5), 1.0)
     content = base64.b64decode(uri.removeprefix("data:image/png;base64,"))
-    assert np.asarray(Image.open(io.BytesIO(content))).shape == (2, 3, 4)
+    pixels_HWC = np.asarray(Image.open(io.BytesIO(content)))
+    assert pixels_HWC.shape == (*drawn, 4)
+    assert (pixels_HWC == (178, 24, 43, 108)).all()

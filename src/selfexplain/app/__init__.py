@@ -3,10 +3,9 @@
 from selfexplain.app.board import Board
 from selfexplain.app.explain import Explainer, Explanation
 from selfexplain.app.images import open_upload, to_shape
-from selfexplain.app.serve import AppConfig, serve
+from selfexplain.app.serve import serve
 
 __all__ = [
-    "AppConfig",
     "Board",
     "Explainer",
     "Explanation",

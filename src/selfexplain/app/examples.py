@@ -6,7 +6,6 @@ Shape suffixes: B images, C channels, H and W space.
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -23,6 +22,7 @@ class Example:
     """One image (C, H, W) in uint8, and its true class by name.
 
     Example:
+        >>> import torch
         >>> Example(torch.zeros(1, 8, 8, dtype=torch.uint8), "cat").image().size
         (8, 8)
     """

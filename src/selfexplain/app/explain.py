@@ -19,7 +19,7 @@ from selfexplain.explanations import (
     explainable_layers,
     find_explained_layer,
 )
-from selfexplain.introspection import Introspective
+from selfexplain.introspection import Introspective, similarity_to_true
 from selfexplain.recipes.explain import load_run
 from selfexplain.recipes.finished import read_finished
 from selfexplain.recipes.partners import split_spec
@@ -141,13 +141,15 @@ class Explainer:
                         "the model's logits for this image are not finite; pass another run"
                     )
                 predicted_B = logits_BK.argmax(dim=1)
+            maps_1KHW = class_maps(objective.model, x_BCHW, kind=kind, layer=layer)
+            similarity_1K = _similarity(objective, x_BCHW, predicted_B, maps_1KHW)
             return Explanation(
                 class_names=run.class_names,
                 image_CHW=image_CHW,
                 probability_K=logits_BK.softmax(dim=1)[0],
-                maps_KHW=class_maps(objective.model, x_BCHW, kind=kind, layer=layer)[0],
-                similarity_K=objective.similarity(x_BCHW, predicted_B)[0],
-                target_K=objective.soft_target(x_BCHW, predicted_B)[0],
+                maps_KHW=maps_1KHW[0],
+                similarity_K=similarity_1K[0],
+                target_K=objective.target_of(similarity_1K, predicted_B)[0],
                 measure=objective.options.measure,
                 own=objective is run.objective and self._introspective,
             )
@@ -191,3 +193,20 @@ def reading_other_maps(own: Introspective, kind: MapKind, layer: str | None) -> 
     objective = Introspective(own.model, **(given | {"form": "mixed"})).eval()
     objective.steps = own.steps  # which a permuted target is drawn by
     return objective
+
+
+def _similarity(objective: Introspective, x_BCHW: Tensor, y_B: Tensor, maps_BKHW: Tensor) -> Tensor:
+    """What the objective compares; from the maps at hand where it reads just those.
+
+    Maps of gradients cost a backward pass for each class, so they are not made twice.
+    """
+    options = objective.options
+    if (
+        options.measure == "attribution"
+        or options.aggregation == "class"
+        or options.control == "logits"
+    ):
+        return objective.similarity(x_BCHW, y_B)
+    return similarity_to_true(
+        maps_BKHW.float(), y_B, measure=options.measure, centre=options.centre
+    )

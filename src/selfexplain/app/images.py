@@ -4,8 +4,8 @@ Nothing is decoded before its header was checked. Shape suffixes: C channels, H 
 """
 
 import io
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from PIL import Image, UnidentifiedImageError

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
+from gradio import processing_utils
 
 from selfexplain.app.board import Board, Fitted
 from selfexplain.app.examples import Example
@@ -15,23 +16,28 @@ from selfexplain.explanations import MapKind
 FIRST_MAPS = 12
 """Class maps that are drawn before one asks for more."""
 MAP_COUNTS = (FIRST_MAPS, 48)
+DOWNLOAD = "async_ssrf_protected_download"
+"""Of gradio.processing_utils; what fetches the URLs that a client sends."""
 THUMBNAIL = 96
 """Least side of an example's thumbnail, in pixels."""
 
 
-class Upload(gr.File):  # type: ignore[misc]
-    """A file field that takes uploaded files alone: Gradio's own would fetch a URL for a client."""
+def refuse_urls() -> None:
+    """Keep Gradio from fetching what a client names by a URL in place of a file, in this process.
 
-    async def async_move_resource_to_block_cache(self, url_or_file_path: Any) -> str | None:
-        """Keep an uploaded file; a URL in its place is refused."""
-        if "://" in str(url_or_file_path):
-            raise gr.Error("A URL was sent in place of a file; upload a file.")
-        kept: str | None = await super().async_move_resource_to_block_cache(url_or_file_path)
-        return kept
+    Gradio does so for any field, if only from public addresses; nothing here needs it.
 
-    def get_block_name(self) -> str:
-        """What the browser draws it as."""
-        return "file"
+    Raises:
+        RuntimeError: this version of Gradio downloads by another way, which is not closed.
+    """
+    if not hasattr(processing_utils, DOWNLOAD):
+        raise RuntimeError(f"gradio.processing_utils has no {DOWNLOAD}; install gradio 6.31")
+    setattr(processing_utils, DOWNLOAD, _refuse)
+
+
+async def _refuse(url: str, **_: Any) -> str:
+    del url
+    raise gr.Error("A URL was sent in place of a file; upload a file.")
 
 
 def build_page(board: Board, examples: Sequence[Example]) -> gr.Blocks:
@@ -45,6 +51,7 @@ def build_page(board: Board, examples: Sequence[Example]) -> gr.Blocks:
     """
     if not board.explainers:
         raise ValueError("a page needs a run")
+    refuse_urls()
     # Uploaded files are deleted an hour after they came, at the latest when the app ends.
     with gr.Blocks(
         title="selfexplain", analytics_enabled=False, delete_cache=(600, 3600), fill_width=True
@@ -61,7 +68,7 @@ def build_page(board: Board, examples: Sequence[Example]) -> gr.Blocks:
 
 def _controls(board: Board, examples: Sequence[Example]) -> dict[str, Any]:
     """The left column: the image, the kind of map, the number of maps."""
-    file = Upload(type="binary", label="Image", elem_id="file", height=150)
+    file = gr.File(type="binary", label="Image", elem_id="file", height=150)
     message = gr.HTML(elem_id="message")
     gallery = gr.Gallery(
         [(_thumbnail(example), example.class_name) for example in examples],

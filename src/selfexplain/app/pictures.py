@@ -7,6 +7,7 @@ import base64
 import io
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -15,6 +16,8 @@ AGAINST_RGB = (33, 102, 172)
 """Red speaks for a class, blue against it: the ends of matplotlib's RdBu, as in `explain`."""
 OPACITY = 0.85
 """Of the strongest place; a place without evidence is clear."""
+LARGEST = 128
+"""Side of a drawn map in pixels; finer maps are averaged, for they are shown no larger."""
 DARKEST = 90
 """Grey that black becomes under a map: on black, blue would not be seen."""
 
@@ -41,7 +44,7 @@ def grey_uri(image_CHW: Tensor) -> str:
 
 
 def map_uri(map_HW: Tensor, scale: float) -> str:
-    """A signed map as a transparent layer, at the map's own resolution; the browser enlarges it.
+    """A signed map as a transparent layer, at the map's resolution; the browser enlarges it.
 
     Args:
         map_HW: of one class.
@@ -51,6 +54,9 @@ def map_uri(map_HW: Tensor, scale: float) -> str:
         >>> map_uri(torch.zeros(2, 2), 1.0)[:22]
         'data:image/png;base64,'
     """
+    if max(map_HW.shape) > LARGEST:
+        size = [min(side, LARGEST) for side in map_HW.shape]
+        map_HW = F.adaptive_avg_pool2d(map_HW[None, None], size)[0, 0]
     return _uri(tinted(map_HW, scale))
 
 

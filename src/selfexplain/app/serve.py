@@ -18,7 +18,7 @@ from selfexplain.errors import InputError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AppConfig:
-    """Show in a browser what a trained run sees in an image: prediction, class maps, soft target."""
+    """Show in a browser what a run sees in an image: prediction, class maps, soft target."""
 
     run: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction]
     """Folder of a finished run (of train, of retrain, or one of a comparison's runs/); given twice,
@@ -55,7 +55,7 @@ def serve(config: AppConfig) -> None:
         os.environ["GRADIO_TEMP_DIR"] = uploads
         page = _page(board, examples)
         _launch(page, config)
-        print(f"Page: http://{config.host}:{config.port} (stop with Ctrl-C)", flush=True)  # noqa: T201
+        print(f"Page: http://{config.host}:{config.port} (stop with Ctrl-C)", flush=True)
         page.block_thread()
 
 

@@ -6,7 +6,6 @@ Shape suffixes: C channels, H and W space, K classes.
 from collections.abc import Sequence
 from html import escape
 
-import torch
 from torch import Tensor
 
 from selfexplain.app.bars import bars
@@ -27,6 +26,7 @@ def explanation_html(explanation: Explanation, *, maps: int) -> str:
         maps: how many class maps to draw, the strongest first.
 
     Example:
+        >>> import torch
         >>> one = Explanation(
         ...     class_names=("cat", "dog"), image_CHW=torch.zeros(1, 8, 8, dtype=torch.uint8),
         ...     probability_K=torch.tensor([0.9, 0.1]), maps_KHW=torch.zeros(2, 4, 4),
@@ -90,6 +90,7 @@ def by_strength(maps_KHW: Tensor) -> list[int]:
     """Classes by how much speaks for them: the mean over the map's places of its positive part.
 
     Example:
+        >>> import torch
         >>> by_strength(torch.tensor([[[1.0, -9.0]], [[1.0, 1.0]]]))
         [1, 0]
     """
