@@ -3,13 +3,11 @@
 from selfexplain.app.board import Board
 from selfexplain.app.explain import Explainer, Explanation
 from selfexplain.app.images import open_upload, to_shape
-from selfexplain.app.serve import serve
 
 __all__ = [
     "Board",
     "Explainer",
     "Explanation",
     "open_upload",
-    "serve",
     "to_shape",
 ]

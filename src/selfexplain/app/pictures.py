@@ -55,8 +55,8 @@ def map_uri(map_HW: Tensor, scale: float) -> str:
         'data:image/png;base64,'
     """
     if max(map_HW.shape) > LARGEST:
-        size = [min(side, LARGEST) for side in map_HW.shape]
-        map_HW = F.adaptive_avg_pool2d(map_HW[None, None], size)[0, 0]
+        height, width = (min(side, LARGEST) for side in map_HW.shape)
+        map_HW = F.adaptive_avg_pool2d(map_HW[None, None], (height, width))[0, 0]
     return _uri(tinted(map_HW, scale))
 
 
