@@ -29,10 +29,12 @@ bench: .venv/.installed-dev
 	$(PIP) --constraint constraints.txt --editable .
 	@touch $@
 
-.venv/.installed-dev: .venv/.installed
+.venv/.installed-dev: .venv/.installed constraints-app.txt
 	$(PIP) --constraint constraints.txt --editable '.[dev]'
 	# timm for its tests, in a folder that only they look into: conftest.py says why.
 	$(PIP) --no-deps --upgrade --target .venv/timm timm==1.0.31 torchvision==0.28.0
+	# Gradio for the app's tests, with the older Pillow that it asks for: constraints-app.txt.
+	$(PIP) --no-deps --upgrade --target .venv/app --requirement constraints-app.txt
 	@touch $@
 
 clean:

@@ -28,10 +28,13 @@ def refuse_urls() -> None:
     Gradio does so for any field, if only from public addresses; nothing here needs it.
 
     Raises:
-        RuntimeError: this version of Gradio downloads by another way, which is not closed.
+        InputError: this version of Gradio downloads by another way, which is not closed.
     """
     if not hasattr(processing_utils, DOWNLOAD):
-        raise RuntimeError(f"gradio.processing_utils has no {DOWNLOAD}; install gradio 6.31")
+        raise InputError(
+            f"this Gradio ({gr.__version__}) fetches URLs by a way that is not known here; install "
+            "it anew with: pip install 'gradio==6.31.0'"
+        )
     setattr(processing_utils, DOWNLOAD, _refuse)
 
 
