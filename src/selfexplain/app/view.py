@@ -163,7 +163,7 @@ def _target(explanation: Explanation) -> str:
     rows = _named(explanation, q_K, _others(explanation, q_K))
     name = escape(explanation.class_names[explanation.predicted])
     told = (
-        f"What this run taught itself of images of {name} that look like this"
+        f"What this run teaches itself of images of {name} that look like this"
         if explanation.own
         else f"What the model would teach itself from these maps, if {name} is right"
     )
