@@ -14,7 +14,9 @@ FLOORS = (
     {"introspection", "lease"},
     {"training", "report"},
     {"recipes"},
-    {"cli", "adapters"},
+    {"app", "adapters"},
+    {"commands"},
+    {"cli"},
     {"__main__"},
 )
 

@@ -3,55 +3,22 @@
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 from rich.console import Console
 
+from selfexplain.app.serve import AppConfig
+from selfexplain.commands import COMMANDS, DemoConfig
 from selfexplain.errors import exit_on_bad_input
-from selfexplain.recipes.compare import run_comparison
-from selfexplain.recipes.demo import demo_config, demo_picture, demo_search
-from selfexplain.recipes.environment import first_process
-from selfexplain.recipes.evaluate_explanations import evaluate_explanations
-from selfexplain.recipes.explain import ExplainConfig, explain_images
-from selfexplain.recipes.export import ExportConfig, export_run
-from selfexplain.recipes.lookup import LookupConfig, lookup_table, run_lookup
-from selfexplain.recipes.options import CompareConfig, RunConfig, TrainConfig
-from selfexplain.recipes.prepare import load
-from selfexplain.recipes.report import ReportConfig, write_report
+from selfexplain.recipes.explain import ExplainConfig
+from selfexplain.recipes.export import ExportConfig
+from selfexplain.recipes.lookup import LookupConfig
+from selfexplain.recipes.options import CompareConfig, TrainConfig
+from selfexplain.recipes.report import ReportConfig
 from selfexplain.recipes.retrain_options import RetrainConfig
-from selfexplain.recipes.search import run_search
-from selfexplain.recipes.search_options import SearchConfig
-from selfexplain.recipes.searches import run_searches
 from selfexplain.recipes.searches_options import SearchesConfig
-from selfexplain.recipes.study_kd import StudyKDConfig, run_study
-from selfexplain.recipes.train import run_training
-from selfexplain.report import (
-    cell_text,
-    comparison_markdown,
-    comparison_table,
-    cost_figure,
-    progress_bar,
-    quality_table,
-    save_figure,
-    searches_table,
-    study_figure,
-    study_markdown,
-    study_table,
-    sweep_progress,
-)
-from selfexplain.spaces import from_string
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DemoConfig:
-    """Train three ways on real images of digits, compare, draw explanations, and search a cell."""
-
-    out: Path = Path("runs/demo")
-    """Folder for the results."""
-
+from selfexplain.recipes.study_kd import StudyKDConfig
 
 Command = (
     Annotated[TrainConfig, tyro.conf.subcommand("train")]
@@ -63,6 +30,7 @@ Command = (
     | Annotated[LookupConfig, tyro.conf.subcommand("lookup")]
     | Annotated[ExportConfig, tyro.conf.subcommand("export")]
     | Annotated[ReportConfig, tyro.conf.subcommand("report")]
+    | Annotated[AppConfig, tyro.conf.subcommand("app")]
     | Annotated[DemoConfig, tyro.conf.subcommand("demo")]
 )
 
@@ -90,153 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # ours is enough
     try:
         with exit_on_bad_input("selfexplain"):
-            _run(parse(arguments), console)
+            command = parse(arguments)
+            COMMANDS[type(command)](command, console)
     except KeyboardInterrupt:
         print("selfexplain: stopped; finished epochs are kept", file=sys.stderr)
         sys.exit(130)
-
-
-def _run(command: Command, console: Console) -> None:
-    match command:
-        case TrainConfig() | RetrainConfig():
-            _train(command, console)
-        case StudyKDConfig():  # which is a comparison too
-            _study(command, console)
-        case CompareConfig():
-            _compare(command, console)
-        case ExplainConfig():
-            _explain(command, console)
-        case SearchesConfig():
-            _one_or_more_searches(command, console)
-        case LookupConfig():
-            console.print(lookup_table(command.genotype, run_lookup(command)))
-        case ExportConfig():
-            _export(command, console)
-        case ReportConfig():
-            _report(command, console)
-        case DemoConfig():
-            _demo(command, console)
-
-
-def _train(config: RunConfig, console: Console) -> None:
-    with progress_bar(console, quiet=not first_process()) as advance:
-        result = run_training(
-            config, on_step=lambda done, total: advance(config.objective, config.seed, done, total)
-        )
-    if first_process():
-        console.print(
-            f"{result['objective']}, seed {result['seed']}: accuracy {result['accuracy']:.2f} %, "
-            f"NLL {result['nll']:.3f}, Brier {result['brier']:.3f}, ECE {result['ece']:.1f} %"
-        )
-        if "corrupted_accuracy" in result:
-            console.print(f"Corrupted images: mean accuracy {result['corrupted_accuracy']:.2f} %")
-        if "parameters" in result:
-            console.print(
-                f"Network: {result['parameters'] / 1e6:.3f} M parameters, "
-                f"{result['multiply_adds'] / 1e6:.1f} M multiply-adds for an image"
-            )
-        console.print(f"Run: {config.out}", soft_wrap=True)
-
-
-def _compare(config: CompareConfig, console: Console) -> None:
-    with sweep_progress(console, epochs=config.training.epochs, quiet=not first_process()) as watch:
-        results = run_comparison(config, watch)
-    if first_process():
-        console.print(comparison_table(results))
-        (config.out / "table.md").write_text(comparison_markdown(results))
-        save_figure(cost_figure(results["summary"]), config.out / "accuracy-cost.png")
-        console.print(f"Results: {config.out / 'results.json'}", soft_wrap=True)
-        _report(ReportConfig(dirs=(config.out,)), console)
-
-
-def _explain(config: ExplainConfig, console: Console) -> None:
-    if config.evaluate:
-        with progress_bar(console) as advance:
-            results = evaluate_explanations(
-                config,
-                lambda run, done, total: advance(run, config.quality.seed, done, total),
-            )
-        console.print(quality_table(results))
-        console.print(f"Results: {config.results_file}", soft_wrap=True)
-    else:
-        assert config.out is not None, "the configuration asks for it"
-        save_figure(explain_images(config), config.out)
-        console.print(f"Picture: {config.out}", soft_wrap=True)
-
-
-def _study(config: StudyKDConfig, console: Console) -> None:
-    with sweep_progress(console, epochs=config.training.epochs, quiet=not first_process()) as watch:
-        study = run_study(config, watch)
-    if first_process():
-        console.print(study_table(study))
-        (config.out / "table.md").write_text(study_markdown(study))
-        save_figure(study_figure(study), config.out / "study.png")
-        console.print(f"Picture: {config.out / 'study.png'}", soft_wrap=True)
-        console.print(f"Results: {config.out / 'study.json'}", soft_wrap=True)
-        _report(ReportConfig(dirs=(config.out,)), console)
-
-
-def _report(config: ReportConfig, console: Console) -> None:
-    console.print(f"Report: {write_report(config)}", soft_wrap=True)
-
-
-def _export(config: ExportConfig, console: Console) -> None:
-    for path in export_run(config):
-        console.print(f"Written: {path}", soft_wrap=True)
-
-
-def _one_or_more_searches(config: SearchesConfig, console: Console) -> None:
-    if config.seeds:
-        _searches(config, console)
-    else:
-        _search(config.each()[0], console)
-
-
-def _search(config: SearchConfig, console: Console) -> None:
-    with progress_bar(console, quiet=not first_process()) as advance:
-        result = run_search(
-            config,
-            on_step=lambda done, total: advance(
-                f"{config.method} in {config.space}", config.seed, done, total
-            ),
-        )
-    if first_process():
-        _tell_of_search(config, result, console)
-
-
-def _tell_of_search(config: SearchConfig, result: dict[str, Any], console: Console) -> None:
-    console.print(cell_text(from_string(result["genotype"])), soft_wrap=True)
-    if result["collapsed"]:
-        console.print(
-            f"Warning: {result['skips']} of its {result['edges']} edges are skip connections, a "
-            "known failure of gradient-based search: look at the curves, stop earlier with "
-            "--stop-at-skips, or try other seeds",
-            soft_wrap=True,
-        )
-    if result.get("stopped_early"):
-        console.print(f"Stopped after epoch {result['epochs']}: too many skip connections")
-    if result.get("skipped_steps"):
-        console.print(f"{result['skipped_steps']} steps were skipped: gradients were not finite")
-    console.print(f"Drawn cell: {config.out / 'cell.svg'}", soft_wrap=True)
-    console.print(f"Genotype: {config.out / 'genotype.json'}", soft_wrap=True)
-    console.print(f"Search: {config.out}", soft_wrap=True)
-
-
-def _searches(config: SearchesConfig, console: Console) -> None:
-    with sweep_progress(console, epochs=config.epochs, quiet=not first_process()) as watch:
-        results = run_searches(config, watch)
-    console.print(searches_table(results))
-    console.print(f"Results: {config.out / 'searches.json'}", soft_wrap=True)
-
-
-def _demo(command: DemoConfig, console: Console) -> None:
-    config = demo_config(command.out)
-    _compare(config, console)
-    picture = demo_picture(config, load(config.data))
-    console.print(f"Picture: {picture}", soft_wrap=True)
-    console.print("\nA short search by learning by self-explanation:")
-    _search(demo_search(command.out), console)
-    console.print(f"Folder: {config.out.resolve()}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -50,6 +50,32 @@ def test_attribution_reads_the_pooled_features_and_the_head() -> None:
     assert torch.equal(Introspective(small()).soft_target(X, Y), q)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"similarity": "votes", "centre": True},
+        {"kind": "gradient"},
+        {"aggregation": "class"},
+        {"control": "permuted"},
+        {"control": "uniform"},
+        {"control": "logits"},
+    ],
+)
+def test_the_soft_target_is_made_of_the_similarities_that_are_told(options: dict) -> None:
+    objective = Introspective(small(), **options)
+    objective(X, Y)
+    objective.eval()
+    before = {name: value.clone() for name, value in objective.model.state_dict().items()}
+    s = objective.similarity(X, Y)
+    assert torch.equal(objective.target_of(s, Y), objective.soft_target(X, Y))
+    assert not s.requires_grad
+    assert all(torch.equal(v, before[name]) for name, v in objective.model.state_dict().items())
+    if "kind" in options:
+        maps = class_maps(objective.model, X, kind="gradient")
+        torch.testing.assert_close(s, similarity_to_true(maps, Y))
+
+
 def test_attribution_of_another_layer_is_refused() -> None:
     with pytest.raises(InputError, match="pass similarity cosine"):
         Introspective(small(), kind="grad_cam", similarity="attribution")

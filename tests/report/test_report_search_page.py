@@ -14,14 +14,14 @@ from selfexplain.report import cell_svg
 from selfexplain.report.cell_style import STYLES
 from selfexplain.report.html.evenly import evenly
 from selfexplain.report.html.line_colours import colours_css, variable
-from selfexplain.report.html.search_album import album_part
-from selfexplain.report.html.search_alphas import alphas_table
-from selfexplain.report.html.search_cell import cell_part
-from selfexplain.report.html.search_curves import alphas_part, losses_part
-from selfexplain.report.html.search_parts import search_parts
-from selfexplain.report.html.search_tables import lookups_table, seeds_table, summary_table
-from selfexplain.report.search_losses import level_figures
-from selfexplain.report.search_record import Album, Explained, SearchRecord
+from selfexplain.report.search_sections.album import album_part
+from selfexplain.report.search_sections.alphas import alphas_table
+from selfexplain.report.search_sections.cell import cell_part
+from selfexplain.report.search_sections.curves import alphas_part, losses_part
+from selfexplain.report.search_sections.losses import level_figures
+from selfexplain.report.search_sections.parts import search_parts
+from selfexplain.report.search_sections.record import Album, Explained, SearchRecord
+from selfexplain.report.search_sections.tables import lookups_table, seeds_table, summary_table
 from selfexplain.spaces import from_string
 
 SKIPS = "|skip_connect~0|+|none~0|none~1|+|none~0|none~1|none~2|"

@@ -2,6 +2,7 @@
 
 from .capturing import capture
 from .earlier_layer import find_earlier_layer
+from .explainable_layers import explainable_layers
 from .explained_layer import find_explained_layer
 from .formulas import cam
 from .kinds import KINDS, MapKind
@@ -15,6 +16,7 @@ __all__ = [
     "cam",
     "capture",
     "class_maps",
+    "explainable_layers",
     "find_earlier_layer",
     "find_explained_layer",
     "find_pooled_head",

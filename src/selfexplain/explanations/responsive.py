@@ -37,7 +37,7 @@ def last_responsive_layer(model: nn.Module, x_BCHW: Tensor) -> tuple[str, Layout
     image_BCHW = x_BCHW[:N_IMAGES].shape
     found = [
         (name, layouts[0], gradient)
-        for name, output, gradient in _outputs_and_gradients(model, x_BCHW)
+        for name, output, gradient in outputs_and_gradients(model, x_BCHW)
         if (layouts := layouts_of(output, image_BCHW))
     ]
     tokens = [layout for _, layout, _ in found if layout.axes == "BTD"]
@@ -51,8 +51,14 @@ def last_responsive_layer(model: nn.Module, x_BCHW: Tensor) -> tuple[str, Layout
     )
 
 
-def _outputs_and_gradients(model: nn.Module, x_BCHW: Tensor) -> list[tuple[str, Tensor, Tensor]]:
-    """Names and last outputs of modules, in order of execution, and the gradients of a score."""
+def outputs_and_gradients(model: nn.Module, x_BCHW: Tensor) -> list[tuple[str, Tensor, Tensor]]:
+    """Names and last outputs of modules, in order of execution, and the gradients of a score.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(288, 5))
+        >>> [name for name, _, _ in outputs_and_gradients(model, torch.rand(2, 3, 8, 8))]
+        ['0', '1', '2', '']
+    """
     x_BCHW = x_BCHW.detach()[:N_IMAGES].clone().requires_grad_()
     outputs: dict[str, Tensor] = {}
     with ExitStack() as stack:

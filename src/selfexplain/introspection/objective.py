@@ -108,6 +108,41 @@ class Introspective(Objective):
             logits_BK, seen = self._explained_forward(x_BCHW, y_B)
             return self._target(logits_BK, seen, y_B, learn=False)
 
+    def similarity(self, x_BCHW: Tensor, y_B: Tensor) -> Tensor:
+        """The similarities s (B, K) to class y's explanation that `soft_target` is made of, now.
+
+        In the units of the measure; the entry of y itself is not read by the target. Nothing
+        changes, as in `soft_target`.
+
+        Example:
+            >>> import torch
+            >>> from selfexplain.models import build_model
+            >>> objective = Introspective(build_model("small_cnn", num_classes=5, in_channels=1))
+            >>> objective.eval().similarity(torch.randn(2, 1, 8, 8), torch.tensor([0, 1])).shape
+            torch.Size([2, 5])
+        """
+        with preserved(self.model, x_BCHW):
+            logits_BK, seen = self._explained_forward(x_BCHW, y_B)
+            return self._aggregate(self._similarity(logits_BK, seen, y_B), y_B).detach()
+
+    def target_of(self, similarity_BK: Tensor, y_B: Tensor) -> Tensor:
+        """The soft target q (B, K) that this objective makes of similarities (B, K).
+
+        Example:
+            >>> import torch
+            >>> from selfexplain.models import build_model
+            >>> objective = Introspective(build_model("small_cnn", num_classes=3, in_channels=1))
+            >>> objective.target_of(torch.tensor([[1.0, 0.1, 0.4]]), torch.tensor([0]))
+            tensor([[0.0000, 0.3333, 0.6667]])
+        """
+        if self.options.control == "uniform":
+            return uniform_target(similarity_BK, y_B)
+        target_BK = self._shape(similarity_BK, y_B)
+        if self.options.control == "permuted":
+            generator = torch.Generator().manual_seed(self.steps)
+            target_BK = permuted_target(target_BK, y_B, generator)
+        return target_BK
+
     def skip_warmup(self) -> None:
         """Take the step count past warm-up and ramp."""
         self.steps = max(self.steps, self.options.warmup_steps + self.options.ramp_steps)
@@ -172,21 +207,16 @@ class Introspective(Objective):
 
     def _target(self, logits_BK: Tensor, seen: Seen | None, y_B: Tensor, learn: bool) -> Tensor:
         """The detached soft target q (B, K) of this step; `learn` moves the running means."""
-        control = self.options.control
-        if control == "uniform":
-            return uniform_target(logits_BK.detach().float(), y_B)
-        if seen is None:
+        if self.options.control == "uniform":  # whose target reads no values
+            similarity_BK = logits_BK.detach().float()
+        elif seen is None:
             similarity_BK = self.class_mean(y_B)
         else:
             similarity_BK = self._similarity(logits_BK, seen, y_B)
             if learn and self.options.aggregation == "class":
                 self.class_mean.update(similarity_BK, y_B)
             similarity_BK = self._aggregate(similarity_BK, y_B)
-        target_BK = self._shape(similarity_BK, y_B)
-        if control == "permuted":
-            generator = torch.Generator().manual_seed(self.steps)
-            target_BK = permuted_target(target_BK, y_B, generator)
-        return target_BK
+        return self.target_of(similarity_BK, y_B)
 
     def _similarity(self, logits_BK: Tensor, seen: Seen, y_B: Tensor) -> Tensor:
         """Similarity (B, K) in float32: in half precision many classes would tie."""

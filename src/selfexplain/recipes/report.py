@@ -8,6 +8,7 @@ from pathlib import Path
 import tyro
 
 from selfexplain.errors import InputError
+from selfexplain.recipes.report_search import holds_search, search_sections
 from selfexplain.recipes.report_training import comparison_sections, run_sections, study_sections
 from selfexplain.report.html import Section, page
 from selfexplain.training.files import atomic_file
@@ -15,13 +16,13 @@ from selfexplain.training.files import atomic_file
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportConfig:
-    """Write one HTML file that shows what trainings, comparisons or studies left.
+    """Write one HTML file that shows what trainings, comparisons, studies or searches left.
 
     It needs no other file and no network.
     """
 
     dirs: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders of compare, study-kd, train or retrain; finished or not."""
+    """Folders of compare, study-kd, search, train or retrain; finished or not."""
     out: Path | None = None
     """File to write; report.html in the first folder by default."""
 
@@ -98,6 +99,7 @@ def _holds(name: str) -> Callable[[Path], bool]:
 
 
 KINDS: tuple[tuple[Callable[[Path], bool], Callable[[Path], list[Section]]], ...] = (
+    (holds_search, search_sections),
     (_holds("study.json"), study_sections),
     (_holds("results.json"), comparison_sections),
     (_holds("compare.json"), comparison_sections),

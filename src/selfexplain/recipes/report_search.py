@@ -12,9 +12,15 @@ from safetensors.numpy import load_file
 from selfexplain.errors import InputError
 from selfexplain.recipes.folder import saved_config
 from selfexplain.report.html import Section, paragraph
-from selfexplain.report.html.search_parts import search_parts, search_style
-from selfexplain.report.html.search_tables import lookups_table, seeds_table
-from selfexplain.report.search_record import Album, Explained, SearchRecord
+from selfexplain.report.search_sections import (
+    Album,
+    Explained,
+    SearchRecord,
+    lookups_table,
+    search_parts,
+    search_style,
+    seeds_table,
+)
 from selfexplain.training.files import read_json
 from selfexplain.training.log import EpochLog
 

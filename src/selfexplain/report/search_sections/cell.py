@@ -8,7 +8,7 @@ from selfexplain.report.html.evenly import evenly
 from selfexplain.report.html.scroll import scroll
 from selfexplain.report.html.slider import slider
 from selfexplain.report.html.text import escape, paragraph
-from selfexplain.report.search_record import SearchRecord
+from selfexplain.report.search_sections.record import SearchRecord
 from selfexplain.spaces import from_string
 
 NBSP = "\N{NO-BREAK SPACE}"

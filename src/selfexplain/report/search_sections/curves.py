@@ -6,11 +6,11 @@ from typing import Any
 from selfexplain.report.html.figure import figure
 from selfexplain.report.html.line_colours import for_both_themes
 from selfexplain.report.html.scroll import scroll
-from selfexplain.report.html.search_alphas import alphas_table
 from selfexplain.report.html.text import escape, paragraph
-from selfexplain.report.search_losses import level_figures
 from selfexplain.report.search_plot import architecture_figure
-from selfexplain.report.search_record import SearchRecord
+from selfexplain.report.search_sections.alphas import alphas_table
+from selfexplain.report.search_sections.losses import level_figures
+from selfexplain.report.search_sections.record import SearchRecord
 from selfexplain.spaces import FAMILIES, from_string
 
 

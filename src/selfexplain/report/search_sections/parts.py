@@ -5,11 +5,11 @@ from importlib.resources import files
 
 from selfexplain.report.html.line_colours import colours_css
 from selfexplain.report.html.page import Section
-from selfexplain.report.html.search_album import album_part
-from selfexplain.report.html.search_cell import cell_part
-from selfexplain.report.html.search_curves import alphas_part, losses_part
-from selfexplain.report.html.search_tables import lookups_table, summary_table
-from selfexplain.report.search_record import SearchRecord
+from selfexplain.report.search_sections.album import album_part
+from selfexplain.report.search_sections.cell import cell_part
+from selfexplain.report.search_sections.curves import alphas_part, losses_part
+from selfexplain.report.search_sections.record import SearchRecord
+from selfexplain.report.search_sections.tables import lookups_table, summary_table
 
 
 def search_parts(record: SearchRecord, *, mark: str = "cell") -> list[Section]:
@@ -49,5 +49,5 @@ def search_style() -> str:
         >>> search_style().startswith("<style>")
         True
     """
-    rules = (files("selfexplain.report.html") / "search.css").read_text(encoding="utf-8")
+    rules = (files("selfexplain.report.search_sections") / "search.css").read_text(encoding="utf-8")
     return f"<style>{colours_css()}\n{rules}</style>"

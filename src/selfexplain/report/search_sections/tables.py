@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from selfexplain.report.html.table import table
-from selfexplain.report.search_record import SearchRecord
+from selfexplain.report.search_sections.record import SearchRecord
 from selfexplain.report.searches_table import searches_caption
 
 NOTHING = "\N{EN DASH}"

@@ -9,7 +9,7 @@ from selfexplain.report.html.evenly import FRAMES, evenly
 from selfexplain.report.html.pixels import image
 from selfexplain.report.html.slider import slider
 from selfexplain.report.html.text import escape, paragraph
-from selfexplain.report.search_record import Album, Explained, SearchRecord
+from selfexplain.report.search_sections.record import Album, Explained, SearchRecord
 
 SIZE = 132
 """Width of an image on the page, in CSS pixels."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from selfexplain.report.html.table import table
-from selfexplain.report.search_record import SearchRecord
+from selfexplain.report.search_sections.record import SearchRecord
 from selfexplain.spaces import FAMILIES, from_string
 from selfexplain.spaces.mixing import edges_of
 

@@ -1,0 +1,212 @@
+"""What a finished run says of one image: everything that the page shows, as numbers.
+
+Shape suffixes: C channels, H and W space, K classes.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from threading import RLock
+
+import torch
+from torch import Tensor
+
+from selfexplain.data import normalise
+from selfexplain.errors import InputError
+from selfexplain.explanations import (
+    KINDS,
+    MapKind,
+    class_maps,
+    explainable_layers,
+    find_explained_layer,
+)
+from selfexplain.introspection import Introspective, similarity_to_true
+from selfexplain.recipes.explain import load_run
+from selfexplain.recipes.finished import read_finished
+from selfexplain.recipes.partners import split_spec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Explanation:
+    """One image as one model sees it; the class that is explained is the predicted one.
+
+    Example:
+        >>> Explanation(
+        ...     class_names=("cat", "dog"), image_CHW=torch.zeros(1, 8, 8, dtype=torch.uint8),
+        ...     probability_K=torch.tensor([0.9, 0.1]), maps_KHW=torch.zeros(2, 4, 4),
+        ...     similarity_K=torch.tensor([1.0, 0.2]), target_K=torch.tensor([0.0, 1.0]),
+        ...     measure="cosine", own=False).predicted
+        0
+    """
+
+    class_names: tuple[str, ...]
+    image_CHW: Tensor
+    """uint8, as the model is given it."""
+    probability_K: Tensor
+    maps_KHW: Tensor
+    """Signed class maps at their layer's resolution."""
+    similarity_K: Tensor
+    """Of every class's explanation to the predicted one's; in the units of the measure."""
+    target_K: Tensor
+    """The soft target if the predicted class were the true one; 0 there."""
+    measure: str
+    """How explanations were compared."""
+    own: bool
+    """Whether the run was trained with targets from this very kind of map and layer."""
+
+    @property
+    def predicted(self) -> int:
+        """The class of the greatest probability."""
+        return int(self.probability_K.argmax())
+
+
+class Explainer:
+    """A finished run that explains one image at a time, to any number of threads.
+
+    Args:
+        folder: of the run.
+
+    Raises:
+        InputError: the folder holds no finished run, or its files cannot be read.
+
+    Example:
+        >>> Explainer(Path("absent"))
+        Traceback (most recent call last):
+        selfexplain.errors.InputError: absent holds no finished run; pass a folder with run.json ...
+    """
+
+    def __init__(self, folder: Path) -> None:
+        config = read_finished(folder).config
+        self.name = folder.resolve().name
+        self.spec = str(config["objective"])
+        self._run = load_run(folder)
+        self._introspective = split_spec(self.spec)[1].partition(":")[0] == "introspective"
+        # class_maps hangs hooks into the model, so one thread at a time may explain.
+        self._lock = RLock()
+        self._objectives: dict[tuple[MapKind, str | None], Introspective] = {}
+        self._layers: dict[MapKind, tuple[str, ...]] = {}
+        generator = torch.Generator().manual_seed(0)
+        self._probe_BCHW = torch.randn(2, *self.shape_CHW, generator=generator)
+        self.kinds = tuple(kind for kind in KINDS if self._has(kind))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the K classes."""
+        return self._run.class_names
+
+    @property
+    def shape_CHW(self) -> tuple[int, int, int]:
+        """Of the images that the model takes."""
+        return self._run.shape_CHW
+
+    @property
+    def own(self) -> tuple[MapKind, str | None]:
+        """Kind of map and layer that the run was trained with; for other objectives the default."""
+        options = self._run.objective.options
+        return (
+            (options.kind, options.layer) if options.kind in self.kinds else (self.kinds[0], None)
+        )
+
+    def layers(self, kind: MapKind) -> tuple[str, ...]:
+        """Names of the layers that can be explained by this kind of map, beside its default one.
+
+        Raises:
+            InputError: the model has no maps of this kind.
+        """
+        with self._lock:
+            if kind not in self._layers:
+                self._layers[kind] = explainable_layers(
+                    self._run.objective.model, self._probe_BCHW, kind
+                )
+            return self._layers[kind]
+
+    def explain(self, image_CHW: Tensor, kind: MapKind, layer: str | None = None) -> Explanation:
+        """Classify and explain a uint8 image (C, H, W).
+
+        Args:
+            image_CHW: in the shape that the model takes.
+            kind: of the maps.
+            layer: of the maps; None for the kind's default one.
+
+        Raises:
+            InputError: the model has no such maps, or its logits for this image are not finite.
+        """
+        run = self._run
+        x_BCHW = normalise(image_CHW[None], run.mean_C, run.std_C)
+        with self._lock:
+            objective = self._objective(kind, layer)
+            with torch.no_grad():
+                logits_BK = run.objective.model(x_BCHW)
+                if not bool(logits_BK.isfinite().all()):
+                    raise InputError(
+                        "the model's logits for this image are not finite; pass another run"
+                    )
+                predicted_B = logits_BK.argmax(dim=1)
+            maps_1KHW = class_maps(objective.model, x_BCHW, kind=kind, layer=layer)
+            similarity_1K = _similarity(objective, x_BCHW, predicted_B, maps_1KHW)
+            return Explanation(
+                class_names=run.class_names,
+                image_CHW=image_CHW,
+                probability_K=logits_BK.softmax(dim=1)[0],
+                maps_KHW=maps_1KHW[0],
+                similarity_K=similarity_1K[0],
+                target_K=objective.target_of(similarity_1K, predicted_B)[0],
+                measure=objective.options.measure,
+                own=objective is run.objective and self._introspective,
+            )
+
+    def _has(self, kind: MapKind) -> bool:
+        try:
+            find_explained_layer(self._run.objective.model, self._probe_BCHW, kind=kind)
+        except InputError:
+            return False
+        return True
+
+    def _objective(self, kind: MapKind, layer: str | None) -> Introspective:
+        """The run's own objective, or one with its options that reads other maps."""
+        own = self._run.objective
+        if (kind, layer) == (own.options.kind, own.options.layer):
+            return own
+        if (kind, layer) not in self._objectives:
+            self._objectives[kind, layer] = reading_other_maps(own, kind, layer)
+        return self._objectives[kind, layer]
+
+
+def reading_other_maps(own: Introspective, kind: MapKind, layer: str | None) -> Introspective:
+    """An objective on the same model with the same options, but another kind of map or layer.
+
+    The similarity "attribution" and the control "weights" read the pooled feature map alone: with
+    other maps the kind's default similarity and no control take their places. Running class means
+    are of the run's own maps, so the target is the image's own.
+
+    Example:
+        >>> from selfexplain.models import build_model
+        >>> own = Introspective(build_model("small_cnn", num_classes=5, in_channels=1))
+        >>> reading_other_maps(own, "gradient", None).options.measure
+        'cosine'
+    """
+    given = asdict(own.options) | {"kind": kind, "layer": layer, "aggregation": "instance"}
+    if own.options.measure == "attribution":
+        given["similarity"] = None
+    if own.options.control == "weights":
+        given["control"] = "none"
+    # The form has no part in the target, and non_true refuses two classes.
+    objective = Introspective(own.model, **(given | {"form": "mixed"})).eval()
+    objective.steps = own.steps  # which a permuted target is drawn by
+    return objective
+
+
+def _similarity(objective: Introspective, x_BCHW: Tensor, y_B: Tensor, maps_BKHW: Tensor) -> Tensor:
+    """What the objective compares; from the maps at hand where it reads just those.
+
+    Maps of gradients cost a backward pass for each class, so they are not made twice.
+    """
+    options = objective.options
+    if (
+        options.measure == "attribution"
+        or options.aggregation == "class"
+        or options.control == "logits"
+    ):
+        return objective.similarity(x_BCHW, y_B)
+    return similarity_to_true(
+        maps_BKHW.float(), y_B, measure=options.measure, centre=options.centre
+    )

@@ -1,0 +1,179 @@
+"""The page itself, in Gradio. This file alone imports it, when an app is built."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gradio as gr
+from gradio import processing_utils
+
+from selfexplain.app.board import Board, Fitted
+from selfexplain.app.examples import Example
+from selfexplain.app.images import open_upload
+from selfexplain.app.view import error_html, run_html
+from selfexplain.errors import InputError
+from selfexplain.explanations import MapKind
+
+FIRST_MAPS = 12
+"""Class maps that are drawn before one asks for more."""
+MAP_COUNTS = (FIRST_MAPS, 48)
+DOWNLOAD = "async_ssrf_protected_download"
+"""Of gradio.processing_utils; what fetches the URLs that a client sends."""
+THUMBNAIL = 96
+"""Least side of an example's thumbnail, in pixels."""
+
+
+def refuse_urls() -> None:
+    """Keep Gradio from fetching what a client names by a URL in place of a file, in this process.
+
+    Gradio does so for any field, if only from public addresses; nothing here needs it.
+
+    Raises:
+        InputError: this version of Gradio downloads by another way, which is not closed.
+    """
+    if not hasattr(processing_utils, DOWNLOAD):
+        raise InputError(
+            f"this Gradio ({gr.__version__}) fetches URLs by a way that is not known here; install "
+            "it anew with: pip install 'gradio==6.31.0'"
+        )
+    setattr(processing_utils, DOWNLOAD, _refuse)
+
+
+async def _refuse(url: str, **_: Any) -> str:
+    del url
+    raise gr.Error("A URL was sent in place of a file; upload a file.")
+
+
+def build_page(board: Board, examples: Sequence[Example]) -> gr.Blocks:
+    """The page for one or two runs; examples are images of the first one.
+
+    Example:
+        >>> build_page(Board([]), [])
+        Traceback (most recent call last):
+        ...
+        ValueError: a page needs a run
+    """
+    if not board.explainers:
+        raise ValueError("a page needs a run")
+    refuse_urls()
+    # Uploaded files are deleted an hour after they came, at the latest when the app ends.
+    with gr.Blocks(
+        title="selfexplain", analytics_enabled=False, delete_cache=(600, 3600), fill_width=True
+    ) as page:
+        gr.HTML(f'<h1 class="sx-title">What a classifier sees</h1>{board.heading()}')
+        with gr.Row():
+            with gr.Column(scale=1, min_width=290):
+                controls = _controls(board, examples)
+            with gr.Column(scale=3, min_width=290), gr.Row():
+                layers, views = _columns(board, controls["kind"])
+        _connect(board, examples, controls, layers, views)
+    return page
+
+
+def _controls(board: Board, examples: Sequence[Example]) -> dict[str, Any]:
+    """The left column: the image, the kind of map, the number of maps."""
+    file = gr.File(type="binary", label="Image", elem_id="file", height=150)
+    message = gr.HTML(elem_id="message")
+    gallery = gr.Gallery(
+        [(_thumbnail(example), example.class_name) for example in examples],
+        label="or one that the first run was scored on",
+        columns=4,
+        height="auto",
+        allow_preview=False,
+        interactive=False,
+        buttons=[],
+        visible=bool(examples),
+        elem_id="examples",
+    )
+    kinds = board.kinds
+    kind = gr.Radio(kinds, value=board.explainers[0].own[0], label="Kind of map", elem_id="kind")
+    counts = [(f"the first {n}", n) for n in MAP_COUNTS if n < board.most_classes]
+    count = gr.Radio(
+        [*counts, ("all", board.most_classes)],
+        value=min(FIRST_MAPS, board.most_classes),
+        label="Maps",
+        visible=bool(counts),
+        elem_id="count",
+    )
+    return {"file": file, "message": message, "gallery": gallery, "kind": kind, "count": count}
+
+
+def _columns(board: Board, kind: Any) -> tuple[list[Any], list[Any]]:
+    """One column a run: its name, its layer, what it says."""
+    layers, views = [], []
+    for run, (name, explainer) in enumerate(zip(board.names(), board.explainers, strict=True)):
+        with gr.Column(min_width=290):
+            gr.HTML(run_html(name, explainer.spec))
+            layers.append(
+                gr.Dropdown(
+                    board.layers(run, kind.value),
+                    value=board.own_layer(run, kind.value),
+                    label="Layer of the maps",
+                    elem_id=f"layer-{run}",
+                )
+            )
+            views.append(gr.HTML(board.view(run, None, kind.value, "", 0), elem_id=f"view-{run}"))
+    return layers, views
+
+
+def _connect(
+    board: Board,
+    examples: Sequence[Example],
+    controls: dict[str, Any],
+    layers: list[Any],
+    views: list[Any],
+) -> None:
+    """What happens when something is dropped, picked or switched."""
+    fitted = gr.State(None, time_to_live=3600)
+    chosen = [controls["kind"], controls["count"], *layers]
+
+    def look(image: Fitted | None, kind: MapKind, count: int, *names: str) -> list[str]:
+        return [board.view(run, image, kind, name, count) for run, name in enumerate(names)]
+
+    def upload(content: bytes | None, *choice: Any) -> list[Any]:
+        image, sentence = None, ""
+        try:
+            image = None if content is None else board.fit(open_upload(content))
+        except InputError as error:
+            sentence = error_html(_capital(str(error)))
+        return [image, sentence, *look(image, *choice)]
+
+    def pick(event: gr.SelectData, *choice: Any) -> list[Any]:
+        image = board.fit(examples[event.index].image())
+        return [image, "", *look(image, *choice), None]
+
+    def switch(image: Fitted | None, kind: MapKind, count: int) -> list[Any]:
+        own = [board.own_layer(run, kind) for run in range(len(views))]
+        fields = [gr.Dropdown(board.layers(run, kind), value=name) for run, name in enumerate(own)]
+        return [*fields, *look(image, kind, count, *own)]
+
+    answer = [fitted, controls["message"], *views]
+    _on(controls["file"].upload, upload, [controls["file"], *chosen], answer)
+    _on(controls["file"].clear, lambda *choice: upload(None, *choice), chosen, answer)
+    _on(controls["gallery"].select, pick, chosen, [*answer, controls["file"]])
+    _on(controls["kind"].input, switch, [fitted, *chosen[:2]], [*layers, *views])
+    for field in (controls["count"], *layers):
+        _on(field.input, look, [fitted, *chosen], views)
+
+
+def _on(event: Any, answer: Callable[..., Any], inputs: list[Any], outputs: list[Any]) -> None:
+    """One answer at a time, whoever asks: the models are shared."""
+    event(
+        answer,
+        inputs,
+        outputs,
+        concurrency_limit=1,
+        concurrency_id="models",
+        api_visibility="private",
+        show_progress="minimal",
+    )
+
+
+def _thumbnail(example: Example) -> Any:
+    """Small images are enlarged without smoothing."""
+    image = example.image()
+    times = max(1, -(-THUMBNAIL // min(image.size)))
+    return image.resize((image.width * times, image.height * times), resample=0)
+
+
+def _capital(sentence: str) -> str:
+    return sentence[0].upper() + sentence[1:]

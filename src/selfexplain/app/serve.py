@@ -1,0 +1,99 @@
+"""The app as a program: runs are loaded, the page is built, a local server shows it."""
+
+import os
+import tempfile
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from selfexplain.app.board import Board
+from selfexplain.app.examples import read_examples
+from selfexplain.app.explain import Explainer
+from selfexplain.app.images import MAX_BYTES
+from selfexplain.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AppConfig:
+    """Show in a browser what a run sees in an image: prediction, class maps, soft target."""
+
+    run: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction]
+    """Folder of a finished run (of train, of retrain, or one of a comparison's runs/); given twice,
+    two runs side by side."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 lets other machines in."""
+    port: int = 7860
+    """Port to listen on."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be shown."""
+        if not 1 <= len(self.run) <= 2:
+            raise InputError(f"run names {len(self.run)} folders; pass one, or two to compare")
+        if not 0 < self.port < 65536:
+            raise InputError(f"port is {self.port}; pass a number from 1 to 65535")
+
+
+def serve(config: AppConfig) -> None:
+    """Show the page until the program is interrupted.
+
+    Raises:
+        InputError: a run cannot be read, Gradio is missing, or the port cannot be listened on.
+
+    Example:
+        >>> serve(AppConfig(run=(Path("absent"),)))
+        Traceback (most recent call last):
+        selfexplain.errors.InputError: absent holds no finished run; pass a folder with run.json ...
+    """
+    board = Board([Explainer(folder) for folder in config.run])
+    examples = read_examples(config.run[0], board.explainers[0].class_names)
+    with tempfile.TemporaryDirectory(prefix="selfexplain-app-") as uploads:
+        # Gradio reads both when it is imported.
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        os.environ["GRADIO_TEMP_DIR"] = uploads
+        page = _page(board, examples)
+        _launch(page, config)
+        print(f"Page: http://{config.host}:{config.port} (stop with Ctrl-C)", flush=True)
+        page.block_thread()
+
+
+def _page(board: Board, examples: list[Any]) -> Any:
+    try:
+        from selfexplain.app.page import build_page
+    except ImportError as error:
+        raise InputError(
+            f"the app needs packages that do not import here ({error}); install them with: "
+            "pip install 'selfexplain[app]'"
+        ) from error
+    return build_page(board, examples)
+
+
+def _launch(page: Any, config: AppConfig) -> None:
+    from gradio.themes import Base
+
+    fonts = ["system-ui", "sans-serif"]  # as names they come from the system, not from Google
+    try:
+        page.launch(
+            server_name=config.host,
+            server_port=config.port,
+            share=False,
+            quiet=True,
+            prevent_thread_lock=True,
+            # Twice what is read, so that a file a little too large gets our own sentence.
+            max_file_size=2 * MAX_BYTES,
+            state_session_capacity=200,
+            footer_links=[],
+            run_history=False,
+            enable_monitoring=False,
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+            theme=Base(font=fonts, font_mono=["ui-monospace", "monospace"]),
+            css=resources.files("selfexplain.app").joinpath("style.css").read_text(),
+        )
+    except OSError as error:
+        raise InputError(
+            f"{config.host}:{config.port} cannot be listened on; pass another --port or --host"
+        ) from error

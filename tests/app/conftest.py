@@ -1,0 +1,35 @@
+"""Two small runs, trained once for all tests of the app."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from selfexplain.recipes.options import DataOptions, TrainConfig
+from selfexplain.recipes.prepare import load
+from selfexplain.recipes.train import run_training
+from selfexplain.training import TrainingOptions
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """An introspective and a standard run on digits; the first has kept three images."""
+    folder = tmp_path_factory.mktemp("runs")
+    data = DataOptions(data="digits", train_size=300)
+    for spec in ("introspective", "standard"):
+        config = TrainConfig(
+            data=data,
+            objective=spec,
+            training=TrainingOptions(epochs=2),
+            out=folder / spec,
+        )
+        run_training(config)
+    album = folder / "introspective" / "album"
+    album.mkdir(exist_ok=True)
+    test = load(data).test
+    save_file(
+        {"images": test.read(torch.arange(3)), "labels": test.labels_N[:3].clone()},
+        album / "images.safetensors",
+    )
+    return folder / "introspective", folder / "standard"

@@ -1,0 +1,94 @@
+"""What is drawn of an explanation."""
+
+import base64
+import io
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from selfexplain.app import Explanation
+from selfexplain.app.pictures import map_uri, tinted
+from selfexplain.app.view import by_strength, explanation_html
+
+HOSTILE = "<script>alert(1)</script>${value}{{x}}"
+
+
+def explanation(classes: int = 20) -> Explanation:
+    generator = torch.Generator().manual_seed(0)
+    p_K = torch.rand(classes, generator=generator).softmax(dim=0)
+    q_K = p_K.index_fill(0, p_K.argmax(), 0.0)
+    return Explanation(
+        class_names=tuple(f"class {k}" for k in range(classes)),
+        image_CHW=torch.randint(256, (3, 8, 8), generator=generator, dtype=torch.uint8),
+        probability_K=p_K,
+        maps_KHW=torch.randn(classes, 2, 3, generator=generator),
+        similarity_K=torch.rand(classes, generator=generator) - 0.5,
+        target_K=q_K / q_K.sum(),
+        measure="attended_votes",
+        own=True,
+    )
+
+
+def names(html: str, label: str) -> list[str]:
+    block = re.search(rf'aria-label="{label}">(.*?)</ul>', html).group(1)
+    return re.findall(r'class="sx-name" title="([^"]*)"', block)
+
+
+def test_maps_are_in_order_and_as_many_as_asked_for() -> None:
+    one = explanation()
+    strength = [float(each.clamp(min=0).mean()) for each in one.maps_KHW]
+    order = sorted(range(20), key=lambda k: -strength[k])
+    assert by_strength(one.maps_KHW) == order
+    html = explanation_html(one, maps=12)
+    drawn = re.findall(r'alt="map of ([^"]*)"', html)
+    assert drawn == [f"class {k}" for k in order[:12]]
+    assert "Maps of 12 of 20 classes" in html
+    every = explanation_html(one, maps=20)
+    assert every.count("map of") == 20
+    assert "Maps of every class" in every
+
+
+def test_bars_show_the_largest_without_the_explained_class() -> None:
+    one = explanation()
+    html = explanation_html(one, maps=1)
+    probabilities = one.probability_K.argsort(descending=True).tolist()[:5]
+    assert names(html, "probabilities") == [f"class {k}" for k in probabilities]
+    for label, values in (("similarities", one.similarity_K), ("soft target", one.target_K)):
+        others = [k for k in values.argsort(descending=True).tolist() if k != one.predicted][:5]
+        assert names(html, label) == [f"class {k}" for k in others]
+
+
+def test_it_says_whether_the_target_was_the_runs_own() -> None:
+    one = explanation()
+    assert "What this run teaches itself" in explanation_html(one, maps=1)
+    assert "would teach itself" in explanation_html(replace(one, own=False), maps=1)
+
+
+def test_names_from_outside_are_escaped() -> None:
+    one = replace(explanation(2), class_names=(HOSTILE, '" onmouseover="alert(1)'))
+    html = explanation_html(one, maps=12)
+    assert "<script" not in html
+    assert 'onmouseover="' not in html
+
+
+def test_red_speaks_for_and_blue_against() -> None:
+    layer = tinted(torch.tensor([[1.0, -1.0, 0.0, 9.0]]), scale=2.0)
+    red, blue, none, clipped = layer[:, 0].T.tolist()
+    assert red[0] > red[2]
+    assert blue[2] > blue[0]
+    assert (red[3], none[3], clipped[3]) == (108, 0, 217)
+
+
+@pytest.mark.parametrize(("size", "drawn"), [((2, 3), (2, 3)), ((224, 100), (128, 100))])
+def test_a_map_keeps_its_resolution_up_to_a_limit(
+    size: tuple[int, int], drawn: tuple[int, int]
+) -> None:
+    uri = map_uri(torch.full(size, 0.5), 1.0)
+    content = base64.b64decode(uri.removeprefix("data:image/png;base64,"))
+    pixels_HWC = np.asarray(Image.open(io.BytesIO(content)))
+    assert pixels_HWC.shape == (*drawn, 4)
+    assert (pixels_HWC == (178, 24, 43, 108)).all()
