@@ -35,7 +35,7 @@ def holds_search(folder: Path) -> bool:
     if _holds_seeds(folder):
         return True
     path = folder / "run.json"
-    return path.exists() and {"space", "rates"} <= set(saved_config(path))
+    return path.exists() and {"space", "rates"} <= set(read_json(path).get("config") or {})
 
 
 def search_sections(folder: Path) -> list[Section]:
