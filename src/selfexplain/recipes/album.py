@@ -48,7 +48,7 @@ class Album:
         >>> options, folder = DataOptions(data="digits"), Path(tempfile.mkdtemp())
         >>> album = Album(folder, prepare(load(options), options, seed=0), torch.device("cpu"))
         >>> objective = Standard(build_model("small_cnn", num_classes=10, in_channels=1))
-        >>> album.add(1, objective, objective.model)
+        >>> album.add(objective, 1, objective.model)
         >>> sorted(path.name for path in (folder / "album").iterdir())
         ['epoch-0001.safetensors', 'images.safetensors']
     """
@@ -61,12 +61,12 @@ class Album:
         page = {"images": images_BCHW, "labels": labels_B}
         write_tensors(folder / "album" / "images.safetensors", page)
 
-    def add(self, epoch: int, objective: Objective, model: nn.Module) -> None:
+    def add(self, objective: Objective, epoch: int, model: nn.Module) -> None:
         """Write the page of an epoch, counted from 1.
 
         Args:
-            epoch: that is over.
             objective: that is trained.
+            epoch: that is over.
             model: whose scores count: the objective's, or an average of it.
         """
         x_BCHW, y_B = self._read(self.shown)

@@ -15,10 +15,12 @@ import torch
 from lightning_fabric import Fabric
 
 from selfexplain.data import ImageData
+from selfexplain.recipes.check_model import check_model
 from selfexplain.recipes.classifier import build_seeded
 from selfexplain.recipes.environment import environment
 from selfexplain.recipes.folder import check_free, check_same_config, locked, saved_config
 from selfexplain.recipes.grid import run_all
+from selfexplain.recipes.launch import launch
 from selfexplain.recipes.objectives import resolve
 from selfexplain.recipes.options import CompareConfig, plain
 from selfexplain.recipes.prepare import load, prepare
@@ -31,7 +33,6 @@ from selfexplain.recipes.teacher_chain import (
     with_teachers,
     with_total_cost,
 )
-from selfexplain.recipes.train import check_model, launch
 from selfexplain.recipes.trials import RunTrials, run_trial
 from selfexplain.recipes.tune import check_tunable, tuned
 from selfexplain.sweeps import Watch, ignore

@@ -23,10 +23,10 @@ from selfexplain.recipes.environment import environment
 from selfexplain.recipes.explain import ExplainConfig, TrainedRun, load_run
 from selfexplain.recipes.explanation_scores import BETTER, CHUNK, map_scores
 from selfexplain.recipes.folder import saved_config
+from selfexplain.recipes.launch import launch
 from selfexplain.recipes.options import DataOptions, DeviceOptions, plain
 from selfexplain.recipes.pointing import pointing_scores
 from selfexplain.recipes.prepare import load, prepare
-from selfexplain.recipes.train import launch
 from selfexplain.training import TrainingOptions
 from selfexplain.training.files import write_json
 

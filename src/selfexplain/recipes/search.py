@@ -14,6 +14,7 @@ from lightning_fabric import Fabric
 from selfexplain.data import ImageData
 from selfexplain.recipes.environment import environment
 from selfexplain.recipes.folder import claim_folder, locked
+from selfexplain.recipes.launch import launch
 from selfexplain.recipes.logging import logged
 from selfexplain.recipes.options import DeviceOptions, plain
 from selfexplain.recipes.prepare import load, prepare
@@ -21,7 +22,6 @@ from selfexplain.recipes.search_options import SearchConfig
 from selfexplain.recipes.search_outcome import collapsed, skip_connections, write_outcome
 from selfexplain.recipes.search_progress import SearchProgress, StepCallback
 from selfexplain.recipes.search_setup import Halves, build_search
-from selfexplain.recipes.train import launch
 from selfexplain.spaces import Genotype, random_genotype, to_string
 from selfexplain.training import TrainingOptions
 from selfexplain.training.files import read_json, write_json

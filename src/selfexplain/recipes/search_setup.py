@@ -13,9 +13,9 @@ from selfexplain.lease.search import Batch
 from selfexplain.models import build_model
 from selfexplain.multilevel import Processes
 from selfexplain.multilevel.processes import ALONE
+from selfexplain.recipes.check_model import check_model
 from selfexplain.recipes.prepare import Prepared, side_of
 from selfexplain.recipes.search_options import SearchConfig
-from selfexplain.recipes.train import check_model
 from selfexplain.spaces import Supernet, build_supernet
 from selfexplain.training.processes import take_from_first
 

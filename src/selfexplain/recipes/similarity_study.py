@@ -32,9 +32,10 @@ from selfexplain.introspection.similarity import (
 from selfexplain.objectives.non_true import true_mask
 from selfexplain.recipes.classifier import build_seeded
 from selfexplain.recipes.folder import check_free, locked
+from selfexplain.recipes.launch import launch
 from selfexplain.recipes.options import DataOptions, DeviceOptions, TrainConfig
 from selfexplain.recipes.prepare import Prepared, load, prepare
-from selfexplain.recipes.train import launch, write_run
+from selfexplain.recipes.record import write_run
 from selfexplain.training import TrainingOptions, train
 
 MAP_MEASURES: tuple[MapSimilarity, ...] = ("cosine", "votes", "attended_votes")

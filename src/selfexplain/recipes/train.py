@@ -6,72 +6,36 @@ every epoch `metrics.jsonl`, `checkpoint.pt` and a page of `album/` (album.py), 
 `result.json`; if it trained its teacher, `teachers/` with a folder of the same kind.
 """
 
-import dataclasses
-import json
-import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning_fabric import Fabric
-from lightning_fabric.utilities.exceptions import MisconfigurationException
-from torch import nn
+from torch import Tensor, nn
 
 from selfexplain.data import ImageData
-from selfexplain.errors import InputError, first_line
-from selfexplain.evaluation import predict, score
+from selfexplain.evaluation import score
+from selfexplain.objectives import Objective
 from selfexplain.recipes.album import open_album
+from selfexplain.recipes.check_model import check_model
 from selfexplain.recipes.classifier import build_seeded
 from selfexplain.recipes.derived import drop_path_schedule, size_of
-from selfexplain.recipes.environment import environment
 from selfexplain.recipes.folder import claim_folder, locked
+from selfexplain.recipes.launch import launch
 from selfexplain.recipes.logging import logged
-from selfexplain.recipes.machines import devices_and_machines
-from selfexplain.recipes.options import DeviceOptions, RunConfig, TrainConfig, plain
+from selfexplain.recipes.options import RunConfig, TrainConfig, plain
 from selfexplain.recipes.prepare import Prepared, load, prepare
+from selfexplain.recipes.record import median_step_seconds, write_outcome, write_run
 from selfexplain.recipes.robustness import robustness
 from selfexplain.recipes.scoring import predict_together
 from selfexplain.recipes.teacher import after_teachers, find_teacher
-from selfexplain.training import TrainingOptions, train
-from selfexplain.training.files import read_json, write_json, write_tensors
+from selfexplain.training import train
+from selfexplain.training.files import read_json
 from selfexplain.training.loggers import Logger, numbers
-from selfexplain.training.loop import FABRIC_PRECISION
 
 StepCallback = Callable[[int, int], None]
-
-
-def launch(device: DeviceOptions, training: TrainingOptions) -> Fabric:
-    """A Fabric for these devices, launched: with several devices, one process each.
-
-    Where torchrun started this process, Fabric joins it to the others.
-
-    Raises:
-        InputError: the machine has no such devices, or torchrun started another number.
-
-    Example:
-        >>> launch(DeviceOptions(accelerator="cpu"), TrainingOptions()).world_size
-        1
-    """
-    devices, machines = devices_and_machines(device)
-    try:
-        fabric = Fabric(
-            accelerator=device.accelerator,
-            devices=devices,
-            num_nodes=machines,
-            precision=FABRIC_PRECISION[training.precision],  # type: ignore[arg-type]
-        )
-        fabric.launch()
-    except (RuntimeError, ValueError, MisconfigurationException) as error:
-        raise InputError(
-            f"accelerator {device.accelerator} with {devices} device(s) and "
-            f"{training.precision} cannot be used here ({first_line(error)}); "
-            "pass --accelerator cpu --devices 1 --precision fp32"
-        ) from error
-    if training.precision == "fp16" and fabric.device.type == "cpu":
-        raise InputError("precision fp16 needs a GPU; pass --precision bf16 or fp32")
-    return fabric
 
 
 def run_training(
@@ -102,6 +66,7 @@ def run_training(
         >>> import tempfile
         >>> from selfexplain.recipes.options import DataOptions
         >>> out = Path(tempfile.mkdtemp()) / "run"
+        >>> from selfexplain.training import TrainingOptions
         >>> training = TrainingOptions(epochs=1)
         >>> config = TrainConfig(data=DataOptions(data="digits"), training=training, out=out)
         >>> result = run_training(config)
@@ -130,6 +95,65 @@ def _train_and_score(
 ) -> dict[str, Any]:
     data = data if data is not None else load(config.data)
     prepared = prepare(data, config.data, config.seed)
+    objective = _objective(config, data, prepared, fabric, teachers, on_step)
+    batches = prepared.training_batches(
+        batch_size=config.training.batch_size,
+        seed=config.start,
+        device=fabric.device,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+        workers=config.data.workers,
+    )
+    fabric.barrier()  # every process has looked at the folder before one writes to it
+    album = None
+    if fabric.is_global_zero:
+        write_run(config, prepared, fabric)
+        album = open_album(config.out, prepared, fabric.device, objective)
+    logits = partial(_logits, config, prepared, fabric)
+    model = train(
+        objective,
+        batches,
+        config.training,
+        fabric=fabric,
+        folder=config.out,
+        seed=config.start,
+        identity=identity,
+        resume=config.resume,
+        loggers=loggers,
+        before_epoch=drop_path_schedule(plain(config), objective.model),
+        after_epoch=partial(album.add, objective) if album is not None else lambda *_: None,
+        on_step=after_teachers(config, on_step),
+        score=(lambda model: asdict(score(*logits(model)))) if config.score_every_epoch else None,
+    )
+    logits_NK, labels_N = logits(model)
+    result = {
+        "objective": config.objective,
+        "seed": config.seed,
+        **asdict(score(logits_NK, labels_N)),
+        **(robustness(partial(logits, model)) if config.robustness else {}),
+    }
+    if fabric.is_global_zero:
+        result |= {
+            "step_seconds": median_step_seconds(config.out),
+            **size_of(plain(config), model, data.shape_CHW),
+        }
+        if album is not None:
+            album.finish(objective, model)
+        for logger in loggers:
+            logger.finish(numbers(result))
+        write_outcome(config.out, result, model, logits_NK, labels_N)
+    return fabric.broadcast(result)  # once the first process has written
+
+
+def _objective(
+    config: RunConfig,
+    data: ImageData,
+    prepared: Prepared,
+    fabric: Fabric,
+    teachers: Path,
+    on_step: StepCallback,
+) -> Objective:
+    """The objective at its start, its teacher trained, its model checked."""
     teacher = find_teacher(
         config,
         data,
@@ -149,120 +173,22 @@ def _train_and_score(
     )
     name = config.model if isinstance(config, TrainConfig) else "of the genotype"
     check_model(objective.model, name, data.shape_CHW, data.num_classes)
-    batches = prepared.training_batches(
-        batch_size=config.training.batch_size,
-        seed=config.start,
-        device=fabric.device,
-        rank=fabric.global_rank,
-        world_size=fabric.world_size,
-        workers=config.data.workers,
-    )
-    fabric.barrier()  # every process has looked at the folder before one writes to it
-    album = None
-    if fabric.is_global_zero:
-        write_run(config, prepared, fabric)
-        album = open_album(config.out, prepared, fabric.device, objective)
-
-    def logits(model: nn.Module, corruption: str | None) -> tuple[torch.Tensor, torch.Tensor]:
-        with fabric.autocast():
-            return predict_together(
-                model,
-                prepared,
-                device=fabric.device,
-                workers=config.data.workers,
-                corruption=corruption,
-            )
-
-    def scores(model: nn.Module) -> dict[str, float]:
-        return dataclasses.asdict(score(*logits(model, None)))
-
-    def after_epoch(epoch: int, model: nn.Module) -> None:
-        if album is not None:
-            album.add(epoch, objective, model)
-
-    model = train(
-        objective,
-        batches,
-        config.training,
-        fabric=fabric,
-        folder=config.out,
-        seed=config.start,
-        identity=identity,
-        resume=config.resume,
-        loggers=loggers,
-        before_epoch=drop_path_schedule(plain(config), objective.model),
-        after_epoch=after_epoch,
-        on_step=after_teachers(config, on_step),
-        score=scores if config.score_every_epoch else None,
-    )
-    logits_NK, labels_N = logits(model, None)
-    result = {
-        "objective": config.objective,
-        "seed": config.seed,
-        **dataclasses.asdict(score(logits_NK, labels_N)),
-        **(robustness(partial(logits, model)) if config.robustness else {}),
-    }
-    if fabric.is_global_zero:
-        result |= {
-            "step_seconds": _median_step_seconds(config.out),
-            **size_of(plain(config), model, data.shape_CHW),
-        }
-        if album is not None:
-            album.finish(objective, model)
-        for logger in loggers:
-            logger.finish(numbers(result))
-        predictions = {"logits": logits_NK, "labels": labels_N}
-        write_tensors(config.out / "predictions.safetensors", predictions)
-        write_tensors(config.out / "model.safetensors", model.state_dict())
-        write_json(config.out / "result.json", result)
-    return fabric.broadcast(result)  # once the first process has written
+    return objective
 
 
-def check_model(model: nn.Module, name: str, shape_CHW: tuple[int, int, int], classes: int) -> None:
-    """Raise InputError unless the model maps images of this shape to logits of these classes.
-
-    Example:
-        >>> from selfexplain.models import build_model
-        >>> model = build_model("small_cnn", num_classes=3, in_channels=1)
-        >>> check_model(model, "small_cnn", (1, 8, 8), 3)
-    """
-    example = [(torch.zeros(2, *shape_CHW), torch.zeros(2, dtype=torch.int64))]
-    try:
-        shape = tuple(predict(model, example)[0].shape)
-    except Exception as error:  # a user's model may raise anything
-        raise InputError(
-            f"model {name} cannot take images of shape {shape_CHW} or does not return logits "
-            f"({first_line(error)}); pass a model for such images, or --channels and "
-            "--image-size"
-        ) from error
-    if shape != (2, classes):
-        raise InputError(
-            f"model {name} returns shape {shape} for 2 images of {classes} classes; "
-            f"it must return logits of shape (2, {classes})"
+def _logits(
+    config: RunConfig,
+    prepared: Prepared,
+    fabric: Fabric,
+    model: nn.Module,
+    corruption: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Logits (N, K) and labels (N,) of the scored images, as they are or corrupted."""
+    with fabric.autocast():
+        return predict_together(
+            model,
+            prepared,
+            device=fabric.device,
+            workers=config.data.workers,
+            corruption=corruption,
         )
-
-
-def write_run(config: RunConfig, prepared: Prepared, fabric: Fabric) -> None:
-    """Write `run.json`: configuration, environment, and what it takes to prepare an image."""
-    write_json(
-        config.out / "run.json",
-        {
-            "schema": 1,
-            "config": plain(config, leave_out=("out", "resume")),
-            "environment": {**environment(fabric.device), "processes": fabric.world_size},
-            "images": {
-                "class_names": list(prepared.class_names),
-                "shape": list(prepared.train.shape_CHW),
-                "mean": prepared.mean_C.tolist(),
-                "std": prepared.std_C.tolist(),
-                "train": len(prepared.train),
-                "scored": len(prepared.scored),
-            },
-        },
-    )
-
-
-def _median_step_seconds(folder: Path) -> float:
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    seconds: list[float] = [json.loads(line)["step_seconds"] for line in lines]
-    return statistics.median(seconds)

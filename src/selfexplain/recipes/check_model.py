@@ -1,0 +1,31 @@
+"""Whether a model fits its images and classes, before anything is trained."""
+
+import torch
+from torch import nn
+
+from selfexplain.errors import InputError, first_line
+from selfexplain.evaluation import predict
+
+
+def check_model(model: nn.Module, name: str, shape_CHW: tuple[int, int, int], classes: int) -> None:
+    """Raise InputError unless the model maps images of this shape to logits of these classes.
+
+    Example:
+        >>> from selfexplain.models import build_model
+        >>> model = build_model("small_cnn", num_classes=3, in_channels=1)
+        >>> check_model(model, "small_cnn", (1, 8, 8), 3)
+    """
+    example = [(torch.zeros(2, *shape_CHW), torch.zeros(2, dtype=torch.int64))]
+    try:
+        shape = tuple(predict(model, example)[0].shape)
+    except Exception as error:  # a user's model may raise anything
+        raise InputError(
+            f"model {name} cannot take images of shape {shape_CHW} or does not return logits "
+            f"({first_line(error)}); pass a model for such images, or --channels and "
+            "--image-size"
+        ) from error
+    if shape != (2, classes):
+        raise InputError(
+            f"model {name} returns shape {shape} for 2 images of {classes} classes; "
+            f"it must return logits of shape (2, {classes})"
+        )

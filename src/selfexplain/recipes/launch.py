@@ -1,0 +1,42 @@
+"""The devices of a run, and its processes on them."""
+
+from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+from selfexplain.errors import InputError, first_line
+from selfexplain.recipes.machines import devices_and_machines
+from selfexplain.recipes.options import DeviceOptions
+from selfexplain.training import TrainingOptions
+from selfexplain.training.loop import FABRIC_PRECISION
+
+
+def launch(device: DeviceOptions, training: TrainingOptions) -> Fabric:
+    """A Fabric for these devices, launched: with several devices, one process each.
+
+    Where torchrun started this process, Fabric joins it to the others.
+
+    Raises:
+        InputError: the machine has no such devices, or torchrun started another number.
+
+    Example:
+        >>> launch(DeviceOptions(accelerator="cpu"), TrainingOptions()).world_size
+        1
+    """
+    devices, machines = devices_and_machines(device)
+    try:
+        fabric = Fabric(
+            accelerator=device.accelerator,
+            devices=devices,
+            num_nodes=machines,
+            precision=FABRIC_PRECISION[training.precision],  # type: ignore[arg-type]
+        )
+        fabric.launch()
+    except (RuntimeError, ValueError, MisconfigurationException) as error:
+        raise InputError(
+            f"accelerator {device.accelerator} with {devices} device(s) and "
+            f"{training.precision} cannot be used here ({first_line(error)}); "
+            "pass --accelerator cpu --devices 1 --precision fp32"
+        ) from error
+    if training.precision == "fp16" and fabric.device.type == "cpu":
+        raise InputError("precision fp16 needs a GPU; pass --precision bf16 or fp32")
+    return fabric

@@ -1,0 +1,75 @@
+"""What a training writes into its folder beside what it learns."""
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from selfexplain.recipes.environment import environment
+from selfexplain.recipes.options import RunConfig, plain
+from selfexplain.recipes.prepare import Prepared
+from selfexplain.training.files import write_json, write_tensors
+
+
+def write_run(config: RunConfig, prepared: Prepared, fabric: Fabric) -> None:
+    """Write `run.json`: configuration, environment, and what it takes to prepare an image."""
+    write_json(
+        config.out / "run.json",
+        {
+            "schema": 1,
+            "config": plain(config, leave_out=("out", "resume")),
+            "environment": {**environment(fabric.device), "processes": fabric.world_size},
+            "images": {
+                "class_names": list(prepared.class_names),
+                "shape": list(prepared.train.shape_CHW),
+                "mean": prepared.mean_C.tolist(),
+                "std": prepared.std_C.tolist(),
+                "train": len(prepared.train),
+                "scored": len(prepared.scored),
+            },
+        },
+    )
+
+
+def write_outcome(
+    folder: Path, result: dict[str, Any], model: nn.Module, logits_NK: Tensor, labels_N: Tensor
+) -> None:
+    """Write the model, what it says of the scored images, and last the result: the run is done.
+
+    Args:
+        folder: of the run.
+        result: for `result.json`.
+        model: of the last epoch.
+        logits_NK: of the scored images.
+        labels_N: their classes.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> write_outcome(folder, {}, nn.Linear(2, 3), torch.zeros(1, 3), torch.zeros(1))
+        >>> sorted(path.name for path in folder.iterdir())
+        ['model.safetensors', 'predictions.safetensors', 'result.json']
+    """
+    predictions = {"logits": logits_NK, "labels": labels_N}
+    write_tensors(folder / "predictions.safetensors", predictions)
+    write_tensors(folder / "model.safetensors", model.state_dict())
+    write_json(folder / "result.json", result)
+
+
+def median_step_seconds(folder: Path) -> float:
+    r"""Seconds of a training step, the median of the epochs' means in `metrics.jsonl`.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "metrics.jsonl").write_text('{"epoch": 1, "step_seconds": 0.5}\n')
+        >>> median_step_seconds(folder)
+        0.5
+    """
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    seconds: list[float] = [json.loads(line)["step_seconds"] for line in lines]
+    return statistics.median(seconds)
