@@ -13,3 +13,11 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("report") / "compared"
     make_comparison(out)
     return out
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Folders of an introspective and of a standard run, as the app shows them."""
+    from app_runs import make_runs
+
+    return make_runs(tmp_path_factory.mktemp("runs"))

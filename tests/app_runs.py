@@ -1,9 +1,8 @@
-"""Two small runs, trained once for all tests of the app."""
+"""Two small runs for the tests of the app."""
 
 import shutil
 from pathlib import Path
 
-import pytest
 import torch
 from safetensors.torch import save_file
 
@@ -13,10 +12,8 @@ from selfexplain.recipes.train import run_training
 from selfexplain.training import TrainingOptions
 
 
-@pytest.fixture(scope="session")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def make_runs(folder: Path) -> tuple[Path, Path]:
     """An introspective and a standard run on digits; the first has kept three images."""
-    folder = tmp_path_factory.mktemp("runs")
     data = DataOptions(data="digits", train_size=300)
     for spec in ("introspective", "standard"):
         config = TrainConfig(
