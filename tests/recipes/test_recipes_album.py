@@ -1,5 +1,6 @@
 """The album of a run: right, complete, and without a trace in the training."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +11,13 @@ from torch import Tensor, nn
 
 from selfexplain.data import normalise
 from selfexplain.explanations import class_maps
+from selfexplain.introspection import Introspective
 from selfexplain.models import build_model
-from selfexplain.objectives import Standard
+from selfexplain.objectives import Objective, Standard
+from selfexplain.objectives.wrapper import Wrapper
 from selfexplain.recipes import album as album_module
 from selfexplain.recipes import train as train_module
-from selfexplain.recipes.album import explain, introspective_of, shown_images
+from selfexplain.recipes.album import explain, introspective_of, open_album, shown_images
 from selfexplain.recipes.explain import load_run
 from selfexplain.recipes.options import DataOptions, TrainConfig
 from selfexplain.recipes.prepare import load, prepare
@@ -129,3 +132,47 @@ def test_shown_images_are_firsts_of_spread_classes() -> None:
     scored = prepare(load(DATA), DATA, seed=0).scored
     labels: Tensor = scored.labels_N[shown_images(scored)]
     assert labels.tolist() == [0, 2, 4, 5, 7, 9]
+
+
+@pytest.mark.parametrize("make", [Standard, Introspective])
+def test_album_opens_before_the_model_is_moved(
+    make: Callable[[nn.Module], Objective], tmp_path: Path
+) -> None:
+    objective = make(build_model("small_cnn", num_classes=10, in_channels=1))
+    album = open_album(tmp_path, prepare(load(DATA), DATA, seed=0), torch.device("meta"), objective)
+    assert album is not None
+    assert album.device.type == "meta"
+
+
+def test_control_that_needs_no_maps_trains_without_an_album(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    objective = Introspective(model, control="uniform")
+    prepared = prepare(load(DATA), DATA, seed=0)
+    assert open_album(tmp_path, prepared, torch.device("cpu"), objective) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_opening_leaves_the_search_for_a_layer_to_training(tmp_path: Path) -> None:
+    objective = Introspective(build_model("small_cnn", num_classes=10, in_channels=1))
+    prepared = prepare(load(DATA), DATA, seed=0)
+    assert open_album(tmp_path, prepared, torch.device("cpu"), objective) is not None
+    assert objective._layer is None
+
+
+def test_wrapped_objective_explains_with_its_own_options() -> None:
+    model = build_model("small_cnn", num_classes=5, in_channels=1)
+    objective = Introspective(model, kind="gradient", exponent=2.0)
+    x_BCHW, y_B = torch.randn(3, 1, 8, 8), torch.tensor([0, 1, 2])
+    assert introspective_of(Wrapper(Wrapper(objective)), model, x_BCHW) is objective
+    page = explain(Wrapper(objective), model, x_BCHW, y_B)
+    model.eval()
+    torch.testing.assert_close(page["target"], objective.soft_target(x_BCHW, y_B))
+    assert page["maps"].shape[2:] == (8, 8)
+
+
+def test_kinds_that_take_gradients_look_at_fewer_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(album_module, "MOST_GRADIENTS", 200)
+    run_training(config(tmp_path, "introspective:kind=gradient"))
+    assert load_file(tmp_path / "similarity.safetensors")["count"].sum() == 20

@@ -18,6 +18,7 @@ from selfexplain.explanations import MapKind, class_maps
 from selfexplain.explanations.state import preserved, set_eval
 from selfexplain.introspection import Introspective
 from selfexplain.objectives import Objective
+from selfexplain.objectives.wrapper import Wrapper
 from selfexplain.recipes.prepare import Prepared
 from selfexplain.training.files import write_tensors
 
@@ -27,6 +28,8 @@ RIVALS = 3
 """How many classes are shown beside the true one."""
 MOST_SCORED = 2000
 """So many scored images tell which classes look alike."""
+MOST_GRADIENTS = 20_000
+"""At most so many images times classes, where maps take a backward pass for each class."""
 KINDS: tuple[MapKind, ...] = ("cam", "grad_cam")
 """Kinds of map that are tried on a model that does not explain itself in training."""
 
@@ -49,17 +52,19 @@ class Album:
         >>> album = Album(folder, prepare(load(options), options, seed=0), torch.device("cpu"))
         >>> objective = Standard(build_model("small_cnn", num_classes=10, in_channels=1))
         >>> album.add(objective, 1, objective.model)
-        >>> sorted(path.name for path in (folder / "album").iterdir())
-        ['epoch-0001.safetensors', 'images.safetensors']
+        >>> [path.name for path in (folder / "album").iterdir()]
+        ['epoch-0001.safetensors']
     """
 
     def __init__(self, folder: Path, prepared: Prepared, device: torch.device) -> None:
         self.folder, self.prepared, self.device = folder, prepared, device
         self.shown = shown_images(prepared.scored)
-        images_BCHW = prepared.scored.read(self.shown)
-        labels_B = prepared.scored.labels_N[self.shown]
-        page = {"images": images_BCHW, "labels": labels_B}
-        write_tensors(folder / "album" / "images.safetensors", page)
+
+    def write_images(self) -> None:
+        """Write the images that are shown, and their labels."""
+        images_BCHW = self.prepared.scored.read(self.shown)
+        page = {"images": images_BCHW, "labels": self.prepared.scored.labels_N[self.shown]}
+        write_tensors(self.folder / "album" / "images.safetensors", page)
 
     def add(self, objective: Objective, epoch: int, model: nn.Module) -> None:
         """Write the page of an epoch, counted from 1.
@@ -69,25 +74,27 @@ class Album:
             epoch: that is over.
             model: whose scores count: the objective's, or an average of it.
         """
-        x_BCHW, y_B = self._read(self.shown)
+        x_BCHW, y_B = self.read(self.shown)
         explained = explain(objective, model, x_BCHW, y_B)
         write_tensors(self.folder / "album" / f"epoch-{epoch:04d}.safetensors", explained)
 
     def finish(self, objective: Objective, model: nn.Module) -> None:
         """Write which classes the model's explanations make alike, over the scored images."""
         labels_N, classes = self.prepared.scored.labels_N, len(self.prepared.class_names)
-        shown = torch.arange(len(labels_N))
-        if len(labels_N) > MOST_SCORED:  # spread evenly, as the images may be sorted by class
-            shown = torch.linspace(0, len(labels_N) - 1, MOST_SCORED).long()
+        x_BCHW, _ = self.read(self.shown[:1])
+        reader = introspective_of(objective, model, x_BCHW)
+        most = MOST_SCORED if reader.options.kind == "cam" else max(1, MOST_GRADIENTS // classes)
+        # Spread evenly, as the images may be sorted by class.
+        shown = torch.linspace(0, len(labels_N) - 1, min(most, len(labels_N))).round().long()
         targets_BK = [
-            soft_target(objective, model, *self._read(part_B)).cpu()
+            soft_target(reader, model, *self.read(part_B)).cpu()
             for part_B in torch.split(shown, 250)
         ]
         similarity_KK, count_K = class_means(torch.cat(targets_BK), labels_N[shown], classes)
         similarity = {"similarity": similarity_KK, "count": count_K}
         write_tensors(self.folder / "similarity.safetensors", similarity)
 
-    def _read(self, shown_B: Tensor) -> tuple[Tensor, Tensor]:
+    def read(self, shown_B: Tensor) -> tuple[Tensor, Tensor]:
         """Images as the model takes them, and their labels, on the device."""
         images_BCHW = self.prepared.scored.read(shown_B).cpu()
         x_BCHW = normalise(images_BCHW, self.prepared.mean_C, self.prepared.std_C)
@@ -124,14 +131,19 @@ def open_album(
         >>> open_album(Path("run"), prepared, torch.device("cpu"), unexplained) is None
         True
     """
-    example = torch.zeros(1, *prepared.train.shape_CHW, device=device)
+    # The model is not moved to its device yet.
+    parameter = next(objective.model.parameters(), None)
+    before = Album(folder, prepared, torch.device("cpu") if parameter is None else parameter.device)
+    x_BCHW, y_B = before.read(before.shown[:1])
     try:
-        with preserved(objective.model, example):
-            set_eval(objective.model)
-            introspective_of(objective, objective.model, example)
+        # By a reader of its own, so that the objective finds its layer in training as ever.
+        reader = introspective_of(objective, objective.model, x_BCHW, beside=True)
+        explain(reader, objective.model, x_BCHW, y_B)
     except InputError:
         return None
-    return Album(folder, prepared, device)
+    album = Album(folder, prepared, device)
+    album.write_images()
+    return album
 
 
 def explain(
@@ -158,28 +170,40 @@ def explain(
     }
 
 
-def soft_target(objective: Objective, model: nn.Module, x_BCHW: Tensor, y_B: Tensor) -> Tensor:
+def soft_target(reader: Introspective, model: nn.Module, x_BCHW: Tensor, y_B: Tensor) -> Tensor:
     """The soft target (B, K) that the model's explanations give images of known classes."""
     with preserved(model, x_BCHW):
         set_eval(model)
-        return introspective_of(objective, model, x_BCHW).soft_target(x_BCHW, y_B).float()
+        return reader.soft_target(x_BCHW, y_B).float()
 
 
-def introspective_of(objective: Objective, model: nn.Module, x_BCHW: Tensor) -> Introspective:
+def introspective_of(
+    objective: Objective, model: nn.Module, x_BCHW: Tensor, *, beside: bool = False
+) -> Introspective:
     """What reads a model's explanations: the objective, or one made for another objective's model.
+
+    Args:
+        objective: that is trained, whatever it is wrapped in.
+        model: whose explanations are read.
+        x_BCHW: images, to try kinds of map on.
+        beside: make one in any case, and leave the objective alone.
 
     Raises:
         InputError: no kind of map can be read from the model.
     """
+    while isinstance(objective, Wrapper):
+        objective = objective.objective
     if isinstance(objective, Introspective):
-        if objective.model is model:
+        if objective.model is model and not beside:
             return objective
-        beside = Introspective(model, **asdict(objective.options))
-        beside.class_mean, beside.steps = objective.class_mean, objective.steps
-        return beside
+        reader = Introspective(model, **asdict(objective.options))
+        reader.class_mean, reader.steps = objective.class_mean, objective.steps
+        return reader
     for kind in KINDS:
         try:
-            class_maps(model, x_BCHW[:1], kind=kind)
+            with preserved(model, x_BCHW):
+                set_eval(model)
+                class_maps(model, x_BCHW[:1], kind=kind)
         except InputError as error:
             reason = error
         else:

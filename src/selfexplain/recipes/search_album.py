@@ -14,7 +14,6 @@ since in training BatchNorm looks at the whole batch.
 """
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from selfexplain.data import normalise
@@ -23,7 +22,7 @@ from selfexplain.multilevel import Processes
 from selfexplain.multilevel.processes import ALONE
 from selfexplain.recipes.prepare import Prepared
 from selfexplain.recipes.search_options import SearchConfig
-from selfexplain.training.files import atomic_file
+from selfexplain.training.files import write_tensors
 from selfexplain.training.seeding import epoch_seed
 
 IMAGES = 4
@@ -78,7 +77,7 @@ class SearchAlbum:
         labels_B = self.prepared.scored.labels_N[self.indices_B]
         first = slice(IMAGES)
         images = {"images": images_BCHW[first], "labels": labels_B[first]}
-        self._write("images", images)
+        write_tensors(self.folder / "images.safetensors", images)
         mean_C, std_C = self.prepared.mean_C.to(self.device), self.prepared.std_C.to(self.device)
         x_BCHW = normalise(images_BCHW.to(self.device), mean_C, std_C)
         batch = x_BCHW.contiguous(memory_format=torch.channels_last), labels_B.to(self.device)
@@ -87,12 +86,7 @@ class SearchAlbum:
         delta_BCHW, shown_BCHW = search.explain(batch, generator)
         picture_BCHW = shown_BCHW * std_C[:, None, None] + mean_C[:, None, None]
         explained = {"delta": delta_BCHW[first], "explained": picture_BCHW[first]}
-        self._write(f"epoch-{epoch:04d}", explained)
-
-    def _write(self, name: str, tensors: dict[str, Tensor]) -> None:
-        plain = {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}
-        with atomic_file(self.folder / f"{name}.safetensors") as file:
-            file.write(save(plain))
+        write_tensors(self.folder / f"epoch-{epoch:04d}.safetensors", explained)
 
 
 def album_indices(labels_N: Tensor, size: int) -> Tensor:
