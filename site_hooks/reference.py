@@ -27,6 +27,8 @@ WITHOUT_ALL = {
         "explain.explain_images",
         "evaluate_explanations.evaluate_explanations",
         "export.export_run",
+        "report.ReportConfig",
+        "report.write_report",
         "lookup.run_lookup",
         "objectives.build_objective",
         "grid.run_all",
