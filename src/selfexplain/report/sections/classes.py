@@ -108,8 +108,8 @@ NOTHING = (
 )
 READING = (
     "First: how much of the soft target the model's explanations give to each other class, as a "
-    "mean over at most 2000 scored images, by class (row). Second: how many of all scored images of "
-    "a class, in %, the model takes for the other class; right answers are left out."
+    "mean over at most 2000 scored images, by class (row). Second: how many of all scored images "
+    "of a class, in %, the model takes for the other class; right answers are left out."
 )
 
 
@@ -127,9 +127,10 @@ def _heat_map(matrix_KK: Tensor, title: str, names: Sequence[str]) -> str:
     if len(names) <= NAMED:
         short = [_short(name) for name in names]
         long = max(map(len, short)) > 2
-        look = {"fontsize": 8, "parse_math": False}
-        axes.set_xticks(range(len(names)), short, rotation=90 if long else 0, **look)
-        axes.set_yticks(range(len(names)), short, **look)
+        axes.set_xticks(range(len(names)), short, rotation=90 if long else 0)
+        axes.set_yticks(range(len(names)), short)
+        for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+            label.set(fontsize=8, parse_math=False)
     else:
         axes.set_xticks([])
         axes.set_yticks([])
