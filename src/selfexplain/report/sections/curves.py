@@ -135,7 +135,7 @@ def _chart(records: Sequence[Record], objectives: Sequence[str], key: str) -> st
             )
         ends.append(f"{objective} {curve.mean[-1]:.4g}")
     title = TITLES.get(key, key.replace("_", " "))
-    axes.set_title(title, loc="left", fontsize=10, parse_math=False)
+    axes.set_title(title, loc="left", fontsize=10)
     axes.set_xlabel("epoch", fontsize=9)
     axes.tick_params(labelsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins="auto"))
