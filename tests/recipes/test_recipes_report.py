@@ -80,6 +80,14 @@ def test_several_folders_make_one_page_named_apart(
     assert found[-1] == "introspective-seed0: What the model explains to itself"
 
 
+def test_folders_of_one_name_are_numbered(compared: Path, tmp_path: Path) -> None:
+    dirs = tuple(tmp_path / name / "run" for name in ("a", "b"))
+    for folder in dirs:
+        shutil.copytree(run_folder(compared, "standard", 0), folder)
+    found = titles(write_report(ReportConfig(dirs=dirs)))
+    assert (found[0], found[-1].split(":")[0]) == ("run (1): Results", "run (2)")
+
+
 def test_old_runs_are_shown_without_what_they_did_not_leave(copied: Path) -> None:
     for folder in (copied / "runs").iterdir():
         shutil.rmtree(folder / "album")
@@ -114,8 +122,44 @@ def test_gallery_without_introspection_shows_the_last_objective(copied: Path) ->
     assert "standard, seed 0, the last compared" in text
 
 
+def as_control(folder: Path) -> None:
+    """Make a run one of a control."""
+    run = json.loads((folder / "run.json").read_text())
+    run["config"]["objective"] = "introspective:control=permuted"
+    (folder / "run.json").write_text(json.dumps(run))
+
+
+def test_a_control_is_shown_only_where_there_is_nothing_better(copied: Path) -> None:
+    first, second = (run_folder(copied, "introspective", seed) for seed in (0, 1))
+    as_control(first)
+    text = write_report(ReportConfig(dirs=(copied,))).read_text()
+    assert text.count("introspective, seed 1, the first that learns by introspection") == 1
+    assert "the control permuted" not in text
+    as_control(second)
+    text = write_report(ReportConfig(dirs=(copied,))).read_text()
+    assert text.count("that of the control permuted") == 2  # the gallery and the matrices
+
+
+@pytest.mark.parametrize(
+    ("spec", "control"),
+    [
+        ("introspective", "uniform"),
+        ("mixup+introspective:weight=0.1,control=permuted", "permuted"),
+        ("introspective:control=none", "none"),
+        ("standard", "none"),
+    ],
+)
+def test_control_of_a_record(spec: str, control: str, copied: Path) -> None:
+    folder = run_folder(copied, "introspective", 0)
+    run = json.loads((folder / "run.json").read_text())
+    run["config"]["objective"] = spec
+    run["config"]["options"]["introspective"]["control"] = "uniform"
+    (folder / "run.json").write_text(json.dumps(run))
+    assert read_record(folder).control == control
+
+
 def test_class_names_from_outside_are_escaped(copied: Path) -> None:
-    evil = '<img src=x onerror="alert(1)">'
+    evil = '$\\y$<img src=x onerror="alert(1)">'
     for folder in (copied / "runs").iterdir():
         run = json.loads((folder / "run.json").read_text())
         run["images"]["class_names"] = [f"{evil}{i}" for i in range(10)]
@@ -148,6 +192,24 @@ def test_record_holds_what_the_files_hold(compared: Path) -> None:
     album = read_album(folder, most=2)
     assert album is not None
     assert [moment.epoch for moment in album.moments] == [1, 2]
+
+
+def test_pages_of_logged_epochs_alone_are_shown(copied: Path) -> None:
+    """In the order of numbers, of as many epochs as were wanted."""
+    folder = run_folder(copied, "introspective", 0)
+    run = json.loads((folder / "run.json").read_text())
+    run["config"]["training"]["epochs"] = 20000
+    (folder / "run.json").write_text(json.dumps(run))
+    for name in ("0003", "9999", "10000", "abc"):
+        shutil.copy(
+            folder / "album/epoch-0001.safetensors", folder / f"album/epoch-{name}.safetensors"
+        )
+    log = "".join(json.dumps({"epoch": epoch, "loss": 1.0}) + "\n" for epoch in (2, 9999, 10000))
+    (folder / "metrics.jsonl").write_text(log)
+    album = read_album(folder)
+    assert album is not None
+    assert [moment.epoch for moment in album.moments] == [2, 9999, 10000]
+    assert "after epoch 2 of 20000" in write_report(ReportConfig(dirs=(folder,))).read_text()
 
 
 def test_what_cannot_be_used_is_refused_in_a_sentence(tmp_path: Path, copied: Path) -> None:

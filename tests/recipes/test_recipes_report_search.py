@@ -11,7 +11,7 @@ import pytest
 from selfexplain.cli import main
 from selfexplain.errors import InputError
 from selfexplain.recipes.options import DataOptions
-from selfexplain.recipes.report_search import read_search, search_sections
+from selfexplain.recipes.report_search import holds_search, read_search, search_sections
 from selfexplain.recipes.search import run_search
 from selfexplain.recipes.search_options import SearchConfig
 from selfexplain.report.html import page
@@ -143,6 +143,15 @@ def test_other_folders_are_refused(tmp_path: Path, folders: Path) -> None:
     (broken / "album" / "epoch-0002.safetensors").write_bytes(b"half")
     with pytest.raises(InputError, match=r"epoch-0002.safetensors cannot be read"):
         search_sections(broken)
+
+
+def test_trainings_named_by_seed_are_no_searches(folders: Path, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        (tmp_path / f"seed{seed}").mkdir()
+        (tmp_path / f"seed{seed}" / "run.json").write_text('{"config": {"objective": "standard"}}')
+    assert not holds_search(tmp_path)
+    shutil.copytree(folders / "lease", tmp_path / "seed2")
+    assert [section.title for section in search_sections(tmp_path)] == ["Searches", "Seed 2"]
 
 
 @pytest.fixture(scope="module")

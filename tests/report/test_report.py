@@ -13,6 +13,7 @@ from selfexplain.report import (
     comparison_table,
     explanation_figure,
     save_figure,
+    study_figure,
 )
 
 
@@ -137,6 +138,22 @@ def test_two_classes_have_one_rival() -> None:
         ["cat"],
     )
     assert [a.get_title() for a in made.axes] == ["cat", "cat", "dog", "soft target"]
+
+
+def test_dollars_in_a_name_are_no_formula(tmp_path: Path) -> None:
+    name = "$\\y$"
+    pixels, target = torch.rand(1, 1, 8, 8), torch.tensor([[0.0, 1.0]])
+    part = {"part": name, "n": 1, "gain_mean": 1.0, "gain_ci95": None}
+    for number, made in enumerate(
+        [
+            explanation_figure(
+                pixels, torch.randn(1, 2, 2, 2), target, torch.tensor([0]), [name] * 2, [name]
+            ),
+            study_figure({"rows": [part]}),
+        ]
+    ):
+        save_figure(made, tmp_path / f"{number}.png")
+        assert name in [label.get_text() for label in made.axes[-1].get_yticklabels()]
 
 
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])

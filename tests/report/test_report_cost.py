@@ -85,6 +85,14 @@ def test_cost_of_teachers_counts_where_it_is_known() -> None:
     assert "a step" in axes.get_xlabel()
 
 
+def test_dollars_in_a_name_are_no_formula() -> None:
+    figure = cost_figure([row("kd:teacher=$\\y$", 1, 90), row("b", 9, 91)])
+    FigureCanvasAgg(figure).draw()
+    assert "kd:teacher=$\\y$" in [text.get_text() for text in figure.axes[0].texts]
+    ticks = figure.axes[0].get_xticklabels()
+    assert all(tick.get_parse_math() for tick in ticks)  # the powers of a logarithmic axis are
+
+
 def test_one_seed_has_no_bar() -> None:
     figure = cost_figure([row("a", 1, 90) | {"accuracy_std": None}])
     assert not figure.axes[0].collections

@@ -13,7 +13,7 @@ from PIL import Image
 
 from selfexplain.report.html import Section, escape, figure, image, page, slider, table
 
-EVIL = '</script><script>alert("x")</script>&\''
+EVIL = '</script><script>alert("x")</script>&\'$\\y$'
 VOID = {"meta", "link", "img", "input", "br"}
 
 
@@ -51,7 +51,7 @@ def drawing(colour: str = "black") -> Figure:
     drawn = Figure(figsize=(3, 2))
     axes = drawn.subplots()
     axes.plot([1, 2], [2, 1], "o-", color=colour)
-    axes.set_title(EVIL)
+    axes.set_title(EVIL, parse_math=False)
     return drawn
 
 
@@ -134,6 +134,13 @@ def test_figure_is_the_same_each_time_and_takes_the_colour_of_the_text() -> None
     texts = [e.text for e in svg.iter() if e.tag.endswith("}text")]
     assert EVIL in texts  # text stays text
     assert drawn.get_facecolor() == (1.0, 1.0, 1.0, 1.0)  # the figure is left as it was
+
+
+@pytest.mark.filterwarnings("error")
+def test_glyphs_that_the_browser_has_are_not_missed() -> None:
+    drawn = drawing()
+    drawn.axes[0].set_title("日本語")
+    assert "日本語" in figure(drawn, "line")
 
 
 def test_figures_share_no_names_and_every_reference_is_found() -> None:

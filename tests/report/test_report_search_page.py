@@ -12,7 +12,6 @@ from PIL import Image
 
 from selfexplain.report import cell_svg
 from selfexplain.report.cell_style import STYLES
-from selfexplain.report.html.evenly import evenly
 from selfexplain.report.html.line_colours import colours_css, variable
 from selfexplain.report.search_sections.album import album_part
 from selfexplain.report.search_sections.alphas import alphas_table
@@ -61,15 +60,6 @@ def record(epochs: int = 3, method: str = "lease", **more: Any) -> SearchRecord:
 def pixels_in(html: str) -> list[np.ndarray]:
     data = re.findall(r"data:image/png;base64,([^\"]+)", html)
     return [np.asarray(Image.open(io.BytesIO(base64.b64decode(png)))) for png in data]
-
-
-def test_evenly_spaced_frames() -> None:
-    assert evenly(1) == [0]
-    assert evenly(20) == list(range(20))
-    chosen = evenly(101)
-    assert (len(chosen), chosen[0], chosen[-1]) == (20, 0, 100)
-    gaps = np.diff(chosen)
-    assert gaps.max() - gaps.min() <= 1
 
 
 @pytest.mark.parametrize(("epochs", "frames"), [(1, 1), (3, 3), (45, 20)])

@@ -29,7 +29,7 @@ from selfexplain.report.sections.curves import curve_of
 from selfexplain.report.sections.overlay import image_pixels, map_pixels, shrunk
 from selfexplain.report.sections.reliability import reliability_bins
 
-EVIL = '<script>"x"</script>'
+EVIL = '<script>"x"</script>$\\y$'
 
 
 def predictions(n: int = 300, k: int = 5, scale: float = 2.0) -> Predictions:
@@ -185,15 +185,31 @@ def test_gallery_of_two_classes_shows_the_one_rival() -> None:
         images_BCHW=torch.zeros(1, 3, 8, 8, dtype=torch.uint8),
         labels_B=torch.tensor([0]),
         moments=(moment(1), moment(5)),
+        epochs=30,
     )
     names = (EVIL, "dog")
     body = gallery_section(Record(objective="a", seed=0, class_names=names, album=album)).body
     assert body.count('class="frame"') == 2
     assert body.count("<img") == 2 * 2
-    assert "after epoch 1 of 5" in body
+    assert "after epoch 5 of 30" in body
     assert "predicted: dog, 75 % (wrong)" in body
     assert "all others" not in body
     assert "<script>" not in body
+
+
+def test_a_controls_target_is_not_taken_for_the_explanations() -> None:
+    album = Album(
+        images_BCHW=torch.zeros(1, 3, 8, 8, dtype=torch.uint8),
+        labels_B=torch.tensor([0]),
+        moments=(moment(1),),
+        epochs=1,
+    )
+    similarity = Similarity(similarity_KK=torch.rand(5, 5), count_K=torch.ones(5))
+    more = {"album": album, "predictions": predictions(), "similarity": similarity}
+    for control, said in (("permuted", True), ("none", False)):
+        run = record(control=control, **more)
+        for section in (gallery_section(run), classes_section([run])):
+            assert ("that of the control" in section.body) == said
 
 
 def test_what_is_missing_is_said() -> None:

@@ -10,6 +10,7 @@ import tyro
 from selfexplain.errors import InputError
 from selfexplain.recipes.report_search import holds_search, search_sections
 from selfexplain.recipes.report_training import comparison_sections, run_sections, study_sections
+from selfexplain.report import told_apart
 from selfexplain.report.html import Section, page
 from selfexplain.training.files import atomic_file
 
@@ -53,7 +54,7 @@ def write_report(config: ReportConfig) -> Path:
         selfexplain.errors.InputError: there is no folder absent; pass folders of runs
     """
     chapters = [sections_of(folder) for folder in config.dirs]
-    names = [folder.resolve().name for folder in config.dirs]
+    names = told_apart([folder.resolve().name for folder in config.dirs])
     if len(chapters) > 1:
         chapters = [
             [dataclasses.replace(section, title=f"{name}: {section.title}") for section in chapter]

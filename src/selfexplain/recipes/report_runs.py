@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from selfexplain.errors import InputError
+from selfexplain.recipes.folder import saved_config
+from selfexplain.recipes.partners import parts_of
 from selfexplain.report.html.evenly import FRAMES, evenly
 from selfexplain.report.sections import Album, Moment, Predictions, Record, Similarity
 from selfexplain.training.files import read_json
@@ -31,7 +33,8 @@ def read_record(folder: Path) -> Record:
     path = folder / "run.json"
     run = read_json(path)
     try:
-        objective, seed = str(run["config"]["objective"]), int(run["config"]["seed"])
+        config = run["config"]
+        objective, seed = str(config["objective"]), int(config["seed"])
         class_names = tuple(map(str, run["images"]["class_names"]))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is not a training's; pass the folder of a training") from error
@@ -44,6 +47,7 @@ def read_record(folder: Path) -> Record:
         result=read_json(done) if done.exists() else None,
         predictions=_predictions(folder),
         similarity=_similarity(folder),
+        control=_control(objective, config.get("options") or {}),
     )
 
 
@@ -58,11 +62,33 @@ def read_album(folder: Path, most: int = FRAMES) -> Album | None:
         True
     """
     images = _tensors(folder / "album" / "images.safetensors", "images", "labels")
-    paths = sorted((folder / "album").glob("epoch-*.safetensors"))
-    if images is None or not paths:
+    epochs = album_epochs(folder)
+    if images is None or not epochs:
         return None
-    moments = [_moment(paths[i]) for i in evenly(len(paths), most)]
-    return Album(images_BCHW=images[0], labels_B=images[1], moments=tuple(moments))
+    return Album(
+        images_BCHW=images[0],
+        labels_B=images[1],
+        moments=tuple(_moment(folder, epochs[i]) for i in evenly(len(epochs), most)),
+        epochs=int(saved_config(folder / "run.json")["training"]["epochs"]),
+    )
+
+
+def album_epochs(folder: Path) -> list[int]:
+    """The logged epochs that the album has a page of: a page of a later one was cut off.
+
+    Example:
+        >>> album_epochs(Path("absent"))
+        []
+    """
+    epochs = sorted({int(line["epoch"]) for line in _metrics(folder)})
+    return [epoch for epoch in epochs if _page(folder, epoch).exists()]
+
+
+def _control(spec: str, options: dict[str, dict[str, Any]]) -> str:
+    """The control of a spec's objective: the spec's own, else that of the run's options."""
+    name, _, text = parts_of(spec)[-1].partition(":")
+    own = dict(part.split("=", 1) for part in text.split(",") if "=" in part)
+    return str(own.get("control", options.get(name, {}).get("control", "none")))
 
 
 def _metrics(folder: Path) -> tuple[dict[str, Any], ...]:
@@ -85,12 +111,16 @@ def _similarity(folder: Path) -> Similarity | None:
     return None if tensors is None else Similarity(similarity_KK=tensors[0], count_K=tensors[1])
 
 
-def _moment(path: Path) -> Moment:
-    tensors = _tensors(path, "probabilities", "target", "classes", "maps")
-    assert tensors is not None, "the folder was listed a moment ago"
+def _page(folder: Path, epoch: int) -> Path:
+    return folder / "album" / f"epoch-{epoch:04d}.safetensors"
+
+
+def _moment(folder: Path, epoch: int) -> Moment:
+    tensors = _tensors(_page(folder, epoch), "probabilities", "target", "classes", "maps")
+    assert tensors is not None, "the page was there a moment ago"
     probabilities_BK, target_BK, classes_BR, maps_BRHW = tensors
     return Moment(
-        epoch=int(path.stem.partition("-")[2]),
+        epoch=epoch,
         probabilities_BK=probabilities_BK,
         target_BK=target_BK,
         classes_BR=classes_BR,

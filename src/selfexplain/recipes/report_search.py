@@ -35,7 +35,7 @@ def holds_search(folder: Path) -> bool:
     if _holds_seeds(folder):
         return True
     path = folder / "run.json"
-    return path.exists() and {"space", "rates"} <= set(read_json(path).get("config") or {})
+    return path.exists() and _is_search(path)
 
 
 def search_sections(folder: Path) -> list[Section]:
@@ -93,14 +93,18 @@ def read_search(folder: Path) -> SearchRecord:
     )
 
 
+def _is_search(run_json: Path) -> bool:
+    return {"space", "rates"} <= set(read_json(run_json).get("config") or {})
+
+
 def _holds_seeds(folder: Path) -> bool:
     return (folder / "searches.json").exists() or bool(_seeds(folder))
 
 
 def _seeds(folder: Path) -> list[int]:
     """The seeds that a search has been begun with."""
-    names = [path.parent.name.removeprefix("seed") for path in folder.glob("seed*/run.json")]
-    return sorted(int(name) for name in names if name.isdecimal())
+    found = {path.parent.name[4:]: path for path in folder.glob("seed*/run.json")}
+    return sorted(int(seed) for seed in found if seed.isdecimal() and _is_search(found[seed]))
 
 
 def _sections_of_seeds(folder: Path) -> list[Section]:

@@ -8,7 +8,7 @@ from typing import Any
 from selfexplain.errors import InputError
 from selfexplain.recipes.folder import saved_config
 from selfexplain.recipes.partners import parts_of
-from selfexplain.recipes.report_runs import read_album, read_record
+from selfexplain.recipes.report_runs import album_epochs, read_album, read_record
 from selfexplain.recipes.runs import run_folder
 from selfexplain.report.html import Section, paragraph
 from selfexplain.report.sections import (
@@ -99,7 +99,7 @@ def _unfinished(config: dict[str, Any], records: Sequence[Record]) -> Section:
 
 def _learned(records: Sequence[Record], folders: Sequence[Path]) -> list[Section]:
     """The sections on what models learned."""
-    order = sorted(range(len(records)), key=lambda i: not _introspective(records[i]))
+    order = sorted(range(len(records)), key=lambda i: _place(records[i]))
     return [
         curves_section(records),
         reliability_section(records),
@@ -110,16 +110,22 @@ def _learned(records: Sequence[Record], folders: Sequence[Path]) -> list[Section
 
 def _gallery(records: Sequence[Record], folders: Sequence[Path]) -> Section:
     """The gallery of the first introspective run that has an album, else of the last objective."""
-    have = [i for i, folder in enumerate(folders) if any((folder / "album").glob("epoch-*"))]
+    have = [i for i, folder in enumerate(folders) if album_epochs(folder)]
     if not have:
         return gallery_section(None)
     introspective = [i for i in have if _introspective(records[i])]
+    introspective.sort(key=lambda i: _place(records[i]))
     objective = records[(introspective or have[::-1])[0]].objective
     chosen = next(i for i in have if records[i].objective == objective)
     others = len({record.objective for record in records}) > 1
     why = ", the first that learns by introspection" if introspective else ", the last compared"
     record = dataclasses.replace(records[chosen], album=read_album(folders[chosen]))
     return gallery_section(record, why if others else "")
+
+
+def _place(record: Record) -> int:
+    """Introspection comes first, then its controls, then what does not explain."""
+    return 1 + (record.control != "none") if _introspective(record) else 3
 
 
 def _introspective(record: Record) -> bool:

@@ -3,6 +3,7 @@
 from selfexplain.report.cell_drawing import cell_svg
 from selfexplain.report.cell_text import cell_text
 from selfexplain.report.cost_plot import cost_figure
+from selfexplain.report.names import told_apart
 from selfexplain.report.pareto import pareto_front
 from selfexplain.report.picture import explanation_figure, save_figure
 from selfexplain.report.progress import progress_bar
@@ -30,4 +31,5 @@ __all__ = [
     "study_markdown",
     "study_table",
     "sweep_progress",
+    "told_apart",
 ]

@@ -132,6 +132,7 @@ def _annotate(
         textcoords="offset points",
         ha=align,
         fontsize=8,
+        parse_math=False,
         arrowprops=line if abs(y) > 20 else None,
     )
     label.set_in_layout(False)  # else the axes would shrink and the points move

@@ -82,7 +82,7 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 def _draw_image(axes: Axes, image_CHW: Tensor, title: str) -> None:
     axes.imshow(_pixels(image_CHW), cmap="gray", vmin=0, vmax=1)
-    axes.set_title(title, fontsize=9)
+    axes.set_title(title, fontsize=9, parse_math=False)
     axes.set_axis_off()
 
 
@@ -92,13 +92,14 @@ def _draw_map(axes: Axes, image_CHW: Tensor, map_HW: Tensor, scale: float, name:
     axes.imshow(_pixels(image_CHW.mean(dim=0, keepdim=True)), cmap="gray", vmin=0, vmax=1)
     large = F.interpolate(map_HW[None, None], (height, width), mode="bilinear")[0, 0]
     axes.imshow(large.numpy(), cmap="RdBu_r", vmin=-scale, vmax=scale, alpha=0.6)
-    axes.set_title(name, fontsize=9)
+    axes.set_title(name, fontsize=9, parse_math=False)
     axes.set_axis_off()
 
 
 def _draw_bars(axes: Axes, target_K: Tensor, rivals: list[int], names: Sequence[str]) -> None:
     axes.barh(range(len(rivals)), target_K[rivals].tolist(), color="tab:orange")
-    axes.set_yticks(range(len(rivals)), [names[k] for k in rivals], fontsize=8)
+    shown = [names[k] for k in rivals]
+    axes.set_yticks(range(len(rivals)), shown, fontsize=8, parse_math=False)
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.set_title("soft target", fontsize=9)

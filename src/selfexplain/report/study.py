@@ -63,7 +63,7 @@ def study_figure(study: dict[str, Any]) -> Figure:
         if row["gain_ci95"] is not None:
             axes.plot(row["gain_ci95"], [place, place], color="black", linewidth=1.2)
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(rows)), [row["part"] for row in rows])
+    axes.set_yticks(range(len(rows)), [row["part"] for row in rows], parse_math=False)
     axes.invert_yaxis()
     n = rows[0]["n"] if rows else 0
     axes.set_xlabel(

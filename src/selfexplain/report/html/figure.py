@@ -3,6 +3,7 @@
 import hashlib
 import io
 import re
+import warnings
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -37,7 +38,9 @@ def figure(figure: Figure, alt: str) -> str:
         (True, False, True)
     """
     file = io.StringIO()
-    with mpl.rc_context(SETTINGS):
+    with mpl.rc_context(SETTINGS), warnings.catch_warnings():
+        # Text is drawn by the browser, whose fonts have more glyphs than matplotlib's.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(file, format="svg", transparent=True, metadata=NO_METADATA)
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :].strip()

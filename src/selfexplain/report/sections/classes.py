@@ -96,7 +96,7 @@ def classes_section(records: Sequence[Record]) -> Section:
     )
     return Section(
         title,
-        paragraph(f"{record.name}. {READING}{ranks}")
+        paragraph(f"{record.name}. {READING}{ranks}{record.caution}")
         + f'<div class="charts">{"".join(charts)}</div>'
         + _pairs(similarity_KK, confusion_KK, record.class_names),
     )
@@ -108,8 +108,8 @@ NOTHING = (
 )
 READING = (
     "First: how much of the soft target the model's explanations give to each other class, as a "
-    "mean over the scored images of a class (row). Second: how many of them, in %, the model takes "
-    "for that class; right answers are left out."
+    "mean over at most 2000 scored images, by class (row). Second: how many of all scored images "
+    "of a class, in %, the model takes for the other class; right answers are left out."
 )
 
 
@@ -127,8 +127,10 @@ def _heat_map(matrix_KK: Tensor, title: str, names: Sequence[str]) -> str:
     if len(names) <= NAMED:
         short = [_short(name) for name in names]
         long = max(map(len, short)) > 2
-        axes.set_xticks(range(len(names)), short, rotation=90 if long else 0, fontsize=8)
-        axes.set_yticks(range(len(names)), short, fontsize=8)
+        axes.set_xticks(range(len(names)), short, rotation=90 if long else 0)
+        axes.set_yticks(range(len(names)), short)
+        for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+            label.set(fontsize=8, parse_math=False)
     else:
         axes.set_xticks([])
         axes.set_yticks([])

@@ -33,11 +33,10 @@ def gallery_section(record: Record | None, why: str = "") -> Section:
         return Section(title, paragraph(NOTHING))
     album = record.album
     frames = [_frame(album, moment, record.class_names) for moment in album.moments]
-    last = album.moments[-1].epoch
-    captions = [f"after epoch {moment.epoch} of {last}" for moment in album.moments]
+    captions = [f"after epoch {moment.epoch} of {album.epochs}" for moment in album.moments]
     return Section(
         title,
-        paragraph(f"{record.name}{why}. {READING}")
+        paragraph(f"{record.name}{why}. {READING}{record.caution}")
         + f'<div class="gallery" style="{_backgrounds(album)}">'
         + slider("Epoch", frames, captions)
         + "</div>",

@@ -51,6 +51,8 @@ class Album:
     labels_B: Tensor
     moments: tuple[Moment, ...]
     """By rising epoch."""
+    epochs: int
+    """That the run was to have; it may have been stopped before."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,8 +68,20 @@ class Record:
     predictions: Predictions | None = None
     similarity: Similarity | None = None
     album: Album | None = None
+    control: str = "none"
+    """Whose soft target an introspective objective learns from, if not its explanations'."""
 
     @property
     def name(self) -> str:
         """How the run is called on the page."""
         return f"{self.objective}, seed {self.seed}"
+
+    @property
+    def caution(self) -> str:
+        """What to know of its soft target; begins with a space, empty without a control."""
+        if self.control == "none":
+            return ""
+        return (
+            f" Here the soft target is that of the control {self.control}: it does not say which "
+            "classes the explanations find alike."
+        )
