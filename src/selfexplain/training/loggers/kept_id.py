@@ -10,7 +10,7 @@ from selfexplain.training.files import atomic_file
 
 
 def kept_id(path: Path, hyperparameters: Mapping[str, Any], new: Callable[[], str]) -> str:
-    """The id kept in a file; a new one, which is then kept, if there is none for this configuration.
+    """The id kept in a file for this configuration; if there is none, a new one, kept from now on.
 
     A start that failed before its first checkpoint leaves its folder to any other configuration,
     whose numbers must not go to the run with the old hyper-parameters.

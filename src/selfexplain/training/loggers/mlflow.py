@@ -113,7 +113,7 @@ class MLflow:
 
 
 def _sqlite_uri(path: Path) -> str:
-    """With the driver: of "sqlite:" alone MLflow makes the folder, under its percent-encoded name."""
+    # With the driver: for "sqlite:" MLflow makes the folder, by its name as it is encoded in the URI.
     return URL.create("sqlite+pysqlite", database=str(path)).render_as_string()
 
 
