@@ -113,7 +113,7 @@ class MLflow:
 
 
 def _sqlite_uri(path: Path) -> str:
-    # With the driver: for "sqlite:" MLflow makes the folder, by its name as it is encoded in the URI.
+    # With the driver: for "sqlite:" MLflow makes a folder of the percent-encoded name.
     return URL.create("sqlite+pysqlite", database=str(path)).render_as_string()
 
 
