@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -37,7 +38,20 @@ Runs = tuple[Path, Path]
 
 @contextlib.contextmanager
 def running(folders: list[Path]) -> Iterator[str]:
-    """The app's address, while it runs."""
+    """The app's address, while it runs; uploads are gone when it was terminated."""
+    with tempfile.TemporaryDirectory() as temporary:
+        with _running(folders, temporary) as url:
+            assert len(_uploads(temporary)) == 1
+            yield url
+        assert _uploads(temporary) == []
+
+
+def _uploads(temporary: str) -> list[Path]:
+    return list(Path(temporary).glob("selfexplain-app-*"))
+
+
+@contextlib.contextmanager
+def _running(folders: list[Path], temporary: str) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -45,6 +59,7 @@ def running(folders: list[Path]) -> Iterator[str]:
     environment = os.environ | {
         "PYTHONPATH": str(source),
         "OMP_NUM_THREADS": "1",
+        "TMPDIR": temporary,
     }
     chosen = [word for folder in folders for word in ("--run", str(folder))]
     process = subprocess.Popen(
@@ -61,7 +76,7 @@ def running(folders: list[Path]) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        assert process.wait(timeout=30) == 0
 
 
 @pytest.fixture(scope="module")

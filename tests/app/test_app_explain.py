@@ -89,6 +89,22 @@ def test_every_kind_and_layer_that_is_offered_is_shown(
             assert "sx-answer" in board.view(0, (image, image), kind, layer, 12)
 
 
+def test_a_layer_named_for_cam_is_the_default_one_and_the_runs_own(
+    runs: Runs, image: Tensor, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(runs[0], tmp_path / "named"))
+    record = json.loads((folder / "run.json").read_text())
+    layer = Explainer(folder).layers("cam")[0]
+    record["config"]["objective"] = f"introspective:kind=cam,layer={layer}"
+    (folder / "run.json").write_text(json.dumps(record))
+    board = Board([Explainer(folder)])
+    assert board.explainers[0].own == ("cam", layer)
+    assert board.own_layer(0, "cam") in [name for _, name in board.layers(0, "cam")]
+    shown = board.explainers[0].explain(image, "cam", board.own_layer(0, "cam") or None)
+    assert shown.own
+    assert torch.equal(shown.maps_KHW, board.explainers[0].explain(image, "cam", layer).maps_KHW)
+
+
 def test_a_layer_that_cannot_be_explained_is_refused(
     explainers: tuple[Explainer, Explainer], image: Tensor
 ) -> None:

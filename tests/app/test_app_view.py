@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 from selfexplain.app import Explanation
-from selfexplain.app.pictures import map_uri, tinted
+from selfexplain.app.pictures import image_uri, map_uri
 from selfexplain.app.view import by_strength, explanation_html
+from selfexplain.report.overlay import RED, image_pixels, map_pixels
 
 HOSTILE = "<script>alert(1)</script>${value}{{x}}"
 
@@ -75,20 +76,31 @@ def test_names_from_outside_are_escaped() -> None:
     assert 'onmouseover="' not in html
 
 
-def test_red_speaks_for_and_blue_against() -> None:
-    layer = tinted(torch.tensor([[1.0, -1.0, 0.0, 9.0]]), scale=2.0)
-    red, blue, none, clipped = layer[:, 0].T.tolist()
-    assert red[0] > red[2]
-    assert blue[2] > blue[0]
-    assert (red[3], none[3], clipped[3]) == (108, 0, 217)
-
-
-@pytest.mark.parametrize(("size", "drawn"), [((2, 3), (2, 3)), ((224, 100), (128, 100))])
-def test_a_map_keeps_its_resolution_up_to_a_limit(
-    size: tuple[int, int], drawn: tuple[int, int]
-) -> None:
-    uri = map_uri(torch.full(size, 0.5), 1.0)
+def drawn(uri: str) -> np.ndarray:
     content = base64.b64decode(uri.removeprefix("data:image/png;base64,"))
-    pixels_HWC = np.asarray(Image.open(io.BytesIO(content)))
-    assert pixels_HWC.shape == (*drawn, 4)
-    assert (pixels_HWC == (178, 24, 43, 108)).all()
+    return np.asarray(Image.open(io.BytesIO(content)))
+
+
+def test_maps_and_images_are_drawn_as_in_the_report() -> None:
+    map_HW = torch.tensor([[1.0, -1.0, 0.0, 9.0]])
+    assert (drawn(map_uri(map_HW, 2.0)) == map_pixels(map_HW, 2.0)).all()
+    image_CHW = explanation().image_CHW
+    grey = drawn(image_uri(image_CHW, grey=True))
+    assert (grey == image_pixels(image_CHW, grey=True)[:, :, 0]).all()
+
+
+@pytest.mark.parametrize("size", [(8, 8), (224, 100)])
+def test_an_image_keeps_its_pixels(size: tuple[int, int]) -> None:
+    image_CHW = torch.randint(256, (3, *size), dtype=torch.uint8)
+    assert (drawn(image_uri(image_CHW)) == image_CHW.permute(1, 2, 0).numpy()).all()
+
+
+@pytest.mark.parametrize(
+    ("size", "kept"), [((2, 3), (2, 3)), ((100, 50), (100, 50)), ((224, 112), (128, 64))]
+)
+def test_a_map_keeps_its_resolution_up_to_a_limit(
+    size: tuple[int, int], kept: tuple[int, int]
+) -> None:
+    pixels_HWC = drawn(map_uri(torch.full(size, 0.5), 1.0))
+    assert pixels_HWC.shape == (*kept, 4)
+    assert (pixels_HWC == (*RED, 102)).all()

@@ -11,6 +11,7 @@ from sklearn.metrics import confusion_matrix
 
 from selfexplain.evaluation import calibration_error
 from selfexplain.report.html.evenly import evenly
+from selfexplain.report.overlay import image_pixels, map_pixels, shrunk
 from selfexplain.report.sections import (
     Album,
     Moment,
@@ -26,7 +27,6 @@ from selfexplain.report.sections import (
 )
 from selfexplain.report.sections.classes import agreement, confusion, strongest_pairs
 from selfexplain.report.sections.curves import curve_of
-from selfexplain.report.sections.overlay import image_pixels, map_pixels, shrunk
 from selfexplain.report.sections.reliability import reliability_bins
 
 EVIL = '<script>"x"</script>$\\y$'

@@ -10,6 +10,7 @@ import wandb
 import wandb_reader
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from sqlalchemy import URL
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from selfexplain.errors import InputError
@@ -20,9 +21,15 @@ CONFIG = {"data": {"data": "digits"}, "seed": 0, "objectives": ["standard"]}
 FLAT = {"data.data": "digits", "seed": "0", "objectives": '["standard"]'}
 
 
-def log(name: Any, folder: Path, epochs: tuple[int, ...], scores: dict[str, float] | None) -> None:
+def log(
+    name: Any,
+    folder: Path,
+    epochs: tuple[int, ...],
+    scores: dict[str, float] | None,
+    config: dict[str, Any] = CONFIG,
+) -> None:
     """A run as the recipes log it; stopped if it has no scores."""
-    with opened([name], folder, CONFIG) as loggers:
+    with opened([name], folder, config) as loggers:
         written = EpochLog(folder, loggers)
         for epoch in epochs:
             written.write({"epoch": epoch, "loss": 1 / epoch, "cell": "|none~0|"})
@@ -41,8 +48,9 @@ def log_in_two_goes(name: Any, folder: Path) -> None:
 def test_tensorboard_gets_the_scalars_and_the_configuration(tmp_path: Path) -> None:
     log_in_two_goes("tensorboard", tmp_path)
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    losses = {event.step: event.value for event in events.Scalars("loss")}
-    assert losses == pytest.approx({1: 1.0, 2: 0.5, 3: 1 / 3})
+    losses = events.Scalars("loss")
+    assert [event.step for event in losses] == [1, 2, 3]
+    assert [event.value for event in losses] == pytest.approx([1.0, 0.5, 1 / 3])
     assert [event.value for event in events.Scalars("final/accuracy")] == [90.0]
     plugin = events.summary_metadata["_hparams_/session_start_info"].plugin_data
     assert b"data.data" in plugin.content
@@ -59,7 +67,7 @@ def test_wandb_continues_its_run_and_stays_offline(tmp_path: Path) -> None:
     assert [h["_step"] for h in wandb_reader.history(second)] == [2, 3]
     assert wandb_reader.summary(second)["final/accuracy"] == 90.0
     configs = [wandb_reader.config(run) for run in (first, second)]
-    kept = (tmp_path / "wandb" / "run-id").read_text()
+    kept = (tmp_path / "wandb" / "run-id").read_text().split()[0]
     assert [c["run_id"] for c in configs] == [kept, kept]
     assert configs[0]["data"] == {"data": "digits"}
     assert [wandb_reader.exit_code(run) for run in (first, second)] == [1, 0]
@@ -110,10 +118,45 @@ def test_mlflow_runs_share_a_store_that_the_user_names(
         "two": "FAILED",
     }
     assert not (tmp_path / "one" / "mlflow" / "mlflow.db").exists()
-    (tmp_path / "one" / "mlflow" / "run-id").write_text("0" * 32)
+    kept = tmp_path / "one" / "mlflow" / "run-id"
+    kept.write_text("0" * 32 + kept.read_text()[32:])
     with pytest.raises(InputError, match="the one that it began with") as told:
         log("mlflow", tmp_path / "one", (2,), {})
     assert isinstance(told.value.__cause__, MlflowException)
+
+
+def fail_then_run_another(name: Any, folder: Path) -> None:
+    """A start that left no checkpoint, then another configuration in its folder."""
+    with pytest.raises(KeyboardInterrupt):
+        log(name, folder, (1, 2), None, {"lr": 0.1})
+    log(name, folder, (1,), {}, {"lr": 0.2})
+
+
+def test_tensorboard_forgets_a_start_that_failed(tmp_path: Path) -> None:
+    fail_then_run_another("tensorboard", tmp_path)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("loss")] == [1]
+
+
+def test_wandb_gives_another_configuration_another_run(tmp_path: Path) -> None:
+    fail_then_run_another("wandb", tmp_path)
+    wandb.teardown()
+    configs = [wandb_reader.config(run) for run in (tmp_path / "wandb").glob("offline-run-*")]
+    assert {config["lr"] for config in configs} == {0.1, 0.2}
+    assert len({config["run_id"] for config in configs}) == 2
+
+
+def test_mlflow_gives_another_configuration_another_run(tmp_path: Path) -> None:
+    folder = tmp_path / "a?b#c %41"
+    fail_then_run_another("mlflow", folder)
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    store = URL.create("sqlite+pysqlite", database=str(folder / "mlflow" / "mlflow.db"))
+    client = MlflowClient(store.render_as_string())
+    runs = client.search_runs([client.get_experiment_by_name("selfexplain").experiment_id])
+    assert {run.data.params["lr"]: run.info.status for run in runs} == {
+        "0.1": "FAILED",
+        "0.2": "FINISHED",
+    }
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])

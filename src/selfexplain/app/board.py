@@ -72,9 +72,10 @@ class Board:
         return [(_default_name(kind), DEFAULT), *((name, name) for name in names)]
 
     def own_layer(self, run: int, kind: MapKind) -> str:
-        """The layer that the run was trained with, if it was with this kind; else the default."""
+        """The layer that the run was trained with if the kind offers it, else the default."""
         own_kind, layer = self.explainers[run].own
-        return layer or DEFAULT if kind == own_kind else DEFAULT
+        offered = {name for _, name in self.layers(run, kind)}
+        return layer if layer in offered and kind == own_kind else DEFAULT
 
     def fit(self, image: Image.Image) -> Fitted:
         """Bring an image to the shape of each run's model."""

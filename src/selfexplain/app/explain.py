@@ -164,7 +164,8 @@ class Explainer:
     def _objective(self, kind: MapKind, layer: str | None) -> Introspective:
         """The run's own objective, or one with its options that reads other maps."""
         own = self._run.objective
-        if (kind, layer) == (own.options.kind, own.options.layer):
+        # For cam every layer that can be named gives the same maps.
+        if kind == own.options.kind and (layer == own.options.layer or kind == "cam"):
             return own
         if (kind, layer) not in self._objectives:
             self._objectives[kind, layer] = reading_other_maps(own, kind, layer)

@@ -1,4 +1,4 @@
-"""The page itself, in Gradio. This file alone imports it, when an app is built."""
+"""The page itself, in Gradio; imported only when an app is built, as Gradio is an extra."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,7 +1,10 @@
 """The app as a program: runs are loaded, the page is built, a local server shows it."""
 
 import os
+import signal
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -37,7 +40,9 @@ class AppConfig:
 
 
 def serve(config: AppConfig) -> None:
-    """Show the page until the program is interrupted.
+    """Show the page until the program is interrupted or terminated; uploads are deleted then.
+
+    To be called in the main thread, which alone receives signals.
 
     Raises:
         InputError: a run cannot be read, Gradio is missing, or the port cannot be listened on.
@@ -49,7 +54,10 @@ def serve(config: AppConfig) -> None:
     """
     board = Board([Explainer(folder) for folder in config.run])
     examples = read_examples(config.run[0], board.explainers[0].class_names)
-    with tempfile.TemporaryDirectory(prefix="selfexplain-app-") as uploads:
+    with (
+        _ending_like_ctrl_c(),
+        tempfile.TemporaryDirectory(prefix="selfexplain-app-") as uploads,
+    ):
         # Gradio reads both when it is imported.
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         os.environ["GRADIO_TEMP_DIR"] = uploads
@@ -57,6 +65,16 @@ def serve(config: AppConfig) -> None:
         _launch(page, config)
         print(f"Page: http://{config.host}:{config.port} (stop with Ctrl-C)", flush=True)
         page.block_thread()
+
+
+@contextmanager
+def _ending_like_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM, which else ends the process at once, run what is to be done at the end."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _page(board: Board, examples: list[Any]) -> Any:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from selfexplain.app.bars import bars
 from selfexplain.app.explain import Explanation
-from selfexplain.app.pictures import grey_uri, image_uri, map_uri
+from selfexplain.app.pictures import image_uri, map_uri
 
 TOP = 5
 """Bars of the prediction, of the similarities and of the soft target."""
@@ -126,7 +126,7 @@ def _maps(explanation: Explanation, count: int) -> str:
     order = by_strength(maps_KHW)
     height, width = maps_KHW.shape[1:]
     tiles = "".join(_tile(explanation, k, scale) for k in order[:count])
-    picture = f"--sx-picture:url({grey_uri(explanation.image_CHW)})"
+    picture = f"--sx-picture:url({image_uri(explanation.image_CHW, grey=True)})"
     shown = "every class" if count >= len(order) else f"{count} of {len(order)} classes"
     return (
         f"<section><h3>Maps of {shown}</h3><p class='sx-hint'>Red speaks for the class, blue "

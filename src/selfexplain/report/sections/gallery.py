@@ -9,7 +9,7 @@ from torch import Tensor
 
 from selfexplain.report.html import Section, escape, image, paragraph, slider
 from selfexplain.report.html.pixels import png_uri
-from selfexplain.report.sections.overlay import image_pixels, map_pixels
+from selfexplain.report.overlay import image_pixels, map_pixels
 from selfexplain.report.sections.record import Album, Moment, Record
 
 MOST_IMAGES = 6

@@ -11,9 +11,10 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
+from sqlalchemy import URL
 
 from selfexplain.errors import InputError, first_line
-from selfexplain.training.files import atomic_file
+from selfexplain.training.loggers.kept_id import kept_id
 from selfexplain.training.loggers.logger import as_text, flat
 
 LONGEST = 6000
@@ -46,17 +47,15 @@ class MLflow:
     def __init__(self, folder: Path, hyperparameters: Mapping[str, Any]) -> None:
         store = (folder / "mlflow").resolve()
         store.mkdir(parents=True, exist_ok=True)
-        self._uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store}/mlflow.db"
+        self._uri = os.environ.get("MLFLOW_TRACKING_URI") or _sqlite_uri(store / "mlflow.db")
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # "Creating tables"
         with self._reaching_the_store():
             self._client = MlflowClient(tracking_uri=self._uri)
-            path = store / "run-id"
-            if not path.exists():
-                run_id = self._new_run(folder.name, store / "artifacts")
-                self._client.log_batch(run_id, params=_params(hyperparameters))
-                with atomic_file(path) as file:
-                    file.write(run_id.encode())
-            self._id = path.read_text()
+            self._id = kept_id(
+                store / "run-id",
+                hyperparameters,
+                lambda: self._new_run(folder.name, store / "artifacts", hyperparameters),
+            )
             self._epochs = self._client.get_run(self._id).data.metrics.get("epoch", 0)
             self._client.update_run(self._id, status="RUNNING")
 
@@ -74,7 +73,7 @@ class MLflow:
         with self._reaching_the_store():
             self._client.set_terminated(self._id, status="FAILED" if failed else "FINISHED")
 
-    def _new_run(self, name: str, artifacts: Path) -> str:
+    def _new_run(self, name: str, artifacts: Path, hyperparameters: Mapping[str, Any]) -> str:
         experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "selfexplain"
         own = not os.environ.get("MLFLOW_TRACKING_URI")
         location = artifacts.as_uri() if own else None  # else where the server keeps them
@@ -86,7 +85,9 @@ class MLflow:
                 number = self._number_of(experiment)  # another run made it a moment ago
                 if number is None:
                     raise
-        return str(self._client.create_run(number, run_name=name).info.run_id)
+        run_id = str(self._client.create_run(number, run_name=name).info.run_id)
+        self._client.log_batch(run_id, params=_params(hyperparameters))
+        return run_id
 
     def _number_of(self, experiment: str) -> str | None:
         found = self._client.get_experiment_by_name(experiment)
@@ -109,6 +110,11 @@ class MLflow:
                 "MLFLOW_TRACKING_URI that can be written to, or for a run that is continued the "
                 "one that it began with"
             ) from error
+
+
+def _sqlite_uri(path: Path) -> str:
+    # With the driver: for "sqlite:" MLflow makes a folder of the percent-encoded name.
+    return URL.create("sqlite+pysqlite", database=str(path)).render_as_string()
 
 
 def _params(hyperparameters: Mapping[str, Any]) -> list[Param]:

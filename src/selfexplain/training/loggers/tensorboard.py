@@ -28,10 +28,14 @@ class TensorBoard:
 
     def __init__(self, folder: Path, hyperparameters: Mapping[str, Any]) -> None:
         self._hyperparameters = {k: as_text(v) for k, v in flat(hyperparameters).items()}
-        self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
+        self._folder = str(folder / "tensorboard")
+        self._writer: Any = None
 
     def log(self, numbers: Mapping[str, float], epoch: int) -> None:
-        """Write the scalars of one epoch."""
+        """Write the scalars of one epoch, in place of any that a stopped start left of it."""
+        if self._writer is None:
+            # TensorBoard then drops what earlier files hold of this epoch and later ones.
+            self._writer = SummaryWriter(self._folder, purge_step=epoch)
         for name, value in numbers.items():
             self._writer.add_scalar(name, value, epoch)
         self._writer.flush()
@@ -39,8 +43,11 @@ class TensorBoard:
     def finish(self, scores: Mapping[str, float]) -> None:
         """Write the final scores beside the configuration."""
         finals = {f"final/{name}": value for name, value in scores.items()}
+        if self._writer is None:
+            self._writer = SummaryWriter(self._folder)
         self._writer.add_hparams(self._hyperparameters, finals, run_name=".")
 
     def close(self, *, failed: bool) -> None:  # noqa: ARG002 - event files do not say
         """Finish the event file."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()

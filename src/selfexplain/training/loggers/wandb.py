@@ -9,7 +9,7 @@ from typing import Any
 import wandb
 
 from selfexplain.errors import InputError, first_line
-from selfexplain.training.files import atomic_file
+from selfexplain.training.loggers.kept_id import kept_id
 
 
 class WeightsAndBiases:
@@ -41,7 +41,7 @@ class WeightsAndBiases:
             self._run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", "selfexplain"),
                 name=os.environ.get("WANDB_NAME", folder.name),
-                id=_run_id(folder / "wandb" / "run-id"),
+                id=kept_id(folder / "wandb" / "run-id", hyperparameters, _new_id),
                 # In offline mode wandb has nothing to resume, and would say so each time.
                 resume=None if mode == "offline" else "allow",
                 dir=folder,
@@ -69,9 +69,5 @@ class WeightsAndBiases:
         self._run.finish(exit_code=int(failed))
 
 
-def _run_id(path: Path) -> str:
-    """The id kept in a file, which is written if it is not there."""
-    if not path.exists():
-        with atomic_file(path) as file:
-            file.write(secrets.token_hex(4).encode())
-    return path.read_text()
+def _new_id() -> str:
+    return secrets.token_hex(4)

@@ -1,4 +1,4 @@
-"""Images and class maps as small pictures for the page.
+"""Images and class maps as small pictures for a page: the report's and the app's.
 
 Shape suffixes: C channels, H and W space, B images, R shown classes.
 """
@@ -15,21 +15,22 @@ STRONG = 0.8
 PALE = 110
 """What black becomes in pale grey."""
 IMAGE_SIDE, MAP_SIDE = 96, 48
-"""Most pixels of a side that the page keeps."""
+"""Most pixels of a side that the report keeps."""
 
 
-def map_pixels(map_HW: Tensor, scale: float) -> np.ndarray:
+def map_pixels(map_HW: Tensor, scale: float, *, side: int = MAP_SIDE) -> np.ndarray:
     """A class map as RGBA (H, W, 4), uint8: red for the class, blue against, clear at 0.
 
     Args:
         map_HW: a class map.
         scale: the absolute value that is drawn strongest, above 0.
+        side: most pixels of a side; means over areas make finer maps smaller.
 
     Example:
         >>> map_pixels(torch.tensor([[1.0, -1.0, 0.0]]), 1.0)[0].tolist()
         [[202, 0, 32, 204], [5, 80, 174, 204], [5, 80, 174, 0]]
     """
-    small_HW = shrunk(map_HW[None], MAP_SIDE)[0]
+    small_HW = shrunk(map_HW[None].float(), side)[0]
     share_HW = (small_HW / scale).clamp(-1, 1)
     colour_HW3 = torch.where((share_HW > 0)[..., None], torch.tensor(RED), torch.tensor(BLUE))
     alpha_HW1 = (share_HW.abs() * STRONG * 255).round()[..., None]
@@ -37,18 +38,19 @@ def map_pixels(map_HW: Tensor, scale: float) -> np.ndarray:
     return pixels
 
 
-def image_pixels(image_CHW: Tensor, *, grey: bool = False) -> np.ndarray:
-    """A uint8 image (C, H, W) as (H, W, C), at most 96 pixels a side.
+def image_pixels(image_CHW: Tensor, *, grey: bool = False, side: int = IMAGE_SIDE) -> np.ndarray:
+    """A uint8 image (C, H, W) as (H, W, C).
 
     Args:
         image_CHW: uint8.
         grey: in pale grey, over which the colours of a map are seen where the image is dark too.
+        side: most pixels of a side; means over areas make larger images smaller.
 
     Example:
         >>> image_pixels(torch.zeros(3, 200, 100, dtype=torch.uint8), grey=True).shape
         (96, 48, 1)
     """
-    image = shrunk(image_CHW.float(), IMAGE_SIDE)
+    image = shrunk(image_CHW.float(), side)
     if grey:
         image = PALE + (1 - PALE / 255) * image.mean(dim=0, keepdim=True)
     pixels: np.ndarray = image.round().byte().permute(1, 2, 0).contiguous().numpy()
