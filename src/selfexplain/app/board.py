@@ -13,6 +13,7 @@ from selfexplain.app.images import to_shape
 from selfexplain.app.view import classes_html, error_html, explanation_html
 from selfexplain.errors import InputError
 from selfexplain.explanations import KINDS, MapKind
+from selfexplain.report import told_apart
 
 KIND_NAMES: dict[MapKind, str] = {
     "cam": "CAM",
@@ -58,10 +59,7 @@ class Board:
 
     def names(self) -> list[str]:
         """Names of the runs; numbered where the folders are called alike."""
-        names = [explainer.name for explainer in self.explainers]
-        if len(set(names)) == len(names):
-            return names
-        return [f"{name} ({number})" for number, name in enumerate(names, start=1)]
+        return told_apart([explainer.name for explainer in self.explainers])
 
     def layers(self, run: int, kind: MapKind) -> list[tuple[str, str]]:
         """Name and value of the layers of a run that can be explained, the default one first."""
