@@ -187,8 +187,9 @@ def test_skip_collapse_is_measured_warned_about_and_can_stop_a_search(
     from selfexplain.lease import ArchitectureSearch
 
     monkeypatch.setattr(ArchitectureSearch, "genotype", lambda self: from_string(next(cells)))
-    monkeypatch.setattr(SearchProgress, "_state_of_cell", lambda self: {"weights": WEIGHTS})
-    result = run_search(tiny(tmp_path / "s", epochs=3, stop_at_skips=3))
+    with monkeypatch.context() as patch:  # which would draw cells, too
+        patch.setattr(SearchProgress, "_state_of_cell", lambda self: {"weights": WEIGHTS})
+        result = run_search(tiny(tmp_path / "s", epochs=3, stop_at_skips=3))
     assert (result["epochs"], result["stopped_early"]) == (2, True)
     lines = (tmp_path / "s" / "search.jsonl").read_text().splitlines()
     assert result["validation_accuracy"] == json.loads(lines[0])["validation_accuracy"]
