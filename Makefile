@@ -1,6 +1,7 @@
 # make demo | test | lint | docs | bench: each makes .venv first if it is not there.
 PYTHON ?= python3
 BIN := .venv/bin
+WORKERS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: demo test lint docs bench clean
@@ -8,8 +9,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 demo: .venv/.installed
 	$(BIN)/selfexplain demo --out runs/demo
 
+# A file's tests stay together, as they share what they train.
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff format --check .
