@@ -71,6 +71,12 @@ def _train(config: RunConfig, console: Console) -> None:
 
 
 def _compare(config: CompareConfig, console: Console) -> None:
+    _compare_and_tell(config, console)
+    if first_process():
+        _report(ReportConfig(dirs=(config.out,)), console)
+
+
+def _compare_and_tell(config: CompareConfig, console: Console) -> None:
     with sweep_progress(console, epochs=config.training.epochs, quiet=not first_process()) as watch:
         results = run_comparison(config, watch)
     if first_process():
@@ -78,7 +84,6 @@ def _compare(config: CompareConfig, console: Console) -> None:
         (config.out / "table.md").write_text(comparison_markdown(results))
         save_figure(cost_figure(results["summary"]), config.out / "accuracy-cost.png")
         console.print(f"Results: {config.out / 'results.json'}", soft_wrap=True)
-        _report(ReportConfig(dirs=(config.out,)), console)
 
 
 def _explain(config: ExplainConfig, console: Console) -> None:
@@ -174,7 +179,7 @@ def _app(config: AppConfig, console: Console) -> None:
 
 def _demo(command: DemoConfig, console: Console) -> None:
     config = demo_config(command.out)
-    _compare(config, console)
+    _compare_and_tell(config, console)  # its report follows, with the search on the same page
     picture = demo_picture(config, load(config.data))
     console.print(f"Picture: {picture}", soft_wrap=True)
     console.print("\nA short search by learning by self-explanation:")
