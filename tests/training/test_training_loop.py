@@ -48,7 +48,7 @@ def model() -> nn.Module:
 def run(
     folder: Path, objective: Objective | None = None, epochs: int = 4, **more: Any
 ) -> nn.Module:
-    options = {k: more.pop(k) for k in ("ema", "clip", "precision", "lr") if k in more}
+    options = {k: more.pop(k) for k in ("ema", "clip", "precision", "lr", "compile") if k in more}
     return train(
         objective if objective is not None else Standard(model()),
         Batches(),

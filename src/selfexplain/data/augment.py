@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from selfexplain.data.sending import send
 from selfexplain.errors import InputError
 
 
@@ -72,9 +73,9 @@ class AugmentationParams:
     def part(self, images: slice, device: torch.device | str = "cpu") -> "AugmentationParams":
         """Return the parameters of some of the images, on `device`."""
         return AugmentationParams(
-            offsets_B2=self.offsets_B2[images].to(device),
-            flips_B=self.flips_B[images].to(device),
-            centres_B2=self.centres_B2[images].to(device),
+            offsets_B2=send(self.offsets_B2[images], device),
+            flips_B=send(self.flips_B[images], device),
+            centres_B2=send(self.centres_B2[images], device),
             crop_padding=self.crop_padding,
             cutout=self.cutout,
         )

@@ -9,6 +9,7 @@ from selfexplain.data.corruptions import find_corruption
 from selfexplain.data.images import ImageSet, MemoryImages
 from selfexplain.data.ranks import check_ranks, rank_slice
 from selfexplain.data.seeding import named_generator
+from selfexplain.data.sending import send
 from selfexplain.data.statistics import normalise
 from selfexplain.errors import InputError
 
@@ -146,7 +147,7 @@ class Batches:
             pixels_BCHW = read_BCHW.to(self.device, non_blocking=True)
             pixels_BCHW = self._augmented(pixels_BCHW, (epoch, step), len(global_B), mine)
             pixels_BCHW = self._corrupted(pixels_BCHW, epoch, indices_B)
-            index_B = indices_B.to(self.device)
+            index_B = send(indices_B, self.device)
             yield normalise(pixels_BCHW, self.mean_C, self.std_C), self.labels_N[index_B], index_B
 
     def _order(self, epoch: int) -> torch.Tensor:

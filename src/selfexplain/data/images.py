@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from selfexplain.data.sending import send
 from selfexplain.errors import InputError
 
 
@@ -80,7 +81,7 @@ class MemoryImages(ImageSet):
 
     def read(self, indices_B: torch.Tensor) -> torch.Tensor:
         """Copy out images, on the device where they lie."""
-        return self.images_NCHW.index_select(0, indices_B.to(self.images_NCHW.device))
+        return self.images_NCHW.index_select(0, send(indices_B, self.images_NCHW.device))
 
     def subset(self, indices: torch.Tensor) -> "MemoryImages":
         """Copy out a set."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from selfexplain.errors import InputError
 
+from .compiled import modules_around, run_eagerly
 from .explained_layer import ExplainedLayer
 from .layout import to_BFHW
 from .source import find_module
@@ -71,8 +72,10 @@ def capture(model: nn.Module, layer: ExplainedLayer) -> Iterator[Seen]:
 
     Costs one forward hook. Where the pooled feature map is the result of a function, the functions
     called between the last module before it and the head are watched too, a handful as a rule.
-    Hooks are removed at the end, also on errors. Layers that need backward passes are copied, so
-    that later in-place operations do not reach them, and get a gradient even if all is frozen.
+    Hooks are removed at the end, also on errors. What is compiled around a hook runs meanwhile as
+    it was written; other compiled parts of the model run as compiled. Layers that need backward
+    passes are copied, so that later in-place operations do not reach them, and get a gradient even
+    if all is frozen.
 
     Args:
         model: the model the layer was found in, a copy, or a wrapped version of it.
@@ -92,10 +95,14 @@ def capture(model: nn.Module, layer: ExplainedLayer) -> Iterator[Seen]:
         >>> seen.activation.shape
         torch.Size([2, 8, 6, 6])
     """
-    head = None if layer.head is None else _module(model, layer.head.name)
+    around_head = [] if layer.head is None else _modules_around(model, layer.head.name)
+    head = around_head[-1] if around_head else None
     seen = Seen(layer, head if isinstance(head, nn.Linear) else None)
     with ExitStack() as stack:
-        module = _module(model, layer.source.name)
+        around = _modules_around(model, layer.source.name)
+        module = around[-1]
+        hooked = [*around, *around_head] if layer.source.at == "function" else around
+        stack.enter_context(run_eagerly(hooked))
         if layer.source.at == "input":
             stack.callback(module.register_forward_pre_hook(_input_hook(seen)).remove)
         elif layer.source.at == "output":
@@ -109,12 +116,15 @@ def capture(model: nn.Module, layer: ExplainedLayer) -> Iterator[Seen]:
         yield seen
 
 
-def _module(model: nn.Module, name: str) -> nn.Module:
-    """Return a module by name; walk all modules only if wrappers have changed the names."""
+def _modules_around(model: nn.Module, name: str) -> list[nn.Module]:
+    """Return a module by name, last, and those it lies in.
+
+    Walk all modules only if wrappers have changed the names.
+    """
     try:
-        return model.get_submodule(name)
+        return modules_around(model, name)
     except AttributeError:
-        return find_module(model, name)[1]
+        return modules_around(model, find_module(model, name)[0])
 
 
 def _leaf(activation: Tensor) -> Tensor:

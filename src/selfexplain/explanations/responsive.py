@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from selfexplain.errors import InputError
 
+from .compiled import run_eagerly
 from .kinds import check_images, check_logits
 from .layout import Layout, layouts_of, to_BFHW
 from .state import preserved, set_eval
@@ -64,6 +65,7 @@ def outputs_and_gradients(model: nn.Module, x_BCHW: Tensor) -> list[tuple[str, T
     with ExitStack() as stack:
         stack.enter_context(preserved(model, x_BCHW))
         stack.enter_context(torch.enable_grad())
+        stack.enter_context(run_eagerly(model.modules()))
         for name, module in model.named_modules():
             stack.callback(module.register_forward_hook(_keep(outputs, name)).remove)
         set_eval(model)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .compiled import run_eagerly
 from .kinds import check_logits
 from .layout import Layout, layouts_of, pooled
 from .state import preserved, set_eval
@@ -98,6 +99,7 @@ def traced(model: nn.Module, x_BCHW: Tensor) -> Trace:
 def _watched(model: nn.Module, trace: Trace) -> Iterator[None]:
     """Hook all modules of ``model`` for the time of the block."""
     with ExitStack() as stack:
+        stack.enter_context(run_eagerly(model.modules()))
         for name, module in model.named_modules():
             stack.callback(module.register_forward_hook(_note(trace, name)).remove)
         yield

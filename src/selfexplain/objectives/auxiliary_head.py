@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
+from selfexplain.explanations.compiled import modules_around, run_eagerly
 from selfexplain.objectives.base import Objective, check_in_range, check_logits
 from selfexplain.objectives.mixing import Mixing
 from selfexplain.objectives.wrapper import Wrapper
@@ -62,7 +63,8 @@ class WithAuxiliaryHead(Wrapper):
         seen: list[object] = []
         handle = head.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
         try:
-            out: dict[str, Tensor] = self.objective(x_BCHW, y_B, *index_B)
+            with run_eagerly(modules_around(self.model, self.head)):
+                out: dict[str, Tensor] = self.objective(x_BCHW, y_B, *index_B)
         finally:
             handle.remove()
         if not head.training:

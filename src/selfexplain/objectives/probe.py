@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
+from selfexplain.explanations.compiled import run_eagerly
 from selfexplain.explanations.kinds import check_logits
 from selfexplain.explanations.state import preserved, set_eval
 
@@ -92,6 +93,7 @@ def probe(model: nn.Module, image_shape: tuple[int, int, int]) -> Probe:
     seen = Probe()
     with preserved(model, x_BCHW), torch.no_grad(), ExitStack() as stack:
         set_eval(model)
+        stack.enter_context(run_eagerly(model.modules()))
         for name, module in model.named_modules():
             stack.callback(module.register_forward_hook(_noting(seen, name)).remove)
         logits_BK = model(x_BCHW)

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
+from selfexplain.explanations.compiled import modules_around, run_eagerly
 from selfexplain.objectives.stages import Staging
 
 
@@ -61,8 +62,10 @@ def watched(model: nn.Module, staging: Staging) -> Iterator[Seen]:
 
     with ExitStack() as stack:
         for name, outputs in seen.outputs.items():
+            stack.enter_context(run_eagerly(modules_around(model, name)))
             stack.callback(model.get_submodule(name).register_forward_hook(keep(outputs)).remove)
         head = model.get_submodule(staging.head)
+        stack.enter_context(run_eagerly(modules_around(model, staging.head)))
         hook = head.register_forward_pre_hook(lambda _module, inputs: seen.given.append(inputs[0]))
         stack.callback(hook.remove)
         yield seen

@@ -170,8 +170,18 @@ def _costs(
         world_size=fabric.world_size,
         workers=0,
     )
-    batch = next(batches.indexed_epoch(0))
-    measured = interleaved_cost(objectives, "standard", batch, fabric=fabric)
+    x_BCHW, y_B, index_B = next(batches.indexed_epoch(0))
+    if config.training.channels_last:  # as in training
+        x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
+        for objective in objectives.values():
+            objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    measured = interleaved_cost(
+        objectives,
+        "standard",
+        (x_BCHW, y_B, index_B),
+        fabric=fabric,
+        compiled=config.training.compile,
+    )
     costs = {
         name: {"step_seconds": c.step_seconds, "cost": c.ratio} for name, c in measured.items()
     }

@@ -7,6 +7,7 @@ that round.
 
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,8 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from selfexplain.objectives.base import Objective
+from selfexplain.training.compiling import CompiledParts
+from selfexplain.training.convolutions import autotuned_convolutions
 from selfexplain.training.interleave import interleaved_seconds, medians
 
 
@@ -31,6 +34,7 @@ def interleaved_cost(
     batch: tuple[Tensor, Tensor, Tensor],
     *,
     fabric: Fabric,
+    compiled: bool = False,
     rounds: int = 20,
     most_seconds: float = 20.0,
 ) -> dict[str, Cost]:
@@ -44,6 +48,7 @@ def interleaved_cost(
         reference: whose step costs 1.
         batch: images (B, C, H, W), labels (B,) and places in the training set (B,), on the device.
         fabric: where the steps run.
+        compiled: whether the networks' parts are compiled, as in training with that option.
         rounds: most rounds that are measured, after two that are not.
         most_seconds: stop after this time, but not before three measured rounds.
 
@@ -57,14 +62,17 @@ def interleaved_cost(
         >>> interleaved_cost(plain, "standard", batch, fabric=fabric)["standard"].ratio
         1.0
     """
-    steppers = {name: _Stepper(objective, batch, fabric) for name, objective in objectives.items()}
+    steppers = {
+        name: _Stepper(objective, batch, fabric, compiled) for name, objective in objectives.items()
+    }
     started = time.perf_counter()
 
     def enough(done: int) -> bool:
         late = done >= 3 and time.perf_counter() - started > most_seconds
         return fabric.broadcast(late)  # one clock decides for all processes
 
-    seconds = interleaved_seconds(steppers, rounds, uncounted=2, enough=enough)
+    with autotuned_convolutions():
+        seconds = interleaved_seconds(steppers, rounds, uncounted=2, enough=enough)
     of_a_step = {
         name: [cycle / steppers[name].period for cycle in cycles]
         for name, cycles in seconds.items()
@@ -79,17 +87,23 @@ class _Stepper:
     """An objective with an optimiser of its own; a call takes the steps of one cycle."""
 
     def __init__(
-        self, objective: Objective, batch: tuple[Tensor, Tensor, Tensor], fabric: Fabric
+        self,
+        objective: Objective,
+        batch: tuple[Tensor, Tensor, Tensor],
+        fabric: Fabric,
+        compiled: bool,
     ) -> None:
         objective.train().skip_warmup()
         self.period = objective.period
         self.batch = batch if objective.wants_indices else batch[:2]
         self.fabric = fabric
+        self.parts = CompiledParts(objective) if compiled else None
         optimiser = torch.optim.SGD(objective.parameters(), lr=1e-3, momentum=0.9, nesterov=True)
         self.objective, self.optimiser = fabric.setup(objective, optimiser)
 
     def __call__(self) -> None:
-        for _ in range(self.period):
-            self.optimiser.zero_grad()
-            self.fabric.backward(self.objective(*self.batch)["loss"])
-            self.optimiser.step()
+        with self.parts.used() if self.parts is not None else nullcontext():
+            for _ in range(self.period):
+                self.optimiser.zero_grad()
+                self.fabric.backward(self.objective(*self.batch)["loss"])
+                self.optimiser.step()

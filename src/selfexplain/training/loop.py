@@ -7,6 +7,7 @@ checkpoint of an epoch therefore walks the same path as one that was never stopp
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +19,8 @@ from selfexplain.errors import InputError
 from selfexplain.multilevel import all_finite
 from selfexplain.objectives.base import Objective
 from selfexplain.training.checkpoint import load_checkpoint, save_checkpoint
+from selfexplain.training.compiling import CompiledParts
+from selfexplain.training.convolutions import autotuned_convolutions
 from selfexplain.training.log import EpochLog
 from selfexplain.training.loggers import Logger
 from selfexplain.training.meter import Meter
@@ -110,6 +113,7 @@ def train(
         ... )
     """
     run = start(objective, options, fabric)
+    parts = CompiledParts(objective) if options.compile else None
     path = folder / "checkpoint.pt"
     if resume and exists_for_all(path):
         restore(run, fabric, load_checkpoint(path), identity, path)
@@ -121,7 +125,8 @@ def train(
             before_epoch(epoch)
             objective.begin_epoch(epoch, options.epochs)
             torch.manual_seed(epoch_seed(seed, epoch, fabric.global_rank))
-            metrics = _train_epoch(run, batches, options, fabric, epoch, on_step, path)
+            with autotuned_convolutions(), parts.used() if parts is not None else nullcontext():
+                metrics = _train_epoch(run, batches, options, fabric, epoch, on_step, path)
             take_from_first(run.buffers())
             if score is not None:
                 metrics |= score(run.evaluated_model)

@@ -42,6 +42,9 @@ class TrainingOptions:
     """Arithmetic: fp32, or bf16 / fp16 mixed with fp32 weights."""
     channels_last: bool = True
     """Keep images and filters with the channels innermost in memory; usually faster."""
+    compile: bool = False
+    """Compile the model's parts with torch.compile: it takes a minute or so, and pays in long runs
+    on a GPU. The numbers differ by rounding from those without."""
 
     def __post_init__(self) -> None:
         """Refuse values that no run can have."""

@@ -11,6 +11,8 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
+from selfexplain.explanations.compiled import run_eagerly
+
 from .rank_correlation import spearman
 from .scoring import untouched
 
@@ -127,6 +129,7 @@ def _in_order_of_calls(model: nn.Module, x_BCHW: Tensor) -> list[str]:
     """Names of the modules in the order in which a forward enters them first."""
     called: dict[str, None] = {}
     with untouched(model, x_BCHW), ExitStack() as stack:
+        stack.enter_context(run_eagerly(model.modules()))
         for name, module in model.named_modules():
             hook = module.register_forward_pre_hook(
                 lambda _module, _inputs, name=name: called.setdefault(name)

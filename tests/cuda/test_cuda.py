@@ -1,0 +1,262 @@
+"""On a GPU: the same numbers as on the CPU, and every command from end to end.
+
+These tests are skipped where there is no CUDA device. They are apart from the others so that a
+machine with a GPU can run them alone: `pytest tests/cuda`.
+"""
+
+import copy
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from selfexplain import class_maps
+from selfexplain.cli import main
+from selfexplain.data import Augmentation, Batches, MemoryImages
+from selfexplain.explanations import KINDS
+from selfexplain.lease import DARTS, SANAS, ArchitectureSearch, LeaSE, LeaSEOptions
+from selfexplain.models import build_model
+from selfexplain.multilevel import Level, hypergradient
+from selfexplain.objectives import Objective, ObjectiveContext
+from selfexplain.recipes.objective_options import ObjectiveOptions
+from selfexplain.recipes.objectives import OBJECTIVES, build_objective
+from selfexplain.spaces import build_supernet
+from selfexplain.training import TrainingOptions
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+GPU = torch.device("cuda")
+CLASSES = 5
+SPECS = [*OBJECTIVES, "introspective:kind=grad_cam,layer=block2,similarity=distance"]
+DIGITS = ("--data", "digits", "--train-size", "200", "--batch-size", "50", "--epochs", "2")
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Convolutions in float32 proper: TF32 keeps ten bits."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+def make_model() -> nn.Module:
+    return build_model("small_cnn", num_classes=CLASSES, in_channels=1)
+
+
+def batch(device: torch.device, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x_BCHW = torch.randn(8, 1, 8, 8, generator=generator)
+    y_B = torch.randint(0, CLASSES, (8,), generator=generator)
+    return x_BCHW.to(device), y_B.to(device), torch.arange(8, device=device)
+
+
+def objective(spec: str) -> Objective:
+    torch.manual_seed(0)
+    context = ObjectiveContext(
+        num_classes=CLASSES,
+        image_shape=(1, 8, 8),
+        num_images=40,
+        make_model=make_model,
+        teacher=make_model(),
+    )
+    made = build_objective(spec, make_model(), ObjectiveOptions(), context)
+    made.begin_epoch(1, 4)
+    return made
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_maps_are_those_of_the_cpu(kind: str) -> None:
+    torch.manual_seed(0)
+    model = make_model().eval()
+    x_BCHW, _, _ = batch(torch.device("cpu"))
+    expected = class_maps(model, x_BCHW, kind=kind)
+    random_state = torch.cuda.get_rng_state()
+    with full_precision():
+        found = class_maps(model.to(GPU), x_BCHW.to(GPU), kind=kind)
+    assert found.device.type == "cuda"
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-5)
+    assert torch.equal(torch.cuda.get_rng_state(), random_state)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_an_objective_steps_as_on_the_cpu(spec: str) -> None:
+    """Two steps in full precision; what an objective draws, it draws on the CPU."""
+    losses = {}
+    for device in (torch.device("cpu"), GPU):
+        made = objective(spec).to(device).train()
+        optimiser = torch.optim.SGD(made.parameters(), lr=0.01)
+        torch.manual_seed(0)
+        losses[device.type] = []
+        for step in range(2):
+            x_BCHW, y_B, index_B = batch(device, step)
+            with full_precision():
+                out = made(x_BCHW, y_B, *([index_B] if made.wants_indices else []))
+                optimiser.zero_grad()
+                out["loss"].backward()
+            optimiser.step()
+            assert out["loss"].device.type == device.type
+            losses[device.type].append(float(out["loss"].detach()))
+    if spec in DRAWS_ON_DEVICE:
+        assert all(torch.isfinite(torch.tensor(losses["cuda"])))
+    else:
+        assert losses["cuda"] == pytest.approx(losses["cpu"], rel=2e-3)
+
+
+DRAWS_ON_DEVICE: frozenset[str] = frozenset()
+"""Objectives whose random numbers come from the device's generator, and so differ."""
+
+
+def test_batches_are_those_of_the_cpu() -> None:
+    images = MemoryImages(
+        torch.randint(0, 256, (64, 3, 8, 8), dtype=torch.uint8), torch.arange(64) % 4
+    )
+    half_C = torch.full((3,), 0.5)
+    walked = [
+        list(
+            Batches(
+                images,
+                batch_size=16,
+                device=device,
+                augmentation=Augmentation(crop_padding=1, cutout=2),
+                mean_C=half_C,
+                std_C=half_C,
+            ).indexed_epoch(3)
+        )
+        for device in ("cpu", "cuda")
+    ]
+    for on_cpu, on_gpu in zip(*walked, strict=True):
+        for a, b in zip(on_cpu, on_gpu, strict=True):
+            torch.testing.assert_close(a, b.cpu(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["exact", "finite_difference", "one_sided", "inner_product"])
+def test_hypergradients_are_those_of_the_cpu(mode: str) -> None:
+    torch.manual_seed(0)
+    start = {name: torch.randn(4, dtype=torch.float64) for name in ("a", "w", "v")}
+    matrix = torch.randn(4, 4, dtype=torch.float64)
+    found = []
+    for device in ("cpu", "cuda"):
+        m = matrix.to(device)
+        levels = [
+            Level("w", lambda v, m=m: ((m @ v["w"] - v["a"]).tanh() ** 2).sum(), lr=0.1),
+            Level("v", lambda v, m=m: ((m @ v["v"] + v["w"] * v["a"]).sin()).sum(), lr=0.2),
+        ]
+        gradient = hypergradient(
+            levels,
+            lambda v: (v["v"] ** 2).sum() + (v["w"] * v["a"]).sum(),
+            {name: value.to(device) for name, value in start.items()},
+            "a",
+            mode=mode,
+        )
+        found.append(gradient.cpu())
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-8)
+
+
+def searches(device: torch.device) -> dict[str, ArchitectureSearch]:
+    def supernet() -> nn.Module:
+        torch.manual_seed(0)
+        net = build_supernet(
+            "nasbench201", num_classes=CLASSES, in_channels=1, image_size=8, channels=4, cells=1
+        )
+        return net.to(device)
+
+    def lease(**options: object) -> ArchitectureSearch:
+        explainer, audience = supernet(), make_model().to(device)
+        return LeaSE(explainer, audience, options=LeaSEOptions(**options))
+
+    return {
+        "darts2": DARTS(supernet(), order=2),
+        "sanas": SANAS(supernet()),
+        "lease": lease(),
+        "lease exact": lease(mode="exact"),
+        "lease saliency": lease(control="saliency"),
+        "lease shuffled": lease(control="shuffled_delta"),
+    }
+
+
+def test_search_steps_are_those_of_the_cpu() -> None:
+    steps = {}
+    for device in (torch.device("cpu"), GPU):
+        steps[device.type] = {}
+        for name, search in searches(device).items():
+            with full_precision():
+                search.step(batch(device, 0)[:2], batch(device, 1)[:2])
+                metrics = search.step(batch(device, 2)[:2], batch(device, 3)[:2])
+            steps[device.type][name] = metrics
+    for name, metrics in steps["cpu"].items():
+        assert steps["cuda"][name] == pytest.approx(metrics, rel=1e-2, abs=1e-4), name
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("name", ["introspective", "standard", "ps_kd", "cs_kd"])
+def test_a_run_writes_all_that_the_report_reads(name: str, precision: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = ("--objective", name, "--precision", precision, "--loggers", "tensorboard")
+    main(["train", *DIGITS, *words, "--out", str(out)])
+    result = json.loads((out / "result.json").read_text())
+    assert result["accuracy"] > 10
+    for file in ("album/epoch-0002.safetensors", "predictions.safetensors", "checkpoint.pt"):
+        assert (out / file).exists()
+    assert (out / "similarity.safetensors").exists()
+    assert "cuda" not in (out / "metrics.jsonl").read_text()
+    main(["report", str(out), "--out", str(tmp_path / "report.html")])
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
+def test_a_checkpoint_of_the_gpu_continues(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = ["train", *DIGITS, "--objective", "introspective", "--out", str(out)]
+    main(words)
+    whole = json.loads((out / "result.json").read_text())
+    (out / "result.json").unlink()
+    main([*words, "--resume"])
+    again = json.loads((out / "result.json").read_text())
+    assert again["accuracy"] == pytest.approx(whole["accuracy"], abs=1.0)
+
+
+def test_parts_are_compiled_for_the_gpu(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = ("--model", "resnet20", "--precision", "bf16", "--compile")
+    main(["train", *DIGITS, *words, "--objective", "introspective", "--out", str(out)])
+    assert json.loads((out / "result.json").read_text())["accuracy"] > 10
+
+
+def test_a_comparison_on_one_gpu_by_two_workers(tmp_path: Path) -> None:
+    out = tmp_path / "compared"
+    words = ("--objectives", "standard", "introspective", "--seeds", "0", "1", "--workers", "2")
+    main(["compare", *DIGITS, *words, "--out", str(out)])
+    rows = json.loads((out / "results.json").read_text())["rows"]
+    assert len(rows) == 4
+    hardware = json.loads((out / "compare.json").read_text())["environment"]["hardware"]
+    assert hardware == torch.cuda.get_device_name()
+
+
+@pytest.mark.parametrize("space", ["nasbench201", "darts", "pcdarts"])
+def test_a_search_and_its_network(space: str, tmp_path: Path) -> None:
+    out = tmp_path / "search"
+    tiny = ("--init-channels", "8", "--cells", "1" if space == "nasbench201" else "3")
+    words = ("--space", space, "--method", "lease", "--audience", "small_cnn", *tiny)
+    main(["search", *DIGITS, *words, "--epochs", "1", "--out", str(out)])
+    retrained = ("--genotype", str(out / "genotype.json"), "--out", str(tmp_path / "net"), *tiny)
+    main(["retrain", *DIGITS, *retrained, "--epochs", "1", "--objective", "introspective"])
+    assert (tmp_path / "net" / "result.json").exists()
+
+
+def test_training_options_have_no_effect_on_what_a_copy_computes() -> None:
+    """A copy of a model that was trained compiled runs without the compiled code."""
+    from selfexplain.training.compiling import CompiledParts
+
+    made = objective("standard").to(GPU)
+    with CompiledParts(made).used():
+        x_BCHW, y_B, _ = batch(GPU)
+        made(x_BCHW, y_B)["loss"].backward()
+        twin = copy.deepcopy(made)
+    assert all(module._compiled_call_impl is None for module in twin.modules())
+    assert TrainingOptions().compile is False
