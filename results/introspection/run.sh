@@ -42,16 +42,10 @@ know)
     --group-column coarse_label --out "$out/know-cifar100"
   ;;
 gpu)
-  gpu=(--data parquet:data/cifar100 --model resnet18 --epochs 200 --precision bf16
-    --objectives standard label_smoothing introspective introspective:control=permuted
-    introspective:control=uniform introspective:control=weights --out "$out/gpu-cifar100")
-  jobs=()
-  for seed in 0 1 2; do # side by side: one run does not fill a large GPU
-    selfexplain compare "${gpu[@]}" --seeds "$seed" &
-    jobs+=($!)
-  done
-  for job in "${jobs[@]}"; do wait "$job"; done
-  selfexplain compare "${gpu[@]}" --seeds 0 1 2
+  selfexplain compare --data parquet:data/cifar100 --model resnet18 --epochs 200 --precision bf16 \
+    --cuda-graph --seeds 0 1 2 --workers "${WORKERS:-3}" --out "$out/gpu-cifar100" \
+    --objectives standard label_smoothing introspective introspective:control=permuted \
+    introspective:control=uniform introspective:control=weights
   ;;
 *)
   echo "$0: there is no experiment $1; pass select, test, know or gpu" >&2

@@ -7,6 +7,8 @@
 #
 # Each command continues where it was stopped, within a run from the last epoch's checkpoint, so that it may be cut
 # into calls of any length: timeout 580 results/shelf/run.sh gpu. FIRST=5 runs the first five objectives alone.
+# On the GPU, EPOCHS=30 trains for less long (in a folder of its own), WORKERS says how many runs share it, and
+# FAST="--cuda-graph" leaves out the compilation.
 # data/cifar100 holds the Parquet files of uoft-cs/cifar100 (Hugging Face hub).
 set -euo pipefail
 out=results/shelf
@@ -29,8 +31,10 @@ small)
     --seeds 0 1 2 --workers "${WORKERS:-2}" --objectives "${objectives[@]}" --out "$out/small"
   ;;
 gpu)
-  selfexplain compare "${data[@]}" --model resnet18 --epochs 200 --precision bf16 --seeds 0 1 2 \
-    --workers "${WORKERS:-3}" --objectives "${objectives[@]}" --out "$out/gpu"
+  # shellcheck disable=SC2086 # FAST is words
+  selfexplain compare "${data[@]}" --model resnet18 --epochs "${EPOCHS:-200}" --precision bf16 \
+    ${FAST:---cuda-graph --compile} --seeds 0 1 2 --workers "${WORKERS:-3}" \
+    --objectives "${objectives[@]}" --out "$out/gpu-${EPOCHS:-200}"
   ;;
 *)
   echo "$0: there is no experiment $1; pass digits, small or gpu" >&2

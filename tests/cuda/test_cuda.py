@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from selfexplain import class_maps
@@ -25,13 +26,30 @@ from selfexplain.objectives import Objective, ObjectiveContext
 from selfexplain.recipes.objective_options import ObjectiveOptions
 from selfexplain.recipes.objectives import OBJECTIVES, build_objective
 from selfexplain.spaces import build_supernet
-from selfexplain.training import TrainingOptions
+from selfexplain.training import CompiledParts, TrainingOptions, train
+from selfexplain.training.recording import RecordedStep
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 GPU = torch.device("cuda")
 CLASSES = 5
+NOT_RECORDED = [
+    "cs_kd",
+    "dlb",
+    "byot",
+    "dml",
+    "saliency_guided",
+    "cgc",
+    "icasc",
+    "lsx",
+    "distil_part",
+    "introspective:control=permuted",
+    "introspective:aggregation=class",
+    "introspective:warmup_steps=3",
+]
 SPECS = [*OBJECTIVES, "introspective:kind=grad_cam,layer=block2,similarity=distance"]
+DRAWS_ON_DEVICE = {"cgc", "saliency_guided"}
+"""Objectives whose random numbers are the device's, and so differ from those of the CPU."""
 DIGITS = ("--data", "digits", "--train-size", "200", "--batch-size", "50", "--epochs", "2")
 
 
@@ -87,7 +105,7 @@ def test_maps_are_those_of_the_cpu(kind: str) -> None:
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_an_objective_steps_as_on_the_cpu(spec: str) -> None:
-    """Two steps in full precision; what an objective draws, it draws on the CPU."""
+    """Two steps in full precision."""
     losses = {}
     for device in (torch.device("cpu"), GPU):
         made = objective(spec).to(device).train()
@@ -107,10 +125,6 @@ def test_an_objective_steps_as_on_the_cpu(spec: str) -> None:
         assert all(torch.isfinite(torch.tensor(losses["cuda"])))
     else:
         assert losses["cuda"] == pytest.approx(losses["cpu"], rel=2e-3)
-
-
-DRAWS_ON_DEVICE: frozenset[str] = frozenset()
-"""Objectives whose random numbers come from the device's generator, and so differ."""
 
 
 def test_batches_are_those_of_the_cpu() -> None:
@@ -221,9 +235,82 @@ def test_a_checkpoint_of_the_gpu_continues(tmp_path: Path) -> None:
     assert again["accuracy"] == pytest.approx(whole["accuracy"], abs=1.0)
 
 
-def test_parts_are_compiled_for_the_gpu(tmp_path: Path) -> None:
+def test_compiled_parts_compute_the_same() -> None:
+    plain, compiled = objective("introspective").to(GPU), objective("introspective").to(GPU)
+    x_BCHW, y_B, _ = batch(GPU)
+    with full_precision():
+        expected = plain(x_BCHW, y_B)
+        with CompiledParts(compiled).used():
+            found = compiled(x_BCHW, y_B)
+            found["loss"].backward()
+    torch.testing.assert_close(found["loss"], expected["loss"], rtol=1e-4, atol=1e-5)
+
+
+def trained(spec: str, folder: Path, **options: bool) -> dict[str, Tensor]:
+    """Weights and losses of three short epochs in full precision."""
+    images = MemoryImages(
+        torch.randint(
+            0, 256, (40, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+        ),
+        torch.arange(40) % CLASSES,
+    )
+    half_C = torch.full((1,), 0.5)
+    made = objective(spec)
+    with full_precision():
+        train(
+            made,
+            Batches(images, batch_size=8, device=GPU, mean_C=half_C, std_C=half_C),
+            TrainingOptions(epochs=3, batch_size=8, lr=0.01, **options),
+            fabric=Fabric(accelerator="cuda", devices=1),
+            folder=folder,
+        )
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return {
+        **{name: t for name, t in made.state_dict().items() if isinstance(t, Tensor)},
+        **{f"loss {i}": torch.tensor(json.loads(line)["loss"]) for i, line in enumerate(lines)},
+    }
+
+
+@pytest.mark.parametrize("spec", [spec for spec in SPECS if spec not in NOT_RECORDED])
+def test_recorded_steps_train_to_the_same_weights(spec: str, tmp_path: Path) -> None:
+    assert objective(spec).recordable
+    expected = trained(spec, tmp_path / "as written")
+    found = trained(spec, tmp_path / "recorded", cuda_graph=True)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=2e-3, atol=2e-4, msg=name)
+
+
+@pytest.mark.parametrize("spec", NOT_RECORDED)
+def test_other_steps_are_not_recorded(spec: str) -> None:
+    assert not objective(spec).recordable
+
+
+def test_recorded_steps_draw_new_numbers_each_time() -> None:
+    """Dropout in a recording follows the generator, and a new seed makes new masks."""
+    weight = torch.ones(1000, device=GPU, requires_grad=True)
+
+    def step(x_N: Tensor) -> dict[str, Tensor]:
+        weight.grad = None
+        loss = nn.functional.dropout(weight * x_N, 0.5).sum()
+        loss.backward()
+        return {"loss": loss.detach()}
+
+    recorded = RecordedStep(step)
+    x_N = torch.ones(1000, device=GPU)
+    losses = [float(recorded(x_N)["loss"]) for _ in range(8)]
+    assert recorded.graph is not None
+    assert len(set(losses)) > 4
+    torch.manual_seed(5)
+    first = float(recorded(x_N)["loss"])
+    torch.manual_seed(5)
+    assert float(recorded(x_N)["loss"]) == first
+    assert float(recorded(x_N[:7])["loss"]) <= 14  # another shape runs as written
+
+
+@pytest.mark.parametrize("more", [(), ("--compile",)])
+def test_a_run_of_recorded_steps(more: tuple[str, ...], tmp_path: Path) -> None:
     out = tmp_path / "run"
-    words = ("--model", "resnet20", "--precision", "bf16", "--compile")
+    words = ("--precision", "bf16", "--cuda-graph", "--ema", "0.9", "--clip", "1", *more)
     main(["train", *DIGITS, *words, "--objective", "introspective", "--out", str(out)])
     assert json.loads((out / "result.json").read_text())["accuracy"] > 10
 
@@ -231,7 +318,8 @@ def test_parts_are_compiled_for_the_gpu(tmp_path: Path) -> None:
 def test_a_comparison_on_one_gpu_by_two_workers(tmp_path: Path) -> None:
     out = tmp_path / "compared"
     words = ("--objectives", "standard", "introspective", "--seeds", "0", "1", "--workers", "2")
-    main(["compare", *DIGITS, *words, "--out", str(out)])
+    fast = ("--cuda-graph", "--precision", "bf16")
+    main(["compare", *DIGITS, *words, *fast, "--out", str(out)])
     rows = json.loads((out / "results.json").read_text())["rows"]
     assert len(rows) == 4
     hardware = json.loads((out / "compare.json").read_text())["environment"]["hardware"]
@@ -249,14 +337,11 @@ def test_a_search_and_its_network(space: str, tmp_path: Path) -> None:
     assert (tmp_path / "net" / "result.json").exists()
 
 
-def test_training_options_have_no_effect_on_what_a_copy_computes() -> None:
+def test_a_copy_is_not_compiled() -> None:
     """A copy of a model that was trained compiled runs without the compiled code."""
-    from selfexplain.training.compiling import CompiledParts
-
     made = objective("standard").to(GPU)
     with CompiledParts(made).used():
         x_BCHW, y_B, _ = batch(GPU)
         made(x_BCHW, y_B)["loss"].backward()
         twin = copy.deepcopy(made)
     assert all(module._compiled_call_impl is None for module in twin.modules())
-    assert TrainingOptions().compile is False

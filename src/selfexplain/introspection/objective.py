@@ -75,6 +75,17 @@ class Introspective(Objective):
         self.class_mean = RunningClassMean(self.options.momentum)
         self._layer: ExplainedLayer | None = None
 
+    @property
+    def recordable(self) -> bool:  # type: ignore[override]
+        """Whether steps are the same from now on: each instance by itself, and the warm-up over."""
+        options = self.options
+        return (
+            options.aggregation == "instance"
+            and options.every == 1
+            and options.control != "permuted"
+            and self.steps >= options.warmup_steps + options.ramp_steps
+        )
+
     def forward(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
         """Loss of images (B, C, H, W) and labels (B,); terms cross_entropy and introspection."""
         explains = self._explains_now()

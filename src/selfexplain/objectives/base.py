@@ -38,6 +38,9 @@ class Objective(nn.Module):
     """Whether labels may be distributions (B, K), as mixed images have them."""
     wants_indices = False
     """Whether each call needs the images' places in the training set: objective(x, y, index_B)."""
+    recordable = False
+    """Whether all steps of an epoch are the same work on the device, so that one may be recorded
+    and replayed without this code: nothing is drawn, counted or decided in Python."""
     tunable: ClassVar[Mapping[str, Tunable]] = {}
     """The options that a fair comparison tunes, by name, and where their good values may lie."""
 

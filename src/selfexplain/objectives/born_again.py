@@ -46,6 +46,7 @@ class BornAgain(Taught):
     """
 
     takes_soft_labels = True
+    recordable = True
     tunable: ClassVar[Mapping[str, Tunable]] = {"label_weight": Range(0.0, 1.0)}
 
     def __init__(

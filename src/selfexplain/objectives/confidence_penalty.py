@@ -44,6 +44,7 @@ class ConfidencePenalty(Objective):
     """
 
     takes_soft_labels = True
+    recordable = True
     tunable: ClassVar[Mapping[str, Tunable]] = {"beta": Range(0.01, 1.0, log=True)}
 
     def __init__(self, model: nn.Module, beta: float = 0.1) -> None:

@@ -89,6 +89,7 @@ class DKD(Taught):
         >>> out["loss"].backward()
     """
 
+    recordable = True
     tunable: ClassVar[Mapping[str, Tunable]] = {
         "beta": Range(0.5, 16.0, log=True),
         "temperature": Range(1.0, 10.0, log=True),

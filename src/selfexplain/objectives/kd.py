@@ -39,6 +39,7 @@ class KD(Taught):
     """
 
     takes_soft_labels = True
+    recordable = True
     tunable: ClassVar[Mapping[str, Tunable]] = {
         "alpha": Range(0.1, 1.0),
         "temperature": Range(1.0, 10.0, log=True),

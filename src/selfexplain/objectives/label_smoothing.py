@@ -28,6 +28,7 @@ class LabelSmoothing(Objective):
     """
 
     takes_soft_labels = True
+    recordable = True
     tunable: ClassVar[Mapping[str, Tunable]] = {"smoothing": Range(0.02, 0.3, log=True)}
 
     def __init__(self, model: nn.Module, smoothing: float = 0.1) -> None:

@@ -69,6 +69,7 @@ class OnlineLabelSmoothing(Objective):
         >>> objective(torch.zeros(2, 1, 2, 2), torch.tensor([0, 2]))["loss"].backward()
     """
 
+    recordable = True
     tunable: ClassVar[Mapping[str, Tunable]] = {"alpha": Range(0.2, 0.9)}
     soft_KK: Tensor
     sums_KK: Tensor

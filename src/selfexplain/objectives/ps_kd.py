@@ -67,6 +67,7 @@ class PSKD(Objective):
     """
 
     wants_indices = True
+    recordable = True
     tunable: ClassVar[Mapping[str, Tunable]] = {"alpha": Range(0.3, 1.0)}
     past_NK: Tensor
 

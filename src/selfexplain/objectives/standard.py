@@ -16,6 +16,7 @@ class Standard(Objective):
     """
 
     takes_soft_labels = True
+    recordable = True
 
     def forward(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
         """Cross-entropy of images (B, C, H, W) and labels (B,) or (B, K)."""

@@ -74,6 +74,7 @@ class TfKD(Objective):
     """
 
     takes_soft_labels = True
+    recordable = True
     tunable: ClassVar[Mapping[str, Tunable]] = {"alpha": Range(0.05, 0.95)}
 
     def __init__(

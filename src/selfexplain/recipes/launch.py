@@ -39,4 +39,9 @@ def launch(device: DeviceOptions, training: TrainingOptions) -> Fabric:
         ) from error
     if training.precision == "fp16" and fabric.device.type == "cpu":
         raise InputError("precision fp16 needs a GPU; pass --precision bf16 or fp32")
+    if training.cuda_graph and (fabric.device.type != "cuda" or fabric.world_size > 1):
+        raise InputError(
+            f"cuda_graph needs one CUDA device, and this is {fabric.world_size} x "
+            f"{fabric.device.type}; leave out --cuda-graph"
+        )
     return fabric

@@ -230,8 +230,9 @@ def plain(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
     for name in ("teacher", "start_seed"):  # runs without stay what they were before these came
         if values.get(name) is None:
             values.pop(name, None)
-    if values.get("training", {}).get("compile") is False:
-        values["training"].pop("compile")
+    for name in ("compile", "cuda_graph"):
+        if values.get("training", {}).get(name) is False:
+            values["training"].pop(name)
     specs = getattr(config, "objectives", None) or [getattr(config, "objective", None)]
     if "options" in values and specs != [None]:
         used = {part.partition(":")[0] for spec in specs for part in parts_of(spec)}

@@ -18,6 +18,7 @@ from selfexplain.objectives.base import Objective
 from selfexplain.training.compiling import CompiledParts
 from selfexplain.training.convolutions import autotuned_convolutions
 from selfexplain.training.interleave import interleaved_seconds, medians
+from selfexplain.training.recording import ORDINARY_STEPS, gradient_step
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +36,7 @@ def interleaved_cost(
     *,
     fabric: Fabric,
     compiled: bool = False,
+    recorded: bool = False,
     rounds: int = 20,
     most_seconds: float = 20.0,
 ) -> dict[str, Cost]:
@@ -49,7 +51,8 @@ def interleaved_cost(
         batch: images (B, C, H, W), labels (B,) and places in the training set (B,), on the device.
         fabric: where the steps run.
         compiled: whether the networks' parts are compiled, as in training with that option.
-        rounds: most rounds that are measured, after two that are not.
+        recorded: whether steps that can be are recorded, as in training with that option.
+        rounds: most rounds that are measured, after three that are not.
         most_seconds: stop after this time, but not before three measured rounds.
 
     Example:
@@ -63,7 +66,8 @@ def interleaved_cost(
         1.0
     """
     steppers = {
-        name: _Stepper(objective, batch, fabric, compiled) for name, objective in objectives.items()
+        name: _Stepper(objective, batch, fabric, compiled, recorded)
+        for name, objective in objectives.items()
     }
     started = time.perf_counter()
 
@@ -72,7 +76,7 @@ def interleaved_cost(
         return fabric.broadcast(late)  # one clock decides for all processes
 
     with autotuned_convolutions():
-        seconds = interleaved_seconds(steppers, rounds, uncounted=2, enough=enough)
+        seconds = interleaved_seconds(steppers, rounds, uncounted=ORDINARY_STEPS + 1, enough=enough)
     of_a_step = {
         name: [cycle / steppers[name].period for cycle in cycles]
         for name, cycles in seconds.items()
@@ -92,18 +96,20 @@ class _Stepper:
         batch: tuple[Tensor, Tensor, Tensor],
         fabric: Fabric,
         compiled: bool,
+        recorded: bool,
     ) -> None:
         objective.train().skip_warmup()
         self.period = objective.period
         self.batch = batch if objective.wants_indices else batch[:2]
-        self.fabric = fabric
         self.parts = CompiledParts(objective) if compiled else None
         optimiser = torch.optim.SGD(objective.parameters(), lr=1e-3, momentum=0.9, nesterov=True)
-        self.objective, self.optimiser = fabric.setup(objective, optimiser)
+        wrapped, self.optimiser = fabric.setup(objective, optimiser)
+        self.gradients = gradient_step(
+            objective, wrapped, self.optimiser, fabric, recorded=recorded
+        )
 
     def __call__(self) -> None:
         with self.parts.used() if self.parts is not None else nullcontext():
             for _ in range(self.period):
-                self.optimiser.zero_grad()
-                self.fabric.backward(self.objective(*self.batch)["loss"])
+                self.gradients(*self.batch)
                 self.optimiser.step()

@@ -26,6 +26,7 @@ from selfexplain.training.loggers import Logger
 from selfexplain.training.meter import Meter
 from selfexplain.training.options import TrainingOptions
 from selfexplain.training.processes import exists_for_all, mean_numbers, take_from_first
+from selfexplain.training.recording import gradient_step
 from selfexplain.training.schedule import cosine_with_warmup
 from selfexplain.training.seeding import epoch_seed, global_generator_kept
 from selfexplain.training.state import Run, restore, start, state_of
@@ -151,11 +152,17 @@ def _train_epoch(
     meter = Meter(every=1 if fabric.device.type == "cpu" else 20)
     started = time.perf_counter()
     layout = torch.channels_last if options.channels_last else torch.contiguous_format
+    gradients = run.gradients = gradient_step(
+        run.objective,
+        run.wrapped,
+        run.stepper,
+        fabric,
+        recorded=options.cuda_graph,
+        before=run.gradients,
+    )
     for step, (x_BCHW, *rest) in enumerate(_steps(run.objective, batches, epoch)):
         _set_learning_rate(run, options, epoch * len(batches) + step, len(batches))
-        out = run.wrapped(x_BCHW.contiguous(memory_format=layout), *rest)
-        run.stepper.zero_grad()
-        fabric.backward(out["loss"])
+        out = gradients(x_BCHW.contiguous(memory_format=layout), *rest)
         if options.clip:
             # A gradient that is not finite is no error here: fp16 scaling skips such steps, and
             # elsewhere the loss says so in the next one.

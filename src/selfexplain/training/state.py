@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from selfexplain.errors import InputError
 from selfexplain.objectives.base import Objective
 from selfexplain.training.options import TrainingOptions
+from selfexplain.training.recording import Step
 
 
 @dataclass(kw_only=True)
@@ -23,6 +24,8 @@ class Run:
     optimiser: torch.optim.Optimizer
     stepper: Any
     average: AveragedModel | None
+    gradients: Step | None = None
+    """Forward and backward of the epoch that is walked."""
     epochs_done: int = 0
 
     @property

@@ -1,0 +1,131 @@
+"""Record a training step on the GPU once, and replay it.
+
+A step of a small network is hundreds of short kernels, which Python starts more slowly than the GPU
+runs them. A CUDA graph starts them all at once.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from selfexplain.objectives.base import Objective
+
+Step = Callable[..., dict[str, Tensor]]
+"""Takes tensors, leaves gradients in `.grad`, and returns an objective's terms."""
+
+ORDINARY_STEPS = 2
+"""Steps that run as written before one is recorded; in the first, libraries set themselves up."""
+
+
+def gradient_step(
+    objective: Objective,
+    wrapped: Any,
+    stepper: Any,
+    fabric: Fabric,
+    *,
+    recorded: bool = False,
+    before: Step | None = None,
+) -> Step:
+    """Forward and backward of an objective: a function of a batch that leaves the gradients.
+
+    It returns the objective's terms, detached.
+
+    Args:
+        objective: that is trained.
+        wrapped: the same, as Fabric gave it back.
+        stepper: its optimiser, as Fabric gave it back.
+        fabric: where.
+        recorded: record it, if the objective allows it.
+        before: the step of the epoch before, whose memory a recording takes over.
+
+    Example:
+        >>> from selfexplain.objectives import Standard
+        >>> objective = Standard(torch.nn.Linear(4, 3))
+        >>> fabric, sgd = Fabric(accelerator="cpu", devices=1), torch.optim.SGD
+        >>> wrapped, stepper = fabric.setup(objective, sgd(objective.parameters(), lr=0.1))
+        >>> step = gradient_step(objective, wrapped, stepper, fabric)
+        >>> sorted(step(torch.ones(2, 4), torch.tensor([0, 2])))
+        ['loss', 'output']
+        >>> objective.model.weight.grad.shape
+        torch.Size([3, 4])
+    """
+
+    def step(*batch: Tensor) -> dict[str, Tensor]:
+        out: dict[str, Tensor] = wrapped(*batch)
+        stepper.zero_grad()
+        fabric.backward(out["loss"])
+        # Detached, or what is left of the autograd graph would reach into the recording of a step.
+        return {name: term.detach() for name, term in out.items()}
+
+    if not (recorded and objective.recordable):
+        return step
+    return RecordedStep(step, before if isinstance(before, RecordedStep) else None)
+
+
+class RecordedStep:
+    """A step (forward and backward) that is replayed from its third call on.
+
+    What a recording holds is the work of the GPU alone: nothing that Python counts or decides in
+    the step happens again in a replay. So make a new one whenever the step changes, as for every
+    epoch. A call with tensors of another shape runs as written.
+
+    Args:
+        step: is given a batch on the GPU, returns detached tensors, and sets gradients to None
+            before it makes new ones.
+        before: a recording that is not replayed any more; this one takes over its memory.
+
+    Example:
+        >>> weight = torch.ones(3, requires_grad=True)
+        >>> def step(x):
+        ...     weight.grad = None
+        ...     loss = (weight * x).sum()
+        ...     loss.backward()
+        ...     return {"loss": loss.detach()}
+        >>> float(RecordedStep(step)(torch.arange(3.0))["loss"])
+        3.0
+    """
+
+    def __init__(self, step: Step, before: "RecordedStep | None" = None) -> None:
+        self.step = step
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.old_graph: torch.cuda.CUDAGraph | None = None
+        if before is not None:
+            self.old_graph = before.graph or before.old_graph
+        self._ordinary = 0
+        self._batch: tuple[Tensor, ...] = ()
+        self._out: dict[str, Tensor] = {}
+
+    def __call__(self, *batch: Tensor) -> dict[str, Tensor]:
+        """Terms of the step on this batch; they are overwritten by the next call."""
+        if self._ordinary < ORDINARY_STEPS:
+            self._ordinary += 1
+            return self.step(*batch)
+        if self.graph is None:
+            self.graph = self._record(batch)
+        if [t.shape for t in batch] != [t.shape for t in self._batch]:
+            return self.step(*batch)
+        for kept, new in zip(self._batch, batch, strict=True):
+            kept.copy_(new)
+        self.graph.replay()
+        return self._out
+
+    def _record(self, batch: tuple[Tensor, ...]) -> torch.cuda.CUDAGraph:
+        """Record the step on copies of a batch; nothing is computed yet."""
+        self._batch = tuple(t.clone() for t in batch)
+        graph = torch.cuda.CUDAGraph()
+        current = torch.cuda.current_stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(current)
+        # Not torch.cuda.graph, which empties the caches of memory first: each epoch would feel it.
+        with torch.cuda.stream(stream):
+            graph.capture_begin(pool=None if self.old_graph is None else self.old_graph.pool())
+            try:
+                self._out = self.step(*self._batch)
+            finally:
+                graph.capture_end()
+        current.wait_stream(stream)
+        self.old_graph = None
+        return graph
