@@ -19,6 +19,15 @@ class InputError(Exception):
     """
 
 
+class ShortageError(InputError):
+    """The machine is short of something just now, which may be there later: sweeps try again.
+
+    Example:
+        >>> issubclass(ShortageError, InputError)
+        True
+    """
+
+
 def first_line(error: BaseException) -> str:
     r"""What an error says, in one line; its type if it says nothing.
 

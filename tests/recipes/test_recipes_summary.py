@@ -6,6 +6,7 @@ import pytest
 from scipy import stats
 
 from selfexplain.recipes.summary import SCORES, summarise
+from selfexplain.report.table import comparison_markdown
 
 ACCURACIES = {"a": [90.0, 91.0, 89.5], "b": [92.0, 92.5, 92.0], "c": [90.5, 91.0, 91.0]}
 
@@ -55,3 +56,17 @@ def test_one_objective_and_one_seed() -> None:
     only = summarise(rows()[:1], ("a",))[0]
     assert (only["n"], only["accuracy_std"], only["difference_ci95"]) == (1, None, None)
     assert only["difference_p_holm"] is None
+
+
+def test_differences_are_over_the_seeds_that_both_have() -> None:
+    given = [r for r in rows() if (r["objective"], r["seed"]) not in {("a", 0), ("b", 1)}]
+    given = [r for r in given if r["objective"] != "c" or r["seed"] == 0]
+    first, second, third = summarise(given, ("a", "b", "c"))
+    assert (first["n"], second["n"], third["n"]) == (2, 2, 1)
+    assert second["difference_mean"] == pytest.approx(92.0 - 89.5)
+    assert second["difference_ci95"] is None
+    assert third["difference_mean"] is None
+    assert third["difference_p_holm"] is None
+    text = comparison_markdown({"summary": [first, second, third]})
+    assert "| +2.50 |" in text
+    assert "| unknown |" in text

@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from selfexplain.errors import InputError
+from selfexplain.errors import InputError, ShortageError
 from selfexplain.sweeps import Trial
 
 STEPS = 4
@@ -78,3 +78,23 @@ def trials(folder: Path, *functions) -> list[Trial]:
 
 def diary(folder: Path, trial: str) -> list[str]:
     return (folder / trial / "diary").read_text().splitlines()
+
+
+def roomy(folder: Path, on_step) -> int:
+    """Runs until two others have found no room beside it."""
+    while len(list(folder.parent.glob("*/no-room"))) < 2:
+        time.sleep(0.05)
+    time.sleep(0.5)  # their places are closed by then, and they wait for this one
+    return count_up(folder, on_step)
+
+
+def without_room_at_first(folder: Path, on_step) -> int:
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "no-room").exists():
+        (folder / "no-room").touch()
+        raise ShortageError("the GPU has no memory left")
+    return count_up(folder, on_step)
+
+
+def never_enough(folder: Path, on_step) -> int:
+    raise ShortageError("the GPU has no memory left")

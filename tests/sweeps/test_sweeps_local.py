@@ -111,6 +111,32 @@ def test_what_always_fails_is_given_up(tmp_path: Path) -> None:
         outcome.complete()
 
 
+def test_fewer_workers_go_on_where_there_is_no_room_for_all(tmp_path: Path) -> None:
+    kinds = {"a": sweep_trials.roomy, "b": sweep_trials.roomy}
+    kinds |= dict.fromkeys("cd", sweep_trials.without_room_at_first)
+    watch = Watch()
+    outcome = LocalWorkers(4, retries=0).run(
+        [Trial(name, kind, tmp_path / name) for name, kind in kinds.items()], watch
+    )
+    assert outcome.complete() == dict.fromkeys("abcd", STEPS)
+    news = [(name, type(message)) for name, message in watch.news]
+    first_done = min(news.index((name, Done)) for name in "ab")
+    for name in "cd":
+        started = [i for i, message in enumerate(news) if message == (name, Started)]
+        assert len(started) == 2
+        assert started[0] < first_done < started[1]
+
+
+def test_what_never_has_room_is_given_up(tmp_path: Path) -> None:
+    watch = Watch()
+    outcome = LocalWorkers(2, retries=1).run(
+        trials(tmp_path, sweep_trials.never_enough, count_up), watch
+    )
+    assert outcome.results == {"count_up": STEPS}
+    with pytest.raises(InputError, match="the GPU has no memory left"):
+        outcome.complete()
+
+
 def test_interrupt_leaves_no_worker(tmp_path: Path) -> None:
     watch = Watch()
 

@@ -11,9 +11,11 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from selfexplain.errors import InputError
+from selfexplain.errors import InputError, ShortageError
 from selfexplain.introspection import Introspective
 from selfexplain.objectives import Objective, Standard
+from selfexplain.recipes.launch import launch
+from selfexplain.recipes.options import DeviceOptions
 from selfexplain.training import DivergedError, TrainingOptions, train
 from selfexplain.training.cost import interleaved_cost
 from selfexplain.training.schedule import cosine_with_warmup
@@ -276,3 +278,38 @@ def test_the_cost_of_a_step_is_that_of_its_cycle(monkeypatch: pytest.MonkeyPatch
     )
     assert costs["cycle"].step_seconds == 1.5
     assert costs["cycle"].ratio == 1.5
+
+
+class Hungry(Standard):
+    """Wants more memory than there is in the third epoch."""
+
+    def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        if self.epoch == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 16.00 MiB")
+        return super().forward(x, y)
+
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        self.epoch = epoch
+
+
+def test_a_full_gpu_is_said_in_one_sentence_and_the_checkpoint_stays(tmp_path: Path) -> None:
+    with pytest.raises(ShortageError, match=r"no memory left in epoch 3; pass a smaller --batch"):
+        run(tmp_path, Hungry(model()))
+    resumed = run(tmp_path, resume=True)
+    assert same(resumed, run(tmp_path / "whole"))
+
+
+def test_a_recorded_step_needs_a_gpu() -> None:
+    with pytest.raises(InputError, match=r"cuda_graph needs one CUDA device, and this is 1 x cpu"):
+        launch(DeviceOptions(accelerator="cpu"), TrainingOptions(cuda_graph=True))
+    with pytest.raises(InputError, match="cuda_graph goes with bf16 or fp32"):
+        TrainingOptions(cuda_graph=True, precision="fp16")
+
+
+def test_a_full_gpu_at_the_start_is_no_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(Fabric, "launch", full)
+    with pytest.raises(ShortageError, match="before the run has begun; let fewer runs share it"):
+        launch(DeviceOptions(accelerator="cpu"), TrainingOptions())

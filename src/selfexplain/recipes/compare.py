@@ -18,6 +18,7 @@ from selfexplain.data import ImageData
 from selfexplain.recipes.check_model import check_model
 from selfexplain.recipes.classifier import build_seeded
 from selfexplain.recipes.environment import environment
+from selfexplain.recipes.finished_runs import finished_rows, unfinished_config
 from selfexplain.recipes.folder import check_free, check_same_config, locked, saved_config
 from selfexplain.recipes.grid import run_all
 from selfexplain.recipes.launch import launch
@@ -80,6 +81,9 @@ def run_comparison(
     check_installed(config.loggers)
     _claim_folder(config)
     with locked(config.out):
+        if config.finished_only:
+            rows, missing = finished_rows(config)
+            return _written(config, rows, unfinished_config(config, missing))
         return _compare(config, watch, run_trials)
 
 
@@ -125,17 +129,26 @@ def _compare(config: CompareConfig, watch: Watch, run_trials: RunTrials | None) 
         teachers=config.out / "teachers",
     )
     rows = [result | costs[result["seed"]][result["objective"]] for result in done]
+    told = {
+        **plain(config, leave_out=("out",)),
+        "environment": environment(fabric.device),
+        **({} if tuning is None else {"tuning": tuning}),
+    }
+    return _written(config, rows, told, first=fabric.is_global_zero)
+
+
+def _written(
+    config: CompareConfig, rows: list[dict[str, Any]], told: dict[str, Any], *, first: bool = True
+) -> dict[str, Any]:
+    """What `results.json` holds; the first process writes it."""
+    have = {row["objective"] for row in rows}
     results = {
         "schema": 1,
-        "config": {
-            **plain(config, leave_out=("out",)),
-            "environment": environment(fabric.device),
-            **({} if tuning is None else {"tuning": tuning}),
-        },
+        "config": told,
         "rows": [{name: row[name] for name in COLUMNS if name in row} for row in rows],
-        "summary": summarise(rows, config.objectives),
+        "summary": summarise(rows, [spec for spec in config.objectives if spec in have]),
     }
-    if fabric.is_global_zero:
+    if first:
         write_json(config.out / "results.json", results)
     return results
 

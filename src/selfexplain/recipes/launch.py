@@ -3,7 +3,7 @@
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-from selfexplain.errors import InputError, first_line
+from selfexplain.errors import InputError, ShortageError, first_line
 from selfexplain.recipes.machines import devices_and_machines
 from selfexplain.recipes.options import DeviceOptions
 from selfexplain.training import TrainingOptions
@@ -32,6 +32,11 @@ def launch(device: DeviceOptions, training: TrainingOptions) -> Fabric:
         )
         fabric.launch()
     except (RuntimeError, ValueError, MisconfigurationException) as error:
+        if "out of memory" in str(error):
+            raise ShortageError(
+                "the GPU has no memory left, before the run has begun; let fewer runs share it "
+                "(--workers), or wait for the others"
+            ) from error
         raise InputError(
             f"accelerator {device.accelerator} with {devices} device(s) and "
             f"{training.precision} cannot be used here ({first_line(error)}); "

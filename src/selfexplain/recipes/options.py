@@ -77,6 +77,8 @@ class DeviceOptions:
             raise InputError(f"devices is {self.devices}; pass a whole number of at least 1")
 
 
+UNTOLD = ("sweep", "loggers", "finished_only")
+"""Options that change no result, and that no configuration in a folder tells of."""
 UNNAMED = Path("runs/NAME")
 """Stands for a folder that is named after the configuration."""
 
@@ -169,10 +171,15 @@ class CompareConfig(SharedConfig):
     tuner: Literal["random", "optuna"] = "random"
     """How settings are chosen after the first, which is the published one: drawn at random, or
     proposed by Optuna (needs the tune extra)."""
+    finished_only: bool = False
+    """Train nothing: make the table of the runs in --out that are finished. It says which are
+    missing."""
     sweep: Annotated[SweepOptions, tyro.conf.arg(name="")] = field(default_factory=SweepOptions)
 
     def __post_init__(self) -> None:
         """Refuse a comparison of nothing, and a tuning of nothing."""
+        if self.finished_only and self.tune is not None:
+            raise InputError("finished_only trains nothing, so nothing is tuned; leave out --tune")
         if self.tune is not None and self.tune < 1:
             raise InputError(f"tune is {self.tune}; pass a whole number of at least 1")
         if self.tune is None and self.tuner != "random":
@@ -226,7 +233,7 @@ def plain(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
     values = asdict(config)
     if isinstance(config, SharedConfig):  # runs without stay what they were when this was a flag
         values["tensorboard"] = False
-    values = {k: v for k, v in values.items() if k not in (*leave_out, "sweep", "loggers")}
+    values = {k: v for k, v in values.items() if k not in (*leave_out, *UNTOLD)}
     for name in ("teacher", "start_seed"):  # runs without stay what they were before these came
         if values.get(name) is None:
             values.pop(name, None)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from selfexplain.evaluation import Scores, holm, paired_difference
+from selfexplain.evaluation import PairedDifference, Scores, holm, paired_difference
 
 SCORES = tuple(field.name for field in fields(Scores))
 """Scores that every run has."""
@@ -19,36 +19,50 @@ def summarise(rows: Sequence[Row], objectives: Sequence[str]) -> list[Row]:
     """Mean and std over seeds of each objective, and its paired difference to the first.
 
     Std is the sample's (None for one seed). The difference is of accuracy in percentage points,
-    over the same seeds, with the 95 % interval of Student's t (`difference_ci95`), one for all
-    differences together (`difference_simultaneous95`, Bonferroni), the p-value of the paired t-test
-    and Holm's correction of it for the number of differences. Every number that all rows have is
-    averaged.
+    over the seeds that both have (None if there are none), with the 95 % interval of Student's t
+    (`difference_ci95`), one for all differences together (`difference_simultaneous95`, Bonferroni),
+    the p-value of the paired t-test and Holm's correction of it for the number of differences.
+    Every number that all rows have is averaged.
 
     Example:
         >>> rows = [
-        ...     {"objective": o, "accuracy": a, "nll": 0.5, "brier": 0.2, "ece": 1.0, "cost": 1.0}
-        ...     for o, a in [("a", 90.0), ("b", 92.0), ("a", 91.0), ("b", 92.0)]
+        ...     {"objective": o, "seed": s, "accuracy": a, "nll": 0.5, "ece": 1.0, "cost": 1.0}
+        ...     for o, s, a in [("a", 0, 90.0), ("b", 0, 92.0), ("a", 1, 91.0), ("b", 1, 92.0)]
         ... ]
         >>> [s["difference_mean"] for s in summarise(rows, ("a", "b"))]
         [0.0, 1.5]
     """
     first, *others = objectives
     summary = [_means(name, [r for r in rows if r["objective"] == name]) for name in objectives]
-    values = {name: [r["accuracy"] for r in rows if r["objective"] == name] for name in objectives}
     differences = {
-        name: paired_difference(values[name], values[first], comparisons=max(1, len(others)))
-        for name in objectives
+        name: _difference(rows, name, first, comparisons=max(1, len(others))) for name in objectives
     }
-    corrected = dict(zip(others, holm([differences[o].p_value for o in others]), strict=True))
+    p_values = {name: None if d is None else d.p_value for name, d in differences.items()}
+    corrected = dict(zip(others, holm([p_values[name] for name in others]), strict=True))
     for line in summary:
         name = line["objective"]
-        line["difference_mean"] = differences[name].mean
-        line["difference_ci95"] = differences[name].ci95
-        line["difference_simultaneous95"] = differences[name].simultaneous95
+        difference = differences[name]
+        for key in ("mean", "ci95", "simultaneous95"):
+            line[f"difference_{key}"] = None if difference is None else getattr(difference, key)
         # The first is not compared with itself.
-        line["difference_p"] = differences[name].p_value if name in corrected else None
+        line["difference_p"] = p_values[name] if name in corrected else None
         line["difference_p_holm"] = corrected.get(name)
     return summary
+
+
+def _difference(
+    rows: Sequence[Row], name: str, first: str, *, comparisons: int
+) -> PairedDifference | None:
+    """Difference in accuracy to the first objective; None if no seed has both."""
+    accuracy = {(row["objective"], row["seed"]): row["accuracy"] for row in rows}
+    both = [s for o, s in accuracy if o == name and (first, s) in accuracy]
+    if not both:
+        return None
+    return paired_difference(
+        [accuracy[name, seed] for seed in both],
+        [accuracy[first, seed] for seed in both],
+        comparisons=comparisons,
+    )
 
 
 def _means(name: str, mine: Sequence[Row]) -> Row:

@@ -1,10 +1,13 @@
 """What stands below the table of a comparison: how its numbers were made."""
 
+from collections import Counter
 from typing import Any
 
 Row = dict[str, Any]
 
 LEVEL = 0.05
+MOST_NAMED = 4
+"""So many missing runs are named one by one."""
 
 
 def survives(row: Row) -> bool:
@@ -31,6 +34,7 @@ def caption(results: dict[str, Any]) -> str:
     summary = results["summary"]
     n = summary[0]["n"]
     parts = [
+        *_unfinished(results),
         f"mean ± std over {n} seed{'s' if n > 1 else ''}",
         f"difference in accuracy to {summary[0]['objective']}, same seeds, ± half of its 95 % "
         "interval",
@@ -45,6 +49,17 @@ def caption(results: dict[str, Any]) -> str:
         *_tuning(results.get("config", {}).get("tuning")),
     ]
     return "; ".join(parts)
+
+
+def _unfinished(results: dict[str, Any]) -> list[str]:
+    """Which runs an unfinished comparison lacks; where many lack, how many of each objective."""
+    missing = results.get("config", {}).get("unfinished")
+    if not missing:
+        return []
+    lacking = Counter(name.rpartition(" with seed ")[0] for name in missing)
+    told = missing if len(missing) <= MOST_NAMED else [f"{c} of {o}" for o, c in lacking.items()]
+    runs = "one run is" if len(missing) == 1 else f"{len(missing)} runs are"
+    return [f"UNFINISHED: {runs} missing ({', '.join(told)})"]
 
 
 def _total(results: dict[str, Any]) -> list[str]:

@@ -111,5 +111,7 @@ def with_interval(difference: float, ci95: tuple[float, float] | None, digits: i
 
 def _difference(row: Row) -> str:
     """The paired difference, half of its interval, and a star if it survives the correction."""
+    if row["difference_mean"] is None:
+        return "unknown"
     text = with_interval(row["difference_mean"], row["difference_ci95"], 2)
     return text + ("*" if survives(row) else "")

@@ -5,7 +5,7 @@ import time
 import traceback
 from collections.abc import Callable
 
-from selfexplain.errors import InputError, first_line
+from selfexplain.errors import InputError, ShortageError, first_line
 from selfexplain.sweeps.messages import Done, Failed, Message, Started, Step
 from selfexplain.sweeps.trial import StepCallback, Trial
 
@@ -30,6 +30,8 @@ def attempt(trial: Trial, send: Callable[[Message], None], where: str = "") -> N
     send(Started(where or f"process {os.getpid()}", os.getpid()))
     try:
         result = trial.function(trial.argument, sparing(send))
+    except ShortageError as error:
+        send(Failed(str(error), retry=True, shortage=True))
     except InputError as error:
         send(Failed(str(error)))
     except Exception as error:

@@ -13,7 +13,8 @@ class Ledger:
 
     Args:
         trials: all of them.
-        retries: how often a trial whose attempt failed by accident is tried again.
+        retries: how often a trial whose attempt failed by accident is tried again. A shortage
+            while others were running does not count.
         watch: is told everything.
 
     Raises:
@@ -38,6 +39,8 @@ class Ledger:
         self.outcome = Outcome({}, {})
         self._failed_attempts: Counter[str] = Counter()
         self._open = len(trials)
+        self.running = 0
+        """Trials that are handed out and have not come to an end."""
         for trial in trials:
             watch(trial.name, Waiting())
 
@@ -48,16 +51,21 @@ class Ledger:
 
     def next(self) -> Trial | None:
         """Hand out a trial that waits, if there is one."""
-        return self.waiting.popleft() if self.waiting else None
+        if not self.waiting:
+            return None
+        self.running += 1
+        return self.waiting.popleft()
 
     def take(self, trial: Trial, message: Message) -> None:
         """Take note of news of a trial that was handed out."""
         match message:
             case Done():
+                self.running -= 1
                 self.outcome.results[trial.name] = message.result
                 self._open -= 1
             case Failed():
-                self._failed_attempts[trial.name] += 1
+                self.running -= 1
+                self._failed_attempts[trial.name] += not (message.shortage and self.running)
                 again = message.retry and self._failed_attempts[trial.name] <= self.retries
                 message = replace(message, retry=again)
                 if again:

@@ -19,7 +19,9 @@ class LocalWorkers:
     """Runs several trials at a time, each worker process one.
 
     A trial whose worker dies, or which raises what nobody expects, is tried again in a new worker;
-    bad input fails it at once. However the sweep ends, no worker outlives it, nor this process.
+    bad input fails it at once. If a GPU has no memory left for so many, one worker fewer goes on,
+    and the trial that had no room waits for a place. However the sweep ends, no worker outlives it,
+    nor this process.
 
     Args:
         workers: processes; each gets an equal share of the cores and one of the GPUs.
@@ -49,14 +51,16 @@ class LocalWorkers:
         count = min(self.workers, len(trials))
         gpus = gpus_here(os.environ)
         environments = [worker_environment(i, count, gpus, os.environ) for i in range(count)]
-        workers: list[WorkerProcess | None] = [None] * count
+        workers: dict[int, WorkerProcess | None] = dict.fromkeys(range(count))
         try:
             while not ledger.finished:
-                for place, environment in enumerate(environments):
-                    workers[place] = _busy(workers[place], ledger, environment)
-                _listen([worker for worker in workers if worker is not None], ledger)
+                for place in workers:
+                    workers[place] = _busy(workers[place], ledger, environments[place])
+                without_room = _listen([w for w in workers.values() if w is not None], ledger)
+                for place in [p for p, worker in workers.items() if worker in without_room]:
+                    del workers[place]
         finally:
-            for worker in workers:
+            for worker in workers.values():
                 if worker is not None:
                     worker.stop()
         return ledger.outcome
@@ -78,8 +82,13 @@ def _busy(
     return worker
 
 
-def _listen(workers: list[WorkerProcess], ledger: Ledger) -> None:
-    """Wait until a worker has news, or a little while, and enter all there is."""
+def _listen(workers: list[WorkerProcess], ledger: Ledger) -> list[WorkerProcess]:
+    """Wait until a worker has news, or a little while, and enter all there is.
+
+    Returns:
+        The workers for whom there was no room beside others that are still running.
+    """
+    without_room = []
     wait([worker.pipe for worker in workers], timeout=SECONDS_BETWEEN_LOOKS)
     for worker in workers:
         trial = worker.trial
@@ -88,3 +97,6 @@ def _listen(workers: list[WorkerProcess], ledger: Ledger) -> None:
             if isinstance(message, Failed) and message.retry:
                 worker.stop()  # with what it left behind; the next attempt gets a new one
             ledger.take(trial, message)
+            if isinstance(message, Failed) and message.shortage and ledger.running:
+                without_room.append(worker)
+    return without_room

@@ -68,6 +68,8 @@ class Failed:
     """A traceback, for a trial that raised what nobody expects."""
     retry: bool = False
     """Whether it is tried again."""
+    shortage: bool = False
+    """Whether the machine was short of something, which others may have been using."""
 
 
 Message = Waiting | Started | Step | Done | Failed

@@ -92,8 +92,9 @@ class RecordedStep:
         self.step = step
         self.graph: torch.cuda.CUDAGraph | None = None
         self.old_graph: torch.cuda.CUDAGraph | None = None
+        self.stream: torch.cuda.Stream | None = None
         if before is not None:
-            self.old_graph = before.graph or before.old_graph
+            self.old_graph, self.stream = before.graph or before.old_graph, before.stream
         self._ordinary = 0
         self._batch: tuple[Tensor, ...] = ()
         self._out: dict[str, Tensor] = {}
@@ -117,7 +118,8 @@ class RecordedStep:
         self._batch = tuple(t.clone() for t in batch)
         graph = torch.cuda.CUDAGraph()
         current = torch.cuda.current_stream()
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        # The same for all recordings: memory that one stream has given back serves no other.
+        stream = self.stream or torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(current)
         # Not torch.cuda.graph, which empties the caches of memory first: each epoch would feel it.
         with torch.cuda.stream(stream):
@@ -127,5 +129,5 @@ class RecordedStep:
             finally:
                 graph.capture_end()
         current.wait_stream(stream)
-        self.old_graph = None
+        self.old_graph, self.stream = None, stream
         return graph

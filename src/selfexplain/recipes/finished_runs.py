@@ -1,0 +1,73 @@
+"""The table of a comparison that is not finished: of the runs that are, and it says which are not.
+
+A table that is made in several sittings can so be looked at, and published, after each of them.
+"""
+
+from typing import Any
+
+from selfexplain.errors import InputError
+from selfexplain.recipes.options import CompareConfig, plain
+from selfexplain.recipes.runs import run_folder
+from selfexplain.recipes.teacher_chain import with_teachers, with_total_cost
+from selfexplain.training.files import read_json
+
+Row = dict[str, Any]
+
+
+def finished_rows(config: CompareConfig) -> tuple[list[Row], list[str]]:
+    """Rows of the finished runs, as in `results.json`, and the names of those that are not there.
+
+    Raises:
+        InputError: no run of the first objective is finished, so that nothing can be compared.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from selfexplain.recipes.options import DataOptions
+        >>> finished_rows(CompareConfig(data=DataOptions(data="digits"), out=Path("absent")))
+        Traceback (most recent call last):
+        ...
+        selfexplain.errors.InputError: no run of standard is finished in absent; leave out ...
+    """
+    rows, missing = [], []
+    for seed in config.seeds:
+        costs = _costs(config, seed)
+        for spec in config.objectives:
+            result = run_folder(config.out, spec, seed) / "result.json"
+            if spec in costs and result.exists():
+                rows.append(read_json(result) | costs[spec])
+            else:
+                missing.append(f"{spec} with seed {seed}")
+    first = config.objectives[0]
+    if all(row["objective"] != first for row in rows):
+        raise InputError(
+            f"no run of {first} is finished in {config.out}; leave out --finished-only to train"
+        )
+    return rows, missing
+
+
+def _costs(config: CompareConfig, seed: int) -> dict[str, dict[str, float]]:
+    """Costs of the objectives that were timed with this seed, their teachers too."""
+    path = config.out / "cost" / f"seed{seed}.json"
+    timed = read_json(path) if path.exists() else {}
+    known = [s for s in config.objectives if timed.keys() >= set(with_teachers(config, [s]))]
+    return with_total_cost(config, known, timed)
+
+
+def environment_of(config: CompareConfig) -> dict[str, Any]:
+    """Where the runs were made, as their comparison noted it.
+
+    Raises:
+        InputError: the folder holds no comparison.
+    """
+    path = config.out / "compare.json"
+    if not path.exists():
+        raise InputError(f"{config.out} holds no comparison; pass --out with the folder of one")
+    environment: dict[str, Any] = read_json(path)["environment"]
+    return environment
+
+
+def unfinished_config(config: CompareConfig, missing: list[str]) -> dict[str, Any]:
+    """What `results.json` says of the configuration of an unfinished comparison."""
+    shared = plain(config, leave_out=("out",))
+    unfinished = {"unfinished": missing} if missing else {}
+    return {**shared, "environment": environment_of(config), **unfinished}
