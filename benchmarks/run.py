@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from benchmarks import class_maps, memory, search_steps, steps
+from benchmarks import class_maps, memory, search_steps, steps, ways_of_stepping
 from selfexplain.recipes.environment import environment
 from selfexplain.training.files import read_json, write_json
 
@@ -19,6 +19,7 @@ BENCHMARKS = {
     "steps": steps,
     "memory": memory,
     "search_steps": search_steps,
+    "ways_of_stepping": ways_of_stepping,
 }
 
 

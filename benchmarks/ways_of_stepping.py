@@ -1,0 +1,64 @@
+"""A training step as written, compiled, recorded, and both: ResNet-18, 128 images, bf16, a GPU."""
+
+from collections.abc import Callable
+
+import torch
+from lightning_fabric import Fabric
+
+from benchmarks.steps import batch, objective
+from selfexplain.training.compiling import CompiledParts
+from selfexplain.training.interleave import interleaved_ratios
+from selfexplain.training.recording import ORDINARY_STEPS, gradient_step
+
+WAYS = {
+    "as written": {},
+    "compiled": {"compiled": True},
+    "recorded": {"recorded": True},
+    "compiled and recorded": {"compiled": True, "recorded": True},
+}
+STEPS = 50
+"""In a round; the GPU is waited for after them."""
+
+
+def run(device: torch.device) -> list[dict[str, object]]:
+    """Seconds of a step, and the time as written over it; nothing where there is no GPU."""
+    if device.type != "cuda":
+        return []
+    steps = {name: _steps(device, **options) for name, options in WAYS.items()}
+    times = interleaved_ratios(steps, "as written", rounds=7)
+    return [
+        {
+            "benchmark": f"step, {name}",
+            "step_seconds": seconds / STEPS,
+            "as written / this": 1 / ratio,
+        }
+        for name, (seconds, ratio) in times.items()
+    ]
+
+
+def _steps(
+    device: torch.device, *, compiled: bool = False, recorded: bool = False
+) -> Callable[[], None]:
+    """A function that takes so many training steps with the standard objective."""
+    fabric = Fabric(accelerator=device.type, devices=1, precision="bf16-mixed")
+    made = objective("standard").train()
+    optimiser = torch.optim.SGD(made.parameters(), lr=1e-3, momentum=0.9, nesterov=True)
+    wrapped, stepper = fabric.setup(made, optimiser)
+    gradients = gradient_step(made, wrapped, stepper, fabric, recorded=recorded)
+    parts = CompiledParts(made) if compiled else None
+    x_BCHW, y_B, _ = batch(device)
+
+    def take(count: int) -> None:
+        for _ in range(count):
+            gradients(x_BCHW, y_B)
+            stepper.step()
+
+    def several(count: int = STEPS) -> None:
+        if parts is None:
+            take(count)
+        else:
+            with parts.used():
+                take(count)
+
+    several(ORDINARY_STEPS + 1)
+    return several
