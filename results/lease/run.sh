@@ -2,7 +2,7 @@
 # The experiments behind docs/methods/lease.md. From the project's root:
 #
 #   results/lease/run.sh accuracy   how far differences can be trusted as hypergradients
-#   results/lease/run.sh select     the architecture's learning rate, then lambda and gamma, by the search's
+#   results/lease/run.sh select     the architecture's learning rate, then lambda, gamma and eps, by the search's
 #                                   own validation accuracy
 #   results/lease/run.sh test       every method and control, three fresh seeds, small size
 #   results/lease/run.sh table      look everything up and write the tables
@@ -69,8 +69,8 @@ select)
         --method darts2 --mode inner_product --architecture-lr "$rate" --seed "$seed"
     done
   done
-  for seed in 100; do
-    for options in "" "--gamma 3" "--lambda 3"; do
+  for seed in 100 101; do # the default, and a step up and down from it in each number
+    for options in "" "--gamma 3" "--lambda 3" "--gamma 0.3" "--lambda 0.3" "--eps 0.0157" "--eps 0.0627"; do
       name="lease$(tr -d ' ' <<<"$options")-seed$seed"
       # shellcheck disable=SC2086 # options are words
       side_by_side "$out/select" "$name" "${small[@]}" --method lease $options --seed "$seed"
