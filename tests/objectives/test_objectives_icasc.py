@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from selfexplain.errors import InputError
 from selfexplain.objectives import AttentionSeparability
-from selfexplain.objectives.attention import EPSILON, overlap, soft_mask
+from selfexplain.objectives.attention import EPSILON, outside, overlap, soft_mask
 
 X, Y = batch()
 
@@ -27,17 +27,30 @@ def enlarged(map_HW: Tensor) -> Tensor:
     return large
 
 
-def loop_overlap(true_HW: Tensor, other_HW: Tensor, mask_HW: Tensor) -> Tensor:
-    common = total = torch.zeros((), dtype=torch.float64)
-    for t, c, m in zip(true_HW.flatten(), other_HW.flatten(), mask_HW.flatten(), strict=True):
-        common = common + min(t, c) * m
-        total = total + t + c
-    return 2 * common / (total + EPSILON)
+class Ratio:
+    """A sum over another, gathered place by place and image by image."""
+
+    def __init__(self) -> None:
+        self.above = self.below = torch.zeros((), dtype=torch.float64)
+
+    def add_overlap(self, true_HW: Tensor, other_HW: Tensor, mask_HW: Tensor) -> None:
+        for t, c, m in zip(true_HW.flatten(), other_HW.flatten(), mask_HW.flatten(), strict=True):
+            self.above = self.above + 2 * min(t, c) * m
+            self.below = self.below + t + c
+
+    def add_inside(self, map_HW: Tensor, mask_HW: Tensor) -> None:
+        for a, m in zip(map_HW.flatten(), mask_HW.flatten(), strict=True):
+            self.above = self.above + a * m
+            self.below = self.below + a
+
+    def value(self) -> Tensor:
+        return self.above / (self.below + EPSILON)
 
 
 def loop_loss(objective: AttentionSeparability) -> Tensor:
-    """The loss image by image, its maps by autograd alone."""
-    model, total = objective.model, torch.zeros((), dtype=torch.float64)
+    """The loss from sums over images and places, its maps by autograd alone."""
+    model, cross_entropy = objective.model, torch.zeros((), dtype=torch.float64)
+    at_last, at_inner, inside = Ratio(), Ratio(), Ratio()
     for x, y in zip(X, Y.tolist(), strict=True):
         logits = model(x[None])[0]
         order = logits.argsort(descending=True).tolist()
@@ -49,11 +62,14 @@ def loop_loss(objective: AttentionSeparability) -> Tensor:
         height = last[0] / (last[0].max() + EPSILON)
         mask = 1 / (1 + (-objective.omega * (height - objective.sigma)).exp())
         large = enlarged(mask)
-        separability = loop_overlap(*last, mask) + loop_overlap(*inner, large)
-        consistency = objective.theta - (inner[0] * large).sum() / (inner[0].sum() + EPSILON)
-        total = total - logits.log_softmax(0)[y]
-        total = total + objective.separability * separability + objective.consistency * consistency
-    return total / len(X)
+        at_last.add_overlap(*last, mask)
+        at_inner.add_overlap(*inner, large)
+        inside.add_inside(inner[0], large)
+        cross_entropy = cross_entropy - logits.log_softmax(0)[y] / len(X)
+    separability = at_last.value() + at_inner.value()
+    consistency = objective.theta - inside.value()
+    weighted = objective.separability * separability + objective.consistency * consistency
+    return cross_entropy + weighted
 
 
 @pytest.mark.parametrize("make", [pooled_net, flat_net])
@@ -92,6 +108,22 @@ def test_images_without_attention_give_finite_losses_and_gradients() -> None:
     zero = torch.zeros(2, 3, 3, requires_grad=True)
     overlap(zero, zero, soft_mask(zero, 0.55, 100.0)).backward()
     assert zero.grad.isfinite().all()
+
+
+def test_an_image_whose_attention_all_but_vanishes_has_a_bounded_gradient() -> None:
+    """Beside images that have some; scaled to nothing, it must not weigh more than they do."""
+    generator = torch.Generator().manual_seed(0)
+    true_BHW = torch.rand(4, 3, 3, generator=generator)
+    other_BHW = torch.rand(4, 3, 3, generator=generator)
+    scale_B11 = torch.tensor([1.0, 1.0, 1.0, 1e-6]).view(4, 1, 1)
+    mask_BHW = torch.rand(4, 3, 3, generator=generator)
+    for loss in (
+        lambda a: overlap(a, other_BHW * scale_B11, mask_BHW),
+        lambda a: outside(a, mask_BHW, 0.8),
+    ):
+        attention = (true_BHW * scale_B11).requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(attention), attention)
+        assert gradient[3].abs().max() < 2 * gradient[:3].abs().max()
 
 
 def test_what_cannot_be_used_is_named() -> None:

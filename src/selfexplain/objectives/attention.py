@@ -39,26 +39,27 @@ def soft_mask(attention_BHW: Tensor, sigma: float, omega: float) -> Tensor:
 
 
 def overlap(true_BHW: Tensor, confusing_BHW: Tensor, mask_BHW: Tensor) -> Tensor:
-    """L_AS: how far two classes attend to the same places within the mask; mean over the batch.
+    """L_AS: how far two classes attend to the same places within the mask.
 
-    2 sum(min(A_true, A_confusing) mask) / sum(A_true + A_confusing), between 0 and 1.
+    2 sum(min(A_true, A_confusing) mask) / sum(A_true + A_confusing), between 0 and 1. The sums run
+    over the batch: image by image, one whose attention all but vanishes would have a gradient
+    without bound, and one such step ruins a training.
 
     Example:
         >>> a = torch.tensor([[[1.0, 3.0]]])
         >>> overlap(a, a, torch.ones_like(a)).item(), overlap(a, 0 * a, torch.ones_like(a)).item()
         (1.0, 0.0)
     """
-    common_B = (torch.minimum(true_BHW, confusing_BHW) * mask_BHW).sum((1, 2))
-    return (2 * common_B / ((true_BHW + confusing_BHW).sum((1, 2)) + EPSILON)).mean()
+    common = (torch.minimum(true_BHW, confusing_BHW) * mask_BHW).sum()
+    return 2 * common / ((true_BHW + confusing_BHW).sum() + EPSILON)
 
 
 def outside(attention_BHW: Tensor, mask_BHW: Tensor, theta: float) -> Tensor:
-    """L_AC: theta - sum(A mask) / sum(A), the mean over the batch: low if attention is in the mask.
+    """L_AC: theta - sum(A mask) / sum(A), summed over the batch: low if attention is in the mask.
 
     Example:
         >>> a = torch.tensor([[[1.0, 3.0]]])
         >>> round(outside(a, torch.tensor([[[0.0, 1.0]]]), theta=0.8).item(), 4)
         0.05
     """
-    inside_B = (attention_BHW * mask_BHW).sum((1, 2))
-    return (theta - inside_B / (attention_BHW.sum((1, 2)) + EPSILON)).mean()
+    return theta - (attention_BHW * mask_BHW).sum() / (attention_BHW.sum() + EPSILON)
