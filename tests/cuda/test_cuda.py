@@ -6,23 +6,26 @@ machine with a GPU can run them alone: `pytest tests/cuda`.
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from lightning_fabric import Fabric
+from PIL import Image
 from torch import Tensor, nn
 
 from selfexplain import class_maps
 from selfexplain.cli import main
-from selfexplain.data import Augmentation, Batches, MemoryImages
+from selfexplain.data import Augmentation, Batches, MemoryImages, load_data
+from selfexplain.errors import InputError
 from selfexplain.explanations import KINDS
 from selfexplain.lease import DARTS, SANAS, ArchitectureSearch, LeaSE, LeaSEOptions
 from selfexplain.models import build_model
 from selfexplain.multilevel import Level, hypergradient
-from selfexplain.objectives import Objective, ObjectiveContext
+from selfexplain.objectives import Objective, ObjectiveContext, Standard
 from selfexplain.recipes.objective_options import ObjectiveOptions
 from selfexplain.recipes.objectives import OBJECTIVES, build_objective
 from selfexplain.spaces import build_supernet
@@ -246,8 +249,10 @@ def test_compiled_parts_compute_the_same() -> None:
     torch.testing.assert_close(found["loss"], expected["loss"], rtol=1e-4, atol=1e-5)
 
 
-def trained(spec: str, folder: Path, **options: bool) -> dict[str, Tensor]:
-    """Weights and losses of three short epochs in full precision."""
+def trained(
+    spec: str, folder: Path, stop_at: int | None = None, **options: Any
+) -> dict[str, Tensor]:
+    """Weights and losses of three short epochs in full precision; stopped once at a step or not."""
     images = MemoryImages(
         torch.randint(
             0, 256, (40, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
@@ -255,18 +260,33 @@ def trained(spec: str, folder: Path, **options: bool) -> dict[str, Tensor]:
         torch.arange(40) % CLASSES,
     )
     half_C = torch.full((1,), 0.5)
-    made = objective(spec)
-    with full_precision():
-        train(
-            made,
-            Batches(images, batch_size=8, device=GPU, mean_C=half_C, std_C=half_C),
-            TrainingOptions(epochs=3, batch_size=8, lr=0.01, **options),
-            fabric=Fabric(accelerator="cuda", devices=1),
-            folder=folder,
-        )
+
+    def once(on_step: Callable[[int, int], None] = lambda done, total: None) -> dict[str, Tensor]:
+        made = objective(spec)
+        with full_precision():
+            model = train(
+                made,
+                Batches(images, batch_size=8, device=GPU, mean_C=half_C, std_C=half_C),
+                TrainingOptions(epochs=3, batch_size=8, lr=0.01, **options),
+                fabric=Fabric(accelerator="cuda", devices=1),
+                folder=folder,
+                resume=True,
+                on_step=on_step,
+            )
+        state = {**made.state_dict(), **{f"trained {k}": t for k, t in model.state_dict().items()}}
+        return {name: t for name, t in state.items() if isinstance(t, Tensor)}
+
+    def stop(done: int, total: int) -> None:
+        if done == stop_at:
+            raise KeyboardInterrupt
+
+    if stop_at is not None:
+        with pytest.raises(KeyboardInterrupt):
+            once(stop)
+    state = once()
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return {
-        **{name: t for name, t in made.state_dict().items() if isinstance(t, Tensor)},
+        **state,
         **{f"loss {i}": torch.tensor(json.loads(line)["loss"]) for i, line in enumerate(lines)},
     }
 
@@ -278,6 +298,81 @@ def test_recorded_steps_train_to_the_same_weights(spec: str, tmp_path: Path) -> 
     found = trained(spec, tmp_path / "recorded", cuda_graph=True)
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=2e-3, atol=2e-4, msg=name)
+
+
+@pytest.mark.parametrize("more", [{"ema": 0.9}, {"clip": 0.1}, {"compile": True}])
+def test_recorded_steps_go_with_other_options(more: dict[str, Any], tmp_path: Path) -> None:
+    expected = trained("introspective", tmp_path / "as written", **more)
+    found = trained("introspective", tmp_path / "recorded", cuda_graph=True, **more)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=2e-3, atol=2e-4, msg=name)
+
+
+@pytest.mark.parametrize("spec", ["introspective:warmup_steps=3", "ps_kd"])
+def test_recorded_training_continues_where_it_was_stopped(spec: str, tmp_path: Path) -> None:
+    """The warm-up ends in the first epoch, so that recording begins with the second."""
+    expected = trained(spec, tmp_path / "as written")
+    found = trained(spec, tmp_path / "recorded", stop_at=14, cuda_graph=True)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=2e-3, atol=2e-4, msg=name)
+
+
+def test_a_batch_of_another_shape_does_not_disturb_those_that_follow() -> None:
+    def gradients(recorded: bool) -> list[Tensor]:
+        weight = torch.ones(64, device=GPU, requires_grad=True)
+
+        def step(x_N: Tensor) -> dict[str, Tensor]:
+            weight.grad = None
+            loss = (weight[: len(x_N)] * x_N).square().sum()
+            loss.backward()
+            return {"loss": loss.detach()}
+
+        take, found = RecordedStep(step) if recorded else step, []
+        for number, count in enumerate([64, 64, 64, 64, 7, 64, 64]):
+            take(torch.full((count,), float(number), device=GPU))
+            found.append(weight.grad.clone())
+        return found
+
+    for a, b in zip(gradients(True), gradients(False), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_what_cannot_be_recorded_is_one_sentence() -> None:
+    weight = torch.ones(3, device=GPU, requires_grad=True)
+
+    def step(x_N: Tensor) -> dict[str, Tensor]:
+        weight.grad = None
+        loss = (weight * x_N).sum() * float(x_N.sum())
+        loss.backward()
+        return {"loss": loss.detach()}
+
+    recorded = RecordedStep(step)
+    for _ in range(2):
+        recorded(torch.ones(3, device=GPU))
+    with pytest.raises(InputError, match=r"cannot be recorded .* leave out --cuda-graph"):
+        recorded(torch.ones(3, device=GPU))
+    assert float(torch.ones(3, device=GPU).sum()) == 3  # the device is as usable as before
+
+
+def test_recorded_steps_on_images_that_are_streamed(tmp_path: Path) -> None:
+    """A data loader's thread pins memory while a step is recorded."""
+    images = torch.randint(0, 256, (64, 3, 16, 16), dtype=torch.uint8)
+    for number, image in enumerate(images):
+        folder = tmp_path / "images" / f"class{number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{number}.png")
+    data = load_data(f"folder:{tmp_path / 'images'}", in_memory_limit=1)
+    mean_C, std_C = torch.full((3,), 0.5), torch.full((3,), 0.5)
+    torch.manual_seed(0)
+    made = Standard(build_model("small_cnn", num_classes=2, in_channels=3))
+    train(
+        made,
+        Batches(data.train, batch_size=8, device=GPU, workers=2, mean_C=mean_C, std_C=std_C),
+        TrainingOptions(epochs=3, batch_size=8, cuda_graph=True),
+        fabric=Fabric(accelerator="cuda", devices=1),
+        folder=tmp_path,
+    )
+    assert all(t.isfinite().all() for t in made.parameters())
 
 
 @pytest.mark.parametrize("spec", NOT_RECORDED)

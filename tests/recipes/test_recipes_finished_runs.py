@@ -73,7 +73,8 @@ def test_it_can_be_continued(compared: Path, tmp_path: Path) -> None:
     ("more", "said"),
     [
         (("--seeds", "7"), "no run of standard is finished in"),
-        (("--seeds", "0", "--tune", "2"), "leave out --tune"),
+        (("--seeds", "0", "--tune", "2"), "no table of a tuned comparison"),
+        (("--seeds", "0", "--introspective.weight", "0.9"), "weight was 0.3, is 0.9"),
         (("--seeds", "0", "--lr", "0.3"), "lr was 0.1, is 0.3"),
     ],
 )

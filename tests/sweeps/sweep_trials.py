@@ -96,5 +96,10 @@ def without_room_at_first(folder: Path, on_step) -> int:
     return count_up(folder, on_step)
 
 
+def slow(folder: Path, on_step) -> int:
+    time.sleep(1)
+    return count_up(folder, on_step)
+
+
 def never_enough(folder: Path, on_step) -> int:
     raise ShortageError("the GPU has no memory left")

@@ -127,6 +127,21 @@ def test_fewer_workers_go_on_where_there_is_no_room_for_all(tmp_path: Path) -> N
         assert started[0] < first_done < started[1]
 
 
+def test_a_shortage_on_a_gpu_of_its_own_counts_and_closes_no_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others work on other GPUs, whose memory is not what is missing."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    watch = Watch()
+    hopeless = trials(tmp_path, sweep_trials.never_enough)
+    long = [Trial(name, sweep_trials.slow, tmp_path / name) for name in "ab"]
+    outcome = LocalWorkers(2, retries=1).run([*hopeless, *long], watch)
+    assert list(outcome.failures) == ["never_enough"]
+    assert len(watch.of(Started, "never_enough")) == 2
+    assert outcome.results == {"a": STEPS, "b": STEPS}
+
+
 def test_what_never_has_room_is_given_up(tmp_path: Path) -> None:
     watch = Watch()
     outcome = LocalWorkers(2, retries=1).run(

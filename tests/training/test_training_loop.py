@@ -11,13 +11,14 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from selfexplain.errors import InputError, ShortageError
+from selfexplain.errors import InputError
 from selfexplain.introspection import Introspective
 from selfexplain.objectives import Objective, Standard
 from selfexplain.recipes.launch import launch
 from selfexplain.recipes.options import DeviceOptions
 from selfexplain.training import DivergedError, TrainingOptions, train
 from selfexplain.training.cost import interleaved_cost
+from selfexplain.training.recording import RecordedStep, gradient_step
 from selfexplain.training.schedule import cosine_with_warmup
 
 
@@ -280,25 +281,6 @@ def test_the_cost_of_a_step_is_that_of_its_cycle(monkeypatch: pytest.MonkeyPatch
     assert costs["cycle"].ratio == 1.5
 
 
-class Hungry(Standard):
-    """Wants more memory than there is in the third epoch."""
-
-    def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        if self.epoch == 2:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 16.00 MiB")
-        return super().forward(x, y)
-
-    def begin_epoch(self, epoch: int, epochs: int) -> None:
-        self.epoch = epoch
-
-
-def test_a_full_gpu_is_said_in_one_sentence_and_the_checkpoint_stays(tmp_path: Path) -> None:
-    with pytest.raises(ShortageError, match=r"no memory left in epoch 3; pass a smaller --batch"):
-        run(tmp_path, Hungry(model()))
-    resumed = run(tmp_path, resume=True)
-    assert same(resumed, run(tmp_path / "whole"))
-
-
 def test_a_recorded_step_needs_a_gpu() -> None:
     with pytest.raises(InputError, match=r"cuda_graph needs one CUDA device, and this is 1 x cpu"):
         launch(DeviceOptions(accelerator="cpu"), TrainingOptions(cuda_graph=True))
@@ -306,10 +288,16 @@ def test_a_recorded_step_needs_a_gpu() -> None:
         TrainingOptions(cuda_graph=True, precision="fp16")
 
 
-def test_a_full_gpu_at_the_start_is_no_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise RuntimeError("CUDA error: out of memory")
+class Counting(Standard):
+    """A subclass that says nothing of its steps."""
 
-    monkeypatch.setattr(Fabric, "launch", full)
-    with pytest.raises(ShortageError, match="before the run has begun; let fewer runs share it"):
-        launch(DeviceOptions(accelerator="cpu"), TrainingOptions())
+
+@pytest.mark.parametrize(("kind", "recorded"), [(Standard, True), (Counting, False)])
+def test_only_objectives_that_say_so_themselves_are_recorded(
+    kind: type[Objective], recorded: bool
+) -> None:
+    objective, fabric = kind(model()), Fabric(accelerator="cpu", devices=1)
+    optimiser = torch.optim.SGD(objective.parameters(), lr=0.1)
+    wrapped, stepper = fabric.setup(objective, optimiser)
+    step = gradient_step(objective, wrapped, stepper, fabric, recorded=True)
+    assert isinstance(step, RecordedStep) is recorded

@@ -159,7 +159,10 @@ class Introspective(Objective):
         self.steps = max(self.steps, self.options.warmup_steps + self.options.ramp_steps)
 
     def get_extra_state(self) -> dict[str, int]:
-        """What a checkpoint needs beside tensors: the count of training steps."""
+        """What a checkpoint needs beside tensors: the count of training steps, for the warm-up.
+
+        Recorded steps, which there are none of before the warm-up is over, are not counted.
+        """
         return {"steps": self.steps}
 
     def set_extra_state(self, state: dict[str, int]) -> None:

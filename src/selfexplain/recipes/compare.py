@@ -40,6 +40,7 @@ from selfexplain.sweeps import Watch, ignore
 from selfexplain.training.cost import interleaved_cost
 from selfexplain.training.files import read_json, write_json
 from selfexplain.training.loggers import check_installed
+from selfexplain.training.shortage import shortage_said
 
 COLUMNS = ("objective", "seed", *SCORES, "step_seconds", "cost", *SOMETIMES)
 """Fields of a row of results.json, those that it has."""
@@ -188,14 +189,15 @@ def _costs(
         x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
         for objective in objectives.values():
             objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    measured = interleaved_cost(
-        objectives,
-        "standard",
-        (x_BCHW, y_B, index_B),
-        fabric=fabric,
-        compiled=config.training.compile,
-        recorded=config.training.cuda_graph,
-    )
+    with shortage_said("pass a smaller --batch-size, or fewer --objectives at a time"):
+        measured = interleaved_cost(
+            objectives,
+            "standard",
+            (x_BCHW, y_B, index_B),
+            fabric=fabric,
+            compiled=config.training.compile,
+            recorded=config.training.cuda_graph,
+        )
     costs = {
         name: {"step_seconds": c.step_seconds, "cost": c.ratio} for name, c in measured.items()
     }

@@ -6,8 +6,9 @@ A table that is made in several sittings can so be looked at, and published, aft
 from typing import Any
 
 from selfexplain.errors import InputError
+from selfexplain.recipes.folder import claim_folder
 from selfexplain.recipes.options import CompareConfig, plain
-from selfexplain.recipes.runs import run_folder
+from selfexplain.recipes.runs import train_config
 from selfexplain.recipes.teacher_chain import with_teachers, with_total_cost
 from selfexplain.training.files import read_json
 
@@ -18,7 +19,8 @@ def finished_rows(config: CompareConfig) -> tuple[list[Row], list[str]]:
     """Rows of the finished runs, as in `results.json`, and the names of those that are not there.
 
     Raises:
-        InputError: no run of the first objective is finished, so that nothing can be compared.
+        InputError: no run of the first objective is finished, so that nothing can be compared; or
+            a run was made with other options.
 
     Example:
         >>> from pathlib import Path
@@ -32,8 +34,10 @@ def finished_rows(config: CompareConfig) -> tuple[list[Row], list[str]]:
     for seed in config.seeds:
         costs = _costs(config, seed)
         for spec in config.objectives:
-            result = run_folder(config.out, spec, seed) / "result.json"
+            run = train_config(config, spec, seed, config.out)
+            result = run.out / "result.json"
             if spec in costs and result.exists():
+                claim_folder(run)
                 rows.append(read_json(result) | costs[spec])
             else:
                 missing.append(f"{spec} with seed {seed}")

@@ -3,11 +3,12 @@
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-from selfexplain.errors import InputError, ShortageError, first_line
+from selfexplain.errors import InputError, first_line
 from selfexplain.recipes.machines import devices_and_machines
 from selfexplain.recipes.options import DeviceOptions
 from selfexplain.training import TrainingOptions
 from selfexplain.training.loop import FABRIC_PRECISION
+from selfexplain.training.shortage import shortage_said
 
 
 def launch(device: DeviceOptions, training: TrainingOptions) -> Fabric:
@@ -24,19 +25,15 @@ def launch(device: DeviceOptions, training: TrainingOptions) -> Fabric:
     """
     devices, machines = devices_and_machines(device)
     try:
-        fabric = Fabric(
-            accelerator=device.accelerator,
-            devices=devices,
-            num_nodes=machines,
-            precision=FABRIC_PRECISION[training.precision],  # type: ignore[arg-type]
-        )
-        fabric.launch()
+        with shortage_said("let fewer runs share it (--workers), or wait for the others"):
+            fabric = Fabric(
+                accelerator=device.accelerator,
+                devices=devices,
+                num_nodes=machines,
+                precision=FABRIC_PRECISION[training.precision],  # type: ignore[arg-type]
+            )
+            fabric.launch()
     except (RuntimeError, ValueError, MisconfigurationException) as error:
-        if "out of memory" in str(error):
-            raise ShortageError(
-                "the GPU has no memory left, before the run has begun; let fewer runs share it "
-                "(--workers), or wait for the others"
-            ) from error
         raise InputError(
             f"accelerator {device.accelerator} with {devices} device(s) and "
             f"{training.precision} cannot be used here ({first_line(error)}); "

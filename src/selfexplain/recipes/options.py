@@ -173,13 +173,16 @@ class CompareConfig(SharedConfig):
     proposed by Optuna (needs the tune extra)."""
     finished_only: bool = False
     """Train nothing: make the table of the runs in --out that are finished. It says which are
-    missing."""
+    missing. Not of a comparison with --tune."""
     sweep: Annotated[SweepOptions, tyro.conf.arg(name="")] = field(default_factory=SweepOptions)
 
     def __post_init__(self) -> None:
         """Refuse a comparison of nothing, and a tuning of nothing."""
         if self.finished_only and self.tune is not None:
-            raise InputError("finished_only trains nothing, so nothing is tuned; leave out --tune")
+            raise InputError(
+                "finished_only makes no table of a tuned comparison; leave out --finished-only, "
+                "and the comparison goes on"
+            )
         if self.tune is not None and self.tune < 1:
             raise InputError(f"tune is {self.tune}; pass a whole number of at least 1")
         if self.tune is None and self.tuner != "random":

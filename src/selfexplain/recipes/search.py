@@ -27,6 +27,7 @@ from selfexplain.training import TrainingOptions
 from selfexplain.training.files import read_json, write_json
 from selfexplain.training.loggers import Logger, numbers
 from selfexplain.training.processes import joined_processes
+from selfexplain.training.shortage import shortage_said
 
 
 def run_search(
@@ -46,6 +47,7 @@ def run_search(
 
     Raises:
         InputError: the folder holds another run, or anything in the configuration cannot be used.
+        ShortageError: the GPU has no memory left; the last checkpoint is kept.
 
     Example:
         >>> import tempfile
@@ -61,7 +63,8 @@ def run_search(
     done = config.out / "result.json"
     if done.exists():
         return read_json(done)
-    with locked(config.out, patience):
+    remedy = "pass a smaller --batch-size, or let fewer searches share the GPU"
+    with locked(config.out, patience), shortage_said(remedy):
         fabric = launch(DeviceOptions(accelerator=config.accelerator), TrainingOptions())
         fabric.barrier()  # every process has looked at the folder before one writes to it
         result: dict[str, Any] = {}

@@ -34,6 +34,7 @@ from selfexplain.recipes.teacher import after_teachers, find_teacher
 from selfexplain.training import train
 from selfexplain.training.files import read_json
 from selfexplain.training.loggers import Logger, numbers
+from selfexplain.training.shortage import shortage_said
 
 StepCallback = Callable[[int, int], None]
 
@@ -61,6 +62,7 @@ def run_training(
 
     Raises:
         InputError: the folder holds another run, or anything in the configuration cannot be used.
+        ShortageError: the GPU has no memory left; the last checkpoint is kept.
 
     Example:
         >>> import tempfile
@@ -77,7 +79,11 @@ def run_training(
     done = config.out / "result.json"
     if done.exists():
         return read_json(done)
-    with locked(config.out, patience):
+    remedy = (
+        f"pass a smaller --batch-size (now {config.training.batch_size}), or let fewer runs share "
+        "the GPU"
+    )
+    with locked(config.out, patience), shortage_said(remedy):
         fabric = fabric if fabric is not None else launch(config.device, config.training)
         folder = config.out / "teachers" if teachers is None else teachers
         with logged(config, first=fabric.is_global_zero) as loggers:

@@ -13,8 +13,7 @@ class Ledger:
 
     Args:
         trials: all of them.
-        retries: how often a trial whose attempt failed by accident is tried again. A shortage
-            while others were running does not count.
+        retries: how often a trial whose attempt failed by accident is tried again.
         watch: is told everything.
 
     Raises:
@@ -39,8 +38,6 @@ class Ledger:
         self.outcome = Outcome({}, {})
         self._failed_attempts: Counter[str] = Counter()
         self._open = len(trials)
-        self.running = 0
-        """Trials that are handed out and have not come to an end."""
         for trial in trials:
             watch(trial.name, Waiting())
 
@@ -51,21 +48,22 @@ class Ledger:
 
     def next(self) -> Trial | None:
         """Hand out a trial that waits, if there is one."""
-        if not self.waiting:
-            return None
-        self.running += 1
-        return self.waiting.popleft()
+        return self.waiting.popleft() if self.waiting else None
 
-    def take(self, trial: Trial, message: Message) -> None:
-        """Take note of news of a trial that was handed out."""
+    def take(self, trial: Trial, message: Message, *, counts: bool = True) -> None:
+        """Take note of news of a trial that was handed out.
+
+        Args:
+            trial: that was handed out.
+            message: the news.
+            counts: whether a failed attempt is one of those that a trial has.
+        """
         match message:
             case Done():
-                self.running -= 1
                 self.outcome.results[trial.name] = message.result
                 self._open -= 1
             case Failed():
-                self.running -= 1
-                self._failed_attempts[trial.name] += not (message.shortage and self.running)
+                self._failed_attempts[trial.name] += counts
                 again = message.retry and self._failed_attempts[trial.name] <= self.retries
                 message = replace(message, retry=again)
                 if again:

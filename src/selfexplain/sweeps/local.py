@@ -19,9 +19,9 @@ class LocalWorkers:
     """Runs several trials at a time, each worker process one.
 
     A trial whose worker dies, or which raises what nobody expects, is tried again in a new worker;
-    bad input fails it at once. If a GPU has no memory left for so many, one worker fewer goes on,
-    and the trial that had no room waits for a place. However the sweep ends, no worker outlives it,
-    nor this process.
+    bad input fails it at once. If a GPU has no memory left for all that share it, one worker fewer
+    goes on, and the trial that had no room waits for a place. However the sweep ends, no worker
+    outlives it, nor this process.
 
     Args:
         workers: processes; each gets an equal share of the cores and one of the GPUs.
@@ -86,7 +86,7 @@ def _listen(workers: list[WorkerProcess], ledger: Ledger) -> list[WorkerProcess]
     """Wait until a worker has news, or a little while, and enter all there is.
 
     Returns:
-        The workers for whom there was no room beside others that are still running.
+        The workers for whom there was no room beside others at work on the same GPU.
     """
     without_room = []
     wait([worker.pipe for worker in workers], timeout=SECONDS_BETWEEN_LOOKS)
@@ -96,7 +96,13 @@ def _listen(workers: list[WorkerProcess], ledger: Ledger) -> list[WorkerProcess]
             assert trial is not None
             if isinstance(message, Failed) and message.retry:
                 worker.stop()  # with what it left behind; the next attempt gets a new one
-            ledger.take(trial, message)
-            if isinstance(message, Failed) and message.shortage and ledger.running:
+            no_room = (
+                isinstance(message, Failed)
+                and message.shortage
+                and any(other.trial and other.gpu == worker.gpu for other in workers)
+            )
+            # Attempts without room are no more than the places that they close.
+            ledger.take(trial, message, counts=not no_room)
+            if no_room:
                 without_room.append(worker)
     return without_room

@@ -30,6 +30,8 @@ class WorkerProcess:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.trial: Trial | None = None
+        self.gpu = environment.get("CUDA_VISIBLE_DEVICES")
+        """Which GPU it sees; None for no choice."""
         self.pipe, theirs = Pipe()
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed in stop()
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module

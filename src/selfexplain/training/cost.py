@@ -18,7 +18,7 @@ from selfexplain.objectives.base import Objective
 from selfexplain.training.compiling import CompiledParts
 from selfexplain.training.convolutions import autotuned_convolutions
 from selfexplain.training.interleave import interleaved_seconds, medians
-from selfexplain.training.recording import ORDINARY_STEPS, gradient_step
+from selfexplain.training.recording import ORDINARY_STEPS, Step, gradient_step
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,10 +65,11 @@ def interleaved_cost(
         >>> interleaved_cost(plain, "standard", batch, fabric=fabric)["standard"].ratio
         1.0
     """
-    steppers = {
-        name: _Stepper(objective, batch, fabric, compiled, recorded)
-        for name, objective in objectives.items()
-    }
+    steppers: dict[str, _Stepper] = {}
+    before = None
+    for name, objective in objectives.items():
+        steppers[name] = _Stepper(objective, batch, fabric, compiled, recorded, before)
+        before = steppers[name].gradients
     started = time.perf_counter()
 
     def enough(done: int) -> bool:
@@ -97,6 +98,7 @@ class _Stepper:
         fabric: Fabric,
         compiled: bool,
         recorded: bool,
+        before: Step | None,
     ) -> None:
         objective.train().skip_warmup()
         self.period = objective.period
@@ -105,7 +107,7 @@ class _Stepper:
         optimiser = torch.optim.SGD(objective.parameters(), lr=1e-3, momentum=0.9, nesterov=True)
         wrapped, self.optimiser = fabric.setup(objective, optimiser)
         self.gradients = gradient_step(
-            objective, wrapped, self.optimiser, fabric, recorded=recorded
+            objective, wrapped, self.optimiser, fabric, recorded=recorded, before=before
         )
 
     def __call__(self) -> None:

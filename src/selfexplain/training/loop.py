@@ -15,7 +15,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from selfexplain.errors import InputError, ShortageError
+from selfexplain.errors import InputError
 from selfexplain.multilevel import all_finite
 from selfexplain.objectives.base import Objective
 from selfexplain.training.checkpoint import load_checkpoint, save_checkpoint
@@ -96,7 +96,6 @@ def train(
         InputError: the checkpoint cannot be read or is of another configuration.
         DivergedError: the loss or a weight became NaN or infinite; the checkpoint of the last
             good epoch is kept.
-        ShortageError: the GPU has no memory left; the checkpoint is kept, too.
 
     Example:
         >>> import tempfile
@@ -128,10 +127,7 @@ def train(
             objective.begin_epoch(epoch, options.epochs)
             torch.manual_seed(epoch_seed(seed, epoch, fabric.global_rank))
             with autotuned_convolutions(), parts.used() if parts is not None else nullcontext():
-                try:
-                    metrics = _train_epoch(run, batches, options, fabric, epoch, on_step, path)
-                except torch.OutOfMemoryError as error:
-                    raise _out_of_memory(epoch, options) from error
+                metrics = _train_epoch(run, batches, options, fabric, epoch, on_step, path)
             take_from_first(run.buffers())
             if score is not None:
                 metrics |= score(run.evaluated_model)
@@ -210,13 +206,6 @@ def _all_agree(fabric: Fabric, holds: bool) -> bool:
         return holds
     count = fabric.all_reduce(torch.tensor(float(holds), device=fabric.device), reduce_op="sum")
     return bool(count == fabric.world_size)
-
-
-def _out_of_memory(epoch: int, options: TrainingOptions) -> ShortageError:
-    return ShortageError(
-        f"the GPU has no memory left in epoch {epoch + 1}; pass a smaller --batch-size (now "
-        f"{options.batch_size}), or let fewer runs share the GPU"
-    )
 
 
 def _diverged(

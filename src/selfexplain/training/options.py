@@ -43,12 +43,13 @@ class TrainingOptions:
     channels_last: bool = True
     """Keep images and filters with the channels innermost in memory; usually faster."""
     compile: bool = False
-    """Compile the model's parts with torch.compile: it takes a minute or so, and pays in long runs
-    on a GPU. The numbers differ by rounding from those without."""
+    """Compile the model's blocks with torch.compile, which takes a while before the first step. For
+    long runs on a GPU, together with cuda_graph. Numbers differ by rounding from those without."""
 
     cuda_graph: bool = False
-    """Record a step as a CUDA graph and replay it: small networks then train several times faster
-    on one GPU. Objectives whose steps cannot be recorded run as usual."""
+    """Record a step as a CUDA graph and replay it, on one GPU: for small networks, whose short
+    kernels Python starts more slowly than they run. Objectives whose steps cannot be recorded train
+    as usual."""
 
     def __post_init__(self) -> None:
         """Refuse values that no run can have."""

@@ -5,12 +5,14 @@ runs them. A CUDA graph starts them all at once.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from selfexplain.errors import InputError, first_line
 from selfexplain.objectives.base import Objective
 
 Step = Callable[..., dict[str, Tensor]]
@@ -39,7 +41,8 @@ def gradient_step(
         stepper: its optimiser, as Fabric gave it back.
         fabric: where.
         recorded: record it, if the objective allows it.
-        before: the step of the epoch before, whose memory a recording takes over.
+        before: the step of the epoch before, or another whose gradients are used before the next
+            step, whose memory a recording shares.
 
     Example:
         >>> from selfexplain.objectives import Standard
@@ -60,7 +63,9 @@ def gradient_step(
         # Detached, or what is left of the autograd graph would reach into the recording of a step.
         return {name: term.detach() for name, term in out.items()}
 
-    if not (recorded and objective.recordable):
+    # A subclass may count or draw, so it has to say for itself that it does not.
+    declared = "recordable" in vars(type(objective))
+    if not (recorded and declared and objective.recordable):
         return step
     return RecordedStep(step, before if isinstance(before, RecordedStep) else None)
 
@@ -70,12 +75,17 @@ class RecordedStep:
 
     What a recording holds is the work of the GPU alone: nothing that Python counts or decides in
     the step happens again in a replay. So make a new one whenever the step changes, as for every
-    epoch. A call with tensors of another shape runs as written.
+    epoch. A call with tensors of another shape runs as written, and the next is recorded anew.
 
     Args:
         step: is given a batch on the GPU, returns detached tensors, and sets gradients to None
             before it makes new ones.
-        before: a recording that is not replayed any more; this one takes over its memory.
+        before: a recorded step that shares its memory. What one of them returned, and its
+            gradients, are to be used before another is called.
+
+    Raises:
+        InputError: at the third call, if the step does what cannot be recorded, such as asking the
+            GPU for a number.
 
     Example:
         >>> weight = torch.ones(3, requires_grad=True)
@@ -90,11 +100,8 @@ class RecordedStep:
 
     def __init__(self, step: Step, before: "RecordedStep | None" = None) -> None:
         self.step = step
+        self.memory: Memory = Memory() if before is None else before.memory
         self.graph: torch.cuda.CUDAGraph | None = None
-        self.old_graph: torch.cuda.CUDAGraph | None = None
-        self.stream: torch.cuda.Stream | None = None
-        if before is not None:
-            self.old_graph, self.stream = before.graph or before.old_graph, before.stream
         self._ordinary = 0
         self._batch: tuple[Tensor, ...] = ()
         self._out: dict[str, Tensor] = {}
@@ -104,10 +111,11 @@ class RecordedStep:
         if self._ordinary < ORDINARY_STEPS:
             self._ordinary += 1
             return self.step(*batch)
+        if self.graph is not None and [t.shape for t in batch] != [t.shape for t in self._batch]:
+            self.graph = None  # gradients are new tensors now, into which it does not write
+            return self.step(*batch)
         if self.graph is None:
             self.graph = self._record(batch)
-        if [t.shape for t in batch] != [t.shape for t in self._batch]:
-            return self.step(*batch)
         for kept, new in zip(self._batch, batch, strict=True):
             kept.copy_(new)
         self.graph.replay()
@@ -116,18 +124,49 @@ class RecordedStep:
     def _record(self, batch: tuple[Tensor, ...]) -> torch.cuda.CUDAGraph:
         """Record the step on copies of a batch; nothing is computed yet."""
         self._batch = tuple(t.clone() for t in batch)
-        graph = torch.cuda.CUDAGraph()
         current = torch.cuda.current_stream()
-        # The same for all recordings: memory that one stream has given back serves no other.
-        stream = self.stream or torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        graph, stream = torch.cuda.CUDAGraph(), self.memory.stream()
         stream.wait_stream(current)
         # Not torch.cuda.graph, which empties the caches of memory first: each epoch would feel it.
         with torch.cuda.stream(stream):
-            graph.capture_begin(pool=None if self.old_graph is None else self.old_graph.pool())
+            # thread_local: other threads, which pin what a data loader has read, may go on.
+            graph.capture_begin(pool=self.memory.pool(), capture_error_mode="thread_local")
             try:
                 self._out = self.step(*self._batch)
-            finally:
-                graph.capture_end()
+            except RuntimeError as error:
+                with suppress(RuntimeError):  # of the recording that was broken off
+                    graph.capture_end()
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
+                raise InputError(
+                    f"the training step cannot be recorded ({first_line(error)}); leave out "
+                    "--cuda-graph"
+                ) from error
+            graph.capture_end()
         current.wait_stream(stream)
-        self.old_graph, self.stream = None, stream
+        self.memory.last = graph
         return graph
+
+
+class Memory:
+    """The memory of recordings of which each is done with before another is replayed.
+
+    Example:
+        >>> Memory().pool() is None
+        True
+    """
+
+    def __init__(self) -> None:
+        self.last: torch.cuda.CUDAGraph | None = None
+        """A graph that holds the memory; it is kept until the next one does."""
+        self._stream: torch.cuda.Stream | None = None
+
+    def pool(self) -> Any:
+        """What the next recording shares; None for the first."""
+        return None if self.last is None else self.last.pool()
+
+    def stream(self) -> torch.cuda.Stream:
+        """The same for all: memory that one stream has given back serves no other."""
+        if self._stream is None:
+            self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        return self._stream

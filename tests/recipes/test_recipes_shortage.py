@@ -1,0 +1,87 @@
+"""A GPU without memory: one sentence, wherever it happens, and nothing is lost."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+
+from selfexplain.errors import ShortageError
+from selfexplain.recipes.compare import run_comparison
+from selfexplain.recipes.launch import launch
+from selfexplain.recipes.options import CompareConfig, DataOptions, DeviceOptions, TrainConfig
+from selfexplain.recipes.search import run_search
+from selfexplain.recipes.search_options import SearchConfig
+from selfexplain.recipes.train import run_training
+from selfexplain.training import TrainingOptions
+from selfexplain.training.shortage import shortage_said
+
+DIGITS = DataOptions(data="digits", train_size=100)
+FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 16.00 MiB")
+
+
+def full(*_: Any, **__: Any) -> None:
+    raise FULL
+
+
+def config(out: Path, **more: Any) -> TrainConfig:
+    training = TrainingOptions(epochs=3, batch_size=50)
+    return TrainConfig(data=DIGITS, training=training, out=out, **more)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "selfexplain.objectives.base.Objective.to",  # the weights go to the device
+        "selfexplain.recipes.album.Album.add",
+        "selfexplain.recipes.train.predict_together",
+    ],
+)
+def test_wherever_a_run_meets_it(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(place, full)
+    with pytest.raises(ShortageError, match=r"pass a smaller --batch-size \(now 50\), or"):
+        run_training(config(tmp_path / "run"))
+
+
+def test_the_run_continues_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def on_step(done: int, total: int) -> None:
+        if done == 5:
+            raise FULL
+
+    with pytest.raises(ShortageError):
+        run_training(config(tmp_path / "run"), on_step=on_step)
+    resumed = run_training(config(tmp_path / "run", resume=True))
+    whole = run_training(config(tmp_path / "whole"))
+    assert resumed["nll"] == whole["nll"]
+
+
+def test_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(*_: object) -> None:
+        raise RuntimeError("CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA")
+
+    monkeypatch.setattr(Fabric, "launch", no_room)
+    with pytest.raises(ShortageError, match="no memory left; let fewer runs share it"):
+        launch(DeviceOptions(accelerator="cpu"), TrainingOptions())
+
+
+def test_while_costs_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("selfexplain.recipes.compare.interleaved_cost", full)
+    training = TrainingOptions(epochs=1, batch_size=50)
+    with pytest.raises(ShortageError, match="fewer --objectives at a time"):
+        run_comparison(CompareConfig(data=DIGITS, training=training, out=tmp_path / "run"))
+
+
+def test_in_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("selfexplain.recipes.search.load", full)
+    with pytest.raises(ShortageError, match="let fewer searches share the GPU"):
+        run_search(SearchConfig(data=DIGITS, method="darts1", out=tmp_path / "search"))
+
+
+def test_other_errors_stay_what_they_are() -> None:
+    with pytest.raises(RuntimeError, match="sizes differ"), shortage_said("do something else"):
+        raise RuntimeError("sizes differ")
