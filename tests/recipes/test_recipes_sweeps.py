@@ -151,7 +151,7 @@ def test_interrupt_keeps_finished_epochs(tmp_path: Path) -> None:
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=90)
     assert process.returncode == 130
     assert err == "selfexplain: stopped; finished epochs are kept\n"
     for folder in folders:
