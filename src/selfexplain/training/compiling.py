@@ -17,8 +17,8 @@ from torch._dynamo.exc import TorchDynamoException
 from selfexplain.errors import InputError, first_line
 from selfexplain.explanations.compiled import CALL
 from selfexplain.objectives.base import Objective
+from selfexplain.objectives.stages import CONTAINERS
 
-CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 MOST_VARIANTS = 64
 """Versions of compiled code that are kept, one for each kind of block and shape."""
 

@@ -45,7 +45,6 @@ class TrainingOptions:
     compile: bool = False
     """Compile the model's blocks with torch.compile, which takes a while before the first step. For
     long runs on a GPU, together with cuda_graph. Numbers differ by rounding from those without."""
-
     cuda_graph: bool = False
     """Record a step as a CUDA graph and replay it, on one GPU: for small networks, whose short
     kernels Python starts more slowly than they run. Objectives whose steps cannot be recorded train
