@@ -6,7 +6,8 @@
 #   results/shelf/run.sh gpu         CIFAR-100, all images, ResNet-18, 200 epochs, bf16: one GPU
 #
 # Each command continues where it was stopped, within a run from the last epoch's checkpoint, so that it may be cut
-# into calls of any length: timeout 580 results/shelf/run.sh gpu. FIRST=5 runs the first five objectives alone.
+# into calls of any length: timeout 580 results/shelf/run.sh gpu. FIRST=5 runs the first five objectives alone, and
+# MORE="introspective:control=uniform" others beside them.
 # On the GPU, EPOCHS=30 trains for less long (in a folder of its own), WORKERS says how many runs share it, and
 # FAST="--cuda-graph" leaves out the compilation.
 # data/cifar100 holds the Parquet files of uoft-cs/cifar100 (Hugging Face hub).
@@ -18,7 +19,8 @@ every=(standard label_smoothing introspective ps_kd cs_kd
   zipf ols tf_kd:teacher=virtual kd dkd tf_kd:teacher=self born_again byot dlb mixup+standard cutmix+standard
   confidence_penalty dml saliency_guided icasc icasc:separability=0.2,consistency=0.2 lsx)
 objectives=("${every[@]}" cgc:min_area=0.5)
-objectives=("${objectives[@]:0:${FIRST:-99}}")
+# shellcheck disable=SC2206 # MORE is words
+objectives=("${objectives[@]:0:${FIRST:-99}}" ${MORE:-})
 
 case "${1:?digits, small or gpu}" in
 digits)
