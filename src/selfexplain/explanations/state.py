@@ -7,14 +7,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+"""Modules that write into their buffers in training mode alone."""
+
 
 @contextmanager
 def preserved(model: nn.Module, x_BCHW: Tensor) -> Iterator[None]:
     """Run extra forwards of ``model`` without a trace, also when something raises inside.
 
     Kept are the train/eval mode of every submodule, all buffers bit for bit, and the global random
-    state of the CPU and of the CUDA device of ``x_BCHW``. Replicas of
-    ``DistributedDataParallel`` do not talk to each other meanwhile.
+    state of the CPU and of the CUDA device of ``x_BCHW`` (not while a CUDA graph is recorded, which
+    keeps its own). Replicas of ``DistributedDataParallel`` do not talk to each other meanwhile.
 
     Example:
         >>> model = nn.BatchNorm2d(3)
@@ -23,7 +26,8 @@ def preserved(model: nn.Module, x_BCHW: Tensor) -> Iterator[None]:
         >>> model.num_batches_tracked.item()
         0
     """
-    devices = [x_BCHW.device] if x_BCHW.is_cuda else []
+    keeps_cuda = x_BCHW.is_cuda and not torch.cuda.is_current_stream_capturing()
+    devices = [x_BCHW.device] if keeps_cuda else []
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=devices))
         stack.enter_context(_modes_kept(model))
@@ -71,6 +75,7 @@ def _buffers_lent(model: nn.Module) -> Iterator[None]:
     lent = [
         (module, name, buffer)
         for module in model.modules()
+        if not _only_reads(module)
         for name, buffer in module.named_buffers(recurse=False)
     ]
     copies = {id(buffer): buffer.detach().clone() for _, _, buffer in lent}
@@ -81,6 +86,11 @@ def _buffers_lent(model: nn.Module) -> Iterator[None]:
     finally:
         for module, name, buffer in lent:
             setattr(module, name, buffer)
+
+
+def _only_reads(module: nn.Module) -> bool:
+    """Whether a forward surely leaves the module's buffers alone: there are dozens to copy."""
+    return type(module) in BATCH_NORMS and not module.training
 
 
 @contextmanager

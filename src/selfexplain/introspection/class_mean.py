@@ -67,8 +67,9 @@ class RunningClassMean(nn.Module):
         batch_KK = sums_KK / count_K.clamp_min(1).unsqueeze(1)
         keep_K = torch.where(self.seen_K, self.momentum, 0.0)
         keep_K1 = torch.where(present_K, keep_K, 1.0).unsqueeze(1)
-        self.mean_KK = keep_K1 * self.mean_KK + (1 - keep_K1) * batch_KK
-        self.seen_K = self.seen_K | present_K
+        # In place, for a recorded step (training/recording.py) knows where these lie.
+        self.mean_KK.copy_(keep_K1 * self.mean_KK + (1 - keep_K1) * batch_KK)
+        self.seen_K.logical_or_(present_K)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name in ("mean_KK", "seen_K"):

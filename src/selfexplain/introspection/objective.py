@@ -77,10 +77,10 @@ class Introspective(Objective):
 
     @property
     def recordable(self) -> bool:  # type: ignore[override]
-        """Whether steps are the same from now on: each instance by itself, and the warm-up over."""
+        """Whether steps are the same from now on: warm-up over, and class means, if any, begun."""
         options = self.options
         return (
-            options.aggregation == "instance"
+            (options.aggregation == "instance" or self.class_mean.started)
             and options.every == 1
             and options.control != "permuted"
             and self.steps >= options.warmup_steps + options.ramp_steps

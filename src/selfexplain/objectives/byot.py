@@ -76,6 +76,7 @@ class BYOT(Objective):
     """
 
     takes_soft_labels = True
+    recordable = True
     tunable: ClassVar[Mapping[str, Tunable]] = {
         "alpha": Range(0.05, 0.5, log=True),
         "temperature": Range(1.0, 5.0),

@@ -69,6 +69,7 @@ class CSKD(Objective):
         >>> out["loss"].backward()
     """
 
+    recordable = True
     tunable: ClassVar[Mapping[str, Tunable]] = {
         "weight": Range(0.3, 3.0, log=True),
         "temperature": Range(1.0, 8.0, log=True),

@@ -46,6 +46,7 @@ class DLB(Objective):
     """
 
     takes_soft_labels = True
+    recordable = True
     tunable: ClassVar[Mapping[str, Tunable]] = {
         "alpha": Range(0.3, 3.0, log=True),
         "temperature": Range(1.0, 8.0, log=True),
@@ -86,8 +87,5 @@ class DLB(Objective):
     @torch.no_grad()
     def _remember(self, x_BCHW: Tensor, label_BK: Tensor, logits_BK: Tensor) -> None:
         self.last.keep(
-            # A copy, as the caller may write the next batch into the same tensor.
-            x_BCHW=gathered(x_BCHW).clone(),
-            label_BK=gathered(label_BK).clone(),
-            logits_BK=gathered(logits_BK).clone(),
+            x_BCHW=gathered(x_BCHW), label_BK=gathered(label_BK), logits_BK=gathered(logits_BK)
         )

@@ -67,6 +67,7 @@ class DML(Objective):
     """
 
     takes_soft_labels = True
+    recordable = True
     tunable: ClassVar[Mapping[str, Tunable]] = {"weight": Range(0.1, 10.0, log=True)}
 
     def __init__(self, model: nn.Module, peers: Sequence[nn.Module], weight: float = 1.0) -> None:

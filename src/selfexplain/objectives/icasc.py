@@ -53,6 +53,7 @@ class AttentionSeparability(ExplainingObjective):
         >>> out["loss"].backward()
     """
 
+    recordable = True
     tunable: ClassVar[Mapping[str, Tunable]] = {
         "separability": Range(0.03, 3.0, log=True),
         "consistency": Range(0.03, 3.0, log=True),

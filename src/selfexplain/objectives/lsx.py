@@ -74,6 +74,7 @@ class LearnerCritic(ExplainingObjective):
         >>> out["loss"].backward()
     """
 
+    recordable = True
     tunable: ClassVar[Mapping[str, Tunable]] = {"weight": Range(0.1, 50.0, log=True)}
 
     def __init__(self, model: nn.Module, critic: nn.Module, weight: float = 1.0) -> None:

@@ -34,13 +34,22 @@ class Memory(nn.Module):
         return all(buffer.numel() == 0 for buffer in self.buffers())
 
     def __getitem__(self, name: str) -> Tensor:
-        """The tensor of that name."""
-        return self.get_buffer(name)
+        """The tensor of that name: a copy, which what is kept later does not change."""
+        return self.get_buffer(name).clone()
 
+    @torch.no_grad()
     def keep(self, **tensors: Tensor) -> None:
-        """Replace the tensors of these names, detached."""
+        """Copy the values of these tensors.
+
+        They are written into the same memory each time, as a recorded step (training/recording.py)
+        does; only another shape or type takes new memory.
+        """
         for name, tensor in tensors.items():
-            setattr(self, name, tensor.detach())
+            old = self.get_buffer(name)
+            if old.shape == tensor.shape and old.dtype == tensor.dtype:
+                old.copy_(tensor)
+            else:
+                setattr(self, name, tensor.detach().clone())
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name, old in list(self.named_buffers()):
