@@ -264,6 +264,8 @@ class Introspective(Objective):
             target_BK = zipf_target(similarity_BK, y_B, self.options.exponent)
         else:
             target_BK = softmax_target(similarity_BK, y_B, self.options.tau)
+        if self.options.uniform_share == 0:
+            return target_BK
         return blend_uniform(target_BK, y_B, self.options.uniform_share)
 
     def _loss(self, logits_BK: Tensor, target_BK: Tensor | None, y_B: Tensor) -> dict[str, Tensor]:

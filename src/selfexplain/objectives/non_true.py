@@ -15,7 +15,7 @@ def true_mask(s_BK: Tensor, y_B: Tensor) -> Tensor:
         >>> true_mask(torch.zeros(1, 3), torch.tensor([1]))
         tensor([[False,  True, False]])
     """
-    return F.one_hot(y_B, s_BK.shape[1]).bool()
+    return torch.arange(s_BK.shape[1], device=s_BK.device) == y_B.unsqueeze(1)
 
 
 def non_true_loss(logits_BK: Tensor, q_BK: Tensor, y_B: Tensor, temperature: float = 1.0) -> Tensor:
