@@ -8,8 +8,8 @@
 # Each command continues where it was stopped, within a run from the last epoch's checkpoint, so that it may be cut
 # into calls of any length: timeout 580 results/shelf/run.sh gpu. FIRST=5 runs the first five objectives alone, and
 # MORE="introspective:control=uniform" others beside them.
-# On the GPU, EPOCHS=30 trains for less long (in a folder of its own), WORKERS says how many runs share it, and
-# FAST="--cuda-graph" leaves out the compilation.
+# On the GPU, EPOCHS=30 trains for less long (in a folder of its own), SEEDS=0 makes the runs of one seed first, WORKERS says
+# how many runs share it, and FAST="--cuda-graph" leaves out the compilation.
 # data/cifar100 holds the Parquet files of uoft-cs/cifar100 (Hugging Face hub).
 set -euo pipefail
 out=results/shelf
@@ -33,9 +33,9 @@ small)
     --seeds 0 1 2 --workers "${WORKERS:-2}" --objectives "${objectives[@]}" --out "$out/small"
   ;;
 gpu)
-  # shellcheck disable=SC2086 # FAST is words
+  # shellcheck disable=SC2086 # FAST and SEEDS are words
   selfexplain compare "${data[@]}" --model resnet18 --epochs "${EPOCHS:-200}" --precision bf16 \
-    ${FAST:---cuda-graph --compile} --seeds 0 1 2 --workers "${WORKERS:-3}" \
+    ${FAST:---cuda-graph --compile} --seeds ${SEEDS:-0 1 2} --workers "${WORKERS:-3}" \
     --objectives "${objectives[@]}" --out "$out/gpu-${EPOCHS:-200}"
   ;;
 *)

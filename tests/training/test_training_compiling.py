@@ -16,7 +16,7 @@ from selfexplain.models import build_model
 from selfexplain.models.resnet import ResNet
 from selfexplain.objectives import DML, Mixup, Objective, Standard
 from selfexplain.training import CompiledParts
-from selfexplain.training.compiling import networks_of, parts_of
+from selfexplain.training.compiling import compiled_steps, networks_of, parts_of
 from selfexplain.training.cost import interleaved_cost
 
 
@@ -47,6 +47,21 @@ def test_compiled_parts_compute_the_same(make: type[Objective]) -> None:
         torch.testing.assert_close(found[name], expected[name])
     for a, b in zip(gradients, expected_gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "recorded", "compiled"),
+    [(Standard, True, True), (Standard, False, True), (Mixup, True, False), (Mixup, False, True)],
+)
+def test_what_cannot_be_recorded_is_not_compiled(
+    make: type[Objective], recorded: bool, compiled: bool
+) -> None:
+    objective = make(Standard(resnet())) if make is Mixup else make(resnet())
+    parts = CompiledParts(objective, backend="eager")
+    with compiled_steps(parts, objective, recorded=recorded):
+        assert any(m._compiled_call_impl is not None for m in objective.modules()) == compiled
+    with compiled_steps(None, objective, recorded=recorded):
+        assert all(m._compiled_call_impl is None for m in objective.modules())
 
 
 def test_inductor_computes_the_same() -> None:

@@ -6,7 +6,7 @@ a block that is hooked itself runs as it was written (explanations/compiled.py).
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from selfexplain.errors import InputError, first_line
 from selfexplain.explanations.compiled import CALL
 from selfexplain.objectives.base import Objective
 from selfexplain.objectives.stages import CONTAINERS
+from selfexplain.training.recording import can_be_recorded
 
 MOST_VARIANTS = 64
 """Versions of compiled code that are kept, one for each kind of block and shape."""
@@ -65,6 +66,31 @@ class CompiledParts:
                 raise InputError(
                     f"the model cannot be compiled here ({first_line(error)}); leave out --compile"
                 ) from error
+
+
+def compiled_steps(
+    parts: CompiledParts | None, objective: Objective, *, recorded: bool
+) -> AbstractContextManager[None]:
+    """What an objective's steps run in, as it is now: with its compiled parts where that pays.
+
+    From Python a compiled block starts more slowly than the few kernels it replaces, so that steps
+    which were to be recorded and cannot be take twice as long compiled as they do as written.
+
+    Args:
+        parts: the objective's; None if nothing is to be compiled.
+        objective: whose steps they are.
+        recorded: whether steps are recorded where they can be.
+
+    Example:
+        >>> from selfexplain.objectives import Standard
+        >>> objective = Standard(nn.Linear(4, 3))
+        >>> with compiled_steps(CompiledParts(objective, "eager"), objective, recorded=True):
+        ...     print(objective.model(torch.zeros(2, 4)).shape)
+        torch.Size([2, 3])
+    """
+    if parts is None or (recorded and not can_be_recorded(objective)):
+        return nullcontext()
+    return parts.used()
 
 
 def _call_of(part: nn.Module) -> Callable[..., Any]:

@@ -7,15 +7,15 @@ that round.
 
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
 from selfexplain.objectives.base import Objective
-from selfexplain.training.compiling import CompiledParts
+from selfexplain.training.compiling import CompiledParts, compiled_steps
 from selfexplain.training.convolutions import autotuned_convolutions
 from selfexplain.training.interleave import interleaved_seconds, medians
 from selfexplain.training.recording import ORDINARY_STEPS, Step, gradient_step
@@ -103,15 +103,18 @@ class _Stepper:
         objective.train().skip_warmup()
         self.period = objective.period
         self.batch = batch if objective.wants_indices else batch[:2]
-        self.parts = CompiledParts(objective) if compiled else None
         optimiser = torch.optim.SGD(objective.parameters(), lr=1e-3, momentum=0.9, nesterov=True)
         wrapped, self.optimiser = fabric.setup(objective, optimiser)
+        if recorded:  # some can be recorded only once they have begun
+            gradient_step(objective, wrapped, self.optimiser, fabric)(*self.batch)
         self.gradients = gradient_step(
             objective, wrapped, self.optimiser, fabric, recorded=recorded, before=before
         )
+        parts = CompiledParts(objective) if compiled else None
+        self.compiled = partial(compiled_steps, parts, objective, recorded=recorded)
 
     def __call__(self) -> None:
-        with self.parts.used() if self.parts is not None else nullcontext():
+        with self.compiled():
             for _ in range(self.period):
                 self.gradients(*self.batch)
                 self.optimiser.step()

@@ -7,7 +7,6 @@ checkpoint of an epoch therefore walks the same path as one that was never stopp
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Protocol
 
@@ -19,7 +18,7 @@ from selfexplain.errors import InputError
 from selfexplain.multilevel import all_finite
 from selfexplain.objectives.base import Objective
 from selfexplain.training.checkpoint import load_checkpoint, save_checkpoint
-from selfexplain.training.compiling import CompiledParts
+from selfexplain.training.compiling import CompiledParts, compiled_steps
 from selfexplain.training.convolutions import autotuned_convolutions
 from selfexplain.training.log import EpochLog
 from selfexplain.training.loggers import Logger
@@ -126,7 +125,8 @@ def train(
             before_epoch(epoch)
             objective.begin_epoch(epoch, options.epochs)
             torch.manual_seed(epoch_seed(seed, epoch, fabric.global_rank))
-            with autotuned_convolutions(), parts.used() if parts is not None else nullcontext():
+            compiled = compiled_steps(parts, objective, recorded=options.cuda_graph)
+            with autotuned_convolutions(), compiled:
                 metrics = _train_epoch(run, batches, options, fabric, epoch, on_step, path)
             take_from_first(run.buffers())
             if score is not None:

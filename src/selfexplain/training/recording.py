@@ -63,11 +63,23 @@ def gradient_step(
         # Detached, or what is left of the autograd graph would reach into the recording of a step.
         return {name: term.detach() for name, term in out.items()}
 
-    # A subclass may count or draw, so it has to say for itself that it does not.
-    declared = "recordable" in vars(type(objective))
-    if not (recorded and declared and objective.recordable):
+    if not (recorded and can_be_recorded(objective)):
         return step
     return RecordedStep(step, before if isinstance(before, RecordedStep) else None)
+
+
+def can_be_recorded(objective: Objective) -> bool:
+    """Whether an objective's steps may be recorded, as it is now.
+
+    Example:
+        >>> from selfexplain.objectives import Standard
+        >>> class Counting(Standard):
+        ...     pass
+        >>> [can_be_recorded(each(torch.nn.Linear(4, 3))) for each in (Standard, Counting)]
+        [True, False]
+    """
+    # A subclass may count or draw, so it has to say for itself that it does not.
+    return "recordable" in vars(type(objective)) and objective.recordable
 
 
 class RecordedStep:
