@@ -56,7 +56,7 @@ def test_compiled_parts_compute_the_same(make: type[Objective]) -> None:
 def test_what_cannot_be_recorded_is_not_compiled(
     make: type[Objective], recorded: bool, compiled: bool
 ) -> None:
-    objective = make(Standard(resnet())) if make is Mixup else make(resnet())
+    objective = Mixup(Standard(resnet()), 10) if make is Mixup else make(resnet())
     parts = CompiledParts(objective, backend="eager")
     with compiled_steps(parts, objective, recorded=recorded):
         assert any(m._compiled_call_impl is not None for m in objective.modules()) == compiled
