@@ -7,10 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-"""Modules that write into their buffers in training mode alone."""
-
-
 @contextmanager
 def preserved(model: nn.Module, x_BCHW: Tensor) -> Iterator[None]:
     """Run extra forwards of ``model`` without a trace, also when something raises inside.
@@ -70,12 +66,12 @@ def _buffers_lent(model: nn.Module) -> Iterator[None]:
     """Let the forwards write into copies of the buffers, then put the originals back.
 
     Copying values back instead would count as an in-place change, and break the backward pass of a
-    graph that the user already holds.
+    graph that the user already holds. All are lent, also those of a BatchNorm in eval mode, for a
+    forward or a hook may write into them nevertheless.
     """
     lent = [
         (module, name, buffer)
         for module in model.modules()
-        if not _only_reads(module)
         for name, buffer in module.named_buffers(recurse=False)
     ]
     copies = {id(buffer): buffer.detach().clone() for _, _, buffer in lent}
@@ -86,11 +82,6 @@ def _buffers_lent(model: nn.Module) -> Iterator[None]:
     finally:
         for module, name, buffer in lent:
             setattr(module, name, buffer)
-
-
-def _only_reads(module: nn.Module) -> bool:
-    """Whether a forward surely leaves the module's buffers alone: there are dozens to copy."""
-    return type(module) in BATCH_NORMS and not module.training
 
 
 @contextmanager
