@@ -222,6 +222,39 @@ def test_fabric_and_a_model_without_pooled_head():
     assert (got - wanted).norm() / wanted.norm() < 0.1
 
 
+def adapting_net(write):
+    """A network in eval mode that nevertheless writes into its BatchNorm's buffers."""
+
+    class Adapting(nn.Sequential):
+        def forward(self, x):
+            write(self[1], x)
+            return super().forward(x)
+
+    torch.manual_seed(0)
+    return Adapting(
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 5),
+    ).eval()
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda norm, x: norm.train(),
+        lambda norm, x: norm.running_mean.add_(x.mean()),
+        lambda norm, x: setattr(norm, "running_mean", norm.running_mean + 1),
+    ],
+)
+def test_buffers_written_in_eval_mode_are_as_found(write):
+    model, x = adapting_net(write), torch.randn(4, 3, 8, 8)
+    before = snapshot(model, x)
+    class_maps(model, x)
+    assert_same(before, snapshot(model, x))
+
+
 def test_distributed_data_parallel(tmp_path):
     dist = torch.distributed
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)

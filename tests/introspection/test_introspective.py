@@ -321,3 +321,28 @@ def _update_half(rank: int, folder: str, s: Tensor, y: Tensor) -> None:
     mean.update(s[4 * rank : 4 * rank + 4], y[4 * rank : 4 * rank + 4])
     torch.save(mean.mean_KK, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"layer": "nope", "kind": "grad_cam"},
+            "layer 'nope' is not in the model; .*, such as 'block1'",
+        ),
+        ({"layer": "block1"}, "'cam'"),
+    ],
+)
+def test_a_layer_that_cannot_be_explained_is_told_in_the_warm_up(
+    options: dict, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        Introspective(small(), warmup_steps=5, **options)(X, Y)
+
+
+@pytest.mark.parametrize("options", [{}, {"warmup_steps": 5}, {"control": "uniform"}])
+@pytest.mark.parametrize(("classes", "message"), [(1, "has one class"), (2, "with two classes")])
+def test_too_few_classes_are_told_at_once(options: dict, classes: int, message: str) -> None:
+    model = build_model("small_cnn", num_classes=classes, in_channels=1)
+    with pytest.raises(InputError, match=message):
+        Introspective(model, **options)(X, Y.clamp_max(0))

@@ -275,6 +275,15 @@ def test_label_out_of_range_is_named(spec: str) -> None:
         objective(x, y.index_fill(0, torch.tensor([2]), 7), *rest)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.float32])
+def test_labels_of_another_type_are_refused(spec: str, dtype: torch.dtype) -> None:
+    """Of all types that cross_entropy or indexing knows, one means class indices to both."""
+    objective = make(spec)
+    x, y, *rest = arguments(objective)
+    with pytest.raises(InputError, match=r"labels are torch\.\w+; pass class indices"):
+        objective(x, y.to(dtype), *rest)
+
+
 def test_soft_labels_are_taken_or_refused_as_declared(spec: str) -> None:
     objective = make(spec)
     x, y, *rest = arguments(objective)

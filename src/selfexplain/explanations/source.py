@@ -43,7 +43,7 @@ def find_module(model: nn.Module, name: str) -> tuple[str, nn.Module]:
     """Return the full name and the module that ``name`` means, with or without wrappers' prefixes.
 
     Raises:
-        InputError: if there is none; the message lists near names.
+        InputError: if there is none; the message lists near names, or the first if none is near.
 
     Example:
         >>> find_module(nn.Sequential(nn.Flatten()), "module.0")
@@ -55,7 +55,8 @@ def find_module(model: nn.Module, name: str) -> tuple[str, nn.Module]:
     plain = {plain_name(full): full for full in modules}
     full = plain.get(plain_name(name))
     if full is None or not name:
-        near = difflib.get_close_matches(plain_name(name), [n for n in plain if n], n=3, cutoff=0.4)
+        names = [n for n in plain if n]
+        near = difflib.get_close_matches(plain_name(name), names, n=3, cutoff=0.4) or names[:3]
         raise InputError(
             f"layer {name!r} is not in the model; pass a name of model.named_modules()"
             + (f", such as {', '.join(map(repr, near))}" if near else "")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+
 @contextmanager
 def preserved(model: nn.Module, x_BCHW: Tensor) -> Iterator[None]:
     """Run extra forwards of ``model`` without a trace, also when something raises inside.

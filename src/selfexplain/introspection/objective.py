@@ -88,11 +88,13 @@ class Introspective(Objective):
 
     def forward(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
         """Loss of images (B, C, H, W) and labels (B,); terms cross_entropy and introspection."""
-        explains = self._explains_now()
-        if explains and self.options.control != "uniform":
+        reads_maps = self.options.control != "uniform"
+        if reads_maps:  # also in the warm-up, or a mistake would be told after hours of training
+            self._find_layer(x_BCHW)
+        if reads_maps and self._explains_now():
             logits_BK, seen = self._explained_forward(x_BCHW, y_B)
         else:
-            logits_BK, seen = check_logits(self.model(x_BCHW), y_B), None
+            logits_BK, seen = self._checked(self.model(x_BCHW), y_B), None
         target_BK = None
         if self._listens_now():
             target_BK = self._target(logits_BK, seen, y_B, learn=self._learns_now())
@@ -196,19 +198,31 @@ class Introspective(Objective):
 
     def _explained_forward(self, x_BCHW: Tensor, y_B: Tensor) -> tuple[Tensor, Seen]:
         """One forward pass whose feature map is kept for the explanation."""
+        layer = self._find_layer(x_BCHW)
+        with self._graph_for_maps(), capture(self.model, layer) as seen:
+            images = x_BCHW.clone() if x_BCHW.is_inference() else x_BCHW
+            logits_BK = self._checked(self.model(images), y_B)
+        return logits_BK, seen
+
+    def _find_layer(self, x_BCHW: Tensor) -> ExplainedLayer:
+        """The layer that maps are read from, found once."""
         if self._layer is None:
             self._layer = find_explained_layer(
                 self.model, x_BCHW, kind=self.options.kind, layer=self.options.layer
             )
-        with self._graph_for_maps(), capture(self.model, self._layer) as seen:
-            images = x_BCHW.clone() if x_BCHW.is_inference() else x_BCHW
-            logits_BK = check_logits(self.model(images), y_B)
-        if logits_BK.shape[1] == 2 and self.options.form == "non_true":
+        return self._layer
+
+    def _checked(self, logits_BK: object, y_B: Tensor) -> Tensor:
+        """The model's logits (B, K), if there is something to teach about them."""
+        checked_BK = check_logits(logits_BK, y_B)
+        if checked_BK.shape[1] < 2:
+            raise InputError("the model has one class; pass a model of at least two")
+        if checked_BK.shape[1] == 2 and self.options.form == "non_true":
             raise InputError(
                 "with two classes there is one non-true class and the form non_true has nothing to "
                 "teach; pass form mixed or ce_kl, or another objective"
             )
-        return logits_BK, seen
+        return checked_BK
 
     @contextmanager
     def _graph_for_maps(self) -> Iterator[None]:

@@ -6,6 +6,7 @@ Shape suffixes: B batch, C channels, H and W space, K classes.
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
@@ -93,9 +94,9 @@ def check_logits(logits_BK: object, y_B: Tensor, *, soft: bool = False) -> Tenso
         soft: whether labels may be distributions.
 
     Raises:
-        InputError: the output is not a floating-point tensor (B, K), the labels have another shape,
-            or a label (where labels are on the CPU; elsewhere the check would stall the device) is
-            outside [0, K).
+        InputError: the output is not a floating-point tensor (B, K), the labels have another shape
+            or type, or a label (where labels are on the CPU; elsewhere the check would stall the
+            device) is outside [0, K).
 
     Example:
         >>> import torch
@@ -125,6 +126,7 @@ def check_logits(logits_BK: object, y_B: Tensor, *, soft: bool = False) -> Tenso
                 f"{tuple(logits_BK.shape)}; pass one distribution over the classes for each image"
             )
         return logits_BK
+    check_index_type(y_B)
     if y_B.device.type == "cpu" and batch:
         low, high = int(y_B.min()), int(y_B.max())
         if low < 0 or high >= logits_BK.shape[1]:
@@ -133,6 +135,21 @@ def check_logits(logits_BK: object, y_B: Tensor, *, soft: bool = False) -> Tenso
                 f"classes; pass labels from 0 to {logits_BK.shape[1] - 1}"
             )
     return logits_BK
+
+
+def check_index_type(y_B: Tensor) -> None:
+    """Raise InputError unless labels (B,) are of the one type that means class indices everywhere.
+
+    Of uint8, which cross_entropy takes too, indexing makes a mask.
+
+    Example:
+        >>> import torch
+        >>> check_index_type(torch.tensor([0, 2]))
+    """
+    if y_B.dtype != torch.int64:
+        raise InputError(
+            f"the labels are {y_B.dtype}; pass class indices as torch.int64, for example y.long()"
+        )
 
 
 def check_in_range(name: str, value: float, low: float, high: float) -> None:

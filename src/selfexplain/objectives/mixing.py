@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from selfexplain.errors import InputError
-from selfexplain.objectives.base import Objective, check_in_range
+from selfexplain.objectives.base import Objective, check_in_range, check_index_type
 from selfexplain.objectives.context import ObjectiveContext
 from selfexplain.objectives.processes import rank
 from selfexplain.objectives.wrapper import Wrapper
@@ -35,6 +35,7 @@ def as_distributions(y_B: Tensor, num_classes: int, dtype: torch.dtype = torch.f
                 "classes; pass one distribution over the classes for each image"
             )
         return y_B
+    check_index_type(y_B)
     if y_B.device.type == "cpu" and y_B.numel():
         low, high = int(y_B.min()), int(y_B.max())
         if low < 0 or high >= num_classes:
