@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -386,6 +387,57 @@ def test_own_models_that_do_not_fit(
     if factory != "no_pooling":  # which is fine for the standard objective
         assert message in refused(capsys, "compare", *words, "--objectives", "standard")
     assert not (tmp_path / "out" / "checkpoint.pt").exists()
+
+
+WIDTH_OF_NET = """
+from torch import nn
+
+def net(num_classes, in_channels):
+    return nn.Sequential(
+        nn.Conv2d(in_channels, {width}, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear({width}, num_classes),
+    )
+"""
+
+
+@pytest.mark.parametrize("objective", ["introspective", "standard"])
+def test_model_whose_code_changed_is_one_sentence(
+    objective: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module, out, image = f"own_width_{objective}", tmp_path / "run", tmp_path / "image.png"
+    (tmp_path / f"{module}.py").write_text(WIDTH_OF_NET.format(width=4))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    options = ("--model", f"{module}:net", "--objective", objective)
+    train(out, *options)
+    Image.new("L", (8, 8)).save(image)
+    exec(WIDTH_OF_NET.format(width=16), vars(sys.modules[module]))
+    explain = ("explain", "--run", str(out), "--images", str(image), "--out", f"{image}.svg")
+    export = ("export", "--run", str(out), "--out", str(tmp_path / "export"))
+    resume = ("train", *DIGITS, "--epochs", "2", *options, "--resume", "--out", str(out))
+    for command_line in (explain, export):
+        said = refused(capsys, *command_line)
+        assert "size mismatch for " in said
+        assert "put the code back" in said
+        assert str(out) in said
+    (out / "result.json").unlink()
+    said = refused(capsys, *resume)
+    assert "checkpoint.pt cannot be loaded (size mismatch for " in said
+
+
+def test_explain_refuses_a_checkpoint_of_something_else(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, image = tmp_path / "run", tmp_path / "image.png"
+    shutil.copytree(trained, run)
+    Image.new("L", (16, 16)).save(image)
+    explain = ("explain", "--run", str(run), "--images", str(image), "--out", f"{image}.svg")
+    torch.save({"a": 1}, run / "checkpoint.pt")
+    assert "checkpoint.pt has format None, not 1" in refused(capsys, *explain)
+    torch.save({"format": 1}, run / "checkpoint.pt")
+    assert "checkpoint.pt cannot be loaded ('objective' is missing)" in refused(capsys, *explain)
 
 
 def test_every_flag_is_documented(capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,7 +28,7 @@ from selfexplain.recipes.objective_options import ObjectiveOptions
 from selfexplain.recipes.objectives import resolve
 from selfexplain.recipes.quality_options import QualityOptions
 from selfexplain.report import explanation_figure
-from selfexplain.training.checkpoint import load_checkpoint
+from selfexplain.training.checkpoint import check_format, load_checkpoint, loading_from
 
 FORMATS = (".png", ".svg", ".pdf")
 """Endings of the pictures that can be written."""
@@ -123,7 +123,11 @@ def load_run(folder: Path, kind: MapKind = "cam", layer: str | None = None) -> T
         # The running class means are in the checkpoint alone.
         objective = Introspective(model, **values)
         whole = with_auxiliary_head(objective, config)
-        whole.load_state_dict(load_checkpoint(folder / "checkpoint.pt")["objective"])
+        path = folder / "checkpoint.pt"
+        state = load_checkpoint(path)
+        check_format(state, path)
+        with loading_from(path):
+            whole.load_state_dict(state["objective"])
     else:
         objective = Introspective(model, kind=kind, layer=layer, form="mixed")
     load_weights(model, folder)
