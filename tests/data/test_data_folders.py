@@ -177,6 +177,21 @@ def test_all_broken(split_folder):
         load_data(f"folder:{split_folder}", skip_broken=True)
 
 
+@pytest.mark.parametrize("limit", [2**30, 0])
+def test_class_whose_training_images_are_all_broken_is_named(split_folder, limit):
+    def load():
+        load_data(f"folder:{split_folder}", skip_broken=True, in_memory_limit=limit)
+
+    for path in (split_folder / "train" / "cat").iterdir():
+        path.write_bytes(b"nothing")
+    with pytest.raises(InputError, match="can be decoded of the class cat; repair them"):
+        load()
+    for path in (split_folder / "train" / "ant").iterdir():  # one class is left
+        path.write_bytes(b"nothing")
+    with pytest.raises(InputError, match="can be decoded of the classes ant, cat; repair them"):
+        load()
+
+
 def test_decompression_bomb_is_a_broken_image(split_folder, monkeypatch):
     put(split_folder / "train/dog/3.png", size=(100, 100))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
