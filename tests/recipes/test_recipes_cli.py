@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -341,6 +342,44 @@ def test_truncated_checkpoint_stops_the_resumption(
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     said = refused(capsys, "train", *DIGITS, "--epochs", "2", "--resume", "--out", str(out))
     assert "truncated" in said
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: "junk\n" + text, "line 1 of "),
+        (lambda text: text.replace("\n", "\n[]\n", 1), "line 2 of "),
+        (lambda text: '{"loss": 1}\n' + text, "line 1 of "),
+        (lambda text: "", "is missing or says of no epoch"),
+        (lambda text: None, "is missing or says of no epoch"),
+        (lambda text: text.replace("step_seconds", "seconds"), "is missing or says of no epoch"),
+    ],
+)
+def test_damaged_metrics_stop_the_resumption(
+    damage: Callable[[str], str | None],
+    message: str,
+    trained: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(trained, out)
+    (out / "result.json").unlink()
+    metrics = out / "metrics.jsonl"
+    whole = metrics.read_text()
+    damaged = damage(whole)
+    if damaged is None:
+        metrics.unlink()
+    else:
+        metrics.write_text(damaged)
+    options = ("--objective", "introspective", "--image-size", "16", "--epochs", "2")
+    resume = ("train", *DIGITS, *options, "--resume", "--out", str(out))
+    said = refused(capsys, *resume)
+    assert message in said
+    assert str(metrics) in said
+    metrics.write_text(whole + '{"epoch": 3, "lo')  # torn by a crash
+    main(resume)
+    assert metrics.read_text() == whole
 
 
 OWN_MODELS = """
