@@ -244,7 +244,7 @@ def test_explain_names_what_is_missing(
         (("--data", "digit"), "digits"),
         ((*DIGITS, "--epochs", "0"), "epochs is 0; pass a whole number of at least 1"),
         (("--data", "digits", "--batch-size", "0"), "batch_size is 0"),
-        (("--data", "digits", "--batch-size", "5000"), "batch_size"),
+        (("--data", "digits", "--batch-size", "5000"), "left out (drop_last); pass at most 1438"),
         ((*DIGITS, "--model", "small_cn"), "did you mean small_cnn"),
         ((*DIGITS, "--objective", "introspection"), "pass introspective"),
         (
@@ -281,9 +281,18 @@ def test_folder_with_another_run_is_refused(
 ) -> None:
     before = (trained / "result.json").read_bytes()
     base = ("train", *DIGITS, "--objective", "introspective", "--image-size", "16", "--epochs", "2")
-    assert "pass --resume" in refused(capsys, *base, "--out", str(trained))
+    said = refused(capsys, *base, "--out", str(trained))
+    assert "holds this run already; pass --resume to continue it" in said
+    said = refused(capsys, *base, "--lr", "0.3", "--out", str(trained))
+    assert "lr was 0.1, is 0.3); pass the options it was made with and --resume, or" in said
     said = refused(capsys, *base, "--seed", "1", "--resume", "--out", str(trained))
-    assert "seed was 0, is 1" in said
+    assert "seed was 0, is 1); pass the options it was made with, or another --out" in said
+    compare = ("compare", *DIGITS, "--objectives", "standard", "--out")
+    assert "holds a single run (run.json)" in refused(capsys, *compare, str(trained))
+    (tmp_path / "compared" / "runs").mkdir(parents=True)
+    (tmp_path / "compared" / "compare.json").write_text("{}")
+    said = refused(capsys, *base, "--out", str(tmp_path / "compared"))
+    assert "holds a comparison (compare.json)" in said
     assert (trained / "result.json").read_bytes() == before
     (tmp_path / "letter.txt").write_text("mine")
     assert "is not empty" in refused(capsys, *base, "--out", str(tmp_path))
@@ -397,6 +406,17 @@ def maps(num_classes, in_channels):
 def three_channels(num_classes, in_channels):
     return nn.Sequential(nn.Conv2d(3, 10, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
+class Names(nn.Module):
+    def __init__(self, num_classes, in_channels):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(in_channels * 64, num_classes))
+
+    def forward(self, x):
+        return {"logits": self.net(x)}
+
+def names(num_classes, in_channels):
+    return Names(num_classes, in_channels)
+
 def few_classes(num_classes, in_channels):
     return nn.Sequential(nn.Flatten(), nn.Linear(in_channels * 64, 4))
 """
@@ -406,6 +426,7 @@ def few_classes(num_classes, in_channels):
     ("factory", "message"),
     [
         ("no_pooling", "grad_cam"),
+        ("names", "returns a dict; it must return one tensor of logits"),
         ("maps", "must return logits of shape (2, 10)"),
         ("three_channels", "cannot take images of shape (1, 8, 8)"),
         ("few_classes", "10 classes"),

@@ -66,7 +66,8 @@ def class_numbers(
             kind = "names" if as_names else "numbers"
             raise InputError(
                 f"label {value!r} in {split} row {row} is none of the {len(allowed)} class {kind} "
-                f"{abridged(allowed)}; correct it, remove the row or pass another label_column"
+                f"{abridged(allowed)}; correct it, remove the row or pass another --label-column "
+                "(label_column)"
             )
     return torch.tensor([number_of[value] for value in values], dtype=torch.int64)
 
