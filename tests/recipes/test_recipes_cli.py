@@ -19,6 +19,8 @@ from safetensors.torch import load_file
 
 from selfexplain.cli import main
 from selfexplain.data import CORRUPTIONS
+from selfexplain.errors import InputError
+from selfexplain.recipes.explain import read_images
 from selfexplain.recipes.folder import locked
 
 DIGITS = ("--data", "digits", "--batch-size", "50", "--train-size", "200")
@@ -217,6 +219,16 @@ def test_explain_a_run_without_a_pooled_head(
     assert (tmp_path / "b.png").exists()
 
 
+def test_explain_takes_images_that_are_not_square_as_they_are(
+    tmp_path: Path,
+) -> None:
+    image = tmp_path / "image.png"
+    Image.new("L", (9, 8)).save(image)
+    assert read_images([image], (1, 8, 9)).shape == (1, 1, 8, 9)
+    with pytest.raises(InputError, match=r"is 8 x 9 pixels .* are 6 x 9; pass images of that"):
+        read_images([image], (1, 6, 9))
+
+
 def test_explain_names_what_is_missing(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -226,7 +238,8 @@ def test_explain_names_what_is_missing(
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"not an image")
     said = refused(capsys, "explain", "--run", str(trained), "--images", str(broken), "--out", out)
-    assert "broken.png" in said
+    assert "broken.png cannot be decoded (" in said
+    assert "; pass an image file" in said  # and no --skip-broken, which explain lacks
     said = refused(capsys, "explain", "--run", str(tmp_path), "--images", str(broken), "--out", out)
     assert "holds no finished run" in said
     fine = tmp_path / "fine.png"
