@@ -145,7 +145,7 @@ def break_one(folder):
 
 def test_broken_image_is_named(split_folder):
     path = break_one(split_folder)
-    with pytest.raises(InputError, match=rf"image {path} cannot be decoded .*skip_broken=True"):
+    with pytest.raises(InputError, match=rf"image {path} cannot be decoded .*--skip-broken "):
         load_data(f"folder:{split_folder}")
 
 
@@ -177,6 +177,21 @@ def test_all_broken(split_folder):
         load_data(f"folder:{split_folder}", skip_broken=True)
 
 
+@pytest.mark.parametrize("limit", [2**30, 0])
+def test_class_whose_training_images_are_all_broken_is_named(split_folder, limit):
+    def load():
+        load_data(f"folder:{split_folder}", skip_broken=True, in_memory_limit=limit)
+
+    for path in (split_folder / "train" / "cat").iterdir():
+        path.write_bytes(b"nothing")
+    with pytest.raises(InputError, match="can be decoded of the class cat; repair them"):
+        load()
+    for path in (split_folder / "train" / "ant").iterdir():  # one class is left
+        path.write_bytes(b"nothing")
+    with pytest.raises(InputError, match="can be decoded of the classes ant, cat; repair them"):
+        load()
+
+
 def test_decompression_bomb_is_a_broken_image(split_folder, monkeypatch):
     put(split_folder / "train/dog/3.png", size=(100, 100))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
@@ -200,7 +215,7 @@ def test_broken_image_met_while_streaming_is_one_sentence(split_folder, workers)
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_sizes_that_differ(split_folder, limit, split):
     put(split_folder / split / "dog/1.png", size=(9, 6))
-    message = r"ant/0\.png is 6 x 8 pixels .*dog/1\.png is 6 x 9; pass image_size"
+    message = r"ant/0\.png is 6 x 8 pixels .*dog/1\.png is 6 x 9; pass --image-size \(image_size\)"
     with pytest.raises(InputError, match=message):
         load_data(f"folder:{split_folder}", in_memory_limit=limit)
     data = load_data(f"folder:{split_folder}", image_size=5, in_memory_limit=limit)

@@ -140,7 +140,7 @@ NO_LABEL = datasets.Dataset.from_dict({"x": [0.5, 0.5]})
 @pytest.mark.parametrize(
     ("splits", "options", "message"),
     [
-        ((TWO_KINDS, TWO_KINDS), {}, "2 columns could be the labels; .*label_column .* a, b$"),
+        ((TWO_KINDS, TWO_KINDS), {}, "2 columns could be the labels; .*--label-column .* a, b$"),
         ((TWO_IMAGES, TWO_IMAGES), {}, "2 columns are marked as images; .* image, other$"),
         ((NO_LABEL, NO_LABEL), {}, "no columns are marked as images; .*one of x$"),
         (
@@ -170,6 +170,14 @@ def test_tables_that_cannot_be_used(monkeypatch, splits, options, message):
     hub(monkeypatch, train=splits[0], test=splits[1])
     with pytest.raises(InputError, match=message):
         load_data("hub:x", **options)
+
+
+@pytest.mark.parametrize("empty", ["train", "test"])
+def test_parquet_files_without_a_row_are_named(tmp_path, empty):
+    splits = {"train": GOOD, "test": GOOD, empty: GOOD.select([])}
+    spec = write(tmp_path, splits["train"], splits["test"])
+    with pytest.raises(InputError, match=f"^the {empty} split is empty; pass data with at least"):
+        load_data(spec)
 
 
 def test_hub_takes_validation_for_a_missing_test(monkeypatch):

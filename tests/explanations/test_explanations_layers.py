@@ -17,6 +17,7 @@ from selfexplain.explanations import (
     maps_of_forward,
 )
 from selfexplain.explanations.layout import TokenGrid, token_grid
+from selfexplain.introspection import Introspective
 
 torch.set_num_threads(1)
 X = torch.rand(3, 3, 12, 12, generator=torch.Generator().manual_seed(0))
@@ -259,6 +260,30 @@ def test_a_changed_model_is_looked_at_again():
     model.dropout = nn.Tanh()
     with pytest.raises(InputError, match="not the spatial mean"):
         class_maps(model, X)
+
+
+@pytest.mark.parametrize("colour", [0.0, 0.7])
+def test_images_of_one_colour_do_not_decide_what_the_head_is(colour):
+    """Of a constant feature map the maximum is the mean; the first batch decides for all."""
+
+    def net(pool):
+        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), pool, nn.Flatten(), nn.Linear(8, 5))
+
+    constant = torch.full((2, 3, 12, 12), colour)
+    highest = net(nn.AdaptiveMaxPool2d(1))
+    state = torch.get_rng_state()
+    for images in (constant[:1], X):
+        with pytest.raises(InputError, match="is not the spatial mean of a feature map"):
+            class_maps(highest, images)
+    objective = Introspective(highest)
+    with pytest.raises(InputError, match="is not the spatial mean of a feature map"):
+        objective(constant, torch.tensor([0, 1]))
+    assert torch.equal(torch.get_rng_state(), state)
+
+    mean, fresh = net(nn.AdaptiveAvgPool2d(1)), net(nn.AdaptiveAvgPool2d(1))
+    fresh.load_state_dict(mean.state_dict())
+    class_maps(mean, constant)
+    torch.testing.assert_close(class_maps(mean, X), class_maps(fresh, X))
 
 
 def test_looking_for_the_layer_does_not_keep_models_alive():

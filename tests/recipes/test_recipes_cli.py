@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,8 @@ from safetensors.torch import load_file
 
 from selfexplain.cli import main
 from selfexplain.data import CORRUPTIONS
+from selfexplain.errors import InputError
+from selfexplain.recipes.explain import read_images
 from selfexplain.recipes.folder import locked
 
 DIGITS = ("--data", "digits", "--batch-size", "50", "--train-size", "200")
@@ -215,6 +219,16 @@ def test_explain_a_run_without_a_pooled_head(
     assert (tmp_path / "b.png").exists()
 
 
+def test_explain_takes_images_that_are_not_square_as_they_are(
+    tmp_path: Path,
+) -> None:
+    image = tmp_path / "image.png"
+    Image.new("L", (9, 8)).save(image)
+    assert read_images([image], (1, 8, 9)).shape == (1, 1, 8, 9)
+    with pytest.raises(InputError, match=r"is 8 x 9 pixels .* are 6 x 9; pass images of that"):
+        read_images([image], (1, 6, 9))
+
+
 def test_explain_names_what_is_missing(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -224,7 +238,8 @@ def test_explain_names_what_is_missing(
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"not an image")
     said = refused(capsys, "explain", "--run", str(trained), "--images", str(broken), "--out", out)
-    assert "broken.png" in said
+    assert "broken.png cannot be decoded (" in said
+    assert "; pass an image file" in said  # and no --skip-broken, which explain lacks
     said = refused(capsys, "explain", "--run", str(tmp_path), "--images", str(broken), "--out", out)
     assert "holds no finished run" in said
     fine = tmp_path / "fine.png"
@@ -242,7 +257,7 @@ def test_explain_names_what_is_missing(
         (("--data", "digit"), "digits"),
         ((*DIGITS, "--epochs", "0"), "epochs is 0; pass a whole number of at least 1"),
         (("--data", "digits", "--batch-size", "0"), "batch_size is 0"),
-        (("--data", "digits", "--batch-size", "5000"), "batch_size"),
+        (("--data", "digits", "--batch-size", "5000"), "left out (drop_last); pass at most 1438"),
         ((*DIGITS, "--model", "small_cn"), "did you mean small_cnn"),
         ((*DIGITS, "--objective", "introspection"), "pass introspective"),
         (
@@ -279,9 +294,18 @@ def test_folder_with_another_run_is_refused(
 ) -> None:
     before = (trained / "result.json").read_bytes()
     base = ("train", *DIGITS, "--objective", "introspective", "--image-size", "16", "--epochs", "2")
-    assert "pass --resume" in refused(capsys, *base, "--out", str(trained))
+    said = refused(capsys, *base, "--out", str(trained))
+    assert "holds this run already; pass --resume to continue it" in said
+    said = refused(capsys, *base, "--lr", "0.3", "--out", str(trained))
+    assert "lr was 0.1, is 0.3); pass the options it was made with and --resume, or" in said
     said = refused(capsys, *base, "--seed", "1", "--resume", "--out", str(trained))
-    assert "seed was 0, is 1" in said
+    assert "seed was 0, is 1); pass the options it was made with, or another --out" in said
+    compare = ("compare", *DIGITS, "--objectives", "standard", "--out")
+    assert "holds a single run (run.json)" in refused(capsys, *compare, str(trained))
+    (tmp_path / "compared" / "runs").mkdir(parents=True)
+    (tmp_path / "compared" / "compare.json").write_text("{}")
+    said = refused(capsys, *base, "--out", str(tmp_path / "compared"))
+    assert "holds a comparison (compare.json)" in said
     assert (trained / "result.json").read_bytes() == before
     (tmp_path / "letter.txt").write_text("mine")
     assert "is not empty" in refused(capsys, *base, "--out", str(tmp_path))
@@ -342,6 +366,44 @@ def test_truncated_checkpoint_stops_the_resumption(
     assert "truncated" in said
 
 
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: "junk\n" + text, "line 1 of "),
+        (lambda text: text.replace("\n", "\n[]\n", 1), "line 2 of "),
+        (lambda text: '{"loss": 1}\n' + text, "line 1 of "),
+        (lambda text: "", "is missing or says of no epoch"),
+        (lambda text: None, "is missing or says of no epoch"),
+        (lambda text: text.replace("step_seconds", "seconds"), "is missing or says of no epoch"),
+    ],
+)
+def test_damaged_metrics_stop_the_resumption(
+    damage: Callable[[str], str | None],
+    message: str,
+    trained: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(trained, out)
+    (out / "result.json").unlink()
+    metrics = out / "metrics.jsonl"
+    whole = metrics.read_text()
+    damaged = damage(whole)
+    if damaged is None:
+        metrics.unlink()
+    else:
+        metrics.write_text(damaged)
+    options = ("--objective", "introspective", "--image-size", "16", "--epochs", "2")
+    resume = ("train", *DIGITS, *options, "--resume", "--out", str(out))
+    said = refused(capsys, *resume)
+    assert message in said
+    assert str(metrics) in said
+    metrics.write_text(whole + '{"epoch": 3, "lo')  # torn by a crash
+    main(resume)
+    assert metrics.read_text() == whole
+
+
 OWN_MODELS = """
 from torch import nn
 
@@ -357,6 +419,17 @@ def maps(num_classes, in_channels):
 def three_channels(num_classes, in_channels):
     return nn.Sequential(nn.Conv2d(3, 10, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
+class Names(nn.Module):
+    def __init__(self, num_classes, in_channels):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(in_channels * 64, num_classes))
+
+    def forward(self, x):
+        return {"logits": self.net(x)}
+
+def names(num_classes, in_channels):
+    return Names(num_classes, in_channels)
+
 def few_classes(num_classes, in_channels):
     return nn.Sequential(nn.Flatten(), nn.Linear(in_channels * 64, 4))
 """
@@ -366,6 +439,7 @@ def few_classes(num_classes, in_channels):
     ("factory", "message"),
     [
         ("no_pooling", "grad_cam"),
+        ("names", "returns a dict; it must return one tensor of logits"),
         ("maps", "must return logits of shape (2, 10)"),
         ("three_channels", "cannot take images of shape (1, 8, 8)"),
         ("few_classes", "10 classes"),
@@ -386,6 +460,57 @@ def test_own_models_that_do_not_fit(
     if factory != "no_pooling":  # which is fine for the standard objective
         assert message in refused(capsys, "compare", *words, "--objectives", "standard")
     assert not (tmp_path / "out" / "checkpoint.pt").exists()
+
+
+WIDTH_OF_NET = """
+from torch import nn
+
+def net(num_classes, in_channels):
+    return nn.Sequential(
+        nn.Conv2d(in_channels, {width}, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear({width}, num_classes),
+    )
+"""
+
+
+@pytest.mark.parametrize("objective", ["introspective", "standard"])
+def test_model_whose_code_changed_is_one_sentence(
+    objective: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module, out, image = f"own_width_{objective}", tmp_path / "run", tmp_path / "image.png"
+    (tmp_path / f"{module}.py").write_text(WIDTH_OF_NET.format(width=4))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    options = ("--model", f"{module}:net", "--objective", objective)
+    train(out, *options)
+    Image.new("L", (8, 8)).save(image)
+    exec(WIDTH_OF_NET.format(width=16), vars(sys.modules[module]))
+    explain = ("explain", "--run", str(out), "--images", str(image), "--out", f"{image}.svg")
+    export = ("export", "--run", str(out), "--out", str(tmp_path / "export"))
+    resume = ("train", *DIGITS, "--epochs", "2", *options, "--resume", "--out", str(out))
+    for command_line in (explain, export):
+        said = refused(capsys, *command_line)
+        assert "size mismatch for " in said
+        assert "put the code back" in said
+        assert str(out) in said
+    (out / "result.json").unlink()
+    said = refused(capsys, *resume)
+    assert "checkpoint.pt cannot be loaded (size mismatch for " in said
+
+
+def test_explain_refuses_a_checkpoint_of_something_else(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, image = tmp_path / "run", tmp_path / "image.png"
+    shutil.copytree(trained, run)
+    Image.new("L", (16, 16)).save(image)
+    explain = ("explain", "--run", str(run), "--images", str(image), "--out", f"{image}.svg")
+    torch.save({"a": 1}, run / "checkpoint.pt")
+    assert "checkpoint.pt has format None, not 1" in refused(capsys, *explain)
+    torch.save({"format": 1}, run / "checkpoint.pt")
+    assert "checkpoint.pt cannot be loaded ('objective' is missing)" in refused(capsys, *explain)
 
 
 def test_every_flag_is_documented(capsys: pytest.CaptureFixture[str]) -> None:

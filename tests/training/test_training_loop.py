@@ -17,6 +17,7 @@ from selfexplain.objectives import Objective, Standard
 from selfexplain.recipes.launch import launch
 from selfexplain.recipes.options import DeviceOptions
 from selfexplain.training import DivergedError, TrainingOptions, train
+from selfexplain.training.checkpoint import load_checkpoint, save_checkpoint
 from selfexplain.training.cost import interleaved_cost
 from selfexplain.training.recording import RecordedStep, gradient_step
 from selfexplain.training.schedule import cosine_with_warmup
@@ -206,6 +207,38 @@ def test_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
     run(tmp_path, epochs=1, identity="one")
     with pytest.raises(InputError, match="another configuration"):
         run(tmp_path, epochs=2, identity="two", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("format", None),
+        ("format", 2),
+        ("objective", None),
+        ("objective", "garbage"),
+        ("objective", {"model.0.weight": torch.zeros(1)}),
+        ("optimiser", None),
+        ("optimiser", "garbage"),
+        ("average", None),
+        ("average", "garbage"),
+        ("precision", None),
+        ("epochs_done", None),
+        ("epochs_done", "garbage"),
+    ],
+)
+def test_damaged_checkpoint_is_one_sentence(name: str, value: object, tmp_path: Path) -> None:
+    """Its identity is right; one entry is missing (None) or another."""
+    run(tmp_path, epochs=1, ema=0.9)
+    path = tmp_path / "checkpoint.pt"
+    state = load_checkpoint(path)
+    del state[name]
+    save_checkpoint(path, state if value is None else {**state, name: value})
+    with pytest.raises(InputError, match=name if value is None else "checkpoint") as refused:
+        run(tmp_path, epochs=2, ema=0.9, resume=True)
+    said = str(refused.value)
+    assert str(path) in said
+    assert "; it is " in said
+    assert "\n" not in said
 
 
 def test_score_is_logged_after_every_epoch(tmp_path: Path) -> None:

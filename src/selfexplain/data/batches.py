@@ -186,8 +186,8 @@ def _check_sizes(count: int, batch_size: int, drop_last: bool, workers: int) -> 
         raise InputError("the image set is empty; pass at least one image")
     if drop_last and batch_size > count:
         raise InputError(
-            f"batch_size {batch_size} is larger than the {count} images there are, and "
-            f"drop_last=True leaves no batch; pass at most {count}, or drop_last=False"
+            f"batch_size {batch_size} is larger than the {count} images there are, and a "
+            f"smaller last batch is left out (drop_last); pass at most {count}"
         )
     if workers < 0:
         raise InputError(f"workers is {workers}; pass a number of at least 0")

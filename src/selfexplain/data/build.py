@@ -15,6 +15,7 @@ from selfexplain.data.decode import (
     header_size,
 )
 from selfexplain.data.images import ImageData, ImageSet, MemoryImages
+from selfexplain.data.labels import abridged
 from selfexplain.data.sources import RawData, RawSplit, Source
 from selfexplain.data.streamed import StreamedImages
 from selfexplain.errors import InputError
@@ -42,7 +43,8 @@ def image_data(raw: RawData, building: Building) -> tuple[ImageData, list[str]]:
         The data, and the names of the images that were left out as broken.
 
     Raises:
-        InputError: An image cannot be decoded or has another size than the first.
+        InputError: An image cannot be decoded or has another size than the first, or all training
+            images of a class are broken.
 
     Example:
         >>> from selfexplain.data.digits import read_digits
@@ -53,6 +55,7 @@ def image_data(raw: RawData, building: Building) -> tuple[ImageData, list[str]]:
     """
     decoding = _decoding(raw.train, building)
     train, train_broken = _image_set(raw.train, decoding, building)
+    _check_classes_kept(raw, train)
     test, test_broken = _image_set(raw.test, decoding, building)
     data = ImageData(train=train, test=test, class_names=raw.class_names)
     return data, train_broken + test_broken
@@ -138,6 +141,18 @@ def _check_headers(source: Source, decoding: Decoding) -> None:
         except Exception:  # noqa: S112 - what cannot be opened is reported when it is read
             continue
         check_size(source, row, size_HW, decoding)
+
+
+def _check_classes_kept(raw: RawData, train: ImageSet) -> None:
+    """Refuse that a class loses all of its training images, for it could not be learned."""
+    lost = sorted(set(raw.train.labels_N.tolist()) - set(train.labels_N.tolist()))
+    if lost:
+        raise InputError(
+            "none of the training images can be decoded of the "
+            f"{'class' if len(lost) == 1 else 'classes'} "
+            f"{abridged([raw.class_names[k] for k in lost])}; repair them, or remove what is "
+            "labelled so from both splits"
+        )
 
 
 def _nothing_left(split: RawSplit) -> InputError:

@@ -37,7 +37,7 @@ def image_column(features: Features, named: str | None = None) -> str:
         return found[0]
     raise InputError(
         f"{len(found) or 'no'} columns are marked as images; "
-        f"pass image_column as one of {_listed(found or features)}"
+        f"pass --image-column (image_column) as one of {_listed(found or features)}"
     )
 
 
@@ -73,7 +73,7 @@ def label_column(features: Features, named: str | None = None) -> str:
         return preferred[0]
     raise InputError(
         f"{len(found) or 'no'} columns could be the labels; "
-        f"pass label_column as one of {_listed(found or features)}"
+        f"pass --label-column (label_column) as one of {_listed(found or features)}"
     )
 
 

@@ -83,7 +83,7 @@ def decode_free(
     except Exception as error:  # Pillow's plugins raise almost anything on damaged bytes
         raise BrokenImageError(
             f"the image {source.name(row)} cannot be decoded ({type(error).__name__}: {error}); "
-            "replace or remove it, or pass skip_broken=True"
+            "replace or remove it, or pass --skip-broken (skip_broken=True)"
         ) from error
 
 
@@ -100,7 +100,7 @@ def check_size(source: Source, row: int, size_HW: tuple[int, int], decoding: Dec
         raise InputError(
             f"images differ in size: {decoding.example} is {expected_HW[0]} x {expected_HW[1]} "
             f"pixels (height x width), {source.name(row)} is {size_HW[0]} x {size_HW[1]}; "
-            "pass image_size to bring all to one size"
+            "pass --image-size (image_size) to bring all to one size"
         )
 
 

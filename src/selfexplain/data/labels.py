@@ -66,7 +66,8 @@ def class_numbers(
             kind = "names" if as_names else "numbers"
             raise InputError(
                 f"label {value!r} in {split} row {row} is none of the {len(allowed)} class {kind} "
-                f"{_abridged(allowed)}; correct it, remove the row or pass another label_column"
+                f"{abridged(allowed)}; correct it, remove the row or pass another --label-column "
+                "(label_column)"
             )
     return torch.tensor([number_of[value] for value in values], dtype=torch.int64)
 
@@ -85,6 +86,12 @@ def check_several(labels_N: torch.Tensor, class_names: Sequence[str]) -> None:
         )
 
 
-def _abridged(values: list[Any]) -> str:
+def abridged(values: list[Any]) -> str:
+    """List values in a message, the first three and the last of many.
+
+    Example:
+        >>> abridged(["cat", "dog"]), abridged(list(range(100)))
+        ('cat, dog', '0, 1, 2, ..., 99')
+    """
     shown = values if len(values) <= 6 else [*values[:3], "...", values[-1]]
     return ", ".join(map(str, shown))

@@ -75,8 +75,8 @@ def _read(spec: str, image_column: str | None, label_column: str | None) -> RawD
         return table_readers.read_parquet(Path(place).expanduser(), image_column, label_column)
     if image_column is not None or label_column is not None:
         raise InputError(
-            f"image_column and label_column are for parquet: and hub: only; leave them out "
-            f"for '{spec}'"
+            "--image-column and --label-column (image_column, label_column) are for parquet: and "
+            f"hub: only; leave them out for '{spec}'"
         )
     if place and scheme == "folder":
         return read_folder(Path(place).expanduser())

@@ -4,9 +4,10 @@ import glob
 from pathlib import Path
 
 import datasets
+from pyarrow import parquet
 
 from selfexplain.data.sources import RawData
-from selfexplain.data.tables import from_splits
+from selfexplain.data.tables import empty_split, from_splits
 from selfexplain.errors import InputError
 
 
@@ -66,13 +67,14 @@ def read_parquet(folder: Path, images: str | None = None, labels: str | None = N
         selfexplain.errors.InputError: the folder /no/such/folder does not exist; pass the ...
     """
     # load_dataset takes patterns: a bracket in a folder's name must not be read as one
-    files = {
-        split: [glob.escape(path) for path in paths]
-        for split, paths in parquet_files(folder).items()
-    }
+    found = parquet_files(folder)
+    files = {split: [glob.escape(path) for path in paths] for split, paths in found.items()}
     try:
         splits = datasets.load_dataset("parquet", data_files=files)
     except Exception as error:  # pyarrow, fsspec and datasets each have their own
+        for split, paths in found.items():
+            if _have_no_rows(paths):  # which datasets refuses, too, but not in these words
+                raise empty_split(split) from error
         raise InputError(
             f"the Parquet files in {folder} cannot be read ({_reason(error)}); "
             "check them, and that HF_DATASETS_CACHE is a folder that can be written"
@@ -103,6 +105,14 @@ def read_hub(name: str, images: str | None = None, labels: str | None = None) ->
             f"({_reason(error)}); check its name and the network, or pass parquet:DIR"
         ) from error
     return from_splits(splits, images, labels)
+
+
+def _have_no_rows(paths: list[str]) -> bool:
+    """Whether Parquet files can be read and hold no row."""
+    try:
+        return not any(parquet.read_metadata(path).num_rows for path in paths)
+    except Exception:  # damaged files are spoken of otherwise
+        return False
 
 
 def _reason(error: Exception) -> str:

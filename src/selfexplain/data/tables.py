@@ -49,6 +49,16 @@ def from_splits(
     return RawData(train=raw_train, test=raw_test, class_names=class_names)
 
 
+def empty_split(name: str) -> InputError:
+    """What is said of a split without a row.
+
+    Example:
+        >>> str(empty_split("test"))
+        'the test split is empty; pass data with at least one image in it'
+    """
+    return InputError(f"the {name} split is empty; pass data with at least one image in it")
+
+
 def _both(splits: Mapping[str, Any]) -> tuple[Any, Any]:
     test_names = [name for name in ("test", "validation", "valid", "val") if name in splits]
     if "train" not in splits or not test_names:
@@ -58,7 +68,7 @@ def _both(splits: Mapping[str, Any]) -> tuple[Any, Any]:
         )
     for name in ("train", test_names[0]):
         if len(splits[name]) == 0:
-            raise InputError(f"the {name} split is empty; pass data with at least one image in it")
+            raise empty_split(name)
     return splits["train"], splits[test_names[0]]
 
 

@@ -13,7 +13,7 @@ from .compiled import run_eagerly
 from .kinds import check_images, check_logits
 from .layout import Layout, layouts_of, to_BFHW
 from .state import preserved, set_eval
-from .trace import N_IMAGES
+from .trace import N_IMAGES, probe
 
 
 def last_responsive_layer(model: nn.Module, x_BCHW: Tensor) -> tuple[str, Layout]:
@@ -60,7 +60,7 @@ def outputs_and_gradients(model: nn.Module, x_BCHW: Tensor) -> list[tuple[str, T
         >>> [name for name, _, _ in outputs_and_gradients(model, torch.rand(2, 3, 8, 8))]
         ['0', '1', '2', '']
     """
-    x_BCHW = x_BCHW.detach()[:N_IMAGES].clone().requires_grad_()
+    x_BCHW = probe(x_BCHW).requires_grad_()
     outputs: dict[str, Tensor] = {}
     with ExitStack() as stack:
         stack.enter_context(preserved(model, x_BCHW))

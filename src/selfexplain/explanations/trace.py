@@ -73,6 +73,22 @@ class Trace:
         self.busy = False
 
 
+def probe(x_BCHW: Tensor) -> Tensor:
+    """A few images to look at a model with: copies, out of reach of models that start in place.
+
+    Noise stands in for images of one colour, for which the mean of a feature map is its maximum,
+    too: a head on either would look like a head on the other. It has a generator of its own.
+
+    Example:
+        >>> probe(torch.ones(4, 3, 8, 8)).shape
+        torch.Size([2, 3, 8, 8])
+    """
+    x_BCHW = x_BCHW.detach()[:N_IMAGES].clone()
+    one_colour_B = (x_BCHW == x_BCHW[:, :, :1, :1]).flatten(1).all(dim=1)
+    noise_BCHW = torch.rand(x_BCHW.shape, generator=torch.Generator().manual_seed(0)).to(x_BCHW)
+    return torch.where(one_colour_B[:, None, None, None], noise_BCHW, x_BCHW)
+
+
 def traced(model: nn.Module, x_BCHW: Tensor) -> Trace:
     """Watch a forward of a few images in eval mode, without gradients; nothing else is changed.
 
@@ -85,7 +101,7 @@ def traced(model: nn.Module, x_BCHW: Tensor) -> Trace:
         >>> {sighting.module for sighting in seen} == {None, "0"}
         True
     """
-    x_BCHW = x_BCHW.detach()[:N_IMAGES].clone()  # models may start in place
+    x_BCHW = probe(x_BCHW)
     trace = Trace(x_BCHW.shape)
     with preserved(model, x_BCHW), torch.no_grad(), _watched(model, trace):
         set_eval(model)

@@ -1,10 +1,10 @@
 """Whether a model fits its images and classes, before anything is trained."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from selfexplain.errors import InputError, first_line
-from selfexplain.evaluation import predict
+from selfexplain.evaluation import evaluating
 
 
 def check_model(model: nn.Module, name: str, shape_CHW: tuple[int, int, int], classes: int) -> None:
@@ -15,15 +15,21 @@ def check_model(model: nn.Module, name: str, shape_CHW: tuple[int, int, int], cl
         >>> model = build_model("small_cnn", num_classes=3, in_channels=1)
         >>> check_model(model, "small_cnn", (1, 8, 8), 3)
     """
-    example = [(torch.zeros(2, *shape_CHW), torch.zeros(2, dtype=torch.int64))]
+    example = torch.zeros(2, *shape_CHW)
     try:
-        shape = tuple(predict(model, example)[0].shape)
+        with evaluating(model), torch.no_grad():
+            logits = model(example)
     except Exception as error:  # a user's model may raise anything
         raise InputError(
-            f"model {name} cannot take images of shape {shape_CHW} or does not return logits "
-            f"({first_line(error)}); pass a model for such images, or --channels and "
-            "--image-size"
+            f"model {name} cannot take images of shape {shape_CHW} ({first_line(error)}); "
+            "pass a model for such images, or --channels and --image-size"
         ) from error
+    if not isinstance(logits, Tensor):
+        raise InputError(
+            f"model {name} returns a {type(logits).__name__}; it must return one tensor of logits "
+            f"(B, K), of shape (2, {classes}) for 2 images of {classes} classes"
+        )
+    shape = tuple(logits.shape)
     if shape != (2, classes):
         raise InputError(
             f"model {name} returns shape {shape} for 2 images of {classes} classes; "

@@ -18,7 +18,7 @@ from selfexplain.data import ImageData
 from selfexplain.recipes.check_model import check_model
 from selfexplain.recipes.classifier import build_seeded
 from selfexplain.recipes.environment import environment
-from selfexplain.recipes.finished_runs import finished_rows, unfinished_config
+from selfexplain.recipes.finished_runs import finished_rows, timed_costs, unfinished_config
 from selfexplain.recipes.folder import check_free, check_same_config, locked, saved_config
 from selfexplain.recipes.grid import run_all
 from selfexplain.recipes.launch import launch
@@ -38,7 +38,7 @@ from selfexplain.recipes.trials import RunTrials, run_trial
 from selfexplain.recipes.tune import check_tunable, tuned
 from selfexplain.sweeps import Watch, ignore
 from selfexplain.training.cost import interleaved_cost
-from selfexplain.training.files import read_json, write_json
+from selfexplain.training.files import write_json
 from selfexplain.training.loggers import check_installed
 from selfexplain.training.shortage import shortage_said
 
@@ -158,12 +158,10 @@ def _costs(
     config: CompareConfig, seed: int, data: ImageData, fabric: Fabric
 ) -> dict[str, dict[str, float]]:
     """Interleaved step times of all objectives, measured once for each seed and kept in a file."""
-    path = config.out / "cost" / f"seed{seed}.json"
     names = with_teachers(config, dict.fromkeys(("standard", *config.objectives)))
-    if path.exists():
-        kept = read_json(path)
-        if set(names) <= kept.keys():
-            return kept
+    kept = timed_costs(config.out, seed)
+    if set(names) <= kept.keys():
+        return kept
     prepared = prepare(data, config.data, seed)
     objectives = {
         name: build_seeded(
@@ -202,7 +200,7 @@ def _costs(
         name: {"step_seconds": c.step_seconds, "cost": c.ratio} for name, c in measured.items()
     }
     if fabric.is_global_zero:
-        write_json(path, costs)
+        write_json(config.out / "cost" / f"seed{seed}.json", costs)
     return costs
 
 

@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from selfexplain.data import normalise
-from selfexplain.data.decode import Decoding, check_size, decode_free
+from selfexplain.data.decode import BrokenImageError, decode_free
 from selfexplain.data.sources import Files
-from selfexplain.errors import InputError
+from selfexplain.errors import InputError, first_line
 from selfexplain.explanations import MapKind, class_maps
 from selfexplain.introspection import Introspective
 from selfexplain.objectives import Objective
@@ -28,7 +28,7 @@ from selfexplain.recipes.objective_options import ObjectiveOptions
 from selfexplain.recipes.objectives import resolve
 from selfexplain.recipes.quality_options import QualityOptions
 from selfexplain.report import explanation_figure
-from selfexplain.training.checkpoint import load_checkpoint
+from selfexplain.training.checkpoint import check_format, load_checkpoint, loading_from
 
 FORMATS = (".png", ".svg", ".pdf")
 """Endings of the pictures that can be written."""
@@ -123,7 +123,11 @@ def load_run(folder: Path, kind: MapKind = "cam", layer: str | None = None) -> T
         # The running class means are in the checkpoint alone.
         objective = Introspective(model, **values)
         whole = with_auxiliary_head(objective, config)
-        whole.load_state_dict(load_checkpoint(folder / "checkpoint.pt")["objective"])
+        path = folder / "checkpoint.pt"
+        state = load_checkpoint(path)
+        check_format(state, path)
+        with loading_from(path):
+            whole.load_state_dict(state["objective"])
     else:
         objective = Introspective(model, kind=kind, layer=layer, form="mixed")
     load_weights(model, folder)
@@ -172,12 +176,26 @@ def read_images(paths: Sequence[Path], shape_CHW: tuple[int, int, int]) -> Tenso
             raise InputError(f"there is no image {path}; pass image files")
     files = Files(paths)
     side = height if height == width else None
-    rule = Decoding(shape_CHW=shape_CHW, image_size=side, example="the run's training data")
     arrays = []
-    for row in range(len(paths)):
-        arrays.append(decode_free(files, row, channels, side))
-        check_size(files, row, arrays[-1].shape[1:], rule)
+    for row, path in enumerate(paths):
+        try:
+            pixels_CHW = decode_free(files, row, channels, side)
+        except BrokenImageError as error:  # it names an option that trainings alone have
+            reason = error.__cause__ or error
+            raise InputError(
+                f"the image {path} cannot be decoded ({first_line(reason)}); pass an image file"
+            ) from error
+        if pixels_CHW.shape != shape_CHW:
+            raise InputError(
+                f"the image {path} is {_size(pixels_CHW.shape)} pixels (height x width), and the "
+                f"run's training images are {_size(shape_CHW)}; pass images of that size"
+            )
+        arrays.append(pixels_CHW)
     return torch.from_numpy(np.stack(arrays))
+
+
+def _size(shape_CHW: tuple[int, ...]) -> str:
+    return f"{shape_CHW[1]} x {shape_CHW[2]}"
 
 
 def explain_tensor(

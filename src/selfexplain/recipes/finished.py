@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
 from selfexplain.recipes.folder import saved_config
+from selfexplain.training.checkpoint import loading_from
 from selfexplain.training.files import read_json
 
 
@@ -67,7 +67,6 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     Raises:
         InputError: they cannot be read, or are of another model.
     """
-    try:
-        model.load_state_dict(load_file(folder / "model.safetensors"))
-    except (SafetensorError, RuntimeError) as error:
-        raise InputError(f"the weights in {folder} cannot be read ({error})") from error
+    path = folder / "model.safetensors"
+    with loading_from(path):
+        model.load_state_dict(load_file(path))

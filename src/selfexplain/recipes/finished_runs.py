@@ -3,6 +3,7 @@
 A table that is made in several sittings can so be looked at, and published, after each of them.
 """
 
+from pathlib import Path
 from typing import Any
 
 from selfexplain.errors import InputError
@@ -49,10 +50,37 @@ def finished_rows(config: CompareConfig) -> tuple[list[Row], list[str]]:
     return rows, missing
 
 
+def timed_costs(folder: Path, seed: int) -> dict[str, dict[str, float]]:
+    """What was timed with a seed and kept in `cost/`, without what is no cost: that is timed anew.
+
+    Args:
+        folder: of the comparison.
+        seed: of the runs.
+
+    Raises:
+        InputError: the file cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> from selfexplain.training.files import write_json
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> kept = {"standard": {"step_seconds": 0.1, "cost": 1.0}, "kd": 3}
+        >>> write_json(folder / "cost" / "seed0.json", kept); timed_costs(folder, 0)
+        {'standard': {'step_seconds': 0.1, 'cost': 1.0}}
+    """
+    path = folder / "cost" / f"seed{seed}.json"
+    kept = read_json(path) if path.exists() else {}
+    return {name: cost for name, cost in kept.items() if _is_cost(cost)}
+
+
+def _is_cost(value: object) -> bool:
+    fields = ("step_seconds", "cost")
+    return isinstance(value, dict) and all(isinstance(value.get(f), float) for f in fields)
+
+
 def _costs(config: CompareConfig, seed: int) -> dict[str, dict[str, float]]:
     """Costs of the objectives that were timed with this seed, their teachers too."""
-    path = config.out / "cost" / f"seed{seed}.json"
-    timed = read_json(path) if path.exists() else {}
+    timed = timed_costs(config.out, seed)
     known = [s for s in config.objectives if timed.keys() >= set(with_teachers(config, [s]))]
     return with_total_cost(config, known, timed)
 

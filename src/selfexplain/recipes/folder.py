@@ -16,6 +16,13 @@ from selfexplain.recipes.options import plain
 from selfexplain.training.files import read_json
 
 LOCK = ".lock"
+_MADE_WITH = "pass the options it was made with"
+RECORDS = {
+    "compare.json": "a comparison (compare.json)",
+    "searches.json": "several searches (searches.json)",
+    "run.json": "a single run (run.json)",
+}
+"""File that tells what a folder holds -> what it is, for messages."""
 
 
 @contextmanager
@@ -110,11 +117,17 @@ def claim_folder(config: Any) -> str:
     """
     identity = json.dumps(plain(config, leave_out=("out", "resume")), sort_keys=True)
     if any((config.out / name).exists() for name in ("checkpoint.pt", "result.json")):
+        check_same_config(
+            saved_config(config.out / "run.json"),
+            json.loads(identity),
+            config.out,
+            remedy=_MADE_WITH if config.resume else f"{_MADE_WITH} and --resume",
+        )
         if not config.resume:
             raise InputError(
-                f"{config.out} holds another run; pass --resume to continue it, or another --out"
+                f"{config.out} holds this run already; pass --resume to continue it, or another "
+                "--out"
             )
-        check_same_config(saved_config(config.out / "run.json"), json.loads(identity), config.out)
     else:
         check_free(config.out)
     return identity
@@ -147,6 +160,11 @@ def check_free(folder: Path) -> None:
     files = {path.name for path in folder.iterdir()} if folder.exists() else set()
     # Names that begin with a dot are locks and files that are being written.
     if any(name not in leavings and not name.startswith(".") for name in files):
+        held = [what for name, what in RECORDS.items() if name in files]
+        if held:
+            raise InputError(
+                f"{folder} holds {held[0]}, which this command cannot continue; pass another --out"
+            )
         raise InputError(f"{folder} is not empty and holds no run; pass another --out")
 
 
@@ -162,8 +180,16 @@ def saved_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def check_same_config(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
+def check_same_config(
+    old: dict[str, Any], new: dict[str, Any], folder: Path, remedy: str = _MADE_WITH
+) -> None:
     """Raise InputError that names the first options in which two configurations differ.
+
+    Args:
+        old: configuration of what the folder holds.
+        new: configuration that was passed.
+        folder: of both.
+        remedy: what to do, other than to take another folder.
 
     Example:
         >>> check_same_config({"seed": 0}, {"seed": 0}, Path("out"))
@@ -171,8 +197,8 @@ def check_same_config(old: dict[str, Any], new: dict[str, Any], folder: Path) ->
     differing = _differences(old, new)
     if differing:
         raise InputError(
-            f"{folder} holds a run with other options ({'; '.join(differing[:3])}); pass the same "
-            "options, or another --out"
+            f"{folder} holds a run with other options ({'; '.join(differing[:3])}); {remedy}, or "
+            "another --out"
         )
 
 

@@ -1,6 +1,5 @@
 """What a training writes into its folder beside what it learns."""
 
-import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -8,10 +7,12 @@ from typing import Any
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from selfexplain.errors import InputError
 from selfexplain.recipes.environment import environment
 from selfexplain.recipes.options import RunConfig, plain
 from selfexplain.recipes.prepare import Prepared
 from selfexplain.training.files import write_json, write_tensors
+from selfexplain.training.log import EpochLog
 
 
 def write_run(config: RunConfig, prepared: Prepared, fabric: Fabric) -> None:
@@ -63,6 +64,9 @@ def write_outcome(
 def median_step_seconds(folder: Path) -> float:
     r"""Seconds of a training step, the median of the epochs' means in `metrics.jsonl`.
 
+    Raises:
+        InputError: the file is missing or damaged.
+
     Example:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
@@ -70,6 +74,12 @@ def median_step_seconds(folder: Path) -> float:
         >>> median_step_seconds(folder)
         0.5
     """
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    seconds: list[float] = [json.loads(line)["step_seconds"] for line in lines]
+    log = EpochLog(folder)
+    values = [record.get("step_seconds") for record in log.read()]
+    seconds = [value for value in values if isinstance(value, float)]
+    if not seconds:
+        raise InputError(
+            f"{log.path} is missing or says of no epoch what a step took (step_seconds); put it "
+            f"back, or delete {folder / 'checkpoint.pt'} to train this run again"
+        )
     return statistics.median(seconds)

@@ -92,13 +92,7 @@ def _control(spec: str, options: dict[str, dict[str, Any]]) -> str:
 
 
 def _metrics(folder: Path) -> tuple[dict[str, Any], ...]:
-    path = folder / "metrics.jsonl"
-    if not path.exists():
-        return ()
-    try:
-        return tuple(EpochLog(folder).read())
-    except ValueError as error:
-        raise InputError(f"{path} is not lines of JSON ({error}); pass another folder") from error
+    return tuple(EpochLog(folder).read())
 
 
 def _predictions(folder: Path) -> Predictions | None:

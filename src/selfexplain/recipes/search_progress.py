@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from selfexplain.data import Batches
-from selfexplain.errors import InputError
 from selfexplain.lease import ArchitectureSearch
 from selfexplain.recipes.prepare import Prepared
 from selfexplain.recipes.scoring import predict_together
@@ -18,7 +17,14 @@ from selfexplain.recipes.search_options import SearchConfig
 from selfexplain.recipes.search_outcome import mean_entropy, operation_weights, skip_connections
 from selfexplain.recipes.search_setup import Halves
 from selfexplain.spaces import from_string, to_string
-from selfexplain.training.checkpoint import load_checkpoint, save_checkpoint
+from selfexplain.training.checkpoint import (
+    FORMAT,
+    check_identity,
+    epochs_done,
+    load_checkpoint,
+    loading_from,
+    save_checkpoint,
+)
 from selfexplain.training.log import EpochLog
 from selfexplain.training.loggers import Logger
 from selfexplain.training.processes import exists_for_all
@@ -135,7 +141,7 @@ class SearchProgress:
 
     def _state(self) -> dict[str, Any]:
         return {
-            "format": 1,
+            "format": FORMAT,
             "identity": self.identity,
             "epochs_done": self.epochs_done,
             "stopped": self.stopped,
@@ -145,14 +151,11 @@ class SearchProgress:
 
     def _restore(self) -> None:
         state = load_checkpoint(self.path)
-        if state.get("identity") != self.identity:
-            raise InputError(
-                f"the checkpoint {self.path} is of another configuration; pass the options it was "
-                "made with, or another --out"
-            )
-        self.search.load_state_dict(state["search"])
-        self.epochs_done, self.stopped = state["epochs_done"], state["stopped"]
-        self.genotype = from_string(state["genotype"])
+        check_identity(state, self.identity, self.path)
+        with loading_from(self.path):
+            self.search.load_state_dict(state["search"])
+            self.epochs_done, self.stopped = epochs_done(state), state["stopped"]
+            self.genotype = from_string(state["genotype"])
 
     def outcome(self) -> dict[str, Any]:
         """What a result says beside the cell."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from selfexplain.errors import InputError
 from selfexplain.training.files import atomic_file
 from selfexplain.training.loggers import Logger, numbers
 
@@ -39,11 +40,27 @@ class EpochLog:
             logger.log(numbers(metrics), metrics["epoch"])
 
     def read(self) -> list[dict[str, Any]]:
-        """All whole lines written so far; a last line cut off by a crash is left out."""
+        """All whole lines written so far; a last line cut off by a crash is left out.
+
+        Raises:
+            InputError: a line before that is not the record of an epoch.
+        """
         if not self.path.exists():
             return []
-        lines = self.path.read_text().split("\n")[:-1]
-        return [json.loads(line) for line in lines]
+        lines = self.path.read_text(errors="replace").split("\n")[:-1]
+        return [self._record(number, line) for number, line in enumerate(lines, start=1)]
+
+    def _record(self, number: int, line: str) -> dict[str, Any]:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict) or not isinstance(record.get("epoch"), int):
+            raise InputError(
+                f"line {number} of {self.path} is not the record of an epoch; remove that line, or "
+                "delete the file to go on without what it says of the epochs so far"
+            )
+        return record
 
     def cut_after(self, epoch: int) -> None:
         """Drop lines of epochs after this one: a resumed run writes them again."""

@@ -9,8 +9,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from selfexplain.errors import InputError
 from selfexplain.objectives.base import Objective
+from selfexplain.training.checkpoint import FORMAT, check_identity, epochs_done, loading_from
 from selfexplain.training.options import TrainingOptions
 from selfexplain.training.recording import Step
 
@@ -68,7 +68,7 @@ def start(objective: Objective, options: TrainingOptions, fabric: Fabric) -> Run
 def state_of(run: Run, fabric: Fabric, identity: str) -> dict[str, Any]:
     """What a checkpoint holds: tensors, numbers and strings."""
     return {
-        "format": 1,
+        "format": FORMAT,
         "identity": identity,
         "epochs_done": run.epochs_done,
         "objective": run.objective.state_dict(),
@@ -82,16 +82,14 @@ def restore(run: Run, fabric: Fabric, state: dict[str, Any], identity: str, path
     """Take a run back to where a checkpoint was made.
 
     Raises:
-        InputError: the checkpoint is of another configuration.
+        InputError: the checkpoint is of another format or configuration, is damaged, or its
+            weights are of another model.
     """
-    if state.get("identity") != identity:
-        raise InputError(
-            f"the checkpoint {path} is of another configuration; pass the options it was made "
-            "with, or another --out"
-        )
-    run.objective.load_state_dict(state["objective"])
-    run.optimiser.load_state_dict(state["optimiser"])
-    if run.average is not None:
-        run.average.load_state_dict(state["average"])
-    fabric.strategy.precision.load_state_dict(state["precision"])
-    run.epochs_done = state["epochs_done"]
+    check_identity(state, identity, path)
+    with loading_from(path):
+        run.objective.load_state_dict(state["objective"])
+        run.optimiser.load_state_dict(state["optimiser"])
+        if run.average is not None:
+            run.average.load_state_dict(state["average"])
+        fabric.strategy.precision.load_state_dict(state["precision"])
+        run.epochs_done = epochs_done(state)
