@@ -120,6 +120,23 @@ def resolve(spec: str, options: ObjectiveOptions) -> tuple[str, dict[str, Any]]:
     return name, values
 
 
+def option_values(spec: str, options: ObjectiveOptions) -> dict[str, Any]:
+    """Option values of a spec's objective, and those of its partners under `PARTNER.option`.
+
+    Raises:
+        InputError: as `resolve`.
+
+    Example:
+        >>> option_values("mixup+label_smoothing:smoothing=0.2", ObjectiveOptions())
+        {'smoothing': 0.2, 'mixup.alpha': 1.0, 'mixup.probability': 1.0}
+    """
+    _, values = resolve(spec, options)
+    for partner in split_spec(spec)[0]:
+        name, given = _named(partner, options)
+        values |= {f"{name}.{option}": value for option, value in given.items()}
+    return values
+
+
 def teacher_spec_of(spec: str, options: ObjectiveOptions) -> str | None:
     """Spec of the objective that trains the teacher of this one; None if it needs no teacher.
 
