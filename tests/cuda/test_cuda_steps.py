@@ -132,7 +132,7 @@ def test_a_batch_of_another_shape_does_not_disturb_those_that_follow() -> None:
             return {"loss": loss.detach()}
 
         take, found = RecordedStep(step) if recorded else step, []
-        for number, count in enumerate([64, 64, 64, 64, 7, 64, 64]):
+        for number, count in enumerate([64, 64, 64, 64, 7, 64, 64, 64, 64]):
             take(torch.full((count,), float(number), device=GPU))
             found.append(weight.grad.clone())
         return found

@@ -304,6 +304,20 @@ def test_two_classes_are_refused_where_nothing_can_be_taught() -> None:
     assert Introspective(model, form="mixed")(X, Y % 2)["loss"].isfinite()
 
 
+def test_running_mean_goes_on_after_inference_mode_and_stays_in_float32() -> None:
+    mean, y = RunningClassMean(0.5), torch.tensor([0])
+    with torch.inference_mode():
+        mean.update(torch.tensor([[1.0, 0.0]]), y)
+    mean.update(torch.tensor([[0.0, 4.0]]), y)
+    assert mean(y).tolist() == [[0.5, 2.0]]
+    place = mean.mean_KK.data_ptr()
+    mean.update(torch.tensor([[0.5, 2.0]]), y)
+    assert mean.mean_KK.data_ptr() == place  # a recorded step writes there
+    mean.half().update(torch.tensor([[0.5, 2.0]], dtype=torch.half), y)
+    assert mean(y).dtype == torch.float32
+    assert mean(y).tolist() == [[0.5, 2.0]]
+
+
 def test_running_mean_of_two_processes_is_that_of_the_whole_batch(tmp_path: Path) -> None:
     s, y = torch.randn(8, 4), torch.tensor([0, 1, 2, 3, 0, 0, 1, 3])
     whole = RunningClassMean(0.5)

@@ -330,7 +330,16 @@ def test_model_without_logits_is_refused(name: str) -> None:
 
 def test_bad_options_are_named() -> None:
     for spec, message in {
-        "label_smoothing:smoothing=2": "smoothing is 2; pass a number from 0 to 1",
+        "label_smoothing:smoothing=2": "label_smoothing: smoothing is 2; pass a number from 0 to 1",
+        "cs_kd:temperature=inf": "cs_kd: temperature is inf; pass a finite number at least 0.01",
+        "cs_kd:weight=nan": "cs_kd: weight is nan; pass a finite number at least 0",
+        "zipf:exponent=-1": "zipf: exponent is -1; pass a number at least 0",
+        "zipf:exponent=inf": "zipf: exponent is inf; pass a finite number at least 0",
+        "zipf:exponent=nan": "zipf: exponent is nan",
+        "introspective:exponent=-1": "introspective: exponent is -1",
+        "introspective:exponent=nan": "introspective: exponent is nan; pass a finite number",
+        "mixup:alpha=0+standard": "mixup: alpha is 0; pass a number above 0",
+        "mixup+kd:alpha=2": "kd: alpha is 2; pass a number from 0 to 1",
         "confidence_penalty:beta=-1": "beta is -1; pass a number at least 0",
         "introspective:weigth=0.1": "pass weight",
         "introspective:weight=high": "pass a number",
@@ -355,3 +364,17 @@ def test_bad_options_are_named() -> None:
         with pytest.raises(InputError) as raised:
             make(spec)
         assert message in str(raised.value)
+
+
+def test_whose_option_it_is_is_said_once() -> None:
+    for spec, message in {
+        "kd:alpha=high": "alpha of kd is 'high'; pass a number",
+        "tf_kd:alpha=2": "tf_kd: alpha is 2; pass a number from 0 to 1",
+    }.items():
+        with pytest.raises(InputError) as raised:
+            make(spec)
+        assert str(raised.value) == message
+
+
+def test_zipf_without_an_exponent_is_uniform() -> None:
+    assert make("zipf:exponent=0").exponent == 0

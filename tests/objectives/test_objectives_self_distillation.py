@@ -158,6 +158,17 @@ def test_cs_kd_teaches_without_being_taught() -> None:
         torch.testing.assert_close(ours.grad, theirs.grad)
 
 
+def test_cs_kd_refuses_images_of_another_size_than_before() -> None:
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4, 3))
+    objective = CSKD(model)
+    y = torch.tensor([0, 2])
+    objective(torch.zeros(2, 1, 8, 8), y)
+    said = r"have shape \(1, 6, 8\), and .* had \(1, 8, 8\); pass images of one size"
+    with pytest.raises(InputError, match=said):
+        objective(torch.zeros(2, 1, 6, 8), y)
+    objective(torch.zeros(2, 1, 8, 8), y)["loss"].backward()
+
+
 def test_dlb_repeats_the_last_batch_and_keeps_to_what_it_said() -> None:
     objective = DLB(make_model(), alpha=0.7, temperature=2.0).double()
     optimiser = torch.optim.SGD(objective.parameters(), lr=0.1)
@@ -247,6 +258,17 @@ def _train_distributed(rank: int, folder: str) -> None:
         states[name] = objective.state_dict()
     torch.save(states, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
+
+
+def test_memory_that_was_kept_in_inference_mode_can_be_overwritten() -> None:
+    memory = Memory("a")
+    with torch.inference_mode():
+        memory.keep(a=torch.zeros(3))
+    memory.keep(a=torch.ones(3))
+    assert torch.equal(memory["a"], torch.ones(3))
+    place = memory.get_buffer("a").data_ptr()
+    memory.keep(a=torch.zeros(3))
+    assert memory.get_buffer("a").data_ptr() == place  # as before, in the same memory
 
 
 def test_memory_loads_what_was_saved_whatever_its_size() -> None:

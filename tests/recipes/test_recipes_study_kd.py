@@ -1,6 +1,7 @@
 """The study of distillation: one teacher a seed, a table, a picture, and shares of the gain."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ from PIL import Image
 
 from selfexplain.cli import main, parse
 from selfexplain.objectives.teacher_parts import PARTS
+from selfexplain.recipes.runs import run_folder
 from selfexplain.recipes.study_kd import StudyKDConfig, part_spec, study_of
-from selfexplain.report import study_markdown, study_table
+from selfexplain.report import study_figure, study_markdown, study_table
 
 WORDS = ("study-kd", "--data", "digits", "--train-size", "100", "--batch-size", "50")
 FEW = ("--objectives", "standard", "distil_part", "distil_part:part=uniform")
@@ -76,10 +78,15 @@ def test_by_default_all_parts_are_studied() -> None:
 
 
 def results(**accuracy: list[float]) -> dict[str, Any]:
+    """A study's results; the accuracies of an objective are of seeds 0, 1, ..."""
     rows = [
-        {"objective": spec.replace("uniform", "distil_part:part=uniform"), "accuracy": a}
+        {
+            "objective": spec.replace("uniform", "distil_part:part=uniform"),
+            "seed": seed,
+            "accuracy": a,
+        }
         for spec, values in accuracy.items()
-        for a in values
+        for seed, a in enumerate(values)
     ]
     summary = [
         {
@@ -94,7 +101,7 @@ def results(**accuracy: list[float]) -> dict[str, Any]:
         }
         for spec in dict.fromkeys(row["objective"] for row in rows)
     ]
-    return {"rows": rows, "summary": summary, "config": {}}
+    return {"rows": rows, "summary": summary, "config": {"objectives": list(FEW[1:])}}
 
 
 def test_share_is_of_the_gain_of_the_whole_teacher() -> None:
@@ -115,6 +122,69 @@ def test_no_share_where_the_whole_teacher_brings_no_gain() -> None:
     )
     assert [row["share"] for row in found["rows"]] == [None] * 3
     assert "not clearly above 0" in study_markdown(found)
+
+
+def test_gains_are_paired_by_seed_whatever_the_order_of_the_runs() -> None:
+    made = results(standard=[90, 91, 92], distil_part=[92, 93.1, 93.9], uniform=[91, 92, 93])
+    turned = {**made, "rows": made["rows"][::-1]}
+    turned["rows"].sort(key=lambda row: row["objective"] == "standard")
+    expected, found = study_of(made)["rows"], study_of(turned)["rows"]
+    assert [row["share"] for row in found] == pytest.approx([row["share"] for row in expected])
+
+
+def finished(studied: Path, out: Path, lacking: list[tuple[str, int]]) -> dict[str, dict[str, Any]]:
+    """Rows, by part, of a study that lacks some runs."""
+    shutil.copytree(studied, out)
+    for spec, seed in lacking:
+        (run_folder(out, spec, seed) / "result.json").unlink()
+    more = ("--epochs", "1", "--seeds", "0", "1", "--finished-only", "--out", str(out))
+    main([*WORDS, *FEW, *more])
+    return {row["part"]: row for row in json.loads((out / "study.json").read_text())["rows"]}
+
+
+def test_of_an_unfinished_study_without_full_there_are_no_shares(
+    studied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "copy"
+    rows = finished(studied, out, [("distil_part", 0), ("distil_part", 1)])
+    assert list(rows) == ["plain", "uniform"]
+    assert rows["uniform"]["gain_mean"] is not None
+    assert rows["uniform"]["share"] is None
+    missing = "UNFINISHED: 2 runs are missing (distil_part with seed 0, distil_part with seed 1)"
+    table = (out / "table.md").read_text()
+    assert missing in table
+    assert "no shares, because no seed of full is finished that plain has too" in table
+    said = f"{missing}; mean ± std over 2 seeds; gain in accuracy over plain training"
+    assert said in (out / "report.html").read_text()
+    assert "UNFINISHED" in capsys.readouterr().out
+
+
+def test_a_gain_is_of_the_seeds_that_both_have(studied: Path, tmp_path: Path) -> None:
+    whole = json.loads((studied / "study.json").read_text())["rows"]
+    out = tmp_path / "copy"
+    rows = finished(studied, out, [("standard", 0)])
+    accuracy = {
+        (row["objective"], row["seed"]): row["accuracy"]
+        for row in json.loads((studied / "results.json").read_text())["rows"]
+    }
+    gain = accuracy["distil_part", 1] - accuracy["standard", 1]
+    assert rows["full"]["gain_mean"] == pytest.approx(gain)
+    assert rows["full"]["accuracy_mean"] == whole[1]["accuracy_mean"]
+    assert rows["full"]["share"] is None
+    assert "UNFINISHED: one run is missing (standard with seed 0)" in (out / "table.md").read_text()
+
+
+def test_without_a_shared_seed_the_gain_is_blank(studied: Path, tmp_path: Path) -> None:
+    out = tmp_path / "copy"
+    lacking = [("standard", 0), ("distil_part", 1), ("distil_part:part=uniform", 1)]
+    rows = finished(studied, out, lacking)
+    assert [row["gain_mean"] for row in rows.values()] == [0.0, None, None]
+    lines = (out / "table.md").read_text().splitlines()
+    assert [line.split("|")[3:5] for line in lines[3:5]] == [["  ", "  "]] * 2
+    axes = study_figure({"rows": list(rows.values())}).axes[0]
+    assert len(axes.patches) == 0
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["full", "uniform"]
+    assert axes.get_ylim() == (1.5, -0.5)
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,21 @@ def test_specs_that_are_tuned_to_the_same_are_one(tmp_path: Path) -> None:
     assert [each["chosen"] for each in record["objectives"]] == [fixed, fixed]
 
 
+@pytest.mark.parametrize("tuner", ["random", "optuna"])
+def test_partners_are_tuned_in_the_same_trials(tuner: str, tmp_path: Path) -> None:
+    specs = ("mixup+standard", "mixup+label_smoothing", "cutmix:alpha=1,probability=1+standard")
+    run = Runner(lambda spec: {"accuracy": 90.0 + ("alpha" in spec), "nll": 0.5})
+    final, record = tuned(config(tmp_path, objectives=specs, tuner=tuner), run)
+    mixup, both, nothing = record["objectives"]
+    assert [len(each["trials"]) for each in (mixup, both, nothing)] == [4, 4, 0]
+    assert mixup["trials"][0]["options"] == {"mixup.alpha": 1.0}
+    assert both["trials"][0]["options"] == {"mixup.alpha": 1.0, "smoothing": 0.1}
+    for name in ("mixup.alpha", "smoothing"):
+        assert len({trial["options"][name] for trial in both["trials"]}) == 4
+    assert final.objectives[0].startswith("mixup:alpha=")
+    assert final.objectives[2] == specs[2]
+
+
 def test_optuna_is_told_before_it_is_asked_again(tmp_path: Path) -> None:
     run = Runner(lambda spec: {"accuracy": 90.0, "nll": 0.5})
     _, record = tuned(config(tmp_path, tuner="optuna"), run)

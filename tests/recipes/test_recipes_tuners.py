@@ -11,7 +11,7 @@ from selfexplain.errors import InputError
 from selfexplain.objectives import Choice, Range
 from selfexplain.recipes.free_options import free_options, lies_in, whole_numbers, with_options
 from selfexplain.recipes.objective_options import ObjectiveOptions
-from selfexplain.recipes.objectives import OBJECTIVES, resolve
+from selfexplain.recipes.objectives import OBJECTIVES, option_values
 from selfexplain.recipes.optuna_tuner import OptunaTuner
 from selfexplain.recipes.tuners import RandomTuner, Tuner, draw
 
@@ -32,7 +32,11 @@ WHOLE = frozenset({"steps"})
         ("introspective:control=permuted", ["weight"]),
         ("introspective:control=permuted,weight=0.1", []),
         ("mixup:alpha=0.2+introspective", ["weight"]),
-        ("mixup+introspective:weight=1e+3", []),
+        ("mixup+introspective:weight=1e+3", ["mixup.alpha"]),
+        ("mixup+standard", ["mixup.alpha"]),
+        ("mixup+kd", ["mixup.alpha", "alpha", "temperature"]),
+        ("mixup+kd:alpha=0.5", ["mixup.alpha", "temperature"]),
+        ("cutmix:probability=1+mixup+standard", ["cutmix.alpha", "mixup.alpha"]),
     ],
 )
 def test_free_options_are_those_that_the_spec_leaves_open(spec: str, free: list[str]) -> None:
@@ -46,20 +50,26 @@ def test_free_options_are_those_that_the_spec_leaves_open(spec: str, free: list[
         ("a", {"weight": 0.0123456, "steps": 3, "on": True}, "a:weight=0.0123,steps=3,on=true"),
         ("a:shape=b", {"weight": 1.0}, "a:shape=b,weight=1"),
         ("mixup:alpha=1+a", {"weight": 0.5}, "mixup:alpha=1+a:weight=0.5"),
+        (
+            "mixup+a:b=1e+3",
+            {"mixup.alpha": 0.5, "alpha": 0.2},
+            "mixup:alpha=0.5+a:b=1e+3,alpha=0.2",
+        ),
+        ("cutmix+mixup:alpha=1+a", {"cutmix.alpha": 2.0}, "cutmix:alpha=2+mixup:alpha=1+a"),
     ],
 )
 def test_spec_with_options(spec: str, options: dict[str, object], made: str) -> None:
     assert with_options(spec, options) == made
 
 
-@pytest.mark.parametrize("name", list(OBJECTIVES))
-def test_drawn_specs_of_every_objective_are_understood(name: str) -> None:
-    tunables, options = free_options(name), ObjectiveOptions()
-    whole = frozenset(whole_numbers(name, options))
+@pytest.mark.parametrize("spec", [*OBJECTIVES, "cutmix+mixup+kd"])
+def test_drawn_specs_of_every_objective_are_understood(spec: str) -> None:
+    tunables, options = free_options(spec), ObjectiveOptions()
+    whole = frozenset(whole_numbers(spec, options))
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
         drawn = draw(tunables, generator, whole)
-        _, values = resolve(with_options(name, drawn), options)
+        values = option_values(with_options(spec, drawn), options)
         for option, value in drawn.items():
             near = pytest.approx(value, rel=5e-3) if isinstance(value, float) else value
             assert values[option] == near

@@ -67,9 +67,20 @@ class RunningClassMean(nn.Module):
         batch_KK = sums_KK / count_K.clamp_min(1).unsqueeze(1)
         keep_K = torch.where(self.seen_K, self.momentum, 0.0)
         keep_K1 = torch.where(present_K, keep_K, 1.0).unsqueeze(1)
-        # In place, for a recorded step (training/recording.py) knows where these lie.
-        self.mean_KK.copy_(keep_K1 * self.mean_KK + (1 - keep_K1) * batch_KK)
-        self.seen_K.logical_or_(present_K)
+        mean_KK = (keep_K1 * self.mean_KK + (1 - keep_K1) * batch_KK).to(s_BK.dtype)
+        self._keep(mean_KK, self.seen_K | present_K)
+
+    def _keep(self, mean_KK: Tensor, seen_K: Tensor) -> None:
+        """Keep both in place where it can be: a recorded step (training/recording.py) knows where.
+
+        A mean that was cast with its model goes back to float32. Nothing can be written into what
+        was made in inference mode outside it.
+        """
+        if self.mean_KK.is_inference() or self.mean_KK.dtype != mean_KK.dtype:
+            self.mean_KK, self.seen_K = mean_KK, seen_K
+        else:
+            self.mean_KK.copy_(mean_KK)
+            self.seen_K.copy_(seen_K)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name in ("mean_KK", "seen_K"):

@@ -3,6 +3,7 @@
 Shape suffixes: B batch, C channels, H and W space, K classes.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
@@ -153,11 +154,15 @@ def check_index_type(y_B: Tensor) -> None:
 
 
 def check_in_range(name: str, value: float, low: float, high: float) -> None:
-    """Raise InputError unless low <= value <= high.
+    """Raise InputError unless low <= value <= high and the value is finite.
 
     Example:
         >>> check_in_range("smoothing", 0.1, 0.0, 1.0)
+        >>> check_in_range("temperature", math.inf, 0.01, math.inf)
+        Traceback (most recent call last):
+        selfexplain.errors.InputError: temperature is inf; pass a finite number at least 0.01
     """
-    if not low <= value <= high:
-        limit = f"at least {low:g}" if high == float("inf") else f"from {low:g} to {high:g}"
-        raise InputError(f"{name} is {value:g}; pass a number {limit}")
+    finite = math.isfinite(value)
+    if not (finite and low <= value <= high):
+        limit = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+        raise InputError(f"{name} is {value:g}; pass a {'' if finite else 'finite '}number {limit}")

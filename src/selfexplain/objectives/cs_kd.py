@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfexplain.errors import InputError
 from selfexplain.explanations.state import preserved
 from selfexplain.objectives.base import Objective, check_in_range, check_logits
 from selfexplain.objectives.memory import Memory
@@ -61,7 +62,8 @@ class CSKD(Objective):
         temperature: T; 4 as published.
 
     Raises:
-        InputError: the weight is negative, or the temperature below 0.01.
+        InputError: the weight is negative, or the temperature below 0.01; at a call, if the images
+            have another size than those before.
 
     Example:
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
@@ -109,10 +111,15 @@ class CSKD(Objective):
         earlier_BCHW = x_BCHW[torch.where(in_batch_B, previous_B, own_B)]
         if self.memory.empty:
             return earlier_BCHW, in_batch_B
-        from_memory_B = self.memory["seen_K"][y_B] & ~in_batch_B
-        partner_BCHW = torch.where(
-            from_memory_B.view(-1, 1, 1, 1), self.memory["image_KCHW"][y_B], earlier_BCHW
-        )
+        # Indexing copies the rows it takes; a copy of all classes' images would cost more.
+        image_KCHW = self.memory.get_buffer("image_KCHW")
+        if image_KCHW.shape[1:] != x_BCHW.shape[1:]:
+            raise InputError(
+                f"the images have shape {tuple(x_BCHW.shape[1:])}, and those before, which are "
+                f"remembered, had {tuple(image_KCHW.shape[1:])}; pass images of one size"
+            )
+        from_memory_B = self.memory.get_buffer("seen_K")[y_B] & ~in_batch_B
+        partner_BCHW = torch.where(from_memory_B.view(-1, 1, 1, 1), image_KCHW[y_B], earlier_BCHW)
         return partner_BCHW, in_batch_B | from_memory_B
 
     @torch.no_grad()
@@ -123,7 +130,7 @@ class CSKD(Objective):
         in_batch_K = last_K >= 0
         image_KCHW = torch.where(in_batch_K.view(-1, 1, 1, 1), x_BCHW[last_K.clamp_min(0)], 0.0)
         if not self.memory.empty:
-            old_KCHW = self.memory["image_KCHW"]
+            old_KCHW = self.memory.get_buffer("image_KCHW")
             image_KCHW = torch.where(in_batch_K.view(-1, 1, 1, 1), image_KCHW, old_KCHW)
-            in_batch_K = in_batch_K | self.memory["seen_K"]
+            in_batch_K = in_batch_K | self.memory.get_buffer("seen_K")
         self.memory.keep(image_KCHW=image_KCHW, seen_K=in_batch_K)

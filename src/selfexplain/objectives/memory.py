@@ -42,11 +42,13 @@ class Memory(nn.Module):
         """Copy the values of these tensors.
 
         They are written into the same memory each time, as a recorded step (training/recording.py)
-        does; only another shape or type takes new memory.
+        does; only another shape or type takes new memory, or what was kept in inference mode, into
+        which nothing can be written outside it.
         """
         for name, tensor in tensors.items():
             old = self.get_buffer(name)
-            if old.shape == tensor.shape and old.dtype == tensor.dtype:
+            alike = old.shape == tensor.shape and old.dtype == tensor.dtype
+            if alike and not old.is_inference():
                 old.copy_(tensor)
             else:
                 setattr(self, name, tensor.detach().clone())

@@ -61,11 +61,11 @@ class ZipfLabelSmoothing(Objective):
         model: maps images (B, C, H, W) to logits (B, K), by a linear head on averaged features. It
             is not changed: hooks live only while a forward pass runs.
         weight: w; 0.1 as published for CIFAR-100.
-        exponent: of Zipf's law; 1 as published.
+        exponent: of Zipf's law; 1 as published, 0 is uniform.
 
     Raises:
-        InputError: the weight is negative; at a call, if the model has no pooled linear head, or
-            two classes only.
+        InputError: the weight or the exponent is negative or not finite; at a call, if the model
+            has no pooled linear head, or two classes only.
 
     Example:
         >>> model = nn.Sequential(
@@ -80,6 +80,7 @@ class ZipfLabelSmoothing(Objective):
 
     def __init__(self, model: nn.Module, weight: float = 0.1, exponent: float = 1.0) -> None:
         check_in_range("weight", weight, 0.0, float("inf"))
+        check_in_range("exponent", exponent, 0.0, float("inf"))
         super().__init__(model)
         self.weight = weight
         self.exponent = exponent

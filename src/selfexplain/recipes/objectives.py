@@ -2,7 +2,9 @@
 
 import dataclasses
 import difflib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, get_args, get_type_hints
 
 from torch import nn
@@ -95,10 +97,13 @@ def build_objective(
         0.2
     """
     name, values = resolve(spec, options)
-    objective = beside(OBJECTIVES[name].in_context(model, context, **values))
+    with _said_of(name, OBJECTIVES[name]):
+        objective = OBJECTIVES[name].in_context(model, context, **values)
+    objective = beside(objective)
     for partner in reversed(split_spec(spec)[0]):
         name, values = _named(partner, options)
-        objective = PARTNERS[name].around(objective, context, **values)
+        with _said_of(name, PARTNERS[name]):
+            objective = PARTNERS[name].around(objective, context, **values)
     return objective
 
 
@@ -118,6 +123,23 @@ def resolve(spec: str, options: ObjectiveOptions) -> tuple[str, dict[str, Any]]:
     name, values = _named(objective, options)
     check_partners(partners, name, OBJECTIVES)
     return name, values
+
+
+def option_values(spec: str, options: ObjectiveOptions) -> dict[str, Any]:
+    """Option values of a spec's objective, and those of its partners under `PARTNER.option`.
+
+    Raises:
+        InputError: as `resolve`.
+
+    Example:
+        >>> option_values("mixup+label_smoothing:smoothing=0.2", ObjectiveOptions())
+        {'smoothing': 0.2, 'mixup.alpha': 1.0, 'mixup.probability': 1.0}
+    """
+    _, values = resolve(spec, options)
+    for partner in split_spec(spec)[0]:
+        name, given = _named(partner, options)
+        values |= {f"{name}.{option}": value for option, value in given.items()}
+    return values
 
 
 def teacher_spec_of(spec: str, options: ObjectiveOptions) -> str | None:
@@ -141,7 +163,22 @@ def _named(part: str, options: ObjectiveOptions) -> tuple[str, dict[str, Any]]:
     given = dict(_parse(part, name, base) for part in overrides.split(",") if part)
     if base is None:
         return name, {}
-    return name, dataclasses.asdict(dataclasses.replace(base, **given))
+    with _said_of(name, type(base)):
+        return name, dataclasses.asdict(dataclasses.replace(base, **given))
+
+
+@contextmanager
+def _said_of(name: str, kind: type) -> Iterator[None]:
+    """Begin what is wrong with this part of a spec with its name, unless it or its class is named.
+
+    A command takes several objectives, of which more than one may have an option of a name.
+    """
+    try:
+        yield
+    except InputError as error:
+        if re.search(rf"\b({name}|{kind.__name__})\b", str(error)):
+            raise
+        raise type(error)(f"{name}: {error}") from error
 
 
 def _parse(part: str, name: str, base: Any) -> tuple[str, Any]:

@@ -4,13 +4,14 @@ A comparison of plain training with students of parts of one teacher's output (`
 folder holds what a comparison's does, and `study.json`, `table.md` and `study.png`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import tyro
 
 from selfexplain.errors import InputError
-from selfexplain.evaluation import share_of
+from selfexplain.evaluation import Share, share_of
 from selfexplain.objectives.teacher_parts import PARTS
 from selfexplain.recipes.compare import run_comparison
 from selfexplain.recipes.environment import first_process
@@ -85,25 +86,33 @@ def run_study(config: StudyKDConfig, watch: Watch = ignore) -> dict[str, Any]:
 def study_of(results: dict[str, Any]) -> dict[str, Any]:
     """The gains over the first objective of a comparison, and shares of the second's gain.
 
+    Both are paired by seed, over the seeds that have all the runs that are needed. A gain without
+    such a seed is None, and so is its share.
+
     Args:
         results: what `results.json` holds.
+
+    Example:
+        >>> line = {"difference_mean": 0.0, "difference_ci95": None}
+        >>> study = study_of({
+        ...     "config": {"objectives": ["standard", "distil_part"], "unfinished": ["..."]},
+        ...     "rows": [{"objective": "standard", "seed": 0, "accuracy": 90.0}],
+        ...     "summary": [{**line, "objective": "standard"}],
+        ... })
+        >>> [(row["part"], row["share"]) for row in study["rows"]]
+        [('plain', None)]
     """
-    specs = [line["objective"] for line in results["summary"]]
-    accuracy = {
-        spec: [row["accuracy"] for row in results["rows"] if row["objective"] == spec]
-        for spec in specs
-    }
-    gains = {
-        spec: [a - b for a, b in zip(accuracy[spec], accuracy[specs[0]], strict=True)]
-        for spec in specs
-    }
+    # Of an unfinished study the summary may lack the second.
+    plain, full = results["config"]["objectives"][:2]
+    gains = _gains(results["rows"], plain)
     rows = []
-    for spec, line in zip(specs, results["summary"], strict=True):
-        share = share_of(gains[spec], gains[specs[1]])
+    for line in results["summary"]:
+        spec = line["objective"]
+        share = _share(gains.get(spec, {}), gains.get(full, {}))
         rows.append(
             {
                 **line,
-                "part": {specs[0]: "plain", specs[1]: "full"}.get(spec, part_name(spec)),
+                "part": {plain: "plain", full: "full"}.get(spec, part_name(spec)),
                 "gain_mean": line["difference_mean"],
                 "gain_ci95": line["difference_ci95"],
                 "share": share.ratio,
@@ -111,6 +120,23 @@ def study_of(results: dict[str, Any]) -> dict[str, Any]:
             }
         )
     return {"schema": 1, "config": results["config"], "rows": rows}
+
+
+def _gains(rows: Sequence[dict[str, Any]], plain: str) -> dict[str, dict[int, float]]:
+    """Objective -> seed -> its gain in accuracy over plain training with the same seed."""
+    baseline = {row["seed"]: row["accuracy"] for row in rows if row["objective"] == plain}
+    gains: dict[str, dict[int, float]] = {}
+    for row in rows:
+        if row["seed"] in baseline:
+            gain = row["accuracy"] - baseline[row["seed"]]
+            gains.setdefault(row["objective"], {})[row["seed"]] = gain
+    return gains
+
+
+def _share(part: dict[int, float], whole: dict[int, float]) -> Share:
+    """Share of one gain in another, over the seeds that both have."""
+    both = [seed for seed in part if seed in whole]
+    return share_of([part[seed] for seed in both], [whole[seed] for seed in both])
 
 
 def part_name(spec: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from selfexplain.errors import InputError
 from selfexplain.recipes.free_options import Value, free_options, whole_numbers, with_options
-from selfexplain.recipes.objectives import resolve
+from selfexplain.recipes.objectives import option_values
 from selfexplain.recipes.options import CompareConfig
 from selfexplain.recipes.optuna_tuner import OptunaTuner
 from selfexplain.recipes.runs import train_config
@@ -113,9 +113,9 @@ def _run_round(
         for number in numbers:
             options = search.tuner.propose(number) if number else {}
             spec = with_options(search.spec, options)
-            resolved = resolve(spec, config.options)[1]  # refused now, not after the others
+            values = option_values(spec, config.options)  # refused now, not after the others
             search.specs.append(spec)
-            search.options.append({name: resolved[name] for name in free_options(search.spec)})
+            search.options.append({name: values[name] for name in free_options(search.spec)})
     specs = list(dict.fromkeys(search.specs[i] for search in searches for i in numbers))
     configs = [train_config(config, spec, seed, config.out / "tune") for spec in specs]
     outcomes = dict(zip(specs, run(configs), strict=True))

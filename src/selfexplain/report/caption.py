@@ -34,7 +34,7 @@ def caption(results: dict[str, Any]) -> str:
     summary = results["summary"]
     n = summary[0]["n"]
     parts = [
-        *_unfinished(results),
+        *unfinished(results),
         f"mean ± std over {n} seed{'s' if n > 1 else ''}",
         f"difference in accuracy to {summary[0]['objective']}, same seeds, ± half of its 95 % "
         "interval",
@@ -51,8 +51,18 @@ def caption(results: dict[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def _unfinished(results: dict[str, Any]) -> list[str]:
-    """Which runs an unfinished comparison lacks; where many lack, how many of each objective."""
+def unfinished(results: dict[str, Any]) -> list[str]:
+    """Which runs an unfinished comparison lacks; where many lack, how many of each objective.
+
+    Args:
+        results: what `results.json` or `study.json` holds.
+
+    Example:
+        >>> unfinished({"config": {"unfinished": ["kd with seed 1"]}})
+        ['UNFINISHED: one run is missing (kd with seed 1)']
+        >>> unfinished({"config": {}})
+        []
+    """
     missing = results.get("config", {}).get("unfinished")
     if not missing:
         return []

@@ -1,10 +1,12 @@
 """The table and the bar chart of a study of distillation."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from selfexplain.report.caption import unfinished
 from selfexplain.report.frame import markdown_table, plain_table
 from selfexplain.report.palette import BLUE, ORANGE
 from selfexplain.report.table import with_interval, with_spread
@@ -45,7 +47,7 @@ def study_markdown(study: dict[str, Any]) -> str:
 
 
 def study_figure(study: dict[str, Any]) -> Figure:
-    """A bar for the gain of each part, with its interval where there is one.
+    """A bar for the gain of each part that has one, with its interval where there is one.
 
     Example:
         >>> row = {"part": "full", "n": 2, "gain_mean": 1.0, "gain_ci95": (0.5, 1.5)}
@@ -55,19 +57,19 @@ def study_figure(study: dict[str, Any]) -> Figure:
     rows = [row for row in study["rows"] if row["part"] != "plain"]
     figure = Figure(figsize=(6.4, 1.2 + 0.42 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    gains = [row["gain_mean"] for row in rows]
-    # The whole teacher in a colour of its own: it is what the others are parts of.
-    colours = [BLUE if row["part"] == "full" else ORANGE for row in rows]
-    axes.barh(range(len(rows)), gains, color=colours)
     for place, row in enumerate(rows):
+        if row["gain_mean"] is not None:
+            # The whole teacher in a colour of its own: it is what the others are parts of.
+            colour = BLUE if row["part"] == "full" else ORANGE
+            axes.barh(place, row["gain_mean"], color=colour)
         if row["gain_ci95"] is not None:
             axes.plot(row["gain_ci95"], [place, place], color="black", linewidth=1.2)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(rows)), [row["part"] for row in rows], parse_math=False)
-    axes.invert_yaxis()
-    n = rows[0]["n"] if rows else 0
+    axes.set_ylim(max(len(rows), 1) - 0.5, -0.5)  # room for parts that have no bar, too
+    seeds = _seeds(study["rows"][0]["n"])
     axes.set_xlabel(
-        f"gain in accuracy over plain training, percentage points ({_seeds(n)}, 95 % intervals)"
+        f"gain in accuracy over plain training, percentage points ({seeds}, 95 % intervals)"
     )
     axes.spines[["top", "right"]].set_visible(False)
     return figure
@@ -87,12 +89,12 @@ def study_cells(study: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    plain = row["part"] == "plain"
+    blank = row["part"] == "plain" or row["gain_mean"] is None
     return (
         row["part"],
         with_spread(row["accuracy_mean"], row["accuracy_std"], 2),
-        "" if plain else with_interval(row["gain_mean"], row["gain_ci95"], 2),
-        "" if plain else _share(row["share"], row["share_ci95"]),
+        "" if blank else with_interval(row["gain_mean"], row["gain_ci95"], 2),
+        "" if blank else _share(row["share"], row["share_ci95"]),
         f"{row['nll_mean']:.3f}",
     )
 
@@ -110,13 +112,24 @@ def study_caption(study: dict[str, Any]) -> str:
         >>> study_caption({"rows": [{"part": "plain", "n": 1, "share": None}]})[:23]
         'mean ± std over 1 seed;'
     """
-    caption = (
-        f"mean ± std over {_seeds(study['rows'][0]['n'])}; gain in accuracy over plain training, "
-        "same seeds, ± half of its 95 % interval; share of the gain of full, with its 95 % interval"
+    return "; ".join(
+        [
+            *unfinished(study),
+            f"mean ± std over {_seeds(study['rows'][0]['n'])}",
+            "gain in accuracy over plain training, same seeds, ± half of its 95 % interval",
+            "share of the gain of full, with its 95 % interval",
+            *_no_shares(study["rows"]),
+        ]
     )
-    if all(row["share"] is None for row in study["rows"]):
-        caption += "; no shares, because the gain of full is not clearly above 0"
-    return caption
+
+
+def _no_shares(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Why there are no shares, where there are none."""
+    if any(row["share"] is not None for row in rows):
+        return []
+    if all(row["part"] != "full" or row["gain_mean"] is None for row in rows):
+        return ["no shares, because no seed of full is finished that plain has too"]
+    return ["no shares, because the gain of full is not clearly above 0"]
 
 
 def _seeds(n: int) -> str:

@@ -87,7 +87,8 @@ class RecordedStep:
 
     What a recording holds is the work of the GPU alone: nothing that Python counts or decides in
     the step happens again in a replay. So make a new one whenever the step changes, as for every
-    epoch. A call with tensors of another shape runs as written, and the next is recorded anew.
+    epoch. A call with tensors of another shape than the one before it begins anew: it counts as the
+    first, because an objective that remembers a batch takes new memory for it.
 
     Args:
         step: is given a batch on the GPU, returns detached tensors, and sets gradients to None
@@ -96,8 +97,8 @@ class RecordedStep:
             gradients, are to be used before another is called.
 
     Raises:
-        InputError: at the third call, if the step does what cannot be recorded, such as asking the
-            GPU for a number.
+        InputError: at the third call in a row with tensors of one shape, if the step does what
+            cannot be recorded, such as asking the GPU for a number.
 
     Example:
         >>> weight = torch.ones(3, requires_grad=True)
@@ -115,16 +116,18 @@ class RecordedStep:
         self.memory: Memory = Memory() if before is None else before.memory
         self.graph: torch.cuda.CUDAGraph | None = None
         self._ordinary = 0
+        self._shapes: list[torch.Size] = []
         self._batch: tuple[Tensor, ...] = ()
         self._out: dict[str, Tensor] = {}
 
     def __call__(self, *batch: Tensor) -> dict[str, Tensor]:
         """Terms of the step on this batch; they are overwritten by the next call."""
+        shapes = [t.shape for t in batch]
+        if shapes != self._shapes:
+            # Gradients will be new tensors, into which the graph does not write.
+            self._shapes, self._ordinary, self.graph = shapes, 0, None
         if self._ordinary < ORDINARY_STEPS:
             self._ordinary += 1
-            return self.step(*batch)
-        if self.graph is not None and [t.shape for t in batch] != [t.shape for t in self._batch]:
-            self.graph = None  # gradients are new tensors now, into which it does not write
             return self.step(*batch)
         if self.graph is None:
             self.graph = self._record(batch)

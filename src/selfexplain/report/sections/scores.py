@@ -66,7 +66,9 @@ def study_results(study: dict[str, Any]) -> Section:
 
 def _gains(study: dict[str, Any]) -> str:
     return ", ".join(
-        f"{row['part']}: {row['gain_mean']:+.2f}" for row in study["rows"] if row["part"] != "plain"
+        f"{row['part']}: {row['gain_mean']:+.2f}"
+        for row in study["rows"]
+        if row["part"] != "plain" and row["gain_mean"] is not None
     )
 
 
