@@ -430,6 +430,9 @@ class Names(nn.Module):
 def names(num_classes, in_channels):
     return Names(num_classes, in_channels)
 
+def frozen(num_classes, in_channels):
+    return no_pooling(num_classes, in_channels).requires_grad_(False)
+
 def few_classes(num_classes, in_channels):
     return nn.Sequential(nn.Flatten(), nn.Linear(in_channels * 64, 4))
 """
@@ -443,6 +446,7 @@ def few_classes(num_classes, in_channels):
         ("maps", "must return logits of shape (2, 10)"),
         ("three_channels", "cannot take images of shape (1, 8, 8)"),
         ("few_classes", "10 classes"),
+        ("frozen", "no parameter that can be trained"),
     ],
 )
 def test_own_models_that_do_not_fit(

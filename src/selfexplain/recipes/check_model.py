@@ -8,13 +8,18 @@ from selfexplain.evaluation import evaluating
 
 
 def check_model(model: nn.Module, name: str, shape_CHW: tuple[int, int, int], classes: int) -> None:
-    """Raise InputError unless the model maps images of this shape to logits of these classes.
+    """Raise InputError unless the model maps images of this shape to logits, and can be trained.
 
     Example:
         >>> from selfexplain.models import build_model
         >>> model = build_model("small_cnn", num_classes=3, in_channels=1)
         >>> check_model(model, "small_cnn", (1, 8, 8), 3)
     """
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise InputError(
+            f"model {name} has no parameter that can be trained; set requires_grad for those that "
+            "shall be"
+        )
     example = torch.zeros(2, *shape_CHW)
     try:
         with evaluating(model), torch.no_grad():
