@@ -1,7 +1,8 @@
 # make demo | test | lint | docs | bench: each makes .venv first if it is not there.
 PYTHON ?= python3
 BIN := .venv/bin
-WORKERS ?= 2
+# One more than two cores: many tests wait for processes that they have started.
+WORKERS ?= 3
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: demo test lint docs bench clean

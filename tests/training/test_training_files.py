@@ -69,6 +69,11 @@ def test_json_refuses_nan(tmp_path: Path) -> None:
     assert not (tmp_path / "a.json").exists()
 
 
+def test_reading_a_log_makes_no_folder(tmp_path: Path) -> None:
+    assert EpochLog(tmp_path / "absent").read() == []
+    assert not (tmp_path / "absent").exists()
+
+
 def test_log_forgets_epochs_after_the_checkpoint_and_half_lines(tmp_path: Path) -> None:
     log = EpochLog(tmp_path)
     for epoch in (1, 2, 3):

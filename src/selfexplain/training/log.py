@@ -29,11 +29,12 @@ class EpochLog:
         self, folder: Path, loggers: Sequence[Logger] = (), name: str = "metrics.jsonl"
     ) -> None:
         self.path = folder / name
-        folder.mkdir(parents=True, exist_ok=True)
         self._loggers = loggers
 
     def write(self, metrics: dict[str, Any]) -> None:
         """Append the metrics of one epoch; "epoch" counts from 1."""
+        # Here, so that whoever reads alone makes no folder.
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:
             file.write(json.dumps(metrics) + "\n")
         for logger in self._loggers:
