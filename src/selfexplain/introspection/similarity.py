@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selfexplain.objectives.non_true import true_mask
+
 MapSimilarity = Literal["cosine", "distance", "votes", "attended_votes"]
 """Measures that read class maps."""
 Similarity = Literal["attribution", MapSimilarity]
@@ -145,7 +147,7 @@ def place_votes(maps_BKN: Tensor, y_B: Tensor) -> Tensor:
         >>> place_votes(torch.zeros(1, 3, 1), torch.tensor([2])).flatten()
         tensor([0.5000, 0.5000, 0.0000])
     """
-    is_true_BK = F.one_hot(y_B, maps_BKN.shape[1]).bool()
+    is_true_BK = true_mask(maps_BKN[..., 0], y_B)
     return maps_BKN.masked_fill(is_true_BK.unsqueeze(2), float("-inf")).softmax(dim=1)
 
 

@@ -16,6 +16,7 @@ from selfexplain.objectives.teacher_parts import PARTS
 from selfexplain.recipes.compare import run_comparison
 from selfexplain.recipes.environment import first_process
 from selfexplain.recipes.options import CompareConfig, name_folder
+from selfexplain.recipes.summary import paired_accuracies
 from selfexplain.sweeps import Watch, ignore
 from selfexplain.training import TrainingOptions
 from selfexplain.training.files import write_json
@@ -104,11 +105,11 @@ def study_of(results: dict[str, Any]) -> dict[str, Any]:
     """
     # Of an unfinished study the summary may lack the second.
     plain, full = results["config"]["objectives"][:2]
-    gains = _gains(results["rows"], plain)
+    full_gains = _gains(results["rows"], full, plain)
     rows = []
     for line in results["summary"]:
         spec = line["objective"]
-        share = _share(gains.get(spec, {}), gains.get(full, {}))
+        share = _share(_gains(results["rows"], spec, plain), full_gains)
         rows.append(
             {
                 **line,
@@ -122,15 +123,10 @@ def study_of(results: dict[str, Any]) -> dict[str, Any]:
     return {"schema": 1, "config": results["config"], "rows": rows}
 
 
-def _gains(rows: Sequence[dict[str, Any]], plain: str) -> dict[str, dict[int, float]]:
-    """Objective -> seed -> its gain in accuracy over plain training with the same seed."""
-    baseline = {row["seed"]: row["accuracy"] for row in rows if row["objective"] == plain}
-    gains: dict[str, dict[int, float]] = {}
-    for row in rows:
-        if row["seed"] in baseline:
-            gain = row["accuracy"] - baseline[row["seed"]]
-            gains.setdefault(row["objective"], {})[row["seed"]] = gain
-    return gains
+def _gains(rows: Sequence[dict[str, Any]], spec: str, plain: str) -> dict[int, float]:
+    """Seed -> gain of an objective in accuracy over plain training with the same seed."""
+    pairs = paired_accuracies(rows, spec, plain)
+    return {seed: mine - baseline for seed, (mine, baseline) in pairs.items()}
 
 
 def _share(part: dict[int, float], whole: dict[int, float]) -> Share:

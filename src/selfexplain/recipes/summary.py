@@ -50,19 +50,32 @@ def summarise(rows: Sequence[Row], objectives: Sequence[str]) -> list[Row]:
     return summary
 
 
+def paired_accuracies(rows: Sequence[Row], name: str, first: str) -> dict[int, tuple[float, float]]:
+    """Accuracies in percent of two objectives, by seed, of the seeds that have runs of both.
+
+    Example:
+        >>> runs = [("a", 0, 90.0), ("b", 0, 89.0), ("a", 1, 91.0)]
+        >>> rows = [dict(zip(("objective", "seed", "accuracy"), run)) for run in runs]
+        >>> paired_accuracies(rows, "a", "b")
+        {0: (90.0, 89.0)}
+    """
+    accuracy = {(row["objective"], row["seed"]): row["accuracy"] for row in rows}
+    return {
+        seed: (mine, accuracy[first, seed])
+        for (objective, seed), mine in accuracy.items()
+        if objective == name and (first, seed) in accuracy
+    }
+
+
 def _difference(
     rows: Sequence[Row], name: str, first: str, *, comparisons: int
 ) -> PairedDifference | None:
     """Difference in accuracy to the first objective; None if no seed has both."""
-    accuracy = {(row["objective"], row["seed"]): row["accuracy"] for row in rows}
-    both = [s for o, s in accuracy if o == name and (first, s) in accuracy]
-    if not both:
+    pairs = paired_accuracies(rows, name, first)
+    if not pairs:
         return None
-    return paired_difference(
-        [accuracy[name, seed] for seed in both],
-        [accuracy[first, seed] for seed in both],
-        comparisons=comparisons,
-    )
+    mine, firsts = zip(*pairs.values(), strict=True)
+    return paired_difference(mine, firsts, comparisons=comparisons)
 
 
 def _means(name: str, mine: Sequence[Row]) -> Row:

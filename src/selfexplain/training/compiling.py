@@ -74,7 +74,7 @@ def compiled_steps(
     """What an objective's steps run in, as it is now: with its compiled parts where that pays.
 
     From Python a compiled block starts more slowly than the few kernels it replaces, so that steps
-    which were to be recorded and cannot be take twice as long compiled as they do as written.
+    which were to be recorded and cannot be are slower compiled than as written.
 
     Args:
         parts: the objective's; None if nothing is to be compiled.
