@@ -1,10 +1,11 @@
 """What a training writes into its folder beside what it learns."""
 
+from __future__ import annotations
+
 import statistics
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
@@ -13,6 +14,9 @@ from selfexplain.recipes.options import RunConfig, plain
 from selfexplain.recipes.prepare import Prepared
 from selfexplain.training.files import write_json, write_tensors
 from selfexplain.training.log import EpochLog
+
+if TYPE_CHECKING:  # a refusal comes before its seconds of import
+    from lightning_fabric import Fabric
 
 
 def write_run(config: RunConfig, prepared: Prepared, fabric: Fabric) -> None:
