@@ -40,6 +40,7 @@ from selfexplain.report import (
     sweep_progress,
 )
 from selfexplain.spaces import from_string
+from selfexplain.writing import atomic_file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,9 +82,14 @@ def _compare_and_tell(config: CompareConfig, console: Console) -> None:
         results = run_comparison(config, watch)
     if first_process():
         console.print(comparison_table(results))
-        (config.out / "table.md").write_text(comparison_markdown(results))
+        _write_text(config.out / "table.md", comparison_markdown(results))
         save_figure(cost_figure(results["summary"]), config.out / "accuracy-cost.png")
         console.print(f"Results: {config.out / 'results.json'}", soft_wrap=True)
+
+
+def _write_text(path: Path, text: str) -> None:
+    with atomic_file(path) as file:
+        file.write(text.encode())
 
 
 def _explain(config: ExplainConfig, console: Console) -> None:
@@ -106,7 +112,7 @@ def _study(config: StudyKDConfig, console: Console) -> None:
         study = run_study(config, watch)
     if first_process():
         console.print(study_table(study))
-        (config.out / "table.md").write_text(study_markdown(study))
+        _write_text(config.out / "table.md", study_markdown(study))
         save_figure(study_figure(study), config.out / "study.png")
         console.print(f"Picture: {config.out / 'study.png'}", soft_wrap=True)
         console.print(f"Results: {config.out / 'study.json'}", soft_wrap=True)
