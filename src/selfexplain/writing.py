@@ -112,7 +112,7 @@ def cannot_write(path: Path | str, error: OSError) -> WriteError:
 
 @contextmanager
 def no_room_said() -> Iterator[None]:
-    """Say in one sentence what libraries raise when a disk is full, or takes no files.
+    """Say in one sentence what anybody's OSError says of a full disk, a quota, or a permission.
 
     Raises:
         WriteError: in place of an OSError of the kinds in `REMEDIES`.
@@ -128,6 +128,9 @@ def no_room_said() -> Iterator[None]:
     except OSError as error:
         if error.errno not in REMEDIES:
             raise
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EIO):  # reading may end in these too
+            told = f"{error.filename or 'a file'} cannot be read or written ({error.strerror})"
+            raise WriteError(f"{told}; pass another path, or put that right") from error
         raise cannot_write(error.filename or "a file", error) from error
 
 

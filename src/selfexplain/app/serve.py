@@ -8,15 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from selfexplain.app.board import Board
-from selfexplain.app.examples import read_examples
-from selfexplain.app.explain import Explainer
-from selfexplain.app.images import MAX_BYTES
 from selfexplain.errors import InputError
+
+if TYPE_CHECKING:
+    from selfexplain.app.board import Board
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +51,11 @@ def serve(config: AppConfig) -> None:
         Traceback (most recent call last):
         selfexplain.errors.InputError: absent holds no finished run; pass a folder with run.json ...
     """
+    # Not above: the command line reads AppConfig without torch.
+    from selfexplain.app.board import Board
+    from selfexplain.app.examples import read_examples
+    from selfexplain.app.explain import Explainer
+
     board = Board([Explainer(folder) for folder in config.run])
     examples = read_examples(config.run[0], board.explainers[0].class_names)
     with (
@@ -77,7 +81,7 @@ def _ending_like_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _page(board: Board, examples: list[Any]) -> Any:
+def _page(board: "Board", examples: list[Any]) -> Any:
     try:
         from selfexplain.app.page import build_page
     except ImportError as error:
@@ -90,6 +94,8 @@ def _page(board: Board, examples: list[Any]) -> Any:
 
 def _launch(page: Any, config: AppConfig) -> None:
     from gradio.themes import Base
+
+    from selfexplain.app.images import MAX_BYTES
 
     fonts = ["system-ui", "sans-serif"]  # as names they come from the system, not from Google
     try:

@@ -1,7 +1,21 @@
 """Introspective Learning: similarity of explanations -> soft target -> objective."""
 
-from selfexplain.introspection.objective import Introspective
-from selfexplain.introspection.options import IntrospectiveOptions
-from selfexplain.introspection.similarity import attribution_cosine, similarity_to_true
+from typing import TYPE_CHECKING
+
+from selfexplain.lazy import lazily
+
+if TYPE_CHECKING:
+    from selfexplain.introspection.objective import Introspective
+    from selfexplain.introspection.options import IntrospectiveOptions
+    from selfexplain.introspection.similarity import attribution_cosine, similarity_to_true
 
 __all__ = ["Introspective", "IntrospectiveOptions", "attribution_cosine", "similarity_to_true"]
+
+lazily(
+    __name__,
+    {
+        "objective": "Introspective",
+        "options": "IntrospectiveOptions",
+        "similarity": "attribution_cosine similarity_to_true",
+    },
+)

@@ -8,8 +8,11 @@ from typing import Any, Literal, get_args
 
 from selfexplain.errors import InputError
 from selfexplain.explanations import MapKind
-from selfexplain.introspection.similarity import MapSimilarity, Similarity
 
+MapSimilarity = Literal["cosine", "distance", "votes", "attended_votes"]
+"""Measures that read class maps."""
+Similarity = Literal["attribution", MapSimilarity]
+"""All measures; `attribution` reads the features that the maps are sums of."""
 Aggregation = Literal["instance", "class"]
 Shape = Literal["softmax", "zipf"]
 Mass = Literal["fixed", "own"]

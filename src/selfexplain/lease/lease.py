@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from selfexplain.errors import InputError
 from selfexplain.lease.explaining import explain_by_attack
-from selfexplain.lease.learner import Learner, Rates
+from selfexplain.lease.learner import Learner
 from selfexplain.lease.levels import (
     Loss,
     Network,
@@ -18,7 +18,7 @@ from selfexplain.lease.levels import (
     explainer_relearns,
 )
 from selfexplain.lease.levels import audience as audience_network
-from selfexplain.lease.options import GradientPath, LeaSEOptions
+from selfexplain.lease.options import GradientPath, LeaSEOptions, Rates
 from selfexplain.lease.search import (
     WEIGHTS_DISPLACEMENT,
     ArchitectureSearch,

@@ -7,9 +7,7 @@ import io
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stderr
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,6 +15,7 @@ from torch import Tensor, nn
 
 from selfexplain.errors import InputError, first_line
 from selfexplain.recipes.derived import is_derived
+from selfexplain.recipes.export_options import ExportConfig, Format
 from selfexplain.recipes.finished import FinishedRun, read_finished
 from selfexplain.recipes.hub import push_folder
 from selfexplain.recipes.pretrained import (
@@ -32,27 +31,8 @@ from selfexplain.spaces.standalone import source_of
 from selfexplain.training.files import read_json, tensor_bytes
 from selfexplain.writing import atomic_file, cannot_write
 
-Format = Literal["onnx", "torch_export", "source"]
 LARGEST_DIFFERENCE = 1e-3
 """Between logits of a file and of the model, relative to the largest logit (or to 1)."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ExportConfig:
-    """Write a trained classifier in forms that others can use."""
-
-    run: Path
-    """Folder of a finished run (of train, of retrain, or one of a comparison's runs/)."""
-    out: Path
-    """Folder to write; what it holds of an earlier export is replaced."""
-    formats: tuple[Format, ...] = ()
-    """Beside model.safetensors, config.json and README.md: onnx (model.onnx; needs the extra onnx),
-    torch_export (model.pt2), source (network.py, plain PyTorch; for the network of a genotype)."""
-    push: str | None = None
-    """Repository of the Hugging Face hub, NAME/NAME, to upload the folder to; log in before with
-    hf auth login."""
-    private: bool = False
-    """Make the repository private when it is created."""
 
 
 def export_run(config: ExportConfig) -> list[Path]:

@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from lightning_fabric import Fabric
 
 from selfexplain.errors import BrokenOffError, InputError, first_line
-from selfexplain.recipes.environment import first_process
+from selfexplain.recipes.machines import first_process
 from selfexplain.recipes.options import plain
 from selfexplain.training.checkpoint import epochs_kept
 from selfexplain.training.files import read_json

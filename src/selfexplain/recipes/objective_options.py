@@ -1,5 +1,6 @@
 """The options of each objective, one class an objective, for the command line."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -259,3 +260,13 @@ class ObjectiveOptions:
     dkd: DKDOptions = field(default_factory=DKDOptions)
     born_again: BornAgainOptions = field(default_factory=BornAgainOptions)
     distil_part: DistilPartOptions = field(default_factory=DistilPartOptions)
+
+
+def parts_of(spec: str) -> list[str]:
+    """The parts of a spec between its plus signs, unchecked; the last is the objective's.
+
+    Example:
+        >>> parts_of("mixup+kd:temperature=1e+3")
+        ['mixup', 'kd:temperature=1e+3']
+    """
+    return re.split(r"\+(?!\d)", spec)  # 1e+3 is a number

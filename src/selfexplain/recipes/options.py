@@ -12,8 +12,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from selfexplain.errors import InputError
-from selfexplain.recipes.objective_options import ObjectiveOptions
-from selfexplain.recipes.partners import parts_of
+from selfexplain.recipes.objective_options import ObjectiveOptions, parts_of
 from selfexplain.recipes.sweep_options import SweepOptions
 from selfexplain.training import TrainingOptions
 from selfexplain.training.loggers import LoggerName

@@ -11,7 +11,7 @@ from torch import Tensor
 from selfexplain.errors import InputError
 from selfexplain.recipes.finished import kept_digest
 from selfexplain.recipes.folder import saved_config
-from selfexplain.recipes.partners import parts_of
+from selfexplain.recipes.objective_options import parts_of
 from selfexplain.report.html.evenly import FRAMES, evenly
 from selfexplain.report.sections import Album, Moment, Predictions, Record, Similarity
 from selfexplain.training.files import read_json, read_tensors

@@ -24,11 +24,8 @@ from selfexplain.data import ImageData
 from selfexplain.errors import exit_on_bad_input
 from selfexplain.evaluation import evaluating
 from selfexplain.explanations import capture, class_maps, find_explained_layer
-from selfexplain.introspection.similarity import (
-    MapSimilarity,
-    attribution_cosine,
-    similarity_to_true,
-)
+from selfexplain.introspection import attribution_cosine, similarity_to_true
+from selfexplain.introspection.options import MapSimilarity
 from selfexplain.objectives.non_true import true_mask
 from selfexplain.recipes.classifier import build_seeded
 from selfexplain.recipes.folder import check_free, kept_said, locked
