@@ -20,9 +20,8 @@ def main() -> None:
     ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not under nohup
     if ours:
         signal.signal(signal.SIGINT, interrupted)
-    if sys.stdout is not None:
-        # What the terminal cannot show, such as ± in ASCII, ends no run.
-        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    # What the terminal cannot show, such as ± in ASCII, ends no run.
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         from selfexplain.cli import main as run
 
@@ -57,15 +56,14 @@ def _leave(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a si
     os._exit(STOPPED)
 
 
-def flush_or_mute(stream: TextIO | None) -> None:
+def flush_or_mute(stream: TextIO) -> None:
     """Write what is left of the output; say why if that cannot be done, and exit with 2.
 
     Raises:
         BrokenPipeError: nobody reads it any more.
     """
     try:
-        if stream is not None:
-            stream.flush()
+        stream.flush()
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -74,12 +72,11 @@ def flush_or_mute(stream: TextIO | None) -> None:
         sys.exit(2)
 
 
-def mute(stream: TextIO | None) -> None:
+def mute(stream: TextIO) -> None:
     """Let a stream lead to nowhere, so that Python does not fail to flush it at the end."""
-    if stream is not None:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def _fill_standard_streams() -> None:
@@ -92,6 +89,9 @@ def _fill_standard_streams() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # as Python has it then
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
 
 
 if __name__ == "__main__":

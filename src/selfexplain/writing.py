@@ -131,7 +131,7 @@ def no_room_said() -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EIO):  # reading may end in these too
             told = f"{error.filename or 'a file'} cannot be read or written ({error.strerror})"
             raise WriteError(f"{told}; pass another path, or put that right") from error
-        raise cannot_write(error.filename or "a file", error) from error
+        raise cannot_write(error.filename or "a file, or the output,", error) from error
 
 
 @contextmanager
