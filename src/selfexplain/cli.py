@@ -18,6 +18,7 @@ from selfexplain.recipes.report_options import ReportConfig
 from selfexplain.recipes.retrain_options import RetrainConfig
 from selfexplain.recipes.searches_options import SearchesConfig
 from selfexplain.recipes.study_kd_options import StudyKDConfig
+from selfexplain.writing import no_room_said
 
 Command = (
     Annotated[TrainConfig, tyro.conf.subcommand("train")]
@@ -55,11 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; bad input is one sentence on stderr and exit code 2."""
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # ours is enough
     try:
-        with exit_on_bad_input("selfexplain"):
+        with exit_on_bad_input("selfexplain"), no_room_said():
             command = parse(arguments)
             from rich.console import Console  # not above: help and refusals do without
 
-            COMMANDS[type(command)](command, Console(markup=False, highlight=False))
+            console = Console(markup=False, highlight=False)
+            # Where the reader of what is printed goes away, as head does, the work goes on.
+            console.on_broken_pipe = lambda: setattr(console, "quiet", True)  # type: ignore[method-assign]
+            COMMANDS[type(command)](command, console)
     except KeyboardInterrupt:
         print("selfexplain: stopped; finished epochs are kept", file=sys.stderr)
         sys.exit(130)

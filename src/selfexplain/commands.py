@@ -21,6 +21,7 @@ from selfexplain.recipes.retrain_options import RetrainConfig
 from selfexplain.recipes.search_options import SearchConfig
 from selfexplain.recipes.searches_options import SearchesConfig
 from selfexplain.recipes.study_kd_options import StudyKDConfig
+from selfexplain.writing import atomic_file
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,9 +75,14 @@ def _compare_and_tell(config: CompareConfig, console: Console) -> None:
         results = run_comparison(config, watch)
     if first_process():
         console.print(comparison_table(results))
-        (config.out / "table.md").write_text(comparison_markdown(results))
+        _write_text(config.out / "table.md", comparison_markdown(results))
         save_figure(cost_figure(results["summary"]), config.out / "accuracy-cost.png")
         console.print(f"Results: {config.out / 'results.json'}", soft_wrap=True)
+
+
+def _write_text(path: Path, text: str) -> None:
+    with atomic_file(path) as file:
+        file.write(text.encode())
 
 
 def _explain(config: ExplainConfig, console: Console) -> None:
@@ -111,7 +117,7 @@ def _study(config: StudyKDConfig, console: Console) -> None:
         study = run_study(config, watch)
     if first_process():
         console.print(study_table(study))
-        (config.out / "table.md").write_text(study_markdown(study))
+        _write_text(config.out / "table.md", study_markdown(study))
         save_figure(study_figure(study), config.out / "study.png")
         console.print(f"Picture: {config.out / 'study.png'}", soft_wrap=True)
         console.print(f"Results: {config.out / 'study.json'}", soft_wrap=True)

@@ -20,7 +20,13 @@ from selfexplain.recipes.check_model import check_model
 from selfexplain.recipes.classifier import build_seeded
 from selfexplain.recipes.environment import environment
 from selfexplain.recipes.finished_runs import finished_rows, timed_costs, unfinished_config
-from selfexplain.recipes.folder import check_free, check_same_config, locked, saved_config
+from selfexplain.recipes.folder import (
+    check_free,
+    check_same_config,
+    kept_said,
+    locked,
+    saved_config,
+)
 from selfexplain.recipes.grid import run_all
 from selfexplain.recipes.launch import launch
 from selfexplain.recipes.objectives import resolve
@@ -86,7 +92,7 @@ def run_comparison(
     check_tunable(config)
     check_installed(config.loggers)
     _claim_folder(config)
-    with locked(config.out):
+    with locked(config.out), kept_said(config.out):
         if config.finished_only:
             rows, missing = finished_rows(config)
             return _written(config, rows, unfinished_config(config, missing))

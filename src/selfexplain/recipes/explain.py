@@ -66,7 +66,7 @@ def load_run(folder: Path, kind: MapKind = "cam", layer: str | None = None) -> T
             whole.load_state_dict(state["objective"])
     else:
         objective = Introspective(model, kind=kind, layer=layer, form="mixed")
-    load_weights(model, folder)
+    load_weights(model, run)
     return TrainedRun(
         objective=objective.eval(),
         class_names=run.class_names,

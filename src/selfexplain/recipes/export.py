@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError, first_line
@@ -29,7 +28,8 @@ from selfexplain.recipes.pretrained import (
 from selfexplain.report.model_card import model_card
 from selfexplain.spaces import load_genotype
 from selfexplain.spaces.standalone import source_of
-from selfexplain.training.files import atomic_file, read_json
+from selfexplain.training.files import read_json, tensor_bytes
+from selfexplain.writing import atomic_file, cannot_write
 
 LARGEST_DIFFERENCE = 1e-3
 """Between logits of a file and of the model, relative to the largest logit (or to 1)."""
@@ -47,17 +47,15 @@ def export_run(config: ExportConfig) -> list[Path]:
     try:
         config.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(
-            f"{config.out} cannot be written to ({error.strerror}); pass another --out"
-        ) from error
-    state = {name: t.contiguous() for name, t in classifier.model.state_dict().items()}
-    contents = {WEIGHTS: safetensors_bytes(state), "README.md": _card(run).encode()}
+        raise cannot_write(config.out, error) from error
+    weights, digest = tensor_bytes(classifier.model.state_dict())
+    contents = {WEIGHTS: weights, "README.md": _card(run).encode()}
     for form in dict.fromkeys(config.formats):
         contents[FORMATS[form][0]] = _made(form, run, classifier)
     for name, content in contents.items():
         with atomic_file(config.out / name) as file:
             file.write(content)
-    write_config(config.out / CONFIG, run)
+    write_config(config.out / CONFIG, run, digest)
     if config.push is not None:
         push_folder(config.out, config.push, private=config.private)
     return [config.out / name for name in (*contents, CONFIG)]

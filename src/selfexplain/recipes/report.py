@@ -10,7 +10,7 @@ from selfexplain.recipes.report_search import holds_search, search_sections
 from selfexplain.recipes.report_training import comparison_sections, run_sections, study_sections
 from selfexplain.report import told_apart
 from selfexplain.report.html import Section, page
-from selfexplain.training.files import atomic_file
+from selfexplain.writing import atomic_file
 
 
 def write_report(config: ReportConfig) -> Path:
@@ -36,13 +36,8 @@ def write_report(config: ReportConfig) -> Path:
         [section for chapter in chapters for section in chapter],
         summary="What the models learned, and what they taught themselves by explaining.",
     )
-    try:
-        with atomic_file(config.file) as file:
-            file.write(html.encode())
-    except OSError as error:
-        raise InputError(
-            f"{config.file} cannot be written ({error.strerror}); pass another --out"
-        ) from error
+    with atomic_file(config.file) as file:
+        file.write(html.encode())
     return config.file
 
 

@@ -14,7 +14,7 @@ import torch
 
 from selfexplain.data import ImageData
 from selfexplain.recipes.environment import environment
-from selfexplain.recipes.folder import claim_folder, locked
+from selfexplain.recipes.folder import claim_folder, kept_said, locked
 from selfexplain.recipes.launch import launch
 from selfexplain.recipes.logging import logged
 from selfexplain.recipes.options import DeviceOptions, plain
@@ -68,7 +68,7 @@ def run_search(
     if done.exists():
         return read_json(done)
     remedy = "pass a smaller --batch-size, or let fewer searches share the GPU"
-    with locked(config.out, patience), shortage_said(remedy):
+    with locked(config.out, patience), kept_said(config.out), shortage_said(remedy):
         fabric = launch(DeviceOptions(accelerator=config.accelerator), TrainingOptions())
         fabric.barrier()  # every process has looked at the folder before one writes to it
         result: dict[str, Any] = {}

@@ -139,7 +139,7 @@ def load_teacher(folder: Path, data: ImageData, prepared: Prepared) -> nn.Module
             )
     with torch.random.fork_rng(devices=[]):
         model = build_classifier(run.config, num_classes=run.num_classes, shape_CHW=run.shape_CHW)
-    load_weights(model, folder)
+    load_weights(model, run)
     same = torch.equal(run.mean_C, prepared.mean_C) and torch.equal(run.std_C, prepared.std_C)
     if same:
         return model
