@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from selfexplain.data.pixels import Ranges
 from selfexplain.errors import InputError
 from selfexplain.recipes.folder import saved_config
 from selfexplain.training.checkpoint import loading_from
@@ -24,6 +25,7 @@ class FinishedRun:
     shape_CHW: tuple[int, int, int]
     mean_C: Tensor
     std_C: Tensor
+    ranges: Ranges | None = None
 
     @property
     def num_classes(self) -> int:
@@ -58,6 +60,7 @@ def read_finished(folder: Path) -> FinishedRun:
         shape_CHW=(channels, height, width),
         mean_C=torch.tensor(images["mean"]),
         std_C=torch.tensor(images["std"]),
+        ranges=Ranges.recorded(images.get("ranges")),
     )
 
 

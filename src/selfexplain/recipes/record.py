@@ -1,12 +1,14 @@
 """What a training writes into its folder beside what it learns."""
 
 import statistics
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from selfexplain.data.pixels import Ranges
 from selfexplain.errors import InputError
 from selfexplain.recipes.environment import environment
 from selfexplain.recipes.options import RunConfig, plain
@@ -30,6 +32,8 @@ def write_run(config: RunConfig, prepared: Prepared, fabric: Fabric) -> None:
                 "std": prepared.std_C.tolist(),
                 "train": len(prepared.train),
                 "scored": len(prepared.scored),
+                # Only where there is something to say: most images have 8 bits.
+                **({} if prepared.ranges == Ranges() else {"ranges": asdict(prepared.ranges)}),
             },
         },
     )
