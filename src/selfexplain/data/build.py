@@ -10,12 +10,14 @@ import torch
 from selfexplain.data.decode import (
     BrokenImageError,
     Decoding,
+    broken,
     check_colour,
     check_size,
     count,
     decode,
     decode_free,
     header_size,
+    outgrown,
 )
 from selfexplain.data.images import ImageData, ImageSet, MemoryImages
 from selfexplain.data.labels import abridged
@@ -78,10 +80,10 @@ def image_data(raw: RawData, building: Building) -> tuple[ImageData, list[str], 
     return data, train_broken + test_broken, _notes(seen, decoding, building)
 
 
-def _grown(decoding: Decoding, outgrown: OutgrownError) -> Decoding:
+def _grown(decoding: Decoding, error: OutgrownError) -> Decoding:
     """How all images are read so that the one that did not fit does."""
-    if outgrown.ranges is not None:
-        return replace(decoding, ranges=outgrown.ranges)
+    if error.ranges is not None:
+        return replace(decoding, ranges=error.ranges)
     return replace(decoding, shape_CHW=(3, *decoding.shape_CHW[1:]), only_grey=False)
 
 
@@ -194,10 +196,10 @@ def _check_headers(source: Source, decoding: Decoding, seen: Counter[str]) -> No
                 count(image, seen)
                 check_colour(image, decoding)
                 size_HW, deep = header_size(image), is_deep(image)
-        except OutgrownError:
-            raise
-        except Exception:  # noqa: S112 - what cannot be opened is reported when it is read
-            continue
+        except OutgrownError as error:
+            raise outgrown(source, row, error) from error
+        except Exception as error:  # Pillow's plugins raise almost anything on damaged bytes
+            raise broken(source, row, error) from error
         if deep:
             decode(source, row, decoding)
         if decoding.image_size is None:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from selfexplain.data.opening import NAMES
 from selfexplain.data.pixels import (
     EXIF_ORIENTATION,
     OutgrownError,
@@ -85,7 +86,7 @@ def decode(
             check_colour(image, decoding)
             pixels = to_array(image, decoding.shape_CHW[0], decoding.image_size, decoding.ranges)
     except OutgrownError as error:
-        raise OutgrownError(f"the image {source.name(row)}: {error}", error.ranges) from error
+        raise outgrown(source, row, error) from error
     except Exception as error:  # Pillow's plugins raise almost anything on damaged bytes
         raise broken(source, row, error) from error
     check_size(source, row, (pixels.shape[1], pixels.shape[2]), decoding)
@@ -114,7 +115,7 @@ def decode_free(
         with source.open(row) as image:
             return to_array(image, channels or native_channels(image), image_size, ranges)
     except OutgrownError as error:
-        raise OutgrownError(f"the image {source.name(row)}: {error}", error.ranges) from error
+        raise outgrown(source, row, error) from error
     except Exception as error:  # Pillow's plugins raise almost anything on damaged bytes
         raise broken(source, row, error) from error
 
@@ -127,10 +128,26 @@ def broken(source: Source, row: int, error: Exception) -> BrokenImageError:
         >>> str(broken(Arrays(np.zeros((5, 8, 8), np.uint8)), 3, InputError("it is empty")))
         'the image number 3 cannot be decoded (it is empty); replace or remove it, or pass ...
     """
-    reason = error if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+    reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, UnidentifiedImageError):  # Pillow names the address of an object
+        reason = f"it is no {NAMES} file, whatever its name says"
     return BrokenImageError(
         f"the image {source.name(row)} cannot be decoded ({reason}); "
         "replace or remove it, or pass --skip-broken (skip_broken=True)"
+    )
+
+
+def outgrown(source: Source, row: int, error: OutgrownError) -> OutgrownError:
+    """The same error, which names the image, too.
+
+    Example:
+        >>> from selfexplain.data.sources import Arrays
+        >>> source = Arrays(np.zeros((5, 8, 8), np.uint8))
+        >>> str(outgrown(source, 3, OutgrownError("it is in colour", None)))
+        'the image number 3 does not fit the others: it is in colour'
+    """
+    return OutgrownError(
+        f"the image {source.name(row)} does not fit the others: {error}", error.ranges
     )
 
 

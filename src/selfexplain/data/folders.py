@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from selfexplain.data.labels import check_several, printable_names
+from selfexplain.data.labels import check_several, notes_on_names, printable_names
 from selfexplain.data.opening import SUFFIXES
 from selfexplain.data.sources import Files, RawData, RawSplit
 from selfexplain.data.splits import hold_out
@@ -89,7 +89,7 @@ def read_folder(folder: Path) -> RawData:
         train=_split("train", [paths[i] for i in train.tolist()], labels_N[train]),
         test=_split("test", [paths[i] for i in test.tolist()], labels_N[test]),
         class_names=shown,
-        notes=tuple(left_out.notes()),
+        notes=(*notes_on_names(class_names, shown), *left_out.notes()),
     )
 
 
@@ -139,7 +139,7 @@ def _with_test_folder(
         train=_split("train", train_paths, train_labels_N),
         test=_split("test", test_paths, test_labels_N),
         class_names=shown,
-        notes=(*notes, *left_out.notes()),
+        notes=(*notes, *notes_on_names(class_names, shown), *left_out.notes()),
     )
 
 
@@ -180,18 +180,18 @@ def _listing(
 def _images_below(folder: Path, left_out: _LeftOut) -> list[Path]:
     """The images in a folder and all those within it, by folder and then by name.
 
-    Links are followed, as `ImageFolder` does, but no folder is read twice: links may form circles.
+    Links are followed, as `ImageFolder` does, but no folder is read twice, nor one that `folder`
+    lies in: links may form circles.
     """
     found: list[tuple[str, str]] = []
-    known: set[tuple[int, int]] = set()
+    known = {_identity(parent) for parent in folder.resolve().parents}
     inner, linked = [str(folder)], list[str]()
     while inner or linked:
         place = inner.pop() if inner else linked.pop(0)
-        status = os.stat(place)  # noqa: PTH116 - a string as the entries of a folder are
-        if (status.st_dev, status.st_ino) in known:
+        if (identity := _identity(Path(place))) in known:
             left_out.add(_AGAIN, place)
             continue
-        known.add((status.st_dev, status.st_ino))
+        known.add(identity)
         for entry in _entries(place):
             if entry.name.startswith("."):
                 left_out.add(_HIDDEN, entry.path)
@@ -202,6 +202,12 @@ def _images_below(folder: Path, left_out: _LeftOut) -> list[Path]:
             else:
                 left_out.add(_OTHER, entry.path)
     return [Path(place, name) for place, name in sorted(found)]
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """What two paths to one folder have in common."""
+    status = folder.stat()
+    return status.st_dev, status.st_ino
 
 
 def _entries(folder: Path | str) -> list[os.DirEntry[str]]:

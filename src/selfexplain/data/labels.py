@@ -100,6 +100,23 @@ def printable_names(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(printable)
 
 
+def notes_on_names(names: Sequence[str], shown: Sequence[str]) -> list[str]:
+    r"""Say which class names are not shown as they are.
+
+    Example:
+        >>> notes_on_names(["a\nb", "c"], ["a\\nb", "c"])
+        ['1 class name cannot be printed as it is and is shown as a\\nb']
+    """
+    changed = [new for old, new in zip(names, shown, strict=True) if old != new]
+    if not changed:
+        return []
+    one = len(changed) == 1
+    return [
+        f"{len(changed)} class name{'' if one else 's'} cannot be printed as "
+        f"{'it is and is' if one else 'they are and are'} shown as {abridged(changed)}"
+    ]
+
+
 def _printable(name: str) -> str:
     text = "".join(map(_escaped, name))
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

@@ -13,6 +13,7 @@ from selfexplain.data.labels import (
     class_numbers,
     classes_of,
     notes_on_classes,
+    notes_on_names,
     printable_names,
 )
 from selfexplain.data.sources import RawData, RawSplit, TableRows
@@ -57,10 +58,12 @@ def from_splits(
         )
         for split, rows in (("train", train), ("test", test))
     )
-    class_names = printable_names(names or map(str, classes))
+    own_names = names or [str(value) for value in classes]
+    class_names = printable_names(own_names)
     check_several(raw_train.labels_N, class_names)
     listed = class_names if names else classes
     notes += notes_on_classes(listed, raw_train.labels_N, named=bool(names))
+    notes += notes_on_names(own_names, class_names)
     notes += _unread_columns(train, images, labels)
     return RawData(train=raw_train, test=raw_test, class_names=class_names, notes=tuple(notes))
 

@@ -1,8 +1,8 @@
 """Boxes of objects in image files, for the pointing game.
 
 The file is a CSV table with the header `image,x_min,y_min,x_max,y_max` and, if wanted, `class`: one
-row a box; image paths are relative to the file, and lead to files below its folder; pixels of the upright image, measured to its
-edges; the class by its name, or empty for the class that the model predicts.
+row a box; image paths are relative to the file and stay below its folder; pixels of the upright
+image, measured to its edges; the class by its name, or empty for the class that the model predicts.
 """
 
 import csv
