@@ -31,7 +31,7 @@ class DataOptions:
     image_size: int | None = None
     """Side in pixels to resize and centre-crop to; None to take the images as they are."""
     channels: Literal[1, 3] | None = None
-    """1 for grey, 3 for RGB; None for what the first image has."""
+    """1 for grey, 3 for RGB; None for grey if all images are grey, and RGB if not."""
     skip_broken: bool = False
     """Leave out images that cannot be decoded instead of stopping."""
     train_size: int | None = None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import statistics
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from selfexplain.data.pixels import Ranges
 from selfexplain.errors import InputError
 from selfexplain.recipes.environment import environment
 from selfexplain.recipes.options import RunConfig, plain
@@ -34,6 +36,8 @@ def write_run(config: RunConfig, prepared: Prepared, fabric: Fabric) -> None:
                 "std": prepared.std_C.tolist(),
                 "train": len(prepared.train),
                 "scored": len(prepared.scored),
+                # Only where there is something to say: most images have 8 bits.
+                **({} if prepared.ranges == Ranges() else {"ranges": asdict(prepared.ranges)}),
             },
         },
     )
