@@ -38,8 +38,7 @@ class Epochs(nn.Module):
 
         It is not if a checkpoint was made within it: some loops tell again what goes on.
         """
-        same = (self.counts["epoch"], self.counts["epochs"]) == (epoch, epochs)
-        again = self._continued and same
+        again = self._continued and self.begun and self.counts["epoch"] == epoch
         self.counts["epoch"], self.counts["epochs"] = epoch, epochs
         self._continued = False
         return not again
