@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from selfexplain.errors import InputError
 from selfexplain.objectives.base import Objective, check_in_range, check_logits
 from selfexplain.objectives.context import ObjectiveContext
-from selfexplain.objectives.epochs import check_begun
+from selfexplain.objectives.epochs import Epochs
 from selfexplain.objectives.processes import gathered
 from selfexplain.objectives.tunable import Range, Tunable
 
@@ -77,8 +77,7 @@ class PSKD(Objective):
         check_in_range("alpha", alpha, 0.0, 1.0)
         super().__init__(model)
         self.alpha = alpha
-        self.share: float | None = None
-        """alpha_t of the epoch that is walked; None before the first."""
+        self.epochs = Epochs()
         self.register_buffer("past_NK", torch.zeros(num_images, num_classes))
 
     @classmethod
@@ -86,21 +85,27 @@ class PSKD(Objective):
         """Build the objective with a table for the run's images and classes."""
         return cls(model, num_images=context.num_images, num_classes=context.num_classes, **options)
 
+    @property
+    def share(self) -> float:
+        """alpha_t of the epoch that is walked; 0 before the first."""
+        done, epochs = self.epochs.done()
+        return self.alpha * done / epochs if epochs else 0.0
+
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         """Raise the share of the past to alpha (epoch + 1) / epochs."""
-        self.share = self.alpha * (epoch + 1) / epochs
+        self.epochs.begin(epoch, epochs)
 
     def skip_warmup(self) -> None:
         """Behave as in the last epoch."""
-        self.share = self.alpha
+        self.epochs.begin(0, 1)  # which is the last
 
     def forward(self, x_BCHW: Tensor, y_B: Tensor, *index_B: Tensor) -> dict[str, Tensor]:
         """Loss of images (B, C, H, W), labels (B,) and places in the training set (B,)."""
         logits_BK = check_logits(self.model(x_BCHW), y_B)
         place_B = self._place(index_B, y_B)
         if self.training:
-            check_begun(self.share is not None)
-        target_BK = progressive_target(self.past_NK[place_B], y_B, self.share or 0.0)
+            self.epochs.check_begun()
+        target_BK = progressive_target(self.past_NK[place_B], y_B, self.share)
         loss = F.cross_entropy(logits_BK.to(target_BK.dtype), target_BK)
         if self.training and torch.is_grad_enabled():
             self._remember(logits_BK, place_B)

@@ -59,7 +59,7 @@ def load_run(folder: Path, kind: MapKind = "cam", layer: str | None = None) -> T
     name, values = resolve(config["objective"], _objective_options(config))
     if name == "introspective":
         # The running class means are in the checkpoint alone.
-        objective = Introspective(model, **values)
+        objective = Introspective(model, num_classes=run.num_classes, **values)
         whole = with_auxiliary_head(objective, config)
         path = folder / "checkpoint.pt"
         state = load_checkpoint(path)

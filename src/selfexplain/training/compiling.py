@@ -119,7 +119,7 @@ def networks_of(objective: Objective) -> list[nn.Module]:
             found += networks_of(child)
         elif isinstance(child, (nn.ModuleList, nn.ModuleDict)):
             found += child.children()
-        else:
+        elif next(child.parameters(), None) is not None:  # else it only remembers
             found.append(child)
     return list(dict.fromkeys(found))
 

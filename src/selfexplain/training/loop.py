@@ -182,7 +182,7 @@ def _train_epoch(
         if meter.looked and not _all_agree(fabric, finite):
             raise _diverged(f"the loss became {meter.last_loss:g}", epoch, step, options, path)
         on_step(epoch * len(batches) + step + 1, options.epochs * len(batches))
-    weights = [t for t in run.objective.state_dict().values() if isinstance(t, Tensor)]
+    weights = [t for t in run.objective.state_dict().values() if t.is_floating_point()]
     if not _all_agree(fabric, meter.finite() and all_finite(weights)):
         raise _diverged("a weight or the loss is not finite", epoch, len(batches), options, path)
     return {
