@@ -2,6 +2,13 @@
 
 from selfexplain.introspection.objective import Introspective
 from selfexplain.introspection.options import IntrospectiveOptions
+from selfexplain.introspection.own_mass import OwnMass
 from selfexplain.introspection.similarity import attribution_cosine, similarity_to_true
 
-__all__ = ["Introspective", "IntrospectiveOptions", "attribution_cosine", "similarity_to_true"]
+__all__ = [
+    "Introspective",
+    "IntrospectiveOptions",
+    "OwnMass",
+    "attribution_cosine",
+    "similarity_to_true",
+]
