@@ -41,6 +41,37 @@ def progressive_target(past_BK: Tensor, y_B: Tensor, share: float) -> Tensor:
     return torch.where(known_B1, torch.lerp(onehot_BK, past_BK, share), onehot_BK)
 
 
+def check_places(index_B: tuple[Tensor, ...], y_B: Tensor, count: int) -> Tensor:
+    """The images' places (B,), if they are there and (where that costs nothing) below the count.
+
+    Args:
+        index_B: what an objective was given after the labels.
+        y_B: labels.
+        count: N, images in the training set.
+
+    Raises:
+        InputError: the places are missing, of another shape, or outside the training set.
+
+    Example:
+        >>> check_places((torch.tensor([3, 0]),), torch.tensor([1, 1]), 4)
+        tensor([3, 0])
+    """
+    if len(index_B) != 1 or index_B[0].shape != y_B.shape:
+        raise InputError(
+            "this objective needs each image's place in the training set; call "
+            f"objective(x, y, index) with an index of shape ({len(y_B)},)"
+        )
+    place_B = index_B[0]
+    if place_B.device.type == "cpu" and len(place_B):
+        low, high = int(place_B.min()), int(place_B.max())
+        if low < 0 or high >= count:
+            raise InputError(
+                f"index {low if low < 0 else high} is outside the {count} training images; "
+                f"pass places from 0 to {count - 1}"
+            )
+    return place_B
+
+
 class PSKD(Objective):
     """L = CE(softmax(z), (1 - alpha_t) onehot(y) + alpha_t p_{t-1}(x)), alpha_t = alpha t / T.
 
@@ -102,7 +133,7 @@ class PSKD(Objective):
     def forward(self, x_BCHW: Tensor, y_B: Tensor, *index_B: Tensor) -> dict[str, Tensor]:
         """Loss of images (B, C, H, W), labels (B,) and places in the training set (B,)."""
         logits_BK = check_logits(self.model(x_BCHW), y_B)
-        place_B = self._place(index_B, y_B)
+        place_B = check_places(index_B, y_B, len(self.past_NK))
         if self.training:
             self.epochs.check_begun()
         target_BK = progressive_target(self.past_NK[place_B], y_B, self.share)
@@ -116,20 +147,3 @@ class PSKD(Objective):
         self.past_NK[gathered(place_B)] = gathered(
             logits_BK.softmax(dim=1, dtype=self.past_NK.dtype)
         )
-
-    def _place(self, index_B: tuple[Tensor, ...], y_B: Tensor) -> Tensor:
-        """The images' places, if they are there and (where that costs nothing) in the table."""
-        if len(index_B) != 1 or index_B[0].shape != y_B.shape:
-            raise InputError(
-                "this objective needs each image's place in the training set; call "
-                f"objective(x, y, index) with an index of shape ({len(y_B)},)"
-            )
-        count, place_B = len(self.past_NK), index_B[0]
-        if place_B.device.type == "cpu" and len(place_B):
-            low, high = int(place_B.min()), int(place_B.max())
-            if low < 0 or high >= count:
-                raise InputError(
-                    f"index {low if low < 0 else high} is outside the {count} training images; "
-                    f"pass places from 0 to {count - 1}"
-                )
-        return place_B
