@@ -156,7 +156,7 @@ def test_opening_leaves_the_search_for_a_layer_to_training(tmp_path: Path) -> No
     objective = Introspective(build_model("small_cnn", num_classes=10, in_channels=1))
     prepared = prepare(load(DATA), DATA, seed=0)
     assert open_album(tmp_path, prepared, torch.device("cpu"), objective) is not None
-    assert objective._layer is None
+    assert objective._layers._found == {}
 
 
 def test_wrapped_objective_explains_with_its_own_options() -> None:
