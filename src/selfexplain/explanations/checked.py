@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfexplain.errors import InputError
+
 from .capturing import Seen, capture
 from .explained_layer import ExplainedLayer, find_explained_layer
 from .kinds import MapKind
@@ -17,6 +19,9 @@ from .trace import probe
 # What float32 products are rounded to where torch.set_float32_matmul_precision allows it.
 PRECISIONS = {"highest": 0.0, "high": 1e-3, "medium": 2e-2}
 
+FEW = 256
+"""So few numbers may go through dropout without a loss: of one in ten, once in 5e11 passes."""
+
 
 class CheckedLayers:
     """The explained layers of a model, found once and checked on each pass.
@@ -24,8 +29,9 @@ class CheckedLayers:
     At a pooled head a pass must satisfy ``logits = W mean + b``, with the weights that it used and
     the feature map that it gave; dropout before the head may drop features. Where it does not, the
     layer is looked for anew, which refuses models that have none. On a CPU that happens in the very
-    pass. On a GPU nothing waits for the answer, which is read when a later pass begins, and from
-    the device when the first one ends; a recorded pass, too, leaves its answer there.
+    pass. On a GPU the first pass is waited for; later ones leave their answer on the device, also
+    where they are recorded and replayed, and it is read when a later pass ends that runs as it is
+    written. Behind dropout, in training, one factor on all features alike passes for dropout's own.
 
     It is no part of a checkpoint: a layer is found again.
 
@@ -83,6 +89,12 @@ class CheckedLayers:
         Raises:
             InputError: there is no such layer any more.
         """
+        if seen.saw and len(seen.activation) != len(logits_BK):
+            raise InputError(
+                f"the explained layer {seen.layer.source.name!r} was last given "
+                f"{len(seen.activation)} of {len(logits_BK)} images; pass the model without the "
+                "wrapper that splits the batch"
+            )
         if logits_BK.is_meta or (seen.saw and seen.layer.head is None):
             return True
         if seen.saw and not self._is_told(disagreement(seen, logits_BK, strict=True)):
@@ -146,9 +158,7 @@ def broken_rule(seen: Seen) -> Exception:
     """Make the error for a pass whose logits are not those of the mean of its feature map."""
     head = seen.layer.head
     name = "" if head is None else f" {head.name!r}"
-    if seen.head_calls and len(seen.head_calls[-1].input) != len(seen.activation):
-        reason = f"the head{name} was given another number of images than the feature map has"
-    elif len(seen.head_calls) > 1:
+    if len(seen.head_calls) > 1:
         reason = f"the head{name} is called {len(seen.head_calls)} times in a forward"
     else:
         reason = (
@@ -169,7 +179,8 @@ def disagreement(seen: Seen, logits_BK: Tensor, *, strict: bool) -> Tensor:
     Args:
         seen: the pass, at a pooled head.
         logits_BK: what it returned.
-        strict: let features be scaled only where some were dropped.
+        strict: let features be scaled only where some were dropped; else also where they are so few
+            that dropout may have spared them all.
     """
     if not seen.saw or not seen.head_calls:
         return torch.ones((), dtype=torch.bool, device=logits_BK.device)
@@ -221,7 +232,8 @@ class _Rule:
         gain = (x_BF * own_BF).sum() / own_BF.square().sum()
         dropped = (~kept_BF & (self.mean_BF.abs() > self.tolerance * highest)).any()
         scaled = gain > 1 + self.tolerance
-        gain = torch.where((dropped & scaled) if strict else scaled, gain, 1.0)
+        spared = not strict and x_BF.numel() < FEW
+        gain = torch.where(scaled if spared else dropped & scaled, gain, 1.0)
         error = ((x_BF - gain * own_BF) * kept_BF).abs().amax()
         return (error <= self.tolerance * gain * highest) & (~dropped | scaled)
 

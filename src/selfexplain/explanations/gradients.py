@@ -12,9 +12,9 @@ from .kinds import MapKind
 from .layout import Layout, to_BFHW
 
 RECOMPUTED = (
-    "the model is checkpointed with use_reentrant=True, which keeps no gradients of single layers; "
-    "pass use_reentrant=False to the checkpointing (torch.utils.checkpoint, or the option of the "
-    "library that calls it)"
+    "the model is checkpointed with use_reentrant=True, which gives no gradients of single "
+    "tensors; pass use_reentrant=False to the checkpointing (torch.utils.checkpoint, or the option "
+    "of the library that calls it)"
 )
 
 

@@ -1,6 +1,6 @@
 """Where features and space lie in a layer's output (B batch, F features, H W space, T tokens)."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -118,7 +118,9 @@ def like_image(sides: Sequence[int], image_BCHW: torch.Size) -> bool:
     return abs(h * width - w * height) <= max(height, width)
 
 
-def known_grids(layouts: list[Layout], maps: Collection[tuple[int, int, int]]) -> list[Layout]:
+def known_grids(
+    layouts: list[Layout], outputs: Iterable[object], image_BCHW: torch.Size
+) -> list[Layout]:
     """Leave out grids of tokens that contradict the feature maps which tokens are made of.
 
     The number of tokens alone may fit another grid: 5 x 5 patches are as many tokens as 4 x 4 and
@@ -126,22 +128,30 @@ def known_grids(layouts: list[Layout], maps: Collection[tuple[int, int, int]]) -
 
     Args:
         layouts: of one output.
-        maps: channels, height and width of feature maps of the same model.
+        outputs: of modules of the same model.
+        image_BCHW: the shape of the images.
 
     Example:
-        >>> layouts = [Layout("BTD", 8, TokenGrid(0, 5, 5))]
-        >>> known_grids(layouts, {(8, 4, 4)}), len(known_grids(layouts, {(8, 5, 5), (8, 4, 4)}))
-        ([], 1)
+        >>> layouts, image_BCHW = [Layout("BTD", 8, TokenGrid(0, 5, 5))], torch.Size([2, 3, 70, 70])
+        >>> patches = [torch.zeros(2, 8, 4, 4), torch.zeros(2, 25, 8)]
+        >>> [len(known_grids(layouts, seen, image_BCHW)) for seen in ([], patches)]
+        [1, 0]
     """
-    return [layout for layout in layouts if layout.grid is None or _is_known(layout, maps)]
+    if all(layout.grid is None for layout in layouts):
+        return layouts
+    outputs = list(outputs)
+    maps, sequences = maps_among(outputs, image_BCHW), sequences_of(outputs, image_BCHW)
+    return [layout for layout in layouts if _is_known(layout, maps, sequences)]
 
 
-def _is_known(layout: Layout, maps: Collection[tuple[int, int, int]]) -> bool:
+def _is_known(
+    layout: Layout, maps: set[tuple[int, int, int]], sequences: set[tuple[int, int]]
+) -> bool:
     grid = layout.grid
-    assert grid is not None, "asked of tokens only"
-    sides = [
-        (h, w) for c, h, w in maps if c == layout.channels and 1 < h * w <= grid.tokens < 2 * h * w
-    ]
+    if grid is None:
+        return True
+    widths = {d for n, d in sequences if n == grid.tokens}
+    sides = [(h, w) for c, h, w in maps if c in widths and 1 < h * w <= grid.tokens < 2 * h * w]
     return not sides or (grid.height, grid.width) in sides
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def other_weights(
-    modules: Iterable[nn.Module], *, strong: nn.Module | None = None, zeros_only: bool = False
+    modules: Iterable[nn.Module], *, zeros_only: bool = False, gain: float = 1.0
 ) -> Iterator[None]:
     """Lend modules parameters and buffers of other values; the model's own are not written to.
 
@@ -19,9 +19,8 @@ def other_weights(
 
     Args:
         modules: whose own tensors are replaced; their submodules' only if they are given, too.
-        strong: a module whose values become eight times as large, so that what bends large logits
-            bends these.
         zeros_only: replace only tensors that are zero throughout.
+        gain: how many times as large the values become.
 
     Example:
         >>> model = nn.BatchNorm1d(2).eval()
@@ -33,7 +32,6 @@ def other_weights(
         tensor([1., 1.], requires_grad=True)
     """
     generator = torch.Generator().manual_seed(0)
-    strengthened = set() if strong is None else set(strong.modules())
     lent: dict[int, Tensor] = {}  # tied weights stay tied
     owned: list[tuple[nn.Module, str, Tensor]] = []
     for module in modules:
@@ -42,7 +40,7 @@ def other_weights(
             if _plain(own) and not (zeros_only and own.any()):
                 owned.append((module, name, own))
                 if id(own) not in lent:
-                    lent[id(own)] = _other(own, generator, 8.0 if module in strengthened else 1.0)
+                    lent[id(own)] = _other(own, generator, gain)
     try:
         for module, name, own in owned:
             setattr(module, name, lent[id(own)])

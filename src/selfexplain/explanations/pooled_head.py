@@ -105,7 +105,8 @@ def pooled_head_of(model: nn.Module, x_BCHW: Tensor, trace: Trace) -> PooledHead
         for name, module in model.named_modules()
         if trace.finished.get(name, len(trace.sightings)) > first
     ]
-    again = traced(model, x_BCHW, other_weights(after, strong=head.linear))
+    # Large ones, so that what bends large logits bends these.
+    again = traced(model, x_BCHW, other_weights(after, gain=8.0))
     return search(again) if bool(again.logits_BK.isfinite().all()) else head
 
 
@@ -219,9 +220,14 @@ def _single_position(trace: Trace, features: int) -> str:
     had_space = any(layout.channels == features for s in trace.sightings for layout, _ in s.means)
     for name, module in trace.called.items():
         last = trace.returned[name].endswith(f", {features}, 1, 1)")
-        if last and (not had_space or isinstance(module, (nn.Conv2d, nn.BatchNorm2d))):
+        if last and (not had_space or _narrows(module)):
             return f" (the feature map at {name!r} has a single position: use larger images)"
     return ""
+
+
+def _narrows(module: nn.Module) -> bool:
+    """Tell whether a module computes a smaller map than it is given; a pool only averages."""
+    return isinstance(module, nn.Conv2d) and {module.kernel_size, module.stride} != {(1, 1)}
 
 
 def _mean_is(seen: Sighting, vector_BF: Tensor) -> Layout | None:

@@ -17,7 +17,6 @@ from .layout import (
     is_of_heads,
     known_grids,
     layouts_of,
-    maps_among,
     no_positions,
     sequences_of,
     to_BFHW,
@@ -79,10 +78,10 @@ def outputs_with_space(model: nn.Module, x_BCHW: Tensor) -> list[tuple[str, Layo
     image_BCHW = x_BCHW[:N_IMAGES].shape
     all_found = outputs_and_gradients(model, x_BCHW)
     outputs = [output for _, output, _ in all_found]
-    maps, sequences = maps_among(outputs, image_BCHW), sequences_of(outputs, image_BCHW)
+    sequences = sequences_of(outputs, image_BCHW)
     found = []
     for name, output, gradient in all_found:
-        layouts = known_grids(layouts_of(output, image_BCHW), maps)
+        layouts = known_grids(layouts_of(output, image_BCHW), outputs, image_BCHW)
         is_sequence = output.dim() == 3 and (output.shape[1], output.shape[2]) in sequences
         if layouts or (is_sequence and len(output) == image_BCHW[0]):
             found.append((name, layouts[0] if layouts else None, gradient))

@@ -11,7 +11,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from .compiled import run_eagerly
 from .kinds import check_logits
-from .layout import Layout, known_grids, layouts_of, maps_among, pooled
+from .layout import Layout, known_grids, layouts_of, pooled
 from .state import preserved, set_eval
 from .window import ArgumentWatch, WeightWatch
 
@@ -74,8 +74,7 @@ class Trace:
             return
         self.busy = True
         layouts = layouts_of(tensor, self.image_BCHW)
-        if layouts and layouts[0].grid is not None:
-            layouts = known_grids(layouts, maps_among(self.outputs.values(), self.image_BCHW))
+        layouts = known_grids(layouts, [*self.outputs.values(), tensor], self.image_BCHW)
         if layouts and isinstance(tensor, Tensor):
             means = [(layout, pooled(tensor.detach(), layout)) for layout in layouts]
             after = next(reversed(self.called), None)
