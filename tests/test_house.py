@@ -8,6 +8,7 @@ import selfexplain
 ROOT = Path(selfexplain.__file__).parent
 FLOORS = (
     {"errors"},
+    {"limits", "records"},
     {"models", "data", "sweeps"},
     {"multilevel", "explanations", "spaces"},
     {"objectives", "evaluation"},

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from selfexplain.app.serve import AppConfig, serve
+from selfexplain.limits import check_options
 from selfexplain.recipes.compare import run_comparison
 from selfexplain.recipes.demo import demo_config, demo_picture, demo_search
 from selfexplain.recipes.environment import first_process
@@ -48,6 +49,10 @@ class DemoConfig:
 
     out: Path = Path("runs/demo")
     """Folder for the results."""
+
+    def __post_init__(self) -> None:
+        """Refuse a path that no file system has."""
+        check_options(self)
 
 
 def _train(config: RunConfig, console: Console) -> None:

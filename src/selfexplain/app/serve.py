@@ -17,6 +17,7 @@ from selfexplain.app.examples import read_examples
 from selfexplain.app.explain import Explainer
 from selfexplain.app.images import MAX_BYTES
 from selfexplain.errors import InputError
+from selfexplain.limits import Limits, check_options
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,15 +29,14 @@ class AppConfig:
     two runs side by side."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 lets other machines in."""
-    port: int = 7860
+    port: Annotated[int, Limits(least=1, most=65535)] = 7860
     """Port to listen on."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be shown."""
         if not 1 <= len(self.run) <= 2:
             raise InputError(f"run names {len(self.run)} folders; pass one, or two to compare")
-        if not 0 < self.port < 65536:
-            raise InputError(f"port is {self.port}; pass a number from 1 to 65535")
+        check_options(self)
 
 
 def serve(config: AppConfig) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from selfexplain.errors import InputError
+from selfexplain.limits import NotNegative, Positive, ShareBelowOne, check_options
 from selfexplain.multilevel import Processes, as_function
 from selfexplain.multilevel.module import Function
 from selfexplain.multilevel.processes import ALONE
@@ -26,32 +26,27 @@ class Rates:
         0.1
     """
 
-    lr: float = 0.025
+    lr: Positive = 0.025
     """Start value of the weights' learning rate; it falls along a cosine to lr_min. It is also the
     size of the step that stands for the explainer's and the audience's level."""
-    lr_min: float = 0.001
+    lr_min: NotNegative = 0.001
     """Its end value."""
-    audience_lr: float = 0.025
+    audience_lr: Positive = 0.025
     """The same for the audience's weights."""
-    momentum: float = 0.9
+    momentum: ShareBelowOne = 0.9
     """Momentum of the weights."""
-    weight_decay: float = 3e-4
+    weight_decay: NotNegative = 3e-4
     """Weight decay of the weights."""
-    clip: float = 5.0
+    clip: Positive = 5.0
     """Largest norm of a gradient of the weights."""
-    architecture_lr: float = 3e-4
+    architecture_lr: Positive = 3e-4
     """Learning rate of the architecture (Adam with betas 0.5 and 0.999)."""
-    architecture_weight_decay: float = 1e-3
+    architecture_weight_decay: NotNegative = 1e-3
     """Weight decay of the architecture."""
 
     def __post_init__(self) -> None:
         """Refuse rates that move nothing or the wrong way."""
-        for name in ("lr", "audience_lr", "clip", "architecture_lr"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} is {getattr(self, name):g}; pass a positive number")
-        for name in ("lr_min", "momentum", "weight_decay", "architecture_weight_decay"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"{name} is {getattr(self, name):g}; pass a number of at least 0")
+        check_options(self)
 
 
 class Learner:

@@ -20,6 +20,7 @@ from selfexplain.data.sources import Files
 from selfexplain.errors import InputError, first_line
 from selfexplain.explanations import MapKind, class_maps
 from selfexplain.introspection import Introspective
+from selfexplain.limits import check_options
 from selfexplain.objectives import Objective
 from selfexplain.recipes.classifier import build_classifier
 from selfexplain.recipes.derived import with_auxiliary_head
@@ -58,6 +59,7 @@ class ExplainConfig:
 
     def __post_init__(self) -> None:
         """Refuse what drawing, or evaluating, cannot use."""
+        check_options(self)
         for name in ("run", "kind"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
@@ -143,10 +145,16 @@ def load_run(folder: Path, kind: MapKind = "cam", layer: str | None = None) -> T
 def _objective_options(config: dict[str, Any]) -> ObjectiveOptions:
     """The options as they were when the run was made."""
     fields = ObjectiveOptions.__dataclass_fields__
-    saved = config["options"]
-    return ObjectiveOptions(
-        **{name: field.default_factory(**saved.get(name, {})) for name, field in fields.items()}  # type: ignore[operator]
-    )
+    saved = config.get("options", {})
+    try:
+        return ObjectiveOptions(
+            **{name: field.default_factory(**saved.get(name, {})) for name, field in fields.items()}  # type: ignore[operator]
+        )
+    except (InputError, TypeError) as error:
+        raise InputError(
+            f"the options in run.json are none of this version ({first_line(error)}); put the file "
+            "back as it was"
+        ) from error
 
 
 def explain_images(config: ExplainConfig) -> Figure:

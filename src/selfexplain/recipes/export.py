@@ -17,6 +17,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError, first_line
+from selfexplain.limits import check_options
 from selfexplain.recipes.derived import is_derived
 from selfexplain.recipes.finished import FinishedRun, read_finished
 from selfexplain.recipes.hub import push_folder
@@ -27,6 +28,7 @@ from selfexplain.recipes.pretrained import (
     classifier_of,
     write_config,
 )
+from selfexplain.recipes.read_records import TRAINED, read_result
 from selfexplain.report.model_card import model_card
 from selfexplain.spaces import load_genotype
 from selfexplain.spaces.standalone import source_of
@@ -53,6 +55,10 @@ class ExportConfig:
     hf auth login."""
     private: bool = False
     """Make the repository private when it is created."""
+
+    def __post_init__(self) -> None:
+        """Refuse paths that no file system has."""
+        check_options(self)
 
 
 def export_run(config: ExportConfig) -> list[Path]:
@@ -84,8 +90,8 @@ def export_run(config: ExportConfig) -> list[Path]:
 
 
 def _card(run: FinishedRun) -> str:
-    result = read_json(run.folder / "result.json")
-    environment = read_json(run.folder / "run.json").get("environment", {})
+    result = read_result(run.folder / "result.json")
+    environment = read_json(run.folder / "run.json", TRAINED).get("environment", {})
     return model_card(run.config, result, environment, run.class_names, run.shape_CHW)
 
 

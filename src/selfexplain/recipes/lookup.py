@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.table import Table
 
 from selfexplain.errors import InputError
+from selfexplain.limits import check_options
 from selfexplain.report.frame import plain_table
 from selfexplain.report.table import with_spread
 from selfexplain.spaces.files import load_genotype
@@ -28,6 +29,10 @@ class LookupConfig:
     out: Path | None = None
     """JSON file for the results; None for none. As lookup.json in a search's folder it becomes part
     of the search's report."""
+
+    def __post_init__(self) -> None:
+        """Refuse paths that no file system has."""
+        check_options(self)
 
 
 def run_lookup(config: LookupConfig) -> list[Lookup]:

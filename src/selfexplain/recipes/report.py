@@ -8,6 +8,7 @@ from pathlib import Path
 import tyro
 
 from selfexplain.errors import InputError
+from selfexplain.limits import check_options
 from selfexplain.recipes.report_search import holds_search, search_sections
 from selfexplain.recipes.report_training import comparison_sections, run_sections, study_sections
 from selfexplain.report import told_apart
@@ -29,6 +30,7 @@ class ReportConfig:
 
     def __post_init__(self) -> None:
         """Refuse no folder, a folder twice, and a folder to write to."""
+        check_options(self)
         if not self.dirs:
             raise InputError("no folder is given; pass at least one, such as runs/demo")
         if len(set(self.dirs)) < len(self.dirs):

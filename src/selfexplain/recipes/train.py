@@ -27,12 +27,12 @@ from selfexplain.recipes.launch import launch
 from selfexplain.recipes.logging import logged
 from selfexplain.recipes.options import RunConfig, TrainConfig, plain
 from selfexplain.recipes.prepare import Prepared, load, prepare
+from selfexplain.recipes.read_records import read_own_result
 from selfexplain.recipes.record import median_step_seconds, write_outcome, write_run
 from selfexplain.recipes.robustness import robustness
 from selfexplain.recipes.scoring import predict_together
 from selfexplain.recipes.teacher import after_teachers, find_teacher
 from selfexplain.training import train
-from selfexplain.training.files import read_json
 from selfexplain.training.loggers import Logger, numbers
 from selfexplain.training.shortage import shortage_said
 
@@ -78,7 +78,7 @@ def run_training(
     identity = claim_folder(config)
     done = config.out / "result.json"
     if done.exists():
-        return read_json(done)
+        return read_own_result(done, config.objective, config.seed)
     remedy = (
         f"pass a smaller --batch-size (now {config.training.batch_size}), or let fewer runs share "
         "the GPU"
