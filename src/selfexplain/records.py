@@ -114,9 +114,10 @@ class MapOf:
 
     value: Any
     least: int = 0
+    most: int = 10_000_000
 
     def __str__(self) -> str:
-        return "an object" + (" that is not empty" if self.least else "")
+        return f"an object of at least {self.least}" if self.least else "an object"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +153,7 @@ def misfit(value: Any, shape: Any, where: str = "") -> str | None:
             return None if value is None else misfit(value, shape.shape, where)
         case ListOf() if isinstance(value, list) and shape.least <= len(value) <= shape.most:
             parts = ((item, shape.item, f"{where}[{i}]") for i, item in enumerate(value))
-        case MapOf() if isinstance(value, dict) and len(value) >= shape.least:
+        case MapOf() if isinstance(value, dict) and shape.least <= len(value) <= shape.most:
             parts = ((v, shape.value, _inside(where, k)) for k, v in value.items())
         case dict() if isinstance(value, dict):
             return _misfit_of_fields(value, shape, where)
