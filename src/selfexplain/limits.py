@@ -106,10 +106,11 @@ def check_options(options: Any) -> None:
         Traceback (most recent call last):
         selfexplain.limits.OptionError: rate is nan; pass a finite number above 0
     """
+    kind: type = type(options)
     for field in fields(options):
         value, name = getattr(options, field.name), field.name.rstrip("_")
-        for problem in _problems(value, hints_of(type(options))[field.name], Limits()):
-            raise OptionError(f"{name} is {problem}", type(options), field.name)
+        for problem in _problems(value, hints_of(kind)[field.name], Limits()):
+            raise OptionError(f"{name} is {problem}", kind, field.name)
 
 
 @cache
@@ -181,7 +182,7 @@ def _number(value: float) -> str:
     """
     if value == 2**63 - 1:
         return "2^63 - 1"
-    if isinstance(value, float):
+    if not isinstance(value, int):
         return f"{value:g}"
     # of longer ones Python may refuse to write the digits
     digits = int(value.bit_length() * math.log10(2)) + 1

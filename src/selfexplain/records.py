@@ -197,7 +197,7 @@ def _fits(value: Any, shape: Number | Whole | Text | Flag) -> bool:
 
 def _inside(where: str, name: str) -> str:
     name = name if len(name) <= 60 else name[:57] + "..."
-    return printable(f"{where}.{name}" if where else name)
+    return escaped(f"{where}.{name}" if where else name)
 
 
 def _shown(value: Any) -> str:
@@ -206,8 +206,18 @@ def _shown(value: Any) -> str:
         case dict() | list():
             return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
         case str():
-            return printable(repr(value if len(value) <= 60 else value[:57] + "..."))
+            return escaped(repr(value if len(value) <= 60 else value[:57] + "..."))
     return str(value)  # whole numbers of a record have few digits
+
+
+def escaped(text: str) -> str:
+    r"""A text that can be written as UTF-8.
+
+    Example:
+        >>> escaped("caf\udce9")
+        'caf\\udce9'
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def printable(value: Any) -> Any:
@@ -219,11 +229,11 @@ def printable(value: Any) -> Any:
     """
     match value:
         case str():
-            return value.encode("utf-8", "backslashreplace").decode()
+            return escaped(value)
         case list():
             return [printable(item) for item in value]
         case dict():
-            return {printable(k): printable(v) for k, v in value.items()}
+            return {escaped(k): printable(v) for k, v in value.items()}
     return value
 
 
@@ -324,7 +334,7 @@ def read_text(path: Path, remedy: str, errors: str = "strict") -> str:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); {remedy}") from error
     except ValueError as error:  # its bytes, or a NUL in its name
-        raise InputError(f"{printable(str(path))} is no text in UTF-8; {remedy}") from error
+        raise InputError(f"{escaped(str(path))} is no text in UTF-8; {remedy}") from error
 
 
 def checked(value: Any, shape: Any, path: Path, remedy: str) -> Any:

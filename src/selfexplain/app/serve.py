@@ -16,7 +16,7 @@ from selfexplain.app.board import Board
 from selfexplain.app.examples import read_examples
 from selfexplain.app.explain import Explainer
 from selfexplain.app.images import MAX_BYTES
-from selfexplain.errors import InputError
+from selfexplain.errors import InputError, import_failure
 from selfexplain.limits import Limits, check_options
 
 
@@ -80,11 +80,11 @@ def _ending_like_ctrl_c() -> Iterator[None]:
 def _page(board: Board, examples: list[Any]) -> Any:
     try:
         from selfexplain.app.page import build_page
-    except ImportError as error:
-        raise InputError(
-            f"the app needs packages that do not import here ({error}); install them with: "
-            "pip install 'selfexplain[app]'"
-        ) from error
+    except Exception as error:  # a package that is broken may raise anything
+        if isinstance(error, InputError):
+            raise
+        install = "install it with: pip install 'selfexplain[app]'"
+        raise import_failure(error, "the app", "gradio", install) from error
     return build_page(board, examples)
 
 

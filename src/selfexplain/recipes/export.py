@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
-from selfexplain.errors import InputError, first_line
+from selfexplain.errors import InputError, first_line, import_failure
 from selfexplain.limits import check_options
 from selfexplain.recipes.derived import is_derived
 from selfexplain.recipes.finished import FinishedRun, read_finished
@@ -140,11 +140,10 @@ def _onnx(run: FinishedRun, classifier: PixelClassifier) -> bytes:
     try:
         import onnxruntime
         import onnxscript  # noqa: F401 - what torch writes ONNX with
-    except ImportError as error:
-        raise InputError(
-            f"format onnx needs packages that do not import here ({error}); install them with: "
-            "pip install 'selfexplain[onnx]'"
-        ) from error
+    except Exception as error:  # a package that is broken may raise anything
+        packages = "onnx onnxruntime onnxscript onnx_ir"
+        install = "install it with: pip install 'selfexplain[onnx]'"
+        raise import_failure(error, "format onnx", packages, install) from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(

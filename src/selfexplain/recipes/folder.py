@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 
 from selfexplain.errors import InputError
 from selfexplain.recipes.environment import first_process
-from selfexplain.recipes.options import plain
+from selfexplain.recipes.options import plain, shortened
 from selfexplain.training.files import read_json
 
 LOCK = ".lock"
@@ -96,14 +96,16 @@ def _acquired(lock: FileLock, seconds: float) -> bool:
 
 
 def run_name(spec: str, seed: int) -> str:
-    """Name of the folder of one run among several.
+    """Name of the folder of one run among several, short enough for every file system.
 
     Example:
         >>> run_name("introspective:weight=0.1", 2)
         'introspective_weight-0.1-seed2'
+        >>> len(run_name("introspective:layer=" + "a" * 300, 2))
+        160
     """
     name = re.sub(r"[^\w.+-]+", "_", spec.replace("=", "-"))
-    return f"{name}-seed{seed}"
+    return shortened(f"{name}-seed{seed}")
 
 
 def claim_folder(config: Any) -> str:

@@ -288,5 +288,5 @@ def flag_of(owner: type, field: str) -> str:
     """
     groups = {kind: f"{name}." for name, kind in hints_of(ObjectiveOptions).items()}
     annotations = getattr(hints_of(owner)[field], "__metadata__", ())
-    given = [name for a in annotations if (name := getattr(a, "name", None))]
+    given: list[str] = [name for a in annotations if (name := getattr(a, "name", None))]
     return "--" + (groups.get(owner, "") + (given or [field])[0]).replace("_", "-")

@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -205,9 +206,27 @@ def name_folder(config: Any, *words: str, free: tuple[str, ...] = ()) -> None:
         return
     text = json.dumps(plain(config, leave_out=("out", "resume", *free)), sort_keys=True)
     data = Path(config.data.data.partition(":")[2] or config.data.data).name
-    command, *rest = (word.replace(":", "_") for word in words)
+    command, *rest = (re.sub(r"[:/\0]", "_", word) for word in words)
     name = "-".join((command, data, *rest, sha256(text.encode()).hexdigest()[:8]))
-    object.__setattr__(config, "out", Path("runs") / name)
+    object.__setattr__(config, "out", Path("runs") / shortened(name))
+
+
+def shortened(name: str, most: int = 160) -> str:
+    """A file's name of at most so many bytes; what is cut off is told apart by a hash.
+
+    Room is left below the 255 bytes of file systems for what locks and files that are being
+    written add to a name.
+
+    Example:
+        >>> shortened("short"), len(shortened("\N{SNOWMAN}" * 100).encode())
+        ('short', 160)
+    """
+    raw = name.encode("utf-8", "surrogateescape")
+    if len(raw) <= most:
+        return name
+    digest = sha256(raw).hexdigest()[:12]
+    kept = raw[: most - len(digest) - 1].decode("utf-8", "ignore")
+    return f"{kept}-{digest}".ljust(most, "_")
 
 
 def plain(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 from lightning_fabric import Fabric
 
 from selfexplain.data import ImageData
+from selfexplain.models.build import check_model_name
 from selfexplain.recipes.environment import environment
 from selfexplain.recipes.folder import claim_folder, locked
 from selfexplain.recipes.launch import launch
@@ -60,6 +61,8 @@ def run_search(
         >>> sorted(run_search(config))
         ['collapsed', 'edges', 'epochs', 'genotype', 'method', 'seed', 'skips', 'space']
     """
+    if config.method == "lease":
+        check_model_name(config.audience)  # before any data are read
     identity = claim_folder(config)
     done = config.out / "result.json"
     if done.exists():

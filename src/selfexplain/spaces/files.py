@@ -6,7 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 from selfexplain.errors import InputError
-from selfexplain.records import parse_json, printable, read_text
+from selfexplain.records import escaped, parse_json, read_text
 from selfexplain.spaces.genotype import Genotype
 from selfexplain.spaces.json_form import from_plain, to_json
 from selfexplain.spaces.strings import from_string
@@ -88,7 +88,7 @@ def _load(spec: str) -> Genotype:
         text = read_text(Path(spec), "pass the path of a genotype file")
     except InputError as error:
         raise InputError(
-            f"{printable(shown)!r} is no genotype that can be read; pass the path of a genotype "
+            f"{escaped(shown)!r} is no genotype that can be read; pass the path of a genotype "
             "file, published:NAME, or a genotype as its benchmark writes it"
         ) from error
     if not text.lstrip().startswith("{"):
@@ -112,6 +112,6 @@ def _published(name: str) -> Genotype:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     hint = f" (did you mean {' or '.join(near)}?)" if near else ""
     raise InputError(
-        f"there is no published genotype {printable(name[:LONGEST])!r}{hint}; pass one of "
+        f"there is no published genotype {escaped(name[:LONGEST])!r}{hint}; pass one of "
         f"{', '.join(known)}"
     )

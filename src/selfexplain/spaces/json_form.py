@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from selfexplain.errors import InputError
-from selfexplain.records import ANYTHING, ListOf, MapOf, Text, Whole, misfit, printable
+from selfexplain.records import ANYTHING, ListOf, MapOf, Text, Whole, escaped, misfit
 from selfexplain.spaces.genotype import FAMILIES, Cell, Edge, Genotype
 
 LONGEST = 60
@@ -91,7 +91,7 @@ def from_plain(data: Any, where: str) -> Genotype:
         numbers = {name: [int(n) for n in cell["nodes"]] for name, cell in data["cells"].items()}
         genotype = Genotype(data["family"], cells)
     except (InputError, TypeError, ValueError) as error:
-        raise InputError(f"{where} is no genotype: {printable(str(error))}") from error
+        raise InputError(f"{where} is no genotype: {escaped(str(error))}") from error
     family = genotype.family
     rules = FAMILIES[family]
     wanted = list(range(rules.inputs, rules.inputs + rules.nodes))

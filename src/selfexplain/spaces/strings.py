@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from selfexplain.errors import InputError
-from selfexplain.records import printable
+from selfexplain.records import escaped
 from selfexplain.spaces.genotype import FAMILIES, Cell, Edge, Genotype
 
 LONGEST = 20_000
@@ -139,4 +139,4 @@ def _literal(node: ast.expr) -> list[Any]:
 
 
 def _short(text: str) -> str:
-    return printable(repr(text if len(text) <= 60 else text[:57] + "..."))
+    return escaped(repr(text if len(text) <= 60 else text[:57] + "..."))

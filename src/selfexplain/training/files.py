@@ -104,7 +104,8 @@ def read_tensors(path: Path, shapes: Mapping[str, str], **sizes: int) -> dict[st
     Args:
         path: of the file.
         shapes: name -> kind (float, int or uint8) and a letter for each dimension: "float NK".
-            Dimensions of one letter are of one size, in all tensors. Floats must be finite.
+            Dimensions of one letter are of one size, in all tensors. Floats come as float32 and
+            must be finite.
         sizes: of letters, as far as they are known.
 
     Raises:
@@ -126,6 +127,7 @@ def read_tensors(path: Path, shapes: Mapping[str, str], **sizes: int) -> dict[st
         found = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}); delete it to do without") from error
+    found = {n: t.float() if t.is_floating_point() else t for n, t in found.items()}
     for name, wanted in shapes.items():
         problem = "is missing" if name not in found else _misfit(found[name], wanted, sizes)
         if problem:
