@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
-from selfexplain.recipes.read_records import IMAGES, TRAINED, lengths_agree
+from selfexplain.recipes.read_records import IMAGES, TRAINED, check_model_of, lengths_agree
 from selfexplain.records import printable
 from selfexplain.training.checkpoint import loading_from
 from selfexplain.training.files import read_json
@@ -56,6 +56,7 @@ def read_finished(folder: Path) -> FinishedRun:
     path = folder / "run.json"
     run = read_json(path, FINISHED)
     images = run["images"]
+    check_model_of(run["config"], path)
     channels, height, width = images["shape"]
     lengths_agree(path, mean=images["mean"], std=images["std"], channels=[0] * channels)
     return FinishedRun(

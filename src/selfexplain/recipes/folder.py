@@ -13,6 +13,7 @@ from lightning_fabric import Fabric
 from selfexplain.errors import InputError
 from selfexplain.recipes.environment import first_process
 from selfexplain.recipes.options import plain, shortened
+from selfexplain.records import escaped
 from selfexplain.training.files import read_json
 
 LOCK = ".lock"
@@ -102,7 +103,7 @@ def run_name(spec: str, seed: int) -> str:
         >>> run_name("introspective:weight=0.1", 2)
         'introspective_weight-0.1-seed2'
         >>> len(run_name("introspective:layer=" + "a" * 300, 2))
-        160
+        220
     """
     name = re.sub(r"[^\w.+-]+", "_", spec.replace("=", "-"))
     return shortened(f"{name}-seed{seed}")
@@ -210,5 +211,5 @@ def _differences(old: Any, new: Any, name: str = "") -> list[str]:
         return [d for k in keys for d in _differences(old.get(k), new.get(k), k)]
     if old == new:
         return []
-    told = f"{name} was {old}, is {new}"
+    told = escaped(f"{name} was {old}, is {new}")
     return [told if len(told) <= 200 else f"{name} is another"]  # a genotype is a long text

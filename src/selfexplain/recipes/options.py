@@ -211,22 +211,22 @@ def name_folder(config: Any, *words: str, free: tuple[str, ...] = ()) -> None:
     object.__setattr__(config, "out", Path("runs") / shortened(name))
 
 
-def shortened(name: str, most: int = 160) -> str:
+def shortened(name: str, most: int = 220) -> str:
     """A file's name of at most so many bytes; what is cut off is told apart by a hash.
 
     Room is left below the 255 bytes of file systems for what locks and files that are being
     written add to a name.
 
     Example:
-        >>> shortened("short"), len(shortened("\N{SNOWMAN}" * 100).encode())
-        ('short', 160)
+        >>> shortened("short"), len(shortened("a" * 300).encode())
+        ('short', 220)
     """
     raw = name.encode("utf-8", "surrogateescape")
     if len(raw) <= most:
         return name
     digest = sha256(raw).hexdigest()[:12]
     kept = raw[: most - len(digest) - 1].decode("utf-8", "ignore")
-    return f"{kept}-{digest}".ljust(most, "_")
+    return f"{kept}-{digest}"
 
 
 def plain(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from selfexplain.errors import InputError, first_line
 from selfexplain.recipes.classifier import build_classifier
 from selfexplain.recipes.finished import FinishedRun, load_weights
 from selfexplain.recipes.read_records import CONFIG as RECORDED
-from selfexplain.recipes.read_records import IMAGES, lengths_agree
+from selfexplain.recipes.read_records import IMAGES, check_model_of, lengths_agree
 from selfexplain.records import misfit, printable
 from selfexplain.training.files import read_json, write_json
 
@@ -145,6 +145,7 @@ def _read_config(folder: Path) -> FinishedRun:
             f"{folder / CONFIG} is no configuration of selfexplain ({found}); pass what "
             "selfexplain export has written"
         )
+    check_model_of(config["model"], folder / CONFIG)
     channels, height, width = config["image_shape"]
     lengths_agree(folder / CONFIG, mean=config["mean"], std=config["std"], channels=[0] * channels)
     return FinishedRun(

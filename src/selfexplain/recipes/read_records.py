@@ -62,8 +62,8 @@ TRAINED = {
 RESULT = {
     "objective?": Text(),
     "seed?": Whole(),
-    **SCORES,
-    "accuracy?": PERCENT,
+    **{name: shape for name, shape in SCORES.items() if name != "accuracy?"},
+    "accuracy": PERCENT,
     "corrupted_accuracy?": PERCENT,
     "step_seconds?": SECONDS,
     "parameters?": Whole(),
@@ -80,7 +80,7 @@ SEARCH_CONFIG = {
     "space": Text(("nasbench201", "darts", "pcdarts")),
     "seed": Whole(),
     "epochs": EPOCH,
-    "batch_size?": Whole(1),
+    "batch_size": Whole(1),
     "options?": {
         "control?": Text(),
         "shown?": Text(("product", "magnitude", "emphasis")),
@@ -126,7 +126,7 @@ SEARCHES = {
         "skips_mean": Number(0),
         "skips_std": Maybe(Number(0)),
         "validation_accuracy_mean": Maybe(PERCENT),
-        "validation_accuracy_std?": Maybe(Number(0)),
+        "validation_accuracy_std": Maybe(Number(0)),
     },
 }
 LOOKUPS = {
@@ -220,7 +220,7 @@ def read_own_result(path: Path, objective: str, seed: int) -> dict[str, Any]:
         InputError: as `read_result`; or it is another run's.
     """
     result = read_json(path, RESULT | dict.fromkeys(NEEDED[:2], ANYTHING))
-    wanted = {name: RESULT[f"{name}?"] for name in NEEDED}
+    wanted = {name: RESULT.get(name, RESULT.get(f"{name}?")) for name in NEEDED}
     wanted["objective"] = Text((objective,))
     wanted["seed"] = Whole(seed, seed)
     checked(result, wanted, path, f"{REMEDY} to train what is missing")
@@ -317,6 +317,18 @@ def genotype_of(text: str, path: Path) -> Genotype:
         return from_string(text)
     except InputError as error:
         raise InputError(f"{path} is damaged: genotype: {error}") from error
+
+
+def check_model_of(config: dict[str, Any], path: Path) -> None:
+    """Raise InputError unless a configuration says which model it is of.
+
+    Example:
+        >>> check_model_of({"model": "small_cnn"}, Path("run.json"))
+    """
+    derived = ("init_channels", "cells", "form", "auxiliary")
+    needed = derived if "genotype" in config else ("model",)
+    if lacking := [name for name in needed if name not in config]:
+        raise InputError(f"{path} is damaged: config.{lacking[0]} is missing; {REMEDY}")
 
 
 def lengths_agree(path: Path, **lengths: Sequence[Any]) -> None:
