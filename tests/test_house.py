@@ -7,8 +7,8 @@ import selfexplain
 
 ROOT = Path(selfexplain.__file__).parent
 FLOORS = (
-    {"errors"},
-    {"limits", "records"},
+    {"errors", "lazy"},
+    {"writing", "limits", "records"},
     {"models", "data", "sweeps"},
     {"multilevel", "explanations", "spaces"},
     {"objectives", "evaluation"},

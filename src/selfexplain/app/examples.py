@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from selfexplain.errors import InputError
-from selfexplain.training.files import read_tensors
+from selfexplain.training.files import read_shaped
 
 ALBUM = Path("album") / "images.safetensors"
 """Where a run keeps them, in its folder."""
@@ -51,7 +51,7 @@ def read_examples(folder: Path, class_names: tuple[str, ...]) -> list[Example]:
     path = folder / ALBUM
     if not path.exists():
         return []
-    album = read_tensors(path, {"images": "uint8 BCHW", "labels": "int B"})
+    album = read_shaped(path, {"images": "uint8 BCHW", "labels": "int B"})
     labels = album["labels"].tolist()
     if not all(0 <= label < len(class_names) for label in labels):
         raise InputError(

@@ -1,4 +1,4 @@
-"""The choices of LeaSE, checked."""
+"""The choices of LeaSE and the rates of every search, checked."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import tyro
 
 from selfexplain.errors import InputError
-from selfexplain.limits import Limits, NotNegative, Positive, check_options
+from selfexplain.limits import Limits, NotNegative, Positive, ShareBelowOne, check_options
 from selfexplain.multilevel import Mode
 
 Attack = Literal["normalised", "plain", "sign"]
@@ -73,3 +73,38 @@ class LeaSEOptions:
             raise InputError(
                 "random_delta has the size of a normalised step; pass --attack normalised or sign"
             )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rates:
+    """How weights and architecture are moved.
+
+    Raises:
+        InputError: a rate is not positive.
+
+    Example:
+        >>> Rates(lr=0.1).lr
+        0.1
+    """
+
+    lr: Positive = 0.025
+    """Start value of the weights' learning rate; it falls along a cosine to lr_min. It is also the
+    size of the step that stands for the explainer's and the audience's level."""
+    lr_min: NotNegative = 0.001
+    """Its end value."""
+    audience_lr: Positive = 0.025
+    """The same for the audience's weights."""
+    momentum: ShareBelowOne = 0.9
+    """Momentum of the weights."""
+    weight_decay: NotNegative = 3e-4
+    """Weight decay of the weights."""
+    clip: Positive = 5.0
+    """Largest norm of a gradient of the weights."""
+    architecture_lr: Positive = 3e-4
+    """Learning rate of the architecture (Adam with betas 0.5 and 0.999)."""
+    architecture_weight_decay: NotNegative = 1e-3
+    """Weight decay of the architecture."""
+
+    def __post_init__(self) -> None:
+        """Refuse rates that move nothing or the wrong way."""
+        check_options(self)

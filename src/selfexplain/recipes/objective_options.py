@@ -1,10 +1,12 @@
 """The options of each objective, one class an objective, for the command line."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from selfexplain.explanations import MapKind
 from selfexplain.introspection import IntrospectiveOptions
+from selfexplain.introspection.options import OwnMassControl
 from selfexplain.limits import (
     Limits,
     NotNegative,
@@ -173,6 +175,20 @@ class PSKDOptions(Checked):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class OwnMassOptions(Checked):
+    """Options of the objective own_mass."""
+
+    alpha: Share = 0.8
+    """Share of the model's own past non-target mass in the target of the last epoch."""
+    kappa: NotNegative = 1.0
+    """How far that mass leans to classes with similar explanations; 0 spreads it evenly."""
+    cap: Share = 1.0
+    """The most that the non-target mass of a target may be."""
+    control: OwnMassControl = "none"
+    """permuted: the same values on shuffled classes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TfKDOptions(Checked):
     """Options of the objective tf_kd."""
 
@@ -259,6 +275,7 @@ class ObjectiveOptions:
     label_smoothing: LabelSmoothingOptions = field(default_factory=LabelSmoothingOptions)
     confidence_penalty: ConfidencePenaltyOptions = field(default_factory=ConfidencePenaltyOptions)
     introspective: IntrospectiveOptions = field(default_factory=IntrospectiveOptions)
+    own_mass: OwnMassOptions = field(default_factory=OwnMassOptions)
     mixup: MixupOptions = field(default_factory=MixupOptions)
     cutmix: CutMixOptions = field(default_factory=CutMixOptions)
     dml: DMLOptions = field(default_factory=DMLOptions)
@@ -290,3 +307,13 @@ def flag_of(owner: type, field: str) -> str:
     annotations = getattr(hints_of(owner)[field], "__metadata__", ())
     given: list[str] = [name for a in annotations if (name := getattr(a, "name", None))]
     return "--" + (groups.get(owner, "") + (given or [field])[0]).replace("_", "-")
+
+
+def parts_of(spec: str) -> list[str]:
+    """The parts of a spec between its plus signs, unchecked; the last is the objective's.
+
+    Example:
+        >>> parts_of("mixup+kd:temperature=1e+3")
+        ['mixup', 'kd:temperature=1e+3']
+    """
+    return re.split(r"\+(?!\d)", spec)  # 1e+3 is a number

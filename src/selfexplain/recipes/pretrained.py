@@ -15,7 +15,7 @@ from selfexplain.recipes.classifier import build_classifier
 from selfexplain.recipes.finished import FinishedRun, load_weights
 from selfexplain.recipes.read_records import CONFIG as RECORDED
 from selfexplain.recipes.read_records import IMAGES, check_model_of, lengths_agree
-from selfexplain.records import misfit, printable
+from selfexplain.records import Maybe, Text, misfit, printable
 from selfexplain.training.files import read_json, write_json
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -27,6 +27,7 @@ EXPORTED = {
     "image_shape": IMAGES["shape?"],
     "mean": IMAGES["mean?"],
     "std": IMAGES["std?"],
+    "digest?": Maybe(Text()),
 }
 """The shape of an exported configuration."""
 
@@ -80,12 +81,12 @@ def classifier_of(run: FinishedRun) -> PixelClassifier:
         InputError: its model cannot be built here, or its weights cannot be read.
     """
     model = build_classifier(run.config, num_classes=run.num_classes, shape_CHW=run.shape_CHW)
-    load_weights(model, run.folder)
+    load_weights(model, run)
     return PixelClassifier(model, run.mean_C, run.std_C, run.class_names, run.shape_CHW).eval()
 
 
-def write_config(path: Path, run: FinishedRun) -> None:
-    """Write what `from_pretrained` needs beside the weights."""
+def write_config(path: Path, run: FinishedRun, digest: str) -> None:
+    """Write what `from_pretrained` needs beside the weights, of which it keeps the digest."""
     write_json(
         path,
         {
@@ -96,6 +97,7 @@ def write_config(path: Path, run: FinishedRun) -> None:
             "image_shape": list(run.shape_CHW),
             "mean": run.mean_C.tolist(),
             "std": run.std_C.tolist(),
+            "digest": digest,
         },
     )
 
@@ -114,7 +116,8 @@ def from_pretrained(where: str | Path, *, revision: str | None = None) -> PixelC
         The classifier, in evaluation mode, on the CPU.
 
     Raises:
-        InputError: there is no such folder or repository, or it holds no exported classifier.
+        InputError: there is no such folder or repository, or it holds no exported classifier, or
+            a damaged one.
 
     Example:
         >>> from_pretrained("absent/folder/of/mine")
@@ -155,6 +158,7 @@ def _read_config(folder: Path) -> FinishedRun:
         shape_CHW=(channels, height, width),
         mean_C=torch.tensor(config["mean"], dtype=torch.float32),
         std_C=torch.tensor(config["std"], dtype=torch.float32),
+        digest=config.get("digest"),
     )
 
 

@@ -9,12 +9,13 @@ from typing import Any
 from torch import Tensor
 
 from selfexplain.errors import InputError
-from selfexplain.recipes.partners import parts_of
+from selfexplain.recipes.finished import kept_digest
+from selfexplain.recipes.objective_options import parts_of
 from selfexplain.recipes.read_records import TRAINED, read_metrics, read_result
 from selfexplain.records import printable
 from selfexplain.report.html.evenly import FRAMES, evenly
 from selfexplain.report.sections import Album, Moment, Predictions, Record, Similarity
-from selfexplain.training.files import read_json, read_tensors
+from selfexplain.training.files import read_json, read_shaped
 
 
 def read_record(folder: Path) -> Record:
@@ -60,7 +61,7 @@ def read_album(folder: Path, most: int = FRAMES) -> Album | None:
         return None
     run = read_json(folder / "run.json", TRAINED)
     classes = len(run["images"]["class_names"])
-    images = read_tensors(path, {"images": "uint8 BCHW", "labels": "int B"})
+    images = read_shaped(path, {"images": "uint8 BCHW", "labels": "int B"})
     _check_indices(path, "labels", images["labels"], classes)
     return Album(
         images_BCHW=images["images"],
@@ -95,7 +96,12 @@ def _predictions(folder: Path, classes: int) -> Predictions | None:
     path = folder / "predictions.safetensors"
     if not path.exists():
         return None
-    found = read_tensors(path, {"logits": "float NK", "labels": "int N"}, K=classes)
+    found = read_shaped(
+        path,
+        {"logits": "float NK", "labels": "int N"},
+        digest=kept_digest(folder, path.name),
+        K=classes,
+    )
     _check_indices(path, "labels", found["labels"], classes)
     return Predictions(logits_NK=found["logits"], labels_N=found["labels"])
 
@@ -104,7 +110,12 @@ def _similarity(folder: Path, classes: int) -> Similarity | None:
     path = folder / "similarity.safetensors"
     if not path.exists():
         return None
-    found = read_tensors(path, {"similarity": "float KK", "count": "int K"}, K=classes)
+    found = read_shaped(
+        path,
+        {"similarity": "float KK", "count": "int K"},
+        digest=kept_digest(folder, path.name),
+        K=classes,
+    )
     return Similarity(similarity_KK=found["similarity"], count_K=found["count"])
 
 
@@ -130,7 +141,7 @@ def _moment(folder: Path, epoch: int, images: int, classes: int) -> Moment:
         "classes": "int BR",
         "maps": "float BRHW",
     }
-    found = read_tensors(path, shapes, B=images, K=classes)
+    found = read_shaped(path, shapes, {"B": images, "K": classes})
     _check_indices(path, "classes", found["classes"], classes)
     return Moment(
         epoch=epoch,

@@ -24,7 +24,7 @@ from selfexplain.report.search_sections import (
     search_style,
     seeds_table,
 )
-from selfexplain.training.files import read_json, read_tensors
+from selfexplain.training.files import read_json, read_shaped
 from selfexplain.training.log import EpochLog
 
 
@@ -138,14 +138,14 @@ def _album(folder: Path, class_names: list[str] | None, epochs: int) -> Album | 
     if not (folder / "images.safetensors").exists():
         return None
     path = folder / "images.safetensors"
-    images = read_tensors(path, {"images": "uint8 BCHW", "labels": "int B"})
+    images = read_shaped(path, {"images": "uint8 BCHW", "labels": "int B"})
     sizes = dict(zip("BCHW", images["images"].shape, strict=True))
     found = {}
     for epoch in range(1, epochs + 1):
         path = folder / f"epoch-{epoch:04d}.safetensors"
         if path.exists():
             shapes = {"delta": "float BCHW", "explained": "float BCHW"}
-            tensors = read_tensors(path, shapes, **sizes)
+            tensors = read_shaped(path, shapes, sizes)
             found[epoch] = Explained(
                 delta_BCHW=tensors["delta"].numpy(), explained_BCHW=tensors["explained"].numpy()
             )

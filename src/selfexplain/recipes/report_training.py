@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from selfexplain.recipes.partners import parts_of
+from selfexplain.recipes.objective_options import parts_of
 from selfexplain.recipes.read_records import COMPARED, STUDY, TRAINED, read_comparison
 from selfexplain.recipes.report_runs import album_epochs, read_album, read_record
 from selfexplain.recipes.runs import run_folder

@@ -7,7 +7,7 @@ from selfexplain.limits import Count, NotNegative, ShareBelowOne, check_options
 from selfexplain.recipes.machines import process_count
 from selfexplain.recipes.options import RunConfig, name_folder
 from selfexplain.spaces import load_genotype, to_string
-from selfexplain.spaces.network import Form
+from selfexplain.spaces.checks import Form
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

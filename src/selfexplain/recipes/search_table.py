@@ -20,7 +20,8 @@ from selfexplain.errors import InputError, exit_on_bad_input
 from selfexplain.recipes.read_records import read_search_result
 from selfexplain.report.table import with_spread
 from selfexplain.spaces.table import BenchmarkTable, load_table
-from selfexplain.training.files import atomic_file, write_json
+from selfexplain.training.files import write_json
+from selfexplain.writing import atomic_file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

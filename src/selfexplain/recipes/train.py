@@ -6,13 +6,14 @@ every epoch `metrics.jsonl`, `checkpoint.pt` and a page of `album/` (album.py), 
 `result.json`; if it trained its teacher, `teachers/` with a folder of the same kind.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from selfexplain.data import ImageData
@@ -23,8 +24,8 @@ from selfexplain.recipes.album import open_album
 from selfexplain.recipes.check_model import check_model
 from selfexplain.recipes.classifier import build_seeded
 from selfexplain.recipes.derived import drop_path_schedule, size_of
-from selfexplain.recipes.finished import read_finished
-from selfexplain.recipes.folder import claim_folder, locked
+from selfexplain.recipes.finished import read_finished, read_result
+from selfexplain.recipes.folder import claim_folder, kept_said, locked
 from selfexplain.recipes.launch import launch
 from selfexplain.recipes.logging import logged
 from selfexplain.recipes.objectives import resolve
@@ -39,6 +40,10 @@ from selfexplain.recipes.teacher_chain import check_teacher_is_needed
 from selfexplain.training import train
 from selfexplain.training.loggers import Logger, numbers
 from selfexplain.training.shortage import shortage_said
+
+if TYPE_CHECKING:  # a refusal comes before its seconds of import
+    from lightning_fabric import Fabric
+
 
 StepCallback = Callable[[int, int], None]
 
@@ -67,6 +72,8 @@ def run_training(
     Raises:
         InputError: the folder holds another run, or anything in the configuration cannot be used.
         ShortageError: the GPU has no memory left; the last checkpoint is kept.
+        WriteError: a file cannot be written, as on a full disk; the same.
+        LostProcessError: another process of this run has died; the same.
 
     Example:
         >>> import tempfile
@@ -83,12 +90,13 @@ def run_training(
     identity = claim_folder(config)
     done = config.out / "result.json"
     if done.exists():
+        read_result(config.out)  # what lies beside it is whole
         return read_own_result(done, config.objective, config.seed)
     remedy = (
         f"pass a smaller --batch-size (now {config.training.batch_size}), or let fewer runs share "
         "the GPU"
     )
-    with locked(config.out, patience), shortage_said(remedy):
+    with locked(config.out, patience), kept_said(config.out), shortage_said(remedy):
         fabric = fabric if fabric is not None else launch(config.device, config.training)
         folder = config.out / "teachers" if teachers is None else teachers
         with logged(config, first=fabric.is_global_zero) as loggers:
@@ -172,7 +180,7 @@ def _train_and_score(
             album.finish(objective, model)
         for logger in loggers:
             logger.finish(numbers(result))
-        write_outcome(config.out, result, model, logits_NK, labels_N)
+        result = write_outcome(config.out, result, model, logits_NK, labels_N)
     return fabric.broadcast(result)  # once the first process has written
 
 
