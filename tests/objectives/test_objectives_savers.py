@@ -16,17 +16,14 @@ import transformers
 from accelerate import Accelerator
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from safetensors.torch import load_file, load_model, save_file, save_model
-from test_objectives_contract import CLASSES, SPECS, arguments, batch, make, steps
+from test_objectives_contract import SPECS, arguments, batch, make, steps
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
-from selfexplain import Introspective
 from selfexplain.adapters.huggingface import ObjectiveTrainer
 from selfexplain.adapters.lightning import ObjectiveModule
-from selfexplain.errors import InputError
-from selfexplain.objectives import CSKD, DLB, Objective
-from selfexplain.objectives.memory import Memory
+from selfexplain.objectives import Objective
 
 REMEMBERING = [
     "introspective:aggregation=class,every=3,ramp_steps=4",

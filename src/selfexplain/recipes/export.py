@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from selfexplain.errors import InputError, first_line
+from selfexplain.errors import InputError, first_line, import_failure
 from selfexplain.recipes.derived import is_derived
 from selfexplain.recipes.export_options import ExportConfig, Format
 from selfexplain.recipes.finished import FinishedRun, read_finished
@@ -25,6 +25,7 @@ from selfexplain.recipes.pretrained import (
     classifier_of,
     write_config,
 )
+from selfexplain.recipes.read_records import TRAINED, read_result
 from selfexplain.report.model_card import model_card
 from selfexplain.spaces import load_genotype
 from selfexplain.spaces.standalone import source_of
@@ -62,8 +63,8 @@ def export_run(config: ExportConfig) -> list[Path]:
 
 
 def _card(run: FinishedRun) -> str:
-    result = read_json(run.folder / "result.json")
-    environment = read_json(run.folder / "run.json").get("environment", {})
+    result = read_result(run.folder / "result.json")
+    environment = read_json(run.folder / "run.json", TRAINED).get("environment", {})
     return model_card(run.config, result, environment, run.class_names, run.shape_CHW)
 
 
@@ -112,11 +113,10 @@ def _onnx(run: FinishedRun, classifier: PixelClassifier) -> bytes:
     try:
         import onnxruntime
         import onnxscript  # noqa: F401 - what torch writes ONNX with
-    except ImportError as error:
-        raise InputError(
-            f"format onnx needs packages that do not import here ({error}); install them with: "
-            "pip install 'selfexplain[onnx]'"
-        ) from error
+    except Exception as error:  # a package that is broken may raise anything
+        packages = "onnx onnxruntime onnxscript onnx_ir"
+        install = "install it with: pip install 'selfexplain[onnx]'"
+        raise import_failure(error, "format onnx", packages, install) from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(

@@ -4,9 +4,8 @@ Shape suffixes: B batch, C channels, H and W space, K classes.
 """
 
 import json
-from collections.abc import Mapping
+import re
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +13,23 @@ from torch import Tensor, nn
 from selfexplain.errors import InputError, first_line
 from selfexplain.recipes.classifier import build_classifier
 from selfexplain.recipes.finished import FinishedRun, load_weights
+from selfexplain.recipes.read_records import CONFIG as RECORDED
+from selfexplain.recipes.read_records import IMAGES, check_model_of, lengths_agree
+from selfexplain.records import Maybe, Text, misfit, printable
 from selfexplain.training.files import read_json, write_json
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+REPOSITORY = re.compile(r"\w[\w.-]{0,94}\w?/\w[\w.-]{0,94}", re.ASCII)
+"""Names that the hub may have."""
+EXPORTED = {
+    "model": RECORDED,
+    "class_names": IMAGES["class_names"],
+    "image_shape": IMAGES["shape?"],
+    "mean": IMAGES["mean?"],
+    "std": IMAGES["std?"],
+    "digest?": Maybe(Text()),
+}
+"""The shape of an exported configuration."""
 
 
 class PixelClassifier(nn.Module):
@@ -112,7 +125,7 @@ def from_pretrained(where: str | Path, *, revision: str | None = None) -> PixelC
         selfexplain.errors.InputError: there is no folder absent/folder/of/mine; pass one that ...
     """
     folder = Path(where)
-    if not folder.is_dir():
+    if not str(where) or not _is_folder(folder):
         folder = _from_hub(str(where), revision)
     if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
         raise InputError(
@@ -121,29 +134,37 @@ def from_pretrained(where: str | Path, *, revision: str | None = None) -> PixelC
     return classifier_of(_read_config(folder))
 
 
-def _read_config(folder: Path) -> FinishedRun:
-    config: Mapping[str, Any] = read_json(folder / CONFIG)
+def _is_folder(path: Path) -> bool:
     try:
-        channels, height, width = config["image_shape"]
-        return FinishedRun(
-            folder=folder,
-            config=dict(config["model"]),
-            class_names=tuple(config["class_names"]),
-            shape_CHW=(channels, height, width),
-            mean_C=torch.tensor(config["mean"]),
-            std_C=torch.tensor(config["std"]),
-            digest=None if config.get("digest") is None else str(config["digest"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
+        return path.is_dir()
+    except OSError:  # a name too long for any file system
+        return False
+
+
+def _read_config(folder: Path) -> FinishedRun:
+    config = read_json(folder / CONFIG)
+    if found := misfit(config, EXPORTED):
         raise InputError(
-            f"{folder / CONFIG} is no configuration of selfexplain ({first_line(error)}); pass "
-            "what selfexplain export has written"
-        ) from error
+            f"{folder / CONFIG} is no configuration of selfexplain ({found}); pass what "
+            "selfexplain export has written"
+        )
+    check_model_of(config["model"], folder / CONFIG)
+    channels, height, width = config["image_shape"]
+    lengths_agree(folder / CONFIG, mean=config["mean"], std=config["std"], channels=[0] * channels)
+    return FinishedRun(
+        folder=folder,
+        config=config["model"],
+        class_names=tuple(printable(config["class_names"])),
+        shape_CHW=(channels, height, width),
+        mean_C=torch.tensor(config["mean"], dtype=torch.float32),
+        std_C=torch.tensor(config["std"], dtype=torch.float32),
+        digest=config.get("digest"),
+    )
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
     """A local copy of the two files of a repository."""
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+    if not REPOSITORY.fullmatch(name) or "--" in name or ".." in name:
         raise InputError(
             f"there is no folder {name}; pass one that selfexplain export has written, or a "
             "repository of the hub as NAME/NAME"
