@@ -145,6 +145,8 @@ def test_interrupt_keeps_finished_epochs(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # a shell starts what it puts into the background, these tests perhaps, deaf to interrupts
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     folders = [tmp_path / "runs" / f"standard-seed{seed}" for seed in (0, 1)]
     while not all((folder / "checkpoint.pt").exists() for folder in folders):
