@@ -10,7 +10,7 @@ from PIL import Image
 
 from selfexplain.cli import main
 from selfexplain.data import normalise
-from selfexplain.explanations import class_maps
+from selfexplain.explanations import class_maps, find_explained_layer
 from selfexplain.explanations.quality import (
     deletion_auc,
     maps_of_classes,
@@ -95,7 +95,8 @@ def test_the_true_class_of_the_drawn_test_images_is_explained(
     run, test = load_run(Path(runs[1])), load_data("digits", image_size=16).test
     x, y = normalise(test.read(index), run.mean_C, run.std_C), test.labels_N[index]
     # the very floats that were scored: of two nearly equal pixels rounding decides which goes first
-    maps = maps_of_classes(run.objective.model, x, y, kind="cam")
+    layer = find_explained_layer(run.objective.model, x, kind="cam")
+    maps = maps_of_classes(run.objective.model, x, y, kind="cam", layer=layer)
     of_all = class_maps(run.objective.model, x)[torch.arange(12), y]
     torch.testing.assert_close(maps, of_all, rtol=1e-4, atol=1e-5)
     expected = deletion_auc(run.objective.model, x, upsampled(maps, (16, 16)), y, steps=4)
