@@ -144,7 +144,7 @@ def sgd(parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=0.05, momentum=0.9)
 
 
-class Losses(lightning.Callback, transformers.TrainerCallback):
+class Losses(lightning.Callback):
     """Those of the training steps."""
 
     def __init__(self) -> None:
@@ -153,76 +153,66 @@ class Losses(lightning.Callback, transformers.TrainerCallback):
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, *_: Any) -> None:
         self.seen.append(outputs["loss"].item())
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
-        self.seen += [logs["loss"]] if "loss" in logs else []
 
-
-def fit(module: lightning.LightningModule, loader: DataLoader, **options: Any) -> list[float]:
-    losses = Losses()
-    callbacks = [losses, *options.pop("callbacks", [])]
-    path = options.pop("ckpt_path", None)
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=callbacks,
-        **options,
-    )
-    trainer.fit(module, loader, ckpt_path=path)
-    return losses.seen
-
-
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("averages", [False, True])
 @pytest.mark.parametrize("name", REMEMBERING)
 def test_lightning(name: str, averages: bool, tmp_path: Path) -> None:
-    loader = DataLoader(Images(name == "ps_kd"), batch_size=10)  # the last has 4
+    def fit(path: Path | None = None) -> list[float]:
+        losses = Losses()
+        average = [EMAWeightAveraging(decay=0.5)] if averages else []
+        save = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
+        trainer = lightning.Trainer(
+            accelerator="cpu",
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            max_epochs=3,
+            callbacks=[losses, save, *average],
+        )
+        loader = DataLoader(Images(name == "ps_kd"), batch_size=10)  # the last has 4
+        trainer.fit(ObjectiveModule(make(name), sgd), loader, ckpt_path=path)
+        return losses.seen
 
-    def callbacks() -> list[lightning.Callback]:
-        save = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=4, save_top_k=-1)
-        return [save, *([EMAWeightAveraging(decay=0.5)] if averages else [])]
-
-    def module() -> ObjectiveModule:
-        return ObjectiveModule(make(name), sgd)
-
-    expected = fit(module(), loader, max_epochs=3, callbacks=callbacks())
-    path = tmp_path / "step=4.ckpt"  # in the second epoch
-    resumed = fit(module(), loader, max_epochs=3, callbacks=callbacks(), ckpt_path=path)
-    assert resumed == expected[4:]
+    expected, path = fit(), tmp_path / "epoch=0.ckpt"
+    assert fit(path) == expected[3:]
     loaded = ObjectiveModule.load_from_checkpoint(path, objective=make(name))
     saved = torch.load(path, weights_only=True)["state_dict"]
     assert all(torch.equal(v, saved[k]) for k, v in tensors_of(loaded).items())
 
 
+class Recording(ObjectiveTrainer):
+    """A Trainer that writes down its losses."""
+
+    def training_step(self, *arguments: Any, **options: Any) -> Tensor:
+        loss = super().training_step(*arguments, **options)
+        self.losses = [*getattr(self, "losses", []), loss.item()]
+        return loss
+
+
 @pytest.mark.parametrize("name", REMEMBERING)
 def test_huggingface(name: str, tmp_path: Path) -> None:
-    def trainer(**options: Any) -> tuple[ObjectiveTrainer, Losses]:
-        losses = Losses()
+    def trainer(**options: Any) -> Recording:
         arguments = transformers.TrainingArguments(
             output_dir=str(tmp_path),
             per_device_train_batch_size=10,
             per_device_eval_batch_size=24,
             num_train_epochs=2,
-            logging_steps=1,
             use_cpu=True,
             report_to=[],
             disable_tqdm=True,
             **options,
         )
         data = Images(name == "ps_kd")
-        return ObjectiveTrainer(
-            make(name), arguments, train_dataset=data, eval_dataset=data, callbacks=[losses]
-        ), losses
+        return Recording(make(name), arguments, train_dataset=data, eval_dataset=data)
 
-    first, losses = trainer(
-        save_strategy="epoch", eval_strategy="epoch", load_best_model_at_end=True
-    )
+    first = trainer(save_strategy="epoch", eval_strategy="epoch", load_best_model_at_end=True)
     first.train()
     best = load_file(Path(first.state.best_model_checkpoint) / "model.safetensors")
     assert all(torch.equal(v, best[k]) for k, v in tensors_of(first.model).items())
-    again, resumed = trainer(save_strategy="no")
+    again = trainer(save_strategy="no")
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
-    assert resumed.seen == losses.seen[3:]
+    assert again.losses == first.losses[3:]
 
 
 def test_accelerate(spec: str, tmp_path: Path) -> None:
