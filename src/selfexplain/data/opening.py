@@ -44,6 +44,8 @@ MAX_FILE_BYTES = 8 * MAX_PIXELS
 """Largest file that is opened: the largest image, uncompressed, at 8 bytes a pixel."""
 
 _TILE_WIDTH, _TILE_HEIGHT, _BITS, _SIGN, _PHOTOMETRIC = 322, 323, 258, 339, 262  # tags of TIFF
+_ORIENTATION = 274
+_QUARTER_TURNS = {5, 6, 7, 8}
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a named pipe"),
@@ -74,6 +76,10 @@ def open_image(file: Path | bytes) -> Image.Image:
     else:
         check_plain(file)
         image = Image.open(file, formats=_decoders())
+        if image.format == "TIFF" and image.getexif().get(_ORIENTATION) in _QUARTER_TURNS:
+            # Pillow maps such a file into memory with height and width exchanged: noise.
+            image.close()
+            return open_image(file.read_bytes())
     try:
         _check_header(image)
     except InputError:
