@@ -7,6 +7,7 @@ nothing blocks, and a small file cannot ask for gigabytes.
 
 import io
 import stat
+from collections.abc import Iterable
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -108,6 +109,22 @@ def check_plain(path: Path) -> None:
         if is_kind(status.st_mode):
             raise InputError(f"it is {kind}; pass an image file")
     _check_length(status.st_size)
+
+
+def lies_below(path: Path, folders: Iterable[Path]) -> bool:
+    """Say whether a file lies in one of some folders, wherever links and .. in its name lead to.
+
+    A table that comes from a stranger may name files, but none beside its own.
+
+    Example:
+        >>> lies_below(Path("/data/../etc/passwd"), [Path("/data")])
+        False
+    """
+    try:
+        found = path.resolve()
+        return any(found.is_relative_to(folder.resolve()) for folder in folders)
+    except (OSError, RuntimeError, ValueError):  # circles of links, names that no file can have
+        return False
 
 
 @cache
