@@ -67,7 +67,8 @@ def write_report(config: ReportConfig) -> Path:
     )
     try:
         with atomic_file(config.file) as file:
-            file.write(html.encode())
+            # Paths of data may hold bytes that are no UTF-8, and then stand in the page as escapes.
+            file.write(html.encode(errors="backslashreplace"))
     except OSError as error:
         raise InputError(
             f"{config.file} cannot be written ({error.strerror}); pass another --out"
