@@ -46,7 +46,7 @@ def build_model(name: str, *, num_classes: int, in_channels: int) -> nn.Module:
         return BUILT_IN[name](num_classes, in_channels)
     if name.startswith("timm:"):
         return _build_timm(name.removeprefix("timm:"), num_classes, in_channels)
-    if ":" in name:
+    if is_own(name):
         return _build_own(name, num_classes, in_channels)
     near = difflib.get_close_matches(name, BUILT_IN, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
@@ -54,6 +54,16 @@ def build_model(name: str, *, num_classes: int, in_channels: int) -> nn.Module:
         f"there is no model {name!r}{hint}; pass one of {', '.join(BUILT_IN)}, timm:NAME, "
         "or package.module:factory"
     )
+
+
+def is_own(name: object) -> bool:
+    """Whether a model's name stands for code of the user's own, which is imported and called.
+
+    Example:
+        >>> is_own("my.models:make"), is_own("timm:resnet18"), is_own("resnet20")
+        (True, False, False)
+    """
+    return isinstance(name, str) and ":" in name and not name.startswith("timm:")
 
 
 def _build_timm(name: str, num_classes: int, in_channels: int) -> nn.Module:

@@ -25,6 +25,7 @@ from selfexplain.recipes.pretrained import (
     WEIGHTS,
     PixelClassifier,
     classifier_of,
+    without_places,
     write_config,
 )
 from selfexplain.report.model_card import model_card
@@ -86,7 +87,14 @@ def export_run(config: ExportConfig) -> list[Path]:
 def _card(run: FinishedRun) -> str:
     result = read_json(run.folder / "result.json")
     environment = read_json(run.folder / "run.json").get("environment", {})
-    return model_card(run.config, result, environment, run.class_names, run.shape_CHW)
+    config = without_places(run.config)
+    try:
+        return model_card(config, result, environment, run.class_names, run.shape_CHW)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{run.folder / 'run.json'} is no record of a training ({first_line(error)}); pass "
+            "another run"
+        ) from error
 
 
 def _made(form: Format, run: FinishedRun, classifier: PixelClassifier) -> bytes:
@@ -151,6 +159,9 @@ def _onnx(run: FinishedRun, classifier: PixelClassifier) -> bytes:
             verbose=False,
         )
     assert program is not None
+    for graph in (program.model.graph, *program.model.functions.values()):
+        for node in graph.all_nodes():  # files and lines of this machine's code
+            node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
     model = program.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     _check(
@@ -168,6 +179,9 @@ def _torch_export(run: FinishedRun, classifier: PixelClassifier) -> bytes:
     program = torch.export.export(
         classifier, (_example(classifier, 2),), dynamic_shapes=({0: batch},)
     )
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # files and lines of this machine's code
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
     buffer.seek(0)
