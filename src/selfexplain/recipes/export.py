@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -159,7 +159,8 @@ def _onnx(run: FinishedRun, classifier: PixelClassifier) -> bytes:
             verbose=False,
         )
     assert program is not None
-    for graph in (program.model.graph, *program.model.functions.values()):
+    graphs: list[Any] = [program.model.graph, *program.model.functions.values()]
+    for graph in graphs:
         for node in graph.all_nodes():  # files and lines of this machine's code
             node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
     model = program.model_proto.SerializeToString()
