@@ -7,7 +7,8 @@ import selfexplain
 
 ROOT = Path(selfexplain.__file__).parent
 FLOORS = (
-    {"errors"},
+    {"errors", "lazy"},
+    {"writing"},
     {"models", "data", "sweeps"},
     {"multilevel", "explanations", "spaces"},
     {"objectives", "evaluation"},

@@ -10,21 +10,26 @@ Example:
     >>> Introspective(model)(torch.randn(2, 1, 8, 8), torch.tensor([0, 1]))["loss"].backward()
 """
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-from selfexplain.errors import InputError
-from selfexplain.explanations import class_maps
-from selfexplain.introspection import Introspective
+from selfexplain.lazy import lazily
+
+if TYPE_CHECKING:
+    from selfexplain.errors import InputError
+    from selfexplain.explanations.maps import class_maps
+    from selfexplain.introspection.objective import Introspective
+    from selfexplain.recipes.pretrained import from_pretrained
 
 __all__ = ["InputError", "Introspective", "class_maps", "from_pretrained"]
 
 __version__ = "0.1.0"
 
-
-def __getattr__(name: str) -> Any:
-    """`from_pretrained` when it is asked for: what it needs takes a while to import."""
-    if name == "from_pretrained":
-        from selfexplain.recipes.pretrained import from_pretrained
-
-        return from_pretrained
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+lazily(
+    __name__,
+    {
+        "errors": "InputError",
+        "explanations.maps": "class_maps",
+        "introspection.objective": "Introspective",
+        "recipes.pretrained": "from_pretrained",
+    },
+)

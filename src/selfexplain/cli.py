@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 from selfexplain.app.serve import AppConfig
 from selfexplain.commands import COMMANDS, DemoConfig
 from selfexplain.errors import exit_on_bad_input
-from selfexplain.recipes.explain import ExplainConfig
-from selfexplain.recipes.export import ExportConfig
-from selfexplain.recipes.lookup import LookupConfig
+from selfexplain.recipes.explain_options import ExplainConfig
+from selfexplain.recipes.export_options import ExportConfig
+from selfexplain.recipes.lookup_options import LookupConfig
 from selfexplain.recipes.options import CompareConfig, TrainConfig
-from selfexplain.recipes.report import ReportConfig
+from selfexplain.recipes.report_options import ReportConfig
 from selfexplain.recipes.retrain_options import RetrainConfig
 from selfexplain.recipes.searches_options import SearchesConfig
-from selfexplain.recipes.study_kd import StudyKDConfig
+from selfexplain.recipes.study_kd_options import StudyKDConfig
+from selfexplain.writing import no_room_said
 
 Command = (
     Annotated[TrainConfig, tyro.conf.subcommand("train")]
@@ -54,11 +54,15 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; bad input is one sentence on stderr and exit code 2."""
-    console = Console(markup=False, highlight=False)
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # ours is enough
     try:
-        with exit_on_bad_input("selfexplain"):
+        with exit_on_bad_input("selfexplain"), no_room_said():
             command = parse(arguments)
+            from rich.console import Console  # not above: help and refusals do without
+
+            console = Console(markup=False, highlight=False)
+            # Where the reader of what is printed goes away, as head does, the work goes on.
+            console.on_broken_pipe = lambda: setattr(console, "quiet", True)  # type: ignore[method-assign]
             COMMANDS[type(command)](command, console)
     except KeyboardInterrupt:
         print("selfexplain: stopped; finished epochs are kept", file=sys.stderr)

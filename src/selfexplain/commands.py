@@ -1,45 +1,30 @@
-"""What each subcommand does: run its recipe, then print and save what came of it."""
+"""What each subcommand does: run its recipe, then print and save what came of it.
+
+Each imports its recipe itself, so that none waits for what another needs.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
+from typing import TYPE_CHECKING, Any
 
 from selfexplain.app.serve import AppConfig, serve
-from selfexplain.recipes.compare import run_comparison
-from selfexplain.recipes.demo import demo_config, demo_picture, demo_search
-from selfexplain.recipes.environment import first_process
-from selfexplain.recipes.evaluate_explanations import evaluate_explanations
-from selfexplain.recipes.explain import ExplainConfig, explain_images
-from selfexplain.recipes.export import ExportConfig, export_run
-from selfexplain.recipes.lookup import LookupConfig, lookup_table, run_lookup
+from selfexplain.recipes.explain_options import ExplainConfig
+from selfexplain.recipes.export_options import ExportConfig
+from selfexplain.recipes.lookup_options import LookupConfig
+from selfexplain.recipes.machines import first_process
 from selfexplain.recipes.options import CompareConfig, RunConfig, TrainConfig
-from selfexplain.recipes.prepare import load
-from selfexplain.recipes.report import ReportConfig, write_report
+from selfexplain.recipes.report_options import ReportConfig
 from selfexplain.recipes.retrain_options import RetrainConfig
-from selfexplain.recipes.search import run_search
 from selfexplain.recipes.search_options import SearchConfig
-from selfexplain.recipes.searches import run_searches
 from selfexplain.recipes.searches_options import SearchesConfig
-from selfexplain.recipes.study_kd import StudyKDConfig, run_study
-from selfexplain.recipes.train import run_training
-from selfexplain.report import (
-    cell_text,
-    comparison_markdown,
-    comparison_table,
-    cost_figure,
-    progress_bar,
-    quality_table,
-    save_figure,
-    searches_table,
-    study_figure,
-    study_markdown,
-    study_table,
-    sweep_progress,
-)
-from selfexplain.spaces import from_string
+from selfexplain.recipes.study_kd_options import StudyKDConfig
+from selfexplain.writing import atomic_file
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +36,9 @@ class DemoConfig:
 
 
 def _train(config: RunConfig, console: Console) -> None:
+    from selfexplain.recipes.train import run_training
+    from selfexplain.report.progress import progress_bar
+
     with progress_bar(console, quiet=not first_process()) as advance:
         result = run_training(
             config, on_step=lambda done, total: advance(config.objective, config.seed, done, total)
@@ -77,17 +65,32 @@ def _compare(config: CompareConfig, console: Console) -> None:
 
 
 def _compare_and_tell(config: CompareConfig, console: Console) -> None:
+    from selfexplain.recipes.compare import run_comparison
+    from selfexplain.report.cost_plot import cost_figure
+    from selfexplain.report.picture import save_figure
+    from selfexplain.report.sweep_table import sweep_progress
+    from selfexplain.report.table import comparison_markdown, comparison_table
+
     with sweep_progress(console, epochs=config.training.epochs, quiet=not first_process()) as watch:
         results = run_comparison(config, watch)
     if first_process():
         console.print(comparison_table(results))
-        (config.out / "table.md").write_text(comparison_markdown(results))
+        _write_text(config.out / "table.md", comparison_markdown(results))
         save_figure(cost_figure(results["summary"]), config.out / "accuracy-cost.png")
         console.print(f"Results: {config.out / 'results.json'}", soft_wrap=True)
 
 
+def _write_text(path: Path, text: str) -> None:
+    with atomic_file(path) as file:
+        file.write(text.encode())
+
+
 def _explain(config: ExplainConfig, console: Console) -> None:
     if config.evaluate:
+        from selfexplain.recipes.evaluate_explanations import evaluate_explanations
+        from selfexplain.report.progress import progress_bar
+        from selfexplain.report.quality_table import quality_table
+
         with progress_bar(console) as advance:
             results = evaluate_explanations(
                 config,
@@ -96,17 +99,25 @@ def _explain(config: ExplainConfig, console: Console) -> None:
         console.print(quality_table(results))
         console.print(f"Results: {config.results_file}", soft_wrap=True)
     else:
+        from selfexplain.recipes.explain import explain_images
+        from selfexplain.report.picture import save_figure
+
         assert config.out is not None, "the configuration asks for it"
         save_figure(explain_images(config), config.out)
         console.print(f"Picture: {config.out}", soft_wrap=True)
 
 
 def _study(config: StudyKDConfig, console: Console) -> None:
+    from selfexplain.recipes.study_kd import run_study
+    from selfexplain.report.picture import save_figure
+    from selfexplain.report.study import study_figure, study_markdown, study_table
+    from selfexplain.report.sweep_table import sweep_progress
+
     with sweep_progress(console, epochs=config.training.epochs, quiet=not first_process()) as watch:
         study = run_study(config, watch)
     if first_process():
         console.print(study_table(study))
-        (config.out / "table.md").write_text(study_markdown(study))
+        _write_text(config.out / "table.md", study_markdown(study))
         save_figure(study_figure(study), config.out / "study.png")
         console.print(f"Picture: {config.out / 'study.png'}", soft_wrap=True)
         console.print(f"Results: {config.out / 'study.json'}", soft_wrap=True)
@@ -114,15 +125,21 @@ def _study(config: StudyKDConfig, console: Console) -> None:
 
 
 def _report(config: ReportConfig, console: Console) -> None:
+    from selfexplain.recipes.report import write_report
+
     console.print(f"Report: {write_report(config)}", soft_wrap=True)
 
 
 def _export(config: ExportConfig, console: Console) -> None:
+    from selfexplain.recipes.export import export_run
+
     for path in export_run(config):
         console.print(f"Written: {path}", soft_wrap=True)
 
 
 def _look_up(config: LookupConfig, console: Console) -> None:
+    from selfexplain.recipes.lookup import lookup_table, run_lookup
+
     console.print(lookup_table(config.genotype, run_lookup(config)))
 
 
@@ -134,6 +151,9 @@ def _one_or_more_searches(config: SearchesConfig, console: Console) -> None:
 
 
 def _search(config: SearchConfig, console: Console) -> None:
+    from selfexplain.recipes.search import run_search
+    from selfexplain.report.progress import progress_bar
+
     with progress_bar(console, quiet=not first_process()) as advance:
         result = run_search(
             config,
@@ -146,6 +166,9 @@ def _search(config: SearchConfig, console: Console) -> None:
 
 
 def _tell_of_search(config: SearchConfig, result: dict[str, Any], console: Console) -> None:
+    from selfexplain.report.cell_text import cell_text
+    from selfexplain.spaces import from_string
+
     console.print(cell_text(from_string(result["genotype"])), soft_wrap=True)
     if result["collapsed"]:
         console.print(
@@ -165,6 +188,10 @@ def _tell_of_search(config: SearchConfig, result: dict[str, Any], console: Conso
 
 
 def _searches(config: SearchesConfig, console: Console) -> None:
+    from selfexplain.recipes.searches import run_searches
+    from selfexplain.report.searches_table import searches_table
+    from selfexplain.report.sweep_table import sweep_progress
+
     with sweep_progress(console, epochs=config.epochs, quiet=not first_process()) as watch:
         results = run_searches(config, watch)
     console.print(searches_table(results))
@@ -178,6 +205,9 @@ def _app(config: AppConfig, console: Console) -> None:
 
 
 def _demo(command: DemoConfig, console: Console) -> None:
+    from selfexplain.recipes.demo import demo_config, demo_picture, demo_search
+    from selfexplain.recipes.prepare import load
+
     config = demo_config(command.out)
     _compare_and_tell(config, console)  # its report follows, with the search on the same page
     picture = demo_picture(config, load(config.data))

@@ -18,6 +18,9 @@ class InputError(Exception):
         selfexplain.errors.InputError: epochs is 0; pass a number of at least 1
     """
 
+    exit_code = 2
+    """Of a program that ends with it."""
+
 
 class ShortageError(InputError):
     """The machine is short of something just now, which may be there later: sweeps try again.
@@ -26,6 +29,47 @@ class ShortageError(InputError):
         >>> issubclass(ShortageError, InputError)
         True
     """
+
+
+class BrokenOffError(InputError):
+    """Work was broken off by what its input is not to blame for.
+
+    Attributes:
+        kept: what of the work so far is not lost; None as long as nobody has said.
+
+    Example:
+        >>> error = BrokenOffError("the power failed")
+        >>> error.kept = "the checkpoint of epoch 3 is kept"
+        >>> print(error)
+        the power failed; the checkpoint of epoch 3 is kept
+    """
+
+    kept: str | None = None
+
+    def __str__(self) -> str:
+        """The sentence, with what is kept."""
+        said = super().__str__()
+        return said if self.kept is None else f"{said}; {self.kept}"
+
+
+class WriteError(BrokenOffError):
+    """A file cannot be written: the disk is full, or the like.
+
+    Example:
+        >>> issubclass(WriteError, InputError)
+        True
+    """
+
+
+class LostProcessError(BrokenOffError):
+    """Another of the processes that run together has ended before its time.
+
+    Example:
+        >>> LostProcessError.exit_code
+        1
+    """
+
+    exit_code = 1
 
 
 def first_line(error: BaseException) -> str:
@@ -40,7 +84,7 @@ def first_line(error: BaseException) -> str:
 
 @contextmanager
 def exit_on_bad_input(program: str) -> Iterator[None]:
-    """End a program on bad input: one sentence on stderr, exit code 2, no traceback.
+    """End a program on bad input: one sentence on stderr, its exit code (2), no traceback.
 
     Args:
         program: the name that the sentence begins with.
@@ -53,4 +97,4 @@ def exit_on_bad_input(program: str) -> Iterator[None]:
         yield
     except InputError as error:
         print(f"{program}: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.exit_code)

@@ -15,8 +15,7 @@ from torchrun_script import OBJECTIVES, TRAIN, train_all
 
 from selfexplain.cli import main
 from selfexplain.errors import InputError
-from selfexplain.recipes.environment import first_process
-from selfexplain.recipes.machines import devices_and_machines
+from selfexplain.recipes.machines import devices_and_machines, first_process
 from selfexplain.recipes.options import DeviceOptions
 
 HERE = Path(__file__).parent

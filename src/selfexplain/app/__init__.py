@@ -1,8 +1,13 @@
 """The app: what a finished run sees in an image, in a browser."""
 
-from selfexplain.app.board import Board
-from selfexplain.app.explain import Explainer, Explanation
-from selfexplain.app.images import open_upload, to_shape
+from typing import TYPE_CHECKING
+
+from selfexplain.lazy import lazily
+
+if TYPE_CHECKING:
+    from selfexplain.app.board import Board
+    from selfexplain.app.explain import Explainer, Explanation
+    from selfexplain.app.images import open_upload, to_shape
 
 __all__ = [
     "Board",
@@ -11,3 +16,12 @@ __all__ = [
     "open_upload",
     "to_shape",
 ]
+
+lazily(
+    __name__,
+    {
+        "board": "Board",
+        "explain": "Explainer Explanation",
+        "images": "open_upload to_shape",
+    },
+)

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from selfexplain.errors import InputError
+from selfexplain.training.files import read_tensors
 
 ALBUM = Path("album") / "images.safetensors"
 """Where a run keeps them, in its folder."""
@@ -53,12 +52,12 @@ def read_examples(folder: Path, class_names: tuple[str, ...]) -> list[Example]:
     if not path.exists():
         return []
     try:
-        album = load_file(path)
+        album = read_tensors(path, remedy="delete it to go without examples")
         return [
             Example(image_CHW, class_names[label])
             for image_CHW, label in zip(album["images"], album["labels"].tolist(), strict=True)
         ]
-    except (SafetensorError, KeyError, IndexError, ValueError) as error:
+    except (KeyError, IndexError, ValueError) as error:
         raise InputError(
             f"{path} holds no images of this run ({error}); delete it to go without examples"
         ) from error

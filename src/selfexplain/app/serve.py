@@ -8,16 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from selfexplain.app.board import Board
-from selfexplain.app.examples import read_examples
-from selfexplain.app.explain import Explainer
-from selfexplain.app.gate import Gate, connecting_nowhere
-from selfexplain.app.images import MAX_BYTES
 from selfexplain.errors import InputError
+
+if TYPE_CHECKING:
+    from selfexplain.app.board import Board
 
 MOST_WAITING = 100
 """Choices of all visitors that wait for an answer; further ones are told to try again."""
@@ -56,6 +54,12 @@ def serve(config: AppConfig) -> None:
         Traceback (most recent call last):
         selfexplain.errors.InputError: absent holds no finished run; pass a folder with run.json ...
     """
+    # Not above: the command line reads AppConfig without torch.
+    from selfexplain.app.board import Board
+    from selfexplain.app.examples import read_examples
+    from selfexplain.app.explain import Explainer
+    from selfexplain.app.gate import connecting_nowhere
+
     board = Board([Explainer(folder) for folder in config.run])
     examples = read_examples(config.run[0], board.explainers[0].class_names)
     with (
@@ -82,7 +86,7 @@ def _ending_like_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _page(board: Board, examples: list[Any]) -> Any:
+def _page(board: "Board", examples: list[Any]) -> Any:
     try:
         from selfexplain.app.page import build_page
     except ImportError as error:
@@ -107,6 +111,8 @@ def launch(page: Any, config: AppConfig, uploads: Path) -> None:
     from gradio.themes import Base
     from starlette.middleware import Middleware
 
+    from selfexplain.app.gate import Gate
+    from selfexplain.app.images import MAX_BYTES
     from selfexplain.app.page import check_version
 
     fonts = ["system-ui", "sans-serif"]  # as names they come from the system, not from Google

@@ -1,11 +1,14 @@
 """The kinds of class maps, and the checks of what users pass (B batch, C channels, K classes)."""
 
-from collections.abc import Sequence
-from typing import Literal, get_args
+from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, get_args
 
 from selfexplain.errors import InputError
+
+if TYPE_CHECKING:  # the command line reads the kinds without torch
+    from torch import Tensor
 
 MapKind = Literal["cam", "grad_cam", "feature_x_gradient", "gradient", "input_x_gradient"]
 KINDS: tuple[MapKind, ...] = get_args(MapKind)
@@ -54,6 +57,8 @@ def check_logits(logits: object, batch: int) -> Tensor:
         >>> check_logits(torch.zeros(2, 10), batch=2).shape
         torch.Size([2, 10])
     """
+    from torch import Tensor
+
     if not isinstance(logits, Tensor):
         raise InputError(
             f"the model returned a {type(logits).__name__}; "

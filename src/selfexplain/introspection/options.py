@@ -8,13 +8,17 @@ from typing import Any, Literal, get_args
 
 from selfexplain.errors import InputError
 from selfexplain.explanations import MapKind
-from selfexplain.introspection.similarity import MapSimilarity, Similarity
 
+MapSimilarity = Literal["cosine", "distance", "votes", "attended_votes"]
+"""Measures that read class maps."""
+Similarity = Literal["attribution", MapSimilarity]
+"""All measures; `attribution` reads the features that the maps are sums of."""
 Aggregation = Literal["instance", "class"]
 Shape = Literal["softmax", "zipf"]
 Mass = Literal["fixed", "own"]
 Form = Literal["mixed", "ce_kl", "non_true"]
 Control = Literal["none", "permuted", "uniform", "logits", "weights"]
+OwnMassControl = Literal["none", "permuted"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,18 +12,13 @@ Shape suffixes: B batch, K classes, H and W space, N = H W places.
 """
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selfexplain.introspection.options import MapSimilarity
 from selfexplain.objectives.non_true import true_mask
-
-MapSimilarity = Literal["cosine", "distance", "votes", "attended_votes"]
-"""Measures that read class maps."""
-Similarity = Literal["attribution", MapSimilarity]
-"""All measures; `attribution` reads the features that the maps are sums of."""
 
 
 def similarity_to_true(

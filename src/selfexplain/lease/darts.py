@@ -2,8 +2,8 @@
 
 from typing import Literal
 
-from selfexplain.lease.learner import Rates
 from selfexplain.lease.levels import explainer, explainer_learns, explainer_relearns
+from selfexplain.lease.options import Rates
 from selfexplain.lease.search import (
     WEIGHTS_DISPLACEMENT,
     ArchitectureSearch,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from selfexplain.errors import InputError
 from selfexplain.lease.explaining import explain_by_attack
-from selfexplain.lease.learner import Learner, Rates
+from selfexplain.lease.learner import Learner
 from selfexplain.lease.levels import (
     Loss,
     Network,
@@ -18,13 +18,14 @@ from selfexplain.lease.levels import (
     explainer_relearns,
 )
 from selfexplain.lease.levels import audience as audience_network
-from selfexplain.lease.options import GradientPath, LeaSEOptions
+from selfexplain.lease.options import GradientPath, LeaSEOptions, Rates
 from selfexplain.lease.search import (
     WEIGHTS_DISPLACEMENT,
     ArchitectureSearch,
     Batch,
     Declaration,
 )
+from selfexplain.models.pointwise import warn_of_strided_pointwise
 from selfexplain.multilevel import Level, Processes, as_function, walk
 from selfexplain.multilevel.module import Function
 from selfexplain.multilevel.processes import ALONE
@@ -229,4 +230,5 @@ class LeaSE(ArchitectureSearch):
                 f"audience {shapes['audience']}; pass an audience that returns logits of the same "
                 "classes"
             )
+        warn_of_strided_pointwise(self.learners["audience"].module)
         self._checked = True

@@ -1,4 +1,4 @@
-"""The choices of LeaSE, checked."""
+"""The choices of LeaSE and the rates of every search, checked."""
 
 import math
 from dataclasses import dataclass
@@ -83,3 +83,43 @@ class LeaSEOptions:
             raise InputError(
                 "random_delta has the size of a normalised step; pass --attack normalised or sign"
             )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rates:
+    """How weights and architecture are moved.
+
+    Raises:
+        InputError: a rate is not positive.
+
+    Example:
+        >>> Rates(lr=0.1).lr
+        0.1
+    """
+
+    lr: float = 0.025
+    """Start value of the weights' learning rate; it falls along a cosine to lr_min. It is also the
+    size of the step that stands for the explainer's and the audience's level."""
+    lr_min: float = 0.001
+    """Its end value."""
+    audience_lr: float = 0.025
+    """The same for the audience's weights."""
+    momentum: float = 0.9
+    """Momentum of the weights."""
+    weight_decay: float = 3e-4
+    """Weight decay of the weights."""
+    clip: float = 5.0
+    """Largest norm of a gradient of the weights."""
+    architecture_lr: float = 3e-4
+    """Learning rate of the architecture (Adam with betas 0.5 and 0.999)."""
+    architecture_weight_decay: float = 1e-3
+    """Weight decay of the architecture."""
+
+    def __post_init__(self) -> None:
+        """Refuse rates that move nothing or the wrong way."""
+        for name in ("lr", "audience_lr", "clip", "architecture_lr"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} is {getattr(self, name):g}; pass a positive number")
+        for name in ("lr_min", "momentum", "weight_decay", "architecture_weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name} is {getattr(self, name):g}; pass a number of at least 0")

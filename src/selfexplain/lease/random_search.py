@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from selfexplain.errors import InputError
-from selfexplain.lease.learner import Rates
 from selfexplain.lease.levels import explainer, explainer_learns
+from selfexplain.lease.options import Rates
 from selfexplain.lease.search import ArchitectureSearch, Batch, Declaration
 from selfexplain.multilevel import Level, Processes, as_function
 from selfexplain.multilevel.processes import ALONE

@@ -7,10 +7,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from selfexplain.errors import InputError
-from selfexplain.lease.learner import Rates
 from selfexplain.lease.lease import LeaSE, with_gradient_path
 from selfexplain.lease.levels import Loss, Network
-from selfexplain.lease.options import LeaSEOptions
+from selfexplain.lease.options import LeaSEOptions, Rates
 from selfexplain.lease.search import Batch
 from selfexplain.multilevel import Processes
 from selfexplain.multilevel.module import Function

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
-from selfexplain.lease.learner import Learner, Rates
+from selfexplain.lease.learner import Learner
+from selfexplain.lease.options import Rates
 from selfexplain.multilevel import Level, Mode, Processes, all_finite, unroll, walk
 from selfexplain.multilevel.processes import ALONE
 from selfexplain.multilevel.variables import Variable, Variables, leaves

@@ -1,19 +1,17 @@
 """The gradient of an outer loss through a chain of one-step levels."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 from torch import Tensor
 
 from selfexplain.errors import InputError
 from selfexplain.multilevel.exact import unroll_exact
 from selfexplain.multilevel.level import Level, check_levels
+from selfexplain.multilevel.mode import Mode
 from selfexplain.multilevel.processes import ALONE, Processes
 from selfexplain.multilevel.sweep import unroll_by_sweep
 from selfexplain.multilevel.unrolled import Unrolled
 from selfexplain.multilevel.variables import Variable, Variables
-
-Mode = Literal["finite_difference", "one_sided", "inner_product", "exact"]
 
 
 def hypergradient(

@@ -3,11 +3,14 @@
 Shape suffixes: B batch, J = K - 1 classes that are not true.
 """
 
-import math
-from typing import Literal
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+import math
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:  # the command line reads the parts without torch
+    import torch
+    from torch import Tensor
 
 Mass = Literal["image", "class", "all", "virtual"]
 """Whose mass of the true class: the image's, the mean of its class or of all, a made-up one."""
@@ -57,9 +60,12 @@ def permuted_rows(others_BJ: Tensor, generator: torch.Generator) -> Tensor:
     """Each row's values in an order of its own, drawn on the CPU, so that every device draws alike.
 
     Example:
+        >>> import torch
         >>> row = permuted_rows(torch.tensor([[0.1, 0.2, 0.7]]), torch.Generator().manual_seed(0))
         >>> sorted(round(v, 1) for v in row[0].tolist())
         [0.1, 0.2, 0.7]
     """
+    import torch
+
     order_BJ = torch.rand(others_BJ.shape, generator=generator).argsort(dim=1)
     return others_BJ.gather(1, order_BJ.to(others_BJ.device))

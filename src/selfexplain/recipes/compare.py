@@ -8,18 +8,25 @@ each, see train.py), `teachers/` (the same for the teachers that were trained fo
 is finished and continues what is not. With `--tune` the trials of options are in `tune/`.
 """
 
+from __future__ import annotations
+
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 
 from selfexplain.data import ImageData
 from selfexplain.recipes.check_model import check_model
 from selfexplain.recipes.classifier import build_seeded
 from selfexplain.recipes.environment import environment
 from selfexplain.recipes.finished_runs import finished_rows, timed_costs, unfinished_config
-from selfexplain.recipes.folder import check_free, check_same_config, locked, saved_config
+from selfexplain.recipes.folder import (
+    check_free,
+    check_same_config,
+    kept_said,
+    locked,
+    saved_config,
+)
 from selfexplain.recipes.grid import run_all
 from selfexplain.recipes.launch import launch
 from selfexplain.recipes.objectives import resolve
@@ -41,6 +48,10 @@ from selfexplain.training.cost import interleaved_cost
 from selfexplain.training.files import write_json
 from selfexplain.training.loggers import check_installed
 from selfexplain.training.shortage import shortage_said
+
+if TYPE_CHECKING:  # a refusal comes before its seconds of import
+    from lightning_fabric import Fabric
+
 
 COLUMNS = ("objective", "seed", *SCORES, "step_seconds", "cost", *SOMETIMES)
 """Fields of a row of results.json, those that it has."""
@@ -81,7 +92,7 @@ def run_comparison(
     check_tunable(config)
     check_installed(config.loggers)
     _claim_folder(config)
-    with locked(config.out):
+    with locked(config.out), kept_said(config.out):
         if config.finished_only:
             rows, missing = finished_rows(config)
             return _written(config, rows, unfinished_config(config, missing))

@@ -1,13 +1,11 @@
 """What a result depends on beside its configuration: versions, hardware, commit."""
 
 import importlib.metadata
-import os
 import platform
 import subprocess
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 PACKAGES = ("selfexplain", "torch", "numpy", "lightning-fabric", "torchmetrics", "datasets")
 
@@ -27,19 +25,6 @@ def environment(device: torch.device) -> dict[str, object]:
         "threads": torch.get_num_threads(),
         "commit": commit(Path(__file__).parent),
     }
-
-
-def first_process() -> bool:
-    """Whether this is the process that speaks and writes; launchers number the processes.
-
-    torchrun numbers those of all machines in RANK; ours, on one machine, in LOCAL_RANK alone.
-
-    Example:
-        >>> first_process()
-        True
-    """
-    rank = "RANK" if dist.is_available() and dist.is_torchelastic_launched() else "LOCAL_RANK"
-    return int(os.environ.get(rank, "0")) == 0
 
 
 def hardware(device: torch.device) -> str:

@@ -20,7 +20,8 @@ from selfexplain.data.seeding import named_generator
 from selfexplain.errors import InputError
 from selfexplain.evaluation import paired_difference, predict
 from selfexplain.recipes.environment import environment
-from selfexplain.recipes.explain import ExplainConfig, TrainedRun, load_run
+from selfexplain.recipes.explain import TrainedRun, load_run
+from selfexplain.recipes.explain_options import ExplainConfig
 from selfexplain.recipes.explanation_scores import BETTER, CHUNK, map_scores
 from selfexplain.recipes.folder import saved_config
 from selfexplain.recipes.launch import launch

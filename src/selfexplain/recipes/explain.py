@@ -4,18 +4,18 @@ Shape suffixes: B images, C channels, H and W space, K classes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-import tyro
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from selfexplain.data import normalise
 from selfexplain.data.decode import BrokenImageError, decode_free
+from selfexplain.data.pixels import OutgrownError, Ranges
 from selfexplain.data.sources import Files
 from selfexplain.errors import InputError, first_line
 from selfexplain.explanations import MapKind, class_maps
@@ -23,75 +23,12 @@ from selfexplain.introspection import Introspective
 from selfexplain.objectives import Objective
 from selfexplain.recipes.classifier import build_classifier
 from selfexplain.recipes.derived import with_auxiliary_head
+from selfexplain.recipes.explain_options import ExplainConfig
 from selfexplain.recipes.finished import load_weights, read_finished
 from selfexplain.recipes.objective_options import ObjectiveOptions
 from selfexplain.recipes.objectives import resolve
-from selfexplain.recipes.quality_options import QualityOptions
 from selfexplain.report import explanation_figure
 from selfexplain.training.checkpoint import check_format, load_checkpoint, loading_from
-
-FORMATS = (".png", ".svg", ".pdf")
-"""Endings of the pictures that can be written."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ExplainConfig:
-    """Draw class maps and soft targets of images by a trained run, or evaluate its maps."""
-
-    run: tuple[Path, ...]
-    """Folder of a finished run (of train, of retrain, or one of a comparison's runs/); several to
-    compare their maps with --evaluate, differences to the first."""
-    images: tuple[Path, ...] = ()
-    """Image files to draw."""
-    out: Path | None = None
-    """File to write: a picture as .png, .svg or .pdf; with --evaluate .json, by default
-    explanations.json in the first run's folder."""
-    kind: tuple[MapKind, ...] = ("cam",)
-    """Kind of the class maps; several with --evaluate."""
-    layer: str | None = None
-    """Layer of the maps, by module name; None for the last feature map."""
-    evaluate: bool = False
-    """Instead of drawing, measure how good the maps are on images that the run was scored on."""
-    quality: Annotated[QualityOptions, tyro.conf.arg(name="")] = field(
-        default_factory=QualityOptions
-    )
-
-    def __post_init__(self) -> None:
-        """Refuse what drawing, or evaluating, cannot use."""
-        for name in ("run", "kind"):
-            values = getattr(self, name)
-            if not values or len(set(values)) < len(values):
-                raise InputError(f"{name} is empty or names one twice; pass each once")
-        if self.evaluate:
-            self._check_evaluation()
-        else:
-            self._check_drawing()
-        if self.out is not None and self.out.is_dir():
-            raise InputError(f"out is {self.out}, a folder; pass a file")
-
-    def _check_evaluation(self) -> None:
-        if self.images:
-            raise InputError(
-                "evaluate draws no images, but takes those that the run was scored on; leave out "
-                "--images, or pass --boxes with a table of images and boxes"
-            )
-        if self.results_file.suffix != ".json":
-            raise InputError(f"out is {self.out}; with --evaluate pass a file that ends in .json")
-
-    def _check_drawing(self) -> None:
-        if self.quality != QualityOptions():
-            raise InputError("options of --evaluate were given without it; pass --evaluate too")
-        if len(self.run) > 1 or len(self.kind) > 1:
-            raise InputError(
-                "a picture is drawn of one run and one kind of map; pass one of each, or --evaluate"
-            )
-        if self.out is None or self.out.suffix not in FORMATS:
-            raise InputError(f"out is {self.out}; pass a file that ends in {', '.join(FORMATS)}")
-
-    @property
-    def results_file(self) -> Path:
-        """Where the results of an evaluation are written."""
-        return self.run[0] / "explanations.json" if self.out is None else self.out
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,6 +40,7 @@ class TrainedRun:
     shape_CHW: tuple[int, int, int]
     mean_C: Tensor
     std_C: Tensor
+    ranges: Ranges | None = None
 
 
 def load_run(folder: Path, kind: MapKind = "cam", layer: str | None = None) -> TrainedRun:
@@ -121,7 +59,7 @@ def load_run(folder: Path, kind: MapKind = "cam", layer: str | None = None) -> T
     name, values = resolve(config["objective"], _objective_options(config))
     if name == "introspective":
         # The running class means are in the checkpoint alone.
-        objective = Introspective(model, **values)
+        objective = Introspective(model, num_classes=run.num_classes, **values)
         whole = with_auxiliary_head(objective, config)
         path = folder / "checkpoint.pt"
         state = load_checkpoint(path)
@@ -130,13 +68,14 @@ def load_run(folder: Path, kind: MapKind = "cam", layer: str | None = None) -> T
             whole.load_state_dict(state["objective"])
     else:
         objective = Introspective(model, kind=kind, layer=layer, form="mixed")
-    load_weights(model, folder)
+    load_weights(model, run)
     return TrainedRun(
         objective=objective.eval(),
         class_names=run.class_names,
         shape_CHW=run.shape_CHW,
         mean_C=run.mean_C,
         std_C=run.std_C,
+        ranges=run.ranges,
     )
 
 
@@ -159,12 +98,20 @@ def explain_images(config: ExplainConfig) -> Figure:
         raise InputError("images is empty; pass at least one image file")
     kind = config.kind[0]
     run = load_run(config.run[0], kind, config.layer)
-    images_BCHW = read_images(config.images, run.shape_CHW)
+    images_BCHW = read_images(config.images, run.shape_CHW, run.ranges)
     return explain_tensor(run, images_BCHW, kind=kind, layer=config.layer)
 
 
-def read_images(paths: Sequence[Path], shape_CHW: tuple[int, int, int]) -> Tensor:
+def read_images(
+    paths: Sequence[Path], shape_CHW: tuple[int, int, int], ranges: Ranges | None = None
+) -> Tensor:
     """Image files as uint8 (B, C, H, W), brought to the shape that the model was trained on.
+
+    Args:
+        paths: of the files.
+        shape_CHW: of the images that the model was trained on.
+        ranges: what their values were scaled by if they had more than 8 bits; None takes what
+            each image calls for.
 
     Raises:
         InputError: a file is missing or cannot be decoded, or the model's images are not square
@@ -172,18 +119,19 @@ def read_images(paths: Sequence[Path], shape_CHW: tuple[int, int, int]) -> Tenso
     """
     channels, height, width = shape_CHW
     for path in paths:
-        if not path.is_file():
+        if not path.exists():
             raise InputError(f"there is no image {path}; pass image files")
     files = Files(paths)
     side = height if height == width else None
     arrays = []
     for row, path in enumerate(paths):
         try:
-            pixels_CHW = decode_free(files, row, channels, side)
-        except BrokenImageError as error:  # it names an option that trainings alone have
+            pixels_CHW = decode_free(files, row, channels, side, ranges)
+        except (BrokenImageError, OutgrownError) as error:  # they name what trainings alone have
             reason = error.__cause__ or error
+            advice = "" if isinstance(reason, InputError) else "; pass an image file"
             raise InputError(
-                f"the image {path} cannot be decoded ({first_line(reason)}); pass an image file"
+                f"the image {path} cannot be decoded ({first_line(reason)}){advice}"
             ) from error
         if pixels_CHW.shape != shape_CHW:
             raise InputError(

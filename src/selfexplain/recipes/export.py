@@ -7,17 +7,16 @@ import io
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stderr
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError, first_line
 from selfexplain.recipes.derived import is_derived
+from selfexplain.recipes.export_options import ExportConfig, Format
 from selfexplain.recipes.finished import FinishedRun, read_finished
 from selfexplain.recipes.hub import push_folder
 from selfexplain.recipes.pretrained import (
@@ -31,29 +30,11 @@ from selfexplain.recipes.pretrained import (
 from selfexplain.report.model_card import model_card
 from selfexplain.spaces import load_genotype
 from selfexplain.spaces.standalone import source_of
-from selfexplain.training.files import atomic_file, read_json
+from selfexplain.training.files import read_json, tensor_bytes
+from selfexplain.writing import atomic_file, cannot_write
 
-Format = Literal["onnx", "torch_export", "source"]
 LARGEST_DIFFERENCE = 1e-3
 """Between logits of a file and of the model, relative to the largest logit (or to 1)."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ExportConfig:
-    """Write a trained classifier in forms that others can use."""
-
-    run: Path
-    """Folder of a finished run (of train, of retrain, or one of a comparison's runs/)."""
-    out: Path
-    """Folder to write; what it holds of an earlier export is replaced."""
-    formats: tuple[Format, ...] = ()
-    """Beside model.safetensors, config.json and README.md: onnx (model.onnx; needs the extra onnx),
-    torch_export (model.pt2), source (network.py, plain PyTorch; for the network of a genotype)."""
-    push: str | None = None
-    """Repository of the Hugging Face hub, NAME/NAME, to upload the folder to; log in before with
-    hf auth login."""
-    private: bool = False
-    """Make the repository private when it is created."""
 
 
 def export_run(config: ExportConfig) -> list[Path]:
@@ -68,17 +49,15 @@ def export_run(config: ExportConfig) -> list[Path]:
     try:
         config.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(
-            f"{config.out} cannot be written to ({error.strerror}); pass another --out"
-        ) from error
-    state = {name: t.contiguous() for name, t in classifier.model.state_dict().items()}
-    contents = {WEIGHTS: safetensors_bytes(state), "README.md": _card(run).encode()}
+        raise cannot_write(config.out, error) from error
+    weights, digest = tensor_bytes(classifier.model.state_dict())
+    contents = {WEIGHTS: weights, "README.md": _card(run).encode()}
     for form in dict.fromkeys(config.formats):
         contents[FORMATS[form][0]] = _made(form, run, classifier)
     for name, content in contents.items():
         with atomic_file(config.out / name) as file:
             file.write(content)
-    write_config(config.out / CONFIG, run)
+    write_config(config.out / CONFIG, run, digest)
     if config.push is not None:
         push_folder(config.out, config.push, private=config.private)
     return [config.out / name for name in (*contents, CONFIG)]

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from selfexplain.data.pixels import Ranges
 from selfexplain.errors import InputError
 from selfexplain.recipes.folder import saved_config
 from selfexplain.training.checkpoint import loading_from
-from selfexplain.training.files import read_json
+from selfexplain.training.files import read_json, read_tensors
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,6 +24,9 @@ class FinishedRun:
     shape_CHW: tuple[int, int, int]
     mean_C: Tensor
     std_C: Tensor
+    digest: str | None = None
+    """Of the weights, as `digest_of` makes it; None where none was kept."""
+    ranges: Ranges | None = None
 
     @property
     def num_classes(self) -> int:
@@ -58,15 +61,59 @@ def read_finished(folder: Path) -> FinishedRun:
         shape_CHW=(channels, height, width),
         mean_C=torch.tensor(images["mean"]),
         std_C=torch.tensor(images["std"]),
+        digest=kept_digest(folder, "model.safetensors"),
+        ranges=Ranges.recorded(images.get("ranges")),
     )
 
 
-def load_weights(model: nn.Module, folder: Path) -> None:
+def kept_digest(folder: Path, name: str) -> str | None:
+    """What `result.json` says that the tensors of a file of its run are; None if it does not.
+
+    Raises:
+        InputError: it cannot be read.
+
+    Example:
+        >>> kept_digest(Path("absent"), "model.safetensors") is None
+        True
+    """
+    path = folder / "result.json"
+    digests = read_json(path).get("digests") if path.exists() else None
+    digest = digests.get(name) if isinstance(digests, dict) else None
+    return None if digest is None else str(digest)
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """The result of a run that is done, if what it left beside it is whole.
+
+    A file of tensors that somebody has deleted is not missed.
+
+    Raises:
+        InputError: the result cannot be read, or a file of tensors is damaged.
+    """
+    for name in ("predictions.safetensors", "model.safetensors"):
+        if (folder / name).exists():
+            read_tensors(
+                folder / name, digest=kept_digest(folder, name), remedy=_write_again(folder)
+            )
+    return read_json(folder / "result.json")
+
+
+def load_weights(model: nn.Module, run: FinishedRun) -> None:
     """Give a model the weights of a finished run.
 
     Raises:
-        InputError: they cannot be read, or are of another model.
+        InputError: they cannot be read, are damaged, or are of another model.
     """
-    path = folder / "model.safetensors"
+    path = run.folder / "model.safetensors"
+    exported = not (run.folder / "run.json").exists()
+    remedy = "export it, or download it, again" if exported else _write_again(run.folder)
     with loading_from(path):
-        model.load_state_dict(load_file(path))
+        model.load_state_dict(read_tensors(path, digest=run.digest, remedy=remedy))
+
+
+def _write_again(folder: Path) -> str:
+    """How to have the files of a finished run written again."""
+    return (
+        f"delete {folder / 'result.json'} and run the command that made it again (train and "
+        "retrain with --resume) to write it anew from the checkpoint"
+    )

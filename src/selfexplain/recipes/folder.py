@@ -1,19 +1,27 @@
 """The folder of a run or a comparison: whose it is, and that one process writes to it at a time."""
 
+from __future__ import annotations
+
 import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
-from lightning_fabric import Fabric
 
-from selfexplain.errors import InputError
-from selfexplain.recipes.environment import first_process
+from selfexplain.errors import BrokenOffError, InputError, first_line
+from selfexplain.recipes.machines import first_process
 from selfexplain.recipes.options import plain
+from selfexplain.training.checkpoint import epochs_kept
 from selfexplain.training.files import read_json
+from selfexplain.training.processes import lost_process_said
+from selfexplain.writing import clear_leftovers, no_room_said
+
+if TYPE_CHECKING:  # a refusal comes before its seconds of import
+    from lightning_fabric import Fabric
+
 
 LOCK = ".lock"
 _MADE_WITH = "pass the options it was made with"
@@ -28,6 +36,8 @@ RECORDS = {
 @contextmanager
 def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
     """Keep other runs out of a folder; the operating system frees it if the process dies.
+
+    What killed processes left half-written in it is cleared away first.
 
     Args:
         folder: made if it does not exist.
@@ -51,12 +61,52 @@ def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
         raise InputError(
             f"another process is writing to {folder}; wait for it, or pass another --out"
         ) from error
-    except OSError as error:
-        raise InputError(
-            f"{folder} cannot be written to ({error.strerror}); pass another --out"
-        ) from error
+    except (OSError, NotImplementedError) as error:  # a file system may know no locks
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise InputError(f"{folder} cannot be written to ({reason}); pass another --out") from error
     with held:
+        clear_leftovers(folder)
         yield
+
+
+@contextmanager
+def kept_said(folder: Path) -> Iterator[None]:
+    """Say of work that is broken off, by a full disk or a lost process, what of it is kept.
+
+    Args:
+        folder: of the run, or of the runs.
+
+    Raises:
+        WriteError: a file cannot be written.
+        LostProcessError: another process of the run has ended.
+
+    Example:
+        >>> from selfexplain.errors import WriteError
+        >>> with kept_said(Path("absent")):
+        ...     raise WriteError("a.json cannot be written")
+        Traceback (most recent call last):
+        selfexplain.errors.WriteError: a.json cannot be written; no epoch was finished
+    """
+    try:
+        with no_room_said(), lost_process_said():
+            yield
+    except BrokenOffError as error:
+        if error.kept is None:
+            error.kept = _kept_in(folder)
+        raise
+
+
+def _kept_in(folder: Path) -> str:
+    path = folder / "checkpoint.pt"
+    epoch = epochs_kept(path)
+    if epoch is not None:
+        return (
+            f"the checkpoint of epoch {epoch} is kept in {path}, and the same command with "
+            "--resume goes on from it"
+        )
+    if any(folder.glob("*/checkpoint.pt")) or any(folder.glob("*/*/checkpoint.pt")):
+        return "what its runs have finished is kept, and the same command again goes on from it"
+    return "no epoch was finished"
 
 
 @contextmanager
@@ -68,6 +118,7 @@ def waited_for(folder: Path, fabric: Fabric) -> Iterator[None]:
 
     Example:
         >>> import tempfile
+        >>> from lightning_fabric import Fabric
         >>> fabric = Fabric(accelerator="cpu", devices=1)
         >>> with waited_for(Path(tempfile.mkdtemp()) / "shared", fabric):
         ...     pass

@@ -9,9 +9,9 @@ from typing import get_type_hints
 
 from selfexplain.objectives import Choice
 from selfexplain.objectives.tunable import Tunable
-from selfexplain.recipes.objective_options import ObjectiveOptions
+from selfexplain.recipes.objective_options import ObjectiveOptions, parts_of
 from selfexplain.recipes.objectives import OBJECTIVES
-from selfexplain.recipes.partners import PARTNERS, parts_of
+from selfexplain.recipes.partners import PARTNERS
 
 Value = str | int | float | bool
 

@@ -2,12 +2,12 @@
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 
 from rich.table import Table
 
 from selfexplain.errors import InputError
+from selfexplain.recipes.lookup_options import LookupConfig
 from selfexplain.report.frame import plain_table
 from selfexplain.report.table import with_spread
 from selfexplain.spaces.files import load_genotype
@@ -15,19 +15,6 @@ from selfexplain.spaces.table import Lookup, load_table
 from selfexplain.training.files import write_json
 
 HEADER = ("test %", "valid %", "seed std", "rank", "beats %", "params M")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LookupConfig:
-    """Look up what cells of NAS-Bench-201 reach on CIFAR-100."""
-
-    table: str
-    """The benchmark: a Parquet file, or nats:FOLDER to read NATS-Bench with nats_bench."""
-    genotype: tuple[str, ...]
-    """Genotype files, or cells as the benchmark writes them: |op~0|+|op~0|op~1|+..."""
-    out: Path | None = None
-    """JSON file for the results; None for none. As lookup.json in a search's folder it becomes part
-    of the search's report."""
 
 
 def run_lookup(config: LookupConfig) -> list[Lookup]:

@@ -2,8 +2,6 @@
 
 import os
 
-import torch.distributed as dist
-
 from selfexplain.errors import InputError
 from selfexplain.recipes.options import DeviceOptions
 
@@ -54,4 +52,18 @@ def started_by_torchrun() -> bool:
         >>> started_by_torchrun()
         False
     """
-    return dist.is_available() and dist.is_torchelastic_launched()
+    # What torch.distributed.is_torchelastic_launched looks at, without its seconds of import.
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def first_process() -> bool:
+    """Whether this is the process that speaks and writes; launchers number the processes.
+
+    torchrun numbers those of all machines in RANK; ours, on one machine, in LOCAL_RANK alone.
+
+    Example:
+        >>> first_process()
+        True
+    """
+    rank = "RANK" if started_by_torchrun() else "LOCAL_RANK"
+    return int(os.environ.get(rank, "0")) == 0

@@ -1,26 +1,15 @@
 """What may stand before an objective on the command line and mix images for it."""
 
-import re
-
 from selfexplain.errors import InputError
 from selfexplain.objectives import CutMix, Mixing, Mixup, Objective
 from selfexplain.objectives.mixing import refusal
+from selfexplain.recipes.objective_options import parts_of
 
 PARTNERS: dict[str, type[Mixing]] = {
     "mixup": Mixup,
     "cutmix": CutMix,
 }
 """Name -> class. Options are the field of its name in `ObjectiveOptions`."""
-
-
-def parts_of(spec: str) -> list[str]:
-    """The parts of a spec between its plus signs, unchecked; the last is the objective's.
-
-    Example:
-        >>> parts_of("mixup+kd:temperature=1e+3")
-        ['mixup', 'kd:temperature=1e+3']
-    """
-    return re.split(r"\+(?!\d)", spec)  # 1e+3 is a number
 
 
 def split_spec(spec: str) -> tuple[list[str], str]:

@@ -74,12 +74,12 @@ def classifier_of(run: FinishedRun) -> PixelClassifier:
         InputError: its model cannot be built here, or its weights cannot be read.
     """
     model = build_classifier(run.config, num_classes=run.num_classes, shape_CHW=run.shape_CHW)
-    load_weights(model, run.folder)
+    load_weights(model, run)
     return PixelClassifier(model, run.mean_C, run.std_C, run.class_names, run.shape_CHW).eval()
 
 
-def write_config(path: Path, run: FinishedRun) -> None:
-    """Write what `from_pretrained` needs beside the weights."""
+def write_config(path: Path, run: FinishedRun, digest: str) -> None:
+    """Write what `from_pretrained` needs beside the weights, of which it keeps the digest."""
     write_json(
         path,
         {
@@ -90,6 +90,7 @@ def write_config(path: Path, run: FinishedRun) -> None:
             "image_shape": list(run.shape_CHW),
             "mean": run.mean_C.tolist(),
             "std": run.std_C.tolist(),
+            "digest": digest,
         },
     )
 
@@ -144,8 +145,8 @@ def from_pretrained(
         The classifier, in evaluation mode, on the CPU.
 
     Raises:
-        InputError: there is no such folder or repository, it holds no exported classifier, or a
-            repository names code that is not to be run.
+        InputError: there is no such folder or repository, it holds no exported classifier or a
+            damaged one, or a repository names code that is not to be run.
 
     Example:
         >>> from_pretrained("absent/folder/of/mine")
@@ -180,6 +181,7 @@ def _read_config(folder: Path) -> FinishedRun:
             shape_CHW=(channels, height, width),
             mean_C=torch.tensor(config["mean"]),
             std_C=torch.tensor(config["std"]),
+            digest=None if config.get("digest") is None else str(config["digest"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(

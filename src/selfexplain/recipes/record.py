@@ -1,18 +1,24 @@
 """What a training writes into its folder beside what it learns."""
 
-import statistics
-from pathlib import Path
-from typing import Any
+from __future__ import annotations
 
-from lightning_fabric import Fabric
+import statistics
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 from torch import Tensor, nn
 
+from selfexplain.data.pixels import Ranges
 from selfexplain.errors import InputError
 from selfexplain.recipes.environment import environment
 from selfexplain.recipes.options import RunConfig, plain
 from selfexplain.recipes.prepare import Prepared
 from selfexplain.training.files import write_json, write_tensors
 from selfexplain.training.log import EpochLog
+
+if TYPE_CHECKING:  # a refusal comes before its seconds of import
+    from lightning_fabric import Fabric
 
 
 def write_run(config: RunConfig, prepared: Prepared, fabric: Fabric) -> None:
@@ -30,6 +36,8 @@ def write_run(config: RunConfig, prepared: Prepared, fabric: Fabric) -> None:
                 "std": prepared.std_C.tolist(),
                 "train": len(prepared.train),
                 "scored": len(prepared.scored),
+                # Only where there is something to say: most images have 8 bits.
+                **({} if prepared.ranges == Ranges() else {"ranges": asdict(prepared.ranges)}),
             },
         },
     )
@@ -37,8 +45,10 @@ def write_run(config: RunConfig, prepared: Prepared, fabric: Fabric) -> None:
 
 def write_outcome(
     folder: Path, result: dict[str, Any], model: nn.Module, logits_NK: Tensor, labels_N: Tensor
-) -> None:
+) -> dict[str, Any]:
     """Write the model, what it says of the scored images, and last the result: the run is done.
+
+    The result then holds the digests of both files too, and is returned.
 
     Args:
         folder: of the run.
@@ -51,14 +61,16 @@ def write_outcome(
         >>> import tempfile
         >>> import torch
         >>> folder = Path(tempfile.mkdtemp())
-        >>> write_outcome(folder, {}, nn.Linear(2, 3), torch.zeros(1, 3), torch.zeros(1))
+        >>> _ = write_outcome(folder, {}, nn.Linear(2, 3), torch.zeros(1, 3), torch.zeros(1))
         >>> sorted(path.name for path in folder.iterdir())
         ['model.safetensors', 'predictions.safetensors', 'result.json']
     """
     predictions = {"logits": logits_NK, "labels": labels_N}
-    write_tensors(folder / "predictions.safetensors", predictions)
-    write_tensors(folder / "model.safetensors", model.state_dict())
+    files = {"predictions.safetensors": predictions, "model.safetensors": model.state_dict()}
+    digests = {name: write_tensors(folder / name, tensors) for name, tensors in files.items()}
+    result = {**result, "digests": digests}
     write_json(folder / "result.json", result)
+    return result
 
 
 def median_step_seconds(folder: Path) -> float:

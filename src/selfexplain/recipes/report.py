@@ -2,44 +2,15 @@
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
 from selfexplain.errors import InputError
+from selfexplain.recipes.report_options import ReportConfig
 from selfexplain.recipes.report_search import holds_search, search_sections
 from selfexplain.recipes.report_training import comparison_sections, run_sections, study_sections
 from selfexplain.report import told_apart
 from selfexplain.report.html import Section, page
-from selfexplain.training.files import atomic_file
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ReportConfig:
-    """Write one HTML file that shows what trainings, comparisons, studies or searches left.
-
-    It needs no other file and no network.
-    """
-
-    dirs: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders of compare, study-kd, search, train or retrain; finished or not."""
-    out: Path | None = None
-    """File to write; report.html in the first folder by default."""
-
-    def __post_init__(self) -> None:
-        """Refuse no folder, a folder twice, and a folder to write to."""
-        if not self.dirs:
-            raise InputError("no folder is given; pass at least one, such as runs/demo")
-        if len(set(self.dirs)) < len(self.dirs):
-            raise InputError("a folder is named twice; pass each once")
-        if self.out is not None and self.out.is_dir():
-            raise InputError(f"out is {self.out}, a folder; pass a file that ends in .html")
-
-    @property
-    def file(self) -> Path:
-        """Where the report is written."""
-        return self.dirs[0] / "report.html" if self.out is None else self.out
+from selfexplain.writing import atomic_file
 
 
 def write_report(config: ReportConfig) -> Path:
@@ -65,13 +36,8 @@ def write_report(config: ReportConfig) -> Path:
         [section for chapter in chapters for section in chapter],
         summary="What the models learned, and what they taught themselves by explaining.",
     )
-    try:
-        with atomic_file(config.file) as file:
-            file.write(html.encode())
-    except OSError as error:
-        raise InputError(
-            f"{config.file} cannot be written ({error.strerror}); pass another --out"
-        ) from error
+    with atomic_file(config.file) as file:
+        file.write(html.encode())
     return config.file
 
 

@@ -6,16 +6,15 @@ A file that a run did not leave, since it is not finished or was made by an olde
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from selfexplain.errors import InputError
+from selfexplain.recipes.finished import kept_digest
 from selfexplain.recipes.folder import saved_config
-from selfexplain.recipes.partners import parts_of
+from selfexplain.recipes.objective_options import parts_of
 from selfexplain.report.html.evenly import FRAMES, evenly
 from selfexplain.report.sections import Album, Moment, Predictions, Record, Similarity
-from selfexplain.training.files import read_json
+from selfexplain.training.files import read_json, read_tensors
 from selfexplain.training.log import EpochLog
 
 
@@ -126,10 +125,9 @@ def _tensors(path: Path, *names: str) -> list[Tensor] | None:
     """The tensors of these names; None if there is no file."""
     if not path.exists():
         return None
+    remedy = "delete it, and the report goes without"
+    tensors = read_tensors(path, digest=kept_digest(path.parent, path.name), remedy=remedy)
     try:
-        tensors = load_file(path)
         return [tensors[name] for name in names]
-    except (SafetensorError, KeyError) as error:
-        raise InputError(
-            f"{path} cannot be read ({error}); delete it, and the report goes without"
-        ) from error
+    except KeyError as error:
+        raise InputError(f"{path} cannot be read ({error}); {remedy}") from error

@@ -6,8 +6,6 @@ from typing import Any
 from zlib import crc32
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from selfexplain.errors import InputError
 from selfexplain.recipes.folder import saved_config
@@ -21,7 +19,7 @@ from selfexplain.report.search_sections import (
     search_style,
     seeds_table,
 )
-from selfexplain.training.files import read_json
+from selfexplain.training.files import read_json, read_tensors
 from selfexplain.training.log import EpochLog
 
 
@@ -150,10 +148,7 @@ def _album(folder: Path, class_names: list[str] | None, epochs: int) -> Album | 
 
 
 def _tensors(path: Path) -> dict[str, np.ndarray]:
-    try:
-        return dict(load_file(path))
-    except SafetensorError as error:
-        raise InputError(f"{path} cannot be read ({error}); delete it to do without it") from error
+    return {name: tensor.numpy() for name, tensor in read_tensors(path).items()}
 
 
 def _lookups(folder: Path) -> tuple[dict[str, Any], ...]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from selfexplain.errors import InputError
 from selfexplain.recipes.folder import saved_config
-from selfexplain.recipes.partners import parts_of
+from selfexplain.recipes.objective_options import parts_of
 from selfexplain.recipes.report_runs import album_epochs, read_album, read_record
 from selfexplain.recipes.runs import run_folder
 from selfexplain.report.html import Section, paragraph

@@ -7,8 +7,7 @@ from selfexplain.errors import InputError
 from selfexplain.recipes.machines import process_count
 from selfexplain.recipes.options import RunConfig, check_seed, name_folder
 from selfexplain.spaces import load_genotype, to_string
-from selfexplain.spaces.drop_path import check_probability
-from selfexplain.spaces.network import Form
+from selfexplain.spaces.checks import Form, check_probability
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

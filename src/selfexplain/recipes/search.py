@@ -5,15 +5,16 @@ A search's folder holds `run.json` (configuration, environment), then after ever
 the end `genotype.json`, `cell.svg`, `architecture.png` and `result.json`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 
 from selfexplain.data import ImageData
 from selfexplain.recipes.environment import environment
-from selfexplain.recipes.folder import claim_folder, locked
+from selfexplain.recipes.folder import claim_folder, kept_said, locked
 from selfexplain.recipes.launch import launch
 from selfexplain.recipes.logging import logged
 from selfexplain.recipes.options import DeviceOptions, plain
@@ -28,6 +29,9 @@ from selfexplain.training.files import read_json, write_json
 from selfexplain.training.loggers import Logger, numbers
 from selfexplain.training.processes import joined_processes
 from selfexplain.training.shortage import shortage_said
+
+if TYPE_CHECKING:  # a refusal comes before its seconds of import
+    from lightning_fabric import Fabric
 
 
 def run_search(
@@ -64,7 +68,7 @@ def run_search(
     if done.exists():
         return read_json(done)
     remedy = "pass a smaller --batch-size, or let fewer searches share the GPU"
-    with locked(config.out, patience), shortage_said(remedy):
+    with locked(config.out, patience), kept_said(config.out), shortage_said(remedy):
         fabric = launch(DeviceOptions(accelerator=config.accelerator), TrainingOptions())
         fabric.barrier()  # every process has looked at the folder before one writes to it
         result: dict[str, Any] = {}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from selfexplain.report import architecture_figure, cell_svg, save_figure
 from selfexplain.spaces import FAMILIES, Genotype, save_genotype
-from selfexplain.training.files import atomic_file
+from selfexplain.writing import atomic_file
 
 
 def skip_connections(genotype: Genotype) -> tuple[int, int]:

@@ -19,7 +19,8 @@ import tyro
 from selfexplain.errors import InputError, exit_on_bad_input
 from selfexplain.report.table import with_spread
 from selfexplain.spaces.table import BenchmarkTable, load_table
-from selfexplain.training.files import atomic_file, read_json, write_json
+from selfexplain.training.files import read_json, write_json
+from selfexplain.writing import atomic_file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from selfexplain.recipes.folder import check_free, locked
+from selfexplain.recipes.folder import check_free, kept_said, locked
 from selfexplain.recipes.grid import PATIENCE, loaded, run_grid
 from selfexplain.recipes.options import plain
 from selfexplain.recipes.prepare import load
@@ -45,7 +45,7 @@ def run_searches(config: SearchesConfig, watch: Watch = ignore) -> dict[str, Any
     """
     if not any(config.out.glob("seed*")):
         check_free(config.out)
-    with locked(config.out):
+    with locked(config.out), kept_said(config.out):
         scheduler = scheduler_of(config.sweep)
         load_once = lru_cache(maxsize=1)(load)
 

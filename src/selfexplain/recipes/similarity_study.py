@@ -24,14 +24,11 @@ from selfexplain.data import ImageData
 from selfexplain.errors import exit_on_bad_input
 from selfexplain.evaluation import evaluating
 from selfexplain.explanations import capture, class_maps, find_explained_layer
-from selfexplain.introspection.similarity import (
-    MapSimilarity,
-    attribution_cosine,
-    similarity_to_true,
-)
+from selfexplain.introspection import attribution_cosine, similarity_to_true
+from selfexplain.introspection.options import MapSimilarity
 from selfexplain.objectives.non_true import true_mask
 from selfexplain.recipes.classifier import build_seeded
-from selfexplain.recipes.folder import check_free, locked
+from selfexplain.recipes.folder import check_free, kept_said, locked
 from selfexplain.recipes.launch import launch
 from selfexplain.recipes.options import DataOptions, DeviceOptions, TrainConfig
 from selfexplain.recipes.prepare import Prepared, load, prepare
@@ -70,7 +67,7 @@ def run_similarity_study(config: SimilarityStudyConfig) -> list[dict[str, float]
         InputError: the folder is in use or not empty, or the data cannot be used.
     """
     check_free(config.out)
-    with locked(config.out):
+    with locked(config.out), kept_said(config.out):
         return _train_and_look(config)
 
 

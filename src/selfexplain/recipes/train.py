@@ -6,13 +6,14 @@ every epoch `metrics.jsonl`, `checkpoint.pt` and a page of `album/` (album.py), 
 `result.json`; if it trained its teacher, `teachers/` with a folder of the same kind.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from selfexplain.data import ImageData
@@ -22,7 +23,8 @@ from selfexplain.recipes.album import open_album
 from selfexplain.recipes.check_model import check_model
 from selfexplain.recipes.classifier import build_seeded
 from selfexplain.recipes.derived import drop_path_schedule, size_of
-from selfexplain.recipes.folder import claim_folder, locked
+from selfexplain.recipes.finished import read_result
+from selfexplain.recipes.folder import claim_folder, kept_said, locked
 from selfexplain.recipes.launch import launch
 from selfexplain.recipes.logging import logged
 from selfexplain.recipes.options import RunConfig, TrainConfig, plain
@@ -32,9 +34,12 @@ from selfexplain.recipes.robustness import robustness
 from selfexplain.recipes.scoring import predict_together
 from selfexplain.recipes.teacher import after_teachers, find_teacher
 from selfexplain.training import train
-from selfexplain.training.files import read_json
 from selfexplain.training.loggers import Logger, numbers
 from selfexplain.training.shortage import shortage_said
+
+if TYPE_CHECKING:  # a refusal comes before its seconds of import
+    from lightning_fabric import Fabric
+
 
 StepCallback = Callable[[int, int], None]
 
@@ -63,6 +68,8 @@ def run_training(
     Raises:
         InputError: the folder holds another run, or anything in the configuration cannot be used.
         ShortageError: the GPU has no memory left; the last checkpoint is kept.
+        WriteError: a file cannot be written, as on a full disk; the same.
+        LostProcessError: another process of this run has died; the same.
 
     Example:
         >>> import tempfile
@@ -76,14 +83,13 @@ def run_training(
         ('introspective', 0, True)
     """
     identity = claim_folder(config)
-    done = config.out / "result.json"
-    if done.exists():
-        return read_json(done)
+    if (config.out / "result.json").exists():
+        return read_result(config.out)
     remedy = (
         f"pass a smaller --batch-size (now {config.training.batch_size}), or let fewer runs share "
         "the GPU"
     )
-    with locked(config.out, patience), shortage_said(remedy):
+    with locked(config.out, patience), kept_said(config.out), shortage_said(remedy):
         fabric = fabric if fabric is not None else launch(config.device, config.training)
         folder = config.out / "teachers" if teachers is None else teachers
         with logged(config, first=fabric.is_global_zero) as loggers:
@@ -147,7 +153,7 @@ def _train_and_score(
             album.finish(objective, model)
         for logger in loggers:
             logger.finish(numbers(result))
-        write_outcome(config.out, result, model, logits_NK, labels_N)
+        result = write_outcome(config.out, result, model, logits_NK, labels_N)
     return fabric.broadcast(result)  # once the first process has written
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from selfexplain.recipes.environment import first_process
+from selfexplain.recipes.machines import first_process
 from selfexplain.recipes.options import TrainConfig
 from selfexplain.recipes.train import run_training
 from selfexplain.training.files import write_json

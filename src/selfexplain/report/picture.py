@@ -4,6 +4,7 @@ Shape suffixes: B images, C channels, H and W space, K classes.
 """
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from selfexplain.errors import InputError
+from selfexplain.writing import atomic_file
 
 RIVALS = 3
 """How many classes are shown beside the explained one."""
@@ -63,7 +64,10 @@ def explanation_figure(
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure; the format follows the name's ending (png, svg, pdf).
+    """Write a figure, atomically; the format follows the name's ending (png, svg, pdf).
+
+    Raises:
+        WriteError: the file cannot be written.
 
     Example:
         >>> import tempfile
@@ -71,13 +75,10 @@ def save_figure(figure: Figure, path: Path) -> None:
         >>> save_figure(Figure(), path); path.exists()
         True
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=130)
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written ({error.strerror}); pass another --out"
-        ) from error
+    content = BytesIO()
+    figure.savefig(content, format=path.suffix.removeprefix("."), dpi=130)
+    with atomic_file(path) as file:
+        file.write(content.getvalue())
 
 
 def _draw_image(axes: Axes, image_CHW: Tensor, title: str) -> None:

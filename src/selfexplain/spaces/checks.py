@@ -1,6 +1,11 @@
-"""What networks of any space ask of their numbers."""
+"""What networks of any space ask of their numbers; without torch, for the command line."""
+
+from typing import Literal
 
 from selfexplain.errors import InputError
+
+Form = Literal["small", "imagenet"]
+"""For images of about 32 pixels, or of about 224."""
 
 
 def check_numbers(**numbers: int) -> None:
@@ -38,3 +43,13 @@ def check_image_size(image_size: int, halvings: int) -> None:
             f"image_size is {image_size}, and this network halves its features {halvings} "
             f"time{'s' * (halvings > 1)}; pass a multiple of {unit}"
         )
+
+
+def check_probability(probability: float) -> None:
+    """Raise InputError unless the probability is in [0, 1).
+
+    Example:
+        >>> check_probability(0.2)
+    """
+    if not 0 <= probability < 1:
+        raise InputError(f"drop_path is {probability:g}; pass a number from 0 to below 1")

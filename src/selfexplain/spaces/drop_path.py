@@ -5,7 +5,7 @@ Shape suffixes: B batch, C channels, H and W space.
 
 from torch import Tensor, nn
 
-from selfexplain.errors import InputError
+from selfexplain.spaces.checks import check_probability
 
 
 class DropPath(nn.Module):
@@ -59,13 +59,3 @@ def set_drop_path(network: nn.Module, probability: float) -> None:
     for module in network.modules():
         if isinstance(module, DropPath):
             module.probability = probability
-
-
-def check_probability(probability: float) -> None:
-    """Raise InputError unless the probability is in [0, 1).
-
-    Example:
-        >>> check_probability(0.2)
-    """
-    if not 0 <= probability < 1:
-        raise InputError(f"drop_path is {probability:g}; pass a number from 0 to below 1")

@@ -9,19 +9,20 @@ from selfexplain.errors import InputError
 from selfexplain.spaces.genotype import Genotype
 from selfexplain.spaces.json_form import from_plain, to_json
 from selfexplain.spaces.strings import from_string
+from selfexplain.writing import atomic_file
 
 PUBLISHED = "published:"
 
 
 def save_genotype(path: str | Path, genotype: Genotype) -> None:
-    """Write a genotype to a JSON file, one line a node; folders that are missing are made.
+    """Write a genotype to a JSON file as a whole, one line a node; missing folders are made.
 
     Args:
         path: of the file.
         genotype: of any family.
 
     Raises:
-        InputError: the file cannot be written.
+        WriteError: the file cannot be written.
 
     Example:
         >>> import tempfile
@@ -33,11 +34,8 @@ def save_genotype(path: str | Path, genotype: Genotype) -> None:
         True
     """
     path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(to_json(genotype), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}); pass a path") from error
+    with atomic_file(path) as file:
+        file.write(to_json(genotype).encode())
 
 
 def load_genotype(spec: str | Path, family: str | None = None) -> Genotype:

@@ -1,20 +1,23 @@
 """The network that a genotype stands for."""
 
 from functools import partial
-from typing import Literal
 
 from torch import nn
 
 from selfexplain.errors import InputError
-from selfexplain.spaces.checks import check_divisible, check_image_size, check_numbers
+from selfexplain.spaces.checks import (
+    Form,
+    check_divisible,
+    check_image_size,
+    check_numbers,
+    check_probability,
+)
 from selfexplain.spaces.darts_ends import AuxiliaryHead, ImageNetStem, SmallStem
 from selfexplain.spaces.darts_skeleton import CellShape, DARTSNetwork, reductions
 from selfexplain.spaces.derived_cells import DARTSCell, NASBench201Cell
-from selfexplain.spaces.drop_path import check_probability, set_drop_path
+from selfexplain.spaces.drop_path import set_drop_path
 from selfexplain.spaces.genotype import Genotype
 from selfexplain.spaces.nasbench201_skeleton import NASBench201Network
-
-Form = Literal["small", "imagenet"]
 
 
 def build_network(

@@ -10,6 +10,7 @@ import statistics
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 from selfexplain.errors import InputError, first_line
 from selfexplain.spaces.genotype import Genotype
 from selfexplain.spaces.strings import to_string
+from selfexplain.writing import atomic_file
 
 COLUMNS = {
     "arch": "arch",
@@ -171,7 +173,7 @@ def save_table(table: BenchmarkTable, path: Path) -> None:
     """Write a table to a Parquet file that `load_table` reads.
 
     Raises:
-        InputError: the file cannot be written.
+        WriteError: the file cannot be written.
 
     Example:
         >>> import tempfile
@@ -186,13 +188,10 @@ def save_table(table: BenchmarkTable, path: Path) -> None:
         column: [getattr(cell, field) for cell in table.cells.values()]
         for field, column in COLUMNS.items()
     }
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.table(columns), path)
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written ({first_line(error)}); pass another file"
-        ) from error
+    content = BytesIO()
+    pq.write_table(pa.table(columns), content)
+    with atomic_file(path) as file:
+        file.write(content.getvalue())
 
 
 def _arch_string(genotype: Genotype) -> str:

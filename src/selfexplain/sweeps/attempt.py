@@ -8,6 +8,7 @@ from collections.abc import Callable
 from selfexplain.errors import InputError, ShortageError, first_line
 from selfexplain.sweeps.messages import Done, Failed, Message, Started, Step
 from selfexplain.sweeps.trial import StepCallback, Trial
+from selfexplain.writing import no_room_said
 
 SECONDS_BETWEEN_STEPS = 0.25
 """Steps are told of no more often than this."""
@@ -29,7 +30,8 @@ def attempt(trial: Trial, send: Callable[[Message], None], where: str = "") -> N
     """
     send(Started(where or f"process {os.getpid()}", os.getpid()))
     try:
-        result = trial.function(trial.argument, sparing(send))
+        with no_room_said():
+            result = trial.function(trial.argument, sparing(send))
     except ShortageError as error:
         send(Failed(str(error), retry=True, shortage=True))
     except InputError as error:

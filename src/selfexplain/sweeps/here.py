@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from selfexplain.errors import InputError
+from selfexplain.errors import BrokenOffError, InputError
 from selfexplain.sweeps.ledger import Ledger
 from selfexplain.sweeps.messages import Done, Failed, Started, Step
 from selfexplain.sweeps.trial import Outcome, Trial, Watch, ignore
@@ -11,8 +11,8 @@ from selfexplain.sweeps.trial import Outcome, Trial, Watch, ignore
 class InThisProcess:
     """Runs trials one after another where they are asked for.
 
-    Bad input fails a trial and the next begins; any other exception ends the sweep, as it would end
-    a run by itself.
+    Bad input fails a trial and the next begins; any other exception, and what would break off the
+    others too (a full disk), ends the sweep, as it would end a run by itself.
 
     Example:
         >>> trials = [Trial(str(n), lambda n, on_step: n * n, n) for n in (2, 3)]
@@ -37,6 +37,8 @@ def _carry_out(trial: Trial, ledger: Ledger) -> None:
     ledger.take(trial, Started("this process"))
     try:
         result = trial.function(trial.argument, on_step)
+    except BrokenOffError:  # so would be the next
+        raise
     except InputError as error:
         ledger.take(trial, Failed(str(error)))
     else:

@@ -5,8 +5,6 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-
 
 def worker_environment(
     place: int, workers: int, gpus: list[str], inherited: Mapping[str, str]
@@ -53,6 +51,8 @@ def gpus_here(inherited: Mapping[str, str]) -> list[str]:
         >>> gpus_here({"CUDA_VISIBLE_DEVICES": ""})
         []
     """
+    import torch  # not above: the command line reads the options of sweeps without it
+
     allowed = inherited.get("CUDA_VISIBLE_DEVICES")
     count = torch.cuda.device_count()
     if allowed is None:

@@ -1,8 +1,23 @@
 """The training loop and what it needs: options, schedule, checkpoints, logs."""
 
-from selfexplain.training.compiling import CompiledParts
-from selfexplain.training.loop import DivergedError, train
-from selfexplain.training.options import TrainingOptions
-from selfexplain.training.processes import joined_processes
+from typing import TYPE_CHECKING
+
+from selfexplain.lazy import lazily
+
+if TYPE_CHECKING:
+    from selfexplain.training.compiling import CompiledParts
+    from selfexplain.training.loop import DivergedError, train
+    from selfexplain.training.options import TrainingOptions
+    from selfexplain.training.processes import joined_processes
 
 __all__ = ["CompiledParts", "DivergedError", "TrainingOptions", "joined_processes", "train"]
+
+lazily(
+    __name__,
+    {
+        "compiling": "CompiledParts",
+        "loop": "DivergedError train",
+        "options": "TrainingOptions",
+        "processes": "joined_processes",
+    },
+)

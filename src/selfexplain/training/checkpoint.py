@@ -4,19 +4,24 @@ import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+from zipfile import ZipFile
 
 import torch
+from torch.serialization import get_crc32_options, set_crc32_options
 
 from selfexplain.errors import InputError, first_line
-from selfexplain.training.files import atomic_file
+from selfexplain.writing import atomic_file
 
 FORMAT = 1
 """Of the checkpoints that are written, which hold it as `format`."""
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Save tensors, numbers and strings, atomically.
+    """Save tensors, numbers and strings, atomically, with the checksums that loading looks at.
+
+    Raises:
+        WriteError: the file cannot be written; what it held before is kept.
 
     Example:
         >>> import tempfile
@@ -24,18 +29,26 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         >>> save_checkpoint(path, {"epoch": 3}); load_checkpoint(path)
         {'epoch': 3}
     """
-    with atomic_file(path) as file:
-        torch.save(state, file)
+    checksums = get_crc32_options()  # a program that imports us may have turned them off
+    set_crc32_options(True)
+    try:
+        with atomic_file(path) as file:
+            torch.save(state, file)
+    finally:
+        set_crc32_options(checksums)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Load what `save_checkpoint` wrote, onto the CPU, tensors and plain values only.
 
     Raises:
-        InputError: the file is missing, truncated, or holds more than data.
+        InputError: the file is missing, truncated or damaged, or holds more than data.
     """
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            _verify(file, path)
+            file.seek(0)
+            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise InputError(f"there is no checkpoint {path}; pass the folder of a run") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
@@ -46,6 +59,24 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise InputError(f"the checkpoint {path} holds no run; pass the folder of a run")
     return state
+
+
+def _verify(file: BinaryIO, path: Path) -> None:
+    """Raise InputError unless the parts of a checkpoint match their checksums.
+
+    PyTorch looks at none of them. The file is read once, in pieces.
+    """
+    try:
+        with ZipFile(file) as archive:
+            damaged = archive.testzip()
+        wrong = None if damaged is None else f"the checksum of its part {damaged} does not match"
+    except Exception as error:  # a damaged archive may say anything of itself
+        wrong = first_line(error)[:120]
+    if wrong is not None:
+        raise InputError(
+            f"the checkpoint {path} is damaged ({wrong}), truncated or not a checkpoint of "
+            "selfexplain: delete it to start this run again"
+        )
 
 
 def check_format(state: dict[str, Any], path: Path) -> None:
@@ -112,6 +143,19 @@ def epochs_done(state: dict[str, Any]) -> int:
     if not isinstance(done, int):
         raise TypeError(f"epochs_done is {done!r}, not a whole number")
     return done
+
+
+def epochs_kept(path: Path) -> int | None:
+    """The number of epochs that the checkpoint in a file was made after; None if there is none.
+
+    Example:
+        >>> epochs_kept(Path("absent")) is None
+        True
+    """
+    try:  # without reading the tensors
+        return epochs_done(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+    except Exception:  # a damaged one keeps nothing, whatever it ends in
+        return None
 
 
 def _misfit(error: Exception) -> str:

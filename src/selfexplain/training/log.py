@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from selfexplain.errors import InputError
-from selfexplain.training.files import atomic_file
 from selfexplain.training.loggers import Logger, numbers
+from selfexplain.writing import atomic_file, cannot_write
 
 
 class EpochLog:
@@ -32,11 +32,17 @@ class EpochLog:
         self._loggers = loggers
 
     def write(self, metrics: dict[str, Any]) -> None:
-        """Append the metrics of one epoch; "epoch" counts from 1."""
-        # Here, so that whoever reads alone makes no folder.
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a") as file:
-            file.write(json.dumps(metrics) + "\n")
+        """Append the metrics of one epoch; "epoch" counts from 1.
+
+        Raises:
+            WriteError: the line cannot be written; the lines before are kept.
+        """
+        try:
+            # Here, so that whoever reads alone makes no folder.
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            _append(self.path, (json.dumps(metrics) + "\n").encode())
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
         for logger in self._loggers:
             logger.log(numbers(metrics), metrics["epoch"])
 
@@ -68,3 +74,16 @@ class EpochLog:
         kept = [line for line in self.read() if line["epoch"] <= epoch]
         with atomic_file(self.path) as file:
             file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
+
+
+def _append(path: Path, line: bytes) -> None:
+    """Append a line as a whole, or leave the file as it was."""
+    with path.open("ab", buffering=0) as file:
+        size = file.tell()
+        try:
+            written = 0
+            while written < len(line):  # a disk that fills up takes a part
+                written += file.write(line[written:])
+        except OSError:
+            file.truncate(size)
+            raise

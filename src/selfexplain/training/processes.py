@@ -3,16 +3,47 @@
 Without a process group there is one process, and nothing is communicated.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from selfexplain.errors import InputError
+from selfexplain.errors import InputError, LostProcessError
 from selfexplain.multilevel import Processes
 from selfexplain.objectives.processes import rank, world_size
+
+SIGNS = ("gloo", "nccl", "connection closed by peer", "connection reset by peer", "broken pipe")
+"""What errors of torch.distributed say, in lower case, when the other end is gone."""
+
+
+@contextmanager
+def lost_process_said() -> Iterator[None]:
+    """Turn what torch.distributed raises when another process has ended into one sentence.
+
+    Raises:
+        LostProcessError: in its place.
+
+    Example:
+        >>> with lost_process_said():
+        ...     pass
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if world_size() == 1 or not _is_of_lost_process(error):
+            raise
+        raise LostProcessError(
+            "another process of this run has ended, or cannot be reached any more; see what it "
+            "said, and start all of them again"
+        ) from error
+
+
+def _is_of_lost_process(error: RuntimeError) -> bool:
+    distributed = getattr(dist, "DistError", ())  # not in every build of PyTorch
+    return isinstance(error, distributed) or any(sign in str(error).lower() for sign in SIGNS)
 
 
 def joined_processes() -> Processes:

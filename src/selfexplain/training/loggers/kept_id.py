@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from selfexplain.training.files import atomic_file
+from selfexplain.writing import atomic_file
 
 
 def kept_id(path: Path, hyperparameters: Mapping[str, Any], new: Callable[[], str]) -> str:

@@ -1,0 +1,35 @@
+"""The options of report."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from selfexplain.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportConfig:
+    """Write one HTML file that shows what trainings, comparisons, studies or searches left.
+
+    It needs no other file and no network.
+    """
+
+    dirs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of compare, study-kd, search, train or retrain; finished or not."""
+    out: Path | None = None
+    """File to write; report.html in the first folder by default."""
+
+    def __post_init__(self) -> None:
+        """Refuse no folder, a folder twice, and a folder to write to."""
+        if not self.dirs:
+            raise InputError("no folder is given; pass at least one, such as runs/demo")
+        if len(set(self.dirs)) < len(self.dirs):
+            raise InputError("a folder is named twice; pass each once")
+        if self.out is not None and self.out.is_dir():
+            raise InputError(f"out is {self.out}, a folder; pass a file that ends in .html")
+
+    @property
+    def file(self) -> Path:
+        """Where the report is written."""
+        return self.dirs[0] / "report.html" if self.out is None else self.out
