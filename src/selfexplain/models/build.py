@@ -62,7 +62,7 @@ def check_model_name(name: str) -> None:
     if name.startswith("timm:"):
         _timm_with(name.removeprefix("timm:"))
         return
-    if ":" in name:
+    if is_own(name):
         _factory(name)
         return
     near = difflib.get_close_matches(name, BUILT_IN, n=1)
@@ -71,6 +71,16 @@ def check_model_name(name: str) -> None:
         f"there is no model {name!r}{hint}; pass one of {', '.join(BUILT_IN)}, timm:NAME, "
         "or package.module:factory"
     )
+
+
+def is_own(name: object) -> bool:
+    """Whether a model's name stands for code of the user's own, which is imported and called.
+
+    Example:
+        >>> is_own("my.models:make"), is_own("timm:resnet18"), is_own("resnet20")
+        (True, False, False)
+    """
+    return isinstance(name, str) and ":" in name and not name.startswith("timm:")
 
 
 def _timm_with(name: str) -> Any:
