@@ -52,7 +52,7 @@ def export_run(config: ExportConfig) -> list[Path]:
     except OSError as error:
         raise cannot_write(config.out, error) from error
     weights, digest = tensor_bytes(classifier.model.state_dict())
-    contents = {WEIGHTS: weights, "README.md": _card(run).encode()}
+    contents = {WEIGHTS: weights, "README.md": _card(run).encode(errors="backslashreplace")}
     for form in dict.fromkeys(config.formats):
         contents[FORMATS[form][0]] = _made(form, run, classifier)
     for name, content in contents.items():
