@@ -5,7 +5,6 @@ Shape suffixes: B batch, C channels, H and W space, K classes.
 
 import json
 import re
-
 from pathlib import Path
 from typing import Any
 
