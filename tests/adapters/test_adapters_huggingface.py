@@ -13,7 +13,7 @@ from selfexplain import Introspective
 from selfexplain.adapters.huggingface import Logits, ObjectiveTrainer
 from selfexplain.errors import InputError
 from selfexplain.models import build_model
-from selfexplain.objectives import Objective
+from selfexplain.objectives import Objective, Standard
 
 
 class Images(Dataset):
@@ -37,20 +37,24 @@ def resnet() -> Logits:
     return Logits(transformers.ResNetForImageClassification(config))
 
 
-def trainer(objective: Objective, folder: Path, **options: object) -> ObjectiveTrainer:
+MORE = ("compute_loss_func", "compute_metrics", "model_init")
+"""What a Trainer takes beside its arguments."""
+
+
+def trainer(objective: Objective | None, folder: Path, **options: object) -> ObjectiveTrainer:
+    more = {name: options.pop(name) for name in MORE if name in options}
+    data = options.pop("data", Images())
     arguments = transformers.TrainingArguments(
         output_dir=str(folder),
-        per_device_train_batch_size=8,
         num_train_epochs=2,
         use_cpu=True,
         report_to=[],
         save_strategy="no",
-        remove_unused_columns=False,
         disable_tqdm=True,
-        **options,
+        **{"per_device_train_batch_size": 8, **options},
     )
     return ObjectiveTrainer(
-        model=objective, args=arguments, train_dataset=Images(), eval_dataset=Images()
+        model=objective, args=arguments, train_dataset=data, eval_dataset=data, **more
     )
 
 
@@ -98,6 +102,135 @@ def test_tells_epochs(tmp_path: Path) -> None:
     objective = Counting(resnet())
     trainer(objective, tmp_path).train()
     assert objective.told == [(0, 2), (1, 2)]
+
+
+REFUSED = {
+    "gradient_checkpointing": (True, r"call gradient_checkpointing_enable\(\) of the model"),
+    "activation_checkpointing": (True, r"call gradient_checkpointing_enable\(\) of the model"),
+    "label_smoothing_factor": (0.1, r"pass the objective LabelSmoothing\(model\)"),
+    "torch_compile": (True, r"call compile\(\) of the model's blocks"),
+    "neftune_noise_alpha": (5.0, "noise on the embeddings of tokens"),
+    "use_liger_kernel": (True, "parts of language models"),
+    "fsdp": ("full_shard", "start the training with torchrun"),
+    "push_to_hub": (True, r"call push_to_hub\(\) of the model of transformers inside it"),
+    "train_sampling_strategy": ("group_by_length", "images have no lengths"),
+    "compute_loss_func": (lambda *_: 0.0, "write an objective of your own"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_work_is_refused_when_the_trainer_is_built(name: str, tmp_path: Path) -> None:
+    value, message = REFUSED[name]
+    with pytest.raises(InputError, match=message) as raised:
+        trainer(Introspective(resnet()), tmp_path, **{name: value})
+    if name not in {"activation_checkpointing", "train_sampling_strategy"}:  # by other names
+        assert str(raised.value).startswith(name)
+
+
+def test_models_that_are_no_objective_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the model is a Logits; pass an objective"):
+        trainer(resnet(), tmp_path)
+    with pytest.raises(InputError, match="the model is a Logits; pass an objective"):
+        trainer(None, tmp_path, model_init=resnet)
+
+
+def test_the_hub_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    run = trainer(Introspective(resnet()), tmp_path)
+    for call in (run.push_to_hub, run.create_model_card):
+        with pytest.raises(InputError, match="inside it, once it is trained"):
+            call()
+
+
+def test_gradient_checkpointing_of_the_model_is_what_works() -> None:
+    torch.manual_seed(0)
+    config = transformers.ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        image_size=32,
+        patch_size=8,
+        num_labels=3,
+    )
+    model = transformers.ViTForImageClassification(config)
+    model.gradient_checkpointing_enable()
+    objective = Introspective(Logits(model), kind="grad_cam")
+    objective(Images().x[:4], torch.arange(4) % 3)["loss"].backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+class Named(Images):
+    """As torchvision's and many of the hub's sets name their columns."""
+
+    def __getitem__(self, i: int) -> dict[str, object]:
+        return {"image": self.x[i], "label": i % 3, "file": "a.png"}
+
+
+WORKS = {
+    "auto_find_batch_size": {"auto_find_batch_size": True},
+    "bf16_full_eval": {"bf16_full_eval": True},
+    "fp16_full_eval": {"fp16_full_eval": True},
+    "include_for_metrics": {
+        "include_for_metrics": ["inputs", "loss"],
+        "compute_metrics": lambda given: {"inputs": len(given.inputs)},
+    },
+    "batch_eval_metrics": {
+        "batch_eval_metrics": True,
+        "compute_metrics": lambda given, compute_result: {"batch": len(given.predictions)},
+    },
+    "accumulation": {"eval_accumulation_steps": 1, "gradient_accumulation_steps": 3},
+    "columns of other names": {"data": Named()},
+    "label_names": {"data": Named(), "label_names": ["label"]},
+}
+
+
+@pytest.mark.parametrize("name", WORKS)
+def test_what_works_gives_the_scores_that_it_should(name: str, tmp_path: Path) -> None:
+    run = trainer(Introspective(resnet()), tmp_path, max_steps=1, **WORKS[name])
+    run.train()
+    scores = run.evaluate()
+    data = WORKS[name].get("data", Images())
+    predicted = run.predict(data)
+    assert predicted.predictions.shape == (24, 3)
+    assert scores["eval_loss"] == pytest.approx(predicted.metrics["test_loss"])
+    if name == "include_for_metrics":
+        assert scores["eval_inputs"] == 24
+
+
+def test_accumulated_steps_are_the_mean_of_their_batches(tmp_path: Path) -> None:
+    accumulated, whole = (
+        trainer(
+            Standard(resnet().eval()),
+            tmp_path,
+            max_steps=1,
+            gradient_accumulation_steps=steps,
+            per_device_train_batch_size=24 // steps,
+            optim="sgd",
+        )
+        for steps in (3, 1)
+    )
+    for run in (accumulated, whole):
+        for module in run.model.modules():  # whose statistics are those of a batch
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum, module.training = 0.0, False
+                module.train = lambda mode=True, module=module: module
+        run.train()
+    for a, b in zip(accumulated.model.parameters(), whole.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_search_builds_its_objectives_anew(tmp_path: Path) -> None:
+    made: list[Counting] = []
+
+    def model_init() -> Counting:
+        made.append(Counting(resnet()))
+        return made[-1]
+
+    run = trainer(None, tmp_path, model_init=model_init, max_steps=1)
+    run.train()
+    assert run.model is made[-1]
+    assert made[-1].told == [(0, 1)]  # and not one that was made before
 
 
 def test_accelerate_needs_no_adapter() -> None:

@@ -12,6 +12,7 @@ from torch import nn
 from selfexplain import Introspective, class_maps
 from selfexplain.adapters.huggingface import Logits
 from selfexplain.errors import InputError
+from selfexplain.objectives import LabelSmoothing, Mixup, Objective
 
 timm = pytest.importorskip("timm", reason="timm is an extra; make test installs it")
 
@@ -89,9 +90,20 @@ def test_task_trains_the_objective_and_evaluates_the_model() -> None:
     assert len(parameters) == len(list(task.parameters()))
 
 
-def test_task_keeps_an_average_and_restores_what_the_objective_remembers() -> None:
+def mixed() -> Mixup:
+    return Mixup(LabelSmoothing(resnet()), num_classes=4, seed=3)
+
+
+def with_means() -> Introspective:
+    return Introspective(resnet(), aggregation="class")
+
+
+@pytest.mark.parametrize("make", [mixed, with_means])
+def test_task_keeps_an_average_and_restores_what_the_objective_remembers(
+    make: Callable[[], Objective],
+) -> None:
     def task() -> ObjectiveTask:
-        return ObjectiveTask(Introspective(resnet(), aggregation="class"))
+        return ObjectiveTask(make())
 
     first = task()
     first.setup_ema(decay=0.5)
@@ -109,8 +121,8 @@ def test_task_keeps_an_average_and_restores_what_the_objective_remembers() -> No
     second.load_checkpoint_state(state["state_dict"], state["task_state"])
     whole = first.get_trainable_module().state_dict()
     for name, value in second.get_trainable_module().state_dict().items():
-        same = torch.equal if isinstance(value, torch.Tensor) else dict.__eq__
-        assert same(value, whole[name]), name
+        assert torch.equal(value, whole[name]), name
+    assert not {"model", "objective.model"} & {n.rpartition(".")[0] for n in state["task_state"]}
 
 
 SCRIPT = """

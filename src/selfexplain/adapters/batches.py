@@ -58,13 +58,15 @@ def read_batch(batch: Any, labels: Sequence[str] = LABELS) -> Batch:
     """
     if isinstance(batch, Tensor):
         return Batch(batch)
+    images: Tensor | None = None
+    y_B: Tensor | None = None
+    index_B: Tensor | None = None
     if isinstance(batch, Mapping):
-        found = [_first(batch, names) for names in (IMAGES, labels, INDICES)]
+        images, y_B, index_B = (_first(batch, names) for names in (IMAGES, labels, INDICES))
     elif isinstance(batch, (tuple, list)):
-        found = [*(each if isinstance(each, Tensor) else None for each in batch[:3]), None, None]
-    else:
-        found = [None]
-    if found[0] is None:
+        first = [each if isinstance(each, Tensor) else None for each in batch[:3]]
+        images, y_B, index_B = [*first, None, None, None][:3]
+    if images is None:
         what = (
             f"the keys {', '.join(map(str, batch))}"
             if isinstance(batch, Mapping)
@@ -75,7 +77,7 @@ def read_batch(batch: Any, labels: Sequence[str] = LABELS) -> Batch:
             f"order, or a dictionary with {IMAGES[0]!r} (or {', '.join(IMAGES[1:3])}) and "
             f"{LABELS[0]!r} (or {LABELS[1]})"
         )
-    return Batch(*found[:3])
+    return Batch(images, y_B, index_B)
 
 
 def _first(batch: Mapping[Any, Any], names: Sequence[str]) -> Tensor | None:

@@ -121,6 +121,22 @@ class ObjectiveTrainer(transformers.Trainer):
             return loss.detach(), None, None
         return loss.detach(), outputs["logits"].detach(), batch.y_B
 
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Refused: a card describes a model of transformers, which an objective only holds.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(f"a Trainer's model card cannot work with an objective; {INSIDE}")
+
+    def push_to_hub(self, *_: Any, **__: Any) -> str:
+        """Refused, as `create_model_card`, which it calls.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(f"push_to_hub cannot work with an objective; {INSIDE}")
+
     def _read(self, inputs: dict[str, Tensor]) -> Batch:
         return read_batch(inputs, [*(self.args.label_names or []), *LABELS])
 
@@ -130,7 +146,9 @@ class ObjectiveTrainer(transformers.Trainer):
         self._signature_columns = [*IMAGES, *LABELS, *INDICES, *named]
 
 
+INSIDE = "call push_to_hub() of the model of transformers inside it, once it is trained"
 INSTEAD = {
+    "push_to_hub": f"leave it out and {INSIDE}",
     "label_smoothing_factor": "leave it out and pass the objective LabelSmoothing(model)",
     "activation_checkpointing": "leave it out and call gradient_checkpointing_enable() of the "
     "model of transformers before it is wrapped",
@@ -154,6 +172,10 @@ def _check_arguments(args: transformers.TrainingArguments) -> None:
         if getattr(args, name, None):
             said = "gradient_checkpointing" if name == "activation_checkpointing" else name
             raise InputError(f"{said} cannot work with an objective; {instead}")
+    if args.train_sampling_strategy == "group_by_length":
+        raise InputError(
+            "group_by_length cannot work with an objective; leave it out: images have no lengths"
+        )
     if args.n_gpu > 1:
         raise InputError(
             f"this process sees {args.n_gpu} GPUs, among which the Trainer would copy the "

@@ -105,7 +105,7 @@ class ObjectiveModule(lightning.LightningModule):
         self.log_dict(scores, batch_size=len(y_B))
 
     @classmethod
-    def load_from_checkpoint(  # type: ignore[override]
+    def load_from_checkpoint(
         cls,
         checkpoint_path: Any,
         map_location: Any = None,
