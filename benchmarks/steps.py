@@ -1,5 +1,7 @@
-"""A training step of Introspective Learning against a standard one, and the check in it: ResNet-18,
-K = 100."""
+"""A training step of Introspective Learning against a standard one: ResNet-18, K = 100.
+
+One row is the check, in each step, that the head is what it was found to be.
+"""
 
 import torch
 from lightning_fabric import Fabric
