@@ -81,8 +81,10 @@ class _Unchecked(CheckedLayers):
 
 
 def _fabric(device: torch.device) -> Fabric:
-    precision = "bf16-mixed" if device.type == "cuda" else "32-true"
-    return Fabric(accelerator=device.type, devices=1, precision=precision)
+    on_gpu = device.type == "cuda"
+    return Fabric(
+        accelerator=device.type, devices=1, precision="bf16-mixed" if on_gpu else "32-true"
+    )
 
 
 def _rows(device: torch.device, *, recorded: bool = False) -> list[dict[str, object]]:
