@@ -1,5 +1,7 @@
-"""A training step of Introspective Learning against a standard one, and the check in it: ResNet-18,
-K = 100."""
+"""A training step of Introspective Learning against a standard one: ResNet-18, K = 100.
+
+One row is the check, in each step, that the head is what it was found to be.
+"""
 
 import torch
 from lightning_fabric import Fabric
@@ -79,8 +81,10 @@ class _Unchecked(CheckedLayers):
 
 
 def _fabric(device: torch.device) -> Fabric:
-    precision = "bf16-mixed" if device.type == "cuda" else "32-true"
-    return Fabric(accelerator=device.type, devices=1, precision=precision)
+    on_gpu = device.type == "cuda"
+    return Fabric(
+        accelerator=device.type, devices=1, precision="bf16-mixed" if on_gpu else "32-true"
+    )
 
 
 def _rows(device: torch.device, *, recorded: bool = False) -> list[dict[str, object]]:

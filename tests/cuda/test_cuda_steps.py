@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from selfexplain.data import Batches, MemoryImages, load_data
 from selfexplain.errors import InputError
+from selfexplain.introspection import Introspective
 from selfexplain.models import build_model
 from selfexplain.objectives import Standard
 from selfexplain.training import CompiledParts, TrainingOptions, train
@@ -51,6 +52,35 @@ def test_a_copy_is_not_compiled() -> None:
         made(x_BCHW, y_B)["loss"].backward()
         twin = copy.deepcopy(made)
     assert all(module._compiled_call_impl is None for module in twin.modules())
+
+
+class Scaled(nn.Module):
+    """A head whose input is the mean of a map times a number, which is one at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features, self.fc = nn.Conv2d(3, 16, 3), nn.Linear(16, CLASSES)
+        self.factor = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.features(x).mean((2, 3)) * self.factor)  # type: ignore[no-any-return]
+
+
+def test_a_head_that_drifts_is_refused_a_step_later_and_no_step_waits() -> None:
+    made = Introspective(Scaled()).to(GPU)
+    x_BCHW, y_B = torch.randn(8, 3, 16, 16, device=GPU), torch.arange(8, device=GPU) % CLASSES
+    made(x_BCHW, y_B)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            made(x_BCHW, y_B)["loss"].backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    made.model.factor = 1.5
+    made(x_BCHW, y_B)
+    torch.cuda.synchronize()
+    with pytest.raises(InputError, match="not the spatial mean of a feature map"):
+        made(x_BCHW, y_B)
 
 
 def trained(

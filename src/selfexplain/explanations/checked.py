@@ -191,6 +191,8 @@ def disagreement(seen: Seen, logits_BK: Tensor, *, strict: bool) -> Tensor:
         return torch.ones((), dtype=torch.bool, device=logits_BK.device)
     with torch.autocast(logits_BK.device.type, enabled=False):
         rule = _Rule(seen, logits_BK)
+        if not logits_BK.is_cuda and rule.surely_gives(rule.mean_BF):
+            return torch.zeros((), dtype=torch.bool)
         broken = rule.gives_other(rule.mean_BF)
         if not (broken.is_cuda or bool(broken)):
             return broken
@@ -212,10 +214,15 @@ class _Rule:
         self.tolerance = _tolerance([t.dtype for t in of], logits_BK.device.type)
         widest = torch.promote_types(call.weight_KF.dtype, logits_BK.dtype)
         self.wide = torch.promote_types(widest, torch.float32)
-        self.mean_BF = seen.features_BFHW.detach().mean((2, 3), dtype=self.wide)
+        self.mean_BF = _mean(seen.features_BFHW.detach(), self.wide)
         self.weight_KF = call.weight_KF.to(self.wide)
         self.bias_K = None if call.bias_K is None else call.bias_K.to(self.wide)
         self.logits_BK = logits_BK.detach().to(self.wide)
+
+    def surely_gives(self, x_BF: Tensor) -> bool:
+        """Whether the logits are W x + b by a stricter bound, in fewer operations but one wait."""
+        error_BK = F.linear(x_BF, self.weight_KF, self.bias_K).sub_(self.logits_BK)
+        return _highest(error_BK) <= self.tolerance * _highest(self.logits_BK)
 
     def gives_other(self, x_BF: Tensor) -> Tensor:
         """Whether the logits differ from W x + b by more than rounding."""
@@ -236,6 +243,19 @@ class _Rule:
         gain = torch.where(scaled if spared else dropped & scaled, gain, 1.0)
         error = ((x_BF - gain * own_BF) * kept_BF).abs().amax()
         return (error <= self.tolerance * gain * highest) & (~dropped | scaled)
+
+
+def _mean(features_BFHW: Tensor, dtype: torch.dtype) -> Tensor:
+    """Mean over space; as a product where a mean over so few neighbours takes up to five times."""
+    plain = features_BFHW.is_contiguous() and features_BFHW.dtype == dtype
+    if features_BFHW.is_cuda or not plain:
+        return features_BFHW.mean((2, 3), dtype=dtype)
+    positions = features_BFHW.shape[2:].numel()
+    return features_BFHW.flatten(2) @ features_BFHW.new_full((positions,), 1 / positions)
+
+
+def _highest(tensor: Tensor) -> float:
+    return float(torch.linalg.vector_norm(tensor, torch.inf))
 
 
 def _tolerance(dtypes: list[torch.dtype], device: str) -> float:
