@@ -99,8 +99,8 @@ def _predictions(folder: Path, classes: int) -> Predictions | None:
     found = read_shaped(
         path,
         {"logits": "float NK", "labels": "int N"},
+        {"K": classes},
         digest=kept_digest(folder, path.name),
-        K=classes,
     )
     _check_indices(path, "labels", found["labels"], classes)
     return Predictions(logits_NK=found["logits"], labels_N=found["labels"])
@@ -113,8 +113,8 @@ def _similarity(folder: Path, classes: int) -> Similarity | None:
     found = read_shaped(
         path,
         {"similarity": "float KK", "count": "int K"},
+        {"K": classes},
         digest=kept_digest(folder, path.name),
-        K=classes,
     )
     return Similarity(similarity_KK=found["similarity"], count_K=found["count"])
 
