@@ -61,6 +61,8 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             # Libraries that write say what they make of it, not what the system said.
             raise cannot_write(path, raw.error) from error
         with _said_of(path):
+            if raw.error is not None:  # whoever wrote has passed over it
+                raise raw.error
             file.flush()
             os.fsync(raw.fileno())
             if sys.platform == "win32":  # which renames no open file

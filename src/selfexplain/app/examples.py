@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from selfexplain.errors import InputError
-from selfexplain.training.files import read_tensors
+from selfexplain.training.files import load_tensors
 
 ALBUM = Path("album") / "images.safetensors"
 """Where a run keeps them, in its folder."""
@@ -52,7 +52,7 @@ def read_examples(folder: Path, class_names: tuple[str, ...]) -> list[Example]:
     if not path.exists():
         return []
     try:
-        album = read_tensors(path, remedy="delete it to go without examples")
+        album = load_tensors(path, remedy="delete it to go without examples")
         return [
             Example(image_CHW, class_names[label])
             for image_CHW, label in zip(album["images"], album["labels"].tolist(), strict=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from selfexplain.errors import InputError
 from selfexplain.recipes.folder import saved_config
 from selfexplain.training.checkpoint import loading_from
-from selfexplain.training.files import read_json, read_tensors
+from selfexplain.training.files import load_tensors, read_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +89,7 @@ def read_result(folder: Path) -> dict[str, Any]:
     """
     for name in ("predictions.safetensors", "model.safetensors"):
         if (folder / name).exists():
-            read_tensors(
+            load_tensors(
                 folder / name, digest=kept_digest(folder, name), remedy=_write_again(folder)
             )
     return read_json(folder / "result.json")
@@ -105,7 +105,7 @@ def load_weights(model: nn.Module, run: FinishedRun) -> None:
     exported = not (run.folder / "run.json").exists()
     remedy = "export it, or download it, again" if exported else _write_again(run.folder)
     with loading_from(path):
-        model.load_state_dict(read_tensors(path, digest=run.digest, remedy=remedy))
+        model.load_state_dict(load_tensors(path, digest=run.digest, remedy=remedy))
 
 
 def _write_again(folder: Path) -> str:

@@ -14,7 +14,7 @@ from selfexplain.recipes.folder import saved_config
 from selfexplain.recipes.objective_options import parts_of
 from selfexplain.report.html.evenly import FRAMES, evenly
 from selfexplain.report.sections import Album, Moment, Predictions, Record, Similarity
-from selfexplain.training.files import read_json, read_tensors
+from selfexplain.training.files import load_tensors, read_json
 from selfexplain.training.log import EpochLog
 
 
@@ -126,7 +126,7 @@ def _tensors(path: Path, *names: str) -> list[Tensor] | None:
     if not path.exists():
         return None
     remedy = "delete it, and the report goes without"
-    tensors = read_tensors(path, digest=kept_digest(path.parent, path.name), remedy=remedy)
+    tensors = load_tensors(path, digest=kept_digest(path.parent, path.name), remedy=remedy)
     try:
         return [tensors[name] for name in names]
     except KeyError as error:

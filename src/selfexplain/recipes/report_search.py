@@ -19,7 +19,7 @@ from selfexplain.report.search_sections import (
     search_style,
     seeds_table,
 )
-from selfexplain.training.files import read_json, read_tensors
+from selfexplain.training.files import load_tensors, read_json
 from selfexplain.training.log import EpochLog
 
 
@@ -148,7 +148,7 @@ def _album(folder: Path, class_names: list[str] | None, epochs: int) -> Album | 
 
 
 def _tensors(path: Path) -> dict[str, np.ndarray]:
-    return {name: tensor.numpy() for name, tensor in read_tensors(path).items()}
+    return {name: tensor.numpy() for name, tensor in load_tensors(path).items()}
 
 
 def _lookups(folder: Path) -> tuple[dict[str, Any], ...]:

@@ -73,7 +73,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "a.safetensors"
-        >>> _ = write_tensors(path, {"a": torch.tensor([1, 2])}); read_tensors(path)
+        >>> _ = write_tensors(path, {"a": torch.tensor([1, 2])}); load_tensors(path)
         {'a': tensor([1, 2])}
     """
     content, digest = tensor_bytes(tensors)
@@ -82,7 +82,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     return digest
 
 
-def read_tensors(
+def load_tensors(
     path: Path, *, digest: str | None = None, remedy: str = "delete it to do without it"
 ) -> dict[str, Tensor]:
     """Read a safetensors file onto the CPU, if its tensors are those that were written.
@@ -98,7 +98,7 @@ def read_tensors(
         InputError: the file cannot be read, or is damaged.
 
     Example:
-        >>> read_tensors(Path("absent.safetensors"))
+        >>> load_tensors(Path("absent.safetensors"))
         Traceback (most recent call last):
         selfexplain.errors.InputError: absent.safetensors cannot be read (No such file ...
     """
