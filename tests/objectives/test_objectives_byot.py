@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
-from selfexplain.models import build_model
+from selfexplain.models import PointwiseConv2d, build_model
 from selfexplain.objectives import BYOT
 from selfexplain.objectives.shallow_classifier import ShallowClassifier
 from selfexplain.objectives.stages import Stage, Staging, find_stages
@@ -26,7 +26,7 @@ class Bottleneck(nn.Module):
         super().__init__()
         self.reduce = nn.Conv2d(channels, channels, 1)
         self.spatial = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
-        self.shortcut = nn.Conv2d(channels, channels, 1, stride=2)
+        self.shortcut = PointwiseConv2d(channels, channels, step=2)
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -236,7 +236,9 @@ def test_processes_that_train_together_hold_one_state(tmp_path: Path) -> None:
     # The memories hold the whole batch, not one half of it twice.
     assert (first["ps_kd"]["past_NK"].sum(dim=1) > 0).all()
     x = images(8, seed=1)[0].float()
-    assert torch.equal(first["dlb"]["last.x_BCHW"], x)
+    last = distributed("dlb")
+    last.load_state_dict(first["dlb"])
+    assert torch.equal(last.last["x_BCHW"], x)
 
 
 def _train_distributed(rank: int, folder: str) -> None:
@@ -266,9 +268,9 @@ def test_memory_that_was_kept_in_inference_mode_can_be_overwritten() -> None:
         memory.keep(a=torch.zeros(3))
     memory.keep(a=torch.ones(3))
     assert torch.equal(memory["a"], torch.ones(3))
-    place = memory.get_buffer("a").data_ptr()
+    place = memory.view("a").data_ptr()
     memory.keep(a=torch.zeros(3))
-    assert memory.get_buffer("a").data_ptr() == place  # as before, in the same memory
+    assert memory.view("a").data_ptr() == place  # as before, in the same memory
 
 
 def test_memory_loads_what_was_saved_whatever_its_size() -> None:

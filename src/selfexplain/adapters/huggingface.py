@@ -4,8 +4,10 @@ from typing import Any
 
 import torch
 import transformers
+from accelerate.utils import extract_model_from_parallel as unwrap_model
 from torch import Tensor, nn
 
+from selfexplain.adapters.batches import IMAGES, INDICES, LABELS, Batch, read_batch
 from selfexplain.errors import InputError
 from selfexplain.objectives import Objective
 
@@ -38,18 +40,44 @@ class Logits(nn.Module):
 class ObjectiveTrainer(transformers.Trainer):
     """A Trainer whose model is an objective.
 
-    Batches are dictionaries with `pixel_values` and `labels` and, for an objective that wants
-    indices, `index`; `predict` also takes batches without labels. Pass
-    `remove_unused_columns=False` in the arguments, as the columns cannot be read off an objective.
+    Batches are dictionaries with `pixel_values` (or `image`, `images`) and `labels` (or `label`)
+    and, for an objective that wants indices, `index`; `predict` also takes batches without labels.
 
     Args:
-        model: the objective, around a model that returns logits (see `Logits`).
-        **arguments: those of `transformers.Trainer`.
+        model: the objective, around a model that returns logits (see `Logits`); None with
+            `model_init`, which returns one.
+        args: of the training.
+        **options: those of `transformers.Trainer`.
+
+    Raises:
+        InputError: the model is no objective, or an option cannot work with one.
     """
 
-    def __init__(self, model: Objective, **arguments: Any) -> None:
-        callbacks = [*(arguments.pop("callbacks", None) or []), _TellEpochs(model)]
-        super().__init__(model=model, callbacks=callbacks, **arguments)
+    def __init__(
+        self,
+        model: Objective | None = None,
+        args: transformers.TrainingArguments | None = None,
+        **options: Any,
+    ) -> None:
+        if args is not None:
+            _check_arguments(args)
+        if options.get("compute_loss_func") is not None:
+            raise InputError(
+                "compute_loss_func would take the objective's place; leave it out, and write an "
+                "objective of your own for a loss of your own"
+            )
+        callbacks = [*(options.pop("callbacks", None) or []), _TellEpochs()]
+        if model is not None:
+            _check_objective(model)
+        super().__init__(model=model, args=args, callbacks=callbacks, **options)
+        # An objective's loss is the mean of its batch, whatever its forward's signature says.
+        self.model_accepts_loss_kwargs = False
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        """A new objective."""
+        model: nn.Module = super().call_model_init(trial)
+        _check_objective(model)
+        return model
 
     def compute_loss(
         self,
@@ -60,8 +88,9 @@ class ObjectiveTrainer(transformers.Trainer):
     ) -> Any:
         """The objective's loss; with `return_outputs` the logits (B, K) too."""
         del num_items_in_batch
-        indices = [inputs["index"]] if "index" in inputs else []
-        out = model(inputs["pixel_values"], inputs["labels"], *indices)
+        objective = self.accelerator.unwrap_model(model)
+        arguments = self._read(inputs).arguments(indices=objective.wants_indices)
+        out = model(*arguments)
         return (out["loss"], {"logits": out["output"]}) if return_outputs else out["loss"]
 
     def prediction_step(
@@ -77,28 +106,81 @@ class ObjectiveTrainer(transformers.Trainer):
         """
         del ignore_keys
         inputs = self._prepare_inputs(inputs)
+        objective = self.accelerator.unwrap_model(model)
+        name = next((name for name in IMAGES if name in inputs), IMAGES[0])
+        self.model.main_input_name = name  # which include_for_metrics asks the model for
+        if self.args.fp16_full_eval or self.args.bf16_full_eval:
+            like = next(objective.parameters())  # then the Trainer has cast the weights
+            inputs = {**inputs, name: inputs[name].to(like.dtype)}
+        batch = self._read(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            if "labels" not in inputs:
-                if prediction_loss_only:
-                    raise InputError("a loss needs labels; pass a data set whose batches have them")
-                objective = self.accelerator.unwrap_model(model)
-                return None, objective.model(inputs["pixel_values"]), None
+            if batch.y_B is None and not prediction_loss_only:
+                return None, objective.model(batch.x_BCHW), None
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
         if prediction_loss_only:
             return loss.detach(), None, None
-        return loss.detach(), outputs["logits"].detach(), inputs["labels"]
+        return loss.detach(), outputs["logits"].detach(), batch.y_B
+
+    def _read(self, inputs: dict[str, Tensor]) -> Batch:
+        return read_batch(inputs, [*(self.args.label_names or []), *LABELS])
+
+    def _set_signature_columns_if_needed(self) -> None:
+        """The columns of a data set that are kept; an objective's signature does not name them."""
+        named = self.args.label_names or []
+        self._signature_columns = [*IMAGES, *LABELS, *INDICES, *named]
+
+
+INSTEAD = {
+    "label_smoothing_factor": "leave it out and pass the objective LabelSmoothing(model)",
+    "activation_checkpointing": "leave it out and call gradient_checkpointing_enable() of the model "
+    "of transformers before it is wrapped",
+    "torch_compile": "leave it out and call compile() of the model's blocks before it is wrapped: "
+    "explanations are read by hooks, which a compiled objective would not run",
+    "use_liger_kernel": "leave it out: it replaces parts of language models",
+    "neftune_noise_alpha": "leave it out: it is noise on the embeddings of tokens",
+    "fsdp": "leave it out and start the training with torchrun: explanations read whole weights, "
+    "which each process then has",
+    "deepspeed": "leave it out and start the training with torchrun: explanations read whole "
+    "weights, which each process then has",
+    "parallelism_config": "leave it out and start the training with torchrun: explanations read "
+    "whole weights, which each process then has",
+}
+"""Arguments of a Trainer that an objective cannot have, and what to do in their places."""
+
+
+def _check_arguments(args: transformers.TrainingArguments) -> None:
+    """Raise InputError for an argument that cannot work with an objective."""
+    for name, instead in INSTEAD.items():
+        if getattr(args, name, None):
+            said = "gradient_checkpointing" if name == "activation_checkpointing" else name
+            raise InputError(f"{said} cannot work with an objective; {instead}")
+    if args.n_gpu > 1:
+        raise InputError(
+            f"this process sees {args.n_gpu} GPUs, among which the Trainer would copy the objective "
+            "in each step, and what it remembers would be lost; start the training with torchrun, "
+            "one process for each GPU"
+        )
+
+
+def _check_objective(model: object) -> None:
+    """Raise InputError unless a model is an objective."""
+    if not isinstance(model, Objective):
+        raise InputError(
+            f"the model is a {type(model).__name__}; pass an objective, for example "
+            "Introspective(Logits(model))"
+        )
 
 
 class _TellEpochs(transformers.TrainerCallback):
-    def __init__(self, objective: Objective) -> None:
-        self.objective = objective
-
     def on_epoch_begin(
         self,
         args: transformers.TrainingArguments,
         state: transformers.TrainerState,
         *_: Any,
+        model: nn.Module,
         **__: Any,
     ) -> None:
-        epochs = max(1, round(args.num_train_epochs))
-        self.objective.begin_epoch(min(int(state.epoch or 0), epochs - 1), epochs)
+        # max_steps, where it is given, decides how many epochs there are.
+        epochs = max(1, state.num_train_epochs or round(args.num_train_epochs))
+        objective: Any = unwrap_model(model)
+        objective.begin_epoch(min(int(state.epoch or 0), epochs - 1), epochs)

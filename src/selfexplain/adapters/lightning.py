@@ -8,28 +8,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfexplain.adapters.batches import Batch, read_batch
+from selfexplain.errors import InputError
 from selfexplain.objectives import Objective
+from selfexplain.objectives.wrapper import Wrapper
 
 MakeOptimiser = Callable[[Iterable[nn.Parameter]], Any]
 """Parameters -> optimiser, or whatever else `configure_optimizers` may return."""
 
 
 def sgd(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum, as the library's own trainer has it.
+    """SGD with Nesterov momentum, at a learning rate that needs no schedule.
+
+    The library's own trainer has ten times as much, and lets it fall to zero along a cosine: the
+    better choice for a training from scratch, and one that diverges where it stays as high.
 
     Example:
         >>> sgd(nn.Linear(2, 1).parameters()).defaults["nesterov"]
         True
     """
-    return torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    return torch.optim.SGD(parameters, lr=0.01, momentum=0.9, weight_decay=5e-4, nesterov=True)
 
 
 class ObjectiveModule(lightning.LightningModule):
-    """Trains an objective and validates its model; logs every term of the loss.
+    """Trains an objective; validates and tests its model, and predicts with it.
+
+    Logs every term of the loss. Batches are images, labels and, for objectives that want them,
+    indices, in this order or in a dictionary (`read_batch`); to predict needs images alone, and
+    gives logits.
 
     Args:
         objective: any, around a model that returns logits.
-        make_optimiser: of all the objective's parameters.
+        make_optimiser: of all the objective's parameters. May return schedules too, in any form
+            that `configure_optimizers` may.
 
     Example:
         >>> from selfexplain import Introspective
@@ -50,26 +61,77 @@ class ObjectiveModule(lightning.LightningModule):
         logits_BK: Tensor = self.objective.model(x_BCHW)
         return logits_BK
 
+    def on_train_start(self) -> None:
+        """Tell the objective which epoch goes on, if a checkpoint was made within it."""
+        if self.trainer.fit_loop.restarted_mid_epoch:
+            begin_epoch(self.objective, self.trainer)
+
     def on_train_epoch_start(self) -> None:
         """Tell the objective that an epoch begins."""
         begin_epoch(self.objective, self.trainer)
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
-        """The loss of a batch of images, labels and, for objectives that want them, indices."""
+        """The loss of a batch."""
         del batch_index
-        out: dict[str, Tensor] = self.objective(*batch)
+        arguments = read_batch(batch).arguments(indices=self.objective.wants_indices)
+        out: dict[str, Tensor] = self.objective(*arguments)
         terms = {name: value.detach() for name, value in out.items() if name != "output"}
-        self.log_dict(terms, batch_size=len(batch[0]))
+        self.log_dict(terms, batch_size=len(arguments[0]))
         return out["loss"]
 
-    def validation_step(self, batch: Any, batch_index: int) -> None:
-        """Log cross-entropy and accuracy of the model."""
-        del batch_index
-        x_BCHW, y_B = batch[:2]
+    def validation_step(self, batch: Any, batch_index: int, dataloader_idx: int = 0) -> None:
+        """Log cross-entropy and accuracy of the model: val_nll and val_accuracy."""
+        del batch_index, dataloader_idx
+        self._log_scores("val", read_batch(batch))
+
+    def test_step(self, batch: Any, batch_index: int, dataloader_idx: int = 0) -> None:
+        """Log cross-entropy and accuracy of the model: test_nll and test_accuracy."""
+        del batch_index, dataloader_idx
+        self._log_scores("test", read_batch(batch))
+
+    def predict_step(self, batch: Any, batch_index: int, dataloader_idx: int = 0) -> Tensor:
+        """Logits (B, K) of a batch, with labels or without."""
+        del batch_index, dataloader_idx
+        logits_BK: Tensor = self(read_batch(batch).x_BCHW)
+        return logits_BK
+
+    def _log_scores(self, stage: str, batch: Batch) -> None:
+        x_BCHW, y_B = batch.arguments(indices=False)
         logits_BK = self(x_BCHW)
-        accuracy = (logits_BK.argmax(dim=1) == y_B).float().mean()
-        scores = {"val_nll": F.cross_entropy(logits_BK, y_B), "val_accuracy": accuracy}
+        classes_B = y_B if y_B.ndim == 1 else y_B.argmax(dim=1)
+        accuracy = (logits_BK.argmax(dim=1) == classes_B).float().mean()
+        nll = F.cross_entropy(logits_BK, y_B)
+        scores = {f"{stage}_nll": nll, f"{stage}_accuracy": accuracy}
         self.log_dict(scores, batch_size=len(y_B))
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        *,
+        objective: Objective | None = None,
+        **options: Any,
+    ) -> Any:
+        """The module of a checkpoint, whose weights and memories the objective is given.
+
+        Args:
+            checkpoint_path: of the file.
+            map_location: where tensors go.
+            objective: built as for the training; a checkpoint does not hold how it was.
+            **options: of `LightningModule.load_from_checkpoint`, and `make_optimiser`.
+
+        Raises:
+            InputError: there is no objective.
+        """
+        if objective is None:
+            raise InputError(
+                "a checkpoint holds the objective's tensors and not how it was built; pass "
+                "objective=..., built as for the training"
+            )
+        return super().load_from_checkpoint(
+            checkpoint_path, map_location, objective=objective, **options
+        )
 
     def configure_optimizers(self) -> Any:
         """The optimiser of all the objective's parameters."""
@@ -84,12 +146,20 @@ class TellEpochs(lightning.Callback):
         ...                             enable_progress_bar=False, enable_model_summary=False)
     """
 
+    def on_train_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Tell which epoch goes on, if a checkpoint was made within it."""
+        if trainer.fit_loop.restarted_mid_epoch:
+            self.on_train_epoch_start(trainer, pl_module)
+
     def on_train_epoch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
         """Tell every objective among the module's submodules."""
+        inside = {id(m.objective) for m in pl_module.modules() if isinstance(m, Wrapper)}
         for module in pl_module.modules():
-            if isinstance(module, Objective):
+            if isinstance(module, Objective) and id(module) not in inside:  # told by its wrapper
                 begin_epoch(module, trainer)
 
 

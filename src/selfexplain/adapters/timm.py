@@ -66,8 +66,11 @@ class ObjectiveTask(timm.task.TrainingTask):
     def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Any]:
         """What the objective remembers beside its model."""
         del module, ema
-        state = self.objective[0].state_dict()
-        return {name: value for name, value in state.items() if not name.startswith("model.")}
+        objective = self.objective[0]
+        modules = objective.named_modules()
+        inside = next(name for name, module in modules if module is objective.model)
+        state = objective.state_dict().items()
+        return {name: value for name, value in state if not name.startswith(f"{inside}.")}
 
     def load_task_state(
         self,

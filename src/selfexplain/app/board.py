@@ -95,7 +95,7 @@ class Board:
 
 def _fitted(image: Image.Image, explainer: Explainer) -> Tensor | str:
     try:
-        return to_shape(image, explainer.shape_CHW)
+        return to_shape(image, explainer.shape_CHW, explainer.ranges)
     except InputError as error:
         return str(error)
 

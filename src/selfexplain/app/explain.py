@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from selfexplain.data import normalise
+from selfexplain.data.pixels import Ranges
 from selfexplain.errors import InputError
 from selfexplain.explanations import (
     KINDS,
@@ -97,6 +98,11 @@ class Explainer:
     def shape_CHW(self) -> tuple[int, int, int]:
         """Of the images that the model takes."""
         return self._run.shape_CHW
+
+    @property
+    def ranges(self) -> Ranges | None:
+        """What values of images of more than 8 bits are scaled by."""
+        return self._run.ranges
 
     @property
     def own(self) -> tuple[MapKind, str | None]:

@@ -3,7 +3,6 @@
 Nothing is decoded before its header was checked. Shape suffixes: C channels, H height, W width.
 """
 
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,15 +10,12 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from selfexplain.data.pixels import to_array
+from selfexplain.data.opening import MAX_PIXELS, NAMES, open_image
+from selfexplain.data.pixels import Ranges, is_deep, to_array
 from selfexplain.errors import InputError
 
 MAX_BYTES = 10_000_000
 """Largest file that is looked at, in bytes."""
-MAX_PIXELS = 20_000_000
-"""Largest image that is decoded, width times height; a photograph of 20 megapixels."""
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-"""What is read, by content and whatever the file's name; Pillow's other decoders are not tried."""
 
 
 def open_upload(content: bytes) -> Image.Image:
@@ -30,29 +26,38 @@ def open_upload(content: bytes) -> Image.Image:
             pixels, or is damaged.
 
     Example:
+        >>> import io
         >>> file = io.BytesIO()
         >>> Image.new("RGB", (9, 5)).save(file, "PNG")
         >>> open_upload(file.getvalue()).size
         (9, 5)
     """
-    if not content:
-        raise InputError("the file is empty; pass an image file")
     if len(content) > MAX_BYTES:
         raise InputError(
             f"the file has {len(content) / 1e6:.1f} MB; pass one of at most {MAX_BYTES / 1e6:g} MB"
         )
     with _one_sentence():
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
-        _check_pixels(image.width, image.height)
-        image.load()
+        image = open_image(content)
+        if is_deep(image):
+            to_array(image, 1)  # which decodes it, and leaves the image as it is
+        else:
+            image.load()
     return image
 
 
-def to_shape(image: Image.Image, shape_CHW: tuple[int, int, int]) -> Tensor:
+def to_shape(
+    image: Image.Image, shape_CHW: tuple[int, int, int], ranges: Ranges | None = None
+) -> Tensor:
     """An image as uint8 (C, H, W), upright, brought to the shape that a model was trained on.
 
     A square is cut from the middle and resized, as in training on images of many sizes; where the
     model's images are not square, the image must have their size.
+
+    Args:
+        image: as `open_upload` returns it.
+        shape_CHW: of the images that the model was trained on.
+        ranges: what their values were scaled by if they had more than 8 bits; None takes what the
+            image calls for.
 
     Raises:
         InputError: the image cannot be converted, or has not the size that is needed.
@@ -63,21 +68,13 @@ def to_shape(image: Image.Image, shape_CHW: tuple[int, int, int]) -> Tensor:
     """
     channels, height, width = shape_CHW
     with _one_sentence():
-        array = to_array(image, channels, height if height == width else None)
+        array = to_array(image, channels, height if height == width else None, ranges)
     if array.shape != shape_CHW:
         raise InputError(
             f"the image is {array.shape[1]} x {array.shape[2]} pixels (height x width), and this "
             f"model takes {height} x {width}; pass an image of that size"
         )
     return torch.from_numpy(array.copy())
-
-
-def _check_pixels(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise InputError(
-            f"the image is {width} x {height} pixels; pass one of at most {MAX_PIXELS / 1e6:g} "
-            "million pixels"
-        )
 
 
 @contextmanager
@@ -89,8 +86,8 @@ def _one_sentence() -> Iterator[None]:
         raise
     except UnidentifiedImageError as error:
         raise InputError(
-            "the file is no image that can be read here, whatever its name says; pass a PNG, JPEG, "
-            "WebP, GIF or BMP file"
+            f"the file is no image that can be read here, whatever its name says; pass a {NAMES} "
+            "file"
         ) from error
     except Image.DecompressionBombError as error:
         raise InputError(

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import fastapi.routing
 import gradio as gr
-from gradio import processing_utils
+from gradio import processing_utils, routes
 
 from selfexplain.app.board import Board, Fitted
 from selfexplain.app.examples import Example
+from selfexplain.app.gate import NO_FILE, TESTED, check_routes
 from selfexplain.app.images import open_upload
 from selfexplain.app.view import error_html, run_html
 from selfexplain.errors import InputError
@@ -16,8 +18,13 @@ from selfexplain.explanations import MapKind
 FIRST_MAPS = 12
 """Class maps that are drawn before one asks for more."""
 MAP_COUNTS = (FIRST_MAPS, 48)
-DOWNLOAD = "async_ssrf_protected_download"
-"""Of gradio.processing_utils; what fetches the URLs that a client sends."""
+FETCHING = (
+    (processing_utils, "async_ssrf_protected_download"),
+    (processing_utils, "async_ssrf_protected_get"),
+    (processing_utils, "unsafe_download"),
+    (routes, "secure_url_stream_response"),
+)
+"""Modules of Gradio and their functions that fetch the URLs that a client sends."""
 THUMBNAIL = 96
 """Least side of an example's thumbnail, in pixels."""
 
@@ -30,17 +37,36 @@ def refuse_urls() -> None:
     Raises:
         InputError: this version of Gradio downloads by another way, which is not closed.
     """
-    if not hasattr(processing_utils, DOWNLOAD):
+    if not all(hasattr(module, name) for module, name in FETCHING):
         raise InputError(
             f"this Gradio ({gr.__version__}) fetches URLs by a way that is not known here; install "
-            "it anew with: pip install 'gradio==6.31.0'"
+            f"the tested one with: pip install 'gradio=={TESTED}'"
         )
-    setattr(processing_utils, DOWNLOAD, _refuse)
+    for module, name in FETCHING:
+        setattr(module, name, _refuse)
 
 
-async def _refuse(url: str, **_: Any) -> str:
-    del url
-    raise gr.Error("A URL was sent in place of a file; upload a file.")
+def check_version(page: gr.Blocks) -> None:
+    """Refuse a Gradio whose server has routes that are not known.
+
+    Args:
+        page: that was launched.
+
+    Raises:
+        InputError: names the version to install.
+    """
+    # A FastAPI that nests routers lists their routes by this function alone.
+    flat = getattr(fastapi.routing, "iter_route_contexts", iter)
+    routes = [
+        f"{method} {getattr(route, 'path', route)}"
+        for route in flat(page.app.routes)
+        for method in getattr(route, "methods", None) or [type(route).__name__]
+    ]
+    check_routes(routes, gr.__version__)
+
+
+async def _refuse(*_: Any, **__: Any) -> str:
+    raise gr.Error(NO_FILE)
 
 
 def build_page(board: Board, examples: Sequence[Example]) -> gr.Blocks:

@@ -17,6 +17,9 @@ from selfexplain.errors import InputError
 if TYPE_CHECKING:
     from selfexplain.app.board import Board
 
+MOST_WAITING = 100
+"""Choices of all visitors that wait for an answer; further ones are told to try again."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AppConfig:
@@ -55,6 +58,7 @@ def serve(config: AppConfig) -> None:
     from selfexplain.app.board import Board
     from selfexplain.app.examples import read_examples
     from selfexplain.app.explain import Explainer
+    from selfexplain.app.gate import connecting_nowhere
 
     board = Board([Explainer(folder) for folder in config.run])
     examples = read_examples(config.run[0], board.explainers[0].class_names)
@@ -66,9 +70,10 @@ def serve(config: AppConfig) -> None:
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         os.environ["GRADIO_TEMP_DIR"] = uploads
         page = _page(board, examples)
-        _launch(page, config)
-        print(f"Page: http://{config.host}:{config.port} (stop with Ctrl-C)", flush=True)
-        page.block_thread()
+        with connecting_nowhere(config.host, config.port):
+            launch(page, config, Path(uploads))
+            print(f"Page: http://{config.host}:{config.port} (stop with Ctrl-C)", flush=True)
+            page.block_thread()
 
 
 @contextmanager
@@ -92,14 +97,27 @@ def _page(board: "Board", examples: list[Any]) -> Any:
     return build_page(board, examples)
 
 
-def _launch(page: Any, config: AppConfig) -> None:
-    from gradio.themes import Base
+def launch(page: Any, config: AppConfig, uploads: Path) -> None:
+    """Let Gradio serve the page, behind the gate.
 
+    Args:
+        page: of `build_page`.
+        config: with host and port.
+        uploads: folder of uploaded files, and the only one whose files are served.
+
+    Raises:
+        InputError: the port cannot be listened on, or the version of Gradio is not known.
+    """
+    from gradio.themes import Base
+    from starlette.middleware import Middleware
+
+    from selfexplain.app.gate import Gate
     from selfexplain.app.images import MAX_BYTES
+    from selfexplain.app.page import check_version
 
     fonts = ["system-ui", "sans-serif"]  # as names they come from the system, not from Google
     try:
-        page.launch(
+        page.queue(max_size=MOST_WAITING).launch(
             server_name=config.host,
             server_port=config.port,
             share=False,
@@ -114,10 +132,16 @@ def _launch(page: Any, config: AppConfig) -> None:
             ssr_mode=False,
             pwa=False,
             mcp_server=False,
+            num_workers=0,  # workers would serve files beside the gate
+            app_kwargs={"middleware": [Middleware(Gate, uploads=uploads)]},
             theme=Base(font=fonts, font_mono=["ui-monospace", "monospace"]),
             css=resources.files("selfexplain.app").joinpath("style.css").read_text(),
         )
+        check_version(page)
     except OSError as error:
         raise InputError(
             f"{config.host}:{config.port} cannot be listened on; pass another --port or --host"
         ) from error
+    except InputError:
+        page.close(verbose=False)
+        raise

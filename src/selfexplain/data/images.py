@@ -2,10 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
+from selfexplain.data.pixels import Ranges
 from selfexplain.data.sending import send
 from selfexplain.errors import InputError
 
@@ -100,6 +101,7 @@ class ImageData:
         train: Images to learn and to select on.
         test: Images to report on.
         class_names: The name of class k at place k.
+        ranges: What images of more than 8 bits were scaled by, and others must be.
 
     Example:
         >>> images = MemoryImages(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.arange(2))
@@ -111,6 +113,7 @@ class ImageData:
     train: ImageSet
     test: ImageSet
     class_names: tuple[str, ...]
+    ranges: Ranges = field(default_factory=Ranges)
 
     @property
     def shape_CHW(self) -> tuple[int, int, int]:

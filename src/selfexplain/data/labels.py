@@ -1,51 +1,141 @@
 """From the values of a label column to class numbers and class names."""
 
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 
 from selfexplain.errors import InputError
 
+_LONGEST = 100  # characters of a class name that are shown
+_JOINERS = "\u200c\u200d"  # between letters and emojis: they are part of how a name is written
 
-def class_names_of(train_values: Sequence[Any]) -> tuple[str, ...]:
-    """Name the classes of labels that bring no names.
+
+def classes_of(train_values: Sequence[Any]) -> list[Any]:
+    """List the classes of labels that bring no names.
 
     Args:
         train_values: The training labels: whole numbers from 0, or strings.
 
     Returns:
-        "0", "1", ... up to the largest number, or the strings in alphabetical order.
+        The numbers or strings that occur, each once and sorted.
 
     Raises:
-        InputError: A number is as large as the number of images, so it cannot be a class number.
+        InputError: A number is negative, or as large as the number of images, so that it cannot be
+            a class number.
 
     Example:
-        >>> class_names_of(["dog", "cat", "dog"]), class_names_of([0, 2, 1])
-        (('cat', 'dog'), ('0', '1', '2'))
+        >>> classes_of(["dog", "cat", "dog"]), classes_of([0, 5, 1, 1, 1, 1])
+        (['cat', 'dog'], [0, 1, 5])
     """
     if any(isinstance(value, str) for value in train_values):
-        return tuple(sorted({value for value in train_values if isinstance(value, str)}))
-    numbers = [value if isinstance(value, int) else -1 for value in train_values]
-    largest = max(0, *numbers)
-    if largest >= len(numbers):
+        return sorted({value for value in train_values if isinstance(value, str)})
+    numbers = [value for value in train_values if isinstance(value, int)]
+    smallest, largest = min(numbers, default=0), max(numbers, default=0)
+    if smallest < 0:
         raise InputError(
-            f"label {largest} in train row {numbers.index(largest)} is no class number, for there "
-            f"are {len(numbers)} images only; number the classes from 0"
+            f"label {smallest} in train row {train_values.index(smallest)} is none of the class "
+            "numbers, which begin at 0; label it or remove the row"
         )
-    return tuple(map(str, range(largest + 1)))
+    if largest >= len(train_values):
+        raise InputError(
+            f"label {largest} in train row {train_values.index(largest)} is no class number, for "
+            f"there are {len(train_values)} images only; number the classes from 0"
+        )
+    return sorted(set(numbers))
 
 
-def class_numbers(
-    values: Sequence[Any], class_names: Sequence[str], split: str, *, as_names: bool
-) -> torch.Tensor:
+def notes_on_classes(classes: Sequence[Any], labels_N: torch.Tensor, *, named: bool) -> list[str]:
+    """Say what is odd about the classes: numbers that skip some, and names without images.
+
+    Args:
+        classes: What stands for class k, at place k.
+        labels_N: Class numbers of the training images.
+        named: Whether the data set lists its classes by itself.
+
+    Example:
+        >>> notes_on_classes([1, 3], torch.tensor([0, 1]), named=False)
+        ['its labels 1, 3 are the 2 classes, and no number between them is one']
+        >>> notes_on_classes(["cat", "dog"], torch.tensor([0, 0]), named=True)
+        ['no training image is of 1 of the 2 classes: dog']
+    """
+    if named:
+        present = set(labels_N.tolist())
+        absent = [name for k, name in enumerate(classes) if k not in present]
+        if not absent:
+            return []
+        return [
+            f"no training image is of {len(absent)} of the {len(classes)} classes: "
+            f"{abridged(absent)}"
+        ]
+    if isinstance(classes[0], str) or list(classes) == list(range(len(classes))):
+        return []
+    return [
+        f"its labels {abridged(list(classes))} are the {len(classes)} classes, and no number "
+        "between them is one"
+    ]
+
+
+def printable_names(names: Iterable[str]) -> tuple[str, ...]:
+    r"""Class names as they can be printed, drawn and stored anywhere: short, and no two alike.
+
+    Bytes that are no UTF-8, control characters and marks that turn the direction of writing become
+    escapes; what is longer than 100 characters is cut off.
+
+    Example:
+        >>> printable_names(["cat", "caf\udce9", "a\u202eb", "a\nb"])
+        ('cat', 'caf\\xe9', 'a\\u202eb', 'a\\nb')
+    """
+    names = tuple(names)
+    taken = {name for name in names if _printable(name) == name}
+    printable = []
+    for name in names:
+        shown, number = _printable(name), 2
+        if shown != name:
+            while shown in taken:
+                shown, number = f"{_printable(name)} ({number})", number + 1
+            taken.add(shown)
+        printable.append(shown)
+    return tuple(printable)
+
+
+def notes_on_names(names: Sequence[str], shown: Sequence[str]) -> list[str]:
+    r"""Say which class names are not shown as they are.
+
+    Example:
+        >>> notes_on_names(["a\nb", "c"], ["a\\nb", "c"])
+        ['1 class name cannot be printed as it is and is shown as a\\nb']
+    """
+    changed = [new for old, new in zip(names, shown, strict=True) if old != new]
+    if not changed:
+        return []
+    one = len(changed) == 1
+    return [
+        f"{len(changed)} class name{'' if one else 's'} cannot be printed as "
+        f"{'it is and is' if one else 'they are and are'} shown as {abridged(changed)}"
+    ]
+
+
+def _printable(name: str) -> str:
+    text = "".join(map(_escaped, name))
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+
+
+def _escaped(letter: str) -> str:
+    if "\udc80" <= letter <= "\udcff":  # how Python hands on a byte that is no UTF-8
+        return f"\\x{ord(letter) - 0xDC00:02x}"
+    hidden = unicodedata.category(letter) in {"Cc", "Cf", "Cs", "Zl", "Zp"}
+    return ascii(letter)[1:-1] if hidden and letter not in _JOINERS else letter
+
+
+def class_numbers(values: Sequence[Any], classes: Sequence[Any], split: str) -> torch.Tensor:
     """Turn the labels of one split into class numbers.
 
     Args:
         values: Whole numbers, or strings.
-        class_names: The name of class k at place k.
+        classes: What stands for class k, at place k.
         split: Name of the split, for messages.
-        as_names: Whether the labels are written as names; else as numbers.
 
     Returns:
         (N,) int64 class numbers.
@@ -54,20 +144,19 @@ def class_numbers(
         InputError: A label is missing, or is none of the classes.
 
     Example:
-        >>> class_numbers(["dog", "cat"], ("cat", "dog"), "test", as_names=True)
+        >>> class_numbers(["dog", "cat"], ("cat", "dog"), "test")
         tensor([1, 0])
     """
-    allowed = list(class_names) if as_names else list(range(len(class_names)))
-    number_of = {value: number for number, value in enumerate(allowed)}
+    number_of = {value: number for number, value in enumerate(classes)}
+    kind = "names" if isinstance(classes[0], str) else "numbers"
     for row, value in enumerate(values):
-        if value is None:
+        if value is None or value == "":
             raise InputError(f"{split} row {row} has no label; label it or remove the row")
         if value not in number_of:
-            kind = "names" if as_names else "numbers"
             raise InputError(
-                f"label {value!r} in {split} row {row} is none of the {len(allowed)} class {kind} "
-                f"{abridged(allowed)}; correct it, remove the row or pass another --label-column "
-                "(label_column)"
+                f"label {value!r} in {split} row {row} is none of the {len(classes)} class {kind} "
+                f"{abridged(list(classes))}; correct it, remove the row or pass another "
+                "--label-column (label_column)"
             )
     return torch.tensor([number_of[value] for value in values], dtype=torch.int64)
 

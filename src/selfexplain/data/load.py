@@ -31,7 +31,7 @@ def load_data(
         label_column: Label column of a table; None finds it by its type.
         image_size: Side in pixels of the square cut from the middle of each image, resized;
             None keeps the size, which all images must then share.
-        channels: 1 (grey) or 3 (RGB); None takes what the first image calls for.
+        channels: 1 (grey) or 3 (RGB); None for grey if all images are grey, and else RGB.
         skip_broken: Whether images that cannot be decoded are left out, with a warning. For sets
             that do not fit into memory this decodes every image once before training.
         in_memory_limit: Bytes; a split that is larger once decoded is decoded on demand.
@@ -55,13 +55,15 @@ def load_data(
         skip_broken=skip_broken,
         in_memory_limit=in_memory_limit,
     )
-    data, broken = image_data(raw, building)
+    data, broken, notes = image_data(raw, building)
     if broken:
         warnings.warn(
             f"{len(broken)} of the {len(raw.train.source) + len(raw.test.source)} images cannot be "
             f"decoded and are left out; the first is {broken[0]}",
             stacklevel=2,
         )
+    if told := [*raw.notes, *notes]:
+        warnings.warn(f"of {spec}: {'; '.join(told)}", stacklevel=2)
     return data
 
 

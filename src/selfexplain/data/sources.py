@@ -1,6 +1,5 @@
 """Where encoded images lie: files, rows of a table, or an array. Nothing is decoded here."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+
+from selfexplain.data.opening import open_image
+from selfexplain.errors import InputError
 
 
 class Source(Protocol):
@@ -27,7 +29,7 @@ class Source(Protocol):
         """Name image `row` so that the user can find it."""
 
     def open(self, row: int) -> Image.Image:
-        """Open image `row`; Pillow decodes the pixels when they are first asked for."""
+        """Open image `row`, checked; Pillow decodes the pixels when they are first asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class Files:
 
     def open(self, row: int) -> Image.Image:
         """Open file `row`."""
-        return Image.open(self.paths[row])
+        return open_image(self.paths[row])
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,8 @@ class TableRows:
             stays on disk and travels to worker processes as a file name.
         column: Name of the image column.
         split: Name of the split, for messages.
+        folders: Where the files may lie that cells name in place of holding bytes; relative names
+            are taken from the first.
 
     Example:
         >>> TableRows([{"img": None}], "img", "train").name(0)
@@ -72,6 +76,7 @@ class TableRows:
     rows: Any
     column: str
     split: str
+    folders: Sequence[Path] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -83,10 +88,21 @@ class TableRows:
     def open(self, row: int) -> Image.Image:
         """Open the cell of row `row`."""
         cell = self.rows[row][self.column]
-        if cell is None:
-            raise ValueError("the cell is empty")
+        if cell is None or (cell["bytes"] is None and not cell["path"]):
+            raise InputError(f"the cell of the column '{self.column}' is empty")
         encoded = cell["bytes"]
-        return Image.open(cell["path"] if encoded is None else io.BytesIO(encoded))
+        return open_image(self._own_file(cell["path"]) if encoded is None else encoded)
+
+    def _own_file(self, name: str) -> Path:
+        """The file that a cell names, which must lie with the table: it came from a stranger."""
+        place = self.folders[0] / name if self.folders else Path(name)
+        found = place.resolve()  # where links and .. lead to
+        if not any(found.is_relative_to(folder.resolve()) for folder in self.folders):
+            raise InputError(
+                f"the column '{self.column}' names the file {name!r}, which does not lie in the "
+                "folder of the table"
+            )
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +152,12 @@ class RawSplit:
 class RawData:
     """What every reader returns: two splits that are not decoded yet, and the class names.
 
+    Attributes:
+        train: Images to learn from.
+        test: Images to report on.
+        class_names: The name of class k at place k.
+        notes: What was left out or changed, in words, for the user to be told.
+
     Example:
         >>> source = Arrays(np.zeros((2, 8, 8), np.uint8))
         >>> split = RawSplit(name="train", source=source, labels_N=torch.tensor([0, 1]))
@@ -146,3 +168,4 @@ class RawData:
     train: RawSplit
     test: RawSplit
     class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()

@@ -1,11 +1,16 @@
 """Data sets in the layout of Hugging Face: Parquet files in a folder, or a name on the hub."""
 
 import glob
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
+from huggingface_hub import constants
 from pyarrow import parquet
 
+from selfexplain.data.columns import label_column
+from selfexplain.data.labels import abridged
 from selfexplain.data.sources import RawData
 from selfexplain.data.tables import empty_split, from_splits
 from selfexplain.errors import InputError
@@ -18,7 +23,8 @@ def parquet_files(folder: Path) -> dict[str, list[str]]:
         {"train": [...], "test": [...]}; validation files stand in for missing test files.
 
     Raises:
-        InputError: There is no such folder, or the files of a split are missing.
+        InputError: There is no such folder, the files of a split are missing, or one is no plain
+            file.
 
     Example:
         >>> parquet_files(Path("/no/such/folder"))
@@ -37,14 +43,33 @@ def parquet_files(folder: Path) -> dict[str, list[str]]:
             "pass the folder that holds it"
         )
     train, test, validation = (
-        sorted(str(path) for path in places[0].glob(pattern))
-        for pattern in ("train-*.parquet", "test-*.parquet", "valid*.parquet")
+        sorted(str(path) for pattern in patterns for path in places[0].glob(pattern))
+        for patterns in (
+            ("train-*.parquet",),
+            ("test-*.parquet",),
+            ("valid*.parquet", "val-*.parquet", "dev-*.parquet"),
+        )
     )
     if not (test or validation):
         raise InputError(
             f"there is neither test-*.parquet nor validation-*.parquet in {places[0]}; add one"
         )
-    return {"train": train, "test": test or validation}
+    found = {"train": train, "test": test or validation}
+    for path in [*train, *found["test"]]:
+        if not Path(path).is_file():  # a named pipe would be waited for
+            raise InputError(f"{path} is no plain file; pass a folder of Parquet files")
+    return found
+
+
+def _notes(folder: Path, found: dict[str, list[str]]) -> list[str]:
+    """What lies in the folder and is not read, and what stands in for the test split."""
+    read = [Path(path) for paths in found.values() for path in paths]
+    places = (folder, folder / "data")
+    unread = [p for place in places for p in sorted(place.glob("*.parquet")) if p not in read]
+    notes = [f"the files not read are {abridged([p.name for p in unread])}"] if unread else []
+    if not read[-1].name.startswith("test"):
+        notes.append("validation files are taken for the missing test files")
+    return notes
 
 
 def read_parquet(folder: Path, images: str | None = None, labels: str | None = None) -> RawData:
@@ -79,7 +104,32 @@ def read_parquet(folder: Path, images: str | None = None, labels: str | None = N
             f"the Parquet files in {folder} cannot be read ({_reason(error)}); "
             "check them, and that HF_DATASETS_CACHE is a folder that can be written"
         ) from error
-    return from_splits(splits, images, labels)
+    _check_class_lists(found, label_column(splits["train"].features, labels))
+    own = Path(found["train"][0]).parent
+    raw = from_splits(splits, images, labels, folders=(own, folder))
+    return replace(raw, notes=(*_notes(folder, found), *raw.notes))
+
+
+def _check_class_lists(found: dict[str, list[str]], column: str) -> None:
+    """Raise InputError if files list the classes in different orders: only one would be right."""
+    paths = [path for paths in found.values() for path in paths]
+    first = _class_list(paths[0], column)
+    for path in paths[1:]:
+        if _class_list(path, column) != first:
+            raise InputError(
+                f"{paths[0]} and {path} list the classes of the column '{column}' differently; "
+                "write them anew with one list of classes"
+            )
+
+
+def _class_list(path: str, column: str) -> object:
+    """The classes that a Parquet file lists by itself; None if it does not."""
+    try:
+        metadata = parquet.read_schema(path).metadata or {}
+        features = json.loads(metadata[b"huggingface"])["info"]["features"]
+        return features[column].get("names")
+    except (KeyError, TypeError, AttributeError, ValueError):
+        return None
 
 
 def read_hub(name: str, images: str | None = None, labels: str | None = None) -> RawData:
@@ -104,7 +154,16 @@ def read_hub(name: str, images: str | None = None, labels: str | None = None) ->
             f"the data set '{name}' cannot be fetched from the Hugging Face hub "
             f"({_reason(error)}); check its name and the network, or pass parquet:DIR"
         ) from error
-    return from_splits(splits, images, labels)
+    return from_splits(splits, images, labels, folders=_folders_of(name))
+
+
+def _folders_of(name: str) -> tuple[Path, ...]:
+    """Where `datasets` puts the image files of a data set: its own download, or unpacked there."""
+    if Path(name).is_dir():  # which `datasets` prefers to the hub
+        return (Path(name),)
+    own = f"datasets--{name.replace('/', '--')}"
+    unpacked = Path(datasets.config.EXTRACTED_DATASETS_PATH)
+    return (Path(constants.HF_HUB_CACHE) / own, unpacked)
 
 
 def _have_no_rows(paths: list[str]) -> bool:

@@ -5,7 +5,6 @@ Shape suffixes: N images, K classes.
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 from selfexplain.evaluation.ranking import by_confidence
 
@@ -22,6 +21,9 @@ def calibration_error(logits_NK: Tensor, y_N: Tensor) -> float:
         >>> calibration_error(torch.tensor([[0.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 0]))
         50.0
     """
+    # Here, as it imports much that only other metrics need.
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
     return 100 * float(
         multiclass_calibration_error(
             logits_NK.softmax(dim=1),

@@ -7,15 +7,23 @@ from selfexplain.lazy import lazily
 if TYPE_CHECKING:
     from selfexplain.introspection.objective import Introspective
     from selfexplain.introspection.options import IntrospectiveOptions
+    from selfexplain.introspection.own_mass import OwnMass
     from selfexplain.introspection.similarity import attribution_cosine, similarity_to_true
 
-__all__ = ["Introspective", "IntrospectiveOptions", "attribution_cosine", "similarity_to_true"]
+__all__ = [
+    "Introspective",
+    "IntrospectiveOptions",
+    "OwnMass",
+    "attribution_cosine",
+    "similarity_to_true",
+]
 
 lazily(
     __name__,
     {
         "objective": "Introspective",
         "options": "IntrospectiveOptions",
+        "own_mass": "OwnMass",
         "similarity": "attribution_cosine similarity_to_true",
     },
 )

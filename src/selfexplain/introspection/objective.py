@@ -10,7 +10,7 @@ Shape suffixes: B batch, C channels, H and W space, K classes.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from selfexplain.explanations import cam, capture, find_explained_layer, maps_of
 from selfexplain.explanations.capturing import Seen
 from selfexplain.explanations.explained_layer import ExplainedLayer
 from selfexplain.explanations.state import preserved
-from selfexplain.introspection.class_mean import RunningClassMean
+from selfexplain.introspection.class_mean import RunningClassMean, find_num_classes
 from selfexplain.introspection.loss import distillation_loss, non_true_loss, soft_cross_entropy
 from selfexplain.introspection.options import options_from
 from selfexplain.introspection.similarity import attribution_cosine, similarity_to_true
@@ -34,6 +34,8 @@ from selfexplain.introspection.target import (
     zipf_target,
 )
 from selfexplain.objectives.base import Objective, check_logits
+from selfexplain.objectives.context import ObjectiveContext
+from selfexplain.objectives.memory import Counts
 from selfexplain.objectives.tunable import Range, Tunable
 
 
@@ -50,6 +52,8 @@ class Introspective(Objective):
     Args:
         model: maps images (B, C, H, W) to logits (B, K). It is not changed: hooks live only while a
             forward pass runs.
+        num_classes: K, for the running means of class aggregation; None for what the model says,
+            or its last linear layer has.
         **options: fields of `IntrospectiveOptions`.
 
     Raises:
@@ -67,20 +71,39 @@ class Introspective(Objective):
 
     tunable: ClassVar[Mapping[str, Tunable]] = {"weight": Range(0.03, 1.0, log=True)}
 
-    def __init__(self, model: nn.Module, **options: object) -> None:
+    def __init__(
+        self, model: nn.Module, *, num_classes: int | None = None, **options: object
+    ) -> None:
         super().__init__(model)
         self.options = options_from(options)
         self.period = self.options.every
-        self.steps = 0
-        self.class_mean = RunningClassMean(self.options.momentum)
+        self.counts = Counts(steps=0)
+        self.class_mean: RunningClassMean | None = None
+        if self.options.aggregation == "class":
+            classes = find_num_classes(model) if num_classes is None else num_classes
+            self.class_mean = RunningClassMean(self.options.momentum, classes)
         self._layer: ExplainedLayer | None = None
+
+    @classmethod
+    def in_context(cls, model: nn.Module, context: ObjectiveContext, **options: Any) -> Self:
+        """Build the objective with running means for the run's classes."""
+        return cls(model, num_classes=context.num_classes, **options)
+
+    @property
+    def steps(self) -> int:
+        """Training steps so far, for warm-up, ramp and beat."""
+        return self.counts["steps"]
+
+    @steps.setter
+    def steps(self, steps: int) -> None:
+        self.counts["steps"] = steps
 
     @property
     def recordable(self) -> bool:  # type: ignore[override]
         """Whether steps are the same from now on: warm-up over, and class means, if any, begun."""
         options = self.options
         return (
-            (options.aggregation == "instance" or self.class_mean.started)
+            (self.class_mean is None or self.class_mean.started)
             and options.every == 1
             and options.control != "permuted"
             and self.steps >= options.warmup_steps + options.ramp_steps
@@ -160,16 +183,23 @@ class Introspective(Objective):
         """Take the step count past warm-up and ramp."""
         self.steps = max(self.steps, self.options.warmup_steps + self.options.ramp_steps)
 
-    def get_extra_state(self) -> dict[str, int]:
-        """What a checkpoint needs beside tensors: the count of training steps, for the warm-up.
+    def get_extra_state(self) -> Tensor:
+        """What a checkpoint needs beside weights: the count of training steps, (1,).
 
         Recorded steps, which there are none of before the warm-up is over, are not counted.
         """
-        return {"steps": self.steps}
+        return self.counts.tensor_N
 
-    def set_extra_state(self, state: dict[str, int]) -> None:
+    def set_extra_state(self, state: Tensor | Mapping[str, int]) -> None:
         """Take back what `get_extra_state` gave."""
-        self.steps = state["steps"]
+        self.counts.load(state)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Load; version 0.1.0 saved empty class means where there are none."""
+        if self.class_mean is None:
+            for name in ("mean_KK", "seen_K"):
+                state_dict.pop(f"{prefix}class_mean.{name}", None)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _learns_now(self) -> bool:
         """Whether this call is a training step, which moves the running means and the count."""
@@ -193,8 +223,11 @@ class Introspective(Objective):
 
     def _listens_now(self) -> bool:
         """Whether this step has a soft target."""
-        remembers = self.options.aggregation == "class" and self.class_mean.started
-        return self._strength() > 0 and (self._on_beat() or remembers)
+        return self._strength() > 0 and (self._on_beat() or self._begun_means() is not None)
+
+    def _begun_means(self) -> RunningClassMean | None:
+        """The running class means, if there are any and they have begun."""
+        return self.class_mean if self.class_mean is not None and self.class_mean.started else None
 
     def _explained_forward(self, x_BCHW: Tensor, y_B: Tensor) -> tuple[Tensor, Seen]:
         """One forward pass whose feature map is kept for the explanation."""
@@ -237,11 +270,12 @@ class Introspective(Objective):
         """The detached soft target q (B, K) of this step; `learn` moves the running means."""
         if self.options.control == "uniform":  # whose target reads no values
             similarity_BK = logits_BK.detach().float()
-        elif seen is None:
+        elif seen is None:  # between beats, where nothing but running means is listened to
+            assert self.class_mean is not None
             similarity_BK = self.class_mean(y_B)
         else:
             similarity_BK = self._similarity(logits_BK, seen, y_B)
-            if learn and self.options.aggregation == "class":
+            if learn and self.class_mean is not None:
                 self.class_mean.update(similarity_BK, y_B)
             similarity_BK = self._aggregate(similarity_BK, y_B)
         return self.target_of(similarity_BK, y_B)
@@ -269,9 +303,8 @@ class Introspective(Objective):
 
     def _aggregate(self, similarity_BK: Tensor, y_B: Tensor) -> Tensor:
         """The class's running mean in place of the instance's similarity, once there is one."""
-        if self.options.aggregation == "class" and self.class_mean.started:
-            return self.class_mean(y_B)  # type: ignore[no-any-return]
-        return similarity_BK
+        means = self._begun_means()
+        return similarity_BK if means is None else means(y_B)
 
     def _shape(self, similarity_BK: Tensor, y_B: Tensor) -> Tensor:
         if self.options.shape == "zipf":

@@ -18,6 +18,7 @@ Shape = Literal["softmax", "zipf"]
 Mass = Literal["fixed", "own"]
 Form = Literal["mixed", "ce_kl", "non_true"]
 Control = Literal["none", "permuted", "uniform", "logits", "weights"]
+OwnMassControl = Literal["none", "permuted"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

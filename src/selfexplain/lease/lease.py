@@ -25,6 +25,7 @@ from selfexplain.lease.search import (
     Batch,
     Declaration,
 )
+from selfexplain.models.pointwise import warn_of_strided_pointwise
 from selfexplain.multilevel import Level, Processes, as_function, walk
 from selfexplain.multilevel.module import Function
 from selfexplain.multilevel.processes import ALONE
@@ -229,4 +230,5 @@ class LeaSE(ArchitectureSearch):
                 f"audience {shapes['audience']}; pass an audience that returns logits of the same "
                 "classes"
             )
+        warn_of_strided_pointwise(self.learners["audience"].module)
         self._checked = True

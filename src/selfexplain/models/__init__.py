@@ -1,5 +1,6 @@
 """Classifiers for small images, and the door to timm's and the user's own."""
 
 from selfexplain.models.build import BUILT_IN, build_model
+from selfexplain.models.pointwise import PointwiseConv2d
 
-__all__ = ["BUILT_IN", "build_model"]
+__all__ = ["BUILT_IN", "PointwiseConv2d", "build_model"]

@@ -8,6 +8,8 @@ convolution of stride 1 and no max-pooling.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfexplain.models.pointwise import PointwiseConv2d
+
 
 class ZeroPadShortcut(nn.Module):
     """Shortcut without parameters (option A): every second pixel, zeros for the new channels."""
@@ -24,9 +26,7 @@ class ZeroPadShortcut(nn.Module):
 
 def projection_shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential:
     """Shortcut with a 1x1 convolution and BatchNorm (option B)."""
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
-    )
+    return nn.Sequential(PointwiseConv2d(inputs, outputs, stride), nn.BatchNorm2d(outputs))
 
 
 class BasicBlock(nn.Module):

@@ -3,6 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfexplain.models.pointwise import PointwiseConv2d
+
 
 class PreactivationBlock(nn.Module):
     """BatchNorm, ReLU, 3x3 convolution, twice, added to the shortcut.
@@ -16,9 +18,7 @@ class PreactivationBlock(nn.Module):
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.shortcut = (
-            nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False) if inputs != outputs else None
-        )
+        self.shortcut = PointwiseConv2d(inputs, outputs, stride) if inputs != outputs else None
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Features (B, outputs, H / stride, W / stride) of (B, inputs, H, W)."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
+from selfexplain.models.pointwise import warn_of_strided_pointwise
 from selfexplain.objectives.context import ObjectiveContext
 from selfexplain.objectives.tunable import Tunable
 
@@ -46,6 +47,9 @@ class Objective(nn.Module):
     tunable: ClassVar[Mapping[str, Tunable]] = {}
     """The options that a fair comparison tunes, by name, and where their good values may lie."""
 
+    _looked_at = False
+    """Whether the model's layers have been looked at, see `__call__`."""
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
@@ -71,6 +75,15 @@ class Objective(nn.Module):
 
     def skip_warmup(self) -> None:
         """Behave from now on as after the warm-up; nothing to do for an objective without one."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call `forward`, as every module does; once, look for layers that a CPU cannot train."""
+        out = super().__call__(*args, **kwargs)
+        # after the forward pass, which tells lazy layers their channels, and before any backward
+        if not self._looked_at and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            self._looked_at = True
+            warn_of_strided_pointwise(self.model)
+        return out
 
     def forward(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
         """Loss and output of one batch.

@@ -31,5 +31,7 @@ class ObjectiveContext:
     make_model: Callable[[], nn.Module]
     """Another untrained model of the kind that is trained; draws its weights from the global
     generator."""
+    batch_size: int | None = None
+    """Images in a step, over all processes together; None if that is not known."""
     teacher: nn.Module | None = None
     """A trained model with the same classes, for an objective that asks for one."""

@@ -7,7 +7,7 @@ Shape suffixes: B batch, C channels, H and W space, K classes.
 """
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from selfexplain.errors import InputError
 from selfexplain.explanations.state import preserved
 from selfexplain.objectives.base import Objective, check_in_range, check_logits
-from selfexplain.objectives.memory import Memory
+from selfexplain.objectives.context import ObjectiveContext
+from selfexplain.objectives.memory import Memory, bytes_of
 from selfexplain.objectives.processes import gathered
 from selfexplain.objectives.softening import softened_kl
 from selfexplain.objectives.tunable import Range, Tunable
@@ -60,6 +61,7 @@ class CSKD(Objective):
         model: maps images (B, C, H, W) to logits (B, K).
         weight: w, of the term; 1 as published for CIFAR-100.
         temperature: T; 4 as published.
+        memory_bytes: room in checkpoints for an image of each class; 4 MiB by default.
 
     Raises:
         InputError: the weight is negative, or the temperature below 0.01; at a call, if the images
@@ -77,13 +79,26 @@ class CSKD(Objective):
         "temperature": Range(1.0, 8.0, log=True),
     }
 
-    def __init__(self, model: nn.Module, weight: float = 1.0, temperature: float = 4.0) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        weight: float = 1.0,
+        temperature: float = 4.0,
+        memory_bytes: int | None = None,
+    ) -> None:
         check_in_range("weight", weight, 0.0, float("inf"))
         check_in_range("temperature", temperature, 0.01, float("inf"))
         super().__init__(model)
         self.weight = weight
         self.temperature = temperature
-        self.memory = Memory("image_KCHW", "seen_K")
+        self.memory = Memory("image_KCHW", "seen_K", room=memory_bytes)
+
+    @classmethod
+    def in_context(cls, model: nn.Module, context: ObjectiveContext, **options: Any) -> Self:
+        """Build the objective with room for an image of each of the run's classes."""
+        images = torch.empty(context.num_classes, *context.image_shape, device="meta")
+        seen = torch.empty(context.num_classes, dtype=torch.bool, device="meta")
+        return cls(model, memory_bytes=bytes_of((images, seen)), **options)
 
     def forward(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
         """Loss of images (B, C, H, W) and labels (B,); terms cross_entropy and class_wise."""
@@ -112,13 +127,13 @@ class CSKD(Objective):
         if self.memory.empty:
             return earlier_BCHW, in_batch_B
         # Indexing copies the rows it takes; a copy of all classes' images would cost more.
-        image_KCHW = self.memory.get_buffer("image_KCHW")
+        image_KCHW = self.memory.view("image_KCHW")
         if image_KCHW.shape[1:] != x_BCHW.shape[1:]:
             raise InputError(
                 f"the images have shape {tuple(x_BCHW.shape[1:])}, and those before, which are "
                 f"remembered, had {tuple(image_KCHW.shape[1:])}; pass images of one size"
             )
-        from_memory_B = self.memory.get_buffer("seen_K")[y_B] & ~in_batch_B
+        from_memory_B = self.memory.view("seen_K")[y_B] & ~in_batch_B
         partner_BCHW = torch.where(from_memory_B.view(-1, 1, 1, 1), image_KCHW[y_B], earlier_BCHW)
         return partner_BCHW, in_batch_B | from_memory_B
 
@@ -130,7 +145,7 @@ class CSKD(Objective):
         in_batch_K = last_K >= 0
         image_KCHW = torch.where(in_batch_K.view(-1, 1, 1, 1), x_BCHW[last_K.clamp_min(0)], 0.0)
         if not self.memory.empty:
-            old_KCHW = self.memory.get_buffer("image_KCHW")
+            old_KCHW = self.memory.view("image_KCHW")
             image_KCHW = torch.where(in_batch_K.view(-1, 1, 1, 1), image_KCHW, old_KCHW)
-            in_batch_K = in_batch_K | self.memory.get_buffer("seen_K")
+            in_batch_K = in_batch_K | self.memory.view("seen_K")
         self.memory.keep(image_KCHW=image_KCHW, seen_K=in_batch_K)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from selfexplain.errors import InputError
 from selfexplain.objectives.base import check_in_range, check_logits
 from selfexplain.objectives.context import ObjectiveContext
+from selfexplain.objectives.memory import Counts
 from selfexplain.objectives.other_classes import other_classes, put_together
 from selfexplain.objectives.taught import Taught
 from selfexplain.objectives.teacher_means import TeacherMeans
@@ -88,7 +89,7 @@ class DistilPart(Taught):
         self.temperature = temperature
         self.virtual = virtual_mass(confidence, num_classes, temperature)
         self.means = TeacherMeans(num_classes)
-        self.steps = 0
+        self.counts = Counts(steps=0)
 
     @classmethod
     def in_context(cls, model: nn.Module, context: ObjectiveContext, **options: Any) -> Self:
@@ -101,7 +102,7 @@ class DistilPart(Taught):
         teacher_BK = self.ask_teacher(x_BCHW, logits_BK).float() / self.temperature
         if self.training:
             self.means.update(teacher_BK.softmax(dim=1), y_B)
-            self.steps += 1
+            self.counts["steps"] += 1
         log_p_BK = F.log_softmax(logits_BK.float() / self.temperature, dim=1)
         kl = F.kl_div(log_p_BK, self.target(teacher_BK, y_B), reduction="batchmean")
         distillation = self.temperature**2 * kl
@@ -133,15 +134,16 @@ class DistilPart(Taught):
             mean_BJ = other_classes(self.means.of_class(q_BK, y_B), y_B)
             return mean_BJ / mean_BJ.sum(dim=1, keepdim=True)
         if self.others == "permuted":
-            return permuted_rows(others_BJ, torch.Generator().manual_seed(self.steps))
+            generator = torch.Generator().manual_seed(self.counts["steps"])
+            return permuted_rows(others_BJ, generator)
         if self.others == "even":
             return torch.full_like(others_BJ, 1 / others_BJ.shape[1])
         return others_BJ
 
-    def get_extra_state(self) -> dict[str, int]:
-        """The number of steps, from which each step's permutation is drawn."""
-        return {"steps": self.steps}
+    def get_extra_state(self) -> Tensor:
+        """The number of steps (1,), from which each step's permutation is drawn."""
+        return self.counts.tensor_N
 
-    def set_extra_state(self, state: dict[str, int]) -> None:
+    def set_extra_state(self, state: Tensor | Mapping[str, int]) -> None:
         """Take the number of steps."""
-        self.steps = state["steps"]
+        self.counts.load(state)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.objectives.base import check_in_range, check_logits
+from selfexplain.objectives.epochs import Epochs
 from selfexplain.objectives.other_classes import other_classes
 from selfexplain.objectives.taught import Taught
 from selfexplain.objectives.tunable import Range, Tunable
@@ -112,16 +113,22 @@ class DKD(Taught):
         self.alpha, self.beta = alpha, beta
         self.temperature = temperature
         self.warmup = warmup
-        self.strength = 1.0
+        self.epochs = Epochs()
+
+    @property
+    def strength(self) -> float:
+        """Weight w of the epoch that is walked; 1 where no epoch was begun."""
+        done, epochs = self.epochs.done()
+        length = self.warmup * epochs
+        return min(1.0, done / length) if length else 1.0
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         """Set the weight w of this epoch's distillation."""
-        length = self.warmup * epochs
-        self.strength = min(1.0, (epoch + 1) / length) if length else 1.0
+        self.epochs.begin(epoch, epochs)
 
     def skip_warmup(self) -> None:
         """Distil at full weight until the next epoch begins."""
-        self.strength = 1.0
+        self.epochs.begin(0, 1)  # of one epoch, in which any warm-up ends
 
     def forward(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
         """Loss of images (B, C, H, W) and labels (B,); terms cross_entropy, tckd and nckd."""

@@ -7,14 +7,15 @@ Shape suffixes: B batch, C channels, H and W space, K classes.
 """
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.objectives.base import Objective, check_in_range, check_logits
-from selfexplain.objectives.memory import Memory
+from selfexplain.objectives.context import ObjectiveContext
+from selfexplain.objectives.memory import Memory, bytes_of
 from selfexplain.objectives.processes import gathered, own_part
 from selfexplain.objectives.softening import softened_kl
 from selfexplain.objectives.tunable import Range, Tunable
@@ -33,6 +34,7 @@ class DLB(Objective):
         model: maps images (B, C, H, W) to logits (B, K).
         alpha: weight of the agreement with the step before; 1 as published.
         temperature: T; 3 as published.
+        memory_bytes: room in checkpoints for the batch, its labels and logits; 4 MiB by default.
 
     Raises:
         InputError: alpha is negative, or the temperature below 0.01.
@@ -52,13 +54,29 @@ class DLB(Objective):
         "temperature": Range(1.0, 8.0, log=True),
     }
 
-    def __init__(self, model: nn.Module, alpha: float = 1.0, temperature: float = 3.0) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        alpha: float = 1.0,
+        temperature: float = 3.0,
+        memory_bytes: int | None = None,
+    ) -> None:
         check_in_range("alpha", alpha, 0.0, float("inf"))
         check_in_range("temperature", temperature, 0.01, float("inf"))
         super().__init__(model)
         self.alpha = alpha
         self.temperature = temperature
-        self.last = Memory("x_BCHW", "label_BK", "logits_BK")
+        self.last = Memory("x_BCHW", "label_BK", "logits_BK", room=memory_bytes)
+
+    @classmethod
+    def in_context(cls, model: nn.Module, context: ObjectiveContext, **options: Any) -> Self:
+        """Build the objective with room for a batch of the run, if its size is known."""
+        room = None
+        if context.batch_size is not None:
+            image = torch.empty(context.batch_size, *context.image_shape, device="meta")
+            scores = torch.empty(context.batch_size, context.num_classes, device="meta")
+            room = bytes_of((image, scores, scores))
+        return cls(model, memory_bytes=room, **options)
 
     def forward(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
         """Loss of images and labels (B,) or (B, K); terms cross_entropy and consistency."""

@@ -3,6 +3,7 @@
 Shape suffixes: B batch, C channels, H and W space, K classes.
 """
 
+from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -12,8 +13,12 @@ from torch import Tensor
 from selfexplain.errors import InputError
 from selfexplain.objectives.base import Objective, check_in_range, check_index_type
 from selfexplain.objectives.context import ObjectiveContext
+from selfexplain.objectives.memory import Counts
 from selfexplain.objectives.processes import rank
 from selfexplain.objectives.wrapper import Wrapper
+
+SEEDS = 2**64
+"""How many there are."""
 
 
 def as_distributions(y_B: Tensor, num_classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -73,17 +78,18 @@ class Mixing(Wrapper):
         num_classes: K.
         alpha: shares are drawn from Beta(alpha, alpha).
         probability: of mixing in a step; the other steps see the images as they are.
-        seed: of the draws.
+        seed: of the draws, from 0 to 2**64 - 1.
 
     Raises:
-        InputError: the objective cannot use mixed images, or alpha or probability is out of range.
+        InputError: the objective cannot use mixed images, or alpha, probability or seed is out of
+            range.
 
     Example:
         >>> from selfexplain.objectives import CutMix, Standard
         >>> objective = CutMix(Standard(torch.nn.Flatten()), num_classes=4, seed=7)
         >>> out = objective(torch.zeros(2, 1, 2, 2), torch.tensor([0, 3]))
-        >>> objective.get_extra_state()
-        {'seed': 7, 'steps': 1}
+        >>> objective.seed, objective.steps
+        (7, 1)
     """
 
     takes_soft_labels = True
@@ -102,12 +108,23 @@ class Mixing(Wrapper):
         if not 0 < alpha < float("inf"):
             raise InputError(f"alpha is {alpha:g}; pass a number above 0")
         check_in_range("probability", probability, 0.0, 1.0)
+        if not 0 <= seed < SEEDS:
+            raise InputError(f"seed is {seed}; pass a whole number from 0 to 2**64 - 1")
         super().__init__(objective)
         self.num_classes = num_classes
         self.alpha = alpha
         self.probability = probability
-        self.seed = seed
-        self.steps = 0
+        self.counts = Counts(seed=_signed(seed), steps=0)
+
+    @property
+    def seed(self) -> int:
+        """Of the draws."""
+        return self.counts["seed"] % SEEDS
+
+    @property
+    def steps(self) -> int:
+        """Training steps so far, mixed or not."""
+        return self.counts["steps"]
 
     @classmethod
     def around(cls, objective: Objective, context: ObjectiveContext, **options: Any) -> Self:
@@ -129,20 +146,22 @@ class Mixing(Wrapper):
             return self.objective(x_BCHW, y_B)  # type: ignore[no-any-return]
         y_BK = as_distributions(y_B, self.num_classes, _at_least_float(x_BCHW.dtype))
         generator = self._generator()
-        self.steps += 1
+        self.counts["steps"] += 1
         if generator.random() < self.probability:
             partner_B = torch.from_numpy(generator.permutation(len(y_BK))).to(y_BK.device)
             x_BCHW, share = self.mix(x_BCHW, partner_B, generator)
             y_BK = mix_labels(y_BK, partner_B, share)
         return self.objective(x_BCHW, y_BK)  # type: ignore[no-any-return]
 
-    def get_extra_state(self) -> dict[str, int]:
-        """What the draws to come depend on."""
-        return {"seed": self.seed, "steps": self.steps}
+    def get_extra_state(self) -> Tensor:
+        """What the draws to come depend on: seed and steps, (2,)."""
+        return self.counts.tensor_N
 
-    def set_extra_state(self, state: dict[str, int]) -> None:
+    def set_extra_state(self, state: Tensor | Mapping[str, int]) -> None:
         """Take back what `get_extra_state` gave."""
-        self.seed, self.steps = state["seed"], state["steps"]
+        if isinstance(state, Mapping):  # of version 0.1.0
+            state = {**state, "seed": _signed(state["seed"])}
+        self.counts.load(state)
 
     def _generator(self) -> np.random.Generator:
         """Of this step. NumPy's, as torch draws from Beta with its global generator only."""
@@ -163,6 +182,11 @@ def refusal(objective: Objective | type[Objective]) -> str | None:
     if objective.wants_indices:
         return "remembers each image by its place, and a mixed image is another one at every step"
     return None
+
+
+def _signed(seed: int) -> int:
+    """A seed of 64 bits as a checkpoint's whole number, which has a sign."""
+    return seed - SEEDS if seed >= SEEDS // 2 else seed
 
 
 def _at_least_float(dtype: torch.dtype) -> torch.dtype:

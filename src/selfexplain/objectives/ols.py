@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from selfexplain.objectives.base import Objective, check_in_range, check_logits
 from selfexplain.objectives.context import ObjectiveContext
-from selfexplain.objectives.epochs import check_begun
+from selfexplain.objectives.epochs import Epochs
 from selfexplain.objectives.processes import gathered
 from selfexplain.objectives.tunable import Range, Tunable
 
@@ -78,7 +78,7 @@ class OnlineLabelSmoothing(Objective):
         check_in_range("alpha", alpha, 0.0, 1.0)
         super().__init__(model)
         self.alpha = alpha
-        self.begun = False
+        self.epochs = Epochs()
         self.register_buffer("soft_KK", torch.full((num_classes, num_classes), 1 / num_classes))
         self.register_buffer("sums_KK", torch.zeros(num_classes, num_classes))
 
@@ -89,21 +89,19 @@ class OnlineLabelSmoothing(Objective):
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         """Make the soft labels of what was predicted since the last call, if anything was."""
-        del epoch, epochs
-        self.begun = True
-        if bool(self.sums_KK.any()):
+        if self.epochs.begin(epoch, epochs) and bool(self.sums_KK.any()):
             self.soft_KK.copy_(soft_labels(self.sums_KK))
             self.sums_KK.zero_()
 
     def skip_warmup(self) -> None:
         """Nothing is waited for: the cost of a step is the same in every epoch."""
-        self.begun = True
+        self.epochs.begin(0, 1)
 
     def forward(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
         """Loss of images (B, C, H, W) and labels (B,); terms cross_entropy and soft."""
         logits_BK = check_logits(self.model(x_BCHW), y_B)
         if self.training:
-            check_begun(self.begun)
+            self.epochs.check_begun()
         soft_BK = self.soft_KK[y_B]
         cross_entropy = F.cross_entropy(logits_BK, y_B)
         soft = F.cross_entropy(logits_BK.to(soft_BK.dtype), soft_BK)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from selfexplain.errors import InputError
 from selfexplain.objectives.base import Objective, check_in_range, check_logits
 from selfexplain.objectives.context import ObjectiveContext
-from selfexplain.objectives.epochs import check_begun
+from selfexplain.objectives.epochs import Epochs
 from selfexplain.objectives.processes import gathered
 from selfexplain.objectives.tunable import Range, Tunable
 
@@ -39,6 +39,37 @@ def progressive_target(past_BK: Tensor, y_B: Tensor, share: float) -> Tensor:
     onehot_BK = F.one_hot(y_B, past_BK.shape[1]).to(past_BK.dtype)
     known_B1 = past_BK.sum(dim=1, keepdim=True) > 0
     return torch.where(known_B1, torch.lerp(onehot_BK, past_BK, share), onehot_BK)
+
+
+def check_places(index_B: tuple[Tensor, ...], y_B: Tensor, count: int) -> Tensor:
+    """The images' places (B,), if they are there and (where that costs nothing) below the count.
+
+    Args:
+        index_B: what an objective was given after the labels.
+        y_B: labels.
+        count: N, images in the training set.
+
+    Raises:
+        InputError: the places are missing, of another shape, or outside the training set.
+
+    Example:
+        >>> check_places((torch.tensor([3, 0]),), torch.tensor([1, 1]), 4)
+        tensor([3, 0])
+    """
+    if len(index_B) != 1 or index_B[0].shape != y_B.shape:
+        raise InputError(
+            "this objective needs each image's place in the training set; call "
+            f"objective(x, y, index) with an index of shape ({len(y_B)},)"
+        )
+    place_B = index_B[0]
+    if place_B.device.type == "cpu" and len(place_B):
+        low, high = int(place_B.min()), int(place_B.max())
+        if low < 0 or high >= count:
+            raise InputError(
+                f"index {low if low < 0 else high} is outside the {count} training images; "
+                f"pass places from 0 to {count - 1}"
+            )
+    return place_B
 
 
 class PSKD(Objective):
@@ -77,8 +108,7 @@ class PSKD(Objective):
         check_in_range("alpha", alpha, 0.0, 1.0)
         super().__init__(model)
         self.alpha = alpha
-        self.share: float | None = None
-        """alpha_t of the epoch that is walked; None before the first."""
+        self.epochs = Epochs()
         self.register_buffer("past_NK", torch.zeros(num_images, num_classes))
 
     @classmethod
@@ -86,21 +116,27 @@ class PSKD(Objective):
         """Build the objective with a table for the run's images and classes."""
         return cls(model, num_images=context.num_images, num_classes=context.num_classes, **options)
 
+    @property
+    def share(self) -> float:
+        """alpha_t of the epoch that is walked; 0 before the first."""
+        done, epochs = self.epochs.done()
+        return self.alpha * done / epochs if epochs else 0.0
+
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         """Raise the share of the past to alpha (epoch + 1) / epochs."""
-        self.share = self.alpha * (epoch + 1) / epochs
+        self.epochs.begin(epoch, epochs)
 
     def skip_warmup(self) -> None:
         """Behave as in the last epoch."""
-        self.share = self.alpha
+        self.epochs.begin(0, 1)  # which is the last
 
     def forward(self, x_BCHW: Tensor, y_B: Tensor, *index_B: Tensor) -> dict[str, Tensor]:
         """Loss of images (B, C, H, W), labels (B,) and places in the training set (B,)."""
         logits_BK = check_logits(self.model(x_BCHW), y_B)
-        place_B = self._place(index_B, y_B)
+        place_B = check_places(index_B, y_B, len(self.past_NK))
         if self.training:
-            check_begun(self.share is not None)
-        target_BK = progressive_target(self.past_NK[place_B], y_B, self.share or 0.0)
+            self.epochs.check_begun()
+        target_BK = progressive_target(self.past_NK[place_B], y_B, self.share)
         loss = F.cross_entropy(logits_BK.to(target_BK.dtype), target_BK)
         if self.training and torch.is_grad_enabled():
             self._remember(logits_BK, place_B)
@@ -111,20 +147,3 @@ class PSKD(Objective):
         self.past_NK[gathered(place_B)] = gathered(
             logits_BK.softmax(dim=1, dtype=self.past_NK.dtype)
         )
-
-    def _place(self, index_B: tuple[Tensor, ...], y_B: Tensor) -> Tensor:
-        """The images' places, if they are there and (where that costs nothing) in the table."""
-        if len(index_B) != 1 or index_B[0].shape != y_B.shape:
-            raise InputError(
-                "this objective needs each image's place in the training set; call "
-                f"objective(x, y, index) with an index of shape ({len(y_B)},)"
-            )
-        count, place_B = len(self.past_NK), index_B[0]
-        if place_B.device.type == "cpu" and len(place_B):
-            low, high = int(place_B.min()), int(place_B.max())
-            if low < 0 or high >= count:
-                raise InputError(
-                    f"index {low if low < 0 else high} is outside the {count} training images; "
-                    f"pass places from 0 to {count - 1}"
-                )
-        return place_B

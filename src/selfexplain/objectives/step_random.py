@@ -1,7 +1,11 @@
 """An objective's own random numbers, the same again when a run is continued."""
 
+from collections.abc import Mapping
+
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from selfexplain.objectives.memory import Counts
 
 
 class StepRandom(nn.Module):
@@ -23,21 +27,22 @@ class StepRandom(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.seed = int(torch.randint(2**62, ()))
-        self.step = 0
+        # On the CPU, whose generator it is, wherever modules are made by default.
+        seed = int(torch.randint(2**62, (), device="cpu"))
+        self.counts = Counts(seed=seed, step=0)
 
     def generator(self, device: torch.device | str) -> torch.Generator:
         """The generator of this step; a new one, at its start, at each call."""
-        return torch.Generator(device).manual_seed(self.seed + self.step)
+        return torch.Generator(device).manual_seed(self.counts["seed"] + self.counts["step"])
 
     def advance(self) -> None:
         """Go to the next step."""
-        self.step += 1
+        self.counts["step"] += 1
 
-    def get_extra_state(self) -> dict[str, int]:
-        """What a checkpoint needs."""
-        return {"seed": self.seed, "step": self.step}
+    def get_extra_state(self) -> Tensor:
+        """What a checkpoint needs: seed and step, (2,)."""
+        return self.counts.tensor_N
 
-    def set_extra_state(self, state: dict[str, int]) -> None:
+    def set_extra_state(self, state: Tensor | Mapping[str, int]) -> None:
         """Take back what `get_extra_state` gave."""
-        self.seed, self.step = state["seed"], state["step"]
+        self.counts.load(state)

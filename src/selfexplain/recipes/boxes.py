@@ -1,8 +1,8 @@
 """Boxes of objects in image files, for the pointing game.
 
 The file is a CSV table with the header `image,x_min,y_min,x_max,y_max` and, if wanted, `class`: one
-row a box; image paths are relative to the file; pixels of the upright image, measured to its
-edges; the class by its name, or empty for the class that the model predicts.
+row a box; image paths are relative to the file and stay below its folder; pixels of the upright
+image, measured to its edges; the class by its name, or empty for the class that the model predicts.
 """
 
 import csv
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from selfexplain.data.decode import header_size
+from selfexplain.data.opening import open_image
 from selfexplain.errors import InputError
 
 COLUMNS = ("image", "x_min", "y_min", "x_max", "y_max")
@@ -61,7 +61,7 @@ def read_boxes(path: Path, class_names: Sequence[str]) -> list[BoxedImage]:
     found: dict[tuple[Path, int | None], list[list[float]]] = {}
     for number, row in enumerate(rows, start=2):
         try:
-            key = path.parent / row["image"], _label(row.get("class"), class_names)
+            key = _own_image(path.parent, row["image"]), _label(row.get("class"), class_names)
             found.setdefault(key, []).append(_box(row))
         except TypeError as error:
             raise InputError(f"{path}, line {number} is too short; fill every column") from error
@@ -85,7 +85,7 @@ def boxes_in_model(image: BoxedImage, shape_CHW: tuple[int, int, int]) -> Tensor
     _, height, width = shape_CHW
     scale, left, top = 1.0, 0.0, 0.0
     if height == width:
-        with Image.open(image.path) as opened:
+        with open_image(image.path) as opened:
             size_HW = header_size(opened)
         scale = height / min(size_HW)
         left, top = (size_HW[1] - min(size_HW)) / 2, (size_HW[0] - min(size_HW)) / 2
@@ -93,6 +93,17 @@ def boxes_in_model(image: BoxedImage, shape_CHW: tuple[int, int, int]) -> Tensor
     limit = torch.tensor([width, height, width, height])
     boxes = ((image.boxes - offset) * scale).clamp(min=0).minimum(limit)
     return boxes[(boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])]
+
+
+def _own_image(folder: Path, name: str) -> Path:
+    """An image that a table names: a table may come from a stranger, and stays with its images."""
+    image = folder / name
+    if not image.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(
+            f"the image {name!r} does not lie in {folder}, the folder of the table; put both into "
+            "one folder"
+        )
+    return image
 
 
 def _label(name: str | None, class_names: Sequence[str]) -> int | None:

@@ -66,6 +66,7 @@ def build_seeded(
         num_classes=data.num_classes,
         image_shape=data.shape_CHW,
         num_images=num_images,
+        batch_size=config.training.batch_size,
         make_model=make_model,
         teacher=teacher,
     )

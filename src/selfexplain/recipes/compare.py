@@ -8,11 +8,12 @@ each, see train.py), `teachers/` (the same for the teachers that were trained fo
 is finished and continues what is not. With `--tune` the trials of options are in `tune/`.
 """
 
+from __future__ import annotations
+
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 
 from selfexplain.data import ImageData
 from selfexplain.recipes.check_model import check_model
@@ -47,6 +48,10 @@ from selfexplain.training.cost import interleaved_cost
 from selfexplain.training.files import write_json
 from selfexplain.training.loggers import check_installed
 from selfexplain.training.shortage import shortage_said
+
+if TYPE_CHECKING:  # a refusal comes before its seconds of import
+    from lightning_fabric import Fabric
+
 
 COLUMNS = ("objective", "seed", *SCORES, "step_seconds", "cost", *SOMETIMES)
 """Fields of a row of results.json, those that it has."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from selfexplain.data import normalise
 from selfexplain.data.decode import BrokenImageError, decode_free
+from selfexplain.data.pixels import OutgrownError, Ranges
 from selfexplain.data.sources import Files
 from selfexplain.errors import InputError, first_line
 from selfexplain.explanations import MapKind, class_maps
@@ -39,6 +40,7 @@ class TrainedRun:
     shape_CHW: tuple[int, int, int]
     mean_C: Tensor
     std_C: Tensor
+    ranges: Ranges | None = None
 
 
 def load_run(folder: Path, kind: MapKind = "cam", layer: str | None = None) -> TrainedRun:
@@ -57,7 +59,7 @@ def load_run(folder: Path, kind: MapKind = "cam", layer: str | None = None) -> T
     name, values = resolve(config["objective"], _objective_options(config))
     if name == "introspective":
         # The running class means are in the checkpoint alone.
-        objective = Introspective(model, **values)
+        objective = Introspective(model, num_classes=run.num_classes, **values)
         whole = with_auxiliary_head(objective, config)
         path = folder / "checkpoint.pt"
         state = load_checkpoint(path)
@@ -73,6 +75,7 @@ def load_run(folder: Path, kind: MapKind = "cam", layer: str | None = None) -> T
         shape_CHW=run.shape_CHW,
         mean_C=run.mean_C,
         std_C=run.std_C,
+        ranges=run.ranges,
     )
 
 
@@ -95,12 +98,20 @@ def explain_images(config: ExplainConfig) -> Figure:
         raise InputError("images is empty; pass at least one image file")
     kind = config.kind[0]
     run = load_run(config.run[0], kind, config.layer)
-    images_BCHW = read_images(config.images, run.shape_CHW)
+    images_BCHW = read_images(config.images, run.shape_CHW, run.ranges)
     return explain_tensor(run, images_BCHW, kind=kind, layer=config.layer)
 
 
-def read_images(paths: Sequence[Path], shape_CHW: tuple[int, int, int]) -> Tensor:
+def read_images(
+    paths: Sequence[Path], shape_CHW: tuple[int, int, int], ranges: Ranges | None = None
+) -> Tensor:
     """Image files as uint8 (B, C, H, W), brought to the shape that the model was trained on.
+
+    Args:
+        paths: of the files.
+        shape_CHW: of the images that the model was trained on.
+        ranges: what their values were scaled by if they had more than 8 bits; None takes what
+            each image calls for.
 
     Raises:
         InputError: a file is missing or cannot be decoded, or the model's images are not square
@@ -108,18 +119,19 @@ def read_images(paths: Sequence[Path], shape_CHW: tuple[int, int, int]) -> Tenso
     """
     channels, height, width = shape_CHW
     for path in paths:
-        if not path.is_file():
+        if not path.exists():
             raise InputError(f"there is no image {path}; pass image files")
     files = Files(paths)
     side = height if height == width else None
     arrays = []
     for row, path in enumerate(paths):
         try:
-            pixels_CHW = decode_free(files, row, channels, side)
-        except BrokenImageError as error:  # it names an option that trainings alone have
+            pixels_CHW = decode_free(files, row, channels, side, ranges)
+        except (BrokenImageError, OutgrownError) as error:  # they name what trainings alone have
             reason = error.__cause__ or error
+            advice = "" if isinstance(reason, InputError) else "; pass an image file"
             raise InputError(
-                f"the image {path} cannot be decoded ({first_line(reason)}); pass an image file"
+                f"the image {path} cannot be decoded ({first_line(reason)}){advice}"
             ) from error
         if pixels_CHW.shape != shape_CHW:
             raise InputError(

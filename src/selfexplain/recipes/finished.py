@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from selfexplain.data.pixels import Ranges
 from selfexplain.errors import InputError
 from selfexplain.recipes.folder import saved_config
 from selfexplain.training.checkpoint import loading_from
@@ -25,6 +26,7 @@ class FinishedRun:
     std_C: Tensor
     digest: str | None = None
     """Of the weights, as `digest_of` makes it; None where none was kept."""
+    ranges: Ranges | None = None
 
     @property
     def num_classes(self) -> int:
@@ -60,6 +62,7 @@ def read_finished(folder: Path) -> FinishedRun:
         mean_C=torch.tensor(images["mean"]),
         std_C=torch.tensor(images["std"]),
         digest=kept_digest(folder, "model.safetensors"),
+        ranges=Ranges.recorded(images.get("ranges")),
     )
 
 

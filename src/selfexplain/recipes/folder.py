@@ -1,14 +1,15 @@
 """The folder of a run or a comparison: whose it is, and that one process writes to it at a time."""
 
+from __future__ import annotations
+
 import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
-from lightning_fabric import Fabric
 
 from selfexplain.errors import BrokenOffError, InputError, first_line
 from selfexplain.recipes.machines import first_process
@@ -17,6 +18,10 @@ from selfexplain.training.checkpoint import epochs_kept
 from selfexplain.training.files import read_json
 from selfexplain.training.processes import lost_process_said
 from selfexplain.writing import clear_leftovers, no_room_said
+
+if TYPE_CHECKING:  # a refusal comes before its seconds of import
+    from lightning_fabric import Fabric
+
 
 LOCK = ".lock"
 _MADE_WITH = "pass the options it was made with"
@@ -113,6 +118,7 @@ def waited_for(folder: Path, fabric: Fabric) -> Iterator[None]:
 
     Example:
         >>> import tempfile
+        >>> from lightning_fabric import Fabric
         >>> fabric = Fabric(accelerator="cpu", devices=1)
         >>> with waited_for(Path(tempfile.mkdtemp()) / "shared", fabric):
         ...     pass

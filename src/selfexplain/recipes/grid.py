@@ -1,13 +1,13 @@
 """Many trainings through a scheduler, none of them twice."""
 
+from __future__ import annotations
+
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
-
-from lightning_fabric import Fabric
+from typing import TYPE_CHECKING, Any
 
 from selfexplain.data import ImageData
 from selfexplain.errors import InputError
@@ -17,6 +17,10 @@ from selfexplain.recipes.prepare import load
 from selfexplain.recipes.train import StepCallback, run_training
 from selfexplain.sweeps import Done, Outcome, Scheduler, Trial, Watch, ignore
 from selfexplain.training.files import read_json
+
+if TYPE_CHECKING:  # a refusal comes before its seconds of import
+    from lightning_fabric import Fabric
+
 
 PATIENCE = 30.0
 """Seconds that a trial waits for its folder: processes that a killed worker had started (to decode

@@ -1,7 +1,8 @@
 """The devices of a run, and its processes on them."""
 
-from lightning_fabric import Fabric
-from lightning_fabric.utilities.exceptions import MisconfigurationException
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from selfexplain.errors import InputError, first_line
 from selfexplain.recipes.machines import devices_and_machines
@@ -9,6 +10,9 @@ from selfexplain.recipes.options import DeviceOptions
 from selfexplain.training import TrainingOptions
 from selfexplain.training.loop import FABRIC_PRECISION
 from selfexplain.training.shortage import shortage_said
+
+if TYPE_CHECKING:  # a refusal comes before its seconds of import
+    from lightning_fabric import Fabric
 
 
 def launch(device: DeviceOptions, training: TrainingOptions) -> Fabric:
@@ -23,6 +27,10 @@ def launch(device: DeviceOptions, training: TrainingOptions) -> Fabric:
         >>> launch(DeviceOptions(accelerator="cpu"), TrainingOptions()).world_size
         1
     """
+    # Here, as it takes longer to import than torch: refusals come before.
+    from lightning_fabric import Fabric
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
+
     devices, machines = devices_and_machines(device)
     try:
         with shortage_said("let fewer runs share it (--workers), or wait for the others"):

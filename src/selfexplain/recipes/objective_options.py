@@ -6,6 +6,7 @@ from typing import Literal
 
 from selfexplain.explanations import MapKind
 from selfexplain.introspection import IntrospectiveOptions
+from selfexplain.introspection.options import OwnMassControl
 from selfexplain.objectives.teacher_parts import Part
 
 
@@ -156,6 +157,20 @@ class PSKDOptions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class OwnMassOptions:
+    """Options of the objective own_mass."""
+
+    alpha: float = 0.8
+    """Share of the model's own past non-target mass in the target of the last epoch."""
+    kappa: float = 1.0
+    """How far that mass leans to classes with similar explanations; 0 spreads it evenly."""
+    cap: float = 1.0
+    """The most that the non-target mass of a target may be."""
+    control: OwnMassControl = "none"
+    """permuted: the same values on shuffled classes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TfKDOptions:
     """Options of the objective tf_kd."""
 
@@ -242,6 +257,7 @@ class ObjectiveOptions:
     label_smoothing: LabelSmoothingOptions = field(default_factory=LabelSmoothingOptions)
     confidence_penalty: ConfidencePenaltyOptions = field(default_factory=ConfidencePenaltyOptions)
     introspective: IntrospectiveOptions = field(default_factory=IntrospectiveOptions)
+    own_mass: OwnMassOptions = field(default_factory=OwnMassOptions)
     mixup: MixupOptions = field(default_factory=MixupOptions)
     cutmix: CutMixOptions = field(default_factory=CutMixOptions)
     dml: DMLOptions = field(default_factory=DMLOptions)

@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 from torch import nn
 
 from selfexplain.errors import InputError
-from selfexplain.introspection import Introspective
+from selfexplain.introspection import Introspective, OwnMass
 from selfexplain.objectives import (
     BYOT,
     CSKD,
@@ -42,6 +42,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "label_smoothing": LabelSmoothing,
     "confidence_penalty": ConfidencePenalty,
     "introspective": Introspective,
+    "own_mass": OwnMass,
     "dml": DML,
     "byot": BYOT,
     "saliency_guided": SaliencyGuided,

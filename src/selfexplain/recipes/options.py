@@ -31,7 +31,7 @@ class DataOptions:
     image_size: int | None = None
     """Side in pixels to resize and centre-crop to; None to take the images as they are."""
     channels: Literal[1, 3] | None = None
-    """1 for grey, 3 for RGB; None for what the first image has."""
+    """1 for grey, 3 for RGB; None for grey if all images are grey, and RGB if not."""
     skip_broken: bool = False
     """Leave out images that cannot be decoded instead of stopping."""
     train_size: int | None = None
@@ -115,9 +115,10 @@ class RunConfig(SharedConfig):
     """What every training of one model has in common; its kinds say which model."""
 
     objective: str = "introspective"
-    """standard | label_smoothing | confidence_penalty | introspective | zipf | ols | cs_kd |
-    ps_kd | dlb | tf_kd | byot | dml | kd | dkd | born_again | saliency_guided | cgc | icasc | lsx,
-    with options of its own after a colon if you like: introspective:weight=0.1,control=permuted.
+    """standard | label_smoothing | confidence_penalty | introspective | own_mass | zipf | ols |
+    cs_kd | ps_kd | dlb | tf_kd | byot | dml | kd | dkd | born_again | saliency_guided | cgc |
+    icasc | lsx, with options of its own after a colon if you like:
+    introspective:weight=0.1,control=permuted.
     mixup+ or cutmix+ before it trains it on mixed images: mixup:alpha=0.5+standard."""
     seed: int = 0
     """Seed of weights, batches and splits."""

@@ -35,7 +35,7 @@ def pointing_scores(
         InputError: the table or an image cannot be read, or no box is left.
     """
     cases = read_boxes(boxes_file, run.class_names)
-    pixels_NCHW = read_images([case.path for case in cases], run.shape_CHW)
+    pixels_NCHW = read_images([case.path for case in cases], run.shape_CHW, run.ranges)
     boxes = [boxes_in_model(case, run.shape_CHW) for case in cases]
     kept = [i for i, box in enumerate(boxes) if len(box)]
     if not kept:

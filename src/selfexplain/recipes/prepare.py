@@ -3,7 +3,7 @@
 Shape suffixes: C channels, H and W space.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from selfexplain.data import (
     load_data,
     take,
 )
+from selfexplain.data.pixels import Ranges
 from selfexplain.errors import InputError
 from selfexplain.recipes.options import DataOptions
 
@@ -32,6 +33,7 @@ class Prepared:
     mean_C: Tensor
     std_C: Tensor
     augmentation: Augmentation
+    ranges: Ranges = field(default_factory=Ranges)
 
     def training_batches(
         self,
@@ -141,6 +143,7 @@ def prepare(data: ImageData, options: DataOptions, seed: int) -> Prepared:
         mean_C=mean_C,
         std_C=std_C,
         augmentation=_augmentation(options, data.shape_CHW),
+        ranges=data.ranges,
     )
 
 

@@ -1,18 +1,24 @@
 """What a training writes into its folder beside what it learns."""
 
-import statistics
-from pathlib import Path
-from typing import Any
+from __future__ import annotations
 
-from lightning_fabric import Fabric
+import statistics
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 from torch import Tensor, nn
 
+from selfexplain.data.pixels import Ranges
 from selfexplain.errors import InputError
 from selfexplain.recipes.environment import environment
 from selfexplain.recipes.options import RunConfig, plain
 from selfexplain.recipes.prepare import Prepared
 from selfexplain.training.files import write_json, write_tensors
 from selfexplain.training.log import EpochLog
+
+if TYPE_CHECKING:  # a refusal comes before its seconds of import
+    from lightning_fabric import Fabric
 
 
 def write_run(config: RunConfig, prepared: Prepared, fabric: Fabric) -> None:
@@ -30,6 +36,8 @@ def write_run(config: RunConfig, prepared: Prepared, fabric: Fabric) -> None:
                 "std": prepared.std_C.tolist(),
                 "train": len(prepared.train),
                 "scored": len(prepared.scored),
+                # Only where there is something to say: most images have 8 bits.
+                **({} if prepared.ranges == Ranges() else {"ranges": asdict(prepared.ranges)}),
             },
         },
     )

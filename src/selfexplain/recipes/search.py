@@ -5,11 +5,12 @@ A search's folder holds `run.json` (configuration, environment), then after ever
 the end `genotype.json`, `cell.svg`, `architecture.png` and `result.json`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 
 from selfexplain.data import ImageData
 from selfexplain.recipes.environment import environment
@@ -28,6 +29,9 @@ from selfexplain.training.files import read_json, write_json
 from selfexplain.training.loggers import Logger, numbers
 from selfexplain.training.processes import joined_processes
 from selfexplain.training.shortage import shortage_said
+
+if TYPE_CHECKING:  # a refusal comes before its seconds of import
+    from lightning_fabric import Fabric
 
 
 def run_search(

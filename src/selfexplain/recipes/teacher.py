@@ -6,13 +6,14 @@ everyone who needs it finds it. Whoever comes first trains it; whoever comes mea
 teacher that needs a teacher has it trained before.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 from selfexplain.data import ImageData
@@ -30,6 +31,10 @@ from selfexplain.recipes.teacher_chain import (
     start_of_teacher,
     trained_first,
 )
+
+if TYPE_CHECKING:  # a refusal comes before its seconds of import
+    from lightning_fabric import Fabric
+
 
 StepCallback = Callable[[int, int], None]
 

@@ -6,13 +6,14 @@ every epoch `metrics.jsonl`, `checkpoint.pt` and a page of `album/` (album.py), 
 `result.json`; if it trained its teacher, `teachers/` with a folder of the same kind.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from selfexplain.data import ImageData
@@ -35,6 +36,10 @@ from selfexplain.recipes.teacher import after_teachers, find_teacher
 from selfexplain.training import train
 from selfexplain.training.loggers import Logger, numbers
 from selfexplain.training.shortage import shortage_said
+
+if TYPE_CHECKING:  # a refusal comes before its seconds of import
+    from lightning_fabric import Fabric
+
 
 StepCallback = Callable[[int, int], None]
 

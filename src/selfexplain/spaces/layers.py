@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfexplain.models.pointwise import PointwiseConv2d
+
 
 class FactorizedReduce(nn.Module):
-    """Halve the resolution with two 1x1 convolutions of stride 2, the second one pixel further on.
+    """Halve the resolution: two 1x1 convolutions of every second pixel, the second one further on.
 
     Together they see half of the pixels, where a single one would see a quarter.
 
@@ -25,8 +27,8 @@ class FactorizedReduce(nn.Module):
     def __init__(self, inputs: int, outputs: int, edges: int = 1) -> None:
         super().__init__()
         self.edges = edges
-        self.even = nn.Conv2d(inputs, edges * outputs // 2, 1, stride=2, bias=False)
-        self.odd = nn.Conv2d(inputs, edges * outputs // 2, 1, stride=2, bias=False)
+        self.even = PointwiseConv2d(inputs, edges * outputs // 2, step=2)
+        self.odd = PointwiseConv2d(inputs, edges * outputs // 2, step=2)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Features at half the resolution."""

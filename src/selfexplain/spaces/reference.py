@@ -136,7 +136,8 @@ def _layer(layer: nn.Module, x_BCHW: Tensor, place: int, edges: int) -> Tensor:
     """What a layer that serves several edges does for the one at a place."""
     if isinstance(layer, FactorizedReduce):
         even, odd = (c.weight.chunk(edges)[place] for c in (layer.even, layer.odd))
-        halves = F.conv2d(x_BCHW, even, stride=2), F.conv2d(x_BCHW[:, :, 1:, 1:], odd, stride=2)
+        # sliced, not strided: models/pointwise.py says why
+        halves = F.conv2d(x_BCHW[:, :, ::2, ::2], even), F.conv2d(x_BCHW[:, :, 1::2, 1::2], odd)
         return torch.cat(halves, dim=1)
     if isinstance(layer, nn.Conv2d):
         weight = layer.weight.chunk(edges)[place]

@@ -10,9 +10,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from typing import Any
 
 import torch
-from torch import _dynamo as dynamo
 from torch import nn
-from torch._dynamo.exc import TorchDynamoException
 
 from selfexplain.errors import InputError, first_line
 from selfexplain.explanations.compiled import CALL
@@ -55,6 +53,10 @@ class CompiledParts:
         Raises:
             InputError: this machine cannot compile them.
         """
+        # Here, as its import takes as long as that of all of torch.
+        from torch import _dynamo as dynamo
+        from torch._dynamo.exc import TorchDynamoException
+
         with ExitStack() as stack:
             for part, call in self._calls:
                 stack.callback(setattr, part, CALL, getattr(part, CALL))
@@ -117,7 +119,7 @@ def networks_of(objective: Objective) -> list[nn.Module]:
             found += networks_of(child)
         elif isinstance(child, (nn.ModuleList, nn.ModuleDict)):
             found += child.children()
-        else:
+        elif next(child.parameters(), None) is not None:  # else it only remembers
             found.append(child)
     return list(dict.fromkeys(found))
 

@@ -5,13 +5,15 @@ the cost of an objective is the median over rounds of its time divided by the re
 that round.
 """
 
+from __future__ import annotations
+
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from selfexplain.objectives.base import Objective
@@ -19,6 +21,9 @@ from selfexplain.training.compiling import CompiledParts, compiled_steps
 from selfexplain.training.convolutions import autotuned_convolutions
 from selfexplain.training.interleave import interleaved_seconds, medians
 from selfexplain.training.recording import ORDINARY_STEPS, Step, gradient_step
+
+if TYPE_CHECKING:  # a refusal comes before its seconds of import
+    from lightning_fabric import Fabric
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +65,7 @@ def interleaved_cost(
         >>> from selfexplain.objectives import Standard
         >>> model = build_model("small_cnn", num_classes=3, in_channels=1)
         >>> batch = (torch.zeros(4, 1, 8, 8), torch.tensor([0, 1, 2, 0]), torch.arange(4))
+        >>> from lightning_fabric import Fabric
         >>> fabric = Fabric(accelerator="cpu", devices=1)
         >>> plain = {"standard": Standard(model)}
         >>> interleaved_cost(plain, "standard", batch, fabric=fabric)["standard"].ratio

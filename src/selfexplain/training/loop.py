@@ -5,13 +5,14 @@ start of each epoch from the seed, the epoch and the process. A run that is cont
 checkpoint of an epoch therefore walks the same path as one that was never stopped.
 """
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
@@ -29,6 +30,10 @@ from selfexplain.training.recording import gradient_step
 from selfexplain.training.schedule import cosine_with_warmup
 from selfexplain.training.seeding import epoch_seed, global_generator_kept
 from selfexplain.training.state import Run, restore, start, state_of
+
+if TYPE_CHECKING:  # a refusal comes before its seconds of import
+    from lightning_fabric import Fabric
+
 
 FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 """Our names of arithmetic -> Lightning Fabric's."""
@@ -99,6 +104,7 @@ def train(
     Example:
         >>> import tempfile
         >>> import torch
+        >>> from lightning_fabric import Fabric
         >>> from selfexplain.data import Batches, channel_statistics, load_data
         >>> from selfexplain.models import build_model
         >>> from selfexplain.objectives import Standard
@@ -176,7 +182,7 @@ def _train_epoch(
         if meter.looked and not _all_agree(fabric, finite):
             raise _diverged(f"the loss became {meter.last_loss:g}", epoch, step, options, path)
         on_step(epoch * len(batches) + step + 1, options.epochs * len(batches))
-    weights = [t for t in run.objective.state_dict().values() if isinstance(t, Tensor)]
+    weights = [t for t in run.objective.state_dict().values() if t.is_floating_point()]
     if not _all_agree(fabric, meter.finite() and all_finite(weights)):
         raise _diverged("a weight or the loss is not finite", epoch, len(batches), options, path)
     return {

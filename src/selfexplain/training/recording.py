@@ -4,16 +4,21 @@ A step of a small network is hundreds of short kernels, which Python starts more
 runs them. A CUDA graph starts them all at once.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from selfexplain.errors import InputError, first_line
 from selfexplain.objectives.base import Objective
+
+if TYPE_CHECKING:  # a refusal comes before its seconds of import
+    from lightning_fabric import Fabric
+
 
 Step = Callable[..., dict[str, Tensor]]
 """Takes tensors, leaves gradients in `.grad`, and returns an objective's terms."""
@@ -46,6 +51,7 @@ def gradient_step(
 
     Example:
         >>> from selfexplain.objectives import Standard
+        >>> from lightning_fabric import Fabric
         >>> objective = Standard(torch.nn.Linear(4, 3))
         >>> fabric, sgd = Fabric(accelerator="cpu", devices=1), torch.optim.SGD
         >>> wrapped, stepper = fabric.setup(objective, sgd(objective.parameters(), lr=0.1))
@@ -111,7 +117,7 @@ class RecordedStep:
         3.0
     """
 
-    def __init__(self, step: Step, before: "RecordedStep | None" = None) -> None:
+    def __init__(self, step: Step, before: RecordedStep | None = None) -> None:
         self.step = step
         self.memory: Memory = Memory() if before is None else before.memory
         self.graph: torch.cuda.CUDAGraph | None = None

@@ -1,11 +1,12 @@
 """A run in progress: what it consists of, and what of it goes into a checkpoint."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -13,6 +14,9 @@ from selfexplain.objectives.base import Objective
 from selfexplain.training.checkpoint import FORMAT, check_identity, epochs_done, loading_from
 from selfexplain.training.options import TrainingOptions
 from selfexplain.training.recording import Step
+
+if TYPE_CHECKING:  # a refusal comes before its seconds of import
+    from lightning_fabric import Fabric
 
 
 @dataclass(kw_only=True)

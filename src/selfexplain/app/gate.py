@@ -1,0 +1,355 @@
+"""What strangers may ask of the app's server: the page's own routes, and nothing by a URL.
+
+Gradio's server has some eighty routes, of which the page needs a dozen; others fetch URLs, proxy,
+or open files. Three things keep it from reaching out: `Gate` lets through what the page needs,
+`check_routes` refuses a Gradio whose routes are not known, and `connecting_nowhere` refuses
+connections in the whole process, however they are asked for. Nothing here imports Gradio.
+"""
+
+import json
+import os
+import re
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote_plus
+
+from selfexplain.app.images import MAX_BYTES
+from selfexplain.errors import InputError
+
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Server = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
+"""An ASGI application."""
+
+TESTED = "6.31.0"
+"""The version of Gradio whose routes these are."""
+API = "/gradio_api"
+FILE = f"{API}/file="
+"""Before the path of an uploaded file or of a thumbnail."""
+NEEDED = {
+    "GET": re.compile(
+        rf"/|/config|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/(static|assets)/.+"
+        rf"|{API}/(theme\.css|startup-events|queue/data|upload_progress|heartbeat/\w+)"
+    ),
+    "HEAD": re.compile("/"),
+    "POST": re.compile(rf"{API}/(queue/join|cancel|upload)"),
+}
+"""Method -> paths that the page asks for, beside files."""
+KNOWN = frozenset(
+    resources.files("selfexplain.app").joinpath("gradio_routes.txt").read_text().splitlines()
+)
+"""Method and path of all routes of the tested version, those that stay closed too."""
+
+MAX_PATH = 1_000
+"""Characters of a path and of a query."""
+MAX_CHOICE = 100_000
+"""Bytes of a request that is no upload: a few choices as JSON."""
+MAX_UPLOAD = 2 * MAX_BYTES + 100_000
+"""Bytes of an upload: of a file that Gradio takes, and of what is written around it."""
+MAX_HELD = 4_000_000_000
+"""Bytes of all uploads that are held at a time; each is deleted after an hour or a little more."""
+HELD_SECONDS = 4_200
+URL = re.compile(r"\s*([a-z][a-z0-9+.-]*:[/\\]|[/\\]{2})", re.IGNORECASE)
+HOST = re.compile(r"([\w.-]+|\[[0-9a-f:.]+\])(:\d{1,5})?", re.IGNORECASE | re.ASCII)
+DROPPED = {b"range", b"x-gradio-server"}
+"""Headers that the page does not send, and that Gradio reads as offsets and as a URL."""
+
+REFUSED = "This app answers its own page alone."
+NO_FILE = "A URL or a path was sent in place of a file; upload a file."
+
+
+def check_routes(routes: Iterable[str], version: str) -> None:
+    """Refuse a Gradio that has other routes than those that were tested.
+
+    Args:
+        routes: of its server, each as a method and a path.
+        version: of this Gradio.
+
+    Raises:
+        InputError: a route is not known; names the version to install.
+
+    Example:
+        >>> check_routes(["GET /", "GET /config/"], "6.31.0")
+        >>> check_routes(["GET /fetch"], "7.0.0")
+        Traceback (most recent call last):
+        selfexplain.errors.InputError: this Gradio (7.0.0) has routes that are not known here ...
+    """
+    unknown = sorted(
+        {route if route.endswith(" /") else route.rstrip("/") for route in routes} - KNOWN
+    )
+    if unknown:
+        raise InputError(
+            f"this Gradio ({version}) has routes that are not known here ({', '.join(unknown[:3])})"
+            " and may reach out or read files; install the tested one with: pip install "
+            f"'gradio=={TESTED}'"
+        )
+
+
+def is_needed(method: str, path: str, uploads: Path) -> bool:
+    """Whether the page asks for this, or a stranger for something else.
+
+    Args:
+        method: of HTTP.
+        path: as the server decoded it, without a query.
+        uploads: the only folder whose files are served.
+
+    Example:
+        >>> is_needed("GET", "/", Path("up")), is_needed("POST", "/", Path("up"))
+        (True, False)
+        >>> is_needed("GET", "/gradio_api/file=http://127.0.0.1/x", Path("up"))
+        False
+    """
+    if len(path) > MAX_PATH or not path.isprintable():
+        return False
+    if path.startswith(FILE):
+        return method in {"GET", "HEAD"} and _is_inside(path.removeprefix(FILE), uploads)
+    # Gradio checks this too; no path of its own files has two dots or a backslash.
+    if ".." in path or "//" in path or "\\" in path:
+        return False
+    return method in NEEDED and NEEDED[method].fullmatch(path) is not None
+
+
+def names_elsewhere(value: Any, uploads: Path, key: str = "") -> bool:
+    """Whether the JSON of a request names a URL, or a file that was not uploaded.
+
+    Args:
+        value: as `json.loads` gives it.
+        uploads: the folder of uploaded files.
+        key: under which the value stands.
+
+    Example:
+        >>> names_elsewhere({"data": [{"path": "/etc/passwd"}, "cam"]}, Path("up"))
+        True
+        >>> names_elsewhere({"data": [None, "cam", 12]}, Path("up"))
+        False
+    """
+    if isinstance(value, dict):
+        return any(names_elsewhere(each, uploads, name) for name, each in value.items())
+    if isinstance(value, list):
+        return any(names_elsewhere(each, uploads, key) for each in value)
+    if not isinstance(value, str):
+        return False
+    if key == "path":
+        return not _is_inside(value, uploads)
+    # The page sends back the address at which its upload is served; Gradio does not read it.
+    return key != "url" and URL.match(unquote_plus(value)) is not None
+
+
+def _is_inside(path: str, folder: Path) -> bool:
+    """Whether a file lies in a folder, links followed; no relative path does."""
+    try:
+        return Path(path).is_absolute() and Path(path).resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError):  # a null byte, a name that is too long, a loop of links
+        return False
+
+
+class Gate:
+    """ASGI middleware: requests that the page has no need of end here.
+
+    Args:
+        app: the server behind.
+        uploads: folder of uploaded files and thumbnails.
+
+    Example:
+        >>> Gate(None, uploads=Path("up")).uploads
+        PosixPath('up')
+    """
+
+    def __init__(self, app: Any, *, uploads: Path) -> None:
+        self.app: Server = app
+        self.uploads = uploads
+        self._held: deque[tuple[float, int]] = deque()
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """Answer a request, or pass it on."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+        elif scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            scope, refusal = self._checked(scope)
+            if refusal is None and self._is_choice(scope):
+                receive, refusal = await self._checked_choice(receive)
+            if refusal is None:
+                await self.app(scope, receive, send)
+            else:
+                await _answer(*refusal, send)
+
+    def _checked(self, scope: dict[str, Any]) -> tuple[dict[str, Any], tuple[int, str] | None]:
+        """The request without headers that mislead, and what it is refused with."""
+        headers = [(name.lower(), value) for name, value in scope["headers"]]
+        kept = [header for header in headers if _is_harmless(*header)]
+        scope = {**scope, "headers": kept}
+        query = scope.get("query_string", b"").decode("latin-1")
+        host = dict(headers).get(b"host", b"localhost").decode("latin-1")
+        if not HOST.fullmatch(host) or not is_needed(scope["method"], _path(scope), self.uploads):
+            return scope, (404, REFUSED)
+        if len(query) > MAX_PATH or _has_url(query):
+            return scope, (404, REFUSED)
+        return scope, self._too_large(scope, dict(headers))
+
+    def _too_large(
+        self, scope: dict[str, Any], headers: Mapping[bytes, bytes]
+    ) -> tuple[int, str] | None:
+        if b"transfer-encoding" in headers:  # of no length that is known before the end
+            return 411, "Send a request with its length."
+        length = int(headers.get(b"content-length", b"0"))  # the server has checked the digits
+        if not _path(scope).endswith("/upload"):
+            return (413, "The request is too large.") if length > MAX_CHOICE else None
+        if length > MAX_UPLOAD:
+            most = f"{MAX_BYTES / 1e6:g} MB"
+            return 413, f"The file exceeds the maximum allowed size; pass one of at most {most}."
+        return self._no_room(length)
+
+    def _no_room(self, length: int) -> tuple[int, str] | None:
+        now = time.monotonic()
+        while self._held and self._held[0][0] < now - HELD_SECONDS:
+            self._held.popleft()
+        if sum(size for _, size in self._held) + length > MAX_HELD:
+            return 503, "Too much was uploaded within the last hour; try again later."
+        self._held.append((now, length))
+        return None
+
+    def _is_choice(self, scope: dict[str, Any]) -> bool:
+        return scope["method"] == "POST" and not _path(scope).endswith("/upload")
+
+    async def _checked_choice(self, receive: Receive) -> tuple[Receive, tuple[int, str] | None]:
+        """Read the JSON of a request; hand it on as it was."""
+        body, more = b"", True
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                return receive, (400, "The request was cut off.")
+            body, more = body + message.get("body", b""), message.get("more_body", False)
+        try:
+            elsewhere = names_elsewhere(json.loads(body), self.uploads)
+        except (ValueError, RecursionError):
+            return receive, (400, "The request is no JSON that can be read.")
+        if elsewhere:
+            return receive, (400, NO_FILE)
+        sent = False
+
+        async def again() -> Message:
+            nonlocal sent
+            if sent:
+                return await receive()
+            sent = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        return again, None
+
+
+def _path(scope: Mapping[str, Any]) -> str:
+    """What the routes are compared with: without the folder that a proxy serves the app at."""
+    path, root = str(scope["path"]), str(scope.get("root_path", "")).rstrip("/")
+    return path.removeprefix(root) if root and path.startswith(f"{root}/") else path
+
+
+def _is_harmless(name: bytes, value: bytes) -> bool:
+    """Whether Gradio may see a header: it makes addresses of what it takes for its own host."""
+    if name == b"x-forwarded-host":
+        return all(HOST.fullmatch(host.strip()) for host in value.decode("latin-1").split(","))
+    return name not in DROPPED
+
+
+def _has_url(query: str) -> bool:
+    return any(URL.match(unquote_plus(value)) for value in re.split("[=&]", query))
+
+
+async def _answer(status: int, sentence: str, send: Send) -> None:
+    body = json.dumps({"detail": sentence}).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"connection", b"close"),  # what is left of the request is not read
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+class OutgoingRefusedError(PermissionError):
+    """Something in this process tried to reach another machine while the app runs."""
+
+
+_reachable: dict[str, Any] = {}
+"""What may be reached while an app runs: `names`, `addresses` and `port`; empty if none runs."""
+_LOOK_UPS = {
+    "socket.getaddrinfo",
+    "socket.gethostbyname",
+    "socket.gethostbyaddr",
+    "socket.getnameinfo",
+}
+_SENDS = {"socket.connect", "socket.sendto", "socket.sendmsg"}
+
+
+@contextmanager
+def connecting_nowhere(host: str, port: int) -> Iterator[None]:
+    """Refuse connections and look-ups of names in this process, but to the app itself.
+
+    Whichever function of whichever library asks: Python tells of each before it is made. Proxies
+    of the environment are left aside, as Gradio would ask them for its own page.
+
+    Args:
+        host: that the app listens on.
+        port: that the app listens on.
+
+    Example:
+        >>> with connecting_nowhere("127.0.0.1", 7860):
+        ...     socket.create_connection(("127.0.0.1", 7861))
+        Traceback (most recent call last):
+        selfexplain.app.gate.OutgoingRefusedError: the app reaches nothing but its own page ...
+    """
+    addresses = {"127.0.0.1", "::1", *_addresses(host)}
+    names = {host, "localhost", *addresses}
+    proxies = {name: os.environ.get(name) for name in ("NO_PROXY", "no_proxy")}
+    if not _reachable.get("hooked"):
+        sys.addaudithook(_refuse_outgoing)  # it cannot be taken away, but it rests with the app
+    _reachable.update(hooked=True, names=names, addresses=addresses, port=port)
+    os.environ.update(dict.fromkeys(proxies, "*"))
+    try:
+        yield
+    finally:
+        for name in ("names", "addresses", "port"):
+            _reachable.pop(name)
+        for name, value in proxies.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _addresses(host: str) -> set[str]:
+    try:
+        return {str(info[4][0]) for info in socket.getaddrinfo(host.strip("[]"), None)}
+    except OSError:  # it cannot be listened on either, which is told then
+        return set()
+
+
+def _refuse_outgoing(event: str, args: tuple[Any, ...]) -> None:
+    """An audit hook: called with each event of the interpreter, so most are sent away at once."""
+    if not event.startswith("socket.") or "names" not in _reachable:
+        return
+    if event in _LOOK_UPS:
+        host = args[0][0] if isinstance(args[0], tuple) else args[0]
+        allowed = host is None or _text(host) in _reachable["names"]
+    elif event in _SENDS:
+        address = args[1]
+        # A text is a socket's file on this machine, None a partner that was connected before.
+        allowed = not isinstance(address, tuple) or (
+            _text(address[0]) in _reachable["addresses"] and address[1] == _reachable["port"]
+        )
+    else:
+        return
+    if not allowed:
+        raise OutgoingRefusedError("the app reaches nothing but its own page while it runs")
+
+
+def _text(host: str | bytes | bytearray) -> str:
+    return host if isinstance(host, str) else bytes(host).decode("latin-1")
