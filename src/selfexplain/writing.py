@@ -117,7 +117,8 @@ def no_room_said() -> Iterator[None]:
     """Say in one sentence what anybody's OSError says of a full disk, a quota, or a permission.
 
     Raises:
-        WriteError: in place of an OSError of the kinds in `REMEDIES`.
+        WriteError: in place of an OSError of the kinds in `REMEDIES`, and of what PyTorch makes of
+            a full disk.
 
     Example:
         >>> with no_room_said():
@@ -134,6 +135,11 @@ def no_room_said() -> Iterator[None]:
             told = f"{error.filename or 'a file'} cannot be read or written ({error.strerror})"
             raise WriteError(f"{told}; pass another path, or put that right") from error
         raise cannot_write(error.filename or "a file, or the output,", error) from error
+    except RuntimeError as error:  # PyTorch says so of memory that its processes share
+        if os.strerror(errno.ENOSPC) not in str(error):
+            raise
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise cannot_write("a file, or what processes share in /dev/shm,", full) from error
 
 
 @contextmanager
