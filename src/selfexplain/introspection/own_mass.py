@@ -20,7 +20,7 @@ from selfexplain.introspection.options import OwnMassControl
 from selfexplain.introspection.target import mixed_target, softmax_target, uniform_target
 from selfexplain.objectives.base import check_in_range
 from selfexplain.objectives.context import ObjectiveContext
-from selfexplain.objectives.epochs import check_begun
+from selfexplain.objectives.epochs import Epochs
 from selfexplain.objectives.non_true import true_mask
 from selfexplain.objectives.processes import gathered
 from selfexplain.objectives.ps_kd import check_places
@@ -132,9 +132,7 @@ class OwnMass(Introspective):
             raise InputError(f"control is {control!r}; pass one of none, permuted")
         super().__init__(model, form="mixed")
         self.alpha, self.kappa, self.cap, self.own_control = alpha, kappa, cap, control
-        self.share: float | None = None
-        """alpha_t of the epoch that is walked; None before the first."""
-        self.epoch = 0
+        self.epochs = Epochs()
         # What the model gave each image's label when it last saw it; 1, no mass, before that.
         self.register_buffer("past_N", torch.ones(num_images))
 
@@ -148,13 +146,19 @@ class OwnMass(Introspective):
         """Always: the epoch's share is fixed while an epoch is walked, and nothing is drawn."""
         return True
 
+    @property
+    def share(self) -> float:
+        """alpha_t of the epoch that is walked; 0 before the first."""
+        done, epochs = self.epochs.done()
+        return self.alpha * done / epochs if epochs else 0.0
+
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         """Raise the share of the own mass to alpha (epoch + 1) / epochs."""
-        self.share, self.epoch = self.alpha * (epoch + 1) / epochs, epoch
+        self.epochs.begin(epoch, epochs)
 
     def skip_warmup(self) -> None:
         """Behave as in the last epoch."""
-        self.share = self.alpha
+        self.epochs.begin(0, 1)  # which is the last
 
     def forward(self, x_BCHW: Tensor, y_B: Tensor, *index_B: Tensor) -> dict[str, Tensor]:
         """Loss of images (B, C, H, W), labels (B,) and places in the training set (B,)."""
@@ -164,14 +168,14 @@ class OwnMass(Introspective):
             logits_BK, seen = self._explained_forward(x_BCHW, y_B)
         place_B = check_places(index_B, y_B, len(self.past_N))
         if self.training:
-            check_begun(self.share is not None)
+            self.epochs.check_begun()
         if seen is None:
             q_BK = uniform_target(logits_BK.detach().float(), y_B)
         else:
             q_BK = self.target_of(self._similarity(logits_BK, seen, y_B), y_B)
         if self.own_control == "permuted":
-            q_BK = hashed_permutation(q_BK, y_B, place_B, self.epoch)
-        mass_B = ((self.share or 0.0) * (1 - self.past_N[place_B])).clamp_max(self.cap)
+            q_BK = hashed_permutation(q_BK, y_B, place_B, self.epochs.done()[0])
+        mass_B = (self.share * (1 - self.past_N[place_B])).clamp_max(self.cap)
         target_BK = mixed_target(q_BK, y_B, mass_B)
         loss = soft_cross_entropy(logits_BK.to(target_BK.dtype), target_BK)
         if self._learns_now():
