@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from selfexplain.errors import InputError
+from selfexplain.recipes.finished import read_result
 from selfexplain.recipes.folder import claim_folder
 from selfexplain.recipes.options import CompareConfig, plain
 from selfexplain.recipes.runs import train_config
@@ -39,7 +40,7 @@ def finished_rows(config: CompareConfig) -> tuple[list[Row], list[str]]:
             result = run.out / "result.json"
             if spec in costs and result.exists():
                 claim_folder(run)
-                rows.append(read_json(result) | costs[spec])
+                rows.append(read_result(run.out) | costs[spec])
             else:
                 missing.append(f"{spec} with seed {seed}")
     first = config.objectives[0]
