@@ -1,8 +1,11 @@
-"""A training step of Introspective Learning against a standard one: ResNet-18, K = 100."""
+"""A training step of Introspective Learning against a standard one, and the check in it: ResNet-18,
+K = 100."""
 
 import torch
 from lightning_fabric import Fabric
 
+from selfexplain.explanations.checked import CheckedLayers
+from selfexplain.introspection import Introspective
 from selfexplain.models import build_model
 from selfexplain.objectives import Objective, ObjectiveContext
 from selfexplain.recipes.objective_options import ObjectiveOptions
@@ -15,6 +18,7 @@ SPECS = {
     "introspective:kind=feature_x_gradient,similarity=cosine": 1.10,
 }
 """Objective -> most that its step may cost."""
+CHECKED = "introspective:kind=cam"
 
 
 def objective(spec: str) -> Objective:
@@ -43,20 +47,48 @@ def batch(device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tenso
 def run(device: torch.device) -> list[dict[str, object]]:
     """Ratio of the median step, interleaved: as written, and on a GPU recorded, too."""
     if device.type != "cuda":
-        return _rows(device)
-    return _rows(device) + _rows(device, recorded=True)
+        return [*_rows(device), _check(device)]
+    return [*_rows(device), _check(device), *_rows(device, recorded=True)]
+
+
+def _check(device: torch.device) -> dict[str, object]:
+    """What it costs to check in each step that the logits are those of the pooled feature map."""
+    objectives = {name: objective(CHECKED) for name in ("checked", "unchecked")}
+    unchecked = objectives["unchecked"]
+    assert isinstance(unchecked, Introspective)
+    unchecked._layers = _Unchecked()  # noqa: SLF001
+    costs = interleaved_cost(
+        objectives,
+        "unchecked",
+        batch(device),
+        fabric=_fabric(device),
+        rounds=40,
+        most_seconds=300,
+    )
+    return {
+        "benchmark": f"check of the head in a step, {CHECKED}",
+        "step_seconds": costs["checked"].step_seconds,
+        "ratio": costs["checked"].ratio,
+        "to reach": "ratio <= 1.02",
+    }
+
+
+class _Unchecked(CheckedLayers):
+    def hold(self, *_: object) -> bool:
+        return True
+
+
+def _fabric(device: torch.device) -> Fabric:
+    precision = "bf16-mixed" if device.type == "cuda" else "32-true"
+    return Fabric(accelerator=device.type, devices=1, precision=precision)
 
 
 def _rows(device: torch.device, *, recorded: bool = False) -> list[dict[str, object]]:
-    on_gpu = device.type == "cuda"
-    fabric = Fabric(
-        accelerator=device.type, devices=1, precision="bf16-mixed" if on_gpu else "32-true"
-    )
     costs = interleaved_cost(
         {spec: objective(spec) for spec in SPECS},
         "standard",
         batch(device),
-        fabric=fabric,
+        fabric=_fabric(device),
         recorded=recorded,
         rounds=25,
         most_seconds=300,

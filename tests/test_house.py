@@ -8,7 +8,7 @@ import selfexplain
 ROOT = Path(selfexplain.__file__).parent
 FLOORS = (
     {"errors", "lazy"},
-    {"writing"},
+    {"writing", "limits", "records"},
     {"models", "data", "sweeps"},
     {"multilevel", "explanations", "spaces"},
     {"objectives", "evaluation"},

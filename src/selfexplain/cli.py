@@ -9,10 +9,12 @@ import tyro
 
 from selfexplain.app.serve import AppConfig
 from selfexplain.commands import COMMANDS, DemoConfig
-from selfexplain.errors import exit_on_bad_input
+from selfexplain.errors import InputError, exit_on_bad_input
+from selfexplain.limits import OptionError
 from selfexplain.recipes.explain_options import ExplainConfig
 from selfexplain.recipes.export_options import ExportConfig
 from selfexplain.recipes.lookup_options import LookupConfig
+from selfexplain.recipes.objective_options import flag_of
 from selfexplain.recipes.options import CompareConfig, TrainConfig
 from selfexplain.recipes.report_options import ReportConfig
 from selfexplain.recipes.retrain_options import RetrainConfig
@@ -42,13 +44,25 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
         >>> parse(["train", "--data", "digits", "--out", "runs/one"]).objective
         'introspective'
     """
-    command: Command = tyro.cli(
-        Command,
-        prog="selfexplain",
-        description="Neural networks that learn by explaining themselves.",
-        args=arguments,
-        config=(tyro.conf.HelptextFromCommentsOff,),
-    )
+    words = sys.argv[1:] if arguments is None else arguments
+    for word, before in zip(words, ["", *words], strict=False):
+        if not word.partition("=")[2] and (word == "" or word.endswith("=")):
+            raise InputError(
+                f"{word.rstrip('=') or before or 'the command'} is followed by an empty text; pass "
+                "a value, or leave it out"
+            )
+    try:
+        command: Command = tyro.cli(
+            Command,
+            prog="selfexplain",
+            description="Neural networks that learn by explaining themselves.",
+            args=arguments,
+            config=(tyro.conf.HelptextFromCommentsOff,),
+        )
+    except OptionError as error:  # named as it was typed
+        field = error.field.rstrip("_")
+        said = str(error).removeprefix(field)
+        raise InputError(flag_of(error.owner, error.field) + said) from error
     return command
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfexplain.app.serve import AppConfig, serve
+from selfexplain.errors import first_line
+from selfexplain.limits import check_options
 from selfexplain.recipes.explain_options import ExplainConfig
 from selfexplain.recipes.export_options import ExportConfig
 from selfexplain.recipes.lookup_options import LookupConfig
@@ -21,6 +23,7 @@ from selfexplain.recipes.retrain_options import RetrainConfig
 from selfexplain.recipes.search_options import SearchConfig
 from selfexplain.recipes.searches_options import SearchesConfig
 from selfexplain.recipes.study_kd_options import StudyKDConfig
+from selfexplain.records import escaped
 from selfexplain.writing import atomic_file
 
 if TYPE_CHECKING:
@@ -33,6 +36,10 @@ class DemoConfig:
 
     out: Path = Path("runs/demo")
     """Folder for the results."""
+
+    def __post_init__(self) -> None:
+        """Refuse a path that no file system has."""
+        check_options(self)
 
 
 def _train(config: RunConfig, console: Console) -> None:
@@ -61,7 +68,7 @@ def _train(config: RunConfig, console: Console) -> None:
 def _compare(config: CompareConfig, console: Console) -> None:
     _compare_and_tell(config, console)
     if first_process():
-        _report(ReportConfig(dirs=(config.out,)), console)
+        _report_after(ReportConfig(dirs=(config.out,)), console)
 
 
 def _compare_and_tell(config: CompareConfig, console: Console) -> None:
@@ -121,7 +128,20 @@ def _study(config: StudyKDConfig, console: Console) -> None:
         save_figure(study_figure(study), config.out / "study.png")
         console.print(f"Picture: {config.out / 'study.png'}", soft_wrap=True)
         console.print(f"Results: {config.out / 'study.json'}", soft_wrap=True)
-        _report(ReportConfig(dirs=(config.out,)), console)
+        _report_after(ReportConfig(dirs=(config.out,)), console)
+
+
+def _report_after(config: ReportConfig, console: Console) -> None:
+    """The report that follows a run by itself: what was computed stands, whatever becomes of it."""
+    try:
+        _report(config, console)
+    except Exception as error:  # it draws what users name, and what earlier runs left
+        folders = " ".join(map(str, config.dirs))
+        console.print(
+            f"Warning: there is no report ({escaped(first_line(error))}); the results are "
+            f"complete, and selfexplain report {escaped(folders)} tries again",
+            soft_wrap=True,
+        )
 
 
 def _report(config: ReportConfig, console: Console) -> None:
@@ -184,7 +204,7 @@ def _tell_of_search(config: SearchConfig, result: dict[str, Any], console: Conso
     console.print(f"Drawn cell: {config.out / 'cell.svg'}", soft_wrap=True)
     console.print(f"Genotype: {config.out / 'genotype.json'}", soft_wrap=True)
     console.print(f"Search: {config.out}", soft_wrap=True)
-    _report(ReportConfig(dirs=(config.out,)), console)
+    _report_after(ReportConfig(dirs=(config.out,)), console)
 
 
 def _searches(config: SearchesConfig, console: Console) -> None:
@@ -196,7 +216,7 @@ def _searches(config: SearchesConfig, console: Console) -> None:
         results = run_searches(config, watch)
     console.print(searches_table(results))
     console.print(f"Results: {config.out / 'searches.json'}", soft_wrap=True)
-    _report(ReportConfig(dirs=(config.out,)), console)
+    _report_after(ReportConfig(dirs=(config.out,)), console)
 
 
 def _app(config: AppConfig, console: Console) -> None:
@@ -216,7 +236,7 @@ def _demo(command: DemoConfig, console: Console) -> None:
     search = demo_search(command.out)
     _search(search, console)
     console.print("\nBoth on one page:")
-    _report(ReportConfig(dirs=(config.out, search.out)), console)
+    _report_after(ReportConfig(dirs=(config.out, search.out)), console)
     console.print(f"Folder: {config.out.resolve()}", soft_wrap=True)
 
 

@@ -82,6 +82,35 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+def import_failure(error: BaseException, what: str, packages: str, install: str) -> InputError:
+    """Say why an optional package cannot be used: it is missing, or it is there and broken.
+
+    Args:
+        error: what the import raised.
+        what: needs the package.
+        packages: that were imported, with spaces between; the first gives the sentence its name.
+        install: what to do if they are missing.
+
+    Example:
+        >>> missing = ModuleNotFoundError("No module named 'ray'", name="ray")
+        >>> print(import_failure(missing, "--cluster ray", "ray", "pip install ray"))
+        --cluster ray needs the package ray, which is not installed; pip install ray
+        >>> print(import_failure(ImportError("libc: no"), "--cluster ray", "ray", ""))
+        --cluster ray needs the package ray, which is installed but does not import (ImportError...
+    """
+    names = packages.split()
+    name = (getattr(error, "name", None) or "").partition(".")[0]
+    if isinstance(error, ModuleNotFoundError) and name in names:
+        return InputError(f"{what} needs the package {name}, which is not installed; {install}")
+    first = error
+    while (before := first.__cause__ or first.__context__) is not None:
+        first = before
+    return InputError(
+        f"{what} needs the package {names[0]}, which is installed but does not import "
+        f"({type(first).__name__}: {first_line(first)}); repair what that names"
+    )
+
+
 @contextmanager
 def exit_on_bad_input(program: str) -> Iterator[None]:
     """End a program on bad input: one sentence on stderr, its exit code (2), no traceback.

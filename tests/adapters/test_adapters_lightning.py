@@ -1,15 +1,20 @@
 """Objectives in the real Lightning."""
 
+from pathlib import Path
+from typing import Any
+
 import lightning
 import pytest
 import torch
 from adapter_objectives import Counting
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 from selfexplain import Introspective
 from selfexplain.adapters.lightning import ObjectiveModule, TellEpochs
+from selfexplain.errors import InputError
 from selfexplain.models import build_model
-from selfexplain.objectives import Objective
+from selfexplain.objectives import PSKD, LabelSmoothing, Mixup, Objective, Standard
 
 
 def batches(seed: int = 0) -> DataLoader:
@@ -77,3 +82,121 @@ def test_callback_tells_the_objectives_of_a_users_module(limits: dict[str, int])
     trainer(callbacks=[TellEpochs()], **limits).fit(module, batches())
     assert [epoch for epoch, _ in module.inner.told] == [0, 1, 2]
     assert all(epoch < epochs for epoch, epochs in module.inner.told)
+
+
+def given(data: list[Any]) -> DataLoader:
+    """A loader of these batches; Lightning takes a list for one of loaders."""
+    return DataLoader(data, batch_size=None)
+
+
+FORMS = {
+    "pair": lambda x, y: (x, y),
+    "list and more": lambda x, y: [x, y, "a name", {"of": "more"}],
+    "pixel_values": lambda x, y: {"pixel_values": x, "labels": y},
+    "image": lambda x, y: {"image": x, "label": y, "path": "a.png"},
+    "images": lambda x, y: {"images": x, "labels": y},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_call_takes_every_form_of_batch(form: str) -> None:
+    module, run = ObjectiveModule(make(Introspective)), trainer(max_epochs=1)
+    data = given([FORMS[form](x, y) for x, y in batches()])
+    run.fit(module, data, data)
+    validated = run.validate(module, data, verbose=False)[0]
+    tested = run.test(module, data, verbose=False)[0]
+    assert tested["test_nll"] == pytest.approx(validated["val_nll"])
+    assert tested["test_accuracy"] == validated["val_accuracy"]
+    predicted = torch.cat(run.predict(module, data))
+    with torch.no_grad():
+        expected = module.eval()(torch.cat([x for x, _ in batches()]))
+    torch.testing.assert_close(predicted, expected)
+
+
+@pytest.mark.parametrize("form", [lambda x: x, lambda x: [x], lambda x: {"pixel_values": x}])
+def test_predicts_without_labels_and_refuses_to_score(form: Any) -> None:
+    module, run = ObjectiveModule(make(Introspective)), trainer(max_epochs=1)
+    data = given([form(x) for x, _ in batches()])
+    assert torch.cat(run.predict(module, data)).shape == (24, 3)
+    with pytest.raises(InputError, match="a loss needs labels"):
+        run.test(module, data, verbose=False)
+
+
+def test_a_batch_without_images_is_refused() -> None:
+    module, run = ObjectiveModule(make(Introspective)), trainer(max_epochs=1)
+    for data, message in (
+        ([{"text": torch.zeros(2)}], "dict with the keys text; pass images and labels"),
+        ([["a.png"]], "list with no images first"),
+    ):
+        with pytest.raises(InputError, match=message):
+            run.predict(module, given(data))
+    ps_kd = PSKD(make(Introspective).model, num_images=24, num_classes=3)
+    with pytest.raises(InputError, match="place in the training set; pass batches with a third"):
+        trainer(max_epochs=1).fit(ObjectiveModule(ps_kd), batches())
+
+
+def test_soft_labels_are_scored_by_their_likeliest_class() -> None:
+    module, run = ObjectiveModule(make(LabelSmoothing)), trainer(max_epochs=1)
+    soft = given([(x, torch.nn.functional.one_hot(y, 3).float()) for x, y in batches()])
+    a, b = (run.validate(module, data, verbose=False)[0] for data in (soft, batches()))
+    assert a == pytest.approx(b)
+
+
+def test_loading_needs_an_objective_and_says_so(tmp_path: Path) -> None:
+    run, module = trainer(max_epochs=1), ObjectiveModule(make(Introspective))
+    run.fit(module, batches())
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    with pytest.raises(InputError, match=r"pass objective=.*, built as for the training"):
+        ObjectiveModule.load_from_checkpoint(tmp_path / "a.ckpt")
+    loaded = ObjectiveModule.load_from_checkpoint(
+        tmp_path / "a.ckpt", objective=make(Introspective)
+    )
+    x, _ = next(iter(batches()))
+    assert torch.equal(loaded.eval()(x), module.eval()(x))
+    assert loaded.objective.steps == 3
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_an_epoch_that_goes_on_is_told_of(tmp_path: Path) -> None:
+    save = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=4, save_top_k=-1)
+    shared = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False}
+    for kind in (ObjectiveModule, Own):
+        module, resumed = kind(make(Counting)), kind(make(Counting))
+        callbacks = [save, *([TellEpochs()] if kind is Own else [])]
+        for each, path in ((module, None), (resumed, tmp_path / "step=4.ckpt")):
+            run = lightning.Trainer(max_epochs=3, callbacks=callbacks, **shared)
+            run.fit(each, batches(), ckpt_path=path)
+        told = (resumed.inner if kind is Own else resumed.objective).told
+        assert told == [(1, 3), (2, 3)]  # the checkpoint is from within the second epoch
+        (tmp_path / "step=4.ckpt").unlink()
+
+
+def test_an_objective_inside_another_is_told_once() -> None:
+    inner = make(Counting)
+    module = Own(Mixup(inner, num_classes=3))
+    trainer(callbacks=[TellEpochs()], max_epochs=2).fit(module, batches())
+    assert inner.told == [(0, 2), (1, 2)]
+
+
+def test_the_default_optimiser_trains_a_network_without_normalisation() -> None:
+    """At ten times its learning rate, with no schedule, this network does not learn."""
+
+    def last_loss(factor: float) -> float:
+        torch.manual_seed(0)
+        layers: list[torch.nn.Module] = [torch.nn.Flatten()]
+        for inputs, outputs in ((64, 256), (256, 256), (256, 3)):
+            layers += [torch.nn.Linear(inputs, outputs), torch.nn.ReLU()]
+            torch.nn.init.kaiming_normal_(layers[-2].weight)
+        module = ObjectiveModule(Standard(torch.nn.Sequential(*layers[:-1])))
+        optimiser = module.configure_optimizers()
+        optimiser.param_groups[0]["lr"] *= factor
+        for _ in range(10):
+            for x, y in batches():
+                optimiser.zero_grad()
+                loss = module.objective(4 * x, y)["loss"]
+                loss.backward()
+                optimiser.step()
+        return loss.item()
+
+    assert last_loss(1) < 0.2
+    assert not last_loss(10) < 1.0

@@ -212,9 +212,9 @@ def test_no_route_fetches_a_url(app: App) -> None:
     assert app.stand_in.asked == []
 
 
-def answered(app: App, data: list[Any]) -> dict[str, Any]:
+def answered(app: App, data: list[Any], **more: Any) -> dict[str, Any]:
     """What comes of a choice that is sent as the page sends it."""
-    body = {"data": data, "fn_index": 0, "session_hash": "page"}
+    body = {"data": data, "fn_index": 0, "session_hash": "page", **more}
     headers = {"Content-Type": "application/json"}
     status, said = app.ask("POST", "/gradio_api/queue/join", json.dumps(body).encode(), headers)
     assert status == 200, said
@@ -251,6 +251,20 @@ def test_what_the_page_needs_is_answered(app: App) -> None:
         assert app.ask("GET", path)[0] == 200
     page = app.ask("GET", "/")[1].decode()
     assert not re.search(r"""(src|href)=["']?(https?:)?//(?!127\.0\.0\.1)""", page)
+
+
+@with_gradio
+@pytest.mark.parametrize("index", [99, -1, "0", [0], None, {}])
+def test_an_example_that_is_not_there(index: Any, app: App) -> None:
+    config = json.loads(app.ask("GET", "/config")[1])
+    pick = next(each for each in config["dependencies"] if each["targets"][0][1] == "select")
+    shown = next(each for each in config["components"] if each["id"] == pick["targets"][0][0])
+    thumbnails = [each["image"]["path"] for each in shown["props"]["value"]]
+    assert all(app.ask("GET", f"/gradio_api/file={path}")[0] == 200 for path in thumbnails)
+    more = {"fn_index": pick["id"], "event_data": {"index": index, "value": None}}
+    end = answered(app, ["cam", 10, ""], **more)
+    assert not end["success"]
+    assert "There is no such example" in json.dumps(end)
 
 
 @with_gradio

@@ -1,3 +1,7 @@
+import json
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +14,7 @@ from selfexplain.data import (
     channel_statistics,
     load_data,
 )
+from selfexplain.data.folders import read_folder
 from selfexplain.data.pixels import to_array
 from selfexplain.errors import InputError
 
@@ -56,11 +61,112 @@ def test_without_a_train_folder_a_fixed_fifth_is_tested(tmp_path):
     assert sorted(map(int, values)) == list(range(20))
 
 
-def test_files_that_are_no_images_and_hidden_ones_are_passed_over(split_folder):
+def told(folder, **options):
+    """Load a folder; the data, and what the user was told in one line."""
+    with pytest.warns(UserWarning, match="^of folder:") as caught:
+        data = load_data(f"folder:{folder}", **options)
+    (line,) = (str(warning.message) for warning in caught)
+    assert "\n" not in line
+    assert line.startswith(f"of folder:{folder}: ")
+    return data, line
+
+
+def test_what_is_left_out_is_counted_and_said(split_folder):
     (split_folder / "train/cat/notes.txt").write_text("no image")
+    (split_folder / "train/cat/old.eps").write_text("no image")
     (split_folder / "train/cat/.hidden.png").write_text("no image")
     (split_folder / "train/.cache").mkdir()
-    assert len(load_data(f"folder:{split_folder}").train) == 12
+    (split_folder / "test/list.csv").write_text("no image")
+    (split_folder / "extra").mkdir()
+    (split_folder / "validation").mkdir()
+    data, line = told(split_folder)
+    assert len(data.train) == 12
+    assert "extra, validation beside train is not read" in line
+    assert "2 hidden files or folders are left out, the first is" in line
+    assert "2 files that do not end as images do are left out" in line
+    assert f"1 file beside the folders is left out, {split_folder / 'test/list.csv'}" in line
+
+
+def test_folders_of_folders_are_read_in_the_order_of_image_folder(split_folder):
+    for number, name in enumerate(
+        ("cat/z/1.PNG", "cat/a/b/2.png", "cat/a/9.jPeG", "cat/9.png/3.png")
+    ):
+        put(split_folder / "train" / name, 100 + number, quality=100)
+    paths = []
+    for name in ("ant", "cat", "dog"):  # what torchvision's make_dataset does
+        walked = sorted(os.walk(split_folder / "train" / name, followlinks=True))
+        paths += [str(Path(root, file)) for root, _, files in walked for file in sorted(files)]
+    raw = read_folder(split_folder)
+    assert [str(path) for path in raw.train.source.paths] == paths
+    data = load_data(f"folder:{split_folder}")
+    assert data.train.labels_N.tolist() == [0] * 4 + [1] * 8 + [2] * 4
+
+
+def test_circles_of_links_end_and_folders_are_read_once(split_folder):
+    cat = split_folder / "train/cat"
+    (cat / "here").symlink_to(".")
+    (cat / "up").symlink_to("..")
+    (cat / "data").symlink_to(split_folder)
+    (cat / "self").symlink_to("self")
+    put(split_folder.parent / "elsewhere/7.png", 77)
+    (cat / "other").symlink_to(split_folder.parent / "elsewhere")
+    (cat / "again").symlink_to(split_folder.parent / "elsewhere")
+    data, line = told(split_folder)
+    assert len(data.train) == 13
+    assert "4 links to folders that are read already are left out" in line
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation", "dev", "Val", "testing"])
+def test_validation_stands_in_for_a_missing_test(split_folder, name):
+    (split_folder / "test").rename(split_folder / name)
+    if name == "testing":
+        assert len(load_data(f"folder:{split_folder}").test) == 4
+        return
+    data, line = told(split_folder)
+    assert len(data.test) == 4
+    assert f"{name} is taken for the missing test" in line
+
+
+@pytest.mark.parametrize("names", [("Train", "Test"), ("TRAIN", "TEST"), ("training", "testing")])
+def test_splits_however_they_are_written(split_folder, names):
+    for old, new in zip(("train", "test"), names, strict=True):
+        (split_folder / old).rename(split_folder / new)
+    data = load_data(f"folder:{split_folder}")
+    assert data.class_names == ("ant", "cat", "dog")
+
+
+def test_splits_without_a_train_are_no_classes(tmp_path):
+    fill(tmp_path / "test")
+    fill(tmp_path / "val")
+    with pytest.raises(InputError, match="holds the folders test, val and no train; add it"):
+        load_data(f"folder:{tmp_path}")
+
+
+def test_a_class_may_be_called_like_a_split(tmp_path):
+    fill(tmp_path, ("training", "yoga"))
+    assert load_data(f"folder:{tmp_path}").class_names == ("training", "yoga")
+
+
+ODD = [b"caf\xe9", b"caf\\xe9", b"a\nb", b"\x1b[31mred", "x\u202ey".encode(), b"l" * 255]
+
+
+def test_class_folders_that_cannot_be_printed(tmp_path):
+    for number, name in enumerate(ODD):
+        folder = tmp_path / os.fsdecode(name)
+        for image in range(5):
+            put(folder / f"{image}.png", 10 * number + image)
+    data, line = told(tmp_path)
+    assert "class names cannot be printed as they are and are shown as" in line
+    assert len(set(data.class_names)) == len(ODD)
+    for name in data.class_names:
+        assert name.isprintable()
+        assert len(name) <= 100
+        assert name.encode().decode() == name
+        json.dumps(name)
+    assert {"caf\\xe9", "caf\\xe9 (2)", "a\\nb", "x\\u202ey"} <= set(data.class_names)
+    folder_of = {os.fsencode(name): k for k, name in enumerate(sorted(map(os.fsdecode, ODD)))}
+    first = data.train.read(torch.arange(len(data.train)))[:, 0, 0, 0] // 10
+    assert data.train.labels_N.tolist() == [folder_of[ODD[k]] for k in first.tolist()]
 
 
 @pytest.mark.parametrize(
@@ -91,6 +197,7 @@ def test_folders_that_cannot_be_used(tmp_path, prepare, message):
     ("mode", "channels"),
     [("1", 1), ("L", 1), ("I;16", 1), ("RGB", 3), ("P", 3), ("RGBA", 3), ("CMYK", 3), ("LA", 3)],
 )
+@pytest.mark.filterwarnings("ignore:of folder")
 def test_first_image_sets_the_channels(split_folder, mode, channels):
     (split_folder / "train/ant/0.png").unlink()
     first = split_folder / f"train/ant/0.{'tif' if mode == 'CMYK' else 'png'}"

@@ -63,6 +63,7 @@ def first_pixels(images):
 
 @pytest.mark.parametrize("place", [".", "data", "odd [1] name"])
 @pytest.mark.parametrize("test_name", ["test", "validation", "valid"])
+@pytest.mark.filterwarnings("ignore:of (hub|parquet):")
 def test_parquet_files(tmp_path, place, test_name):
     folder = tmp_path / place
     write(folder, table([0, 1, 1, 0, 1]), table([1, 0]), test_name)
@@ -80,9 +81,78 @@ def test_parquet_files(tmp_path, place, test_name):
 def test_test_files_come_before_validation_files(tmp_path):
     spec = write(tmp_path, table([0, 1]), table([1, 0, 1]))
     write(tmp_path, table([0, 1]), table([1, 0]), "validation")
-    assert len(load_data(spec).test) == 3
+    unread = "the files not read are validation-00000-of-00001.parquet"
+    with pytest.warns(UserWarning, match=f"^of {spec}: {unread}$"):
+        assert len(load_data(spec).test) == 3
 
 
+def test_files_that_list_the_classes_differently_are_refused(tmp_path):
+    """`datasets` takes the first file's list for all: cats would be dogs."""
+    other = table([0, 1], kind=datasets.ClassLabel(names=["dog", "cat"]))
+    spec = write(tmp_path, table([0, 1]), other)
+    with pytest.raises(InputError, match="list the classes of the column 'label' differently"):
+        load_data(spec)
+
+
+def test_splits_and_columns_that_are_not_read_are_said(monkeypatch):
+    rows = table([0, 1], weight=(datasets.Value("float32"), [0.5, 0.5]))
+    hub(monkeypatch, train=rows, test=rows, validation=rows, unsupervised=rows)
+    with pytest.warns(UserWarning, match="^of hub:x: ") as caught:
+        load_data("hub:x")
+    assert [str(warning.message) for warning in caught] == [
+        "of hub:x: the splits not read are validation (2 rows), unsupervised (2 rows); "
+        "the columns not read are weight"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "numbers"),
+    [
+        ([1, 3, 2, 1], ("1", "2", "3"), [0, 2, 1, 0]),
+        ([0, 5, 1, 5, 0, 0], ("0", "1", "5"), [0, 2, 1, 2, 0, 0]),
+    ],
+)
+def test_gaps_in_numbers_are_no_classes_and_are_said(monkeypatch, labels, names, numbers):
+    rows = table(labels, kind=datasets.Value("int64"))
+    hub(monkeypatch, train=rows, test=rows)
+    with pytest.warns(UserWarning, match=f"its labels {', '.join(names)} are the 3 classes, and"):
+        data = load_data("hub:x")
+    assert data.class_names == names
+    assert data.train.labels_N.tolist() == data.test.labels_N.tolist() == numbers
+
+
+def test_listed_classes_without_images_are_said(monkeypatch):
+    rows = table([0, 2], kind=datasets.ClassLabel(names=["cat", "emu", "dog"]))
+    hub(monkeypatch, train=rows, test=rows)
+    with pytest.warns(UserWarning, match="no training image is of 1 of the 3 classes: emu"):
+        data = load_data("hub:x")
+    assert data.class_names == ("cat", "emu", "dog")
+    assert data.train.labels_N.tolist() == [0, 2]
+
+
+def test_names_in_tables_are_made_printable(monkeypatch):
+    labels = [
+        "a\u202eb",
+        "c\x00",
+        "c\\x00",
+        "z" * 10_000,
+        "z" * 9_999 + "y",
+        "日本",
+        "👩\u200d🚀",
+        "d e",
+    ]
+    rows = table(labels, kind=datasets.Value("string"))
+    hub(monkeypatch, train=rows, test=rows)
+    with pytest.warns(UserWarning, match="4 class names cannot be printed as they are"):
+        data = load_data("hub:x")
+    shown = [data.class_names[k] for k in data.train.labels_N.tolist()]
+    assert shown[:3] == ["a\\u202eb", "c\\x00 (2)", "c\\x00"]
+    assert shown[5:] == labels[5:]
+    assert len(set(shown)) == len(labels)
+    assert max(map(len, shown)) <= 104
+
+
+@pytest.mark.filterwarnings("ignore:of (hub|parquet):")
 def test_columns_named_by_the_user(tmp_path):
     coarse = datasets.ClassLabel(names=["animal", "thing"])
     rows = table([0, 1], image="img", label="kind", other=(coarse, [1, 0]))
@@ -93,6 +163,7 @@ def test_columns_named_by_the_user(tmp_path):
 
 
 @pytest.mark.parametrize("preferred", ["label", "fine_label"])
+@pytest.mark.filterwarnings("ignore:of (hub|parquet):")
 def test_preferred_label_column(monkeypatch, preferred):
     coarse = datasets.ClassLabel(names=["animal", "thing"])
     rows = table([0, 1], label=preferred, coarse_label=(coarse, [1, 0]))
@@ -131,6 +202,10 @@ def strings(labels):
     return table(labels, kind=datasets.Value("string"))
 
 
+def floats(labels):
+    return table(labels, kind=datasets.Value("float32"))
+
+
 GOOD = table([0, 1])
 TWO_KINDS = table([0, 1], label="a", b=(CAT_DOG, [0, 1]))
 TWO_IMAGES = table([0, 1], other=(datasets.Image(), [{"bytes": png(0), "path": None}] * 2))
@@ -158,6 +233,9 @@ NO_LABEL = datasets.Dataset.from_dict({"x": [0.5, 0.5]})
         ((ints([0, 1]), ints([0, 2])), {}, "label 2 in test row 1 is none of .* 0, 1;"),
         ((ints([0, 10**9]), ints([0])), {}, "label 1000000000 in train row 1 is no class number"),
         ((ints([None, 1]), ints([0])), {}, "train row 0 has no label"),
+        ((strings(["a", ""]), strings(["a"])), {}, "train row 1 has no label"),
+        ((floats([0.0, 1.0]), GOOD), {"label_column": "label"}, "neither whole numbers nor str"),
+        ((floats([0.0, 1.0]), GOOD), {}, "no columns could be the labels"),
         ((strings(["a", None]), strings(["a"])), {}, "train row 1 has no label"),
         ((strings([None, "a"]), strings(["a"])), {}, "train row 0 has no label"),
         ((strings(["a", "b"]), strings(["c"])), {}, "label 'c' in test row 0 is none .* a, b;"),
@@ -180,6 +258,7 @@ def test_parquet_files_without_a_row_are_named(tmp_path, empty):
         load_data(spec)
 
 
+@pytest.mark.filterwarnings("ignore:of (hub|parquet):")
 def test_hub_takes_validation_for_a_missing_test(monkeypatch):
     asked = hub(monkeypatch, train=GOOD, validation=table([1, 0, 1]))
     assert len(load_data("hub:owner/name").test) == 3

@@ -263,7 +263,7 @@ def test_an_audience_of_other_classes_is_refused_without_a_trace() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"eps": 0.0}, "eps is 0; pass a positive number"),
+        ({"eps": 0.0}, "eps is 0; pass a number above 0"),
         ({"eps": -1.0}, "eps is -1"),
         ({"eps": float("nan")}, "eps is nan"),
         ({"lambda_": -1.0}, "lambda is -1; pass a number of at least 0"),
@@ -281,7 +281,7 @@ def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:
 
 
 def test_bad_rates_are_named() -> None:
-    with pytest.raises(InputError, match="architecture_lr is 0; pass a positive number"):
+    with pytest.raises(InputError, match="architecture_lr is 0; pass a number above 0"):
         Rates(architecture_lr=0.0)
     with pytest.raises(InputError, match="momentum is -1"):
         Rates(momentum=-1.0)

@@ -156,7 +156,7 @@ def test_opening_leaves_the_search_for_a_layer_to_training(tmp_path: Path) -> No
     objective = Introspective(build_model("small_cnn", num_classes=10, in_channels=1))
     prepared = prepare(load(DATA), DATA, seed=0)
     assert open_album(tmp_path, prepared, torch.device("cpu"), objective) is not None
-    assert objective._layer is None
+    assert objective._layers._found == {}
 
 
 def test_wrapped_objective_explains_with_its_own_options() -> None:
@@ -176,3 +176,58 @@ def test_kinds_that_take_gradients_look_at_fewer_images(
     monkeypatch.setattr(album_module, "MOST_GRADIENTS", 200)
     run_training(config(tmp_path, "introspective:kind=gradient"))
     assert load_file(tmp_path / "similarity.safetensors")["count"].sum() == 20
+
+
+class Neck(nn.Module):
+    """BatchNorm between pool and head, which is the identity until it has learned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+        self.neck, self.fc = nn.BatchNorm1d(8), nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.neck(self.features(x).mean((2, 3))))  # type: ignore[no-any-return]
+
+
+def test_a_neck_is_explained_by_gradients_from_the_first_page_on() -> None:
+    model = Neck()
+    x_BCHW, y_B = torch.randn(6, 1, 8, 8), torch.tensor([0, 1, 2, 3, 4, 5])
+    objective = Standard(model)
+    for _ in range(2):
+        assert introspective_of(objective, model, x_BCHW).options.kind == "grad_cam"
+        explain(objective, model, x_BCHW, y_B)
+        optimiser = torch.optim.SGD(model.parameters(), lr=0.5)
+        objective.train()(x_BCHW, y_B)["loss"].backward()
+        optimiser.step()
+
+
+def test_a_page_that_cannot_be_made_is_a_warning_and_the_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> dict[str, Tensor]:
+        raise RuntimeError("no such map\nsecond line")
+
+    run_training(config(tmp_path / "whole", "standard"))
+    real = album_module.explain
+    calls: list[int] = []
+
+    def fail_later(*args: object) -> dict[str, Tensor]:
+        calls.append(1)
+        return real(*args) if len(calls) == 1 else fail()  # type: ignore[arg-type]
+
+    monkeypatch.setattr(album_module, "explain", fail_later)
+    monkeypatch.setattr(album_module, "soft_target", fail)
+    with pytest.warns(UserWarning, match="missing from the report: no such map") as heard:
+        result = run_training(config(tmp_path / "part", "standard"))
+    said = [str(each.message) for each in heard]
+    assert said == [
+        "the pictures of epoch 1 will be missing from the report: no such map",
+        "the pictures of epoch 2 will be missing from the report: no such map",
+        "the table of similar classes will be missing from the report: no such map",
+    ]
+    pages = [path.name for path in (tmp_path / "part" / "album").iterdir()]
+    assert pages == ["images.safetensors"]
+    a, b = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "part"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert result == run_training(replace(config(tmp_path / "part", "standard"), resume=True))

@@ -148,7 +148,7 @@ def test_same_seed_same_start_for_every_objective(tmp_path: Path) -> None:
         (("--data", "parquet:absent"), "absent"),
         (("--data", "digit"), "digits"),
         ((*DIGITS, "--epochs", "0"), "epochs is 0; pass a whole number of at least 1"),
-        (("--data", "digits", "--batch-size", "0"), "batch_size is 0"),
+        (("--data", "digits", "--batch-size", "0"), "--batch-size is 0"),
         (("--data", "digits", "--batch-size", "5000"), "left out (drop_last); pass at most 1438"),
         ((*DIGITS, "--model", "small_cn"), "did you mean small_cnn"),
         ((*DIGITS, "--objective", "introspection"), "pass introspective"),
@@ -168,7 +168,7 @@ def test_same_seed_same_start_for_every_objective(tmp_path: Path) -> None:
         ((*DIGITS, "--clip", "1", "--lr", "1e30"), "pass a smaller --lr"),
         ((*DIGITS, "--introspective.tau", "nan"), "tau is nan"),
         ((*DIGITS, "--seed", "-1"), "seed is -1"),
-        ((*DIGITS, "--warmup-epochs", "50"), "warmup_epochs is 50"),
+        ((*DIGITS, "--warmup-epochs", "50"), "--warmup-epochs is 50"),
         ((*DIGITS, "--model", ":x"), "cannot be imported"),
     ],
 )

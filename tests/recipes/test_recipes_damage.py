@@ -1,319 +1,461 @@
-"""Runs whose files are damaged, whose disk is full, or whose program is interrupted."""
+"""Records that are damaged, whatever the damage: one sentence that names the file."""
 
-import errno
-import importlib
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
+from safetensors.torch import load_file, save_file
 
-import selfexplain
-from selfexplain import __main__ as program
-from selfexplain.app.examples import read_examples
-from selfexplain.cli import main
-from selfexplain.errors import InputError, LostProcessError, WriteError
-from selfexplain.recipes import folder as folders
-from selfexplain.recipes.explain import load_run
-from selfexplain.recipes.export import ExportConfig, export_run
-from selfexplain.recipes.finished import FinishedRun, read_finished
-from selfexplain.recipes.options import DataOptions, TrainConfig
-from selfexplain.recipes.pretrained import classifier_of
-from selfexplain.recipes.report import ReportConfig, write_report
-from selfexplain.recipes.train import run_training
-from selfexplain.sweeps import Failed, InThisProcess, Trial
-from selfexplain.sweeps.attempt import attempt
-from selfexplain.training import TrainingOptions, processes
-from selfexplain.training.checkpoint import epochs_kept
-from selfexplain.training.files import read_json, write_json
-from selfexplain.training.processes import lost_process_said
+from selfexplain import commands
+from selfexplain.errors import InputError
+from selfexplain.recipes.export import _card
+from selfexplain.recipes.finished import read_finished
+from selfexplain.recipes.finished_runs import timed_costs
+from selfexplain.recipes.pretrained import from_pretrained, write_config
+from selfexplain.recipes.read_records import NEEDED, read_own_result
+from selfexplain.recipes.report import ReportConfig, sections_of, write_report
+from selfexplain.recipes.report_runs import read_album, read_record
+from selfexplain.recipes.report_search import read_search
+from selfexplain.report.html import page
+from selfexplain.spaces import load_genotype
+from selfexplain.training.files import read_json, write_json, write_tensors
 
-FULL = OSError(errno.ENOSPC, "No space left on device")
+CELL = "|none~0|+|none~0|skip_connect~1|+|none~0|none~1|nor_conv_3x3~2|"
+ROW = [0.2] * 5
+DATA = {"data": "digits", "validation": 0.0}
+TRAINING = {"epochs": 2, "batch_size": 50}
 
 
-def config(out: Path, **more: object) -> TrainConfig:
-    data = DataOptions(data="digits", train_size=60)
-    training = TrainingOptions(epochs=2, batch_size=30)
-    return TrainConfig(data=data, objective="introspective", training=training, out=out, **more)  # type: ignore[arg-type]
+def training(folder: Path) -> Path:
+    """What `selfexplain train` leaves, of three classes, without having trained."""
+    config = {
+        "objective": "introspective",
+        "seed": 0,
+        "model": "small_cnn",
+        "data": DATA,
+        "training": TRAINING,
+        "options": {"introspective": {"control": "none"}},
+    }
+    images = {
+        "class_names": ["a", "b", "c"],
+        "shape": [1, 8, 8],
+        "mean": [0.5],
+        "std": [0.25],
+    }
+    about = {"versions": {"selfexplain": "0.1.0"}, "hardware": "a machine", "commit": None}
+    write_json(folder / "run.json", {"config": config, "images": images, "environment": about})
+    scores = dict.fromkeys(NEEDED, 0.5) | {"objective": "introspective", "seed": 0}
+    write_json(folder / "result.json", scores)
+    lines = [json.dumps({"epoch": n, "loss": 1.0, "step_seconds": 0.1}) for n in (1, 2)]
+    (folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    predictions = {"logits": torch.eye(3), "labels": torch.tensor([0, 1, 2])}
+    write_tensors(folder / "predictions.safetensors", predictions)
+    similarity = {"similarity": torch.rand(3, 3), "count": torch.tensor([1, 1, 1])}
+    write_tensors(folder / "similarity.safetensors", similarity)
+    album = {"images": torch.zeros(2, 1, 8, 8, dtype=torch.uint8), "labels": torch.tensor([0, 2])}
+    write_tensors(folder / "album" / "images.safetensors", album)
+    page = {
+        "probabilities": torch.rand(2, 3),
+        "target": torch.rand(2, 3),
+        "classes": torch.tensor([[0, 1], [2, 1]]),
+        "maps": torch.rand(2, 2, 4, 4),
+    }
+    write_tensors(folder / "album" / "epoch-0001.safetensors", page)
+    return folder
+
+
+def search(folder: Path) -> Path:
+    """What `selfexplain search --method lease` leaves."""
+    config = {
+        "method": "lease",
+        "space": "nasbench201",
+        "seed": 0,
+        "epochs": 1,
+        "batch_size": 5,
+        "rates": {},
+        "options": {"control": "none", "shown": "product", "gradient_path": None, "eps": 0.03},
+    }
+    images = {"train": 10, "class_names": ["a", "b"]}
+    write_json(folder / "run.json", {"config": config, "images": images})
+    found = {"seed": 0, "epochs": 1, "skips": 1, "edges": 6, "collapsed": False, "genotype": CELL}
+    write_json(folder / "result.json", found)
+    line = {
+        "epoch": 1,
+        "losses": {"explainer": 1.0, "audience": 1.0, "validation": None},
+        "validation_accuracy": 50.0,
+        "step_seconds": 0.1,
+        "skip_share": 0.2,
+        "genotype": CELL,
+        "weights": {"cell": [ROW] * 6},
+        "alphas": {"cell": [ROW] * 6},
+    }
+    (folder / "search.jsonl").write_text(json.dumps(line) + "\n")
+    album = {"images": torch.zeros(1, 1, 2, 2, dtype=torch.uint8), "labels": torch.tensor([1])}
+    write_tensors(folder / "album" / "images.safetensors", album)
+    shown = {"delta": torch.rand(1, 1, 2, 2), "explained": torch.rand(1, 1, 2, 2)}
+    write_tensors(folder / "album" / "epoch-0001.safetensors", shown)
+    cell = {"name": "a", "test": 70.0, "validation": 69.0, "seed_std": None, "rank": 9}
+    cell |= {"tied": 0, "percentile": 25.0, "params_m": 0.07, "cells": 12}
+    write_json(folder / "lookup.json", {"cells": [cell]})
+    return folder
+
+
+def comparison(folder: Path) -> Path:
+    """What `selfexplain study-kd` leaves, but for its runs."""
+    row = {"n": 2, "accuracy_mean": 90.0, "accuracy_std": 0.5, "nll_mean": 0.3, "nll_std": None}
+    summary = {"objective": "standard", "difference_mean": 0.0, "difference_ci95": None, **row}
+    summary |= {"ece_mean": 2.0, "ece_std": None, "cost": 1.0}
+    config = {"objectives": ["standard", "kd"], "seeds": [0, 1], "data": DATA}
+    results = {"config": config, "summary": [summary, summary | {"objective": "kd"}]}
+    write_json(folder / "results.json", results)
+    gain = {"part": "full", "gain_mean": 0.5, "gain_ci95": [0.0, 1.0], "share": None}
+    gain |= {"share_ci95": None, **row}
+    write_json(folder / "study.json", {"config": config, "rows": [gain | {"part": "plain"}, gain]})
+    return folder
+
+
+def searches(folder: Path) -> Path:
+    """What `selfexplain search --seeds` leaves, but for its searches."""
+    row = {"seed": 0, "skips": 1, "edges": 6, "collapsed": False, "epochs": 2}
+    row |= {"validation_accuracy": 50.0, "step_seconds": 0.1}
+    summary = {"n": 1, "different_cells": 1, "collapsed": 0, "skips_mean": 1.0, "skips_std": None}
+    summary |= {"validation_accuracy_mean": 50.0, "validation_accuracy_std": None}
+    write_json(folder / "searches.json", {"rows": [row], "summary": summary})
+    return folder
+
+
+MAKERS: dict[str, Callable[[Path], Path]] = {
+    "training": training,
+    "search": search,
+    "comparison": comparison,
+    "searches": searches,
+}
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("damage") / "run"
-    run_training(config(out))
-    return out
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of records; what a test damages, it puts back."""
+    return {name: make(tmp_path_factory.mktemp(name)) for name, make in MAKERS.items()}
 
 
-@pytest.fixture
-def run(whole: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(whole, tmp_path / "run"))
+def report(folder: Path) -> str:
+    return page("report", sections_of(folder), summary="")
 
 
-def flip(path: Path, place: int = -3) -> None:
-    content = bytearray(path.read_bytes())
-    content[place] ^= 4
-    path.write_bytes(content)
+def read(folder: Path) -> None:
+    """What the report reads of a training or a search, without drawing it."""
+    if (folder / "metrics.jsonl").exists():
+        read_record(folder)
+        read_album(folder)
+    else:
+        read_search(folder)
 
 
-def report(run: Path) -> None:
-    write_report(ReportConfig(dirs=(run,)))
+def nothing_but_sentences(reader: Callable[[Path], Any], folder: Path, damaged: Path) -> bool:
+    """Whether a reader refuses; whatever it says can be printed, and is no traceback."""
+    try:
+        reader(folder)
+    except InputError as error:
+        said = str(error)
+    else:
+        return False
+    assert damaged.name in said or str(damaged.parent) in said
+    assert len(said) < 800
+    said.encode()
+    return True
 
 
-def export(run: Path) -> None:
-    export_run(ExportConfig(run=run, out=run.parent / "exported"))
+JSON_FILES = [
+    ("training", "run.json"),
+    ("training", "result.json"),
+    ("training", "metrics.jsonl"),
+    ("search", "run.json"),
+    ("search", "result.json"),
+    ("search", "search.jsonl"),
+    ("search", "lookup.json"),
+    ("comparison", "results.json"),
+    ("comparison", "study.json"),
+    ("searches", "searches.json"),
+]
+TENSOR_FILES = [
+    ("training", "predictions.safetensors"),
+    ("training", "similarity.safetensors"),
+    ("training", "album/images.safetensors"),
+    ("training", "album/epoch-0001.safetensors"),
+    ("search", "album/images.safetensors"),
+    ("search", "album/epoch-0001.safetensors"),
+]
+BYTES = {
+    "empty": b"",
+    "BOM": b"\xef\xbb\xbf{}\n",
+    "UTF-16": '{"epoch": 1}\n'.encode("utf-16"),
+    "no text": bytes(range(256)) + b"\n",
+    "deep": b'{"epoch": ' + b"[" * 10_000 + b"]" * 10_000 + b"}\n",
+    "many digits": b'{"epoch": ' + b"9" * 5000 + b"}\n",
+    "huge": b'{"epoch": 1e999}\n',
+    "twice": b'{"epoch": 1, "epoch": 2}\n',
+    "half": b'{"epoch": 1, "lo\n',
+    "null": b"null\n",
+    "list": b"[]\n",
+    "none": b"{}\n",
+}
 
 
-def resume(run: Path) -> None:
-    run_training(config(run, resume=True))
+@pytest.mark.parametrize("kind", BYTES)
+@pytest.mark.parametrize(("folder", "name"), JSON_FILES + TENSOR_FILES[:1])
+def test_other_bytes(folder: str, name: str, kind: str, folders: dict[str, Path]) -> None:
+    path = folders[folder] / name
+    whole = path.read_bytes()
+    try:
+        path.write_bytes(BYTES[kind])
+        refused = nothing_but_sentences(report, folders[folder], path)
+        # An empty log, and what stands before a line's end, are those of a run that was stopped.
+        assert refused or (name.endswith("jsonl") and kind in ("empty", "many digits", "huge"))
+    finally:
+        path.write_bytes(whole)
 
 
-def teach(run: Path) -> None:
-    taught = config(run.parent / "student", teacher=run)
-    run_training(TrainConfig(**{**vars_of(taught), "objective": "kd"}))
+@pytest.mark.parametrize(("folder", "name"), JSON_FILES[:1] + JSON_FILES[2:3] + TENSOR_FILES[:1])
+@pytest.mark.parametrize("kind", ["folder", "fifo"])
+def test_no_file_at_all(folder: str, name: str, kind: str, tmp_path: Path) -> None:
+    """A fifo is not waited for."""
+    whole = MAKERS[folder](tmp_path / "run")
+    (whole / name).unlink()
+    (whole / name).mkdir() if kind == "folder" else os.mkfifo(whole / name)
+    assert nothing_but_sentences(report, whole, whole / name)
 
 
-def vars_of(one: TrainConfig) -> dict[str, object]:
-    return {name: getattr(one, name) for name in TrainConfig.__dataclass_fields__}
+VALUES: tuple[Any, ...] = (
+    None, "x", "", [], {}, -1, 1.5, 10**400, 1e308, float("nan"), True, "a" * 100_000, "\ud800",
+    [None], {"a": 1}, [[]], "$x_{$", "<b>&", [1, 2, 3, 4],
+)  # fmt: skip
 
 
-def examples(run: Path) -> None:
-    read_examples(run, read_finished(run).class_names)
+def places(value: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where something stands in a record; of long lists the first two."""
+    keys: list[Any] = []
+    if isinstance(value, dict):
+        keys = list(value)
+    elif isinstance(value, list):
+        keys = list(range(min(2, len(value))))
+    inner = [found for key in keys for found in places(value[key], (*place, key))]
+    return [(*place, key) for key in keys] + [p for p in inner if len(p) > len(place) + 1]
+
+
+def changed(value: Any, place: tuple[Any, ...], new: Any) -> Any:
+    """A record with another value at a place; without it if that is Ellipsis."""
+    copy = json.loads(json.dumps(value))
+    inner = copy
+    for key in place[:-1]:
+        inner = inner[key]
+    if new is ...:
+        del inner[place[-1]]
+    else:
+        inner[place[-1]] = new
+    return copy
+
+
+READERS: dict[str, tuple[Callable[[Path], Any], ...]] = {
+    "training": (report, lambda folder: _card(read_finished(folder))),
+    "search": (report,),
+    "comparison": (report,),
+    "searches": (report,),
+}
+
+
+@pytest.mark.parametrize(("folder", "name"), JSON_FILES)
+def test_other_values_at_every_place(folder: str, name: str, folders: dict[str, Path]) -> None:
+    """Each field in turn is missing or another; the values go round the places."""
+    path = folders[folder] / name
+    whole = path.read_text()
+    record = json.loads(whole.splitlines()[0] if name.endswith("jsonl") else whole)
+    refused = 0
+    try:
+        for i, place in enumerate(places(record)):
+            for new in (..., VALUES[i % len(VALUES)], VALUES[(7 * i + 3) % len(VALUES)]):
+                text = json.dumps(changed(record, place, new))
+                path.write_text(f"{text}\n")
+                for reader in READERS[folder][-1:] if name == "run.json" else READERS[folder][:1]:
+                    refused += nothing_but_sentences(reader, folders[folder], path)
+    finally:
+        path.write_text(whole)
+    assert refused > len(places(record)) / 3
+
+
+def damages(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A tensor in other shapes, types and values."""
+    return {
+        "no rows": tensor[:0],
+        "flat": tensor.flatten(),
+        "one more dimension": tensor[None],
+        "twice": torch.cat([tensor, tensor]),
+        "NaN": torch.full_like(tensor.float(), torch.nan),
+        "true and false": tensor.bool(),
+        "out of range": tensor.long() + 2**40,
+        "below 0": -tensor.long() - 1,
+        "as other numbers": tensor.long() if tensor.is_floating_point() else tensor.double(),
+        "bfloat16": tensor.bfloat16(),
+    }
+
+
+@pytest.mark.parametrize(("folder", "name"), TENSOR_FILES)
+def test_other_tensors(folder: str, name: str, folders: dict[str, Path]) -> None:
+    path = folders[folder] / name
+    whole = path.read_bytes()
+    tensors = load_file(path)
+    refused = 0
+    try:
+        for field, tensor in tensors.items():
+            save_file({k: v for k, v in tensors.items() if k != field}, path)
+            assert nothing_but_sentences(read, folders[folder], path)
+            for other in damages(tensor).values():
+                save_file(tensors | {field: other.contiguous().clone()}, path)
+                refused += nothing_but_sentences(read, folders[folder], path)
+    finally:
+        path.write_bytes(whole)
+    assert refused >= 5 * len(tensors)
+
+
+def test_the_records_are_sound(folders: dict[str, Path]) -> None:
+    """What is damaged above is read without a word before."""
+    for folder in folders.values():
+        assert "<h2" in report(folder)
+
+
+def test_a_result_in_a_runs_own_folder_is_that_runs(folders: dict[str, Path]) -> None:
+    path = folders["training"] / "result.json"
+    assert read_own_result(path, "introspective", 0)["accuracy"] == 0.5
+    for objective, seed, field in (("standard", 0, "objective"), ("introspective", 1, "seed")):
+        with pytest.raises(InputError, match=f"result.json is damaged: {field} is "):
+            read_own_result(path, objective, seed)
+
+
+def test_classes_and_logits_that_disagree(folders: dict[str, Path], tmp_path: Path) -> None:
+    """A label of 2^40 would ask for a matrix of that many rows."""
+    folder = shutil.copytree(folders["training"], tmp_path / "run")
+    labels = {"logits": torch.eye(3), "labels": torch.tensor([0, 1, 2**40])}
+    write_tensors(folder / "predictions.safetensors", labels)
+    with pytest.raises(InputError, match="labels go from 0 to 1099511627776, and the run has 3"):
+        report(folder)
+    write_tensors(folder / "predictions.safetensors", {**labels, "logits": torch.zeros(3, 9)})
+    with pytest.raises(InputError, match=r"logits is float32 of shape \(3, 9\), and must be float"):
+        report(folder)
+
+
+def test_an_exported_configuration(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(folders["training"], tmp_path / "run")
+    (folder / "model.safetensors").write_bytes(b"")
+    write_config(folder / "config.json", read_finished(folder))
+    whole = read_json(folder / "config.json")
+    for place in places(whole):
+        for new in (..., None, "x", -1, [], 1e308):
+            if place[0] in ("schema", "library"):
+                continue
+            (folder / "config.json").write_text(json.dumps(changed(whole, place, new)))
+            with pytest.raises(InputError):  # if not for this, for weights that are none
+                from_pretrained(folder)
+
+
+def test_costs_that_are_none_are_measured_anew(tmp_path: Path) -> None:
+    costs = {"a": {"step_seconds": 0.1, "cost": 1.0}, "b": {"step_seconds": -1.0, "cost": 1.0}}
+    write_json(tmp_path / "cost" / "seed0.json", costs | {"c": {"step_seconds": 0.1, "cost": 0.0}})
+    assert list(timed_costs(tmp_path, 0)) == ["a"]
+
+
+def test_a_report_that_follows_a_run_cannot_end_it(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is told in a line; the command `report` itself refuses."""
+    folder = shutil.copytree(folders["training"], tmp_path / "run")
+    (folder / "metrics.jsonl").write_text("damaged\n")
+    commands._report_after(ReportConfig(dirs=(folder,)), Console(markup=False))
+    said = capsys.readouterr().out
+    assert said.startswith("Warning: there is no report (line 1 of ")
+    assert said.count("\n") == 1
+    with pytest.raises(InputError, match="line 1 of"):
+        write_report(ReportConfig(dirs=(folder,)))
+
+
+def test_names_that_are_no_text_are_escaped(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Of folders whose bytes are no UTF-8, as Python hands them on."""
+    folder = shutil.copytree(folders["training"], tmp_path / "run")
+    run = read_json(folder / "run.json")
+    run["images"]["class_names"][0] = "caf\udce9"
+    (folder / "run.json").write_text(json.dumps(run))
+    assert "caf\\udce9" in report(folder)
+    assert read_finished_names(folder)[0] == "caf\\udce9"
+
+
+def read_finished_names(folder: Path) -> tuple[str, ...]:
+    (folder / "model.safetensors").write_bytes(b"")
+    return read_finished(folder).class_names
+
+
+GENOTYPE = {
+    "family": "nasbench201",
+    "cells": {
+        "cell": {
+            "nodes": {
+                "1": [["skip_connect", 0]],
+                "2": [["skip_connect", 0], ["none", 1]],
+                "3": [["skip_connect", 0], ["none", 1], ["none", 2]],
+            },
+            "concat": [3],
+        }
+    },
+}
+
+
+def test_genotypes_of_every_kind_of_damage(tmp_path: Path) -> None:
+    path = tmp_path / "genotype.json"
+    path.write_text(json.dumps(GENOTYPE))
+    load_genotype(path)
+    for place in places(GENOTYPE):
+        for new in (..., *VALUES):
+            damaged = changed(GENOTYPE, place, new)
+            path.write_text(json.dumps(damaged))
+            if damaged != GENOTYPE:
+                assert nothing_but_sentences(load_genotype, path, path), (place, new)
+    for content in BYTES.values():
+        path.write_bytes(content)
+        assert nothing_but_sentences(load_genotype, path, path)
+
+
+DARTS = (
+    "Genotype(normal=[('none', 0), ('none', 1)], normal_concat={}, reduce=[], reduce_concat=[2])"
+)
 
 
 @pytest.mark.parametrize(
-    ("name", "use"),
+    "spec",
     [
-        ("model.safetensors", load_run),  # explain and the app
-        ("model.safetensors", export),
-        ("model.safetensors", resume),  # as compare takes up what is finished
-        ("model.safetensors", teach),
-        ("checkpoint.pt", load_run),
-        ("predictions.safetensors", report),
-        ("predictions.safetensors", resume),
-        ("similarity.safetensors", report),
-        ("album/images.safetensors", report),
-        ("album/images.safetensors", examples),
-        ("album/epoch-0002.safetensors", report),
+        '{"a":' * 10_000 + "1" + "}" * 10_000,
+        "|" * 100_000,
+        "|none~" + "9" * 5000 + "|",
+        "Genotype(" * 3000,
+        "Genotype(normal=" + "-" * 10_000 + "1)",
+        DARTS.format("0x" + "f" * 5000),
+        DARTS.format("[0x" + "f" * 5000 + "]"),
+        DARTS.format("range(0x" + "f" * 5000 + ", 0x1" + "f" * 5000 + ")"),
+        DARTS.format("[True]"),
+        "Genotype(\0)",
+        "Genotype(normal=[('\ud800', 0)])",
+        "a" * 5000,
+        "a\0b",
+        "",
+        "/dev/zero",
+        "published:" + "x" * 10_000,
     ],
+    ids=range(16),
 )
-def test_one_flipped_bit_is_told_by_whoever_reads(
-    name: str, use: Callable[[Path], None], run: Path
-) -> None:
-    place = (run / name).stat().st_size // 2 if name.endswith(".pt") else -3
-    flip(run / name, place)
-    with pytest.raises(InputError, match=rf"{name} .*damaged.*(delete|run)") as told:
-        use(run)
-    assert "\n" not in str(told.value)
-
-
-def test_a_resumed_training_refuses_a_damaged_checkpoint(run: Path) -> None:
-    (run / "result.json").unlink()
-    flip(run / "checkpoint.pt", (run / "checkpoint.pt").stat().st_size // 2)
-    with pytest.raises(InputError, match=r"checkpoint\.pt is damaged.*delete it to start"):
-        resume(run)
-
-
-def test_damaged_weights_are_made_anew_as_the_sentence_says(run: Path) -> None:
-    before = (run / "model.safetensors").read_bytes()
-    flip(run / "model.safetensors")
-    (run / "result.json").unlink()
-    resume(run)
-    assert (run / "model.safetensors").read_bytes() == before
-    load_run(run)
-
-
-def test_weights_of_another_run_are_told_from_those_of_the_result(run: Path) -> None:
-    """They are whole, but the result is not theirs."""
-    from selfexplain.training.files import load_tensors, write_tensors
-
-    path = run / "model.safetensors"
-    write_tensors(path, {name: t + 1 for name, t in load_tensors(path).items()})
-    with pytest.raises(InputError, match=r"model\.safetensors .*damaged"):
-        load_run(run)
-
-
-def test_a_run_without_digests_loads(run: Path) -> None:
-    """As those of older versions."""
-    result = read_json(run / "result.json")
-    assert set(result.pop("digests")) == {"model.safetensors", "predictions.safetensors"}
-    write_json(run / "result.json", result)
-    load_run(run)
-    resume(run)
-    (run / "result.json").unlink()
-    load_run(run)
-
-
-def test_exported_weights_keep_their_digest(run: Path) -> None:
-    export(run)
-    out = run.parent / "exported"
-    assert selfexplain.from_pretrained(out).class_names
-    config = json.loads((out / "config.json").read_text())
-    flip(out / "model.safetensors")
-    with pytest.raises(InputError, match=r"model\.safetensors .*damaged.*export it, or download"):
-        selfexplain.from_pretrained(out)
-    flip(out / "model.safetensors")
-    del config["digest"]  # as an older version wrote it
-    (out / "config.json").write_text(json.dumps(config))
-    assert isinstance(
-        classifier_of(FinishedRun(**{**fields(run), "folder": out})).mean_C11, torch.Tensor
-    )
-    assert selfexplain.from_pretrained(out).class_names
-
-
-def fields(run: Path) -> dict[str, object]:
-    finished = read_finished(run)
-    return {name: getattr(finished, name) for name in FinishedRun.__dataclass_fields__}
-
-
-def test_a_disk_that_fills_up_names_what_is_kept(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def no_room(path: Path, *_: object) -> None:
-        raise WriteError(f"{path} cannot be written (No space left on device)")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("selfexplain.training.loop.save_checkpoint", no_room)
-        with pytest.raises(WriteError, match=r"no epoch was finished$"):
-            run_training(config(tmp_path / "new"))
-        (run / "result.json").unlink()
-        patch.setattr("selfexplain.recipes.train.write_outcome", no_room)
-        with pytest.raises(WriteError, match=r"checkpoint of epoch 2 is kept in .*--resume goes"):
-            resume(run)
-    (run / ".model.safetensors.1.partial").write_bytes(b"half")
-    (run / "album" / ".epoch-0002.safetensors.1.partial").write_bytes(b"half")
-    resume(run)
-    assert not list(run.rglob("*.partial"))
-
-
-def fail_as_a_library_would(argument: object, on_step: object) -> None:
-    raise OSError(errno.ENOSPC, "No space left on device", "/runs/tensorboard/events")
-
-
-def test_a_full_disk_ends_a_sweep_and_is_tried_no_further() -> None:
-    sent: list[object] = []
-    trial = Trial("a", fail_as_a_library_would, None)
-    attempt(trial, sent.append)
-    assert isinstance(sent[-1], Failed)
-    assert not sent[-1].retry
-    assert not sent[-1].detail
-    assert sent[-1].reason.startswith("/runs/tensorboard/events cannot be written (No space left")
-
-    began = []
-
-    def begin(argument: int, on_step: object) -> None:
-        began.append(argument)
-        raise WriteError("the disk is full")
-
-    with pytest.raises(WriteError):
-        InThisProcess().run([Trial(str(n), begin, n) for n in range(3)])
-    assert began == [0]
-
-
-def test_commands_say_a_full_disk_in_one_sentence(
-    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from selfexplain.writing import _Watched
-
-    def no_room(self: _Watched, data: bytes) -> int:
-        self.error = FULL
-        raise FULL
-
-    monkeypatch.setattr(_Watched, "write", no_room)
-    monkeypatch.setattr(folders, "claim_folder", lambda *_: "")
-    image = run.parent / "a.png"
-    from PIL import Image
-
-    Image.new("L", (8, 8)).save(image)
-    explain = ["--run", str(run), "--images", str(image), "--out", str(run / "e.png")]
-    for arguments in (
-        ["report", str(run)],
-        ["export", "--run", str(run), "--out", str(run.parent / "exported")],
-        ["explain", *explain],
-    ):
-        with pytest.raises(SystemExit) as ended:
-            main(arguments)
-        assert ended.value.code == 2
-        said = capsys.readouterr().err
-        assert said.count("\n") == 1
-        assert "cannot be written (No space left on device); make room" in said
-    assert not list(run.parent.rglob("*.partial"))
-
-
-class GlooError(RuntimeError):
-    pass
-
-
-def test_a_lost_process_is_one_sentence(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gone = "[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:29500"
-    with pytest.raises(GlooError), lost_process_said():  # one process alone loses none
-        raise GlooError(gone)
-    monkeypatch.setattr(processes, "world_size", lambda: 2)
-    with pytest.raises(LostProcessError, match="another process") as told, folders.kept_said(run):
-        raise GlooError(gone)
-    assert "the checkpoint of epoch 2 is kept" in str(told.value)
-    assert told.value.exit_code == 1
-    with pytest.raises(RuntimeError, match="size mismatch"), lost_process_said():
-        raise RuntimeError("size mismatch")
-
-
-def test_an_interrupt_while_something_is_imported_ends_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    left: list[int] = []
-
-    def leave(code: int) -> None:
-        left.append(code)
-        raise SystemExit(code)  # os._exit does not come back
-
-    monkeypatch.setattr(os, "_exit", leave)
-    (tmp_path / "interrupted_module.py").write_text(
-        "import signal\ntry:\n    signal.raise_signal(signal.SIGINT)\nexcept Exception:\n    pass\n"
-    )
-    monkeypatch.syspath_prepend(str(tmp_path))
-    before = signal.signal(signal.SIGINT, program.interrupted)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-        assert left == []
-        with pytest.raises(SystemExit):
-            importlib.import_module("interrupted_module")
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert left == [130]
-
-
-def test_a_program_whose_output_cannot_be_written_ends_without_a_traceback() -> None:
-    """One process, since it is about what Python does when it ends."""
-    script = (
-        "import os, sys; from selfexplain import __main__ as m, cli\n"
-        "def run(): print('\\u2713 1 \\u00b1 2'); sys.stdout.flush()\n"
-        "if sys.argv[1] == 'full': sys.argv[1] = '--help'\n"
-        "else: cli.main = run\n"
-        "if sys.argv[1] == 'pipe': r, w = os.pipe(); os.dup2(w, 1); os.close(w); os.close(r)\n"
-        "m.main()\n"
-    )
-    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    for case, code, said in (("ascii", 0, ""), ("pipe", 141, ""), ("full", 2, "No space left")):
-        out = Path("/dev/full").open("w") if case == "full" else subprocess.PIPE  # noqa: SIM115
-        ended = subprocess.run(
-            [sys.executable, "-c", script, case],
-            check=False,
-            stdout=out,
-            stderr=subprocess.PIPE,
-            env=environment,
-            text=True,
-        )
-        assert ended.returncode == code, ended.stderr
-        assert "Traceback" not in ended.stderr
-        assert said in ended.stderr
-
-
-def test_epochs_of_no_checkpoint(tmp_path: Path) -> None:
-    (tmp_path / "checkpoint.pt").write_bytes(b"no zip")
-    assert epochs_kept(tmp_path / "checkpoint.pt") is None
+def test_genotypes_as_texts(spec: str) -> None:
+    with pytest.raises(InputError) as refused:
+        load_genotype(spec)
+    assert len(str(refused.value)) < 1000
+    str(refused.value).encode()

@@ -2,8 +2,10 @@
 
 import copy
 import json
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from selfexplain.recipes.options import DataOptions, TrainConfig
 from selfexplain.recipes.prepare import load
 from selfexplain.recipes.retrain_options import RetrainConfig
 from selfexplain.recipes.train import run_training
+from selfexplain.spaces import load_genotype
+from selfexplain.spaces.standalone import source_of
 from selfexplain.training import TrainingOptions
 
 CELL = "|nor_conv_3x3~0|+|skip_connect~0|nor_conv_1x1~1|+|none~0|avg_pool_3x3~1|skip_connect~2|"
@@ -76,6 +80,64 @@ def test_onnx_and_torch_export_give_the_same_logits(run: Path, tmp_path: Path) -
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     program = torch.export.load(out / "model.pt2").module()
     torch.testing.assert_close(program(pixels()).detach(), expected, rtol=1e-4, atol=1e-4)
+    assert names_no_place(out, run)
+
+
+def names_no_place(folder: Path, *places: Path) -> bool:
+    """Whether no file holds a path of this machine: of the code, the interpreter, the user."""
+    written = b""
+    for path in folder.iterdir():
+        written += path.read_bytes()
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                written += b"".join(archive.read(name) for name in archive.namelist())
+    source = Path(selfexplain.__file__).parents[1]
+    known = [source, Path(torch.__file__).parents[1], Path.home(), Path.cwd(), *places]
+    found = [place for place in known if str(place).encode() in written]
+    return not found and b"site-packages" not in written and len(written) > 1_000
+
+
+def test_no_place_and_no_markup_in_what_is_published(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The data lay in a home folder, and a class has the name of a script."""
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: FakeHub(tmp_path / "hub"))
+    moved = Path(shutil.copytree(run, tmp_path / "run"))
+    record = json.loads((moved / "run.json").read_text())
+    record["config"]["data"]["data"] = f"folder:{tmp_path}/my pets"
+    record["config"]["teacher"] = str(tmp_path / "wide")
+    record["config"]["objective"] = f"standard:other={tmp_path}/a,more=~/b"
+    record["images"]["class_names"][0] = "<script>alert(1)</script>"
+    (moved / "run.json").write_text(json.dumps(record))
+    export_run(ExportConfig(run=moved, out=tmp_path / "out", push="me/pets"))
+    for folder in (tmp_path / "out", tmp_path / "hub" / "me" / "pets"):
+        assert names_no_place(folder, tmp_path)
+        assert "<script" not in (folder / "README.md").read_text()
+        config = json.loads((folder / "config.json").read_text())
+        assert config["model"]["data"]["data"] == "folder:my pets"
+        assert config["model"]["objective"] == "standard:other=a,more=b"
+        assert config["class_names"][0] == "<script>alert(1)</script>"  # it is data there
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("parquet:~/sets/pets/", "parquet:pets"),
+        ("folder:C:\\Users\\me\\pets", "folder:pets"),
+        ("folder:../me/pets", "folder:pets"),
+        ("~me/runs/wide", "wide"),
+        ("D:\\runs\\wide", "wide"),
+        ("\\\\host\\share\\wide", "wide"),
+        ("kd:teacher=/home/me/wide,alpha=0.5", "kd:teacher=wide,alpha=0.5"),
+        (Path("/home/me/wide"), "wide"),
+        ("hub:me/pets", "hub:me/pets"),
+        ("timm:resnet18.a1_in1k", "timm:resnet18.a1_in1k"),
+        (CELL, CELL),
+        (["/home/me/a", 1, None, 0.5, True], ["a", 1, None, 0.5, True]),
+    ],
+)
+def test_of_a_path_the_last_name_is_told(value: Any, told: Any) -> None:
+    assert pretrained.without_places({"a": [value]}) == {"a": [told]}
 
 
 def test_source_loads_the_weights_without_this_library(derived: Path, tmp_path: Path) -> None:
@@ -149,6 +211,44 @@ def test_push_and_back(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     classifier = selfexplain.from_pretrained("me/digits")
     expected = selfexplain.from_pretrained(tmp_path / "out")
     assert torch.equal(classifier(pixels()), expected(pixels()))
+
+
+def test_code_that_a_publisher_names_is_not_run_unasked(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda name, **options: str(tmp_path / "out")
+    )
+    export_run(ExportConfig(run=run, out=tmp_path / "out"))
+    (tmp_path / "code_of_mine.py").write_text(
+        "from pathlib import Path\n"
+        "from selfexplain.models.small_cnn import SmallCNN\n"
+        "Path(__file__).with_name('imported').touch()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    config["model"]["model"] = "code_of_mine:SmallCNN"
+    (tmp_path / "out" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"code_of_mine:SmallCNN.*own_code=True if"):
+        selfexplain.from_pretrained("stranger/digits")
+    assert not (tmp_path / "imported").exists()
+    trusted = selfexplain.from_pretrained("stranger/digits", own_code=True)
+    assert (tmp_path / "imported").exists()
+    own = selfexplain.from_pretrained(tmp_path / "out")  # a folder of one's own, as ever
+    assert torch.equal(own(pixels()), trusted(pixels()))
+
+
+def test_sizes_of_a_file_do_not_become_source() -> None:
+    genotype = load_genotype(CELL)
+    for changed in (
+        {"channels": "4; import os"},
+        {"cells": "1\nraise SystemExit"},
+        {"form": 'small"; import os; "'},
+        {"num_classes": True},
+    ):
+        options: dict[str, Any] = {"num_classes": 10, "in_channels": 1, "channels": 4, "cells": 1}
+        with pytest.raises(InputError, match="pass whole numbers, and small or imagenet"):
+            source_of(genotype, **options | changed)
 
 
 def test_a_hub_that_cannot_be_reached_is_one_sentence(

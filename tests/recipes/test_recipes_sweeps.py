@@ -140,8 +140,10 @@ def test_interrupt_keeps_finished_epochs(tmp_path: Path) -> None:
     """Ctrl-C: exit code 130, no worker left, checkpoints whole."""
     words = ["compare", "--data", "digits", "--epochs", "500", "--seeds", "0", "1"]
     words += ["--objectives", "standard", "--out", str(tmp_path), "--workers", "2"]
+    # A shell starts what it puts into the background, these tests perhaps, deaf to interrupts.
+    hearing = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     process = subprocess.Popen(
-        [sys.executable, "-m", "selfexplain", *words],
+        [sys.executable, "-c", f"{hearing}from selfexplain.cli import main; main()", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -16,7 +16,7 @@ from torch.serialization import get_crc32_options, set_crc32_options
 
 from selfexplain.errors import InputError, WriteError
 from selfexplain.training.checkpoint import epochs_kept, load_checkpoint, save_checkpoint
-from selfexplain.training.files import digest_of, load_tensors, write_json, write_tensors
+from selfexplain.training.files import digest_of, read_tensors, write_json, write_tensors
 from selfexplain.training.log import EpochLog
 from selfexplain.writing import _Watched, atomic_file, clear_leftovers, no_room_said
 
@@ -50,7 +50,7 @@ def write_weights(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("write", "read"), [(write_checkpoint, load_checkpoint), (write_weights, load_tensors)]
+    ("write", "read"), [(write_checkpoint, load_checkpoint), (write_weights, read_tensors)]
 )
 def test_no_flipped_bit_gives_other_weights(
     write: Callable[[Path], None], read: Callable[[Path], object], tmp_path: Path
@@ -96,10 +96,10 @@ def test_files_without_a_digest_are_read(tmp_path: Path) -> None:
     """As older versions wrote them; a digest from elsewhere holds for them too."""
     path = tmp_path / "old.safetensors"
     save_file({"a": torch.ones(2)}, path)
-    assert same(load_tensors(path), load_file(path))
-    assert load_tensors(path, digest=digest_of({"a": torch.ones(2)}))
+    assert same(read_tensors(path), load_file(path))
+    assert read_tensors(path, digest=digest_of({"a": torch.ones(2)}))
     with pytest.raises(InputError, match=r"old\.safetensors cannot be read .*damaged.*delete it"):
-        load_tensors(path, digest=digest_of({"a": torch.zeros(2)}))
+        read_tensors(path, digest=digest_of({"a": torch.zeros(2)}))
 
 
 @contextmanager

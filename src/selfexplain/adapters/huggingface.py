@@ -132,8 +132,8 @@ class ObjectiveTrainer(transformers.Trainer):
 
 INSTEAD = {
     "label_smoothing_factor": "leave it out and pass the objective LabelSmoothing(model)",
-    "activation_checkpointing": "leave it out and call gradient_checkpointing_enable() of the model "
-    "of transformers before it is wrapped",
+    "activation_checkpointing": "leave it out and call gradient_checkpointing_enable() of the "
+    "model of transformers before it is wrapped",
     "torch_compile": "leave it out and call compile() of the model's blocks before it is wrapped: "
     "explanations are read by hooks, which a compiled objective would not run",
     "use_liger_kernel": "leave it out: it replaces parts of language models",
@@ -156,9 +156,9 @@ def _check_arguments(args: transformers.TrainingArguments) -> None:
             raise InputError(f"{said} cannot work with an objective; {instead}")
     if args.n_gpu > 1:
         raise InputError(
-            f"this process sees {args.n_gpu} GPUs, among which the Trainer would copy the objective "
-            "in each step, and what it remembers would be lost; start the training with torchrun, "
-            "one process for each GPU"
+            f"this process sees {args.n_gpu} GPUs, among which the Trainer would copy the "
+            "objective in each step, and what it remembers would be lost; start the training with "
+            "torchrun, one process for each GPU"
         )
 
 

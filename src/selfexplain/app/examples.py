@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from selfexplain.errors import InputError
-from selfexplain.training.files import load_tensors
+from selfexplain.training.files import read_shaped
 
 ALBUM = Path("album") / "images.safetensors"
 """Where a run keeps them, in its folder."""
@@ -51,13 +51,14 @@ def read_examples(folder: Path, class_names: tuple[str, ...]) -> list[Example]:
     path = folder / ALBUM
     if not path.exists():
         return []
-    try:
-        album = load_tensors(path, remedy="delete it to go without examples")
-        return [
-            Example(image_CHW, class_names[label])
-            for image_CHW, label in zip(album["images"], album["labels"].tolist(), strict=True)
-        ]
-    except (KeyError, IndexError, ValueError) as error:
+    album = read_shaped(path, {"images": "uint8 BCHW", "labels": "int B"})
+    labels = album["labels"].tolist()
+    if not all(0 <= label < len(class_names) for label in labels):
         raise InputError(
-            f"{path} holds no images of this run ({error}); delete it to go without examples"
-        ) from error
+            f"{path} holds no images of this run (a label is none of its {len(class_names)} "
+            "classes); delete it to go without examples"
+        )
+    return [
+        Example(image_CHW, class_names[label])
+        for image_CHW, label in zip(album["images"], labels, strict=True)
+    ]

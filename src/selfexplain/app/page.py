@@ -66,7 +66,7 @@ def check_version(page: gr.Blocks) -> None:
 
 
 async def _refuse(*_: Any, **__: Any) -> str:
-    raise gr.Error(NO_FILE)
+    raise gr.Error(NO_FILE, print_exception=False)
 
 
 def build_page(board: Board, examples: Sequence[Example]) -> gr.Blocks:
@@ -164,6 +164,8 @@ def _connect(
         return [image, sentence, *look(image, *choice)]
 
     def pick(event: gr.SelectData, *choice: Any) -> list[Any]:
+        if event.index not in range(len(examples)):  # of no page, but of a client of its own
+            raise gr.Error("There is no such example; pick one.", print_exception=False)
         image = board.fit(examples[event.index].image())
         return [image, "", *look(image, *choice), None]
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from selfexplain.errors import InputError
+from selfexplain.errors import InputError, import_failure
+from selfexplain.limits import Limits, check_options
 
 if TYPE_CHECKING:
     from selfexplain.app.board import Board
@@ -30,15 +31,14 @@ class AppConfig:
     two runs side by side."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 lets other machines in."""
-    port: int = 7860
+    port: Annotated[int, Limits(least=1, most=65535)] = 7860
     """Port to listen on."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be shown."""
         if not 1 <= len(self.run) <= 2:
             raise InputError(f"run names {len(self.run)} folders; pass one, or two to compare")
-        if not 0 < self.port < 65536:
-            raise InputError(f"port is {self.port}; pass a number from 1 to 65535")
+        check_options(self)
 
 
 def serve(config: AppConfig) -> None:
@@ -89,11 +89,11 @@ def _ending_like_ctrl_c() -> Iterator[None]:
 def _page(board: "Board", examples: list[Any]) -> Any:
     try:
         from selfexplain.app.page import build_page
-    except ImportError as error:
-        raise InputError(
-            f"the app needs packages that do not import here ({error}); install them with: "
-            "pip install 'selfexplain[app]'"
-        ) from error
+    except Exception as error:  # a package that is broken may raise anything
+        if isinstance(error, InputError):
+            raise
+        install = "install it with: pip install 'selfexplain[app]'"
+        raise import_failure(error, "the app", "gradio", install) from error
     return build_page(board, examples)
 
 

@@ -7,6 +7,7 @@ nothing blocks, and a small file cannot ask for gigabytes.
 
 import io
 import stat
+from collections.abc import Iterable
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -44,6 +45,8 @@ MAX_FILE_BYTES = 8 * MAX_PIXELS
 """Largest file that is opened: the largest image, uncompressed, at 8 bytes a pixel."""
 
 _TILE_WIDTH, _TILE_HEIGHT, _BITS, _SIGN, _PHOTOMETRIC = 322, 323, 258, 339, 262  # tags of TIFF
+_ORIENTATION = 274
+_QUARTER_TURNS = {5, 6, 7, 8}
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a named pipe"),
@@ -74,6 +77,10 @@ def open_image(file: Path | bytes) -> Image.Image:
     else:
         check_plain(file)
         image = Image.open(file, formats=_decoders())
+        if image.format == "TIFF" and image.getexif().get(_ORIENTATION) in _QUARTER_TURNS:
+            # Pillow maps such a file into memory with height and width exchanged: noise.
+            image.close()
+            return open_image(file.read_bytes())
     try:
         _check_header(image)
     except InputError:
@@ -102,6 +109,22 @@ def check_plain(path: Path) -> None:
         if is_kind(status.st_mode):
             raise InputError(f"it is {kind}; pass an image file")
     _check_length(status.st_size)
+
+
+def lies_below(path: Path, folders: Iterable[Path]) -> bool:
+    """Say whether a file lies in one of some folders, wherever links and .. in its name lead to.
+
+    A table that comes from a stranger may name files, but none beside its own.
+
+    Example:
+        >>> lies_below(Path("/data/../etc/passwd"), [Path("/data")])
+        False
+    """
+    try:
+        found = path.resolve()
+        return any(found.is_relative_to(folder.resolve()) for folder in folders)
+    except (OSError, RuntimeError, ValueError):  # circles of links, names that no file can have
+        return False
 
 
 @cache

@@ -263,8 +263,9 @@ def _with_raw_mode(tile: Any, raw_mode: str) -> Any:
 
 def _shifted(numbers: NDArray[Any], top: int) -> NDArray[np.uint8]:
     """The upper 8 of the bits that whole numbers up to `top` have."""
-    eight: NDArray[np.uint8] = numbers.astype(np.int32) >> max(0, top.bit_length() - 8)
-    return eight.astype(np.uint8)
+    upper = numbers.astype(np.int32) >> max(0, top.bit_length() - 8)
+    eight: NDArray[np.uint8] = upper.astype(np.uint8)
+    return eight
 
 
 def _rounded(levels: NDArray[Any]) -> NDArray[np.uint8]:
@@ -277,8 +278,9 @@ def _clear(values: NDArray[Any], transparent: Any) -> NDArray[np.bool_] | None:
     if transparent is None or isinstance(transparent, bytes):
         return None
     # One grey level, or one colour: pixels are equal to it in every channel.
-    same: NDArray[np.bool_] = np.atleast_3d(values == np.asarray(transparent))
-    return same.min(axis=2)
+    same = np.atleast_3d(values == np.asarray(transparent))
+    everywhere: NDArray[np.bool_] = same.min(axis=2)
+    return everywhere
 
 
 def _top(tops: tuple[int, ...], high: float) -> int:

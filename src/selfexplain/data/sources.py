@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from selfexplain.data.opening import open_image
+from selfexplain.data.opening import lies_below, open_image
 from selfexplain.errors import InputError
 
 
@@ -96,13 +96,12 @@ class TableRows:
     def _own_file(self, name: str) -> Path:
         """The file that a cell names, which must lie with the table: it came from a stranger."""
         place = self.folders[0] / name if self.folders else Path(name)
-        found = place.resolve()  # where links and .. lead to
-        if not any(found.is_relative_to(folder.resolve()) for folder in self.folders):
+        if not lies_below(place, self.folders):
             raise InputError(
                 f"the column '{self.column}' names the file {name!r}, which does not lie in the "
                 "folder of the table"
             )
-        return found
+        return place
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,21 +1,36 @@
 """Keep the explained activation of an ordinary forward, for maps without a second forward."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from selfexplain.errors import InputError
 
 from .compiled import modules_around, run_eagerly
 from .explained_layer import ExplainedLayer
+from .gradients import RECOMPUTED
 from .layout import to_BFHW
 from .source import find_module
-from .window import watched_between
+from .state import buffers_lent, recomputing
+from .trace import used_weight
+from .window import WeightWatch, watched_between
 
 Hook = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeadCall:
+    """One call of the pooled head: what it was given, what it returned, and by which weights."""
+
+    input: Tensor
+    output: Tensor
+    weight_KF: Tensor
+    bias_K: Tensor | None
 
 
 class Seen:
@@ -24,7 +39,11 @@ class Seen:
     Attributes:
         layer: the explained layer.
         linear: the pooled linear head of this model; None if the layer is not averaged into one.
+        model: that runs; None if it is not known.
         inner_logits: logits before Fabric's wrapper forbids to differentiate them; None without it.
+        head_calls: of ``linear``, since the activation was seen.
+        without_graph: whether the activation was computed where gradients are switched off.
+        checked: whether ``logits = W mean + b`` has been checked (``checked.py``).
 
     Example:
         >>> from selfexplain.explanations.layout import Layout
@@ -35,15 +54,39 @@ class Seen:
         torch.Size([2, 3, 8, 8])
     """
 
-    def __init__(self, layer: ExplainedLayer, linear: nn.Linear | None) -> None:
+    def __init__(
+        self, layer: ExplainedLayer, linear: nn.Linear | None, model: nn.Module | None = None
+    ) -> None:
         self.layer = layer
         self.linear = linear
+        self.model = model
         self.inner_logits: Tensor | None = None
+        self.head_calls: list[HeadCall] = []
+        self.without_graph = False
+        self.checked = False
         self._activation: Tensor | None = None
 
     def keep(self, activation: Tensor) -> None:
         """Replace what was seen before."""
         self._activation = activation
+        self.without_graph = not torch.is_grad_enabled()
+        self.head_calls = []
+        self.checked = False
+
+    def buffers_lent(self) -> AbstractContextManager[None]:
+        """Keep buffers as they are while parts of the model run again in a backward pass."""
+        return nullcontext() if self.model is None else buffers_lent(self.model)
+
+    def check_graph(self) -> None:
+        """Raise ``InputError`` if the activation was left out of a graph that was made."""
+        made = any(call.output.requires_grad for call in self.head_calls)
+        if self.without_graph and made and torch.is_grad_enabled():
+            raise InputError(RECOMPUTED)
+
+    @property
+    def saw(self) -> bool:
+        """Whether a forward went through the explained layer."""
+        return self._activation is not None
 
     def keep_fitting(self, tensor: Tensor) -> None:
         """Keep ``tensor`` if it is shaped as the explained activation is."""
@@ -61,6 +104,25 @@ class Seen:
         return self._activation
 
     @property
+    def weight_KF(self) -> Tensor:
+        """The weight of the pooled head, as the forward used it."""
+        return self._head_call.weight_KF
+
+    @property
+    def bias_K(self) -> Tensor | None:
+        """The bias of the pooled head, as the forward used it."""
+        return self._head_call.bias_K
+
+    @property
+    def _head_call(self) -> HeadCall:
+        if not self.head_calls:
+            raise InputError(
+                "capture saw no call of the pooled head after the explained layer; call "
+                "find_explained_layer again with the model as it is now"
+            )
+        return self.head_calls[-1]
+
+    @property
     def features_BFHW(self) -> Tensor:
         """The activation with its features second: (B, F, H, W), tokens on their grid."""
         return to_BFHW(self.activation, self.layer.layout)
@@ -70,8 +132,10 @@ class Seen:
 def capture(model: nn.Module, layer: ExplainedLayer) -> Iterator[Seen]:
     """Keep the explained activation of the forwards in this block; the last one counts.
 
-    Costs one forward hook. Where the pooled feature map is the result of a function, the functions
-    called between the last module before it and the head are watched too, a handful as a rule.
+    Costs a forward hook on the layer, and one on the pooled head if there is one. Where the pooled
+    feature map is the result of a function, the functions called between the last module before it
+    and the head are watched too, a handful as a rule; so is the one in which a parametrised head
+    uses its weight. What runs again in a backward pass, as checkpointed parts do, is not looked at.
     Hooks are removed at the end, also on errors. What is compiled around a hook runs meanwhile as
     it was written; other compiled parts of the model run as compiled. Layers that need backward
     passes are copied, so that later in-place operations do not reach them, and get a gradient even
@@ -97,12 +161,11 @@ def capture(model: nn.Module, layer: ExplainedLayer) -> Iterator[Seen]:
     """
     around_head = [] if layer.head is None else _modules_around(model, layer.head.name)
     head = around_head[-1] if around_head else None
-    seen = Seen(layer, head if isinstance(head, nn.Linear) else None)
+    seen = Seen(layer, head if isinstance(head, nn.Linear) else None, model)
     with ExitStack() as stack:
         around = _modules_around(model, layer.source.name)
         module = around[-1]
-        hooked = [*around, *around_head] if layer.source.at == "function" else around
-        stack.enter_context(run_eagerly(hooked))
+        stack.enter_context(run_eagerly([*around, *around_head]))
         if layer.source.at == "input":
             stack.callback(module.register_forward_pre_hook(_input_hook(seen)).remove)
         elif layer.source.at == "output":
@@ -110,6 +173,8 @@ def capture(model: nn.Module, layer: ExplainedLayer) -> Iterator[Seen]:
         else:
             assert head is not None, "only pooled feature maps are found between modules"
             stack.enter_context(watched_between(model, module, head, seen.keep_fitting))
+        if seen.linear is not None:
+            stack.enter_context(_head_watched(seen, seen.linear))
         inner = dict(model.named_children()).get("_forward_module")
         if inner is not None and layer.head is None:
             stack.callback(inner.register_forward_hook(_logits_hook(seen)).remove)
@@ -127,6 +192,31 @@ def _modules_around(model: nn.Module, name: str) -> list[nn.Module]:
         return modules_around(model, find_module(model, name)[0])
 
 
+@contextmanager
+def _head_watched(seen: Seen, head: nn.Linear) -> Iterator[None]:
+    """Keep the calls of the head, with the weights that they use."""
+    with ExitStack() as stack:
+        watch, window = WeightWatch(), stack.enter_context(ExitStack())
+
+        def start(*_: Any) -> None:
+            if not recomputing():
+                window.close()
+                window.enter_context(watch)
+
+        def keep(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            if recomputing():
+                return
+            window.close()
+            used = used_weight(head, watch)
+            if used is not None and inputs and isinstance(output, Tensor):
+                seen.head_calls.append(HeadCall(inputs[0], output, *used))
+
+        if is_parametrized(head):
+            stack.callback(head.register_forward_pre_hook(start).remove)
+        stack.callback(head.register_forward_hook(keep).remove)
+        yield
+
+
 def _leaf(activation: Tensor) -> Tensor:
     """Make a frozen activation one that gradients can be taken for."""
     if activation.requires_grad or not torch.is_grad_enabled():
@@ -140,6 +230,8 @@ def _input_hook(seen: Seen) -> Hook:
     def hook(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if not inputs:
             return None
+        if recomputing():  # the same operations, or checkpointing would miss what it counts on
+            return (_leaf(inputs[0]).clone(), *inputs[1:])
         seen.keep(_leaf(inputs[0]))
         return (seen.activation.clone(), *inputs[1:])
 
@@ -152,6 +244,8 @@ def _output_hook(seen: Seen) -> Hook:
     def hook(_module: nn.Module, _inputs: Any, output: Any) -> Tensor | None:
         if not seen.layer.layout.fits(output):
             return None
+        if recomputing():
+            return None if seen.layer.head is not None else _leaf(output).clone()
         if seen.layer.head is not None:
             seen.keep(output)
             return None
@@ -165,7 +259,7 @@ def _logits_hook(seen: Seen) -> Hook:
     """Keep the logits and pass on an alias, to which Fabric may tie what it likes."""
 
     def hook(_module: nn.Module, _inputs: Any, output: Any) -> Tensor | None:
-        if not isinstance(output, Tensor):
+        if not isinstance(output, Tensor) or recomputing():
             return None
         seen.inner_logits = output
         return output.view_as(output)

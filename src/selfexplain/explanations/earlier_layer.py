@@ -7,8 +7,7 @@ from selfexplain.errors import InputError
 
 from .capturing import capture
 from .explained_layer import ExplainedLayer
-from .layout import Layout, to_BFHW
-from .responsive import is_of_heads
+from .layout import Layout, is_of_heads, sequences_of, to_BFHW
 from .source import Source
 from .state import preserved, set_eval
 from .trace import N_IMAGES, traced
@@ -38,11 +37,13 @@ def find_earlier_layer(model: nn.Module, x_BCHW: Tensor, last: ExplainedLayer) -
         >>> last.source.name, find_earlier_layer(model, x, last).source.name
         ('stages', 'stages.1')
     """
-    sightings = traced(model, x_BCHW).sightings
+    trace = traced(model, x_BCHW)
+    sightings, image_BCHW = trace.sightings, trace.image_BCHW
+    sequences = sequences_of(trace.outputs.values(), image_BCHW)
     tokens = [layout for seen in sightings for layout, _ in seen.means if layout.axes == "BTD"]
     positions: dict[str, tuple[Layout, int]] = {}
     for seen in sightings:
-        if seen.module is not None and not is_of_heads(seen.tensor, tokens):
+        if seen.module is not None and not is_of_heads(seen.tensor, tokens, sequences, image_BCHW):
             positions.pop(seen.module, None)  # a hook keeps a module's last call
             layout = seen.means[0][0]
             positions[seen.module] = layout, to_BFHW(seen.tensor, layout)[0, 0].numel()

@@ -3,10 +3,9 @@
 from torch import Tensor, nn
 
 from .kinds import MapKind, check_kind
-from .layout import layouts_of, to_BFHW
+from .layout import to_BFHW
 from .pooled_head import find_pooled_head
-from .responsive import is_of_heads, outputs_and_gradients
-from .trace import N_IMAGES
+from .responsive import outputs_with_space
 
 
 def explainable_layers(model: nn.Module, x_BCHW: Tensor, kind: MapKind) -> tuple[str, ...]:
@@ -34,15 +33,8 @@ def explainable_layers(model: nn.Module, x_BCHW: Tensor, kind: MapKind) -> tuple
         return find_pooled_head(model, x_BCHW).layers
     if kind == "input_x_gradient":
         return ()
-    image_BCHW = x_BCHW[:N_IMAGES].shape
-    found = [
-        (name, layouts[0], gradient)
-        for name, output, gradient in outputs_and_gradients(model, x_BCHW)
-        if name and (layouts := layouts_of(output, image_BCHW))
-    ]
-    tokens = [layout for _, layout, _ in found if layout.axes == "BTD"]
     return tuple(
         name
-        for name, layout, gradient in found
-        if not is_of_heads(gradient, tokens) and bool(to_BFHW(gradient, layout).any())
+        for name, layout, gradient in outputs_with_space(model, x_BCHW)
+        if name and layout is not None and bool(to_BFHW(gradient, layout).any())
     )

@@ -7,8 +7,13 @@ from torch import Tensor, nn
 from selfexplain.errors import InputError
 
 from .kinds import POOLED_KINDS, MapKind, check_images, check_kind
-from .layout import Layout
-from .pooled_head import PooledHead, no_pooled_head, search
+from .layout import Layout, is_of_heads, no_positions, sequences_of
+from .pooled_head import (
+    PooledHead,
+    no_pooled_head,
+    pooled_head_of,
+    refuse_what_is_not_finite,
+)
 from .responsive import last_responsive_layer
 from .source import Source, find_module
 from .trace import Trace, traced
@@ -71,7 +76,7 @@ def find_explained_layer(
     trace = traced(model, x_BCHW)
     if name is None and kind not in POOLED_KINDS:
         return ExplainedLayer(Source("input", ""), Layout("BCHW", x_BCHW.shape[1]))
-    if kind in POOLED_KINDS and (pooled := _pooled_layer(trace, kind, name)):
+    if kind in POOLED_KINDS and (pooled := _pooled_layer(model, x_BCHW, trace, kind, name)):
         return pooled
     if name is None:
         name, layout = last_responsive_layer(model, x_BCHW)
@@ -79,10 +84,14 @@ def find_explained_layer(
     return ExplainedLayer(Source("output", name), _layout_of(trace, name))
 
 
-def _pooled_layer(trace: Trace, kind: MapKind, name: str | None) -> ExplainedLayer | None:
+def _pooled_layer(
+    model: nn.Module, x_BCHW: Tensor, trace: Trace, kind: MapKind, name: str | None
+) -> ExplainedLayer | None:
     """Return the pooled feature map if that is the layer meant; ``cam`` has no other."""
-    head = search(trace)
+    head = pooled_head_of(model, x_BCHW, trace)
     if isinstance(head, str):
+        if kind == "cam" or name is None:
+            refuse_what_is_not_finite(model, x_BCHW, trace.logits_BK)
         if kind == "cam":
             raise no_pooled_head(head)
         return None
@@ -102,10 +111,7 @@ def _layout_of(trace: Trace, name: str) -> Layout:
             f"layer {name!r} is not called in a forward; pass the name of a layer that is"
         )
     seen = next((s for s in reversed(trace.sightings) if s.module == name), None)
-    if seen is None:
-        raise InputError(
-            f"layer {name!r} returns {trace.returned[name]}, which has no positions; pass a layer "
-            "that returns (B, C, H, W), or tokens (B, T, D) in a grid that fits images of "
-            f"{trace.image_BCHW[2]} x {trace.image_BCHW[3]} pixels"
-        )
+    sequences = sequences_of(trace.outputs.values(), trace.image_BCHW)
+    if seen is None or is_of_heads(seen.tensor, (), sequences, trace.image_BCHW):
+        raise no_positions(name, trace.returned[name], trace.image_BCHW)
     return seen.means[0][0]

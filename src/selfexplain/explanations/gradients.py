@@ -11,6 +11,12 @@ from .formulas import OF_GRADIENT
 from .kinds import MapKind
 from .layout import Layout, to_BFHW
 
+RECOMPUTED = (
+    "the model is checkpointed with use_reentrant=True, which gives no gradients of single "
+    "tensors; pass use_reentrant=False to the checkpointing (torch.utils.checkpoint, or the option "
+    "of the library that calls it)"
+)
+
 
 def maps_by_gradient(
     logits_BK: Tensor,
@@ -77,13 +83,40 @@ def gradient_of_score(
             "the logits carry no gradient to the explained layer; run the forward with gradients "
             "enabled, and call find_explained_layer with the kind of map that is to be made"
         )
-    (gradient,) = torch.autograd.grad(
-        score, activation, retain_graph=retain_graph, create_graph=create_graph, allow_unused=True
-    )
+    (gradient,) = gradients_of_score(score, [activation], create_graph, retain_graph)
     if gradient is None:
         raise InputError(
             "the logits do not depend on the explained layer; "
             "pass the name of a layer on the path from the images to the logits"
         )
-    assert isinstance(gradient, Tensor)
     return gradient
+
+
+def gradients_of_score(
+    score: Tensor,
+    activations: Sequence[Tensor],
+    create_graph: bool = False,
+    retain_graph: bool = False,
+) -> Sequence[Tensor | None]:
+    """Gradients of a scalar; None for what it does not depend on.
+
+    Raises:
+        InputError: if parts of the model are checkpointed in the way that forbids it.
+
+    Example:
+        >>> a = torch.ones(2, requires_grad=True)
+        >>> gradients_of_score((a * a).sum(), [a])
+        (tensor([2., 2.]),)
+    """
+    try:
+        return torch.autograd.grad(
+            score,
+            activations,
+            retain_graph=retain_graph,
+            create_graph=create_graph,
+            allow_unused=True,
+        )
+    except RuntimeError as error:
+        if "use_reentrant" in str(error):
+            raise InputError(RECOMPUTED) from error
+        raise

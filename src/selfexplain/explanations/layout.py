@@ -1,5 +1,6 @@
 """Where features and space lie in a layer's output (B batch, F features, H W space, T tokens)."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -79,8 +80,9 @@ class Layout:
 def layouts_of(output: object, image_BCHW: torch.Size) -> list[Layout]:
     """List the layouts that ``output`` may have for a batch of images of shape ``image_BCHW``.
 
-    The conventional one (features first, or tokens) comes first; the list is empty for outputs
-    without space, such as vectors, a single position, or windows in place of whole images.
+    The conventional one (features first, or tokens) comes first, unless only the other one has the
+    proportions of the images. The list is empty for outputs without space, such as vectors, a
+    single position, or windows in place of whole images.
 
     Example:
         >>> [lay.axes for lay in layouts_of(torch.zeros(2, 8, 4, 4), torch.Size([2, 3, 9, 9]))]
@@ -94,10 +96,150 @@ def layouts_of(output: object, image_BCHW: torch.Size) -> list[Layout]:
     found: list[Layout] = []
     if output.dim() == 4:
         found = [Layout("BCHW", output.shape[1]), Layout("BHWC", output.shape[3])]
+        if not like_image(output.shape[2:], image_BCHW) and like_image(
+            output.shape[1:3], image_BCHW
+        ):
+            found.reverse()
     elif output.dim() == 3:
         grid = token_grid(output.shape[1], height, width)
         found = [Layout("BTD", output.shape[2], grid)] if grid else []
     return found if found and found[0].fits(output) else []
+
+
+def like_image(sides: Sequence[int], image_BCHW: torch.Size) -> bool:
+    """Tell whether a height and a width have the proportions of the images, but for rounding.
+
+    Example:
+        >>> image_BCHW = torch.Size([2, 3, 225, 300])
+        >>> like_image((8, 10), image_BCHW), like_image((8, 96), image_BCHW)
+        (True, False)
+    """
+    (h, w), (height, width) = sides, image_BCHW[2:]
+    return abs(h * width - w * height) <= max(height, width)
+
+
+def known_grids(
+    layouts: list[Layout], outputs: Iterable[object], image_BCHW: torch.Size
+) -> list[Layout]:
+    """Leave out grids of tokens that contradict the feature maps which tokens are made of.
+
+    The number of tokens alone may fit another grid: 5 x 5 patches are as many tokens as 4 x 4 and
+    nine registers.
+
+    Args:
+        layouts: of one output.
+        outputs: of modules of the same model.
+        image_BCHW: the shape of the images.
+
+    Example:
+        >>> layouts, image_BCHW = [Layout("BTD", 8, TokenGrid(0, 5, 5))], torch.Size([2, 3, 70, 70])
+        >>> patches = [torch.zeros(2, 8, 4, 4), torch.zeros(2, 25, 8)]
+        >>> [len(known_grids(layouts, seen, image_BCHW)) for seen in ([], patches)]
+        [1, 0]
+    """
+    if all(layout.grid is None for layout in layouts):
+        return layouts
+    outputs = list(outputs)
+    maps, sequences = maps_among(outputs, image_BCHW), sequences_of(outputs, image_BCHW)
+    return [layout for layout in layouts if _is_known(layout, maps, sequences)]
+
+
+def _is_known(
+    layout: Layout, maps: set[tuple[int, int, int]], sequences: set[tuple[int, int]]
+) -> bool:
+    grid = layout.grid
+    if grid is None:
+        return True
+    widths = {d for n, d in sequences if n == grid.tokens}
+    sides = [(h, w) for c, h, w in maps if c in widths and 1 < h * w <= grid.tokens < 2 * h * w]
+    return not sides or (grid.height, grid.width) in sides
+
+
+def maps_among(outputs: Iterable[object], image_BCHW: torch.Size) -> set[tuple[int, int, int]]:
+    """Channels, height and width of the outputs (B, C, H, W) with the proportions of the images.
+
+    Example:
+        >>> outputs = [torch.zeros(2, 8, 4, 4), torch.zeros(2, 3, 17, 64), torch.zeros(2, 5)]
+        >>> maps_among(outputs, torch.Size([2, 3, 70, 70]))
+        {(8, 4, 4)}
+    """
+    return {
+        (output.shape[1], output.shape[2], output.shape[3])
+        for output in outputs
+        if isinstance(output, Tensor)
+        and output.dim() == 4
+        and len(output) == image_BCHW[0]
+        and like_image(output.shape[2:], image_BCHW)
+    }
+
+
+def sequences_of(outputs: Iterable[object], image_BCHW: torch.Size) -> set[tuple[int, int]]:
+    """Length and width of the outputs that are sequences (B, N, D), flattened maps left out.
+
+    Example:
+        >>> outputs = [torch.zeros(2, 17, 192), torch.zeros(2, 8, 4, 4), torch.zeros(2, 8, 16)]
+        >>> sequences_of(outputs, torch.Size([2, 3, 70, 70]))
+        {(17, 192)}
+    """
+    outputs = list(outputs)
+    flattened = {(c, h * w) for c, h, w in maps_among(outputs, image_BCHW)}
+    found = {
+        (output.shape[1], output.shape[2])
+        for output in outputs
+        if isinstance(output, Tensor) and output.dim() == 3 and len(output) == image_BCHW[0]
+    }
+    return {(n, d) for n, d in found if n > 1 and (n, d) not in flattened}
+
+
+def is_of_heads(
+    output: Tensor,
+    tokens: Iterable[Layout],
+    sequences: Iterable[tuple[int, int]],
+    image_BCHW: torch.Size,
+) -> bool:
+    """Tell what attention heads compute from a feature map of the same rank.
+
+    Weights are (B, heads, N, N); queries, keys and values are (B, heads, N, D), with two of the
+    axes exchanged or not.
+
+    Args:
+        output: of a module.
+        tokens: layouts of the tokens in this model.
+        sequences: length and width of its sequences, from ``sequences_of``.
+        image_BCHW: the shape of the images.
+
+    Example:
+        >>> image_BCHW, keys = torch.Size([2, 3, 70, 70]), torch.zeros(2, 3, 17, 64)
+        >>> is_of_heads(keys, [], [(17, 192)], image_BCHW), is_of_heads(keys, [], [], image_BCHW)
+        (True, False)
+    """
+    if output.dim() != 4:
+        return False
+    counts = {layout.grid.tokens for layout in tokens if layout.grid}
+    return output.shape[2] in counts or any(
+        _is_of_heads(output.shape[1:], n, d, image_BCHW) for n, d in sequences
+    )
+
+
+def _is_of_heads(size: torch.Size, n: int, d: int, image_BCHW: torch.Size) -> bool:
+    if size[1] == size[2] == n:
+        return True
+    parts = n in size[1:] or (n == size[0] and not like_image(size[1:], image_BCHW))
+    return parts and d % (size.numel() // n) == 0
+
+
+def no_positions(name: str, returned: str, image_BCHW: torch.Size) -> InputError:
+    """Make the error for a layer whose output has no positions.
+
+    Example:
+        >>> "has no positions" in str(no_positions("fc", "(2, 5)", torch.Size([2, 3, 8, 8])))
+        True
+    """
+    return InputError(
+        f"layer {name!r} returns {returned}, which has no positions; pass a layer that returns "
+        "(B, C, H, W), or tokens (B, T, D) in a grid that fits images of "
+        f"{image_BCHW[2]} x {image_BCHW[3]} pixels"
+    )
 
 
 def to_BFHW(activation: Tensor, layout: Layout) -> Tensor:

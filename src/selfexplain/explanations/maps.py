@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from .capturing import Seen, capture
-from .explained_layer import ExplainedLayer, find_explained_layer
+from .checked import CheckedLayers, check_agreement
 from .formulas import cam
 from .gradients import maps_by_gradient
 from .kinds import POOLED_KINDS, MapKind, check_classes, check_images, check_kind, check_logits
 from .pooled_head import no_pooled_head
 from .state import preserved
 
-_found: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], ExplainedLayer]] = WeakKeyDictionary()
+_found: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], CheckedLayers]] = WeakKeyDictionary()
 
 
 def class_maps(
@@ -73,17 +73,24 @@ def class_maps(
         check_images(x_BCHW)
         # A copy, as models may start in place.
         x_BCHW = (x_BCHW if create_graph else x_BCHW.detach()).clone()
-        explained = _explained_layer(model, x_BCHW, kind, layer)
-        grads = torch.set_grad_enabled(create_graph or explained.head is None)
-        with preserved(model, x_BCHW), grads, capture(model, explained) as seen:
-            return maps_of_forward(
-                seen,
-                model(x_BCHW),
-                kind=kind,
-                classes=classes,
-                create_graph=create_graph,
-                retain_graph=create_graph,
-            )
+        layers = _layers(model, x_BCHW, kind, layer)
+        with preserved(model, x_BCHW):
+            for _ in range(2):  # again, if the layer is another one now
+                explained = layers.find(model, x_BCHW, kind, layer)
+                needs_graph = create_graph or explained.head is None
+                with torch.set_grad_enabled(needs_graph), capture(model, explained) as seen:
+                    logits_BK = check_logits(model(x_BCHW), len(x_BCHW))
+                if layers.hold(model, x_BCHW, seen, logits_BK, kind, layer):
+                    break
+            with torch.set_grad_enabled(needs_graph):
+                return maps_of_forward(
+                    seen,
+                    logits_BK,
+                    kind=kind,
+                    classes=classes,
+                    create_graph=create_graph,
+                    retain_graph=create_graph,
+                )
 
 
 def maps_of_forward(
@@ -125,20 +132,22 @@ def maps_of_forward(
     logits_BK = check_logits(logits_BK, len(seen.activation))
     chosen = check_classes(classes, logits_BK.shape[1])
     if seen.linear is not None and kind in POOLED_KINDS:
+        check_agreement(seen, logits_BK)
         with torch.set_grad_enabled(create_graph):
-            weight_KF = seen.linear.weight
+            weight_KF = seen.weight_KF
             return closed_form(seen, weight_KF if classes is None else weight_KF[chosen], kind)
     if kind == "cam":
         raise no_pooled_head("this layer was found for another kind")
-    return maps_by_gradient(
-        logits_BK if seen.inner_logits is None else seen.inner_logits,
-        seen.activation,
-        seen.layer.layout,
-        kind=kind,
-        classes=chosen,
-        create_graph=create_graph,
-        retain_graph=retain_graph,
-    )
+    with seen.buffers_lent():
+        return maps_by_gradient(
+            logits_BK if seen.inner_logits is None else seen.inner_logits,
+            seen.activation,
+            seen.layer.layout,
+            kind=kind,
+            classes=chosen,
+            create_graph=create_graph,
+            retain_graph=retain_graph,
+        )
 
 
 def closed_form(seen: Seen, weight_KF: Tensor, kind: MapKind) -> Tensor:
@@ -146,17 +155,14 @@ def closed_form(seen: Seen, weight_KF: Tensor, kind: MapKind) -> Tensor:
 
     The weight's rows are those of the classes: (K, F), or (B, K, F) for each image its own.
     """
+    seen.check_graph()
     maps_BKHW = cam(seen.features_BFHW, weight_KF)
     return maps_BKHW if kind == "cam" else maps_BKHW / maps_BKHW.shape[2:].numel()
 
 
-def _explained_layer(
-    model: nn.Module, x_BCHW: Tensor, kind: MapKind, layer: str | None
-) -> ExplainedLayer:
-    """Find the layer once for a model as it is built now, and images of this shape."""
+def _layers(model: nn.Module, x_BCHW: Tensor, kind: MapKind, layer: str | None) -> CheckedLayers:
+    """The layers that were found for a model as it is built now, and images of this shape."""
     structure = tuple((name, type(module)) for name, module in model.named_modules())
     key = (kind, layer, x_BCHW.shape[1:], x_BCHW.dtype, structure)
     found = _found.setdefault(model, {})
-    if key not in found:
-        found[key] = find_explained_layer(model, x_BCHW, kind=kind, layer=layer)
-    return found[key]
+    return found.setdefault(key, CheckedLayers())

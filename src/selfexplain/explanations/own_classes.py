@@ -9,6 +9,7 @@ from torch import Tensor
 from selfexplain.errors import InputError
 
 from .capturing import Seen
+from .checked import check_agreement
 from .gradients import gradient_of_score, maps_by_gradient
 from .kinds import POOLED_KINDS, MapKind, check_kind, check_logits
 from .maps import closed_form
@@ -59,19 +60,21 @@ def maps_of_own_classes(
     check_kind(kind)
     classes_BN = _check(classes_BN, check_logits(logits_BK, len(seen.activation)))
     if seen.linear is not None and kind in POOLED_KINDS:
+        check_agreement(seen, logits_BK)
         with torch.set_grad_enabled(create_graph):
-            return closed_form(seen, seen.linear.weight[classes_BN], kind)
+            return closed_form(seen, seen.weight_KF[classes_BN], kind)
     if kind == "cam":
         raise no_pooled_head("this layer was found for another kind")
-    return maps_by_gradient(
-        _inner(seen, logits_BK).gather(1, classes_BN),
-        seen.activation,
-        seen.layer.layout,
-        kind=kind,
-        classes=range(classes_BN.shape[1]),
-        create_graph=create_graph,
-        retain_graph=retain_graph,
-    )
+    with seen.buffers_lent():
+        return maps_by_gradient(
+            _inner(seen, logits_BK).gather(1, classes_BN),
+            seen.activation,
+            seen.layer.layout,
+            kind=kind,
+            classes=range(classes_BN.shape[1]),
+            create_graph=create_graph,
+            retain_graph=retain_graph,
+        )
 
 
 def gradient_of_own_class(
@@ -103,7 +106,8 @@ def gradient_of_own_class(
     """
     classes_B1 = _check(classes_B.unsqueeze(-1), check_logits(logits_BK, len(seen.activation)))
     score = _inner(seen, logits_BK).gather(1, classes_B1).sum()
-    return gradient_of_score(score, seen.activation, create_graph)
+    with seen.buffers_lent():
+        return gradient_of_score(score, seen.activation, create_graph)
 
 
 def _inner(seen: Seen, logits_BK: Tensor) -> Tensor:

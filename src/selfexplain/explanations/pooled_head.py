@@ -9,6 +9,7 @@ from selfexplain.errors import InputError
 
 from .kinds import check_images
 from .layout import Layout
+from .other_weights import other_weights
 from .source import Source
 from .trace import LinearCall, Sighting, Trace, traced
 
@@ -52,7 +53,8 @@ def find_pooled_head(model: nn.Module, x_BCHW: Tensor) -> PooledHead:
     Watches one forward of two images in eval mode and leaves the model as it was. The feature map
     is known by its values: its mean over space is the head's input. So pooling may be a module, a
     function or a reshape and a mean, and dropout may follow it. Tokens (B, T, D) count where the
-    mean is over the patch tokens. Keep the result: it holds for all batches of such images.
+    mean is over the patch tokens. It must be so with other weights, too, in a second forward: what
+    lies between pool and head is often the identity at first, as BatchNorm in eval mode is.
 
     Args:
         model: any module that maps images (B, C, H, W) to logits (B, K).
@@ -70,10 +72,70 @@ def find_pooled_head(model: nn.Module, x_BCHW: Tensor) -> PooledHead:
         Source(at='output', name='0')
     """
     check_images(x_BCHW)
-    head = search(traced(model, x_BCHW))
+    trace = traced(model, x_BCHW)
+    head = pooled_head_of(model, x_BCHW, trace)
     if isinstance(head, str):
+        refuse_what_is_not_finite(model, x_BCHW, trace.logits_BK)
         raise no_pooled_head(head)
     return head
+
+
+def pooled_head_of(model: nn.Module, x_BCHW: Tensor, trace: Trace) -> PooledHead | str:
+    """Find the pooled head that the model has with these weights and with others.
+
+    Only what runs after the feature map gets other weights. If these make numbers overflow, they
+    tell nothing.
+
+    Returns:
+        The head, or the reason why there is none.
+
+    Example:
+        >>> model, x = nn.Sequential(nn.Flatten(), nn.Linear(48, 5)), torch.rand(2, 3, 4, 4)
+        >>> pooled_head_of(model, x, traced(model, x))
+        "the input of the head '1' is not the spatial mean of a feature map"
+    """
+    head = search(trace)
+    if isinstance(head, str):
+        return head
+    call = _head_call(trace)
+    assert call is not None, "a head was found"
+    first = next(i for i, seen in enumerate(trace.sightings) if _mean_is(seen, call.input))
+    after = [
+        module
+        for name, module in model.named_modules()
+        if trace.finished.get(name, len(trace.sightings)) > first
+    ]
+    # Large ones, so that what bends large logits bends these.
+    again = traced(model, x_BCHW, other_weights(after, gain=8.0))
+    return search(again) if bool(again.logits_BK.isfinite().all()) else head
+
+
+def refuse_what_is_not_finite(model: nn.Module, x_BCHW: Tensor, logits_BK: Tensor) -> None:
+    """Raise ``InputError`` if images, weights or logits are not finite: then nothing can be found.
+
+    Example:
+        >>> refuse_what_is_not_finite(nn.Flatten(), torch.full((1, 1, 1, 1), torch.nan), Tensor())
+        Traceback (most recent call last):
+        selfexplain.errors.InputError: x holds NaN or infinite pixels (in image 0 of the batch); ...
+    """
+    broken_B = ~x_BCHW.detach().isfinite().flatten(1).all(dim=1)
+    if bool(broken_B.any()):
+        raise InputError(
+            f"x holds NaN or infinite pixels (in image {int(broken_B.nonzero()[0])} of the batch); "
+            "pass finite images"
+        )
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        # A mask of attention may hold minus infinity.
+        if bool((tensor.isnan() if "mask" in name else ~tensor.isfinite()).any()):
+            raise InputError(
+                f"the model's {name!r} holds NaN or infinite values; pass a model whose weights "
+                "are finite"
+            )
+    if not bool(logits_BK.isfinite().all()):
+        raise InputError(
+            "the model's logits are not finite, though its weights and the images are; pass "
+            "smaller values, or a model of a wider type, such as float32"
+        )
 
 
 def no_pooled_head(reason: str) -> InputError:
@@ -97,14 +159,14 @@ def search(trace: Trace) -> PooledHead | str:
         >>> search(traced(nn.Sequential(nn.Flatten(), nn.Linear(48, 5)), torch.rand(2, 3, 4, 4)))
         "the input of the head '1' is not the spatial mean of a feature map"
     """
-    call = next((call for call in reversed(trace.linear_calls) if _is_head(call, trace)), None)
+    call = _head_call(trace)
     if call is None:
-        return "no nn.Linear returns the logits" + _convolution_head(trace)
+        return "no nn.Linear returns the logits" + (_split(trace) or _convolution_head(trace))
     reason = f"the input of the head {call.name!r} is not the spatial mean of a feature map"
     before = trace.sightings[: call.sightings]
     matches = [(seen, layout) for seen in before if (layout := _mean_is(seen, call.input))]
     if not matches:
-        return reason + _single_position(trace, call.linear.in_features)
+        return reason + (_single_position(trace, call.linear.in_features) or _between_them(call))
     last, layout = matches[-1]
     same = [seen for seen, _ in matches if seen.tensor is last.tensor]
     layers = tuple(n for n in trace.called if _last_of(n, trace.sightings, layout) in same)
@@ -112,13 +174,35 @@ def search(trace: Trace) -> PooledHead | str:
     return PooledHead(call.linear, call.name, source, layout, layers) if source else reason
 
 
+def _head_call(trace: Trace) -> LinearCall | None:
+    """Return the last call of a linear layer that gave the logits."""
+    return next((call for call in reversed(trace.linear_calls) if _is_head(call, trace)), None)
+
+
 def _is_head(call: LinearCall, trace: Trace) -> bool:
     """Tell whether this call gave the logits, by a plain linear map of a vector."""
-    weight, bias = call.linear.weight.detach(), call.linear.bias
+    weight, bias = call.weight.detach(), call.bias
     if call.input.dim() != 2 or not _close(call.output, trace.logits_BK):
         return False
     linear_map = call.input.to(weight.dtype) @ weight.T
     return _close(linear_map if bias is None else linear_map + bias.detach(), call.output)
+
+
+def _split(trace: Trace) -> str:
+    """Name the head that is given parts of the batch, for the error message."""
+    batch, width = trace.logits_BK.shape
+    for call in reversed(trace.linear_calls):
+        if call.output.dim() == 2 and call.output.shape[1] == width and len(call.output) < batch:
+            return (
+                f" (the head {call.name!r} is given {len(call.output)} of {batch} images: pass the "
+                "model without the wrapper that splits the batch)"
+            )
+    return ""
+
+
+def _between_them(call: LinearCall) -> str:
+    """Name the layer with values of its own that returns the head's input."""
+    return f" (it is what {call.given_by!r} returns)" if call.given_has_values else ""
 
 
 def _convolution_head(trace: Trace) -> str:
@@ -136,9 +220,14 @@ def _single_position(trace: Trace, features: int) -> str:
     had_space = any(layout.channels == features for s in trace.sightings for layout, _ in s.means)
     for name, module in trace.called.items():
         last = trace.returned[name].endswith(f", {features}, 1, 1)")
-        if last and (not had_space or isinstance(module, (nn.Conv2d, nn.BatchNorm2d))):
+        if last and (not had_space or _narrows(module)):
             return f" (the feature map at {name!r} has a single position: use larger images)"
     return ""
+
+
+def _narrows(module: nn.Module) -> bool:
+    """Tell whether a module computes a smaller map than it is given; a pool only averages."""
+    return isinstance(module, nn.Conv2d) and {module.kernel_size, module.stride} != {(1, 1)}
 
 
 def _mean_is(seen: Sighting, vector_BF: Tensor) -> Layout | None:

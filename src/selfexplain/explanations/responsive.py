@@ -10,9 +10,19 @@ from torch import Tensor, nn
 from selfexplain.errors import InputError
 
 from .compiled import run_eagerly
+from .gradients import gradients_of_score
 from .kinds import check_images, check_logits
-from .layout import Layout, layouts_of, to_BFHW
-from .state import preserved, set_eval
+from .layout import (
+    Layout,
+    is_of_heads,
+    known_grids,
+    layouts_of,
+    no_positions,
+    sequences_of,
+    to_BFHW,
+)
+from .other_weights import other_weights
+from .state import preserved, recomputing, set_eval
 from .trace import N_IMAGES, probe
 
 
@@ -21,7 +31,8 @@ def last_responsive_layer(model: nn.Module, x_BCHW: Tensor) -> tuple[str, Layout
 
     In a vision transformer with a class token, what follows the last mixing of tokens is passed
     over: there the patch tokens have no gradient. Tokens must be as wide as the last ones are, so
-    that the inside of an MLP does not count.
+    that the inside of an MLP does not count. What attention heads compute is no feature map; tokens
+    without a known grid are refused rather than passed over for the map that they are made of.
 
     Returns:
         The module's name and the layout of its output.
@@ -35,21 +46,57 @@ def last_responsive_layer(model: nn.Module, x_BCHW: Tensor) -> tuple[str, Layout
         '1'
     """
     check_images(x_BCHW)
-    image_BCHW = x_BCHW[:N_IMAGES].shape
-    found = [
-        (name, layouts[0], gradient)
-        for name, output, gradient in outputs_and_gradients(model, x_BCHW)
-        if (layouts := layouts_of(output, image_BCHW))
-    ]
-    tokens = [layout for _, layout, _ in found if layout.axes == "BTD"]
+    found = outputs_with_space(model, x_BCHW)
+    tokens = [layout for _, layout, _ in found if layout is not None and layout.axes == "BTD"]
+    passed: tuple[str, torch.Size] | None = None
     for name, layout, gradient in reversed(found):
+        if layout is None:
+            if passed is None and bool(gradient.any()):
+                passed = name, gradient.shape
+            continue
         wide = layout.axes != "BTD" or layout.channels == tokens[-1].channels
-        if wide and not is_of_heads(gradient, tokens) and bool(to_BFHW(gradient, layout).any()):
+        if wide and bool((gradient_BFHW := to_BFHW(gradient, layout)).any()):
+            if passed is not None and _made_of(passed[1], gradient_BFHW.shape):
+                raise no_positions(passed[0], str(tuple(passed[1])), x_BCHW.shape)
             return name, layout
     raise InputError(
         "no layer's output has space (B, C, H, W) or a grid of tokens (B, T, D) and a gradient; "
         "pass the name of a layer, or kind='gradient' for the images themselves"
     )
+
+
+def outputs_with_space(model: nn.Module, x_BCHW: Tensor) -> list[tuple[str, Layout | None, Tensor]]:
+    """Names, layouts and gradients of outputs with positions, in order of execution.
+
+    What attention heads compute is left out. Sequences without a known grid have no layout.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(288, 5))
+        >>> [name for name, _, _ in outputs_with_space(model, torch.rand(2, 3, 8, 8))]
+        ['0']
+    """
+    image_BCHW = x_BCHW[:N_IMAGES].shape
+    all_found = outputs_and_gradients(model, x_BCHW)
+    outputs = [output for _, output, _ in all_found]
+    sequences = sequences_of(outputs, image_BCHW)
+    found = []
+    for name, output, gradient in all_found:
+        layouts = known_grids(layouts_of(output, image_BCHW), outputs, image_BCHW)
+        is_sequence = output.dim() == 3 and (output.shape[1], output.shape[2]) in sequences
+        if layouts or (is_sequence and len(output) == image_BCHW[0]):
+            found.append((name, layouts[0] if layouts else None, gradient))
+    tokens = [layout for _, layout, _ in found if layout is not None and layout.axes == "BTD"]
+    return [
+        (name, layout, gradient)
+        for name, layout, gradient in found
+        if layout is None or not is_of_heads(gradient, tokens, sequences, image_BCHW)
+    ]
+
+
+def _made_of(sequence_BND: torch.Size, map_BFHW: torch.Size) -> bool:
+    """Tell whether a sequence holds the positions of a map, as wide as they were."""
+    positions = map_BFHW[2:].numel()
+    return sequence_BND[1] >= positions > max(map_BFHW[2:]) and sequence_BND[2] == map_BFHW[1]
 
 
 def outputs_and_gradients(model: nn.Module, x_BCHW: Tensor) -> list[tuple[str, Tensor, Tensor]]:
@@ -68,6 +115,8 @@ def outputs_and_gradients(model: nn.Module, x_BCHW: Tensor) -> list[tuple[str, T
         stack.enter_context(run_eagerly(model.modules()))
         for name, module in model.named_modules():
             stack.callback(module.register_forward_hook(_keep(outputs, name)).remove)
+        # What starts at zero, such as the last weights of a branch, would hide what lies before it.
+        stack.enter_context(other_weights(model.modules(), zeros_only=True))
         set_eval(model)
         logits_BK = check_logits(model(x_BCHW.clone()), len(x_BCHW))
         # Fabric's wrapper forbids to differentiate what it returns.
@@ -77,7 +126,7 @@ def outputs_and_gradients(model: nn.Module, x_BCHW: Tensor) -> list[tuple[str, T
         # Not the plain sum of the logits: that of log-probabilities or centred logits is constant.
         weight_K = torch.arange(1, logits_BK.shape[1] + 1, device=logits_BK.device).cos()
         score = (logits_BK.float() * weight_K).sum()
-        gradients = torch.autograd.grad(score, list(outputs.values()), allow_unused=True)
+        gradients = gradients_of_score(score, list(outputs.values()))
     pairs = zip(outputs.items(), gradients, strict=True)
     return [(name, output, grad) for (name, output), grad in pairs if grad is not None]
 
@@ -88,26 +137,10 @@ def _keep(outputs: dict[str, Tensor], name: str) -> Callable[[nn.Module, Any, An
     def hook(_module: nn.Module, _inputs: Any, output: Any) -> Tensor | None:
         if not isinstance(output, Tensor) or not output.requires_grad:
             return None
+        if recomputing():  # a copy again, or checkpointing would miss an operation
+            return output.clone()
         outputs.pop(name, None)  # the last call counts, and takes its place in the order
         outputs[name] = output
         return output.clone()
 
     return hook
-
-
-def is_of_heads(output: Tensor, tokens: list[Layout]) -> bool:
-    """Tell what attention heads compute from a feature map of the same rank.
-
-    Weights are (B, heads, T, T); queries, keys and values are (B, heads, T, D).
-
-    Args:
-        output: of a module.
-        tokens: layouts of the tokens in this model.
-
-    Example:
-        >>> from selfexplain.explanations.layout import TokenGrid
-        >>> is_of_heads(torch.zeros(2, 4, 17, 17), [Layout("BTD", 8, TokenGrid(1, 4, 4))])
-        True
-    """
-    counts = {layout.grid.tokens for layout in tokens if layout.grid}
-    return output.dim() == 4 and output.shape[2] in counts

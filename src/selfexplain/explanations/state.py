@@ -12,7 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 def preserved(model: nn.Module, x_BCHW: Tensor) -> Iterator[None]:
     """Run extra forwards of ``model`` without a trace, also when something raises inside.
 
-    Kept are the train/eval mode of every submodule, all buffers bit for bit, and the global random
+    Kept are the train/eval mode of every submodule, all buffers bit for bit, tensors that modules
+    keep as plain attributes (as old weight normalisation keeps the weight), and the global random
     state of the CPU and of the CUDA device of ``x_BCHW`` (not while a CUDA graph is recorded, which
     keeps its own). Replicas of ``DistributedDataParallel`` do not talk to each other meanwhile.
 
@@ -28,7 +29,8 @@ def preserved(model: nn.Module, x_BCHW: Tensor) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=devices))
         stack.enter_context(_modes_kept(model))
-        stack.enter_context(_buffers_lent(model))
+        stack.enter_context(_attributes_kept(model))
+        stack.enter_context(buffers_lent(model))
         stack.enter_context(_replicas_silent(model))
         # Autocast keeps casts of weights; those made here may lack the graph that others need.
         torch.clear_autocast_cache()
@@ -51,6 +53,18 @@ def set_eval(model: nn.Module) -> None:
         module.training = False
 
 
+def recomputing() -> bool:
+    """Tell whether a checkpointed part of a forward runs again, within a backward pass.
+
+    Hooks run then once more, and what they see is no forward of its own.
+
+    Example:
+        >>> recomputing()
+        False
+    """
+    return torch._C._current_graph_task_id() != -1  # noqa: SLF001  (as torch.utils.checkpoint asks)
+
+
 @contextmanager
 def _modes_kept(model: nn.Module) -> Iterator[None]:
     """Restore the train/eval mode of each submodule."""
@@ -63,12 +77,36 @@ def _modes_kept(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _buffers_lent(model: nn.Module) -> Iterator[None]:
+def _attributes_kept(model: nn.Module) -> Iterator[None]:
+    """Restore the tensors that modules hold as plain attributes."""
+    kept = [
+        (vars(module), name, value)
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if isinstance(value, Tensor)
+    ]
+    try:
+        yield
+    finally:
+        for attributes, name, value in kept:
+            attributes[name] = value
+
+
+@contextmanager
+def buffers_lent(model: nn.Module) -> Iterator[None]:
     """Let the forwards write into copies of the buffers, then put the originals back.
 
     Copying values back instead would count as an in-place change, and break the backward pass of a
     graph that the user already holds. All are lent, also those of a BatchNorm in eval mode, for a
-    forward or a hook may write into them nevertheless.
+    forward or a hook may write into them nevertheless. Backward passes write, too, where parts of
+    the forward are checkpointed: those run again.
+
+    Example:
+        >>> model = nn.BatchNorm2d(3)
+        >>> with buffers_lent(model):
+        ...     _ = model(torch.randn(2, 3, 4, 4))
+        >>> model.num_batches_tracked.item()
+        0
     """
     lent = [
         (module, name, buffer)

@@ -1,18 +1,19 @@
 """Watch one forward: what modules return, and what functions between them are given."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from .compiled import run_eagerly
 from .kinds import check_logits
-from .layout import Layout, layouts_of, pooled
+from .layout import Layout, known_grids, layouts_of, pooled
 from .state import preserved, set_eval
-from .window import ArgumentWatch
+from .window import ArgumentWatch, WeightWatch
 
 # Enough to tell tensors apart by value, and cheap.
 N_IMAGES = 2
@@ -37,7 +38,11 @@ class LinearCall:
 
     name: str
     linear: nn.Linear
+    weight: Tensor  # as it was used, which for a parametrised layer is not free to read
+    bias: Tensor | None
     input: Tensor
+    given_by: str | None  # the last module that returned the very input
+    given_has_values: bool  # whether that module has parameters or buffers
     output: Tensor
     sightings: int
 
@@ -57,6 +62,9 @@ class Trace:
     linear_calls: list[LinearCall] = field(default_factory=list)
     called: dict[str, nn.Module] = field(default_factory=dict)
     returned: dict[str, str] = field(default_factory=dict)
+    finished: dict[str, int] = field(default_factory=dict)
+    """Of each module: how many sightings had been made when its last call ended."""
+    outputs: dict[str, object] = field(default_factory=dict)
     logits_BK: Tensor = field(default_factory=lambda: torch.empty(0, 0))
     busy: bool = False
 
@@ -66,6 +74,7 @@ class Trace:
             return
         self.busy = True
         layouts = layouts_of(tensor, self.image_BCHW)
+        layouts = known_grids(layouts, [*self.outputs.values(), tensor], self.image_BCHW)
         if layouts and isinstance(tensor, Tensor):
             means = [(layout, pooled(tensor.detach(), layout)) for layout in layouts]
             after = next(reversed(self.called), None)
@@ -89,8 +98,15 @@ def probe(x_BCHW: Tensor) -> Tensor:
     return torch.where(one_colour_B[:, None, None, None], noise_BCHW, x_BCHW)
 
 
-def traced(model: nn.Module, x_BCHW: Tensor) -> Trace:
+def traced(
+    model: nn.Module, x_BCHW: Tensor, lent: AbstractContextManager[None] | None = None
+) -> Trace:
     """Watch a forward of a few images in eval mode, without gradients; nothing else is changed.
+
+    Args:
+        model: maps images to logits.
+        x_BCHW: images, of which a few are looked at.
+        lent: what is in force during the forward, such as ``other_weights``.
 
     Raises:
         InputError: if the model does not return logits (B, K).
@@ -103,35 +119,73 @@ def traced(model: nn.Module, x_BCHW: Tensor) -> Trace:
     """
     x_BCHW = probe(x_BCHW)
     trace = Trace(x_BCHW.shape)
-    with preserved(model, x_BCHW), torch.no_grad(), _watched(model, trace):
+    with ExitStack() as stack:
+        stack.enter_context(preserved(model, x_BCHW))
+        stack.enter_context(lent or nullcontext())
+        stack.enter_context(torch.no_grad())
+        weights = WeightWatch()
+        stack.enter_context(_watched(model, trace, weights))
         set_eval(model)
-        with ArgumentWatch(lambda tensor: trace.see(tensor, None)):
+        with weights, ArgumentWatch(lambda tensor: trace.see(tensor, None)):
             logits = model(x_BCHW)
     trace.logits_BK = check_logits(logits, len(x_BCHW))
     return trace
 
 
 @contextmanager
-def _watched(model: nn.Module, trace: Trace) -> Iterator[None]:
+def _watched(model: nn.Module, trace: Trace, weights: WeightWatch) -> Iterator[None]:
     """Hook all modules of ``model`` for the time of the block."""
     with ExitStack() as stack:
         stack.enter_context(run_eagerly(model.modules()))
         for name, module in model.named_modules():
-            stack.callback(module.register_forward_hook(_note(trace, name)).remove)
+            stack.callback(module.register_forward_hook(_note(trace, name, weights)).remove)
         yield
 
 
-def _note(trace: Trace, name: str) -> Callable[[nn.Module, Any, Any], None]:
+def used_weight(linear: nn.Linear, watch: WeightWatch) -> tuple[Tensor, Tensor | None] | None:
+    """The weight and the bias that a layer has just been called with; None if they are not known.
+
+    Example:
+        >>> head, watch = nn.Linear(2, 3), WeightWatch()
+        >>> used_weight(head, watch)[1] is head.bias
+        True
+    """
+    if is_parametrized(linear):
+        return watch.used
+    return linear.weight, linear.bias
+
+
+def _note(trace: Trace, name: str, weights: WeightWatch) -> Callable[[nn.Module, Any, Any], None]:
     """Make a forward hook that notes a module's output, and that it was the last to finish."""
 
     def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+        trace.finished[name] = len(trace.sightings)
         trace.see(output, name)
+        given_by = _returned_by(trace, inputs[0]) if inputs else None
         trace.called.pop(name, None)
+        trace.outputs[name] = output
         trace.called[name] = module
         shape = getattr(output, "shape", None)
         trace.returned[name] = type(output).__name__ if shape is None else str(tuple(shape))
         if isinstance(module, nn.Linear) and inputs and isinstance(output, Tensor):
-            values = inputs[0].detach().clone(), output.detach().clone()
-            trace.linear_calls.append(LinearCall(name, module, *values, len(trace.sightings)))
+            used = used_weight(module, weights)
+            if used is None:
+                return
+            given, gave = inputs[0].detach().clone(), output.detach().clone()
+            count = len(trace.sightings)
+            valued = given_by is not None and _has_values(trace.called[given_by])
+            call = LinearCall(name, module, *used, given, given_by, valued, gave, count)
+            trace.linear_calls.append(call)
 
     return hook
+
+
+def _has_values(module: nn.Module) -> bool:
+    """Whether a module has parameters or buffers."""
+    tensors = (next(module.parameters(), None), next(module.buffers(), None))
+    return any(tensor is not None for tensor in tensors)
+
+
+def _returned_by(trace: Trace, tensor: object) -> str | None:
+    """The last module that returned this very tensor."""
+    return next((name for name in reversed(trace.called) if trace.outputs[name] is tensor), None)

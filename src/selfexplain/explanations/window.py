@@ -4,8 +4,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from .state import recomputing
 
 
 class ArgumentWatch(TorchFunctionMode):
@@ -36,6 +39,35 @@ class ArgumentWatch(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+class WeightWatch(TorchFunctionMode):
+    """Keep the weight and the bias that the last ``F.linear`` was given.
+
+    To read the weight of a parametrised layer is to compute it, which may change what it is
+    computed from: spectral normalisation moves its vectors. So it is seen where it is used.
+
+    Example:
+        >>> head = nn.Linear(2, 3)
+        >>> with WeightWatch() as watch:
+        ...     _ = head(Tensor([[1.0, 2.0]]))
+        >>> watch.used[0] is head.weight
+        True
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used: tuple[Tensor, Tensor | None] | None = None
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Look for the weight, then call ``func``."""
+        kwargs = kwargs or {}
+        if func is F.linear:
+            named = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
+            self.used = named["weight"], named.get("bias")
+        return func(*args, **kwargs)
+
+
 @contextmanager
 def watched_between(
     model: nn.Module, opens: nn.Module, closes: nn.Module, look: Callable[[Tensor], None]
@@ -56,6 +88,8 @@ def watched_between(
         window = stack.enter_context(ExitStack())
 
         def start(*_: Any) -> None:
+            if recomputing():
+                return
             window.close()  # if the module has been called before
             window.enter_context(ArgumentWatch(look))
 

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
-from selfexplain.explanations import cam, capture, find_explained_layer, maps_of_forward
+from selfexplain.explanations import cam, capture, maps_of_forward
 from selfexplain.explanations.capturing import Seen
+from selfexplain.explanations.checked import CheckedLayers
 from selfexplain.explanations.explained_layer import ExplainedLayer
 from selfexplain.explanations.state import preserved
 from selfexplain.introspection.class_mean import RunningClassMean, find_num_classes
@@ -82,7 +83,7 @@ class Introspective(Objective):
         if self.options.aggregation == "class":
             classes = find_num_classes(model) if num_classes is None else num_classes
             self.class_mean = RunningClassMean(self.options.momentum, classes)
-        self._layer: ExplainedLayer | None = None
+        self._layers = CheckedLayers()
 
     @classmethod
     def in_context(cls, model: nn.Module, context: ObjectiveContext, **options: Any) -> Self:
@@ -230,20 +231,23 @@ class Introspective(Objective):
         return self.class_mean if self.class_mean is not None and self.class_mean.started else None
 
     def _explained_forward(self, x_BCHW: Tensor, y_B: Tensor) -> tuple[Tensor, Seen]:
-        """One forward pass whose feature map is kept for the explanation."""
-        layer = self._find_layer(x_BCHW)
-        with self._graph_for_maps(), capture(self.model, layer) as seen:
-            images = x_BCHW.clone() if x_BCHW.is_inference() else x_BCHW
-            logits_BK = self._checked(self.model(images), y_B)
+        """One forward pass whose feature map is kept for the explanation.
+
+        A second one, if the first shows that the model's explained layer is another one now.
+        """
+        kind, name = self.options.kind, self.options.layer
+        for _ in range(2):
+            layer = self._find_layer(x_BCHW)
+            with self._graph_for_maps(), capture(self.model, layer) as seen:
+                images = x_BCHW.clone() if x_BCHW.is_inference() else x_BCHW
+                logits_BK = self._checked(self.model(images), y_B)
+            if self._layers.hold(self.model, x_BCHW, seen, logits_BK, kind, name):
+                break
         return logits_BK, seen
 
     def _find_layer(self, x_BCHW: Tensor) -> ExplainedLayer:
-        """The layer that maps are read from, found once."""
-        if self._layer is None:
-            self._layer = find_explained_layer(
-                self.model, x_BCHW, kind=self.options.kind, layer=self.options.layer
-            )
-        return self._layer
+        """The layer that maps are read from; each pass that is explained checks it."""
+        return self._layers.find(self.model, x_BCHW, self.options.kind, self.options.layer)
 
     def _checked(self, logits_BK: object, y_B: Tensor) -> Tensor:
         """The model's logits (B, K), if there is something to teach about them."""
@@ -297,7 +301,7 @@ class Introspective(Objective):
 
     def _maps_in_float(self, seen: Seen, logits_BK: Tensor) -> Tensor:
         if self.options.kind == "cam" and seen.linear is not None:
-            return cam(seen.features_BFHW.detach().float(), seen.linear.weight.detach().float())
+            return cam(seen.features_BFHW.detach().float(), seen.weight_KF.detach().float())
         with self._graph_for_maps():
             return maps_of_forward(seen, logits_BK, kind=self.options.kind).float()
 
@@ -351,11 +355,10 @@ class Introspective(Objective):
 @torch.no_grad()
 def _attribution_similarity(seen: Seen, y_B: Tensor, centre: bool, sees_image: bool) -> Tensor:
     """Without the image every feature counts alike: the cosine of the head's weights."""
-    assert seen.linear is not None  # the kind is cam, for which no other layer is found
     features_BFHW = seen.features_BFHW.float()
     if not sees_image:
         features_BFHW = torch.ones_like(features_BFHW)
-    return attribution_cosine(features_BFHW, seen.linear.weight.float(), y_B, centre=centre)
+    return attribution_cosine(features_BFHW, seen.weight_KF.float(), y_B, centre=centre)
 
 
 @torch.no_grad()
@@ -363,6 +366,6 @@ def _logits_in_float(seen: Seen, logits_BK: Tensor) -> Tensor:
     """The logits, computed again in float32 where they are a linear map of pooled features."""
     if seen.linear is None:
         return logits_BK.detach().float()
-    bias = None if seen.linear.bias is None else seen.linear.bias.float()
+    bias = None if seen.bias_K is None else seen.bias_K.float()
     pooled_BF = seen.features_BFHW.float().mean(dim=(2, 3))
-    return F.linear(pooled_BF, seen.linear.weight.float(), bias)
+    return F.linear(pooled_BF, seen.weight_KF.float(), bias)

@@ -1,13 +1,13 @@
 """The options of Introspective Learning, with their meaning and limits."""
 
 import difflib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from selfexplain.errors import InputError
 from selfexplain.explanations import MapKind
+from selfexplain.limits import Count, Natural, NotNegative, Positive, Share, check_options
 
 MapSimilarity = Literal["cosine", "distance", "votes", "attended_votes"]
 """Measures that read class maps."""
@@ -49,34 +49,34 @@ class IntrospectiveOptions:
     """Subtract the mean over classes from the explanations before they are compared."""
     aggregation: Aggregation = "instance"
     """One target for each image, or one for each class from a running mean over its images."""
-    momentum: float = 0.9
+    momentum: Share = 0.9
     """Share that the running mean of a class keeps at each step (class aggregation)."""
     shape: Shape = "zipf"
     """Target from similarity: softmax of values, or Zipf's law over their ranks."""
     tau: float = 1.0
     """Temperature of the softmax shape; negative pushes mass away from look-alikes."""
-    exponent: float = 1.0
+    exponent: NotNegative = 1.0
     """Exponent of the zipf shape: q ~ rank ** -exponent; 0 is uniform."""
-    uniform_share: float = 0.0
+    uniform_share: Share = 0.0
     """Share of the target that is spread evenly over the non-true classes, in [0, 1]."""
     form: Form = "non_true"
     """mixed: CE against (1-m) onehot + m q. ce_kl: CE + w T^2 KL to that target. non_true: CE +
     w T^2 KL over the non-true classes only."""
-    weight: float = 0.3
+    weight: NotNegative = 0.3
     """Weight w of the KL term (forms ce_kl and non_true)."""
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     """Temperature T of the KL term."""
     mass: Mass = "fixed"
     """Where the target's non-true mass m comes from (forms mixed and ce_kl): the number
     `mass_value`, or the model's own non-true probability."""
-    mass_value: float = 0.1
+    mass_value: Share = 0.1
     """Non-true mass m when it is fixed, in [0, 1]; the most that it may be when it is the
     model's own."""
-    warmup_steps: int = 0
+    warmup_steps: Natural = 0
     """Steps of plain training before the model begins to listen to itself."""
-    ramp_steps: int = 0
+    ramp_steps: Natural = 0
     """Steps over which weight and mass then grow linearly from zero to their full value."""
-    every: int = 1
+    every: Count = 1
     """Explain on every n-th step only; the other steps use the running mean (class aggregation) or
     plain cross-entropy."""
     control: Control = "none"
@@ -90,20 +90,7 @@ class IntrospectiveOptions:
             value = getattr(self, name)
             known = ", ".join(choice for choice in choices if choice is not None)
             _require(value in choices, f"{name} is {value!r}; pass one of {known}")
-        for field in fields(self):
-            value = getattr(self, field.name)
-            finite = not isinstance(value, float) or math.isfinite(value)
-            _require(finite, f"{field.name} is {value}; pass a finite number")
-        unit = {"momentum": self.momentum, "uniform_share": self.uniform_share}
-        for name, value in {**unit, "mass_value": self.mass_value}.items():
-            _require(0 <= value <= 1, f"{name} is {value:g}; pass a number from 0 to 1")
-        for name, value in {"weight": self.weight, "exponent": self.exponent}.items():
-            _require(value >= 0, f"{name} is {value:g}; pass a number of at least 0")
-        for name, value in {
-            "warmup_steps": self.warmup_steps,
-            "ramp_steps": self.ramp_steps,
-        }.items():
-            _require(value >= 0, f"{name} is {value}; pass a whole number of at least 0")
+        check_options(self)
         _require(
             self.measure != "attribution" or (self.kind == "cam" and self.layer is None),
             f"similarity attribution reads the last feature map, not kind {self.kind} at layer "
@@ -114,10 +101,6 @@ class IntrospectiveOptions:
             "control weights is for similarity attribution; pass that, or another control",
         )
         _require(self.tau != 0, "tau is 0; pass a number above 0, or below 0 to push away")
-        _require(
-            self.temperature > 0, f"temperature is {self.temperature:g}; pass a number above 0"
-        )
-        _require(self.every >= 1, f"every is {self.every}; pass a whole number of at least 1")
 
     @property
     def measure(self) -> Similarity:

@@ -1,12 +1,12 @@
 """The choices of LeaSE and the rates of every search, checked."""
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import tyro
 
 from selfexplain.errors import InputError
+from selfexplain.limits import Limits, NotNegative, Positive, ShareBelowOne, check_options
 from selfexplain.multilevel import Mode
 
 Attack = Literal["normalised", "plain", "sign"]
@@ -28,26 +28,26 @@ class LeaSEOptions:
         1
     """
 
-    eps: float = 8 / 255
+    eps: Positive = 8 / 255
     """Largest change of a pixel in an explanation, in units of the pixels' range [0, 1]."""
     attack: Attack = "normalised"
     """Step of the explanation: along the gradient divided by its root mean square in each image,
     along the gradient itself, or along its sign (whose derivative is taken straight through, as
     that of the normalised step)."""
-    step_size: float = 8 / 255
+    step_size: Positive = 8 / 255
     """Size of each step of the explanation, in pixel units (times the gradient, for a plain
     attack). What counts is its ratio to eps: a large one drives every pixel to its bound, a small
     one leaves the explanation proportional to the gradient."""
-    explanation_steps: int = 1
+    explanation_steps: Annotated[int, Limits(least=1, most=1000)] = 1
     """Steps of the explanation; each is a level of its own."""
     target: Target = "prediction"
     """What the explanation moves away from: the class that the explainer predicts, or the label."""
     shown: Shown = "product"
     """What the audience sees beside the image x: x * delta / eps, x * |delta| / max |delta|, or
     x * (1 + |delta| / eps)."""
-    lambda_: Annotated[float, tyro.conf.arg(name="lambda")] = 1.0
+    lambda_: Annotated[NotNegative, tyro.conf.arg(name="lambda")] = 1.0
     """Weight of the audience's validation loss."""
-    gamma: float = 1.0
+    gamma: NotNegative = 1.0
     """Weight of the explained images in what the audience learns from."""
     gradient_path: GradientPath | None = None
     """Through what the architecture is moved: all levels (full); with delta detached; or the
@@ -63,17 +63,7 @@ class LeaSEOptions:
 
     def __post_init__(self) -> None:
         """Refuse what makes no search."""
-        if not (self.eps > 0 and math.isfinite(self.eps)):
-            raise InputError(f"eps is {self.eps:g}; pass a positive number of pixel units, as 0.03")
-        if not (self.step_size > 0 and math.isfinite(self.step_size)):
-            raise InputError(f"step_size is {self.step_size:g}; pass a positive number")
-        if self.explanation_steps < 1:
-            raise InputError(
-                f"explanation_steps is {self.explanation_steps}; pass a whole number of at least 1"
-            )
-        for name, value in {"lambda": self.lambda_, "gamma": self.gamma}.items():
-            if not (value >= 0 and math.isfinite(value)):
-                raise InputError(f"{name} is {value:g}; pass a number of at least 0")
+        check_options(self)
         if self.gradient_path in (None, "full") and 0 in (self.lambda_, self.gamma):
             raise InputError(
                 f"with lambda {self.lambda_:g} and gamma {self.gamma:g} no explanation reaches the "
@@ -97,29 +87,24 @@ class Rates:
         0.1
     """
 
-    lr: float = 0.025
+    lr: Positive = 0.025
     """Start value of the weights' learning rate; it falls along a cosine to lr_min. It is also the
     size of the step that stands for the explainer's and the audience's level."""
-    lr_min: float = 0.001
+    lr_min: NotNegative = 0.001
     """Its end value."""
-    audience_lr: float = 0.025
+    audience_lr: Positive = 0.025
     """The same for the audience's weights."""
-    momentum: float = 0.9
+    momentum: ShareBelowOne = 0.9
     """Momentum of the weights."""
-    weight_decay: float = 3e-4
+    weight_decay: NotNegative = 3e-4
     """Weight decay of the weights."""
-    clip: float = 5.0
+    clip: Positive = 5.0
     """Largest norm of a gradient of the weights."""
-    architecture_lr: float = 3e-4
+    architecture_lr: Positive = 3e-4
     """Learning rate of the architecture (Adam with betas 0.5 and 0.999)."""
-    architecture_weight_decay: float = 1e-3
+    architecture_weight_decay: NotNegative = 1e-3
     """Weight decay of the architecture."""
 
     def __post_init__(self) -> None:
         """Refuse rates that move nothing or the wrong way."""
-        for name in ("lr", "audience_lr", "clip", "architecture_lr"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} is {getattr(self, name):g}; pass a positive number")
-        for name in ("lr_min", "momentum", "weight_decay", "architecture_weight_decay"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"{name} is {getattr(self, name):g}; pass a number of at least 0")
+        check_options(self)

@@ -3,10 +3,11 @@
 import difflib
 import importlib
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
-from selfexplain.errors import InputError, first_line
+from selfexplain.errors import InputError, first_line, import_failure
 from selfexplain.models.resnet import cifar_resnet, resnet18
 from selfexplain.models.small_cnn import SmallCNN
 from selfexplain.models.wide_resnet import WideResNet
@@ -42,12 +43,28 @@ def build_model(name: str, *, num_classes: int, in_channels: int) -> nn.Module:
         >>> type(build_model("resnet20", num_classes=10, in_channels=3)).__name__
         'ResNet'
     """
+    check_model_name(name)
     if name in BUILT_IN:
         return BUILT_IN[name](num_classes, in_channels)
     if name.startswith("timm:"):
         return _build_timm(name.removeprefix("timm:"), num_classes, in_channels)
-    if ":" in name:
-        return _build_own(name, num_classes, in_channels)
+    return _build_own(name, num_classes, in_channels)
+
+
+def check_model_name(name: str) -> None:
+    """Raise InputError unless there is a model of this name; it is not built.
+
+    Example:
+        >>> check_model_name("resnet20")
+    """
+    if name in BUILT_IN:
+        return
+    if name.startswith("timm:"):
+        _timm_with(name.removeprefix("timm:"))
+        return
+    if is_own(name):
+        _factory(name)
+        return
     near = difflib.get_close_matches(name, BUILT_IN, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
     raise InputError(
@@ -56,30 +73,60 @@ def build_model(name: str, *, num_classes: int, in_channels: int) -> nn.Module:
     )
 
 
-def _build_timm(name: str, num_classes: int, in_channels: int) -> nn.Module:
+def is_own(name: object) -> bool:
+    """Whether a model's name stands for code of the user's own, which is imported and called.
+
+    Example:
+        >>> is_own("my.models:make"), is_own("timm:resnet18"), is_own("resnet20")
+        (True, False, False)
+    """
+    return isinstance(name, str) and ":" in name and not name.startswith("timm:")
+
+
+def _timm_with(name: str) -> Any:
+    """The package timm, which has a model of this name."""
     try:
         import timm
-    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that does not load
-        raise InputError(
-            f"timm:{name} needs timm, which does not import here ({error}); "
-            "install it with: pip install 'selfexplain[timm]'"
-        ) from error
+    except Exception as error:  # a package that is broken may raise anything
+        install = "install it with: pip install 'selfexplain[timm]'"
+        raise import_failure(error, f"timm:{name}", "timm", install) from error
     if name not in timm.list_models():
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         raise InputError(f"timm has no model {name!r}; near names: {', '.join(near) or 'none'}")
-    model: nn.Module = timm.create_model(name, num_classes=num_classes, in_chans=in_channels)
+    return timm
+
+
+def _build_timm(name: str, num_classes: int, in_channels: int) -> nn.Module:
+    timm = _timm_with(name)
+    try:
+        model: nn.Module = timm.create_model(name, num_classes=num_classes, in_chans=in_channels)
+    except Exception as error:  # not every model takes every number of channels
+        raise InputError(
+            f"timm:{name} cannot be built for {num_classes} classes and images of {in_channels} "
+            f"channels ({first_line(error)}); pass another model, or --channels"
+        ) from error
     return model
 
 
-def _build_own(name: str, num_classes: int, in_channels: int) -> nn.Module:
+def _factory(name: str) -> Callable[..., Any]:
+    """The user's own factory."""
     module_name, _, factory_name = name.partition(":")
     try:
-        factory = getattr(importlib.import_module(module_name), factory_name)
+        factory: Callable[..., Any] = getattr(importlib.import_module(module_name), factory_name)
     except Exception as error:  # a user's module may raise anything
         raise InputError(
             f"model {name!r} cannot be imported ({first_line(error)}); pass "
             "package.module:factory, with the module's folder on PYTHONPATH"
         ) from error
+    if not callable(factory):
+        raise InputError(
+            f"model {name!r} is a {type(factory).__name__}; pass package.module:factory, a function"
+        )
+    return factory
+
+
+def _build_own(name: str, num_classes: int, in_channels: int) -> nn.Module:
+    factory = _factory(name)
     try:
         model = factory(num_classes=num_classes, in_channels=in_channels)
     except Exception as error:  # and so may a user's factory

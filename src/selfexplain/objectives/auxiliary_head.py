@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from selfexplain.errors import InputError
 from selfexplain.explanations.compiled import modules_around, run_eagerly
+from selfexplain.explanations.state import recomputing
 from selfexplain.objectives.base import Objective, check_in_range, check_logits
 from selfexplain.objectives.mixing import Mixing
 from selfexplain.objectives.wrapper import Wrapper
@@ -61,7 +62,12 @@ class WithAuxiliaryHead(Wrapper):
         """Loss of images (B, C, H, W) and labels (B,); the objective's terms, and auxiliary."""
         head = self._head_module()
         seen: list[object] = []
-        handle = head.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+
+        def keep(_module: object, _inputs: object, output: object) -> None:
+            if not recomputing():
+                seen.append(output)
+
+        handle = head.register_forward_hook(keep)
         try:
             with run_eagerly(modules_around(self.model, self.head)):
                 out: dict[str, Tensor] = self.objective(x_BCHW, y_B, *index_B)

@@ -6,8 +6,9 @@ Shape suffixes: B batch, C channels, H and W space, K classes.
 import torch
 from torch import Tensor, nn
 
-from selfexplain.explanations import MapKind, capture, find_explained_layer
+from selfexplain.explanations import MapKind, capture
 from selfexplain.explanations.capturing import Seen
+from selfexplain.explanations.checked import CheckedLayers
 from selfexplain.explanations.explained_layer import ExplainedLayer
 from selfexplain.objectives.base import Objective, check_logits
 
@@ -26,7 +27,7 @@ class ExplainingObjective(Objective):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        self._layers: dict[tuple[MapKind, str | None], ExplainedLayer] = {}
+        self.layers = CheckedLayers()
 
     def forward(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
         """Loss of images (B, C, H, W) and labels (B,), and its terms."""
@@ -48,15 +49,21 @@ class ExplainingObjective(Objective):
 
     def find_layer(self, x_BCHW: Tensor, kind: MapKind, layer: str | None = None) -> ExplainedLayer:
         """The explained layer, looked for at the first call; InputError if there is none."""
-        if (kind, layer) not in self._layers:
-            found = find_explained_layer(self.model, x_BCHW, kind=kind, layer=layer)
-            self._layers[kind, layer] = found
-        return self._layers[kind, layer]
+        return self.layers.find(self.model, x_BCHW, kind, layer)
 
-    def captured(self, layer: ExplainedLayer, x_BCHW: Tensor, y_B: Tensor) -> tuple[Seen, Tensor]:
-        """One forward pass: what was seen at the layer, and logits (B, K)."""
-        with capture(self.model, layer) as seen:
-            return seen, check_logits(self.model(x_BCHW), y_B)
+    def captured(
+        self, x_BCHW: Tensor, y_B: Tensor, kind: MapKind, layer: str | None = None
+    ) -> tuple[Seen, Tensor]:
+        """One forward pass: what was seen at the layer, and logits (B, K).
+
+        A second pass, if the first shows that the model's explained layer is another one now.
+        """
+        for _ in range(2):
+            with capture(self.model, self.find_layer(x_BCHW, kind, layer)) as seen:
+                logits_BK = check_logits(self.model(x_BCHW), y_B)
+            if self.layers.hold(self.model, x_BCHW, seen, logits_BK, kind, layer):
+                break
+        return seen, logits_BK
 
 
 def _usable(tensor: Tensor) -> Tensor:

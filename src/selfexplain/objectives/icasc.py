@@ -106,9 +106,13 @@ class AttentionSeparability(ExplainingObjective):
 
     def _attention(self, x_BCHW: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, and the attention of two classes at the last and at the inner layer."""
-        last, inner = self._both_layers(x_BCHW)
-        with capture(self.model, inner) as seen_inner, capture(self.model, last) as seen_last:
-            logits_BK = check_logits(self.model(x_BCHW), y_B)
+        for _ in range(2):  # again, if the last layer is another one now
+            last, inner = self._both_layers(x_BCHW)
+            with capture(self.model, inner) as seen_inner, capture(self.model, last) as seen_last:
+                logits_BK = check_logits(self.model(x_BCHW), y_B)
+            if self.layers.hold(self.model, x_BCHW, seen_last, logits_BK, "grad_cam", self.layer):
+                break
+            self._inner = None
         if logits_BK.shape[1] < 2:
             raise InputError("the model has one class; pass a model of at least two for icasc")
         classes_B2 = torch.stack((y_B, most_confusing(logits_BK, y_B)), dim=1)

@@ -90,8 +90,7 @@ class LearnerCritic(ExplainingObjective):
 
     def explained_loss(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
         """Loss of images (B, C, H, W) and labels (B,); terms cross_entropy and critic."""
-        layer = self.find_layer(x_BCHW, "input_x_gradient")
-        seen, logits_BK = self.captured(layer, x_BCHW, y_B)
+        seen, logits_BK = self.captured(x_BCHW, y_B, "input_x_gradient")
         gradient_BCHW = gradient_of_own_class(seen, logits_BK, y_B, create_graph=True)
         evidence_BCHW = evidence(x_BCHW.detach(), gradient_BCHW)
         heard_BCHW = scale_gradient(evidence_BCHW, self.weight)

@@ -117,7 +117,7 @@ class SaliencyGuided(ExplainingObjective):
 
     def explained_loss(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
         """Loss of images (B, C, H, W) and labels (B,); terms cross_entropy and divergence."""
-        seen, logits_BK = self.captured(self.find_layer(x_BCHW, "gradient"), x_BCHW, y_B)
+        seen, logits_BK = self.captured(x_BCHW, y_B, "gradient")
         gradient_BHW = maps_of_own_classes(
             seen, logits_BK, y_B.unsqueeze(1), kind="gradient"
         ).squeeze(1)

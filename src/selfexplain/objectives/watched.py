@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from selfexplain.errors import InputError
 from selfexplain.explanations.compiled import modules_around, run_eagerly
+from selfexplain.explanations.state import recomputing
 from selfexplain.objectives.stages import Staging
 
 
@@ -58,7 +59,15 @@ def watched(model: nn.Module, staging: Staging) -> Iterator[Seen]:
     seen = Seen(staging)
 
     def keep(outputs: list[Tensor]) -> Callable[..., None]:
-        return lambda _module, _inputs, output: outputs.append(output)
+        def hook(_module: object, _inputs: object, output: Tensor) -> None:
+            if not recomputing():
+                outputs.append(output)
+
+        return hook
+
+    def keep_given(_module: object, inputs: tuple[Tensor, ...]) -> None:
+        if not recomputing():
+            seen.given.append(inputs[0])
 
     with ExitStack() as stack:
         for name, outputs in seen.outputs.items():
@@ -66,6 +75,5 @@ def watched(model: nn.Module, staging: Staging) -> Iterator[Seen]:
             stack.callback(model.get_submodule(name).register_forward_hook(keep(outputs)).remove)
         head = model.get_submodule(staging.head)
         stack.enter_context(run_eagerly(modules_around(model, staging.head)))
-        hook = head.register_forward_pre_hook(lambda _module, inputs: seen.given.append(inputs[0]))
-        stack.callback(hook.remove)
+        stack.callback(head.register_forward_pre_hook(keep_given).remove)
         yield seen

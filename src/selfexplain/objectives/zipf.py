@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
-from selfexplain.explanations import cam, capture, find_explained_layer
+from selfexplain.explanations import cam, capture
 from selfexplain.explanations.capturing import Seen
-from selfexplain.explanations.explained_layer import ExplainedLayer
+from selfexplain.explanations.checked import CheckedLayers
 from selfexplain.objectives.base import Objective, check_in_range, check_logits
 from selfexplain.objectives.non_true import non_true_loss, true_mask
 from selfexplain.objectives.tunable import Range, Tunable
@@ -84,14 +84,15 @@ class ZipfLabelSmoothing(Objective):
         super().__init__(model)
         self.weight = weight
         self.exponent = exponent
-        self._layer: ExplainedLayer | None = None
+        self._layers = CheckedLayers()
 
     def forward(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
         """Loss of images (B, C, H, W) and labels (B,); terms cross_entropy and zipf."""
-        if self._layer is None:
-            self._layer = find_explained_layer(self.model, x_BCHW)
-        with capture(self.model, self._layer) as seen:
-            logits_BK = check_logits(self.model(x_BCHW), y_B)
+        for _ in range(2):  # again, if the pooled feature map is another one now
+            with capture(self.model, self._layers.find(self.model, x_BCHW, "cam")) as seen:
+                logits_BK = check_logits(self.model(x_BCHW), y_B)
+            if self._layers.hold(self.model, x_BCHW, seen, logits_BK, "cam"):
+                break
         if logits_BK.shape[1] == 2:
             raise InputError(
                 "with two classes there is one non-true class and no rank to teach; "
@@ -112,10 +113,9 @@ class ZipfLabelSmoothing(Objective):
 @torch.no_grad()
 def _votes(seen: Seen) -> Tensor:
     """The places' votes: the head, bias and all, at each of them."""
-    assert seen.linear is not None  # no other layer is found for the kind cam
     features_BFHW = seen.features_BFHW.float()
     with torch.autocast(features_BFHW.device.type, enabled=False):  # in half precision many tie
-        scores_BKN = cam(features_BFHW, seen.linear.weight.float()).flatten(2)
-    if seen.linear.bias is not None:
-        scores_BKN = scores_BKN + seen.linear.bias.float().unsqueeze(1)
+        scores_BKN = cam(features_BFHW, seen.weight_KF.float()).flatten(2)
+    if seen.bias_K is not None:
+        scores_BKN = scores_BKN + seen.bias_K.float().unsqueeze(1)
     return dense_votes(scores_BKN)

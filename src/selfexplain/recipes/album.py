@@ -1,11 +1,15 @@
 """What a run's model says of a few images after each epoch, and of the classes at the end.
 
 For the report: a run's folder gets `album/images.safetensors`, then `album/epoch-0001.safetensors`
-and so on, and at the end `similarity.safetensors`. The training is the same with and without.
+and so on, and at the end `similarity.safetensors`. The training is the same with and without, and
+goes on if a page cannot be made: a warning says why.
 
 Shape suffixes: B images, C channels, H and W space, K classes, R the true class and its rivals.
 """
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from selfexplain.data import ImageSet, normalise
-from selfexplain.errors import InputError
+from selfexplain.errors import InputError, first_line
 from selfexplain.explanations import MapKind, class_maps
 from selfexplain.explanations.state import preserved, set_eval
 from selfexplain.introspection import Introspective
@@ -74,12 +78,19 @@ class Album:
             epoch: that is over.
             model: whose scores count: the objective's, or an average of it.
         """
-        x_BCHW, y_B = self.read(self.shown)
-        explained = explain(objective, model, x_BCHW, y_B)
-        write_tensors(self.folder / "album" / f"epoch-{epoch:04d}.safetensors", explained)
+        with only_warned(f"the pictures of epoch {epoch}"):
+            x_BCHW, y_B = self.read(self.shown)
+            explained = explain(objective, model, x_BCHW, y_B)
+            write_tensors(self.folder / "album" / f"epoch-{epoch:04d}.safetensors", explained)
 
     def finish(self, objective: Objective, model: nn.Module) -> None:
         """Write which classes the model's explanations make alike, over the scored images."""
+        with only_warned("the table of similar classes"):
+            write_tensors(
+                self.folder / "similarity.safetensors", self._similarity(objective, model)
+            )
+
+    def _similarity(self, objective: Objective, model: nn.Module) -> dict[str, Tensor]:
         labels_N, classes = self.prepared.scored.labels_N, len(self.prepared.class_names)
         x_BCHW, _ = self.read(self.shown[:1])
         reader = introspective_of(objective, model, x_BCHW)
@@ -91,8 +102,7 @@ class Album:
             for part_B in torch.split(shown, 250)
         ]
         similarity_KK, count_K = class_means(torch.cat(targets_BK), labels_N[shown], classes)
-        similarity = {"similarity": similarity_KK, "count": count_K}
-        write_tensors(self.folder / "similarity.safetensors", similarity)
+        return {"similarity": similarity_KK, "count": count_K}
 
     def read(self, shown_B: Tensor) -> tuple[Tensor, Tensor]:
         """Images as the model takes them, and their labels, on the device."""
@@ -142,8 +152,26 @@ def open_album(
     except InputError:
         return None
     album = Album(folder, prepared, device)
-    album.write_images()
+    with only_warned("the album's images"):
+        album.write_images()
     return album
+
+
+@contextmanager
+def only_warned(what: str) -> Iterator[None]:
+    """Let a record for the report fail, with a warning that says why: no training hangs on it.
+
+    Example:
+        >>> with warnings.catch_warnings(record=True) as heard, only_warned("the table"):
+        ...     raise InputError("the disk is full")
+        >>> str(heard[0].message)
+        'the table will be missing from the report: the disk is full'
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = first_line(error)
+        warnings.warn(f"{what} will be missing from the report: {reason}", stacklevel=3)
 
 
 def explain(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from selfexplain.data.decode import header_size
-from selfexplain.data.opening import open_image
+from selfexplain.data.opening import lies_below, open_image
 from selfexplain.errors import InputError
 
 COLUMNS = ("image", "x_min", "y_min", "x_max", "y_max")
@@ -98,7 +98,7 @@ def boxes_in_model(image: BoxedImage, shape_CHW: tuple[int, int, int]) -> Tensor
 def _own_image(folder: Path, name: str) -> Path:
     """An image that a table names: a table may come from a stranger, and stays with its images."""
     image = folder / name
-    if not image.resolve().is_relative_to(folder.resolve()):
+    if not lies_below(image, [folder]):
         raise ValueError(
             f"the image {name!r} does not lie in {folder}, the folder of the table; put both into "
             "one folder"

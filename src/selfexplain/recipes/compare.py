@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from selfexplain.data import ImageData
+from selfexplain.models.build import check_model_name
 from selfexplain.recipes.check_model import check_model
 from selfexplain.recipes.classifier import build_seeded
 from selfexplain.recipes.environment import environment
+from selfexplain.recipes.finished import read_finished
 from selfexplain.recipes.finished_runs import finished_rows, timed_costs, unfinished_config
 from selfexplain.recipes.folder import (
     check_free,
@@ -89,6 +91,9 @@ def run_comparison(
     for spec in config.objectives:
         resolve(spec, config.options)  # a misspelt objective is refused before hours of training
     check_teacher_is_needed(config, config.objectives)
+    check_model_name(config.model)
+    if config.teacher is not None:
+        read_finished(config.teacher)
     check_tunable(config)
     check_installed(config.loggers)
     _claim_folder(config)

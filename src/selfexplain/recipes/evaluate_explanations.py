@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from selfexplain.data import ImageData, normalise
 from selfexplain.data.seeding import named_generator
-from selfexplain.errors import InputError
+from selfexplain.errors import InputError, first_line
 from selfexplain.evaluation import paired_difference, predict
 from selfexplain.recipes.environment import environment
 from selfexplain.recipes.explain import TrainedRun, load_run
@@ -111,7 +111,13 @@ def scored_images(
         InputError: the data are not there, or are not those of the run.
     """
     saved = saved_config(folder / "run.json")
-    options = DataOptions(**saved["data"])
+    try:
+        options = DataOptions(**saved["data"])
+    except (InputError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder / 'run.json'} is damaged: its data are no options of this version "
+            f"({first_line(error)}); put the file back as it was"
+        ) from error
     data = load_data(options)
     if (data.class_names, data.shape_CHW) != (run.class_names, run.shape_CHW):
         raise InputError(

@@ -82,10 +82,16 @@ def load_run(folder: Path, kind: MapKind = "cam", layer: str | None = None) -> T
 def _objective_options(config: dict[str, Any]) -> ObjectiveOptions:
     """The options as they were when the run was made."""
     fields = ObjectiveOptions.__dataclass_fields__
-    saved = config["options"]
-    return ObjectiveOptions(
-        **{name: field.default_factory(**saved.get(name, {})) for name, field in fields.items()}  # type: ignore[operator]
-    )
+    saved = config.get("options", {})
+    try:
+        return ObjectiveOptions(
+            **{name: field.default_factory(**saved.get(name, {})) for name, field in fields.items()}  # type: ignore[operator]
+        )
+    except (InputError, TypeError) as error:
+        raise InputError(
+            f"the options in run.json are none of this version ({first_line(error)}); put the file "
+            "back as it was"
+        ) from error
 
 
 def explain_images(config: ExplainConfig) -> Figure:

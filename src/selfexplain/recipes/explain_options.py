@@ -8,6 +8,7 @@ import tyro
 
 from selfexplain.errors import InputError
 from selfexplain.explanations import MapKind
+from selfexplain.limits import check_options
 from selfexplain.recipes.quality_options import QualityOptions
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -38,6 +39,7 @@ class ExplainConfig:
 
     def __post_init__(self) -> None:
         """Refuse what drawing, or evaluating, cannot use."""
+        check_options(self)
         for name in ("run", "kind"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):

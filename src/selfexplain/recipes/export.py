@@ -8,12 +8,13 @@ import warnings
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from selfexplain.errors import InputError, first_line
+from selfexplain.errors import InputError, first_line, import_failure
 from selfexplain.recipes.derived import is_derived
 from selfexplain.recipes.export_options import ExportConfig, Format
 from selfexplain.recipes.finished import FinishedRun, read_finished
@@ -23,8 +24,10 @@ from selfexplain.recipes.pretrained import (
     WEIGHTS,
     PixelClassifier,
     classifier_of,
+    without_places,
     write_config,
 )
+from selfexplain.recipes.read_records import TRAINED, read_result
 from selfexplain.report.model_card import model_card
 from selfexplain.spaces import load_genotype
 from selfexplain.spaces.standalone import source_of
@@ -62,9 +65,11 @@ def export_run(config: ExportConfig) -> list[Path]:
 
 
 def _card(run: FinishedRun) -> str:
-    result = read_json(run.folder / "result.json")
-    environment = read_json(run.folder / "run.json").get("environment", {})
-    return model_card(run.config, result, environment, run.class_names, run.shape_CHW)
+    result = read_result(run.folder / "result.json")
+    environment = read_json(run.folder / "run.json", TRAINED).get("environment", {})
+    return model_card(
+        without_places(run.config), result, environment, run.class_names, run.shape_CHW
+    )
 
 
 def _made(form: Format, run: FinishedRun, classifier: PixelClassifier) -> bytes:
@@ -112,11 +117,10 @@ def _onnx(run: FinishedRun, classifier: PixelClassifier) -> bytes:
     try:
         import onnxruntime
         import onnxscript  # noqa: F401 - what torch writes ONNX with
-    except ImportError as error:
-        raise InputError(
-            f"format onnx needs packages that do not import here ({error}); install them with: "
-            "pip install 'selfexplain[onnx]'"
-        ) from error
+    except Exception as error:  # a package that is broken may raise anything
+        packages = "onnx onnxruntime onnxscript onnx_ir"
+        install = "install it with: pip install 'selfexplain[onnx]'"
+        raise import_failure(error, "format onnx", packages, install) from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -129,6 +133,10 @@ def _onnx(run: FinishedRun, classifier: PixelClassifier) -> bytes:
             verbose=False,
         )
     assert program is not None
+    graphs: list[Any] = [program.model.graph, *program.model.functions.values()]
+    for graph in graphs:
+        for node in graph.all_nodes():  # files and lines of this machine's code
+            node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
     model = program.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     _check(
@@ -146,6 +154,9 @@ def _torch_export(run: FinishedRun, classifier: PixelClassifier) -> bytes:
     program = torch.export.export(
         classifier, (_example(classifier, 2),), dynamic_shapes=({0: batch},)
     )
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # files and lines of this machine's code
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
     buffer.seek(0)

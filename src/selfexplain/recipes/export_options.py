@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from selfexplain.limits import check_options
+
 Format = Literal["onnx", "torch_export", "source"]
 
 
@@ -23,3 +25,7 @@ class ExportConfig:
     hf auth login."""
     private: bool = False
     """Make the repository private when it is created."""
+
+    def __post_init__(self) -> None:
+        """Refuse paths that no file system has."""
+        check_options(self)

@@ -9,9 +9,16 @@ from torch import Tensor, nn
 
 from selfexplain.data.pixels import Ranges
 from selfexplain.errors import InputError
-from selfexplain.recipes.folder import saved_config
+from selfexplain.recipes.read_records import IMAGES, TRAINED, check_model_of, lengths_agree
+from selfexplain.records import printable
 from selfexplain.training.checkpoint import loading_from
-from selfexplain.training.files import load_tensors, read_json
+from selfexplain.training.files import read_json, read_tensors
+
+FINISHED = {
+    **TRAINED,
+    "images": {**IMAGES, **{name: IMAGES[f"{name}?"] for name in ("shape", "mean", "std")}},
+}
+"""The shape of a `run.json` that says what its images are."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,17 +57,18 @@ def read_finished(folder: Path) -> FinishedRun:
             f"{folder} holds no finished run; pass a folder with run.json and model.safetensors"
         )
     path = folder / "run.json"
-    images = read_json(path).get("images")
-    if not isinstance(images, dict):
-        raise InputError(f"{path} does not say what its images are; pass another folder")
+    run = read_json(path, FINISHED)
+    images = run["images"]
+    check_model_of(run["config"], path)
     channels, height, width = images["shape"]
+    lengths_agree(path, mean=images["mean"], std=images["std"], channels=[0] * channels)
     return FinishedRun(
         folder=folder,
-        config=saved_config(path),
-        class_names=tuple(images["class_names"]),
+        config=run["config"],
+        class_names=tuple(printable(images["class_names"])),
         shape_CHW=(channels, height, width),
-        mean_C=torch.tensor(images["mean"]),
-        std_C=torch.tensor(images["std"]),
+        mean_C=torch.tensor(images["mean"], dtype=torch.float32),
+        std_C=torch.tensor(images["std"], dtype=torch.float32),
         digest=kept_digest(folder, "model.safetensors"),
         ranges=Ranges.recorded(images.get("ranges")),
     )
@@ -82,20 +90,17 @@ def kept_digest(folder: Path, name: str) -> str | None:
     return None if digest is None else str(digest)
 
 
-def read_result(folder: Path) -> dict[str, Any]:
-    """The result of a run that is done, if what it left beside it is whole.
-
-    A file of tensors that somebody has deleted is not missed.
+def check_tensors(folder: Path) -> None:
+    """Look at what a run that is done has left beside its result; what was deleted is not missed.
 
     Raises:
-        InputError: the result cannot be read, or a file of tensors is damaged.
+        InputError: a file of tensors is damaged, or the result cannot be read.
     """
     for name in ("predictions.safetensors", "model.safetensors"):
         if (folder / name).exists():
-            load_tensors(
+            read_tensors(
                 folder / name, digest=kept_digest(folder, name), remedy=_write_again(folder)
             )
-    return read_json(folder / "result.json")
 
 
 def load_weights(model: nn.Module, run: FinishedRun) -> None:
@@ -108,7 +113,7 @@ def load_weights(model: nn.Module, run: FinishedRun) -> None:
     exported = not (run.folder / "run.json").exists()
     remedy = "export it, or download it, again" if exported else _write_again(run.folder)
     with loading_from(path):
-        model.load_state_dict(load_tensors(path, digest=run.digest, remedy=remedy))
+        model.load_state_dict(read_tensors(path, digest=run.digest, remedy=remedy))
 
 
 def _write_again(folder: Path) -> str:

@@ -3,13 +3,15 @@
 A table that is made in several sittings can so be looked at, and published, after each of them.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
 from selfexplain.errors import InputError
-from selfexplain.recipes.finished import read_result
+from selfexplain.recipes.finished import check_tensors
 from selfexplain.recipes.folder import claim_folder
 from selfexplain.recipes.options import CompareConfig, plain
+from selfexplain.recipes.read_records import ENVIRONMENT, read_own_result
 from selfexplain.recipes.runs import train_config
 from selfexplain.recipes.teacher_chain import with_teachers, with_total_cost
 from selfexplain.training.files import read_json
@@ -40,7 +42,8 @@ def finished_rows(config: CompareConfig) -> tuple[list[Row], list[str]]:
             result = run.out / "result.json"
             if spec in costs and result.exists():
                 claim_folder(run)
-                rows.append(read_result(run.out) | costs[spec])
+                check_tensors(run.out)
+                rows.append(read_own_result(result, spec, seed) | costs[spec])
             else:
                 missing.append(f"{spec} with seed {seed}")
     first = config.objectives[0]
@@ -76,7 +79,9 @@ def timed_costs(folder: Path, seed: int) -> dict[str, dict[str, float]]:
 
 def _is_cost(value: object) -> bool:
     fields = ("step_seconds", "cost")
-    return isinstance(value, dict) and all(isinstance(value.get(f), float) for f in fields)
+    return isinstance(value, dict) and all(
+        isinstance(value.get(f), float) and 0 < value[f] < math.inf for f in fields
+    )
 
 
 def _costs(config: CompareConfig, seed: int) -> dict[str, dict[str, float]]:
@@ -95,7 +100,7 @@ def environment_of(config: CompareConfig) -> dict[str, Any]:
     path = config.out / "compare.json"
     if not path.exists():
         raise InputError(f"{config.out} holds no comparison; pass --out with the folder of one")
-    environment: dict[str, Any] = read_json(path)["environment"]
+    environment: dict[str, Any] = read_json(path, {"environment": ENVIRONMENT})["environment"]
     return environment
 
 

@@ -13,7 +13,8 @@ from filelock import FileLock, Timeout
 
 from selfexplain.errors import BrokenOffError, InputError, first_line
 from selfexplain.recipes.machines import first_process
-from selfexplain.recipes.options import plain
+from selfexplain.recipes.options import plain, shortened
+from selfexplain.records import escaped
 from selfexplain.training.checkpoint import epochs_kept
 from selfexplain.training.files import read_json
 from selfexplain.training.processes import lost_process_said
@@ -147,14 +148,16 @@ def _acquired(lock: FileLock, seconds: float) -> bool:
 
 
 def run_name(spec: str, seed: int) -> str:
-    """Name of the folder of one run among several.
+    """Name of the folder of one run among several, short enough for every file system.
 
     Example:
         >>> run_name("introspective:weight=0.1", 2)
         'introspective_weight-0.1-seed2'
+        >>> len(run_name("introspective:layer=" + "a" * 300, 2))
+        220
     """
     name = re.sub(r"[^\w.+-]+", "_", spec.replace("=", "-"))
-    return f"{name}-seed{seed}"
+    return shortened(f"{name}-seed{seed}")
 
 
 def claim_folder(config: Any) -> str:
@@ -259,5 +262,5 @@ def _differences(old: Any, new: Any, name: str = "") -> list[str]:
         return [d for k in keys for d in _differences(old.get(k), new.get(k), k)]
     if old == new:
         return []
-    told = f"{name} was {old}, is {new}"
+    told = escaped(f"{name} was {old}, is {new}")
     return [told if len(told) <= 200 else f"{name} is another"]  # a genotype is a long text

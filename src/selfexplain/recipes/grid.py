@@ -14,9 +14,10 @@ from selfexplain.errors import InputError
 from selfexplain.recipes.folder import claim_folder
 from selfexplain.recipes.options import DataOptions, RunConfig
 from selfexplain.recipes.prepare import load
+from selfexplain.recipes.read_records import read_own_result, read_search_result
+from selfexplain.recipes.search_options import SearchConfig
 from selfexplain.recipes.train import StepCallback, run_training
 from selfexplain.sweeps import Done, Outcome, Scheduler, Trial, Watch, ignore
-from selfexplain.training.files import read_json
 
 if TYPE_CHECKING:  # a refusal comes before its seconds of import
     from lightning_fabric import Fabric
@@ -106,13 +107,21 @@ def run_grid(
         resumed = dataclasses.replace(config, resume=True)
         if (config.out / "result.json").exists():
             claim_folder(resumed)  # raises if it is another run's
-            finished[name] = read_json(config.out / "result.json")
+            finished[name] = read_own(config)
             watch(name, Done(finished[name]))
         else:
             trials.append(Trial(name, function, resumed))
     outcome = scheduler.run(trials, watch)
     results = finished | outcome.results
     return Outcome({name: results[name] for name in named if name in results}, outcome.failures)
+
+
+def read_own(config: Any) -> dict[str, Any]:
+    """The result of a finished training or search in its own folder, checked."""
+    path = config.out / "result.json"
+    if isinstance(config, SearchConfig):
+        return read_search_result(path)
+    return read_own_result(path, config.objective, config.seed)
 
 
 def run_names(folders: Sequence[Path]) -> list[str]:

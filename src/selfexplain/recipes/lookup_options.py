@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from selfexplain.limits import check_options
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LookupConfig:
@@ -15,3 +17,7 @@ class LookupConfig:
     out: Path | None = None
     """JSON file for the results; None for none. As lookup.json in a search's folder it becomes part
     of the search's report."""
+
+    def __post_init__(self) -> None:
+        """Refuse paths that no file system has."""
+        check_options(self)

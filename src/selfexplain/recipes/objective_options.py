@@ -2,95 +2,113 @@
 
 import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from selfexplain.explanations import MapKind
 from selfexplain.introspection import IntrospectiveOptions
 from selfexplain.introspection.options import OwnMassControl
+from selfexplain.limits import (
+    Limits,
+    NotNegative,
+    Positive,
+    Share,
+    Temperature,
+    check_options,
+    hints_of,
+)
 from selfexplain.objectives.teacher_parts import Part
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LabelSmoothingOptions:
+class Checked:
+    """Options that keep to the limits they are declared with."""
+
+    def __post_init__(self) -> None:
+        """Refuse values outside of them."""
+        check_options(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelSmoothingOptions(Checked):
     """Options of the objective label_smoothing."""
 
-    smoothing: float = 0.1
+    smoothing: Share = 0.1
     """Mass spread evenly over all classes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ConfidencePenaltyOptions:
+class ConfidencePenaltyOptions(Checked):
     """Options of the objective confidence_penalty."""
 
-    beta: float = 0.1
+    beta: NotNegative = 0.1
     """Weight of the entropy that is rewarded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MixupOptions:
+class MixupOptions(Checked):
     """Options of mixup, before another objective: mixup+standard."""
 
-    alpha: float = 1.0
+    alpha: Positive = 1.0
     """Shares of the two images are drawn from Beta(alpha, alpha)."""
-    probability: float = 1.0
+    probability: Share = 1.0
     """Of mixing in a step."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CutMixOptions:
+class CutMixOptions(Checked):
     """Options of cutmix, before another objective: cutmix+standard."""
 
-    alpha: float = 1.0
+    alpha: Positive = 1.0
     """Shares of the two images are drawn from Beta(alpha, alpha)."""
-    probability: float = 1.0
+    probability: Share = 1.0
     """Of mixing in a step."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DMLOptions:
+class DMLOptions(Checked):
     """Options of the objective dml."""
 
-    networks: int = 2
+    networks: Annotated[int, Limits(least=2, most=100)] = 2
     """How many networks learn together, the one that is scored included."""
-    weight: float = 1.0
+    weight: NotNegative = 1.0
     """Weight of the divergence from the other networks."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BYOTOptions:
+class BYOTOptions(Checked):
     """Options of the objective byot."""
 
     layers: str | None = None
     """Modules that get a classifier, with a / between: block1/block2; None to find the stages."""
-    alpha: float = 0.1
+    alpha: Share = 0.1
     """Weight of what the deepest classifier says, against the label's."""
-    temperature: float = 3.0
+    temperature: Positive = 3.0
     """Softens both sides of what the deepest classifier says."""
-    hint_weight: float = 1e-6
+    hint_weight: NotNegative = 1e-6
     """Weight of the squared distance to the deepest features."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SaliencyGuidedOptions:
+class SaliencyGuidedOptions(Checked):
     """Options of the objective saliency_guided."""
 
-    share: float = 0.5
+    share: Share = 0.5
     """Share of the pixels, those of the smallest gradient, that are replaced by random values."""
-    weight: float = 1.0
+    weight: NotNegative = 1.0
     """Weight of the divergence between the predictions of whole and masked images."""
     signed: bool = False
     """Rank pixels by the signed gradient in place of its magnitude."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ContrastiveGradCamOptions:
+class ContrastiveGradCamOptions(Checked):
     """Options of the objective cgc."""
 
-    weight: float = 0.5
+    weight: NotNegative = 0.5
     """Weight of the contrast between maps."""
-    temperature: float = 0.5
+    temperature: Annotated[float, Limits(least=1e-6)] = 0.5
     """Divides the cosines of maps."""
-    min_area: float = 0.08
+    min_area: Annotated[float, Limits(least=0.01, most=1)] = 0.08
     """Least area of the part of an image that is its other view, as a share of the image."""
     mirror: bool = True
     """Mirror half of the parts left to right; no, for digits."""
@@ -101,18 +119,18 @@ class ContrastiveGradCamOptions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AttentionSeparabilityOptions:
+class AttentionSeparabilityOptions(Checked):
     """Options of the objective icasc."""
 
-    separability: float = 1.0
+    separability: NotNegative = 1.0
     """Weight of the overlap of the true class's attention with the most confusing one's."""
-    consistency: float = 1.0
+    consistency: NotNegative = 1.0
     """Weight of the inner layer's attention outside of the last layer's."""
-    sigma: float = 0.55
+    sigma: Share = 0.55
     """Share of the highest attention from which on a place counts as attended to."""
-    omega: float = 100.0
+    omega: NotNegative = 100.0
     """Steepness of that limit."""
-    theta: float = 0.8
+    theta: Share = 0.8
     """Share of the inner attention that counts as consistent."""
     layer: str | None = None
     """Name of the last layer; None for the last with positions."""
@@ -121,132 +139,132 @@ class AttentionSeparabilityOptions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LearnerCriticOptions:
+class LearnerCriticOptions(Checked):
     """Options of the objective lsx."""
 
-    weight: float = 1.0
+    weight: NotNegative = 1.0
     """Weight of the critic's loss in what the learner learns."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class KDOptions:
+class KDOptions(Checked):
     """Options of the objective kd."""
 
-    alpha: float = 0.9
+    alpha: Share = 0.9
     """Share of the distillation; the rest is the cross-entropy with the labels."""
-    temperature: float = 4.0
+    temperature: Temperature = 4.0
     """Softens teacher and student."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CSKDOptions:
+class CSKDOptions(Checked):
     """Options of the objective cs_kd."""
 
-    weight: float = 1.0
+    weight: NotNegative = 1.0
     """Weight of the term that makes predictions for images of one class agree."""
-    temperature: float = 4.0
+    temperature: Temperature = 4.0
     """Softens both predictions in that term."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PSKDOptions:
+class PSKDOptions(Checked):
     """Options of the objective ps_kd."""
 
-    alpha: float = 0.8
+    alpha: Share = 0.8
     """Share of the model's own past prediction in the target of the last epoch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OwnMassOptions:
+class OwnMassOptions(Checked):
     """Options of the objective own_mass."""
 
-    alpha: float = 0.8
+    alpha: Share = 0.8
     """Share of the model's own past non-target mass in the target of the last epoch."""
-    kappa: float = 1.0
+    kappa: NotNegative = 1.0
     """How far that mass leans to classes with similar explanations; 0 spreads it evenly."""
-    cap: float = 1.0
+    cap: Share = 1.0
     """The most that the non-target mass of a target may be."""
     control: OwnMassControl = "none"
     """permuted: the same values on shuffled classes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TfKDOptions:
+class TfKDOptions(Checked):
     """Options of the objective tf_kd."""
 
     teacher: Literal["virtual", "self"] = "virtual"
     """virtual: made by hand; self: a model of the same kind, trained before."""
-    alpha: float | None = None
+    alpha: Share | None = None
     """Weight of the teacher; None for 0.1 (virtual) or 0.95 (self)."""
-    temperature: float | None = None
+    temperature: Temperature | None = None
     """Softens the teacher, and against teacher self the model too; None for 20 (virtual) or 6."""
-    correct: float | None = None
+    correct: Share | None = None
     """The virtual teacher's probability of the true class; None for 0.99."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OLSOptions:
+class OLSOptions(Checked):
     """Options of the objective ols."""
 
-    alpha: float = 0.5
+    alpha: Share = 0.5
     """Weight of the label; the rest is the soft label's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ZipfOptions:
+class ZipfOptions(Checked):
     """Options of the objective zipf."""
 
-    weight: float = 0.1
+    weight: NotNegative = 0.1
     """Weight of the term over the non-true classes."""
-    exponent: float = 1.0
+    exponent: NotNegative = 1.0
     """How fast the target falls with the rank."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DLBOptions:
+class DLBOptions(Checked):
     """Options of the objective dlb."""
 
-    alpha: float = 1.0
+    alpha: NotNegative = 1.0
     """Weight of the agreement with the step before."""
-    temperature: float = 3.0
+    temperature: Temperature = 3.0
     """Softens both predictions in that term."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DKDOptions:
+class DKDOptions(Checked):
     """Options of the objective dkd."""
 
-    alpha: float = 1.0
+    alpha: NotNegative = 1.0
     """Weight of the divergence between "the true class or another"."""
-    beta: float = 8.0
+    beta: NotNegative = 8.0
     """Weight of the divergence between the other classes."""
-    temperature: float = 4.0
+    temperature: Temperature = 4.0
     """Softens teacher and student."""
-    warmup: float = 1 / 12
+    warmup: Share = 1 / 12
     """Share of the epochs over which the distillation grows to its weight."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BornAgainOptions:
+class BornAgainOptions(Checked):
     """Options of the objective born_again."""
 
-    generations: int = 1
+    generations: Annotated[int, Limits(least=1, most=100)] = 1
     """Which generation the student is, counted from 1; those before it are trained first."""
-    label_weight: float = 0.0
+    label_weight: NotNegative = 0.0
     """Weight of the cross-entropy with the labels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DistilPartOptions:
+class DistilPartOptions(Checked):
     """Options of the objective distil_part."""
 
     part: Part = "full"
     """What is kept of the teacher's output (docs/study-kd.md)."""
-    alpha: float = 0.9
+    alpha: Share = 0.9
     """Share of the distillation; the rest is the cross-entropy with the labels."""
-    temperature: float = 4.0
+    temperature: Temperature = 4.0
     """Softens teacher and student."""
-    confidence: float = 0.99
+    confidence: Share = 0.99
     """Confidence of the virtual teacher, before it is softened."""
 
 
@@ -276,6 +294,19 @@ class ObjectiveOptions:
     dkd: DKDOptions = field(default_factory=DKDOptions)
     born_again: BornAgainOptions = field(default_factory=BornAgainOptions)
     distil_part: DistilPartOptions = field(default_factory=DistilPartOptions)
+
+
+def flag_of(owner: type, field: str) -> str:
+    """What sets a field of the options on the command line.
+
+    Example:
+        >>> flag_of(MixupOptions, "alpha")
+        '--mixup.alpha'
+    """
+    groups = {kind: f"{name}." for name, kind in hints_of(ObjectiveOptions).items()}
+    annotations = getattr(hints_of(owner)[field], "__metadata__", ())
+    given: list[str] = [name for a in annotations if (name := getattr(a, "name", None))]
+    return "--" + (groups.get(owner, "") + (given or [field])[0]).replace("_", "-")
 
 
 def parts_of(spec: str) -> list[str]:

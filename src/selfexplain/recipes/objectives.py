@@ -161,7 +161,10 @@ def _named(part: str, options: ObjectiveOptions) -> tuple[str, dict[str, Any]]:
         near = difflib.get_close_matches(name, OBJECTIVES, n=1) or list(OBJECTIVES)
         raise InputError(f"there is no objective {name!r}; pass {' or '.join(near)}")
     base = getattr(options, name, None)
-    given = dict(_parse(part, name, base) for part in overrides.split(",") if part)
+    pairs = [_parse(part, name, base) for part in overrides.split(",") if part]
+    given = dict(pairs)
+    if len(given) < len(pairs):
+        raise InputError(f"{part!r} gives an option twice; pass each once")
     if base is None:
         return name, {}
     with _said_of(name, type(base)):
@@ -179,7 +182,7 @@ def _said_of(name: str, kind: type) -> Iterator[None]:
     except InputError as error:
         if re.search(rf"\b({name}|{kind.__name__})\b", str(error)):
             raise
-        raise type(error)(f"{name}: {error}") from error
+        raise InputError(f"{name}: {error}") from error
 
 
 def _parse(part: str, name: str, base: Any) -> tuple[str, Any]:

@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -12,10 +13,14 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from selfexplain.errors import InputError
+from selfexplain.limits import Count, Limits, Natural, Seed, ShareBelowOne, check_options
 from selfexplain.recipes.objective_options import ObjectiveOptions, parts_of
 from selfexplain.recipes.sweep_options import SweepOptions
 from selfexplain.training import TrainingOptions
 from selfexplain.training.loggers import LoggerName
+
+LARGEST_SIDE = 16_384
+"""Pixels; no image is made larger."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,37 +33,29 @@ class DataOptions:
     """Column of the images in a table; None to find it."""
     label_column: str | None = None
     """Column of the labels in a table; None to find it."""
-    image_size: int | None = None
+    image_size: Annotated[int, Limits(least=1, most=LARGEST_SIDE)] | None = None
     """Side in pixels to resize and centre-crop to; None to take the images as they are."""
     channels: Literal[1, 3] | None = None
     """1 for grey, 3 for RGB; None for grey if all images are grey, and RGB if not."""
     skip_broken: bool = False
     """Leave out images that cannot be decoded instead of stopping."""
-    train_size: int | None = None
+    train_size: Count | None = None
     """Train on this many images only, drawn by the seed, classes in proportion; None for all."""
-    validation: float = 0.0
+    validation: ShareBelowOne = 0.0
     """Hold out this share of the training images, drawn by the seed, and score on them instead of
     the test images: for choosing options. 0 scores on the test images."""
-    crop_padding: int | None = None
+    crop_padding: Annotated[int, Limits(least=0, most=LARGEST_SIDE)] | None = None
     """Pixels of black border that random crops may reach into; None for an eighth of the side."""
     flip: bool | None = None
     """Mirror half of the images left to right; None for yes, except for digits."""
-    cutout: int = 0
+    cutout: Natural = 0
     """Side in pixels of a black square put at random on each image; 0 for none."""
-    workers: Annotated[int, tyro.conf.arg(name="loader-workers")] = 2
+    workers: Annotated[int, tyro.conf.arg(name="loader-workers"), Limits(least=0, most=1024)] = 2
     """Processes of each run that decode images, for data too large for memory."""
 
     def __post_init__(self) -> None:
         """Refuse values that no data set can have."""
-        if not 0 <= self.validation < 1:
-            raise InputError(
-                f"validation is {self.validation:g}; pass 0, or a share of the training images "
-                "below 1"
-            )
-        for name in ("cutout", "workers", "crop_padding"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise InputError(f"{name} is {value}; pass a whole number of at least 0")
+        check_options(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,13 +64,12 @@ class DeviceOptions:
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Kind of device; auto takes a GPU if there is one."""
-    devices: int = 1
+    devices: Annotated[int, Limits(least=1, most=4096)] = 1
     """Number of devices, one process each. Under torchrun it is what that started."""
 
     def __post_init__(self) -> None:
         """Refuse less than one device."""
-        if self.devices < 1:
-            raise InputError(f"devices is {self.devices}; pass a whole number of at least 1")
+        check_options(self)
 
 
 UNTOLD = ("sweep", "loggers", "finished_only")
@@ -120,9 +116,9 @@ class RunConfig(SharedConfig):
     icasc | lsx, with options of its own after a colon if you like:
     introspective:weight=0.1,control=permuted.
     mixup+ or cutmix+ before it trains it on mixed images: mixup:alpha=0.5+standard."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of weights, batches and splits."""
-    start_seed: int | None = None
+    start_seed: Seed | None = None
     """Seed of weights and batches, if they shall differ on the same splits; None for the seed."""
     resume: bool = False
     """Continue the run in --out from its last checkpoint, if there is one."""
@@ -143,8 +139,7 @@ class TrainConfig(RunConfig):
 
     def __post_init__(self) -> None:
         """Refuse a seed that no generator takes; name the folder."""
-        check_seed(self.seed)
-        check_seed(self.start)
+        check_options(self)
         name_folder(self, "train", self.model)
 
 
@@ -162,9 +157,9 @@ class CompareConfig(SharedConfig):
     objectives: tuple[str, ...] = ("standard", "label_smoothing", "introspective")
     """Objectives to compare, named as for train; differences are taken against the first. Options
     may follow a colon: introspective:control=permuted. Images may be mixed: mixup+standard."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[Seed, ...] = (0, 1, 2)
     """Seeds; every objective runs with each."""
-    tune: int | None = None
+    tune: Count | None = None
     """Before the seeds are run, try this many settings of the options of each objective that has
     options to tune, on a --validation share of the training images, held out (0.1 if not given),
     and take the best. The seeds then train on all training images."""
@@ -178,13 +173,12 @@ class CompareConfig(SharedConfig):
 
     def __post_init__(self) -> None:
         """Refuse a comparison of nothing, and a tuning of nothing."""
+        check_options(self)
         if self.finished_only and self.tune is not None:
             raise InputError(
                 "finished_only makes no table of a tuned comparison; leave out --finished-only, "
                 "and the comparison goes on"
             )
-        if self.tune is not None and self.tune < 1:
-            raise InputError(f"tune is {self.tune}; pass a whole number of at least 1")
         if self.tune is None and self.tuner != "random":
             raise InputError(f"tuner is {self.tuner}, but nothing is tuned; pass --tune too")
         for name, values in {"objectives": self.objectives, "seeds": self.seeds}.items():
@@ -192,8 +186,6 @@ class CompareConfig(SharedConfig):
                 raise InputError(f"{name} is empty; pass at least one")
             if len(set(values)) != len(values):
                 raise InputError(f"{name} names one twice; pass each once")
-        for seed in self.seeds:
-            check_seed(seed)
         if self.sweep.apart and self.device.devices > 1:
             raise InputError(
                 f"devices is {self.device.devices}, and such a run has processes of its own; "
@@ -214,15 +206,27 @@ def name_folder(config: Any, *words: str, free: tuple[str, ...] = ()) -> None:
         return
     text = json.dumps(plain(config, leave_out=("out", "resume", *free)), sort_keys=True)
     data = Path(config.data.data.partition(":")[2] or config.data.data).name
-    command, *rest = (word.replace(":", "_") for word in words)
+    command, *rest = (re.sub(r"[:/\0]", "_", word) for word in words)
     name = "-".join((command, data, *rest, sha256(text.encode()).hexdigest()[:8]))
-    object.__setattr__(config, "out", Path("runs") / name)
+    object.__setattr__(config, "out", Path("runs") / shortened(name))
 
 
-def check_seed(seed: int) -> None:
-    """Raise InputError for a seed that no generator takes."""
-    if not 0 <= seed < 2**63:
-        raise InputError(f"seed is {seed}; pass a whole number from 0 to 2^63 - 1")
+def shortened(name: str, most: int = 220) -> str:
+    """A file's name of at most so many bytes; what is cut off is told apart by a hash.
+
+    Room is left below the 255 bytes of file systems for what locks and files that are being
+    written add to a name.
+
+    Example:
+        >>> shortened("short"), len(shortened("a" * 300).encode())
+        ('short', 220)
+    """
+    raw = name.encode("utf-8", "surrogateescape")
+    if len(raw) <= most:
+        return name
+    digest = sha256(raw).hexdigest()[:12]
+    kept = raw[: most - len(digest) - 1].decode("utf-8", "ignore")
+    return f"{kept}-{digest}"
 
 
 def plain(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import Any
 
 from selfexplain.data.seeding import named_generator
-from selfexplain.errors import InputError
+from selfexplain.errors import import_failure
 from selfexplain.objectives import Choice
 from selfexplain.objectives.tunable import Tunable
 from selfexplain.recipes.free_options import Value, lies_in
@@ -69,10 +69,9 @@ class OptunaTuner:
 def _optuna() -> ModuleType:
     try:
         import optuna
-    except ImportError as error:
-        raise InputError(
-            "Optuna is not installed; pip install 'selfexplain[tune]', or pass --tuner random"
-        ) from error
+    except Exception as error:  # a package that is broken may raise anything
+        install = "pip install 'selfexplain[tune]', or pass --tuner random"
+        raise import_failure(error, "--tuner optuna", "optuna", install) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     module: ModuleType = optuna
     return module

@@ -29,6 +29,9 @@ def split_spec(spec: str) -> tuple[list[str], str]:
             raise InputError(
                 f"{name!r} in {spec!r} mixes no images; before a + pass {' or '.join(PARTNERS)}"
             )
+    names = [part.partition(":")[0] for part in partners]
+    if len(set(names)) < len(names):
+        raise InputError(f"{spec!r} names a partner twice; pass each once")
     name = objective.partition(":")[0]
     if name in PARTNERS or (partners and not name):
         partner = name or partners[-1].partition(":")[0]

@@ -4,7 +4,7 @@ Shape suffixes: B batch, C channels, H and W space, K classes.
 """
 
 import json
-from collections.abc import Mapping
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,30 @@ import torch
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError, first_line
+from selfexplain.models.build import is_own
 from selfexplain.recipes.classifier import build_classifier
 from selfexplain.recipes.finished import FinishedRun, load_weights
+from selfexplain.recipes.read_records import CONFIG as RECORDED
+from selfexplain.recipes.read_records import IMAGES, check_model_of, lengths_agree
+from selfexplain.records import Maybe, Text, misfit, printable
 from selfexplain.training.files import read_json, write_json
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+REPOSITORY = re.compile(r"\w[\w.-]{0,94}\w?/\w[\w.-]{0,94}", re.ASCII)
+"""Names that the hub may have."""
+EXPORTED = {
+    "model": RECORDED,
+    "class_names": IMAGES["class_names"],
+    "image_shape": IMAGES["shape?"],
+    "mean": IMAGES["mean?"],
+    "std": IMAGES["std?"],
+    "digest?": Maybe(Text()),
+}
+"""The shape of an exported configuration."""
+LOCAL = re.compile(r"(folder|parquet):")
+"""What begins the name of a data set that lies in a folder here."""
+PLACE = re.compile(r"""(?<![\w./\\])([A-Za-z]:|~[\w.-]*|\.{1,2})?[/\\][^\s,;="'|]+""")
+"""A path that begins at the root, at somebody's home, or at the folder where a run was started."""
 
 
 class PixelClassifier(nn.Module):
@@ -79,7 +98,7 @@ def write_config(path: Path, run: FinishedRun, digest: str) -> None:
         {
             "schema": 1,
             "library": "selfexplain",
-            "model": run.config,
+            "model": without_places(run.config),
             "class_names": list(run.class_names),
             "image_shape": list(run.shape_CHW),
             "mean": run.mean_C.tolist(),
@@ -89,22 +108,58 @@ def write_config(path: Path, run: FinishedRun, digest: str) -> None:
     )
 
 
-def from_pretrained(where: str | Path, *, revision: str | None = None) -> PixelClassifier:
+def without_places(value: Any) -> Any:
+    """A configuration as others may see it: of each path of this machine, the last name alone.
+
+    Args:
+        value: as JSON has it; paths may also stand in a text, as in `folder:/home/me/pets`.
+
+    Example:
+        >>> without_places({"data": "folder:/home/me/my pets", "teacher": "/home/me/runs/wide"})
+        {'data': 'folder:my pets', 'teacher': 'wide'}
+        >>> without_places({"data": "hub:me/pets", "model": "my.models:make"})
+        {'data': 'hub:me/pets', 'model': 'my.models:make'}
+    """
+    if isinstance(value, dict):
+        return {name: without_places(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_places(each) for each in value]
+    if isinstance(value, Path):
+        return value.name
+    if not isinstance(value, str):
+        return value
+    if LOCAL.match(value):
+        scheme, _, place = value.partition(":")
+        return f"{scheme}:{_last_name(place)}"
+    if PLACE.match(value):
+        return _last_name(value)
+    return PLACE.sub(lambda found: _last_name(found[0]), value)
+
+
+def _last_name(path: str) -> str:
+    return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
+
+
+def from_pretrained(
+    where: str | Path, *, revision: str | None = None, own_code: bool = False
+) -> PixelClassifier:
     """Load a classifier that `selfexplain export` wrote, from a folder or from the hub.
 
-    A model of your own (`package.module:factory`) is imported, so load only what you trust to name
-    code that is installed here; weights and configuration are data and run nothing.
+    Weights and configuration are data and run nothing, with one exception: a model of somebody's
+    own (`package.module:factory`) is imported and called. In a folder it is, so pass folders that
+    you trust; from the hub it is when `own_code` says so.
 
     Args:
         where: a folder; or a repository's name on the Hugging Face hub, NAME/NAME.
         revision: branch, tag or commit on the hub; None for the newest.
+        own_code: whether a repository of the hub may name code that is installed here.
 
     Returns:
         The classifier, in evaluation mode, on the CPU.
 
     Raises:
-        InputError: there is no such folder or repository, or it holds no exported classifier, or
-            a damaged one.
+        InputError: there is no such folder or repository, it holds no exported classifier or a
+            damaged one, or a repository names code that is not to be run.
 
     Example:
         >>> from_pretrained("absent/folder/of/mine")
@@ -112,38 +167,53 @@ def from_pretrained(where: str | Path, *, revision: str | None = None) -> PixelC
         selfexplain.errors.InputError: there is no folder absent/folder/of/mine; pass one that ...
     """
     folder = Path(where)
-    if not folder.is_dir():
+    here = bool(str(where)) and _is_folder(folder)
+    if not here:
         folder = _from_hub(str(where), revision)
     if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
         raise InputError(
             f"{where} lacks {CONFIG} or {WEIGHTS}; pass what selfexplain export has written"
         )
-    return classifier_of(_read_config(folder))
+    run = _read_config(folder)
+    if not here and not own_code and is_own(run.config.get("model")):
+        raise InputError(
+            f"{where} names a model that is no part of selfexplain, {run.config['model']}, which "
+            "would be imported and called here; pass own_code=True if you trust its publisher"
+        )
+    return classifier_of(run)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name too long for any file system
+        return False
 
 
 def _read_config(folder: Path) -> FinishedRun:
-    config: Mapping[str, Any] = read_json(folder / CONFIG)
-    try:
-        channels, height, width = config["image_shape"]
-        return FinishedRun(
-            folder=folder,
-            config=dict(config["model"]),
-            class_names=tuple(config["class_names"]),
-            shape_CHW=(channels, height, width),
-            mean_C=torch.tensor(config["mean"]),
-            std_C=torch.tensor(config["std"]),
-            digest=None if config.get("digest") is None else str(config["digest"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
+    config = read_json(folder / CONFIG)
+    if found := misfit(config, EXPORTED):
         raise InputError(
-            f"{folder / CONFIG} is no configuration of selfexplain ({first_line(error)}); pass "
-            "what selfexplain export has written"
-        ) from error
+            f"{folder / CONFIG} is no configuration of selfexplain ({found}); pass what "
+            "selfexplain export has written"
+        )
+    check_model_of(config["model"], folder / CONFIG)
+    channels, height, width = config["image_shape"]
+    lengths_agree(folder / CONFIG, mean=config["mean"], std=config["std"], channels=[0] * channels)
+    return FinishedRun(
+        folder=folder,
+        config=config["model"],
+        class_names=tuple(printable(config["class_names"])),
+        shape_CHW=(channels, height, width),
+        mean_C=torch.tensor(config["mean"], dtype=torch.float32),
+        std_C=torch.tensor(config["std"], dtype=torch.float32),
+        digest=config.get("digest"),
+    )
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
     """A local copy of the two files of a repository."""
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+    if not REPOSITORY.fullmatch(name) or "--" in name or ".." in name:
         raise InputError(
             f"there is no folder {name}; pass one that selfexplain export has written, or a "
             "repository of the hub as NAME/NAME"

@@ -37,7 +37,8 @@ def write_report(config: ReportConfig) -> Path:
         summary="What the models learned, and what they taught themselves by explaining.",
     )
     with atomic_file(config.file) as file:
-        file.write(html.encode())
+        # Paths of data may hold bytes that are no UTF-8, and then stand in the page as escapes.
+        file.write(html.encode(errors="backslashreplace"))
     return config.file
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import tyro
 
 from selfexplain.errors import InputError
+from selfexplain.limits import check_options
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,6 +23,7 @@ class ReportConfig:
 
     def __post_init__(self) -> None:
         """Refuse no folder, a folder twice, and a folder to write to."""
+        check_options(self)
         if not self.dirs:
             raise InputError("no folder is given; pass at least one, such as runs/demo")
         if len(set(self.dirs)) < len(self.dirs):

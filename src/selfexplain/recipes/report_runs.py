@@ -10,12 +10,12 @@ from torch import Tensor
 
 from selfexplain.errors import InputError
 from selfexplain.recipes.finished import kept_digest
-from selfexplain.recipes.folder import saved_config
 from selfexplain.recipes.objective_options import parts_of
+from selfexplain.recipes.read_records import TRAINED, read_metrics, read_result
+from selfexplain.records import printable
 from selfexplain.report.html.evenly import FRAMES, evenly
 from selfexplain.report.sections import Album, Moment, Predictions, Record, Similarity
-from selfexplain.training.files import load_tensors, read_json
-from selfexplain.training.log import EpochLog
+from selfexplain.training.files import read_json, read_shaped
 
 
 def read_record(folder: Path) -> Record:
@@ -30,23 +30,18 @@ def read_record(folder: Path) -> Record:
         selfexplain.errors.InputError: there is no file absent/run.json; pass the folder of a run
     """
     path = folder / "run.json"
-    run = read_json(path)
-    try:
-        config = run["config"]
-        objective, seed = str(config["objective"]), int(config["seed"])
-        class_names = tuple(map(str, run["images"]["class_names"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is not a training's; pass the folder of a training") from error
+    run = printable(read_json(path, TRAINED))
+    config, class_names = run["config"], tuple(run["images"]["class_names"])
     done = folder / "result.json"
     return Record(
-        objective=objective,
-        seed=seed,
+        objective=config["objective"],
+        seed=config["seed"],
         class_names=class_names,
-        metrics=_metrics(folder),
-        result=read_json(done) if done.exists() else None,
-        predictions=_predictions(folder),
-        similarity=_similarity(folder),
-        control=_control(objective, config.get("options") or {}),
+        metrics=printable(read_metrics(folder)),
+        result=read_result(done) if done.exists() else None,
+        predictions=_predictions(folder, len(class_names)),
+        similarity=_similarity(folder, len(class_names)),
+        control=_control(config["objective"], config.get("options", {})),
     )
 
 
@@ -60,15 +55,22 @@ def read_album(folder: Path, most: int = FRAMES) -> Album | None:
         >>> read_album(Path("absent")) is None
         True
     """
-    images = _tensors(folder / "album" / "images.safetensors", "images", "labels")
+    path = folder / "album" / "images.safetensors"
     epochs = album_epochs(folder)
-    if images is None or not epochs:
+    if not path.exists() or not epochs:
         return None
+    run = read_json(folder / "run.json", TRAINED)
+    classes = len(run["images"]["class_names"])
+    images = read_shaped(path, {"images": "uint8 BCHW", "labels": "int B"})
+    _check_indices(path, "labels", images["labels"], classes)
     return Album(
-        images_BCHW=images[0],
-        labels_B=images[1],
-        moments=tuple(_moment(folder, epochs[i]) for i in evenly(len(epochs), most)),
-        epochs=int(saved_config(folder / "run.json")["training"]["epochs"]),
+        images_BCHW=images["images"],
+        labels_B=images["labels"],
+        moments=tuple(
+            _moment(folder, epochs[i], len(images["labels"]), classes)
+            for i in evenly(len(epochs), most)
+        ),
+        epochs=run["config"].get("training", {}).get("epochs", epochs[-1]),
     )
 
 
@@ -79,7 +81,7 @@ def album_epochs(folder: Path) -> list[int]:
         >>> album_epochs(Path("absent"))
         []
     """
-    epochs = sorted({int(line["epoch"]) for line in _metrics(folder)})
+    epochs = sorted({int(line["epoch"]) for line in read_metrics(folder)})
     return [epoch for epoch in epochs if _page(folder, epoch).exists()]
 
 
@@ -90,44 +92,61 @@ def _control(spec: str, options: dict[str, dict[str, Any]]) -> str:
     return str(own.get("control", options.get(name, {}).get("control", "none")))
 
 
-def _metrics(folder: Path) -> tuple[dict[str, Any], ...]:
-    return tuple(EpochLog(folder).read())
+def _predictions(folder: Path, classes: int) -> Predictions | None:
+    path = folder / "predictions.safetensors"
+    if not path.exists():
+        return None
+    found = read_shaped(
+        path,
+        {"logits": "float NK", "labels": "int N"},
+        {"K": classes},
+        digest=kept_digest(folder, path.name),
+    )
+    _check_indices(path, "labels", found["labels"], classes)
+    return Predictions(logits_NK=found["logits"], labels_N=found["labels"])
 
 
-def _predictions(folder: Path) -> Predictions | None:
-    tensors = _tensors(folder / "predictions.safetensors", "logits", "labels")
-    return None if tensors is None else Predictions(logits_NK=tensors[0], labels_N=tensors[1])
+def _similarity(folder: Path, classes: int) -> Similarity | None:
+    path = folder / "similarity.safetensors"
+    if not path.exists():
+        return None
+    found = read_shaped(
+        path,
+        {"similarity": "float KK", "count": "int K"},
+        {"K": classes},
+        digest=kept_digest(folder, path.name),
+    )
+    return Similarity(similarity_KK=found["similarity"], count_K=found["count"])
 
 
-def _similarity(folder: Path) -> Similarity | None:
-    tensors = _tensors(folder / "similarity.safetensors", "similarity", "count")
-    return None if tensors is None else Similarity(similarity_KK=tensors[0], count_K=tensors[1])
+def _check_indices(path: Path, name: str, index: Tensor, classes: int) -> None:
+    """Raise InputError unless all of these are numbers of classes."""
+    low, high = int(index.min()), int(index.max())
+    if low < 0 or high >= classes:
+        raise InputError(
+            f"{path} is damaged: {name} go from {low} to {high}, and the run has {classes} "
+            "classes; put it back as it was, or delete it to do without"
+        )
 
 
 def _page(folder: Path, epoch: int) -> Path:
     return folder / "album" / f"epoch-{epoch:04d}.safetensors"
 
 
-def _moment(folder: Path, epoch: int) -> Moment:
-    tensors = _tensors(_page(folder, epoch), "probabilities", "target", "classes", "maps")
-    assert tensors is not None, "the page was there a moment ago"
-    probabilities_BK, target_BK, classes_BR, maps_BRHW = tensors
+def _moment(folder: Path, epoch: int, images: int, classes: int) -> Moment:
+    path = _page(folder, epoch)
+    shapes = {
+        "probabilities": "float BK",
+        "target": "float BK",
+        "classes": "int BR",
+        "maps": "float BRHW",
+    }
+    found = read_shaped(path, shapes, {"B": images, "K": classes})
+    _check_indices(path, "classes", found["classes"], classes)
     return Moment(
         epoch=epoch,
-        probabilities_BK=probabilities_BK,
-        target_BK=target_BK,
-        classes_BR=classes_BR,
-        maps_BRHW=maps_BRHW,
+        probabilities_BK=found["probabilities"],
+        target_BK=found["target"],
+        classes_BR=found["classes"],
+        maps_BRHW=found["maps"],
     )
-
-
-def _tensors(path: Path, *names: str) -> list[Tensor] | None:
-    """The tensors of these names; None if there is no file."""
-    if not path.exists():
-        return None
-    remedy = "delete it, and the report goes without"
-    tensors = load_tensors(path, digest=kept_digest(path.parent, path.name), remedy=remedy)
-    try:
-        return [tensors[name] for name in names]
-    except KeyError as error:
-        raise InputError(f"{path} cannot be read ({error}); {remedy}") from error

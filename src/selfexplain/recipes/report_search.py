@@ -5,10 +5,15 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-import numpy as np
-
 from selfexplain.errors import InputError
-from selfexplain.recipes.folder import saved_config
+from selfexplain.recipes.read_records import (
+    LOOKUPS,
+    SEARCHES,
+    read_search_lines,
+    read_search_result,
+    read_search_run,
+)
+from selfexplain.records import printable
 from selfexplain.report.html import Section, paragraph
 from selfexplain.report.search_sections import (
     Album,
@@ -19,7 +24,7 @@ from selfexplain.report.search_sections import (
     search_style,
     seeds_table,
 )
-from selfexplain.training.files import load_tensors, read_json
+from selfexplain.training.files import read_json, read_shaped
 from selfexplain.training.log import EpochLog
 
 
@@ -77,22 +82,23 @@ def read_search(folder: Path) -> SearchRecord:
         Traceback (most recent call last):
         selfexplain.errors.InputError: there is no file absent/run.json; pass the folder of a run
     """
-    run = read_json(folder / "run.json")
-    images = run.get("images") or {}
-    history = EpochLog(folder, name="search.jsonl").read()
+    run = printable(read_search_run(folder / "run.json"))
+    config, images = run["config"], run.get("images", {})
+    history = read_search_lines(EpochLog(folder, name="search.jsonl"), config["space"])
     done = folder / "result.json"
     return SearchRecord(
-        config=saved_config(folder / "run.json"),
+        config=config,
         train_images=images.get("train"),
-        history=tuple(history),
-        result=read_json(done) if done.exists() else None,
+        history=tuple(printable(history)),
+        result=printable(read_search_result(done)) if done.exists() else None,
         album=_album(folder / "album", images.get("class_names"), len(history)),
         lookups=_lookups(folder),
     )
 
 
 def _is_search(run_json: Path) -> bool:
-    return {"space", "rates"} <= set(read_json(run_json).get("config") or {})
+    config = read_json(run_json).get("config")
+    return isinstance(config, dict) and {"space", "rates"} <= set(config)
 
 
 def _holds_seeds(folder: Path) -> bool:
@@ -109,7 +115,7 @@ def _sections_of_seeds(folder: Path) -> list[Section]:
     done, lookups = folder / "searches.json", _lookups(folder)
     body = paragraph("Not all of these searches are finished.")
     if done.exists():
-        body = seeds_table(read_json(done))
+        body = seeds_table(printable(read_json(done, SEARCHES)))
     if lookups:
         body += f"<h3>Lookup</h3>{lookups_table(lookups)}"
     return [Section("Searches", body), *(_section_of(folder, seed) for seed in _seeds(folder))]
@@ -131,26 +137,26 @@ def _album(folder: Path, class_names: list[str] | None, epochs: int) -> Album | 
     """What was recorded of the logged epochs: a later one was cut off."""
     if not (folder / "images.safetensors").exists():
         return None
-    images = _tensors(folder / "images.safetensors")
+    path = folder / "images.safetensors"
+    images = read_shaped(path, {"images": "uint8 BCHW", "labels": "int B"})
+    sizes = dict(zip("BCHW", images["images"].shape, strict=True))
     found = {}
     for epoch in range(1, epochs + 1):
         path = folder / f"epoch-{epoch:04d}.safetensors"
         if path.exists():
-            tensors = _tensors(path)
+            shapes = {"delta": "float BCHW", "explained": "float BCHW"}
+            tensors = read_shaped(path, shapes, sizes)
             found[epoch] = Explained(
-                delta_BCHW=tensors["delta"], explained_BCHW=tensors["explained"]
+                delta_BCHW=tensors["delta"].numpy(), explained_BCHW=tensors["explained"].numpy()
             )
     names = class_names or []
     labels = [
-        names[label] if label < len(names) else str(label) for label in images["labels"].tolist()
+        names[label] if 0 <= label < len(names) else str(label)
+        for label in images["labels"].tolist()
     ]
-    return Album(images_BCHW=images["images"], labels=tuple(labels), epochs=found)
-
-
-def _tensors(path: Path) -> dict[str, np.ndarray]:
-    return {name: tensor.numpy() for name, tensor in load_tensors(path).items()}
+    return Album(images_BCHW=images["images"].numpy(), labels=tuple(labels), epochs=found)
 
 
 def _lookups(folder: Path) -> tuple[dict[str, Any], ...]:
     path = folder / "lookup.json"
-    return tuple(read_json(path)["cells"]) if path.exists() else ()
+    return tuple(printable(read_json(path, LOOKUPS)["cells"])) if path.exists() else ()

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from selfexplain.errors import InputError
-from selfexplain.recipes.folder import saved_config
 from selfexplain.recipes.objective_options import parts_of
+from selfexplain.recipes.read_records import COMPARED, STUDY, TRAINED, read_comparison
 from selfexplain.recipes.report_runs import album_epochs, read_album, read_record
 from selfexplain.recipes.runs import run_folder
+from selfexplain.records import printable
 from selfexplain.report.html import Section, paragraph
 from selfexplain.report.sections import (
     Record,
@@ -42,7 +42,7 @@ def run_sections(folder: Path) -> list[Section]:
         ['Results', 'Learning curves']
     """
     record = read_record(folder)
-    run = read_json(folder / "run.json")
+    run = printable(read_json(folder / "run.json", TRAINED))
     about = facts(run["config"], run.get("environment", {}))
     return [run_results(record, about), *_learned([record], [folder])]
 
@@ -56,12 +56,15 @@ def comparison_sections(folder: Path) -> list[Section]:
         selfexplain.errors.InputError: there is no file absent/compare.json; pass the ...
     """
     path = folder / "results.json"
-    results = _results(path) if path.exists() else None
-    config = saved_config(folder / "compare.json") if results is None else results["config"]
+    results = printable(read_comparison(path)) if path.exists() else None
+    saved = folder / "compare.json"
+    config = (
+        read_json(saved, {"config": COMPARED})["config"] if results is None else results["config"]
+    )
     folders = [
         run
         for objective in config["objectives"]
-        for seed in config["seeds"]
+        for seed in config.get("seeds", [])
         if ((run := run_folder(folder, objective, seed)) / "run.json").exists()
     ]
     records = [read_record(run) for run in folders]
@@ -80,18 +83,14 @@ def study_sections(folder: Path) -> list[Section]:
         Traceback (most recent call last):
         selfexplain.errors.InputError: there is no file absent/study.json; pass the ...
     """
-    return [study_results(read_json(folder / "study.json")), *comparison_sections(folder)]
-
-
-def _results(path: Path) -> dict[str, Any]:
-    results = read_json(path)
-    if not results.get("summary") or "objectives" not in results.get("config", {}):
-        raise InputError(f"{path} is not a comparison's; pass the folder of a comparison")
-    return results
+    return [
+        study_results(printable(read_json(folder / "study.json", STUDY))),
+        *comparison_sections(folder),
+    ]
 
 
 def _unfinished(config: dict[str, Any], records: Sequence[Record]) -> Section:
-    wanted = len(config["objectives"]) * len(config["seeds"])
+    wanted = len(config["objectives"]) * len(config.get("seeds", []))
     done = sum(record.result is not None for record in records)
     text = f"This comparison is not finished: {done} of {wanted} runs are. The same command goes on"
     return Section("Results", paragraph(f"{text}; then the table will stand here."))

@@ -1,13 +1,13 @@
 """The options of retraining, from which the command line is generated."""
 
-import math
 from dataclasses import dataclass
 
 from selfexplain.errors import InputError
+from selfexplain.limits import Count, NotNegative, ShareBelowOne, check_options
 from selfexplain.recipes.machines import process_count
-from selfexplain.recipes.options import RunConfig, check_seed, name_folder
+from selfexplain.recipes.options import RunConfig, name_folder
 from selfexplain.spaces import load_genotype, to_string
-from selfexplain.spaces.checks import Form, check_probability
+from selfexplain.spaces.checks import Form
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,35 +32,27 @@ class RetrainConfig(RunConfig):
     objective: str = "standard"
     """standard | label_smoothing | confidence_penalty | introspective, with options of its own
     after a colon if you like: introspective:weight=0.1,control=permuted."""
-    init_channels: int | None = None
+    init_channels: Count | None = None
     """Channels of the first cells; None for the published ones: darts 36, and 48 in the imagenet
     form; nasbench201 16."""
-    cells: int | None = None
+    cells: Count | None = None
     """Cells of the network (darts; None for 20, and 14 in the imagenet form), or of each of its
     three stages (nasbench201; None for 5)."""
     form: Form = "small"
     """small for images of about 32 pixels; imagenet (darts alone) starts with three convolutions of
     stride 2."""
-    auxiliary: float = 0.0
+    auxiliary: NotNegative = 0.0
     """Weight of the cross-entropy of a second head at two thirds of the depth (darts alone; 0.4 as
     published); 0 for no such head."""
-    drop_path: float = 0.0
+    drop_path: ShareBelowOne = 0.0
     """Probability that an operation is left out for an image, in the last epochs; it grows linearly
     from 0 (published for darts: 0.2 to 0.3)."""
 
     def __post_init__(self) -> None:
         """Take the genotype in; refuse what cannot be trained; name the folder."""
-        check_seed(self.seed)
-        check_seed(self.start)
+        check_options(self)
         genotype = load_genotype(self.genotype)
         object.__setattr__(self, "genotype", to_string(genotype))
-        for name in ("init_channels", "cells"):
-            number = getattr(self, name)
-            if number is not None and number < 1:
-                raise InputError(f"{name} is {number}; pass a whole number of at least 1")
-        if not 0 <= self.auxiliary < math.inf:
-            raise InputError(f"auxiliary is {self.auxiliary:g}; pass a number of at least 0")
-        check_probability(self.drop_path)
         _check_family(self, genotype.family)
         if self.auxiliary and self.training.batch_size // process_count(self.device) < 2:
             raise InputError(

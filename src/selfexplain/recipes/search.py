@@ -13,19 +13,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from selfexplain.data import ImageData
+from selfexplain.models.build import check_model_name
 from selfexplain.recipes.environment import environment
 from selfexplain.recipes.folder import claim_folder, kept_said, locked
 from selfexplain.recipes.launch import launch
 from selfexplain.recipes.logging import logged
 from selfexplain.recipes.options import DeviceOptions, plain
 from selfexplain.recipes.prepare import load, prepare
+from selfexplain.recipes.read_records import read_search_result
 from selfexplain.recipes.search_options import SearchConfig
 from selfexplain.recipes.search_outcome import collapsed, skip_connections, write_outcome
 from selfexplain.recipes.search_progress import SearchProgress, StepCallback
 from selfexplain.recipes.search_setup import Halves, build_search
 from selfexplain.spaces import Genotype, random_genotype, to_string
 from selfexplain.training import TrainingOptions
-from selfexplain.training.files import read_json, write_json
+from selfexplain.training.files import write_json
 from selfexplain.training.loggers import Logger, numbers
 from selfexplain.training.processes import joined_processes
 from selfexplain.training.shortage import shortage_said
@@ -63,10 +65,12 @@ def run_search(
         >>> sorted(run_search(config))
         ['collapsed', 'edges', 'epochs', 'genotype', 'method', 'seed', 'skips', 'space']
     """
+    if config.method == "lease":
+        check_model_name(config.audience)  # before any data are read
     identity = claim_folder(config)
     done = config.out / "result.json"
     if done.exists():
-        return read_json(done)
+        return read_search_result(done)
     remedy = "pass a smaller --batch-size, or let fewer searches share the GPU"
     with locked(config.out, patience), kept_said(config.out), shortage_said(remedy):
         fabric = launch(DeviceOptions(accelerator=config.accelerator), TrainingOptions())
@@ -105,7 +109,7 @@ def _search(
     progress.run(on_step)
     if not fabric.is_global_zero:
         return {}
-    write_outcome(config.out, progress.genotype, progress.log.read())
+    write_outcome(config.out, progress.genotype, progress.lines())
     return _write_result(config, progress.genotype, progress.outcome(), loggers)
 
 

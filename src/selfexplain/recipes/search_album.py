@@ -20,6 +20,7 @@ from selfexplain.data import normalise
 from selfexplain.lease import ArchitectureSearch, LeaSE
 from selfexplain.multilevel import Processes
 from selfexplain.multilevel.processes import ALONE
+from selfexplain.recipes.album import only_warned
 from selfexplain.recipes.prepare import Prepared
 from selfexplain.recipes.search_options import SearchConfig
 from selfexplain.training.files import write_tensors
@@ -69,10 +70,15 @@ class SearchAlbum:
     def record(self, search: ArchitectureSearch, epoch: int) -> None:
         """Write what the explainer would show after an epoch, which counts from 1.
 
-        Nothing of the search is changed. A method that does not explain leaves no album.
+        Nothing of the search is changed. A method that does not explain leaves no album. What goes
+        wrong is a warning.
         """
         if not isinstance(search, LeaSE):
             return
+        with only_warned(f"the pictures of epoch {epoch}"):
+            self._record(search, epoch)
+
+    def _record(self, search: LeaSE, epoch: int) -> None:
         images_BCHW = self.prepared.scored.read(self.indices_B)
         labels_B = self.prepared.scored.labels_N[self.indices_B]
         first = slice(IMAGES)

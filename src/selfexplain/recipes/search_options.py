@@ -8,7 +8,8 @@ import tyro
 
 from selfexplain.errors import InputError
 from selfexplain.lease import LeaSEOptions, Rates
-from selfexplain.recipes.options import UNNAMED, DataOptions, check_seed, name_folder
+from selfexplain.limits import Count, Natural, OptionError, Seed, check_options
+from selfexplain.recipes.options import UNNAMED, DataOptions, name_folder
 from selfexplain.training.loggers import LoggerName
 
 Space = Literal["nasbench201", "darts", "pcdarts"]
@@ -35,23 +36,23 @@ class SearchConfig:
     out: Path = UNNAMED
     """Folder for the results; by default one in runs/ named after the configuration, so that the
     same command finds its own folder again."""
-    epochs: int = 50
+    epochs: Count = 50
     """Passes over the first half of the training images."""
-    warmup_epochs: int | None = None
+    warmup_epochs: Natural | None = None
     """Epochs in which the architecture rests; None for a tenth of all."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Images in a step, of each half."""
-    init_channels: int = 16
+    init_channels: Count = 16
     """Channels of the supernet's first cells."""
-    cells: int | None = None
+    cells: Count | None = None
     """Cells of the supernet (darts, pcdarts; None for 8), or of each of its three stages
     (nasbench201; None for 5)."""
     rates: Annotated[Rates, tyro.conf.arg(name="")] = field(default_factory=Rates)
     options: Annotated[LeaSEOptions, tyro.conf.arg(name="")] = field(default_factory=LeaSEOptions)
-    stop_at_skips: int | None = None
+    stop_at_skips: Count | None = None
     """Stop when the cell (darts: the normal one) would have so many skip connections, and keep the
     one before; None to go on."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of weights, architecture, batches and splits."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Kind of device; auto takes a GPU if there is one."""
@@ -63,18 +64,14 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be searched; name the folder."""
-        check_seed(self.seed)
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; pass at least 1")
+        check_options(self)
         if self.warmup_epochs is not None and not 0 <= self.warmup_epochs < self.epochs:
             raise InputError(
                 f"warmup_epochs is {self.warmup_epochs}; pass 0 to {self.epochs - 1}, so that the "
                 "architecture moves at all"
             )
-        if self.stop_at_skips is not None and self.stop_at_skips < 1:
-            raise InputError(f"stop_at_skips is {self.stop_at_skips}; pass at least 1, or nothing")
         self._check_method()
+        self._check_space()
         held_out = self.data.validation or 0.5
         object.__setattr__(self, "data", replace(self.data, validation=held_out))
         name_folder(self, "search", self.space, self.method, free=("seeds",))
@@ -83,6 +80,24 @@ class SearchConfig:
     def resting_epochs(self) -> int:
         """Epochs in which the architecture rests."""
         return self.epochs // 10 if self.warmup_epochs is None else self.warmup_epochs
+
+    def _check_space(self) -> None:
+        """Refuse a supernet that no images would fit."""
+        unit = {"darts": 2, "pcdarts": 8}.get(self.space, 1)
+        if self.init_channels % unit:
+            raise OptionError(
+                f"init_channels is {self.init_channels}, which {self.space} cannot split; pass a "
+                f"multiple of {unit}",
+                type(self),
+                "init_channels",
+            )
+        if self.space != "nasbench201" and self.cells is not None and self.cells < 3:
+            raise OptionError(
+                f"cells is {self.cells}, and a {self.space} supernet of fewer than 3 has reduction "
+                "cells alone; pass at least 3",
+                type(self),
+                "cells",
+            )
 
     def _check_method(self) -> None:
         """Refuse options that the method would not look at."""

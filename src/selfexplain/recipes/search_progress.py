@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from selfexplain.data import Batches
+from selfexplain.errors import InputError
 from selfexplain.lease import ArchitectureSearch
 from selfexplain.recipes.prepare import Prepared
+from selfexplain.recipes.read_records import read_search_lines
 from selfexplain.recipes.scoring import predict_together
 from selfexplain.recipes.search_album import SearchAlbum
 from selfexplain.recipes.search_options import SearchConfig
@@ -157,9 +159,19 @@ class SearchProgress:
             self.epochs_done, self.stopped = epochs_done(state), state["stopped"]
             self.genotype = from_string(state["genotype"])
 
+    def lines(self) -> list[dict[str, Any]]:
+        """What was logged of the epochs, of which there is one at least."""
+        lines = read_search_lines(self.log, self.config.space)
+        if not lines:
+            raise InputError(
+                f"{self.log.path} says of no epoch what it brought; put it back as it was, or "
+                f"delete {self.path} to search again"
+            )
+        return lines
+
     def outcome(self) -> dict[str, Any]:
         """What a result says beside the cell."""
-        lines = self.log.read()
+        lines = self.lines()
         last = lines[-2] if self.stopped and len(lines) > 1 else lines[-1]  # that of the cell
         return {
             "epochs": self.epochs_done,

@@ -17,9 +17,10 @@ from typing import Any
 import tyro
 
 from selfexplain.errors import InputError, exit_on_bad_input
+from selfexplain.recipes.read_records import read_search_result
 from selfexplain.report.table import with_spread
 from selfexplain.spaces.table import BenchmarkTable, load_table
-from selfexplain.training.files import read_json, write_json
+from selfexplain.training.files import write_json
 from selfexplain.writing import atomic_file
 
 
@@ -43,7 +44,7 @@ def searched_cells(runs: Path, table: BenchmarkTable) -> dict[str, list[dict[str
     """
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for path in sorted(runs.glob("*/result.json")):
-        name, result = path.parent.name, read_json(path)
+        name, result = path.parent.name, read_search_result(path)
         cell = table.look_up(result["genotype"])
         found[re.sub(r"-seed\d+$", "", name)].append(
             {**result, "test": cell.test, "rank": cell.rank, "percentile": cell.percentile}

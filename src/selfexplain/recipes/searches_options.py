@@ -6,7 +6,8 @@ from typing import Annotated
 import tyro
 
 from selfexplain.errors import InputError
-from selfexplain.recipes.options import check_seed, name_folder
+from selfexplain.limits import Seed, check_options
+from selfexplain.recipes.options import name_folder
 from selfexplain.recipes.search_options import SearchConfig
 from selfexplain.recipes.sweep_options import SweepOptions
 
@@ -26,20 +27,19 @@ class SearchesConfig(SearchConfig):
         ['seed0', 'seed1']
     """
 
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[Seed, ...] = ()
     """Search with each of these seeds, in the folders seed0, seed1, ... of --out; none for one
     search, with --seed, in --out itself."""
     sweep: Annotated[SweepOptions, tyro.conf.arg(name="")] = field(default_factory=SweepOptions)
 
     def __post_init__(self) -> None:
         """Refuse seeds and processes that would not be looked at; name the folder."""
+        check_options(self)
         if self.seeds:
             if self.seed:
                 raise InputError("--seed and --seeds exclude each other; pass one of them")
             if len(set(self.seeds)) != len(self.seeds):
                 raise InputError("seeds names one twice; pass each once")
-            for seed in self.seeds:
-                check_seed(seed)
             name_folder(self, "searches", self.space, self.method, free=("seed", "seeds"))
         elif self.sweep != SweepOptions():
             raise InputError("workers and clusters are for several searches; pass --seeds 0 1 ...")

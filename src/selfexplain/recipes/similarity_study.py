@@ -144,8 +144,7 @@ def measures(
     layer = find_explained_layer(model, x_BCHW, kind="cam")
     with torch.no_grad(), capture(model, layer) as seen:
         logits_BK = model(x_BCHW)
-    assert seen.linear is not None
-    weight_KF = seen.linear.weight.detach()
+    weight_KF = seen.weight_KF.detach()
     unseen = torch.ones_like(seen.features_BFHW)
     maps_BKHW = class_maps(model, x_BCHW, kind="cam")
     early = class_maps(model, x_BCHW, kind="feature_x_gradient", layer=config.early_layer)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from selfexplain.errors import InputError
+from selfexplain.limits import Count, NotNegative, check_options
 from selfexplain.sweeps import InThisProcess, LocalWorkers, RayCluster, Scheduler
 
 
@@ -20,7 +21,7 @@ class SweepOptions:
         (True, False)
     """
 
-    workers: int | None = None
+    workers: Count | None = None
     """Runs at a time, each in a process of its own; None for one after another in this process, or
     for as many as the cluster has room for."""
     cluster: Literal["ray"] | None = None
@@ -28,18 +29,15 @@ class SweepOptions:
     cluster_address: str | None = None
     """HOST:PORT of a Ray cluster, or auto for the one that this machine belongs to; None to start
     one on this machine that ends with the command."""
-    gpus_per_run: float | None = None
+    gpus_per_run: NotNegative | None = None
     """GPUs that a run on a cluster asks for, such as 0.25 for four runs on each; None for one if
     there are any."""
-    cpus_per_run: int | None = None
+    cpus_per_run: Count | None = None
     """Cores that a run on a cluster asks for, and its threads; None for one."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be, and what would be ignored."""
-        for name, least in {"workers": 1, "gpus_per_run": 0, "cpus_per_run": 1}.items():
-            value = getattr(self, name)
-            if value is not None and not value >= least:
-                raise InputError(f"{name} is {value:g}; pass a number of at least {least}")
+        check_options(self)
         if self.cluster is None:
             for name in ("cluster_address", "gpus_per_run", "cpus_per_run"):
                 if getattr(self, name) is not None:

@@ -18,21 +18,25 @@ from torch import Tensor, nn
 
 from selfexplain.data import ImageData
 from selfexplain.evaluation import score
+from selfexplain.models.build import check_model_name
 from selfexplain.objectives import Objective
 from selfexplain.recipes.album import open_album
 from selfexplain.recipes.check_model import check_model
 from selfexplain.recipes.classifier import build_seeded
 from selfexplain.recipes.derived import drop_path_schedule, size_of
-from selfexplain.recipes.finished import read_result
+from selfexplain.recipes.finished import check_tensors, read_finished
 from selfexplain.recipes.folder import claim_folder, kept_said, locked
 from selfexplain.recipes.launch import launch
 from selfexplain.recipes.logging import logged
+from selfexplain.recipes.objectives import resolve
 from selfexplain.recipes.options import RunConfig, TrainConfig, plain
 from selfexplain.recipes.prepare import Prepared, load, prepare
+from selfexplain.recipes.read_records import read_own_result
 from selfexplain.recipes.record import median_step_seconds, write_outcome, write_run
 from selfexplain.recipes.robustness import robustness
 from selfexplain.recipes.scoring import predict_together
 from selfexplain.recipes.teacher import after_teachers, find_teacher
+from selfexplain.recipes.teacher_chain import check_teacher_is_needed
 from selfexplain.training import train
 from selfexplain.training.loggers import Logger, numbers
 from selfexplain.training.shortage import shortage_said
@@ -82,9 +86,12 @@ def run_training(
         >>> result["objective"], result["seed"], result["accuracy"] > 10
         ('introspective', 0, True)
     """
+    check_run(config)
     identity = claim_folder(config)
-    if (config.out / "result.json").exists():
-        return read_result(config.out)
+    done = config.out / "result.json"
+    if done.exists():
+        check_tensors(config.out)
+        return read_own_result(done, config.objective, config.seed)
     remedy = (
         f"pass a smaller --batch-size (now {config.training.batch_size}), or let fewer runs share "
         "the GPU"
@@ -94,6 +101,26 @@ def run_training(
         folder = config.out / "teachers" if teachers is None else teachers
         with logged(config, first=fabric.is_global_zero) as loggers:
             return _train_and_score(config, identity, fabric, data, on_step, folder, loggers)
+
+
+def check_run(config: RunConfig) -> None:
+    """Refuse what no data could make possible, before any are read.
+
+    Raises:
+        InputError: there is no such objective, option of it, model or teacher.
+
+    Example:
+        >>> from selfexplain.recipes.options import DataOptions
+        >>> check_run(TrainConfig(data=DataOptions(data="digits"), model="resnet21"))
+        Traceback (most recent call last):
+        selfexplain.errors.InputError: there is no model 'resnet21' (did you mean resnet20?); ...
+    """
+    resolve(config.objective, config.options)
+    check_teacher_is_needed(config, [config.objective])
+    if isinstance(config, TrainConfig):
+        check_model_name(config.model)
+    if config.teacher is not None:
+        read_finished(config.teacher)
 
 
 def _train_and_score(

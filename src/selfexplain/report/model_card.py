@@ -1,8 +1,12 @@
 """The card of a trained classifier for the Hugging Face hub: Markdown with metadata above."""
 
 import json
+import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from selfexplain.errors import InputError
 
 SCORES = {
     "accuracy": "accuracy of the last epoch, percent",
@@ -11,6 +15,10 @@ SCORES = {
     "ece": "expected calibration error over 15 bins, percent",
 }
 """Name in result.json -> what it is."""
+LONGEST = 200
+"""Characters of a name that are shown."""
+JOINERS = "\u200c\u200d"
+"""Invisible characters that some scripts, and some pictures, are written with."""
 
 
 def model_card(
@@ -22,12 +30,17 @@ def model_card(
 ) -> str:
     """Say what was trained, on what, how, and how good it is.
 
+    Names come from wherever the images came from: each is escaped for the place that it stands in.
+
     Args:
         config: of the run, as `run.json` holds it.
         result: what `result.json` holds.
         environment: of the run.
         class_names: K names.
         shape_CHW: of an image.
+
+    Raises:
+        InputError: a score of the result is no number.
 
     Example:
         >>> card = model_card(
@@ -41,19 +54,19 @@ def model_card(
     data, scored = config["data"], "test images"
     if data.get("validation"):
         scored = f"a held-out share of {data['validation']:g} of the training images"
-    kind = config.get("model", "network of a genotype")
-    rows = [
-        f"| {name} | {result[name]:.4f} | {SCORES[name]} |" for name in SCORES if name in result
-    ]
+    kind = as_markdown(config.get("model", "network of a genotype"))
+    scores = _scores(result)
+    rows = [f"| {name} | {value:.4f} | {SCORES[name]} |" for name, value in scores.items()]
     return "\n".join(
         [
-            *_metadata(config, result),
-            f"# {kind}, trained by {config['objective']}",
+            *_metadata(config, scores),
+            f"# {kind}, trained by {as_markdown(config['objective'])}",
             "",
-            f"Classifies images of {' x '.join(map(str, shape_CHW))} (channels, height, width) "
-            f"into {len(class_names)} classes: {_listed(class_names)}.",
+            f"Classifies images of {' x '.join(map(as_markdown, shape_CHW))} (channels, height, "
+            f"width) into {len(class_names)} classes: {_listed(class_names)}.",
             "",
-            f"Scores on the {scored} of `{data['data']}`, one seed ({config['seed']}):",
+            f"Scores on the {scored} of {as_markdown(data['data'])}, one seed "
+            f"({as_markdown(config['seed'])}):",
             "",
             "| score | value | what it is |",
             "| --- | ---: | --- |",
@@ -70,8 +83,8 @@ def model_card(
             "",
             "## Training",
             "",
-            f"Commit of selfexplain: {environment.get('commit') or 'unknown'}. Versions: "
-            f"{', '.join(f'{k} {v}' for k, v in environment.get('versions', {}).items())}.",
+            f"Commit of selfexplain: {as_markdown(environment.get('commit') or 'unknown')}. "
+            f"Versions: {_versions(environment)}.",
             "",
             "```json",
             json.dumps(config, indent=1, sort_keys=True),
@@ -86,10 +99,63 @@ def model_card(
     )
 
 
-def _metadata(config: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:
-    """YAML that the hub reads; strings are quoted as JSON, which is YAML."""
-    name = json.dumps(f"{config.get('model', 'derived')} {config['objective']}")
-    data = json.dumps(config["data"]["data"])
+def as_markdown(value: object) -> str:
+    r"""A name as Markdown that shows it, on one line: no markup, link, HTML or formula of its own.
+
+    Example:
+        >>> as_markdown("<b>a_cat</b>")
+        '&lt;b&gt;a\\_cat&lt;/b&gt;'
+        >>> as_markdown("[x](javascript:1)")
+        '&#91;x&#93;(javascript&#58;1)'
+    """
+    text = re.sub(r"[*_~#&<>\\\[\]{}!$|:@`^=]", _escaped, _on_one_line(value))
+    return re.sub(r"(?i)(www)\.", r"\1&#46;", text)  # some readers make links of these
+
+
+def _escaped(found: re.Match[str]) -> str:
+    """A backslash where that suffices; entities for what other languages than Markdown read."""
+    letter = found[0]
+    if letter in "*_~#":
+        return f"\\{letter}"
+    return {"&": "&amp;", "<": "&lt;", ">": "&gt;"}.get(letter, f"&#{ord(letter)};")
+
+
+def _on_one_line(value: object) -> str:
+    """Visible characters alone: no breaks, directions of writing, or bytes that are no text."""
+    shown = "".join(
+        letter
+        if letter.isprintable() or letter in JOINERS
+        else " "
+        if letter.isspace()
+        else "\ufffd"
+        for letter in str(value)[: LONGEST + 1]
+    )
+    return shown if len(shown) <= LONGEST else shown[:LONGEST] + "\u2026"
+
+
+def _scores(result: Mapping[str, Any]) -> dict[str, float]:
+    """The scores that there are."""
+    scores = {}
+    for name in SCORES:
+        value = result.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise InputError(
+                f"the run's result.json has no number at {name}; pass a run whose files are whole"
+            )
+        if value is not None and math.isfinite(value):
+            scores[name] = float(value)
+    return scores
+
+
+def _versions(environment: Mapping[str, Any]) -> str:
+    versions = environment.get("versions", {})
+    return ", ".join(f"{as_markdown(name)} {as_markdown(v)}" for name, v in versions.items())
+
+
+def _metadata(config: Mapping[str, Any], scores: Mapping[str, float]) -> list[str]:
+    """YAML that the hub reads."""
+    name = _as_yaml(f"{config.get('model', 'derived')} {config['objective']}")
+    data = _as_yaml(config["data"]["data"])
     return [
         "---",
         "library_name: selfexplain",
@@ -101,16 +167,17 @@ def _metadata(config: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]
         "  - task: {type: image-classification}",
         f"    dataset: {{name: {data}, type: {data}}}",
         "    metrics:",
-        *(
-            f"    - {{type: {metric}, value: {result[metric]:.4f}}}"
-            for metric in SCORES
-            if metric in result
-        ),
+        *(f"    - {{type: {metric}, value: {value:.4f}}}" for metric, value in scores.items()),
         "---",
         "",
     ]
 
 
+def _as_yaml(value: object) -> str:
+    """A text in quotes: JSON is YAML, but for pairs of escapes that stand for one character."""
+    return json.dumps(_on_one_line(value), ensure_ascii=False)
+
+
 def _listed(names: Sequence[str], most: int = 20) -> str:
-    shown = ", ".join(names[:most])
+    shown = ", ".join(map(as_markdown, names[:most]))
     return shown if len(names) <= most else f"{shown}, and {len(names) - most} more"

@@ -6,12 +6,15 @@ from importlib import resources
 from pathlib import Path
 
 from selfexplain.errors import InputError
+from selfexplain.records import escaped, parse_json, read_text
 from selfexplain.spaces.genotype import Genotype
 from selfexplain.spaces.json_form import from_plain, to_json
 from selfexplain.spaces.strings import from_string
 from selfexplain.writing import atomic_file
 
 PUBLISHED = "published:"
+LONGEST = 200
+"""Letters of a spec that messages show."""
 
 
 def save_genotype(path: str | Path, genotype: Genotype) -> None:
@@ -55,7 +58,10 @@ def load_genotype(spec: str | Path, family: str | None = None) -> Genotype:
     """
     genotype = _load(str(spec))
     if family is not None and genotype.family != family:
-        raise InputError(f"{spec} is a {genotype.family} genotype; pass one of the family {family}")
+        raise InputError(
+            f"{str(spec)[:LONGEST]} is a {genotype.family} genotype; pass one of the family "
+            f"{family}"
+        )
     return genotype
 
 
@@ -75,12 +81,13 @@ def _load(spec: str) -> Genotype:
         return _published(spec.removeprefix(PUBLISHED))
     if spec.lstrip().startswith("|") or "Genotype(" in spec:
         return from_string(spec)
+    shown = spec if len(spec) <= LONGEST else f"{spec[: LONGEST - 3]}..."
     try:
-        text = Path(spec).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(Path(spec), "pass the path of a genotype file")
+    except InputError as error:
         raise InputError(
-            f"{spec} is no genotype that can be read; pass the path of a genotype file, "
-            "published:NAME, or a genotype as its benchmark writes it"
+            f"{escaped(shown)!r} is no genotype that can be read; pass the path of a genotype "
+            "file, published:NAME, or a genotype as its benchmark writes it"
         ) from error
     if not text.lstrip().startswith("{"):
         try:
@@ -88,11 +95,10 @@ def _load(spec: str) -> Genotype:
         except InputError as error:
             raise InputError(f"in {spec}: {error}") from error
     try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
+        data = parse_json(text)
+    except ValueError as error:
         raise InputError(
-            f"{spec} is no complete JSON (line {error.lineno}: {error.msg}); "
-            "pass a file that save_genotype wrote"
+            f"{spec} is no complete JSON ({error}); pass a file that save_genotype wrote"
         ) from error
     return from_plain(data, spec)
 
@@ -104,5 +110,6 @@ def _published(name: str) -> Genotype:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     hint = f" (did you mean {' or '.join(near)}?)" if near else ""
     raise InputError(
-        f"there is no published genotype {name!r}{hint}; pass one of {', '.join(known)}"
+        f"there is no published genotype {escaped(name[:LONGEST])!r}{hint}; pass one of "
+        f"{', '.join(known)}"
     )

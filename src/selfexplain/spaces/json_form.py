@@ -5,7 +5,27 @@ from collections.abc import Mapping
 from typing import Any
 
 from selfexplain.errors import InputError
+from selfexplain.records import ANYTHING, ListOf, MapOf, Text, Whole, escaped, misfit
 from selfexplain.spaces.genotype import FAMILIES, Cell, Edge, Genotype
+
+LONGEST = 60
+"""Letters of an operation; no family has longer ones."""
+MOST = 20
+"""Cells, nodes or edges; no family has as many."""
+
+
+SHAPE = {
+    "family": Text(tuple(FAMILIES)),
+    "cells": MapOf(
+        {
+            "nodes": MapOf(ListOf(ListOf(ANYTHING, 2, 2), most=MOST), most=MOST),
+            "concat": ListOf(Whole(0, MOST), most=MOST),
+        },
+        least=1,
+        most=MOST,
+    ),
+}
+"""Of a genotype as JSON; what its family asks of it is looked at afterwards."""
 
 
 def to_json(genotype: Genotype) -> str:
@@ -61,16 +81,18 @@ def from_plain(data: Any, where: str) -> Genotype:
         >>> from_plain(json.loads(to_json(genotype)), "here") == genotype
         True
     """
-    try:
-        family = str(data["family"])
-        cells = {str(name): _cell(cell) for name, cell in data["cells"].items()}
-        numbers = {name: [int(n) for n in cell["nodes"]] for name, cell in data["cells"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    if found := misfit(data, SHAPE):
         raise InputError(
-            f'{where} is no genotype; write {{"family": "darts", "cells": {{"normal": {{"nodes": '
-            '{"2": [["sep_conv_3x3", 0], ...], ...}, "concat": [2, 3, 4, 5]}, ...}}'
-        ) from error
-    genotype = Genotype(family, cells)
+            f'{where} is no genotype ({found}); write {{"family": "darts", "cells": {{"normal": '
+            '{"nodes": {"2": [["sep_conv_3x3", 0], ...], ...}, "concat": [2, 3, 4, 5]}, ...}}'
+        )
+    try:
+        cells = {name: _cell(cell) for name, cell in data["cells"].items()}
+        numbers = {name: [int(n) for n in cell["nodes"]] for name, cell in data["cells"].items()}
+        genotype = Genotype(data["family"], cells)
+    except (InputError, TypeError, ValueError) as error:
+        raise InputError(f"{where} is no genotype: {escaped(str(error))}") from error
+    family = genotype.family
     rules = FAMILIES[family]
     wanted = list(range(rules.inputs, rules.inputs + rules.nodes))
     for name, given in numbers.items():
@@ -86,7 +108,7 @@ def _cell(cell: Any) -> Cell:
 
 def _edge(edge: Any) -> Edge:
     match edge:
-        case [str(operation), int(source)]:
-            return Edge(operation, source)
+        case [str(operation), int(source)] if not isinstance(source, bool):
+            return Edge(operation[:LONGEST], source)
         case _:
-            raise TypeError(f"{edge} is no edge")
+            raise TypeError(f"{str(edge)[:LONGEST]} is no edge")

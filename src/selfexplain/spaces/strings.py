@@ -9,8 +9,11 @@ import re
 from typing import Any
 
 from selfexplain.errors import InputError
+from selfexplain.records import escaped
 from selfexplain.spaces.genotype import FAMILIES, Cell, Edge, Genotype
 
+LONGEST = 20_000
+"""Letters of a text; a genotype has fewer than a thousand."""
 FORMS = "|op~0|+|op~0|op~1|+|...| (nasbench201) or Genotype(normal=[('op', 0), ...], ...) (darts)"
 
 
@@ -56,6 +59,8 @@ def from_string(text: str) -> Genotype:
         True
     """
     text = text.strip()
+    if len(text) > LONGEST:
+        raise InputError(f"{_short(text)} has {len(text)} letters and is no genotype; pass {FORMS}")
     if text.startswith("|"):
         return _nasbench201(text)
     if re.match(r"(\w+\s*=\s*)?Genotype\(", text):
@@ -67,10 +72,12 @@ def _nasbench201(text: str) -> Genotype:
     nodes = []
     for part in text.split("+"):
         edges = part.strip().strip("|").split("|")
-        matches = [re.fullmatch(r"(\w+)~(\d+)", edge) for edge in edges]
+        matches = [re.fullmatch(r"(\w{1,40})~(\d{1,9})", edge) for edge in edges]
         read = [Edge(match[1], int(match[2])) for match in matches if match]
         if len(read) < len(edges) or not re.fullmatch(r"\|.*\|", part.strip()):
-            raise InputError(f"{part!r} in {_short(text)} is no node; write it as |op~0|op~1|")
+            raise InputError(
+                f"{_short(part)} in {_short(text)} is no node; write it as |op~0|op~1|"
+            )
         nodes.append(tuple(sorted(read, key=_source)))
     return Genotype("nasbench201", {"cell": Cell(tuple(nodes), FAMILIES["nasbench201"].concat)})
 
@@ -90,7 +97,7 @@ def _darts(text: str) -> Genotype:
             case _:
                 raise ValueError("more than one call")
         cells = {name: _darts_cell(fields, name) for name in FAMILIES["darts"].cells}
-    except (SyntaxError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise InputError(
             f"{_short(text)} cannot be read; pass Genotype(normal=[('op', 0), ...], "
             "normal_concat=range(2, 6), reduce=[...], reduce_concat=range(2, 6))"
@@ -98,16 +105,27 @@ def _darts(text: str) -> Genotype:
     return Genotype("darts", cells)
 
 
+_UNREADABLE = (SyntaxError, ValueError, TypeError, KeyError, RecursionError, MemoryError)
+"""What Python's parser and what it made of the text may raise."""
+
+
 def _darts_cell(fields: dict[str, list[Any]], name: str) -> Cell:
     edges = []
     for pair in fields[name]:
         match pair:
-            case (str(operation), int(source)):
+            case (str(operation), int(source)) if _is_node(source):
                 edges.append(Edge(operation, source))
             case _:
                 raise ValueError(f"{pair} is no pair of operation and node")
     nodes = tuple(tuple(edges[start : start + 2]) for start in range(0, len(edges), 2))
-    return Cell(nodes, tuple(fields[f"{name}_concat"]))
+    concat = fields[f"{name}_concat"]
+    if not all(map(_is_node, concat)):
+        raise ValueError("what is concatenated are no nodes")
+    return Cell(nodes, tuple(concat))
+
+
+def _is_node(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1000
 
 
 def _literal(node: ast.expr) -> list[Any]:
@@ -121,4 +139,4 @@ def _literal(node: ast.expr) -> list[Any]:
 
 
 def _short(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:57] + "...")
+    return escaped(repr(text if len(text) <= 60 else text[:57] + "..."))

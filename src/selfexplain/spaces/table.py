@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from selfexplain.errors import InputError, first_line
+from selfexplain.errors import InputError, first_line, import_failure
 from selfexplain.spaces.genotype import Genotype
 from selfexplain.spaces.strings import to_string
 from selfexplain.writing import atomic_file
@@ -237,10 +237,9 @@ def _read_nats(folder: Path) -> Iterator[MeasuredCell]:
     """Through the public interface of nats_bench, as of its version 1.8."""
     try:
         nats_bench: Any = importlib.import_module("nats_bench")
-    except ImportError as error:
-        raise InputError(
-            "nats:FOLDER needs the package nats_bench; install it, or pass a Parquet file"
-        ) from error
+    except Exception as error:  # a package that is broken may raise anything
+        install = "install it, or pass a Parquet file"
+        raise import_failure(error, "nats:FOLDER", "nats_bench", install) from error
     if not folder.is_dir():
         raise InputError(
             f"there is no folder {folder}; pass nats:FOLDER, the unpacked NATS-tss archive"

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from selfexplain.errors import InputError
+from selfexplain.errors import InputError, import_failure
 from selfexplain.sweeps.attempt import attempt
 from selfexplain.sweeps.messages import Done, Failed, Message, Started
 from selfexplain.sweeps.trial import Trial
@@ -90,7 +90,6 @@ def import_ray() -> Any:
     """The ray package; InputError if it is not installed."""
     try:
         return importlib.import_module("ray")
-    except ImportError as error:
-        raise InputError(
-            "--cluster ray needs the ray package; install it with: pip install 'selfexplain[ray]'"
-        ) from error
+    except Exception as error:  # a package that is broken may raise anything
+        install = "install it with: pip install 'selfexplain[ray]'"
+        raise import_failure(error, "--cluster ray", "ray", install) from error

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from selfexplain.errors import InputError, first_line
+from selfexplain.records import checked, parse_json, read_text
 from selfexplain.writing import atomic_file
 
 DIGEST = "sha256"
@@ -73,7 +75,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "a.safetensors"
-        >>> _ = write_tensors(path, {"a": torch.tensor([1, 2])}); load_tensors(path)
+        >>> _ = write_tensors(path, {"a": torch.tensor([1, 2])}); read_tensors(path)
         {'a': tensor([1, 2])}
     """
     content, digest = tensor_bytes(tensors)
@@ -82,7 +84,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     return digest
 
 
-def load_tensors(
+def read_tensors(
     path: Path, *, digest: str | None = None, remedy: str = "delete it to do without it"
 ) -> dict[str, Tensor]:
     """Read a safetensors file onto the CPU, if its tensors are those that were written.
@@ -98,11 +100,13 @@ def load_tensors(
         InputError: the file cannot be read, or is damaged.
 
     Example:
-        >>> load_tensors(Path("absent.safetensors"))
+        >>> read_tensors(Path("absent.safetensors"))
         Traceback (most recent call last):
         selfexplain.errors.InputError: absent.safetensors cannot be read (No such file ...
     """
     try:
+        if path.exists() and not path.is_file():  # a fifo may never end
+            raise InputError(f"{path} is no file; {remedy}")
         with safe_open(path, framework="pt") as file:
             kept = (file.metadata() or {}).get(DIGEST)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -118,11 +122,15 @@ def load_tensors(
     return tensors
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, shape: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Read a JSON object.
 
+    Args:
+        path: of the file.
+        shape: that the object must have, see `records`; None for any.
+
     Raises:
-        InputError: the file is missing or is not a JSON object.
+        InputError: the file is missing, is not a JSON object, or not of the shape.
 
     Example:
         >>> import tempfile
@@ -131,11 +139,76 @@ def read_json(path: Path) -> dict[str, Any]:
         {'a': 1}
     """
     try:
-        value = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise InputError(f"there is no file {path}; pass the folder of a run") from error
+        value = parse_json(read_text(path, "pass the folder of a run"))
     except ValueError as error:
         raise InputError(f"{path} is not JSON ({error}); delete it to start again") from error
     if not isinstance(value, dict):
         raise InputError(f"{path} holds a {type(value).__name__}, not an object; delete it")
+    checked(value, shape, path, "put the file back as it was, or delete it")
     return value
+
+
+def read_shaped(
+    path: Path,
+    shapes: Mapping[str, str],
+    sizes: Mapping[str, int] = MappingProxyType({}),
+    *,
+    digest: str | None = None,
+) -> dict[str, Tensor]:
+    """Read named tensors from a safetensors file, each of a kind and a shape.
+
+    Args:
+        path: of the file.
+        shapes: name -> kind (float, int or uint8) and a letter for each dimension: "float NK".
+            Dimensions of one letter are of one size, in all tensors. Floats come as float32 and
+            must be finite.
+        digest: as for `read_tensors`.
+        sizes: of letters, as far as they are known.
+
+    Raises:
+        InputError: the file cannot be read, or a tensor is missing or another; names file and
+            tensor.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> path = Path(tempfile.mkdtemp()) / "a.safetensors"
+        >>> _ = write_tensors(path, {"a": torch.tensor([1, 2])})
+        >>> read_shaped(path, {"a": "int N"}, {"N": 3})
+        Traceback (most recent call last):
+        selfexplain.errors.InputError: ... is damaged: a is int64 of shape (2,), and must be ...
+    """
+    found, known = read_tensors(path, digest=digest), dict(sizes)
+    found = {n: t.float() if t.is_floating_point() else t for n, t in found.items()}
+    for name, wanted in shapes.items():
+        problem = "is missing" if name not in found else _misfit(found[name], wanted, known)
+        if problem:
+            raise InputError(
+                f"{path} is damaged: {name} {problem}; put it back as it was, or delete it to do "
+                "without"
+            )
+    return {name: found[name] for name in shapes}
+
+
+def _misfit(tensor: Tensor, wanted: str, sizes: dict[str, int]) -> str:
+    """What a tensor is and must be; empty if it is that. Sizes of new letters are kept."""
+    kind, letters = wanted.split(" ")
+    right = {
+        "float": tensor.is_floating_point(),
+        "int": tensor.dtype == torch.int64,
+        "uint8": tensor.dtype == torch.uint8,
+    }[kind]
+    shape = tuple(tensor.shape)
+    known = dict(sizes)
+    if not right or len(shape) != len(letters) or 0 in shape:
+        right = False
+    elif all(known.setdefault(letter, n) == n for letter, n in zip(letters, shape, strict=True)):
+        sizes |= known
+    else:
+        right = False
+    if not right:
+        told = ", ".join(str(sizes.get(letter, letter)) for letter in letters)
+        return f"is {str(tensor.dtype)[6:]} of shape {shape}, and must be {kind} ({told})"
+    if kind == "float" and not bool(tensor.isfinite().all()):
+        return "has values that are not finite"
+    return ""

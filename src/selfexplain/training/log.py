@@ -1,13 +1,18 @@
 """Metrics of each epoch, as JSON lines and for the run's loggers."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from selfexplain.errors import InputError
+from selfexplain.records import Whole, misfit, parse_json, read_text
 from selfexplain.training.loggers import Logger, numbers
 from selfexplain.writing import atomic_file, cannot_write
+
+EPOCH = {"epoch": Whole(1, 10_000_000)}
+"""What a line says in any case."""
+_REMEDY = "delete the file to go on without what it says of the epochs so far"
 
 
 class EpochLog:
@@ -46,28 +51,34 @@ class EpochLog:
         for logger in self._loggers:
             logger.log(numbers(metrics), metrics["epoch"])
 
-    def read(self) -> list[dict[str, Any]]:
+    def read(self, shape: Mapping[str, Any] = EPOCH) -> list[dict[str, Any]]:
         """All whole lines written so far; a last line cut off by a crash is left out.
+
+        Args:
+            shape: that a line must have, see `records`.
 
         Raises:
             InputError: a line before that is not the record of an epoch.
         """
         if not self.path.exists():
             return []
-        lines = self.path.read_text(errors="replace").split("\n")[:-1]
-        return [self._record(number, line) for number, line in enumerate(lines, start=1)]
+        text = read_text(self.path, _REMEDY, errors="replace")
+        lines = text.split("\n")[:-1]
+        return [self._record(number, line, shape) for number, line in enumerate(lines, start=1)]
 
-    def _record(self, number: int, line: str) -> dict[str, Any]:
+    def _record(self, number: int, line: str, shape: Mapping[str, Any]) -> dict[str, Any]:
         try:
-            record = json.loads(line)
+            record = parse_json(line, finite=False)  # a loss may be NaN
         except ValueError:
             record = None
-        if not isinstance(record, dict) or not isinstance(record.get("epoch"), int):
+        problem = misfit(record, shape)
+        if problem:
             raise InputError(
-                f"line {number} of {self.path} is not the record of an epoch; remove that line, or "
-                "delete the file to go on without what it says of the epochs so far"
+                f"line {number} of {self.path} is not the record of an epoch ({problem}); remove "
+                f"that line, or {_REMEDY}"
             )
-        return record
+        found: dict[str, Any] = record
+        return found
 
     def cut_after(self, epoch: int) -> None:
         """Drop lines of epochs after this one: a resumed run writes them again."""

@@ -1,10 +1,18 @@
 """Options of the training loop."""
 
-import math
-from dataclasses import dataclass, fields
-from typing import Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 from selfexplain.errors import InputError
+from selfexplain.limits import (
+    Count,
+    Limits,
+    NotNegative,
+    OptionError,
+    Positive,
+    ShareBelowOne,
+    check_options,
+)
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -21,21 +29,21 @@ class TrainingOptions:
         128
     """
 
-    epochs: int = 30
+    epochs: Count = 30
     """Passes over the training images."""
-    batch_size: int = 128
+    batch_size: Count = 128
     """Images in a step, over all processes together."""
-    lr: float = 0.1
+    lr: Positive = 0.1
     """Largest learning rate."""
-    momentum: float = 0.9
+    momentum: Annotated[float, Limits(above=0, below=1)] = 0.9
     """Momentum of Nesterov's method."""
-    weight_decay: float = 5e-4
+    weight_decay: NotNegative = 5e-4
     """L2 weight decay, on all parameters."""
-    warmup_epochs: float = 0.0
+    warmup_epochs: NotNegative = 0.0
     """Epochs over which the learning rate grows linearly from zero."""
-    clip: float = 0.0
+    clip: NotNegative = 0.0
     """Largest norm of the gradient; 0 for no clipping."""
-    ema: float = 0.0
+    ema: ShareBelowOne = 0.0
     """Decay of an exponential moving average of the weights, which is then what is evaluated; 0 for
     none."""
     precision: Precision = "fp32"
@@ -52,23 +60,13 @@ class TrainingOptions:
 
     def __post_init__(self) -> None:
         """Refuse values that no run can have."""
-        for field in fields(self):
-            number = getattr(self, field.name)
-            if isinstance(number, float) and not math.isfinite(number):
-                raise InputError(f"{field.name} is {number}; pass a finite number")
-        for name in ("epochs", "batch_size"):
-            _require(getattr(self, name) >= 1, name, self, "a whole number of at least 1")
-        for name in ("weight_decay", "warmup_epochs", "clip"):
-            _require(getattr(self, name) >= 0, name, self, "a number of at least 0")
-        _require(self.lr > 0, "lr", self, "a number above 0")
-        _require(self.momentum > 0, "momentum", self, "a number above 0, as Nesterov's method asks")
+        check_options(self)
         if self.cuda_graph and self.precision == "fp16":
             raise InputError("cuda_graph goes with bf16 or fp32; pass --precision bf16")
-        _require(0 <= self.ema < 1, "ema", self, "0 for none, or a decay below 1")
-        most = f"fewer than the {self.epochs} epochs"
-        _require(self.warmup_epochs < self.epochs, "warmup_epochs", self, most)
-
-
-def _require(holds: bool, name: str, options: TrainingOptions, instead: str) -> None:
-    if not holds:
-        raise InputError(f"{name} is {getattr(options, name):g}; pass {instead}")
+        if not self.warmup_epochs < self.epochs:
+            raise OptionError(
+                f"warmup_epochs is {self.warmup_epochs:g}; pass fewer than the {self.epochs} "
+                "epochs",
+                type(self),
+                "warmup_epochs",
+            )

@@ -1,6 +1,5 @@
 """Learning curves: the mean over seeds as a line, their range as a band."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -135,7 +134,7 @@ def _chart(records: Sequence[Record], objectives: Sequence[str], key: str) -> st
             )
         ends.append(f"{objective} {curve.mean[-1]:.4g}")
     title = TITLES.get(key, key.replace("_", " "))
-    axes.set_title(title, loc="left", fontsize=10)
+    axes.set_title(title[:60], loc="left", fontsize=10, parse_math=False)
     axes.set_xlabel("epoch", fontsize=9)
     axes.tick_params(labelsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins="auto"))
@@ -146,4 +145,4 @@ def _chart(records: Sequence[Record], objectives: Sequence[str], key: str) -> st
 def _values(record: Record, key: str) -> dict[int, float]:
     """Epoch -> finite value."""
     pairs = [(line["epoch"], line.get(key)) for line in record.metrics]
-    return {epoch: v for epoch, v in pairs if isinstance(v, (int, float)) and math.isfinite(v)}
+    return {epoch: v for epoch, v in pairs if isinstance(v, (int, float)) and abs(v) < 1e30}

@@ -1,7 +1,9 @@
 """The network of a genotype as one file of plain PyTorch."""
 
 from pathlib import Path
+from typing import get_args
 
+from selfexplain.errors import InputError
 from selfexplain.spaces.checks import Form
 from selfexplain.spaces.genotype import Cell, Genotype
 from selfexplain.spaces.network import published_size
@@ -41,6 +43,12 @@ def source_of(
     """
     channels, cells = published_size(genotype.family, form, channels, cells)
     sizes: list[int | str] = [num_classes, in_channels, channels, cells]
+    # They may come from a file that a stranger wrote, and become source.
+    if any(type(size) is not int for size in sizes) or form not in get_args(Form):
+        raise InputError(
+            f"sizes {sizes} and form {form!r} are none of a network; pass whole numbers, and "
+            f"{' or '.join(get_args(Form))}"
+        )
     names = "NUM_CLASSES, IN_CHANNELS, CHANNELS, CELLS"
     if genotype.family == "nasbench201":
         lines = _cell("CELL", genotype.cells["cell"])

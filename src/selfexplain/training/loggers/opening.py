@@ -1,12 +1,12 @@
 """The loggers of a run, opened by name and closed whatever happens."""
 
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from selfexplain.errors import InputError
+from selfexplain.errors import InputError, import_failure
 from selfexplain.training.loggers.logger import Logger
 
 LoggerName = Literal["tensorboard", "wandb", "mlflow"]
@@ -21,10 +21,11 @@ def check_installed(names: Sequence[LoggerName]) -> None:
     for name in names:
         found = importlib.util.find_spec(name)
         if found is None or found.origin is None:  # a folder of that name here is no package
-            raise InputError(
-                f"the logger {name} needs the package {name}; install it with: "
-                f"pip install 'selfexplain[{name}]', or leave it out of --loggers"
-            )
+            raise InputError(f"the logger {name} needs the package {name}; {_instead(name)}")
+
+
+def _instead(name: str) -> str:
+    return f"install it with: pip install 'selfexplain[{name}]', or leave it out of --loggers"
 
 
 @contextmanager
@@ -69,16 +70,25 @@ def _closing(
 
 def _open(name: LoggerName, folder: Path, hyperparameters: Mapping[str, Any]) -> Logger:
     """Open a logger, whose library is imported only now."""
+    try:
+        kind = _class_of(name)
+    except Exception as error:  # a package that is broken may raise anything
+        packages = f"{name} sqlalchemy" if name == "mlflow" else name
+        raise import_failure(error, f"the logger {name}", packages, _instead(name)) from error
+    return kind(folder, hyperparameters)
+
+
+def _class_of(name: LoggerName) -> Callable[[Path, Mapping[str, Any]], Logger]:
     match name:
         case "tensorboard":
             from selfexplain.training.loggers.tensorboard import TensorBoard
 
-            return TensorBoard(folder, hyperparameters)
+            return TensorBoard
         case "wandb":
             from selfexplain.training.loggers.wandb import WeightsAndBiases
 
-            return WeightsAndBiases(folder, hyperparameters)
+            return WeightsAndBiases
         case "mlflow":
             from selfexplain.training.loggers.mlflow import MLflow
 
-            return MLflow(folder, hyperparameters)
+            return MLflow

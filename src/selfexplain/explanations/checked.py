@@ -1,0 +1,248 @@
+"""Check, on each pass that is explained, that its layer is what it was found to be.
+
+Shape suffixes: B batch, C channels, F features, H and W space, K classes.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from selfexplain.errors import InputError
+
+from .capturing import Seen, capture
+from .explained_layer import ExplainedLayer, find_explained_layer
+from .kinds import MapKind
+from .pooled_head import TOLERANCES, no_pooled_head
+from .state import preserved, set_eval
+from .trace import probe
+
+# What float32 products are rounded to where torch.set_float32_matmul_precision allows it.
+PRECISIONS = {"highest": 0.0, "high": 1e-3, "medium": 2e-2}
+
+FEW = 256
+"""So few numbers may go through dropout without a loss: of one in ten, once in 5e11 passes."""
+
+
+class CheckedLayers:
+    """The explained layers of a model, found once and checked on each pass.
+
+    At a pooled head a pass must satisfy ``logits = W mean + b``, with the weights that it used and
+    the feature map that it gave; dropout before the head may drop features. Where it does not, the
+    layer is looked for anew, which refuses models that have none. On a CPU that happens in the very
+    pass. On a GPU the first pass is waited for; later ones leave their answer on the device, also
+    where they are recorded and replayed, and it is read when a later pass ends that runs as it is
+    written. Behind dropout, in training, one factor on all features alike passes for dropout's own.
+
+    It is no part of a checkpoint: a layer is found again.
+
+    Example:
+        >>> model = nn.Sequential(
+        ...     nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+        ... )
+        >>> layers, x = CheckedLayers(), torch.rand(2, 3, 8, 8)
+        >>> with capture(model, layers.find(model, x, "cam")) as seen:
+        ...     logits = model(x)
+        >>> layers.hold(model, x, seen, logits, "cam")
+        True
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[object, ...], ExplainedLayer] = {}
+        self._broken: Tensor | None = None
+        """On a device: whether a pass since the last reading broke the rule."""
+        self._told: Tensor | None = None
+        """The same in memory of the host, as it was when the device had got so far."""
+
+    def find(
+        self, model: nn.Module, x_BCHW: Tensor, kind: MapKind, layer: str | None = None
+    ) -> ExplainedLayer:
+        """The explained layer, looked for at the first call; tokens, for each size of image.
+
+        Raises:
+            InputError: see ``find_explained_layer``.
+        """
+        of_size = (kind, layer, tuple(x_BCHW.shape[2:]))
+        for key in ((kind, layer), of_size):
+            if key in self._found:
+                return self._found[key]
+        return self._look(model, x_BCHW, kind, layer)
+
+    def hold(
+        self,
+        model: nn.Module,
+        x_BCHW: Tensor,
+        seen: Seen,
+        logits_BK: Tensor,
+        kind: MapKind,
+        layer: str | None = None,
+    ) -> bool:
+        """Tell whether a pass was explained at the right layer; if not, run it again.
+
+        Args:
+            model: that ran.
+            x_BCHW: what it was given.
+            seen: of the pass, by ``capture`` with the layer of ``find``.
+            logits_BK: what it returned.
+            kind: that the layer was found for.
+            layer: its name, if the layer was named.
+
+        Raises:
+            InputError: there is no such layer any more.
+        """
+        if seen.saw and len(seen.activation) != len(logits_BK):
+            raise InputError(
+                f"the explained layer {seen.layer.source.name!r} was last given "
+                f"{len(seen.activation)} of {len(logits_BK)} images; pass the model without the "
+                "wrapper that splits the batch"
+            )
+        if logits_BK.is_meta or (seen.saw and seen.layer.head is None):
+            return True
+        if seen.saw and not self._is_told(disagreement(seen, logits_BK, strict=True)):
+            seen.checked = True
+            return True
+        found = self._look(model, x_BCHW, kind, layer)
+        if found != seen.layer or not seen.saw:
+            return False
+        # What differs in training alone is noise before the head, which maps leave out.
+        with preserved(model, x_BCHW), torch.no_grad(), capture(model, found) as quiet:
+            set_eval(model)
+            quiet_BK = model(probe(x_BCHW))
+        if bool(disagreement(quiet, quiet_BK, strict=True)):
+            raise broken_rule(quiet)
+        seen.checked = True
+        return True
+
+    def _look(
+        self, model: nn.Module, x_BCHW: Tensor, kind: MapKind, layer: str | None
+    ) -> ExplainedLayer:
+        found = find_explained_layer(model, x_BCHW, kind=kind, layer=layer)
+        self._found.pop((kind, layer), None)
+        sized = found.layout.grid is not None
+        self._found[(kind, layer, tuple(x_BCHW.shape[2:])) if sized else (kind, layer)] = found
+        return found
+
+    def _is_told(self, broken: Tensor) -> bool:
+        """Take in a pass's answer; tell whether it, or one before it, is known to be bad."""
+        if broken.device.type != "cuda":
+            return bool(broken)
+        recording = torch.cuda.is_current_stream_capturing()
+        if self._broken is None or self._told is None or self._broken.device != broken.device:
+            self._broken = torch.zeros_like(broken)
+            self._told = torch.zeros((), dtype=torch.bool, pin_memory=True)
+            if not recording:
+                return bool(broken)
+        self._broken.logical_or_(broken)
+        known = not recording and bool(self._told)
+        if known:
+            self._broken.zero_()
+        self._told.copy_(self._broken, non_blocking=True)
+        return known
+
+
+def check_agreement(seen: Seen, logits_BK: Tensor) -> None:
+    """Raise ``InputError`` if the pass does not satisfy ``logits = W mean + b``.
+
+    Nothing is asked while a CUDA graph is recorded, nor twice of one pass.
+    """
+    if seen.checked or seen.linear is None or logits_BK.is_meta:
+        return
+    if logits_BK.is_cuda and torch.cuda.is_current_stream_capturing():
+        return
+    training = seen.model is not None and seen.model.training
+    if bool(disagreement(seen, logits_BK, strict=not training)):
+        raise broken_rule(seen)
+    seen.checked = True
+
+
+def broken_rule(seen: Seen) -> Exception:
+    """Make the error for a pass whose logits are not those of the mean of its feature map."""
+    head = seen.layer.head
+    name = "" if head is None else f" {head.name!r}"
+    if len(seen.head_calls) > 1:
+        reason = f"the head{name} is called {len(seen.head_calls)} times in a forward"
+    else:
+        reason = (
+            f"the logits of this forward are not those that the head{name} gives the spatial mean "
+            "of the feature map as it is now"
+        )
+    return no_pooled_head(reason)
+
+
+@torch.no_grad()
+def disagreement(seen: Seen, logits_BK: Tensor, *, strict: bool) -> Tensor:
+    """Whether a pass breaks ``logits = W mean + b``: a bool of the device, not waited for there.
+
+    The bound is that of rounding: relative to ``|W| |mean| + |b|``. What is not finite is not held
+    against the head. Dropout may have zeroed features and scaled up the others, and the logits may
+    be the mean of several such calls.
+
+    Args:
+        seen: the pass, at a pooled head.
+        logits_BK: what it returned.
+        strict: let features be scaled only where some were dropped; else also where they are so few
+            that dropout may have spared them all.
+    """
+    if not seen.saw or not seen.head_calls:
+        return torch.ones((), dtype=torch.bool, device=logits_BK.device)
+    given = [call.input for call in seen.head_calls]
+    batch, count = len(logits_BK), seen.layer.layout.channels
+    same = all(x.shape == (batch, count) for x in given) and len(seen.activation) == batch
+    if not same or seen.weight_KF.shape != (logits_BK.shape[1], count):
+        return torch.ones((), dtype=torch.bool, device=logits_BK.device)
+    with torch.autocast(logits_BK.device.type, enabled=False):
+        rule = _Rule(seen, logits_BK)
+        broken = rule.gives_other(rule.mean_BF)
+        if not (broken.is_cuda or bool(broken)):
+            return broken
+        fits = torch.stack([rule.is_given(x.to(rule.wide), strict) for x in given])
+        last = given[-1].to(rule.wide)
+        excused = fits[-1] & ~rule.gives_other(last)
+        if len(given) > 1:
+            mean_BF = torch.stack([x.to(rule.wide) for x in given]).mean(0)
+            excused |= fits.all() & ~rule.gives_other(mean_BF)
+        return broken & ~excused
+
+
+class _Rule:
+    """``logits = W x + b`` of one pass, for several x."""
+
+    def __init__(self, seen: Seen, logits_BK: Tensor) -> None:
+        call = seen.head_calls[-1]
+        of = (seen.activation, logits_BK, call.input, call.output, call.weight_KF)
+        self.tolerance = _tolerance([t.dtype for t in of], logits_BK.device.type)
+        widest = torch.promote_types(call.weight_KF.dtype, logits_BK.dtype)
+        self.wide = torch.promote_types(widest, torch.float32)
+        self.mean_BF = seen.features_BFHW.detach().mean((2, 3), dtype=self.wide)
+        self.weight_KF = call.weight_KF.to(self.wide)
+        self.bias_K = None if call.bias_K is None else call.bias_K.to(self.wide)
+        self.logits_BK = logits_BK.detach().to(self.wide)
+
+    def gives_other(self, x_BF: Tensor) -> Tensor:
+        """Whether the logits differ from W x + b by more than rounding."""
+        error = (F.linear(x_BF, self.weight_KF, self.bias_K) - self.logits_BK).abs().amax()
+        bias_K = None if self.bias_K is None else self.bias_K.abs()
+        size = F.linear(x_BF.abs(), self.weight_KF.abs(), bias_K).amax()
+        return error > self.tolerance * size
+
+    def is_given(self, x_BF: Tensor, strict: bool) -> Tensor:
+        """Whether x is the mean, but for features that dropout took."""
+        highest = self.mean_BF.abs().amax()
+        kept_BF = x_BF != 0
+        own_BF = self.mean_BF * kept_BF
+        gain = (x_BF * own_BF).sum() / own_BF.square().sum()
+        dropped = (~kept_BF & (self.mean_BF.abs() > self.tolerance * highest)).any()
+        scaled = gain > 1 + self.tolerance
+        spared = not strict and x_BF.numel() < FEW
+        gain = torch.where(scaled if spared else dropped & scaled, gain, 1.0)
+        error = ((x_BF - gain * own_BF) * kept_BF).abs().amax()
+        return (error <= self.tolerance * gain * highest) & (~dropped | scaled)
+
+
+def _tolerance(dtypes: list[torch.dtype], device: str) -> float:
+    """Of the coarsest type that numbers may have been rounded to on their way."""
+    if torch.is_autocast_enabled(device):
+        dtypes = [*dtypes, torch.get_autocast_dtype(device)]
+    coarsest = max(TOLERANCES.get(dtype, 2e-2) for dtype in dtypes)
+    if torch.float64 in dtypes and coarsest == TOLERANCES[torch.float64]:
+        return coarsest
+    return max(coarsest, PRECISIONS[torch.get_float32_matmul_precision()])

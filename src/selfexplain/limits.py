@@ -1,0 +1,189 @@
+"""What the options of a dataclass may be: their limits stand beside them, in their hints."""
+
+import math
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from selfexplain.errors import InputError
+
+MOST = 1e30
+"""No other number may be further from 0: float32, in which models compute, ends at 3e38."""
+MOST_WHOLE = 2**31 - 1
+"""No whole number may be further from 0, if its limits do not say so."""
+LONGEST_NAME = 255
+"""Bytes of a file's name, on the file systems in use."""
+LONGEST_PATH = 4000
+"""Bytes of a path, with room for the names of files in a folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Between what a number must lie.
+
+    Example:
+        >>> Limits(above=0, most=1).words("number")
+        'a number above 0 and at most 1'
+    """
+
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    below: float | None = None
+
+    def hold(self, value: float) -> bool:
+        """Whether a value lies between them."""
+        return (
+            (self.least is None or value >= self.least)
+            and (self.above is None or value > self.above)
+            and (self.most is None or value <= self.most)
+            and (self.below is None or value < self.below)
+        )
+
+    def out_of_size(self, value: float, most: float) -> bool:
+        """Whether a value is further from 0 than this, where the limits leave that side open."""
+        open_above = self.most is None and self.below is None
+        open_below = self.least is None and self.above is None
+        return (open_above and value > most) or (open_below and value < -most)
+
+    def words(self, kind: str) -> str:
+        """What to pass."""
+        if self.least is not None and self.most is not None:
+            return f"a {kind} from {_number(self.least)} to {_number(self.most)}"
+        words = {
+            "of at least": self.least,
+            "above": self.above,
+            "at most": self.most,
+            "below": self.below,
+        }
+        said = [f"{word} {_number(value)}" for word, value in words.items() if value is not None]
+        return f"a {kind} {' and '.join(said)}".rstrip()
+
+
+Positive = Annotated[float, Limits(above=0)]
+NotNegative = Annotated[float, Limits(least=0)]
+Share = Annotated[float, Limits(least=0, most=1)]
+ShareBelowOne = Annotated[float, Limits(least=0, below=1)]
+Temperature = Annotated[float, Limits(least=0.01)]
+Count = Annotated[int, Limits(least=1)]
+Natural = Annotated[int, Limits(least=0)]
+Seed = Annotated[int, Limits(least=0, most=2**63 - 1)]
+"""Of generators."""
+
+
+class OptionError(InputError):
+    """An option whose value cannot be used.
+
+    Args:
+        message: begins with the field's name.
+        owner: the dataclass.
+        field: of it.
+
+    Example:
+        >>> OptionError("lr is 0; pass a number above 0", Limits, "lr").field
+        'lr'
+    """
+
+    def __init__(self, message: str, owner: type, field: str) -> None:
+        super().__init__(message)
+        self.owner, self.field = owner, field
+
+
+def check_options(options: Any) -> None:
+    """Raise OptionError for the first field of a dataclass that is not what it is declared as.
+
+    Looked at are numbers, paths, and tuples of either; a dataclass inside checks itself.
+
+    Args:
+        options: an instance, whose hints name `Limits` where it has any beside being finite.
+
+    Example:
+        >>> @dataclass
+        ... class Options:
+        ...     rate: Positive = 0.1
+        >>> check_options(Options(rate=float("nan")))
+        Traceback (most recent call last):
+        selfexplain.limits.OptionError: rate is nan; pass a finite number above 0
+    """
+    kind: type = type(options)
+    for field in fields(options):
+        value, name = getattr(options, field.name), field.name.rstrip("_")
+        for problem in _problems(value, hints_of(kind)[field.name], Limits()):
+            raise OptionError(f"{name} is {problem}", kind, field.name)
+
+
+@cache
+def hints_of(kind: type) -> dict[str, Any]:
+    """The hints of a class's fields, with what they are annotated with.
+
+    Example:
+        >>> @dataclass
+        ... class Options:
+        ...     rate: Positive = 0.1
+        >>> hints_of(Options)["rate"].__metadata__[0].above
+        0
+    """
+    return get_type_hints(kind, include_extras=True)
+
+
+def _problems(value: Any, hint: Any, limits: Limits) -> list[str]:
+    """What is wrong with a value: it, and what to pass; empty if nothing is."""
+    if get_origin(hint) is Annotated:
+        named = next((m for m in hint.__metadata__ if isinstance(m, Limits)), limits)
+        return _problems(value, hint.__origin__, named)
+    if get_origin(hint) is tuple:
+        items = value if isinstance(value, tuple) else ()
+        return [p for item in items for p in _problems(item, get_args(hint)[0], limits)]
+    kinds = get_args(hint)
+    if type(None) in kinds:
+        kinds = tuple(kind for kind in kinds if kind is not type(None))
+        return [] if value is None else _problems(value, kinds[0], limits)
+    if hint in (int, float):
+        return _of_number(value, hint, limits)
+    return _of_path(value) if hint is Path and isinstance(value, Path) else []
+
+
+def _of_number(value: Any, kind: type, limits: Limits) -> list[str]:
+    said = "whole number" if kind is int else "number"
+    if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)):
+        return [f"{str(value)[:60]!r}; pass {limits.words(said)}"]
+    if isinstance(value, float) and not math.isfinite(value):
+        return [f"{value}; pass {limits.words('finite number')}"]
+    if not limits.hold(value):
+        return [f"{_number(value)}; pass {limits.words(said)}"]
+    most = MOST_WHOLE if kind is int else MOST
+    if limits.out_of_size(value, most):
+        return [
+            f"{_number(value)}; pass {limits.words(said)}, of a size of at most {_number(most)}"
+        ]
+    return []
+
+
+def _of_path(path: Path) -> list[str]:
+    raw = str(path).encode("utf-8", "surrogatepass")
+    if b"\0" in raw:
+        return ["a path with a NUL in it; pass a path without"]
+    longest = max((len(part.encode("utf-8", "surrogatepass")) for part in path.parts), default=0)
+    if longest > LONGEST_NAME or len(raw) > LONGEST_PATH:
+        return [
+            f"a path of {len(raw)} bytes, with a name of {longest}; pass one of at most "
+            f"{LONGEST_PATH}, with names of at most {LONGEST_NAME}"
+        ]
+    return []
+
+
+def _number(value: float) -> str:
+    """A number in few characters.
+
+    Example:
+        >>> _number(2**63 - 1), _number(0.5), _number(10**400)
+        ('2^63 - 1', '0.5', 'a number of 401 digits')
+    """
+    if value == 2**63 - 1:
+        return "2^63 - 1"
+    if not isinstance(value, int):
+        return f"{value:g}"
+    # of longer ones Python may refuse to write the digits
+    digits = int(value.bit_length() * math.log10(2)) + 1
+    return str(value) if digits <= 40 else f"a number of {digits} digits"
