@@ -61,6 +61,8 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             # Libraries that write say what they make of it, not what the system said.
             raise cannot_write(path, raw.error) from error
         with _said_of(path):
+            if raw.error is not None:  # whoever wrote has passed over it
+                raise raw.error
             file.flush()
             os.fsync(raw.fileno())
             if sys.platform == "win32":  # which renames no open file
@@ -115,7 +117,8 @@ def no_room_said() -> Iterator[None]:
     """Say in one sentence what anybody's OSError says of a full disk, a quota, or a permission.
 
     Raises:
-        WriteError: in place of an OSError of the kinds in `REMEDIES`.
+        WriteError: in place of an OSError of the kinds in `REMEDIES`, and of what PyTorch makes of
+            a full disk.
 
     Example:
         >>> with no_room_said():
@@ -132,6 +135,11 @@ def no_room_said() -> Iterator[None]:
             told = f"{error.filename or 'a file'} cannot be read or written ({error.strerror})"
             raise WriteError(f"{told}; pass another path, or put that right") from error
         raise cannot_write(error.filename or "a file, or the output,", error) from error
+    except RuntimeError as error:  # PyTorch says so of memory that its processes share
+        if os.strerror(errno.ENOSPC) not in str(error):
+            raise
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise cannot_write("a file, or what processes share in /dev/shm,", full) from error
 
 
 @contextmanager

@@ -213,7 +213,7 @@ def test_teachers_that_do_not_fit_are_named(taught: Path, tmp_path: Path) -> Non
         run_training(config(tmp_path / "d", teacher=fewer))
     (fewer / "run.json").write_text((taught / "run.json").read_text())
     (fewer / "model.safetensors").write_bytes(b"cut off")
-    with pytest.raises(InputError, match=r"model\.safetensors cannot be loaded"):
+    with pytest.raises(InputError, match=r"model\.safetensors cannot be read"):
         run_training(config(tmp_path / "e", teacher=fewer))
 
 

@@ -90,20 +90,17 @@ def kept_digest(folder: Path, name: str) -> str | None:
     return None if digest is None else str(digest)
 
 
-def read_result(folder: Path) -> dict[str, Any]:
-    """The result of a run that is done, if what it left beside it is whole.
-
-    A file of tensors that somebody has deleted is not missed.
+def check_tensors(folder: Path) -> None:
+    """Look at what a run that is done has left beside its result; what was deleted is not missed.
 
     Raises:
-        InputError: the result cannot be read, or a file of tensors is damaged.
+        InputError: a file of tensors is damaged, or the result cannot be read.
     """
     for name in ("predictions.safetensors", "model.safetensors"):
         if (folder / name).exists():
             read_tensors(
                 folder / name, digest=kept_digest(folder, name), remedy=_write_again(folder)
             )
-    return read_json(folder / "result.json")
 
 
 def load_weights(model: nn.Module, run: FinishedRun) -> None:

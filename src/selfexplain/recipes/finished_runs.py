@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from selfexplain.errors import InputError
+from selfexplain.recipes.finished import check_tensors
 from selfexplain.recipes.folder import claim_folder
 from selfexplain.recipes.options import CompareConfig, plain
 from selfexplain.recipes.read_records import ENVIRONMENT, read_own_result
@@ -41,6 +42,7 @@ def finished_rows(config: CompareConfig) -> tuple[list[Row], list[str]]:
             result = run.out / "result.json"
             if spec in costs and result.exists():
                 claim_folder(run)
+                check_tensors(run.out)
                 rows.append(read_own_result(result, spec, seed) | costs[spec])
             else:
                 missing.append(f"{spec} with seed {seed}")

@@ -24,7 +24,7 @@ from selfexplain.recipes.album import open_album
 from selfexplain.recipes.check_model import check_model
 from selfexplain.recipes.classifier import build_seeded
 from selfexplain.recipes.derived import drop_path_schedule, size_of
-from selfexplain.recipes.finished import read_finished, read_result
+from selfexplain.recipes.finished import check_tensors, read_finished
 from selfexplain.recipes.folder import claim_folder, kept_said, locked
 from selfexplain.recipes.launch import launch
 from selfexplain.recipes.logging import logged
@@ -90,7 +90,7 @@ def run_training(
     identity = claim_folder(config)
     done = config.out / "result.json"
     if done.exists():
-        read_result(config.out)  # what lies beside it is whole
+        check_tensors(config.out)
         return read_own_result(done, config.objective, config.seed)
     remedy = (
         f"pass a smaller --batch-size (now {config.training.batch_size}), or let fewer runs share "

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from multiprocessing import Pipe
 
+from selfexplain.errors import WriteError, first_line
 from selfexplain.sweeps.messages import Done, Failed, Message
 from selfexplain.sweeps.trial import Trial
 
@@ -26,6 +27,9 @@ class WorkerProcess:
 
     Args:
         environment: its environment variables.
+
+    Raises:
+        WriteError: there is no room for what it says.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -33,7 +37,13 @@ class WorkerProcess:
         self.gpu = environment.get("CUDA_VISIBLE_DEVICES")
         """Which GPU it sees; None for no choice."""
         self.pipe, theirs = Pipe()
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed in stop()
+        try:
+            self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed in stop()
+        except OSError as error:  # no folder for temporary files has room
+            raise WriteError(
+                f"a worker process has no file for what it says ({first_line(error)[:200]}); make "
+                "room there, or pass TMPDIR with a folder that has some"
+            ) from error
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             # -P: modules of the current folder do not go before those of the libraries.
             [sys.executable, "-P", "-m", "selfexplain.sweeps.worker", str(theirs.fileno())],

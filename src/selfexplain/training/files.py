@@ -116,8 +116,8 @@ def read_tensors(
     expected = {one for one in (kept, digest) if one is not None}
     if expected and expected != {digest_of(tensors)}:
         raise InputError(
-            f"{path} is damaged (what it holds does not match the SHA-256 digest kept of it); "
-            f"{remedy}"
+            f"{path} cannot be read (it is damaged: what it holds does not match the SHA-256 "
+            f"digest kept of it); {remedy}"
         )
     return tensors
 

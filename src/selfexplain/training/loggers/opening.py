@@ -62,7 +62,7 @@ def _closing(
     try:
         yield logger
     except BaseException:
-        with suppress(InputError):  # what went wrong first is what is told
+        with suppress(InputError, OSError):  # what went wrong first is what is told
             logger.close(failed=True)
         raise
     logger.close(failed=False)

@@ -1,12 +1,15 @@
 """Event files for TensorBoard, in the run's folder."""
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
 from selfexplain.training.loggers.logger import as_text, flat
+from selfexplain.writing import cannot_write
 
 
 class TensorBoard:
@@ -15,6 +18,9 @@ class TensorBoard:
     Args:
         folder: of the run; the event files go into `tensorboard` in it.
         hyperparameters: configuration of the run, nested.
+
+    Raises:
+        WriteError: an event file cannot be written.
 
     Example:
         >>> import tempfile
@@ -33,21 +39,38 @@ class TensorBoard:
 
     def log(self, numbers: Mapping[str, float], epoch: int) -> None:
         """Write the scalars of one epoch, in place of any that a stopped start left of it."""
-        if self._writer is None:
-            # TensorBoard then drops what earlier files hold of this epoch and later ones.
-            self._writer = SummaryWriter(self._folder, purge_step=epoch)
-        for name, value in numbers.items():
-            self._writer.add_scalar(name, value, epoch)
-        self._writer.flush()
+        with self._writing():
+            if self._writer is None:
+                # TensorBoard then drops what earlier files hold of this epoch and later ones.
+                self._writer = SummaryWriter(self._folder, purge_step=epoch)
+            for name, value in numbers.items():
+                self._writer.add_scalar(name, value, epoch)
+            self._writer.flush()
 
     def finish(self, scores: Mapping[str, float]) -> None:
         """Write the final scores beside the configuration."""
         finals = {f"final/{name}": value for name, value in scores.items()}
-        if self._writer is None:
-            self._writer = SummaryWriter(self._folder)
-        self._writer.add_hparams(self._hyperparameters, finals, run_name=".")
+        with self._writing():
+            if self._writer is None:
+                self._writer = SummaryWriter(self._folder)
+            self._writer.add_hparams(self._hyperparameters, finals, run_name=".")
 
     def close(self, *, failed: bool) -> None:  # noqa: ARG002 - event files do not say
         """Finish the event file."""
         if self._writer is not None:
-            self._writer.close()
+            with self._writing():
+                self._writer.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Say what goes wrong once, here, and not in the thread that TensorBoard writes in too."""
+        print_trace, threading.excepthook = (
+            threading.excepthook,
+            lambda failed: None if failed.exc_type is OSError else print_trace(failed),
+        )
+        try:
+            yield
+        except OSError as error:
+            raise cannot_write(self._folder, error) from error
+        finally:
+            threading.excepthook = print_trace
