@@ -48,9 +48,24 @@ def build_model(name: str, *, num_classes: int, in_channels: int) -> nn.Module:
         return _build_timm(name.removeprefix("timm:"), num_classes, in_channels)
     if ":" in name:
         return _build_own(name, num_classes, in_channels)
+    raise unknown_model(name)
+
+
+def check_name(name: str) -> None:
+    """Raise InputError for a name that is none of ours and says no place to find a model.
+
+    Example:
+        >>> check_name("resnet20")
+    """
+    if name not in BUILT_IN and ":" not in name:
+        raise unknown_model(name)
+
+
+def unknown_model(name: str) -> InputError:
+    """What to say of a name that no model has."""
     near = difflib.get_close_matches(name, BUILT_IN, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
-    raise InputError(
+    return InputError(
         f"there is no model {name!r}{hint}; pass one of {', '.join(BUILT_IN)}, timm:NAME, "
         "or package.module:factory"
     )

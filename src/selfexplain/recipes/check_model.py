@@ -1,10 +1,40 @@
 """Whether a model fits its images and classes, before anything is trained."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
+from selfexplain.data.load import check_spec
 from selfexplain.errors import InputError, first_line
 from selfexplain.evaluation import evaluating
+from selfexplain.models.build import check_name
+from selfexplain.recipes.finished import read_finished
+from selfexplain.recipes.launch import check_device
+from selfexplain.recipes.objectives import resolve
+from selfexplain.recipes.options import SharedConfig
+
+
+def check_asked(config: SharedConfig, objectives: Sequence[str]) -> None:
+    """Raise InputError for what can be told at once: before Fabric is imported and data is read.
+
+    Args:
+        config: of a run or a comparison.
+        objectives: specs of its objectives.
+
+    Example:
+        >>> from selfexplain.recipes.options import DataOptions, TrainConfig
+        >>> check_asked(TrainConfig(data=DataOptions(data="digits")), ["standard"])
+    """
+    for spec in objectives:
+        resolve(spec, config.options)
+    model = getattr(config, "model", None)  # a retraining has a genotype
+    if model is not None:
+        check_name(model)
+    check_spec(config.data.data)
+    if config.teacher is not None:
+        read_finished(config.teacher)
+    check_device(config.device, config.training)
 
 
 def check_model(model: nn.Module, name: str, shape_CHW: tuple[int, int, int], classes: int) -> None:

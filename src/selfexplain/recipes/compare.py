@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from selfexplain.data import ImageData
-from selfexplain.recipes.check_model import check_model
+from selfexplain.recipes.check_model import check_asked, check_model
 from selfexplain.recipes.classifier import build_seeded
 from selfexplain.recipes.environment import environment
 from selfexplain.recipes.finished_runs import finished_rows, timed_costs, unfinished_config
 from selfexplain.recipes.folder import check_free, check_same_config, locked, saved_config
 from selfexplain.recipes.grid import run_all
 from selfexplain.recipes.launch import launch
-from selfexplain.recipes.objectives import resolve
 from selfexplain.recipes.options import CompareConfig, plain
 from selfexplain.recipes.prepare import load, prepare
 from selfexplain.recipes.runs import train_config
@@ -80,8 +79,7 @@ def run_comparison(
         >>> [row["objective"] for row in run_comparison(config)["rows"]]
         ['standard', 'introspective']
     """
-    for spec in config.objectives:
-        resolve(spec, config.options)  # a misspelt objective is refused before hours of training
+    check_asked(config, config.objectives)
     check_teacher_is_needed(config, config.objectives)
     check_tunable(config)
     check_installed(config.loggers)

@@ -20,7 +20,7 @@ from selfexplain.data import ImageData
 from selfexplain.evaluation import score
 from selfexplain.objectives import Objective
 from selfexplain.recipes.album import open_album
-from selfexplain.recipes.check_model import check_model
+from selfexplain.recipes.check_model import check_asked, check_model
 from selfexplain.recipes.classifier import build_seeded
 from selfexplain.recipes.derived import drop_path_schedule, size_of
 from selfexplain.recipes.folder import claim_folder, locked
@@ -88,6 +88,8 @@ def run_training(
         f"pass a smaller --batch-size (now {config.training.batch_size}), or let fewer runs share "
         "the GPU"
     )
+    if fabric is None:
+        check_asked(config, [config.objective])
     with locked(config.out, patience), shortage_said(remedy):
         fabric = fabric if fabric is not None else launch(config.device, config.training)
         folder = config.out / "teachers" if teachers is None else teachers
