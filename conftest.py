@@ -1,8 +1,15 @@
 """What all tests share, those of the docstrings in src/ included."""
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
+
+# One thread a process, also in those that tests start: idle threads of several processes on few
+# cores spin, and small tensors gain nothing from more. Set before torch reads it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A process that dies of a signal says where; pytest does so for its own.
+os.environ.setdefault("PYTHONFAULTHANDLER", "1")
 
 import torch
 

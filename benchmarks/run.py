@@ -10,11 +10,12 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from benchmarks import class_maps, memory, search_steps, steps, ways_of_stepping
+from benchmarks import class_maps, memory, search_steps, start, steps, ways_of_stepping
 from selfexplain.recipes.environment import environment
 from selfexplain.training.files import read_json, write_json
 
 BENCHMARKS = {
+    "start": start,
     "class_maps": class_maps,
     "steps": steps,
     "memory": memory,

@@ -73,14 +73,15 @@ def _compare(config: CompareConfig, console: Console) -> None:
 
 def _compare_and_tell(config: CompareConfig, console: Console) -> None:
     from selfexplain.recipes.compare import run_comparison
-    from selfexplain.report.cost_plot import cost_figure
-    from selfexplain.report.picture import save_figure
     from selfexplain.report.sweep_table import sweep_progress
     from selfexplain.report.table import comparison_markdown, comparison_table
 
     with sweep_progress(console, epochs=config.training.epochs, quiet=not first_process()) as watch:
         results = run_comparison(config, watch)
     if first_process():
+        from selfexplain.report.cost_plot import cost_figure  # what draws comes after refusals
+        from selfexplain.report.picture import save_figure
+
         console.print(comparison_table(results))
         _write_text(config.out / "table.md", comparison_markdown(results))
         save_figure(cost_figure(results["summary"]), config.out / "accuracy-cost.png")
@@ -116,13 +117,14 @@ def _explain(config: ExplainConfig, console: Console) -> None:
 
 def _study(config: StudyKDConfig, console: Console) -> None:
     from selfexplain.recipes.study_kd import run_study
-    from selfexplain.report.picture import save_figure
-    from selfexplain.report.study import study_figure, study_markdown, study_table
     from selfexplain.report.sweep_table import sweep_progress
 
     with sweep_progress(console, epochs=config.training.epochs, quiet=not first_process()) as watch:
         study = run_study(config, watch)
     if first_process():
+        from selfexplain.report.picture import save_figure
+        from selfexplain.report.study import study_figure, study_markdown, study_table
+
         console.print(study_table(study))
         _write_text(config.out / "table.md", study_markdown(study))
         save_figure(study_figure(study), config.out / "study.png")

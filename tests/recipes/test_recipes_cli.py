@@ -187,7 +187,7 @@ def test_device_that_the_machine_lacks(
     def refuse(**options: object) -> None:
         raise MisconfigurationException("You requested 3 GPUs, but there is 1")
 
-    monkeypatch.setattr("selfexplain.recipes.launch.Fabric", refuse)
+    monkeypatch.setattr("lightning_fabric.Fabric", refuse)
     said = refused(capsys, "train", *DIGITS, "--devices", "3", "--out", str(tmp_path / "run"))
     assert "pass --accelerator cpu" in said
 

@@ -45,11 +45,12 @@ def test_seeds_side_by_side_are_those_one_by_one(
             begun = [m.pid for n, m in news if n == name and isinstance(m, Started)]
             os.kill(begun[-1], signal.SIGKILL)  # type: ignore[arg-type]
 
-    config = searches(tmp_path / "c", "--seeds", "0", "1", "--workers", "2", "--epochs", "12")
+    small = ["--epochs", "12", "--space", "nasbench201"]
+    config = searches(tmp_path / "c", "--seeds", "0", "1", "--workers", "2", *small)
     found = run_searches(config, watch)
     assert found == json.loads((tmp_path / "c" / "searches.json").read_text())
     for row, seed in zip(found["rows"], (0, 1), strict=True):
-        one = searches(tmp_path / f"one{seed}", "--seed", str(seed), "--epochs", "12").each()[0]
+        one = searches(tmp_path / f"one{seed}", "--seed", str(seed), *small).each()[0]
         alone = run_search(one)
         for result in (row, alone):
             del result["step_seconds"]

@@ -67,7 +67,30 @@ def load_data(
     return data
 
 
+def check_spec(spec: str) -> None:
+    """Raise InputError for data of no known kind, or in a folder that is not there.
+
+    It reads nothing, so that a slip is told before anything that takes long.
+
+    Example:
+        >>> check_spec("digits")
+    """
+    scheme, _, place = spec.partition(":")
+    if spec != "digits" and not (place and scheme in {"parquet", "hub", "folder"}):
+        raise InputError(
+            f"the data '{spec}' is unknown; pass digits, parquet:DIR, hub:NAME or folder:DIR"
+        )
+    folder = Path(place).expanduser()
+    if scheme in {"parquet", "folder"} and not folder.is_dir():
+        holds = {
+            "folder": "one that holds a folder for each class",
+            "parquet": "the folder that holds train-*.parquet",
+        }[scheme]
+        raise InputError(f"the folder {folder} does not exist; pass {holds}")
+
+
 def _read(spec: str, image_column: str | None, label_column: str | None) -> RawData:
+    check_spec(spec)
     scheme, _, place = spec.partition(":")
     if place and scheme in {"parquet", "hub"}:
         from selfexplain.data import table_readers  # here, for `datasets` takes a second to import
@@ -82,8 +105,4 @@ def _read(spec: str, image_column: str | None, label_column: str | None) -> RawD
         )
     if place and scheme == "folder":
         return read_folder(Path(place).expanduser())
-    if spec == "digits":
-        return read_digits()
-    raise InputError(
-        f"the data '{spec}' is unknown; pass digits, parquet:DIR, hub:NAME or folder:DIR"
-    )
+    return read_digits()

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t as student_t
 
 from selfexplain.errors import InputError
 
@@ -66,11 +65,15 @@ def paired_difference(
 
 def _interval(mean: float, error: float, n: int, miss: float) -> tuple[float, float]:
     """The interval that misses the true mean with probability `miss`."""
+    from scipy.stats import t as student_t  # here, as it takes a second to import
+
     half = float(student_t.ppf(1 - miss / 2, n - 1)) * error
     return mean - half, mean + half
 
 
 def _p_value(differences: np.ndarray, mean: float, error: float) -> float | None:
+    from scipy.stats import t as student_t
+
     if np.allclose(differences, differences[0], rtol=1e-9, atol=1e-12):
         return 1.0 if abs(mean) < 1e-12 else None
     return float(2 * student_t.sf(abs(mean) / error, len(differences) - 1))

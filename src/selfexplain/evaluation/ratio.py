@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t as student_t
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +37,8 @@ def share_of(parts: Sequence[float], wholes: Sequence[float]) -> Share:
         >>> round(share.ratio, 3), [round(end, 2) for end in share.ci95]
         (0.492, [0.39, 0.58])
     """
+    from scipy.stats import t as student_t  # here, as scipy.stats takes a second to import
+
     y_N, x_N = np.asarray(parts, dtype=float), np.asarray(wholes, dtype=float)
     n = len(x_N)
     if n < 2:

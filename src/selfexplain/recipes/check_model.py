@@ -3,8 +3,22 @@
 import torch
 from torch import Tensor, nn
 
+from selfexplain.data.load import check_spec
 from selfexplain.errors import InputError, first_line
 from selfexplain.evaluation import evaluating
+from selfexplain.recipes.launch import check_device
+from selfexplain.recipes.options import SharedConfig
+
+
+def check_place(config: SharedConfig) -> None:
+    """Raise InputError for data or a device that is not there, before Fabric is imported.
+
+    Example:
+        >>> from selfexplain.recipes.options import DataOptions, TrainConfig
+        >>> check_place(TrainConfig(data=DataOptions(data="digits")))
+    """
+    check_spec(config.data.data)
+    check_device(config.device, config.training)
 
 
 def check_model(model: nn.Module, name: str, shape_CHW: tuple[int, int, int], classes: int) -> None:

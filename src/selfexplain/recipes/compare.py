@@ -17,7 +17,7 @@ import torch
 
 from selfexplain.data import ImageData
 from selfexplain.models.build import check_model_name
-from selfexplain.recipes.check_model import check_model
+from selfexplain.recipes.check_model import check_model, check_place
 from selfexplain.recipes.classifier import build_seeded
 from selfexplain.recipes.environment import environment
 from selfexplain.recipes.finished import read_finished
@@ -94,6 +94,7 @@ def run_comparison(
     check_model_name(config.model)
     if config.teacher is not None:
         read_finished(config.teacher)
+    check_place(config)
     check_tunable(config)
     check_installed(config.loggers)
     _claim_folder(config)

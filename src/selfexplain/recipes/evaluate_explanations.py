@@ -23,6 +23,7 @@ from selfexplain.recipes.environment import environment
 from selfexplain.recipes.explain import TrainedRun, load_run
 from selfexplain.recipes.explain_options import ExplainConfig
 from selfexplain.recipes.explanation_scores import BETTER, CHUNK, map_scores
+from selfexplain.recipes.finished import read_finished
 from selfexplain.recipes.folder import saved_config
 from selfexplain.recipes.launch import launch
 from selfexplain.recipes.options import DataOptions, DeviceOptions, plain
@@ -55,6 +56,8 @@ def evaluate_explanations(
     Raises:
         InputError: a run is not finished, its data have changed, or runs score different images.
     """
+    for folder in config.run:  # before anything that takes long
+        read_finished(folder)
     options = config.quality
     device = launch(DeviceOptions(accelerator=options.accelerator), TrainingOptions()).device
     first: ScoredImages | None = None

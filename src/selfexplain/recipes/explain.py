@@ -6,11 +6,10 @@ Shape suffixes: B images, C channels, H and W space, K classes.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from selfexplain.data import normalise
@@ -27,8 +26,10 @@ from selfexplain.recipes.explain_options import ExplainConfig
 from selfexplain.recipes.finished import load_weights, read_finished
 from selfexplain.recipes.objective_options import ObjectiveOptions
 from selfexplain.recipes.objectives import resolve
-from selfexplain.report import explanation_figure
 from selfexplain.training.checkpoint import check_format, load_checkpoint, loading_from
+
+if TYPE_CHECKING:  # what draws is imported after refusals
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +95,7 @@ def _objective_options(config: dict[str, Any]) -> ObjectiveOptions:
         ) from error
 
 
-def explain_images(config: ExplainConfig) -> Figure:
+def explain_images(config: ExplainConfig) -> "Figure":
     """Read, classify and explain image files; return the drawn figure.
 
     Raises:
@@ -158,8 +159,10 @@ def explain_tensor(
     *,
     kind: MapKind = "cam",
     layer: str | None = None,
-) -> Figure:
+) -> "Figure":
     """Explain uint8 images (B, C, H, W) for the class that the model predicts."""
+    from selfexplain.report import explanation_figure
+
     x_BCHW = normalise(images_BCHW, run.mean_C, run.std_C)
     with torch.no_grad():
         p_BK = run.objective.model(x_BCHW).softmax(dim=1)

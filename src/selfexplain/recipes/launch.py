@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from selfexplain.errors import InputError, first_line
 from selfexplain.recipes.machines import devices_and_machines
 from selfexplain.recipes.options import DeviceOptions
@@ -13,6 +15,22 @@ from selfexplain.training.shortage import shortage_said
 
 if TYPE_CHECKING:  # a refusal comes before its seconds of import
     from lightning_fabric import Fabric
+
+
+def check_device(device: DeviceOptions, training: TrainingOptions) -> None:
+    """Raise InputError for a kind of device that is not here, and for fp16 without a GPU.
+
+    Example:
+        >>> check_device(DeviceOptions(accelerator="cpu"), TrainingOptions())
+    """
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not here.get(device.accelerator, True):
+        raise InputError(
+            f"accelerator {device.accelerator} cannot be used here: PyTorch finds none; "
+            "pass --accelerator cpu"
+        )
+    if training.precision == "fp16" and (device.accelerator == "cpu" or not any(here.values())):
+        raise InputError("precision fp16 needs a GPU; pass --precision bf16 or fp32")
 
 
 def launch(device: DeviceOptions, training: TrainingOptions) -> Fabric:
@@ -27,6 +45,7 @@ def launch(device: DeviceOptions, training: TrainingOptions) -> Fabric:
         >>> launch(DeviceOptions(accelerator="cpu"), TrainingOptions()).world_size
         1
     """
+    check_device(device, training)
     # Here, as it takes longer to import than torch: refusals come before.
     from lightning_fabric import Fabric
     from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -47,8 +66,6 @@ def launch(device: DeviceOptions, training: TrainingOptions) -> Fabric:
             f"{training.precision} cannot be used here ({first_line(error)}); "
             "pass --accelerator cpu --devices 1 --precision fp32"
         ) from error
-    if training.precision == "fp16" and fabric.device.type == "cpu":
-        raise InputError("precision fp16 needs a GPU; pass --precision bf16 or fp32")
     if training.cuda_graph and (fabric.device.type != "cuda" or fabric.world_size > 1):
         raise InputError(
             f"cuda_graph needs one CUDA device, and this is {fabric.world_size} x "

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from selfexplain.data import ImageData
+from selfexplain.data.load import check_spec
 from selfexplain.models.build import check_model_name
 from selfexplain.recipes.environment import environment
 from selfexplain.recipes.folder import claim_folder, kept_said, locked
@@ -72,6 +73,8 @@ def run_search(
     if done.exists():
         return read_search_result(done)
     remedy = "pass a smaller --batch-size, or let fewer searches share the GPU"
+    if data is None:
+        check_spec(config.data.data)
     with locked(config.out, patience), kept_said(config.out), shortage_said(remedy):
         fabric = launch(DeviceOptions(accelerator=config.accelerator), TrainingOptions())
         fabric.barrier()  # every process has looked at the folder before one writes to it

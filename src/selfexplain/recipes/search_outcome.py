@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selfexplain.report import architecture_figure, cell_svg, save_figure
 from selfexplain.spaces import FAMILIES, Genotype, save_genotype
 from selfexplain.writing import atomic_file
 
@@ -69,6 +68,9 @@ def write_outcome(folder: Path, genotype: Genotype, history: Sequence[dict[str, 
         genotype: what it found.
         history: lines of its log, with `weights` as lists.
     """
+    # Here, as matplotlib is not to hold up a refusal.
+    from selfexplain.report import architecture_figure, cell_svg, save_figure
+
     save_genotype(folder / "genotype.json", genotype)
     with atomic_file(folder / "cell.svg") as file:
         file.write(cell_svg(genotype).encode())

@@ -21,7 +21,7 @@ from selfexplain.evaluation import score
 from selfexplain.models.build import check_model_name
 from selfexplain.objectives import Objective
 from selfexplain.recipes.album import open_album
-from selfexplain.recipes.check_model import check_model
+from selfexplain.recipes.check_model import check_model, check_place
 from selfexplain.recipes.classifier import build_seeded
 from selfexplain.recipes.derived import drop_path_schedule, size_of
 from selfexplain.recipes.finished import check_tensors, read_finished
@@ -96,6 +96,8 @@ def run_training(
         f"pass a smaller --batch-size (now {config.training.batch_size}), or let fewer runs share "
         "the GPU"
     )
+    if fabric is None:
+        check_place(config)
     with locked(config.out, patience), kept_said(config.out), shortage_said(remedy):
         fabric = fabric if fabric is not None else launch(config.device, config.training)
         folder = config.out / "teachers" if teachers is None else teachers

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import torch
 from matplotlib.figure import Figure
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from selfexplain.report.html import Section, figure, paragraph, table
@@ -46,6 +45,8 @@ def agreement(similarity: Similarity, confusion_KK: Tensor) -> float | None:
         >>> agreement(Similarity(similarity_KK=a, count_K=torch.ones(3)), a)
         1.0
     """
+    from scipy.stats import spearmanr  # here, as scipy.stats takes a second to import
+
     off_KK = ~torch.eye(len(confusion_KK), dtype=torch.bool) & (similarity.count_K > 0)[:, None]
     a, b = similarity.similarity_KK[off_KK], confusion_KK[off_KK]
     if len(a) < 3 or a.min() == a.max() or b.min() == b.max():

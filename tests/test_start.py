@@ -1,0 +1,136 @@
+"""What the command line imports before it answers, and packages that import when asked."""
+
+import ast
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import selfexplain
+
+ROOT = Path(selfexplain.__file__).parent
+LIGHT = {"selfexplain", "tyro", "typeguard", "docstring_parser", "typing_extensions", "shtab"}
+"""What help and refused options may import beside the standard library: not even torch."""
+HEAVY = {
+    "lightning_fabric",
+    "torchmetrics",
+    "torch._dynamo",
+    "torch._inductor",
+    "matplotlib",
+    "datasets",
+    "pyarrow",
+    "pandas",
+    "sklearn",
+    "scipy",
+    "transformers",
+    "gradio",
+    "huggingface_hub",
+}
+"""What no refusal waits for."""
+CALL = """
+import sys
+before = set(sys.modules)
+from selfexplain.cli import main
+code = 0
+try:
+    main(sys.argv[1:])
+except SystemExit as ended:
+    code = ended.code or 0
+print("IMPORTED", code, *(set(sys.modules) - before))
+"""
+LAZY = [p.parent for p in ROOT.rglob("__init__.py") if "lazily(" in p.read_text()]
+
+
+def imported(*words: str, folder: Path) -> tuple[int, set[str]]:
+    """Exit code of a command, and the modules that it imported."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    out = subprocess.run(
+        [sys.executable, "-c", CALL, *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+        cwd=folder,
+    ).stdout
+    _, code, *modules = out.splitlines()[-1].split()
+    return int(code), set(modules)
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["--help"], 0),
+        (["train", "--help"], 0),
+        (["study-kd", "--help"], 0),
+        (["search", "--help"], 0),
+        (["train", "--data", "digits", "--nope", "3"], 2),
+        (["train", "--data", "digits", "--batch-size", "0"], 2),
+        (["retrain", "--data", "digits", "--genotype", "absent"], 2),
+        (["report", "absent"], 2),
+    ],
+    ids=str,
+)
+def test_help_and_refused_options_come_without_torch(
+    words: list[str], code: int, tmp_path: Path
+) -> None:
+    ended, modules = imported(*words, folder=tmp_path)
+    assert ended == code
+    packages = {name.partition(".")[0] for name in modules} - set(sys.stdlib_module_names)
+    packages = {name for name in packages if not name.startswith("_")}
+    assert packages - LIGHT == set()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "--data", "digits", "--objective", "absent"],
+        ["train", "--data", "digits", "--objective", "kd", "--teacher", "absent"],
+        ["study-kd", "--data", "absent"],
+        ["search", "--data", "folder:absent"],
+        ["explain", "--run", "absent", "--evaluate"],
+        ["export", "--run", "absent", "--out", "a"],
+        ["app", "--run", "absent"],
+    ],
+    ids=" ".join,
+)
+def test_refusals_wait_for_nothing_heavy(words: list[str], tmp_path: Path) -> None:
+    ended, modules = imported(*words, folder=tmp_path)
+    assert ended == 2
+    assert modules & HEAVY == set()
+
+
+@pytest.mark.parametrize("package", LAZY, ids=lambda package: package.name)
+def test_lazy_packages_have_what_type_checkers_are_told(package: Path) -> None:
+    """Every name under TYPE_CHECKING is in `__all__`, and is the very thing of its module."""
+    module = importlib.import_module(".".join(("selfexplain", *package.relative_to(ROOT).parts)))
+    tree = ast.parse((package / "__init__.py").read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    told = {
+        alias.name: node.module
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert set(told) == set(module.__all__)
+    assert set(told) <= set(dir(module))
+    for name, place in told.items():
+        assert getattr(module, name) is getattr(importlib.import_module(place), name)
+    with pytest.raises(AttributeError, match="has no attribute 'absent'"):
+        module.absent  # noqa: B018 - the look-up is what is tested
+
+
+def test_a_function_keeps_its_place_from_the_module_of_its_name() -> None:
+    code = (
+        "import selfexplain.multilevel.walk, selfexplain.multilevel as m;"
+        "from selfexplain.multilevel import hypergradient;"
+        "import selfexplain.multilevel.hypergradient;"
+        "print(type(m.walk).__name__, type(m.hypergradient).__name__)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT.parent)}
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert out.stdout.split() == ["function", "function"]
