@@ -132,7 +132,9 @@ class CheckedLayers:
             if not recording:
                 return bool(broken)
         self._broken.logical_or_(broken)
-        known = not recording and bool(self._told)
+        if recording:
+            return False
+        known = bool(self._told)
         if known:
             self._broken.zero_()
         self._told.copy_(self._broken, non_blocking=True)

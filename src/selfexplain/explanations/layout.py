@@ -1,6 +1,6 @@
 """Where features and space lie in a layer's output (B batch, F features, H W space, T tokens)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -119,7 +119,7 @@ def like_image(sides: Sequence[int], image_BCHW: torch.Size) -> bool:
 
 
 def known_grids(
-    layouts: list[Layout], outputs: Iterable[object], image_BCHW: torch.Size
+    layouts: list[Layout], outputs: Collection[object], image_BCHW: torch.Size
 ) -> list[Layout]:
     """Leave out grids of tokens that contradict the feature maps which tokens are made of.
 
@@ -137,19 +137,14 @@ def known_grids(
         >>> [len(known_grids(layouts, seen, image_BCHW)) for seen in ([], patches)]
         [1, 0]
     """
-    if all(layout.grid is None for layout in layouts):
-        return layouts
-    outputs = list(outputs)
-    maps, sequences = maps_among(outputs, image_BCHW), sequences_of(outputs, image_BCHW)
-    return [layout for layout in layouts if _is_known(layout, maps, sequences)]
+    return [layout for layout in layouts if _is_known(layout, outputs, image_BCHW)]
 
 
-def _is_known(
-    layout: Layout, maps: set[tuple[int, int, int]], sequences: set[tuple[int, int]]
-) -> bool:
+def _is_known(layout: Layout, outputs: Collection[object], image_BCHW: torch.Size) -> bool:
     grid = layout.grid
     if grid is None:
         return True
+    maps, sequences = maps_among(outputs, image_BCHW), sequences_of(outputs, image_BCHW)
     widths = {d for n, d in sequences if n == grid.tokens}
     sides = [(h, w) for c, h, w in maps if c in widths and 1 < h * w <= grid.tokens < 2 * h * w]
     return not sides or (grid.height, grid.width) in sides

@@ -123,6 +123,7 @@ def maps_of_forward(
         ...     nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
         ... )
         >>> x = torch.rand(2, 3, 8, 8)
+        >>> from selfexplain.explanations import find_explained_layer
         >>> with capture(model, find_explained_layer(model, x)) as seen:
         ...     logits = model(x)
         >>> maps_of_forward(seen, logits).shape

@@ -80,8 +80,12 @@ def outputs_with_space(model: nn.Module, x_BCHW: Tensor) -> list[tuple[str, Layo
     outputs = [output for _, output, _ in all_found]
     sequences = sequences_of(outputs, image_BCHW)
     found = []
+    known: dict[Layout, bool] = {}
     for name, output, gradient in all_found:
-        layouts = known_grids(layouts_of(output, image_BCHW), outputs, image_BCHW)
+        layouts = layouts_of(output, image_BCHW)
+        if layouts and layouts[0] not in known:
+            known[layouts[0]] = bool(known_grids(layouts[:1], outputs, image_BCHW))
+        layouts = layouts if layouts and known[layouts[0]] else []
         is_sequence = output.dim() == 3 and (output.shape[1], output.shape[2]) in sequences
         if layouts or (is_sequence and len(output) == image_BCHW[0]):
             found.append((name, layouts[0] if layouts else None, gradient))

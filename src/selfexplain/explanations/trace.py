@@ -65,6 +65,10 @@ class Trace:
     finished: dict[str, int] = field(default_factory=dict)
     """Of each module: how many sightings had been made when its last call ended."""
     outputs: dict[str, object] = field(default_factory=dict)
+    maps: int = 0
+    """How many outputs have had four axes."""
+    asked: dict[tuple[int, int, int], bool] = field(default_factory=dict)
+    """Whether so many tokens, so wide, after so many maps, have the grid that they seem to have."""
     logits_BK: Tensor = field(default_factory=lambda: torch.empty(0, 0))
     busy: bool = False
 
@@ -74,12 +78,22 @@ class Trace:
             return
         self.busy = True
         layouts = layouts_of(tensor, self.image_BCHW)
-        layouts = known_grids(layouts, [*self.outputs.values(), tensor], self.image_BCHW)
+        layouts = self._known(layouts, tensor)
         if layouts and isinstance(tensor, Tensor):
             means = [(layout, pooled(tensor.detach(), layout)) for layout in layouts]
             after = next(reversed(self.called), None)
             self.sightings.append(Sighting(tensor, module, after, means))
         self.busy = False
+
+    def _known(self, layouts: list[Layout], tensor: object) -> list[Layout]:
+        """Ask once for each number and width of tokens, and again when a map was seen since."""
+        if not isinstance(tensor, Tensor) or not layouts or layouts[0].grid is None:
+            return layouts
+        key = tensor.shape[1], tensor.shape[2], self.maps
+        if key not in self.asked:
+            outputs = [*self.outputs.values(), tensor]
+            self.asked[key] = bool(known_grids(layouts, outputs, self.image_BCHW))
+        return layouts if self.asked[key] else []
 
 
 def probe(x_BCHW: Tensor) -> Tensor:
@@ -126,7 +140,9 @@ def traced(
         weights = WeightWatch()
         stack.enter_context(_watched(model, trace, weights))
         set_eval(model)
-        with weights, ArgumentWatch(lambda tensor: trace.see(tensor, None)):
+        if any(isinstance(m, nn.Linear) and is_parametrized(m) for m in model.modules()):
+            stack.enter_context(weights)
+        with ArgumentWatch(lambda tensor: trace.see(tensor, None)):
             logits = model(x_BCHW)
     trace.logits_BK = check_logits(logits, len(x_BCHW))
     return trace
@@ -164,6 +180,7 @@ def _note(trace: Trace, name: str, weights: WeightWatch) -> Callable[[nn.Module,
         given_by = _returned_by(trace, inputs[0]) if inputs else None
         trace.called.pop(name, None)
         trace.outputs[name] = output
+        trace.maps += isinstance(output, Tensor) and output.dim() == 4
         trace.called[name] = module
         shape = getattr(output, "shape", None)
         trace.returned[name] = type(output).__name__ if shape is None else str(tuple(shape))
