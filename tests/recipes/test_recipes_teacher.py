@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import multiprocessing
 import shutil
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from selfexplain.recipes.teacher import load_teacher
 from selfexplain.recipes.train import run_training
 from selfexplain.report import comparison_markdown
 from selfexplain.training import TrainingOptions
+from two_processes import start_two
 
 DATA = DataOptions(data="digits", train_size=100)
 
@@ -96,22 +96,14 @@ def test_stopped_while_the_teacher_trains_it_continues_to_the_same_weights(
     assert same(taught, again.out)
 
 
-def _train(out: Path, objective: str, teachers: Path) -> None:
+def _train(rank: int, folder: Path, objectives: tuple[str, ...]) -> None:
     torch.set_num_threads(1)
-    run_training(config(out, objective, epochs=6), teachers=teachers)
+    own = config(folder / objectives[rank], objectives[rank], epochs=6)
+    run_training(own, teachers=folder / "teachers")
 
 
 def test_two_processes_that_need_one_teacher_train_it_once(tmp_path: Path) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    runs = [
-        spawn.Process(target=_train, args=(tmp_path / name, name, tmp_path / "teachers"))
-        for name in ("kd", "kd:alpha=0.5")
-    ]
-    for process in runs:
-        process.start()
-    for process in runs:
-        process.join()
-    assert [process.exitcode for process in runs] == [0, 0]
+    start_two(_train, tmp_path, ("kd", "kd:alpha=0.5"))
     log = (tmp_path / "teachers" / "standard-seed0" / "metrics.jsonl").read_text()
     assert [json.loads(line)["epoch"] for line in log.splitlines()] == [1, 2, 3, 4, 5, 6]
     assert all((tmp_path / name / "result.json").exists() for name in ("kd", "kd:alpha=0.5"))
