@@ -479,3 +479,16 @@ def test_what_is_remembered_is_no_part_of_a_checkpoint():
     assert set(objective.state_dict()) == before
     again = copy.deepcopy(objective)
     assert again(images(1), Y)["loss"] == objective(images(1), Y)["loss"]
+
+
+def test_dropout_is_excused_only_where_it_is_looked_for() -> None:
+    """A recorded step does not look for it until a false alarm has told of it."""
+    torch.manual_seed(0)
+    model, x = RIGHT["dropout"]().train(), torch.rand(64, 3, 6, 6)
+    with capture(model, find_explained_layer(model, x, kind="cam")) as seen:
+        logits_BK = model(x)
+    broken = [
+        bool(checked.disagreement(seen, logits_BK, strict=True, dropout=dropout))
+        for dropout in (True, False)
+    ]
+    assert broken == [False, True]

@@ -52,7 +52,8 @@ def model() -> nn.Module:
 def run(
     folder: Path, objective: Objective | None = None, epochs: int = 4, **more: Any
 ) -> nn.Module:
-    options = {k: more.pop(k) for k in ("ema", "clip", "precision", "lr", "compile") if k in more}
+    names = ("ema", "clip", "precision", "lr", "weight_decay", "compile")
+    options = {k: more.pop(k) for k in names if k in more}
     return train(
         objective if objective is not None else Standard(model()),
         Batches(),
@@ -194,7 +195,7 @@ def test_nan_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> No
 
 def test_weights_that_explode_in_the_last_step_do_not_reach_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(DivergedError):
-        run(tmp_path, lr=1e38)
+        run(tmp_path, lr=1e30, weight_decay=1e30)
     assert not (tmp_path / "checkpoint.pt").exists()
 
 

@@ -52,6 +52,8 @@ class CheckedLayers:
         """On a device: whether a pass since the last reading broke the rule."""
         self._told: Tensor | None = None
         """The same in memory of the host, as it was when the device had got so far."""
+        self._noisy = False
+        """Whether a pass broke the rule by dropout alone."""
 
     def find(
         self, model: nn.Module, x_BCHW: Tensor, kind: MapKind, layer: str | None = None
@@ -97,7 +99,12 @@ class CheckedLayers:
             )
         if logits_BK.is_meta or (seen.saw and seen.layer.head is None):
             return True
-        if seen.saw and not self._is_told(disagreement(seen, logits_BK, strict=True)):
+        # A recording holds the rule alone, unless dropout is known of: looking for dropout is most
+        # of the check's work on a GPU, which a false alarm, an epoch at most, costs less than.
+        recording = logits_BK.is_cuda and torch.cuda.is_current_stream_capturing()
+        dropout = self._noisy or not recording
+        broken = disagreement(seen, logits_BK, strict=True, dropout=dropout)
+        if seen.saw and not self._is_told(broken):
             seen.checked = True
             return True
         found = self._look(model, x_BCHW, kind, layer)
@@ -109,7 +116,7 @@ class CheckedLayers:
             quiet_BK = model(probe(x_BCHW))
         if bool(disagreement(quiet, quiet_BK, strict=True)):
             raise broken_rule(quiet)
-        seen.checked = True
+        self._noisy = seen.checked = True
         return True
 
     def _look(
@@ -171,7 +178,7 @@ def broken_rule(seen: Seen) -> Exception:
 
 
 @torch.no_grad()
-def disagreement(seen: Seen, logits_BK: Tensor, *, strict: bool) -> Tensor:
+def disagreement(seen: Seen, logits_BK: Tensor, *, strict: bool, dropout: bool = True) -> Tensor:
     """Whether a pass breaks ``logits = W mean + b``: a bool of the device, not waited for there.
 
     The bound is that of rounding: relative to ``|W| |mean| + |b|``. What is not finite is not held
@@ -183,6 +190,7 @@ def disagreement(seen: Seen, logits_BK: Tensor, *, strict: bool) -> Tensor:
         logits_BK: what it returned.
         strict: let features be scaled only where some were dropped; else also where they are so few
             that dropout may have spared them all.
+        dropout: whether dropout before the head excuses a pass.
     """
     if not seen.saw or not seen.head_calls:
         return torch.ones((), dtype=torch.bool, device=logits_BK.device)
@@ -196,7 +204,7 @@ def disagreement(seen: Seen, logits_BK: Tensor, *, strict: bool) -> Tensor:
         if not logits_BK.is_cuda and rule.surely_gives(rule.mean_BF):
             return torch.zeros((), dtype=torch.bool)
         broken = rule.gives_other(rule.mean_BF)
-        if not (broken.is_cuda or bool(broken)):
+        if not dropout or not (broken.is_cuda or bool(broken)):
             return broken
         fits = torch.stack([rule.is_given(x.to(rule.wide), strict) for x in given])
         last = given[-1].to(rule.wide)
