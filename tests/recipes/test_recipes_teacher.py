@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -107,17 +105,6 @@ def test_two_processes_that_need_one_teacher_train_it_once(tmp_path: Path) -> No
     log = (tmp_path / "teachers" / "standard-seed0" / "metrics.jsonl").read_text()
     assert [json.loads(line)["epoch"] for line in log.splitlines()] == [1, 2, 3, 4, 5, 6]
     assert all((tmp_path / name / "result.json").exists() for name in ("kd", "kd:alpha=0.5"))
-
-
-def test_two_devices_share_a_teacher(tmp_path: Path) -> None:
-    out = str(tmp_path / "run")
-    more = ("--epochs", "1", "--accelerator", "cpu", "--devices", "2", "--out", out)
-    words = ("train", "--data", "digits", "--train-size", "100", "--batch-size", "50")
-    line = [sys.executable, "-m", "selfexplain", *words, "--objective", "kd", *more]
-    done = subprocess.run(line, check=True, capture_output=True, text=True)
-    assert done.stdout.count("Run: ") == 1
-    assert (tmp_path / "run" / "teachers" / "standard-seed0" / "result.json").exists()
-    assert (tmp_path / "run" / "result.json").exists()
 
 
 def test_comparison_shares_teachers_and_counts_them(tmp_path: Path) -> None:
