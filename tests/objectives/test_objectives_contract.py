@@ -360,7 +360,7 @@ def test_bad_options_are_named() -> None:
         "standard:weight=1": "no options",
         "byot:layers=blok2": "layer 'blok2' is not in the model; pass a name",
         "byot:temperature=0": "temperature is 0; pass a number above 0",
-        "dml:networks=1": "networks is 1; pass a whole number of at least 2",
+        "dml:networks=1": "networks is 1; pass a whole number from 2 to 100",
         "label_smooting": "pass label_smoothing",
     }.items():
         with pytest.raises(InputError) as raised:
