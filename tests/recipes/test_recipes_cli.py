@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from selfexplain.cli import main
 from selfexplain.data import CORRUPTIONS
+from selfexplain.training.files import read_json
 
 
 def test_train_leaves_a_whole_record(trained: Path) -> None:
@@ -57,7 +58,7 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
     a, b = (load_file(p / "model.safetensors") for p in (unbroken, killed))
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
-    scores = [json.loads((p / "result.json").read_text()) for p in (unbroken, killed)]
+    scores = [read_json(p / "result.json") for p in (unbroken, killed)]
     for score in scores:
         del score["step_seconds"]
     assert scores[0] == scores[1]

@@ -25,6 +25,7 @@ from selfexplain.recipes.teacher import load_teacher
 from selfexplain.recipes.train import run_training
 from selfexplain.report import comparison_markdown
 from selfexplain.training import TrainingOptions
+from selfexplain.training.files import read_json
 from two_processes import start_two
 
 DATA = DataOptions(data="digits", train_size=100)
@@ -185,7 +186,7 @@ def test_teachers_that_do_not_fit_are_named(taught: Path, tmp_path: Path) -> Non
         run_training(dataclasses.replace(config(tmp_path / "c", teacher=taught), data=larger))
     fewer = tmp_path / "fewer"
     shutil.copytree(taught, fewer)
-    record = json.loads((fewer / "run.json").read_text())
+    record = read_json(fewer / "run.json")
     record["images"]["class_names"].pop()
     (fewer / "run.json").write_text(json.dumps(record))
     with pytest.raises(InputError, match="another number of classes"):
