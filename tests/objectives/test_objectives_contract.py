@@ -333,7 +333,7 @@ def test_model_without_logits_is_refused(name: str) -> None:
 def test_bad_options_are_named() -> None:
     for spec, message in {
         "label_smoothing:smoothing=2": "label_smoothing: smoothing is 2; pass a number from 0 to 1",
-        "cs_kd:temperature=inf": "cs_kd: temperature is inf; pass a finite number at least 0.01",
+        "cs_kd:temperature=inf": "cs_kd: temperature is inf; pass a finite number of at least 0.01",
         "cs_kd:weight=nan": "cs_kd: weight is nan; pass a finite number at least 0",
         "zipf:exponent=-1": "zipf: exponent is -1; pass a number at least 0",
         "zipf:exponent=inf": "zipf: exponent is inf; pass a finite number at least 0",
