@@ -152,6 +152,7 @@ def test_a_run_that_diverged_says_so(runs: Runs, image: Tensor, tmp_path: Path) 
     weights = load_file(folder / "model.safetensors")
     weights["head.bias"] = torch.full_like(weights["head.bias"], float("nan"))
     save_file(weights, folder / "model.safetensors")
+    (folder / "result.json").unlink()  # which says what the weights must be
     board = Board([Explainer(folder)])
     assert "not finite" in board.view(0, (image,), "cam", "", 12)
 
@@ -169,9 +170,10 @@ def test_examples_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     path = tmp_path / "album" / "images.safetensors"
     path.parent.mkdir()
     path.write_bytes(b"no tensors")
-    with pytest.raises(InputError, match=r"images\.safetensors holds no images"):
+    with pytest.raises(InputError, match=r"images\.safetensors cannot be read"):
         read_examples(tmp_path, ("a",))
-    save_file({"images": torch.zeros(1, 1, 2, 2), "labels": torch.tensor([7])}, path)
+    images = torch.zeros(1, 1, 2, 2, dtype=torch.uint8)
+    save_file({"images": images, "labels": torch.tensor([7])}, path)
     with pytest.raises(InputError, match=r"images\.safetensors holds no images"):
         read_examples(tmp_path, ("a",))
 

@@ -82,7 +82,7 @@ def test_period_and_warmup_are_the_objectives() -> None:
 
 
 def test_what_does_not_fit_is_named() -> None:
-    with pytest.raises(InputError, match="weight is -1; pass a number at least 0"):
+    with pytest.raises(InputError, match="weight is -1; pass a number of at least 0"):
         WithAuxiliaryHead(Standard(network()), weight=-1)
     with pytest.raises(InputError, match="has no module 'second'"):
         WithAuxiliaryHead(Standard(network()), head="second")

@@ -233,10 +233,10 @@ def test_what_cannot_be_used_is_refused_in_a_sentence(tmp_path: Path, copied: Pa
     with pytest.raises(InputError, match=r"line 1 of .* is not the record of an epoch"):
         write_report(ReportConfig(dirs=(run,)))
     (run / "run.json").write_text("{}")
-    with pytest.raises(InputError, match="not a training's"):
+    with pytest.raises(InputError, match=r"run\.json is damaged: config is missing"):
         write_report(ReportConfig(dirs=(run,)))
     (copied / "results.json").write_text("{}")
-    with pytest.raises(InputError, match="not a comparison's"):
+    with pytest.raises(InputError, match=r"results\.json is damaged: config is missing"):
         write_report(ReportConfig(dirs=(copied,)))
 
 

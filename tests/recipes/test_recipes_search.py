@@ -189,7 +189,8 @@ def test_skip_collapse_is_measured_warned_about_and_can_stop_a_search(
 
     monkeypatch.setattr(ArchitectureSearch, "genotype", lambda self: from_string(next(cells)))
     with monkeypatch.context() as patch:  # which would draw cells, too
-        patch.setattr(SearchProgress, "_state_of_cell", lambda self: {"weights": WEIGHTS})
+        cell = {"genotype": good, "skip_share": 0.25, "weights": {"cell": [[0.2] * 5] * 6}}
+        patch.setattr(SearchProgress, "_state_of_cell", lambda self: cell)
         result = run_search(tiny(tmp_path / "s", epochs=3, stop_at_skips=3))
     assert (result["epochs"], result["stopped_early"]) == (2, True)
     lines = (tmp_path / "s" / "search.jsonl").read_text().splitlines()
@@ -200,13 +201,10 @@ def test_skip_collapse_is_measured_warned_about_and_can_stop_a_search(
     assert "Warning: 4 of its 6 edges are skip connections" in capsys.readouterr().out
 
 
-WEIGHTS = {"cell": [[0.2] * 5] * 6}
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--eps", "0"], "eps is 0; pass a positive number"),
+        (["--eps", "0"], "--eps is 0; pass a number above 0"),
         (["--lambda", "-1"], "lambda is -1"),
         (["--gamma", "-1"], "gamma is -1"),
         (["--lambda", "0", "--gamma", "0"], "no explanation reaches the architecture"),
@@ -215,7 +213,7 @@ WEIGHTS = {"cell": [[0.2] * 5] * 6}
         (["--audience", "resnet19"], "there is no model 'resnet19'"),
         (["--warmup-epochs", "2"], "pass 0 to 1"),
         (["--epochs", "0"], "epochs is 0"),
-        (["--stop-at-skips", "0"], "stop_at_skips is 0"),
+        (["--stop-at-skips", "0"], "--stop-at-skips is 0"),
         (["--method", "sanas", "--gradient-path", "explainer_only"], "pass full or no_explanation"),
         (["--validation", "1"], "validation is 1"),
         (["--method", "darts2", "--control", "saliency"], "has no explanation and no audience"),

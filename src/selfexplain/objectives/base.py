@@ -173,9 +173,9 @@ def check_in_range(name: str, value: float, low: float, high: float) -> None:
         >>> check_in_range("smoothing", 0.1, 0.0, 1.0)
         >>> check_in_range("temperature", math.inf, 0.01, math.inf)
         Traceback (most recent call last):
-        selfexplain.errors.InputError: temperature is inf; pass a finite number at least 0.01
+        selfexplain.errors.InputError: temperature is inf; pass a finite number of at least 0.01
     """
     finite = math.isfinite(value)
     if not (finite and low <= value <= high):
-        limit = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+        limit = f"of at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
         raise InputError(f"{name} is {value:g}; pass a {'' if finite else 'finite '}number {limit}")
