@@ -22,6 +22,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import selfexplain
+from selfexplain.training.files import read_json
 
 pytest.importorskip("playwright", reason="Playwright is not installed")
 from playwright.sync_api import Browser, Page, expect, sync_playwright
@@ -262,7 +263,7 @@ def test_choices_that_are_not_offered_are_refused(address: str) -> None:
 def many(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with sixty classes of other names."""
     folder = Path(shutil.copytree(runs[1], tmp_path_factory.mktemp("many") / "many"))
-    record = json.loads((folder / "run.json").read_text())
+    record = read_json(folder / "run.json")
     record["images"]["class_names"] = [f"<b>a long name {k}</b>${{k}}" for k in range(60)]
     (folder / "run.json").write_text(json.dumps(record))
     weights = load_file(folder / "model.safetensors")

@@ -20,6 +20,7 @@ from selfexplain.introspection import Introspective, similarity_to_true
 from selfexplain.introspection.target import zipf_target
 from selfexplain.models import build_model
 from selfexplain.recipes.explain import load_run
+from selfexplain.training.files import read_json
 
 Runs = tuple[Path, Path]
 
@@ -93,7 +94,7 @@ def test_a_layer_named_for_cam_is_the_default_one_and_the_runs_own(
     runs: Runs, image: Tensor, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(runs[0], tmp_path / "named"))
-    record = json.loads((folder / "run.json").read_text())
+    record = read_json(folder / "run.json")
     layer = Explainer(folder).layers("cam")[0]
     record["config"]["objective"] = f"introspective:kind=cam,layer={layer}"
     (folder / "run.json").write_text(json.dumps(record))
@@ -179,7 +180,7 @@ def test_runs_with_other_classes_and_sizes_are_compared_with_a_word(
     runs: Runs, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(runs[1], tmp_path / "standard"))
-    record = json.loads((folder / "run.json").read_text())
+    record = read_json(folder / "run.json")
     record["images"]["class_names"][0] = "<b>nought</b>"
     record["images"]["shape"] = [1, 8, 10]
     (folder / "run.json").write_text(json.dumps(record))

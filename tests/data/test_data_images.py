@@ -30,10 +30,10 @@ def chunk(name, content):
 
 
 def deep_png(values_HWC, transparent=None):
-    """A PNG of 16 bits a channel, which Pillow cannot write: grey, RGB or RGBA."""
+    """A PNG of 16 bits a channel, which Pillow cannot write: grey, LA, RGB or RGBA."""
     height, width, channels = values_HWC.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values_HWC)
-    kind = {1: 0, 3: 2, 4: 6}[channels]
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
     header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
     clear = b"" if transparent is None else chunk(b"tRNS", struct.pack(">3H", *transparent))
     return (
@@ -179,6 +179,40 @@ def test_inverted_and_signed_tiffs(tmp_path, tags, message):
     else:
         with pytest.raises(InputError, match=message):
             _one(encoded, tmp_path)
+
+
+def test_grey_with_alpha_of_16_bits_keeps_its_lower_bytes(tmp_path):
+    grey_HW = (SHARES_HW * 4095).astype(np.int64)
+    opaque = deep_png(np.stack([grey_HW, np.full_like(grey_HW, 65535)], axis=-1))
+    clear = deep_png(np.stack([grey_HW, np.where(grey_HW < 2000, 0, 65535)], axis=-1))
+    found_NCHW, notes = read([opaque, clear], tmp_path, "png")
+    assert "images of 16 bits" in notes[0]
+    np.testing.assert_array_equal(found_NCHW[0][0], grey_HW // 16)
+    np.testing.assert_array_equal(found_NCHW[1][0], np.where(grey_HW < 2000, 0, grey_HW // 16))
+
+
+@pytest.mark.parametrize("extra", [0, 1, 2])
+def test_a_fourth_channel_of_16_bits_is_not_taken_for_the_range(tmp_path, extra):
+    """It is padding, premultiplied alpha, or alpha; all opaque here."""
+    grey_HW1 = (SHARES_HW * 4095).astype(np.int64)[..., None]
+    values_HWC = np.concatenate([grey_HW1] * 3 + [np.full_like(grey_HW1, 65535)], axis=-1)
+    encoded = deep_tiff(values_HWC, {262: [2], 338: [extra]})
+    found_NCHW, _ = _one(encoded, tmp_path)
+    for found_HW in found_NCHW[0]:
+        np.testing.assert_array_equal(found_HW, grey_HW1[..., 0] // 16)
+
+
+def test_premultiplied_colours_of_16_bits_are_laid_on_black_as_they_are(tmp_path):
+    values_HWC = np.broadcast_to(np.array([8000, 400, 0, 20_000]), (8, 8, 4)).copy()
+    values_HWC[0, 0] = (65535, 65535, 65535, 65535)
+    found_NCHW, _ = _one(deep_tiff(values_HWC, {262: [2], 338: [1]}), tmp_path)
+    assert found_NCHW[0][:, 1, 1].tolist() == [8000 // 256, 1, 0]
+
+
+def test_planes_of_16_bits_are_refused(tmp_path):
+    values_HWC = np.zeros((8, 8, 3), np.int64)
+    with pytest.raises(InputError, match="16 bits in a plane for each channel"):
+        _one(deep_tiff(values_HWC, {284: [2]}), tmp_path)
 
 
 RED = (200, 30, 10)

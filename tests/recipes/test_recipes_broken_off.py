@@ -153,7 +153,7 @@ def test_exported_weights_keep_their_digest(run: Path) -> None:
     export(run)
     out = run.parent / "exported"
     assert selfexplain.from_pretrained(out).class_names
-    config = json.loads((out / "config.json").read_text())
+    config = read_json(out / "config.json")
     flip(out / "model.safetensors")
     with pytest.raises(InputError, match=r"model\.safetensors .*damaged.*export it, or download"):
         selfexplain.from_pretrained(out)

@@ -26,6 +26,7 @@ from selfexplain.recipes.train import run_training
 from selfexplain.spaces import load_genotype
 from selfexplain.spaces.standalone import source_of
 from selfexplain.training import TrainingOptions
+from selfexplain.training.files import read_json
 
 CELL = "|nor_conv_3x3~0|+|skip_connect~0|nor_conv_1x1~1|+|none~0|avg_pool_3x3~1|skip_connect~2|"
 
@@ -103,7 +104,7 @@ def test_no_place_and_no_markup_in_what_is_published(
     """The data lay in a home folder, and a class has the name of a script."""
     monkeypatch.setattr("huggingface_hub.HfApi", lambda: FakeHub(tmp_path / "hub"))
     moved = Path(shutil.copytree(run, tmp_path / "run"))
-    record = json.loads((moved / "run.json").read_text())
+    record = read_json(moved / "run.json")
     record["config"]["data"]["data"] = f"folder:{tmp_path}/my pets"
     record["config"]["teacher"] = str(tmp_path / "wide")
     record["config"]["objective"] = f"standard:other={tmp_path}/a,more=~/b"
@@ -226,7 +227,7 @@ def test_code_that_a_publisher_names_is_not_run_unasked(
         "Path(__file__).with_name('imported').touch()\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    config = read_json(tmp_path / "out" / "config.json")
     config["model"]["model"] = "code_of_mine:SmallCNN"
     (tmp_path / "out" / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=r"code_of_mine:SmallCNN.*own_code=True if"):

@@ -16,6 +16,7 @@ from selfexplain.recipes.report_runs import read_album, read_record
 from selfexplain.recipes.runs import run_folder
 from selfexplain.recipes.study_kd import StudyKDConfig, run_study
 from selfexplain.training import TrainingOptions
+from selfexplain.training.files import read_json
 
 RESULTS = ["Results", "Accuracy against cost"]
 LEARNED = [
@@ -124,7 +125,7 @@ def test_gallery_without_introspection_shows_the_last_objective(copied: Path) ->
 
 def as_control(folder: Path) -> None:
     """Make a run one of a control."""
-    run = json.loads((folder / "run.json").read_text())
+    run = read_json(folder / "run.json")
     run["config"]["objective"] = "introspective:control=permuted"
     (folder / "run.json").write_text(json.dumps(run))
 
@@ -151,7 +152,7 @@ def test_a_control_is_shown_only_where_there_is_nothing_better(copied: Path) -> 
 )
 def test_control_of_a_record(spec: str, control: str, copied: Path) -> None:
     folder = run_folder(copied, "introspective", 0)
-    run = json.loads((folder / "run.json").read_text())
+    run = read_json(folder / "run.json")
     run["config"]["objective"] = spec
     run["config"]["options"]["introspective"]["control"] = "uniform"
     (folder / "run.json").write_text(json.dumps(run))
@@ -161,7 +162,7 @@ def test_control_of_a_record(spec: str, control: str, copied: Path) -> None:
 def test_class_names_from_outside_are_escaped(copied: Path) -> None:
     evil = '$\\y$<img src=x onerror="alert(1)">'
     for folder in (copied / "runs").iterdir():
-        run = json.loads((folder / "run.json").read_text())
+        run = read_json(folder / "run.json")
         run["images"]["class_names"] = [f"{evil}{i}" for i in range(10)]
         (folder / "run.json").write_text(json.dumps(run))
     text = write_report(ReportConfig(dirs=(copied,))).read_text()
@@ -197,7 +198,7 @@ def test_record_holds_what_the_files_hold(compared: Path) -> None:
 def test_pages_of_logged_epochs_alone_are_shown(copied: Path) -> None:
     """In the order of numbers, of as many epochs as were wanted."""
     folder = run_folder(copied, "introspective", 0)
-    run = json.loads((folder / "run.json").read_text())
+    run = read_json(folder / "run.json")
     run["config"]["training"]["epochs"] = 20000
     (folder / "run.json").write_text(json.dumps(run))
     for name in ("0003", "9999", "10000", "abc"):

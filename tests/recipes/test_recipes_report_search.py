@@ -15,6 +15,7 @@ from selfexplain.recipes.report_search import holds_search, read_search, search_
 from selfexplain.recipes.search import run_search
 from selfexplain.recipes.search_options import SearchConfig
 from selfexplain.report.html import page
+from selfexplain.training.files import read_json
 
 SKIPS = "|skip_connect~0|+|skip_connect~0|skip_connect~1|+|skip_connect~0|none~1|none~2|"
 
@@ -80,7 +81,7 @@ def test_folders_of_an_older_version_are_read(folders: Path, tmp_path: Path) -> 
     for line in lines:
         del line["alphas"]
     (old / "search.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    run = json.loads((old / "run.json").read_text())
+    run = read_json(old / "run.json")
     del run["images"]["class_names"]
     (old / "run.json").write_text(json.dumps(run))
     found = bodies(old)

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from lightning_fabric import Fabric
 
-from selfexplain.errors import ShortageError
+from selfexplain.errors import LostProcessError, ShortageError
 from selfexplain.recipes.compare import run_comparison
 from selfexplain.recipes.launch import launch
 from selfexplain.recipes.options import CompareConfig, DataOptions, DeviceOptions, TrainConfig
@@ -85,3 +86,30 @@ def test_in_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_other_errors_stay_what_they_are() -> None:
     with pytest.raises(RuntimeError, match="sizes differ"), shortage_said("do something else"):
         raise RuntimeError("sizes differ")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        dist.DistNetworkError("The client socket has timed out after 3000ms"),
+        dist.DistStoreError("Timed out after 4 seconds waiting for clients. 1/2 clients joined."),
+        RuntimeError(
+            "[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:29500"
+        ),
+    ],
+)
+def test_processes_that_never_meet(error: RuntimeError, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the other process that has ended, and no matter of the accelerator."""
+
+    def alone(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Fabric, "launch", alone)
+    for name, value in (("TORCHELASTIC_RUN_ID", "a"), ("LOCAL_WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "1"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(LostProcessError, match="2 processes of this run could not be joined") as it:
+        launch(DeviceOptions(accelerator="cpu"), TrainingOptions())
+    assert str(error)[:30] in str(it.value)
+    assert it.value.exit_code == 1

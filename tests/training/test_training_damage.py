@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import json
 import os
 import random
 import resource
@@ -16,7 +17,15 @@ from torch.serialization import get_crc32_options, set_crc32_options
 
 from selfexplain.errors import InputError, WriteError
 from selfexplain.training.checkpoint import epochs_kept, load_checkpoint, save_checkpoint
-from selfexplain.training.files import digest_of, read_tensors, write_json, write_tensors
+from selfexplain.training.files import (
+    DIGEST,
+    digest_of,
+    read_json,
+    read_tensors,
+    write_json,
+    write_record,
+    write_tensors,
+)
 from selfexplain.training.log import EpochLog
 from selfexplain.writing import _Watched, atomic_file, clear_leftovers, no_room_said
 
@@ -49,8 +58,14 @@ def write_weights(path: Path) -> None:
     write_tensors(path, STATE["objective"])  # type: ignore[arg-type]
 
 
+def write_run(path: Path) -> None:
+    images = {"mean": [0.25, 0.5], "std": [1.0, 0.1], "class_names": ["cat", "caf\udce9"]}
+    write_record(path, {"config": {"model": "small_cnn", "out": Path("a")}, "images": images})
+
+
 @pytest.mark.parametrize(
-    ("write", "read"), [(write_checkpoint, load_checkpoint), (write_weights, read_tensors)]
+    ("write", "read"),
+    [(write_checkpoint, load_checkpoint), (write_weights, read_tensors), (write_run, read_json)],
 )
 def test_no_flipped_bit_gives_other_weights(
     write: Callable[[Path], None], read: Callable[[Path], object], tmp_path: Path
@@ -58,8 +73,11 @@ def test_no_flipped_bit_gives_other_weights(
     path = tmp_path / "file"
     write(path)
     content, whole = path.read_bytes(), read(path)
+    name = content.find(DIGEST.encode())  # a damaged one is a file of an older version
     told = []
     for bit in random.Random(0).sample(range(8 * len(content)), 300):
+        if read is read_json and bit // 8 in range(name, name + len(DIGEST)):
+            continue
         path.write_bytes(with_a_bit_flipped(content, bit))
         try:
             assert same(read(path), whole), f"bit {bit} was not noticed"
@@ -77,6 +95,22 @@ def test_a_checkpoint_holds_checksums_whatever_the_program_has_set(tmp_path: Pat
     finally:
         set_crc32_options(True)
     assert same(load_checkpoint(tmp_path / "a.pt"), STATE)
+
+
+def test_a_record_changed_by_hand_needs_no_digest(tmp_path: Path) -> None:
+    """Nor does one of an older version; in another layout its digest is the same."""
+    path = tmp_path / "run.json"
+    write_run(path)
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(dict(reversed(record.items()))))
+    assert read_json(path).keys() == {"images", "config"}
+    record["images"]["mean"][0] = 0.26
+    path.write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"run\.json is damaged.*or delete its line sha256"):
+        read_json(path)
+    del record[DIGEST]
+    path.write_text(json.dumps(record))
+    assert read_json(path)["images"]["mean"] == [0.26, 0.5]
 
 
 def test_a_digest_does_not_depend_on_order_or_place(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ MAX_FILE_BYTES = 8 * MAX_PIXELS
 """Largest file that is opened: the largest image, uncompressed, at 8 bytes a pixel."""
 
 _TILE_WIDTH, _TILE_HEIGHT, _BITS, _SIGN, _PHOTOMETRIC = 322, 323, 258, 339, 262  # tags of TIFF
-_ORIENTATION = 274
+_ORIENTATION, _PLANES = 274, 284
 _QUARTER_TURNS = {5, 6, 7, 8}
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -162,6 +162,9 @@ def _check_header(image: Image.Image) -> None:
     bits = max(tags.get(_BITS, (1,)))
     if bits == 8 and 2 in tags.get(_SIGN, (1,)):
         raise InputError("its pixels are signed numbers of 8 bits; pass it with unsigned ones")
+    if bits > 8 and tags.get(_PLANES) == 2:
+        # Pillow reads each plane as if it had 8 bits.
+        raise InputError(f"it stores {bits} bits in a plane for each channel; pass it interleaved")
     if bits > 8 and tags.get(_PHOTOMETRIC) == 0:
         # Pillow inverts up to 8 bits; of more, nothing says which number is black.
         raise InputError(f"it stores white as 0 in {bits} bits; pass it with black as 0")

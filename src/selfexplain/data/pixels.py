@@ -183,22 +183,28 @@ def _eight_bits(image: Image.Image, ranges: Ranges | None) -> Image.Image:
     if not is_deep(image):
         return image
     values, orientation = _deep_values(image)
-    found = (ranges or Ranges()).holding(values)
+    # How transparent pixels are says nothing of the range that the others have.
+    has_alpha = values.ndim == 3 and values.shape[2] == 4 and image.mode == "RGBA"
+    levels = values[..., :3] if has_alpha else values
+    found = (ranges or Ranges()).holding(levels)
     if ranges is not None and found != ranges:
         raise OutgrownError(
-            f"it has values from {values.min():g} to {values.max():g}, and the other images have "
+            f"it has values from {levels.min():g} to {levels.max():g}, and the other images have "
             "a smaller range; scale them alike",
             found,
         )
     if ranges is None and found.unclear:
         raise unclear_floats()
-    eight = found.eight_bits(values)
+    eight = found.eight_bits(levels)
+    if has_alpha:
+        alpha_HW1 = values[..., 3:]
+        opacity = Ranges(integers=found.integers).holding(alpha_HW1)
+        eight = np.concatenate([eight, opacity.eight_bits(alpha_HW1)], axis=-1)
     clear = _clear(values, image.info.get("transparency"))
     if clear is not None:
         eight[clear] = 0
-    height, width = values.shape[:2]
-    mode = image.mode if values.ndim == 3 else "L"
-    scaled = Image.frombytes(mode, (width, height), eight.tobytes())
+    mode = "L" if eight.ndim == 2 else "RGB" if eight.shape[2] == 3 else image.mode
+    scaled = Image.frombytes(mode, (eight.shape[1], eight.shape[0]), eight.tobytes())
     if orientation is not None:
         scaled.getexif()[EXIF_ORIENTATION] = orientation
     return scaled
@@ -221,10 +227,10 @@ def _deep_values(image: Image.Image) -> tuple[NDArray[Any], int | None]:
     """The values of an image of more than 8 bits, (H, W) or (H, W, channels), and how it is turned.
 
     Pillow has no mode for 16 bits a colour: it keeps the upper byte of each. So such an image is
-    decoded a second time, with the two bytes taken for those of the other order.
+    decoded twice, with raw modes that take other bytes.
     """
-    raw_mode = _deep_colour(image)
-    if raw_mode is None:
+    deep = _deep_colour(image)
+    if deep is None:
         values = np.asarray(image)  # before its orientation, for of TIFF Pillow turns it now
         return values, image.getexif().get(EXIF_ORIENTATION)
     file = image.fp  # type: ignore[attr-defined]
@@ -232,21 +238,57 @@ def _deep_values(image: Image.Image) -> tuple[NDArray[Any], int | None]:
     file.seek(0)
     encoded = file.read()
     file.seek(place)
-    upper, lower = (Image.open(io.BytesIO(encoded), formats=(str(image.format),)) for _ in "ul")
-    lower.tile = [_with_raw_mode(tile, raw_mode) for tile in lower.tile]
-    values = np.asarray(upper).astype(np.int32) << 8 | np.asarray(lower)
-    return values, upper.getexif().get(EXIF_ORIENTATION)
+    first, second = (Image.open(io.BytesIO(encoded), formats=(str(image.format),)) for _ in "12")
+    for decoded, raw_mode in ((first, deep.first), (second, deep.second)):
+        if raw_mode is not None:
+            decoded.tile = [_with_raw_mode(tile, raw_mode) for tile in decoded.tile]
+    if deep.grey:  # its two channels of two bytes each, read as four of one
+        pairs = np.asarray(second).astype(np.int32)
+        grey_HW, alpha_HW = (pairs[..., k] << 8 | pairs[..., k + 1] for k in (0, 2))
+        values = np.stack([grey_HW] * 3 + [alpha_HW], axis=-1)
+    else:
+        values = np.asarray(first).astype(np.int32) << 8 | np.asarray(second)
+    # On black, on which it will be laid, a premultiplied image is what its colours are.
+    return values[..., :3] if deep.premultiplied else values, first.getexif().get(EXIF_ORIENTATION)
 
 
-def _deep_colour(image: Image.Image) -> str | None:
-    """The raw mode that reads the lower bytes of a colour image of 16 bits that is not decoded."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _DeepColour:
+    """The raw modes to decode an image of 16 bits a channel with; None for its own."""
+
+    first: str | None = None
+    second: str
+    grey: bool = False
+    premultiplied: bool = False
+
+
+def _deep_colour(image: Image.Image) -> _DeepColour | None:
+    """How to decode an image with colour or transparency of 16 bits; None if it is none.
+
+    Raises:
+        InputError: it has 16 bits in a layout of which Pillow would keep 8.
+    """
     tiles = getattr(image, "tile", None)
-    if not tiles or image.mode not in {"RGB", "RGBA", "CMYK"}:
+    names = {_raw_mode(tile) for tile in tiles or ()}
+    deep = {name for name in names if ";16" in name}
+    if not deep or image.mode not in {"RGB", "RGBA", "CMYK", "LA", "La"}:
         return None
-    names = {_raw_mode(tile) for tile in tiles}
-    name = next(iter(names))
-    known = {f"{image.mode};16{order}" for order in _OTHER_BYTE}
-    return name[:-1] + _OTHER_BYTE[name[-1]] if len(names) == 1 and name in known else None
+    name = names.pop()
+    layout, _, order = name.partition(";16")
+    known = {image.mode: image.mode, "RGBX": "RGBX", "RGBa": "RGBA"}
+    if not names and name == "LA;16B" and image.mode == "RGBA":
+        return _DeepColour(second="RGBA", grey=True)
+    if names or layout not in known or order not in _OTHER_BYTE:
+        raise InputError(
+            f"its pixels have 16 bits in a layout that is not read ({name}); pass it as a PNG of "
+            "16 bits, or with 8 bits"
+        )
+    read = known[layout]
+    return _DeepColour(
+        first=f"{read};16{order}",
+        second=f"{read};16{_OTHER_BYTE[order]}",
+        premultiplied=layout == "RGBa",
+    )
 
 
 def _raw_mode(tile: Any) -> str:

@@ -47,7 +47,7 @@ from selfexplain.recipes.trials import RunTrials, run_trial
 from selfexplain.recipes.tune import check_tunable, tuned
 from selfexplain.sweeps import Watch, ignore
 from selfexplain.training.cost import interleaved_cost
-from selfexplain.training.files import write_json
+from selfexplain.training.files import write_json, write_record
 from selfexplain.training.loggers import check_installed
 from selfexplain.training.shortage import shortage_said
 
@@ -113,7 +113,7 @@ def _compare(config: CompareConfig, watch: Watch, run_trials: RunTrials | None) 
     check_model(start.model, config.model, data.shape_CHW, data.num_classes)
     if fabric.is_global_zero:
         shared = plain(config, leave_out=("out",))
-        write_json(
+        write_record(
             config.out / "compare.json",
             {"schema": 1, "config": shared, "environment": environment(fabric.device)},
         )
@@ -167,7 +167,7 @@ def _written(
         "summary": summarise(rows, [spec for spec in config.objectives if spec in have]),
     }
     if first:
-        write_json(config.out / "results.json", results)
+        write_record(config.out / "results.json", results)
     return results
 
 

@@ -11,6 +11,7 @@ from selfexplain.recipes.machines import devices_and_machines
 from selfexplain.recipes.options import DeviceOptions
 from selfexplain.training import TrainingOptions
 from selfexplain.training.loop import FABRIC_PRECISION
+from selfexplain.training.processes import joining_said
 from selfexplain.training.shortage import shortage_said
 
 if TYPE_CHECKING:  # a refusal comes before its seconds of import
@@ -40,6 +41,7 @@ def launch(device: DeviceOptions, training: TrainingOptions) -> Fabric:
 
     Raises:
         InputError: the machine has no such devices, or torchrun started another number.
+        LostProcessError: another process of the run ended before all had met.
 
     Example:
         >>> launch(DeviceOptions(accelerator="cpu"), TrainingOptions()).world_size
@@ -59,7 +61,8 @@ def launch(device: DeviceOptions, training: TrainingOptions) -> Fabric:
                 num_nodes=machines,
                 precision=FABRIC_PRECISION[training.precision],  # type: ignore[arg-type]
             )
-            fabric.launch()
+            with joining_said(devices * machines):
+                fabric.launch()
     except (RuntimeError, ValueError, MisconfigurationException) as error:
         raise InputError(
             f"accelerator {device.accelerator} with {devices} device(s) and "

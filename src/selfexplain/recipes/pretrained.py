@@ -18,7 +18,7 @@ from selfexplain.recipes.finished import FinishedRun, load_weights
 from selfexplain.recipes.read_records import CONFIG as RECORDED
 from selfexplain.recipes.read_records import IMAGES, check_model_of, lengths_agree
 from selfexplain.records import Maybe, Text, misfit, printable
-from selfexplain.training.files import read_json, write_json
+from selfexplain.training.files import read_json, write_record
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 REPOSITORY = re.compile(r"\w[\w.-]{0,94}\w?/\w[\w.-]{0,94}", re.ASCII)
@@ -93,7 +93,7 @@ def classifier_of(run: FinishedRun) -> PixelClassifier:
 
 def write_config(path: Path, run: FinishedRun, digest: str) -> None:
     """Write what `from_pretrained` needs beside the weights, of which it keeps the digest."""
-    write_json(
+    write_record(
         path,
         {
             "schema": 1,

@@ -14,7 +14,7 @@ from selfexplain.errors import InputError
 from selfexplain.recipes.environment import environment
 from selfexplain.recipes.options import RunConfig, plain
 from selfexplain.recipes.prepare import Prepared
-from selfexplain.training.files import write_json, write_tensors
+from selfexplain.training.files import write_record, write_tensors
 from selfexplain.training.log import EpochLog
 
 if TYPE_CHECKING:  # a refusal comes before its seconds of import
@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # a refusal comes before its seconds of import
 
 def write_run(config: RunConfig, prepared: Prepared, fabric: Fabric) -> None:
     """Write `run.json`: configuration, environment, and what it takes to prepare an image."""
-    write_json(
+    write_record(
         config.out / "run.json",
         {
             "schema": 1,
@@ -69,7 +69,7 @@ def write_outcome(
     files = {"predictions.safetensors": predictions, "model.safetensors": model.state_dict()}
     digests = {name: write_tensors(folder / name, tensors) for name, tensors in files.items()}
     result = {**result, "digests": digests}
-    write_json(folder / "result.json", result)
+    write_record(folder / "result.json", result)
     return result
 
 

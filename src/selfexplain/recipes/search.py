@@ -28,7 +28,7 @@ from selfexplain.recipes.search_progress import SearchProgress, StepCallback
 from selfexplain.recipes.search_setup import Halves, build_search
 from selfexplain.spaces import Genotype, random_genotype, to_string
 from selfexplain.training import TrainingOptions
-from selfexplain.training.files import write_json
+from selfexplain.training.files import write_record
 from selfexplain.training.loggers import Logger, numbers
 from selfexplain.training.processes import joined_processes
 from selfexplain.training.shortage import shortage_said
@@ -142,14 +142,14 @@ def _write_result(
     }
     for logger in loggers:
         logger.finish(numbers(result))
-    write_json(config.out / "result.json", result)
+    write_record(config.out / "result.json", result)
     return result
 
 
 def _write_run(
     config: SearchConfig, device: torch.device, images: dict[str, Any], processes: int = 1
 ) -> None:
-    write_json(
+    write_record(
         config.out / "run.json",
         {
             "schema": 1,

@@ -19,7 +19,7 @@ from selfexplain.recipes.searches_options import SearchesConfig
 from selfexplain.recipes.sweep_options import scheduler_of
 from selfexplain.recipes.train import StepCallback
 from selfexplain.sweeps import Watch, ignore
-from selfexplain.training.files import write_json
+from selfexplain.training.files import write_record
 
 
 def run_searches(config: SearchesConfig, watch: Watch = ignore) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def run_searches(config: SearchesConfig, watch: Watch = ignore) -> dict[str, Any
             "rows": rows,
             "summary": summarise_searches(rows),
         }
-        write_json(config.out / "searches.json", results)
+        write_record(config.out / "searches.json", results)
     return results
 
 

@@ -14,7 +14,7 @@ from selfexplain.recipes.machines import first_process
 from selfexplain.recipes.study_kd_options import StudyKDConfig, part_spec
 from selfexplain.recipes.summary import paired_accuracies
 from selfexplain.sweeps import Watch, ignore
-from selfexplain.training.files import write_json
+from selfexplain.training.files import write_record
 
 
 def run_study(config: StudyKDConfig, watch: Watch = ignore) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def run_study(config: StudyKDConfig, watch: Watch = ignore) -> dict[str, Any]:
     """
     study = study_of(run_comparison(config, watch))
     if first_process():
-        write_json(config.out / "study.json", study)
+        write_record(config.out / "study.json", study)
     return study
 
 

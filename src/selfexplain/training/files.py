@@ -17,11 +17,13 @@ from selfexplain.records import checked, parse_json, read_text
 from selfexplain.writing import atomic_file
 
 DIGEST = "sha256"
-"""Where a safetensors file of ours says, in its metadata, what its tensors must be."""
+"""Where a file of ours says what it must hold: in its metadata, or in a field of its JSON."""
 
 
 def write_json(path: Path, value: object) -> None:
     r"""Write a value as indented JSON, atomically; NaN and infinity are refused.
+
+    `write_record` is for what must be noticed when it is damaged.
 
     Raises:
         WriteError: the file cannot be written.
@@ -35,6 +37,33 @@ def write_json(path: Path, value: object) -> None:
     text = json.dumps(value, indent=2, allow_nan=False, default=str) + "\n"
     with atomic_file(path) as file:
         file.write(text.encode())
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write an object as JSON, atomically, with a digest of all that stands in it.
+
+    `read_json` checks the digest and leaves it out.
+
+    Raises:
+        WriteError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "run.json"
+        >>> write_record(path, {"mean": [0.25]}); read_json(path)
+        {'mean': [0.25]}
+        >>> _ = path.write_text(path.read_text().replace("0.25", "0.26")); read_json(path)
+        Traceback (most recent call last):
+        selfexplain.errors.InputError: ... is damaged: what it holds does not match the SHA-256 ...
+    """
+    plain = json.loads(json.dumps(record, allow_nan=False, default=str))
+    write_json(path, {**plain, DIGEST: _digest_of_record(plain)})
+
+
+def _digest_of_record(record: Mapping[str, Any]) -> str:
+    """Of a record as JSON has it, in whatever order and layout; without the digest it may hold."""
+    rest = {name: value for name, value in record.items() if name != DIGEST}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:
@@ -130,7 +159,8 @@ def read_json(path: Path, shape: Mapping[str, Any] | None = None) -> dict[str, A
         shape: that the object must have, see `records`; None for any.
 
     Raises:
-        InputError: the file is missing, is not a JSON object, or not of the shape.
+        InputError: the file is missing, is not a JSON object, not of the shape, or other than its
+            digest says.
 
     Example:
         >>> import tempfile
@@ -145,7 +175,12 @@ def read_json(path: Path, shape: Mapping[str, Any] | None = None) -> dict[str, A
     if not isinstance(value, dict):
         raise InputError(f"{path} holds a {type(value).__name__}, not an object; delete it")
     checked(value, shape, path, "put the file back as it was, or delete it")
-    return value
+    if value.get(DIGEST, kept := _digest_of_record(value)) != kept:
+        raise InputError(
+            f"{path} is damaged: what it holds does not match the SHA-256 digest in it; put "
+            f"the file back as it was, or delete its line {DIGEST} if you have changed it yourself"
+        )
+    return {name: each for name, each in value.items() if name != DIGEST}
 
 
 def read_shaped(

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from selfexplain.errors import InputError, LostProcessError
+from selfexplain.errors import InputError, LostProcessError, first_line
 from selfexplain.multilevel import Processes
 from selfexplain.objectives.processes import rank, world_size
 
@@ -37,6 +37,34 @@ def lost_process_said() -> Iterator[None]:
             raise
         raise LostProcessError(
             "another process of this run has ended, or cannot be reached any more; see what it "
+            "said, and start all of them again"
+        ) from error
+
+
+@contextmanager
+def joining_said(count: int) -> Iterator[None]:
+    """Say in one sentence that several processes could not be joined to one run.
+
+    Args:
+        count: of the processes.
+
+    Raises:
+        LostProcessError: in place of what torch.distributed raises.
+
+    Example:
+        >>> with joining_said(2):
+        ...     raise RuntimeError("Connection closed by peer [127.0.0.1]:29500")
+        Traceback (most recent call last):
+        selfexplain.errors.LostProcessError: the 2 processes of this run could not be joined ...
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if count == 1 or not _is_of_lost_process(error):
+            raise
+        raise LostProcessError(
+            f"the {count} processes of this run could not be joined ({first_line(error)}): one of "
+            "them has ended, or cannot be reached at the address of the first; see what each "
             "said, and start all of them again"
         ) from error
 
