@@ -297,6 +297,51 @@ def test_maps_of_a_captured_forward_are_refused_if_the_head_is_another_now(drift
         maps_of_forward(seen, logits)
 
 
+TRAINED = {
+    "auxiliary output": lambda: Net(
+        lambda m, h: plain(m, h) + (0.3 * m.aux(mean(h)) if m.training else 0), aux=head()
+    ),
+    "auxiliary output and dropout": lambda: Net(
+        lambda m, h: plain(m, m.drop(h)) + (0.3 * m.aux(mean(h)) if m.training else 0),
+        aux=head(),
+        drop=nn.Dropout(0.2),
+    ),
+    "another head": lambda: Net(lambda m, h: (m.aux if m.training else m.fc)(mean(h)), aux=head()),
+    "temperature": lambda: Net(lambda m, h: plain(m, h) / (2 if m.training else 1)),
+    "another pool": lambda: Net(lambda m, h: m.fc(h.amax((2, 3)) if m.training else mean(h))),
+    "a branch before the head": lambda: Net(
+        lambda m, h: m.fc(mean(h) + (m.aux(mean(h)) if m.training else 0)),
+        aux=nn.Linear(WIDTH, WIDTH),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_what_a_model_does_in_training_alone_is_told_from_noise(name):
+    net = TRAINED[name]()
+    close(class_maps(net.eval(), images()), oracle(net, images(), "cam"))
+    with pytest.raises(InputError, match="in eval mode alone, and others in training mode"):
+        class_maps(net.train(), images())
+    with pytest.raises(InputError, match="in eval mode alone, and others in training mode"):
+        Introspective(net)(images(), Y)
+    walk(ContrastiveGradCam(net), steps=1)
+    net.features.eval()  # the oracle takes one image at a time
+    if "dropout" not in name:
+        close(class_maps(net, images(), kind="grad_cam"), oracle(net, images(), "grad_cam"))
+
+
+def test_a_forward_that_skips_the_explained_layer_is_called_that():
+    """Stochastic depth that leaves a block out."""
+    net = Net(plain)
+    net.features.append(nn.Sequential(nn.Conv2d(WIDTH, WIDTH, 1)))
+    net.rest = lambda h: plain(net, h if net.training else net.features[3](h))
+    net.forward = lambda x: net.rest(net.features[:3](x))
+    for kind in ("cam", "grad_cam"):
+        assert len(class_maps(net.eval(), images(), kind=kind)) == len(Y)
+        with pytest.raises(InputError, match=r"left out the layer 'features\.3.*always runs"):
+            class_maps(net.train(), images(), kind=kind)
+
+
 def test_a_pooled_map_that_moves_is_found_anew():
     """The map that is pooled is the earlier one at first, then the later one."""
     net = Net(lambda m, h: plain(m, m.more(h) if m.switch > 1 else h), more=nn.Conv2d(8, 8, 3))

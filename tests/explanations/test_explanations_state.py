@@ -1,10 +1,14 @@
 """Maps leave no trace: modes, buffers, gradients, hooks, random numbers; and where they run."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from explanations_nets import FunctionalNet, ViT, residual_net, warmed
 from torch import nn
 
+from selfexplain.errors import InputError
 from selfexplain.explanations import (
     KINDS,
     capture,
@@ -13,6 +17,7 @@ from selfexplain.explanations import (
     find_pooled_head,
     maps_of_forward,
 )
+from selfexplain.introspection import Introspective
 
 torch.set_num_threads(1)
 
@@ -103,6 +108,31 @@ def test_all_is_left_as_found_when_the_model_raises(train, where, kind):
         with pytest.raises(OSError, match="disk on fire"):
             class_maps(model, x, kind=kind)
         assert_same(snapshot(model, x), before)
+
+
+def test_a_lazy_model_is_refused_until_it_has_run():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model.append(nn.Sequential(nn.LazyLinear(5)))
+    x = torch.rand(2, 3, 8, 8)
+    for explain in (class_maps, lambda net, x: Introspective(net)(x, torch.tensor([0, 1]))):
+        with pytest.raises(
+            InputError, match=r"'3\.0' is lazy and has no weights yet; run the model"
+        ):
+            explain(model, x)
+    model(x)
+    assert class_maps(model, x).shape == (2, 5, 6, 6)
+
+
+def test_random_numbers_that_a_layer_draws_elsewhere_are_as_found():
+    class Noisy(nn.Module):
+        def forward(self, h):
+            return h * random.random() + np.random.rand()  # noqa: NPY002
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), Noisy(), nn.Flatten(), nn.Linear(144, 5))
+    before = random.getstate(), np.random.get_state()[1].copy()  # noqa: NPY002
+    class_maps(model, torch.rand(2, 3, 8, 8), kind="gradient")
+    assert random.getstate() == before[0]
+    assert (np.random.get_state()[1] == before[1]).all()  # noqa: NPY002
 
 
 def test_capture_removes_its_hooks_when_the_block_raises():

@@ -26,7 +26,8 @@ from selfexplain.adapters.huggingface import ObjectiveTrainer
 from selfexplain.adapters.lightning import ObjectiveModule
 from selfexplain.errors import InputError
 from selfexplain.introspection.class_mean import RunningClassMean
-from selfexplain.objectives import CSKD, DLB, Mixup, Objective, OnlineLabelSmoothing
+from selfexplain.introspection.own_mass import OwnMass
+from selfexplain.objectives import CSKD, DLB, PSKD, Mixup, Objective, OnlineLabelSmoothing
 from selfexplain.objectives.epochs import Epochs
 from selfexplain.objectives.memory import Memory
 from selfexplain.objectives.wrapper import Wrapper
@@ -352,6 +353,42 @@ def test_state_is_not_cast_or_lost_with_the_model() -> None:
     assert torch.equal(objective.class_mean.mean_KK, means)
     with torch.device("meta"):  # where counts are read all the same
         assert Mixup(objective=make("standard"), num_classes=5).steps == 0
+
+
+@pytest.mark.parametrize("name", ["ps_kd", "own_mass", "ols", "distil_part"])
+def test_what_is_summed_up_keeps_its_precision(name: str) -> None:
+    objective = make(name)
+    own = {key: t.dtype for key, t in objective.named_buffers() if "model" not in key}
+    assert own
+    objective.bfloat16().half()
+    assert {key: objective.get_buffer(key).dtype for key in own} == own
+    x, *rest = arguments(objective)
+    assert objective(x.half(), *rest)["loss"].isfinite()
+    objective.double()
+    assert {objective.get_buffer(key).dtype for key in own} == {torch.float64}
+
+
+@pytest.mark.parametrize(
+    ("build_with", "other", "said"),
+    [
+        (
+            lambda n, k: PSKD(nn.Linear(2, 2), num_images=n, num_classes=k),
+            (12, 5),
+            "num_images=12 and num_classes=5, and this objective with num_images=10 and num",
+        ),
+        (lambda n, _: OwnMass(nn.Linear(2, 2), num_images=n), (12, 5), "num_images=12, and this"),
+        (
+            lambda _, k: OnlineLabelSmoothing(nn.Linear(2, 2), num_classes=k),
+            (10, 6),
+            "num_classes=6, and this objective with num_classes=5",
+        ),
+    ],
+)
+def test_a_memory_of_other_images_or_classes_is_called_that(
+    build_with: Callable[..., Objective], other: tuple[int, int], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        build_with(10, 5).load_state_dict(build_with(*other).state_dict())
 
 
 def test_counts_of_another_objective_are_refused() -> None:

@@ -13,6 +13,8 @@ from .capturing import Seen, capture
 from .explained_layer import ExplainedLayer, find_explained_layer
 from .kinds import MapKind
 from .pooled_head import TOLERANCES, no_pooled_head
+from .responsive import last_responsive_layer
+from .source import Source
 from .state import preserved, set_eval
 from .trace import probe
 
@@ -108,21 +110,34 @@ class CheckedLayers:
             seen.checked = True
             return True
         found = self._look(model, x_BCHW, kind, layer)
-        if found != seen.layer or not seen.saw:
+        if found != seen.layer:
             return False
-        # What differs in training alone is noise before the head, which maps leave out.
+        if not seen.saw:
+            raise _left_out(found)
         with preserved(model, x_BCHW), torch.no_grad(), capture(model, found) as quiet:
             set_eval(model)
             quiet_BK = model(probe(x_BCHW))
-        if bool(disagreement(quiet, quiet_BK, strict=True)):
-            raise broken_rule(quiet)
-        self._noisy = seen.checked = True
-        return True
+        reason = _broken_rule(quiet) if bool(disagreement(quiet, quiet_BK, strict=True)) else None
+        # Noise before the head, in training alone, is what maps leave out; nothing else is.
+        if reason is None and not _only_noise(model, x_BCHW, seen, logits_BK):
+            reason = _in_training_alone(found)
+        if reason is None:
+            self._noisy = seen.checked = True
+            return True
+        if kind == "cam":
+            raise no_pooled_head(reason)
+        self._keep(_by_gradient(model, x_BCHW, found), x_BCHW, kind, layer)
+        return False
 
     def _look(
         self, model: nn.Module, x_BCHW: Tensor, kind: MapKind, layer: str | None
     ) -> ExplainedLayer:
         found = find_explained_layer(model, x_BCHW, kind=kind, layer=layer)
+        return self._keep(found, x_BCHW, kind, layer)
+
+    def _keep(
+        self, found: ExplainedLayer, x_BCHW: Tensor, kind: MapKind, layer: str | None
+    ) -> ExplainedLayer:
         self._found.pop((kind, layer), None)
         sized = found.layout.grid is not None
         self._found[(kind, layer, tuple(x_BCHW.shape[2:])) if sized else (kind, layer)] = found
@@ -159,22 +174,86 @@ def check_agreement(seen: Seen, logits_BK: Tensor) -> None:
         return
     training = seen.model is not None and seen.model.training
     if bool(disagreement(seen, logits_BK, strict=not training)):
-        raise broken_rule(seen)
+        raise no_pooled_head(_broken_rule(seen))
     seen.checked = True
 
 
-def broken_rule(seen: Seen) -> Exception:
-    """Make the error for a pass whose logits are not those of the mean of its feature map."""
+def _broken_rule(seen: Seen) -> str:
+    """Say of a pass that its logits are not those of the mean of its feature map."""
     head = seen.layer.head
     name = "" if head is None else f" {head.name!r}"
     if len(seen.head_calls) > 1:
-        reason = f"the head{name} is called {len(seen.head_calls)} times in a forward"
-    else:
-        reason = (
-            f"the logits of this forward are not those that the head{name} gives the spatial mean "
-            "of the feature map as it is now"
-        )
-    return no_pooled_head(reason)
+        return f"the head{name} is called {len(seen.head_calls)} times in a forward"
+    return (
+        f"the logits of this forward are not those that the head{name} gives the spatial mean "
+        "of the feature map as it is now"
+    )
+
+
+def _in_training_alone(layer: ExplainedLayer) -> str:
+    """Say of a model that its logits are those of the pooled head in evaluation alone."""
+    assert layer.head is not None, "layers without a head are not held to its rule"
+    return (
+        f"the logits are those that the head {layer.head.name!r} gives the spatial mean of the "
+        "feature map in eval mode alone, and others in training mode"
+    )
+
+
+def _left_out(layer: ExplainedLayer) -> InputError:
+    """Make the error for a forward that did not go through the explained layer."""
+    return InputError(
+        f"this forward left out the layer {layer.source.name!r}, which is explained and which runs "
+        "in eval mode; pass a model that runs it in each forward (stochastic depth may multiply a "
+        "branch by zero in place of skipping it), or the name of a layer that always runs"
+    )
+
+
+def _by_gradient(model: nn.Module, x_BCHW: Tensor, found: ExplainedLayer) -> ExplainedLayer:
+    """The pooled feature map without its head; the last map of a module where it is a function's.
+
+    So its gradients are those of the forward as it is.
+    """
+    if found.source.at == "output":
+        return ExplainedLayer(found.source, found.layout)
+    name, layout = last_responsive_layer(model, x_BCHW)
+    return ExplainedLayer(Source("output", name), layout)
+
+
+@torch.no_grad()
+def _only_noise(model: nn.Module, x_BCHW: Tensor, seen: Seen, logits_BK: Tensor) -> bool:
+    """Whether all that a pass breaks its rule by is drawn, and lies before the head.
+
+    Two more passes tell what is drawn: it differs between them.
+    """
+    with torch.autocast(logits_BK.device.type, enabled=False):
+        if not _head_gave(seen, logits_BK):
+            return False
+    with preserved(model, x_BCHW), capture(model, seen.layer) as again:
+        differences = []
+        for _ in range(2):
+            other_BK = model(x_BCHW.detach().clone())
+            if not again.saw or not again.head_calls:
+                return True  # which a later pass will tell
+            rule = _Rule(again, other_BK)
+            x_BF = again.head_calls[-1].input.to(rule.wide)
+            if bool(rule.is_given(x_BF, strict=False)):
+                return True
+            differences.append(x_BF - rule.mean_BF)
+    error = (differences[0] - differences[1]).abs().amax()
+    return bool(error > rule.tolerance * rule.mean_BF.abs().amax())
+
+
+def _head_gave(seen: Seen, logits_BK: Tensor) -> bool:
+    """Whether the logits are what the head made of what it was given, on average over its calls."""
+    if not seen.head_calls:
+        return False
+    rule = _Rule(seen, logits_BK)
+    given = [call.input.to(rule.wide) for call in seen.head_calls]
+    width = rule.weight_KF.shape[1]
+    if any(x.dim() != 2 or x.shape[1] != width or len(x) != len(logits_BK) for x in given):
+        return False
+    averaged_BF = torch.stack(given).mean(0)
+    return any(not bool(rule.gives_other(x_BF)) for x_BF in (given[-1], averaged_BF))
 
 
 @torch.no_grad()

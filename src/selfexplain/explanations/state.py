@@ -1,11 +1,16 @@
 """Leave a model as it was found: modes, buffers, random numbers."""
 
+import random
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parallel import DistributedDataParallel
+
+from selfexplain.errors import InputError
 
 
 @contextmanager
@@ -14,8 +19,12 @@ def preserved(model: nn.Module, x_BCHW: Tensor) -> Iterator[None]:
 
     Kept are the train/eval mode of every submodule, all buffers bit for bit, tensors that modules
     keep as plain attributes (as old weight normalisation keeps the weight), and the global random
-    state of the CPU and of the CUDA device of ``x_BCHW`` (not while a CUDA graph is recorded, which
-    keeps its own). Replicas of ``DistributedDataParallel`` do not talk to each other meanwhile.
+    state of the CPU, of ``random``, of NumPy, and of the CUDA device of ``x_BCHW`` (not while a
+    CUDA graph is recorded, which keeps its own). Replicas of ``DistributedDataParallel`` do not
+    talk to each other meanwhile.
+
+    Raises:
+        InputError: a module is lazy and has not been run, so that a forward would build it.
 
     Example:
         >>> model = nn.BatchNorm2d(3)
@@ -24,10 +33,14 @@ def preserved(model: nn.Module, x_BCHW: Tensor) -> Iterator[None]:
         >>> model.num_batches_tracked.item()
         0
     """
+    _refuse_unbuilt(model)
     keeps_cuda = x_BCHW.is_cuda and not torch.cuda.is_current_stream_capturing()
     devices = [x_BCHW.device] if keeps_cuda else []
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=devices))
+        stack.callback(random.setstate, random.getstate())
+        if numpy := sys.modules.get("numpy"):  # else no layer draws from it
+            stack.callback(numpy.random.set_state, numpy.random.get_state())
         stack.enter_context(_modes_kept(model))
         stack.enter_context(_attributes_kept(model))
         stack.enter_context(buffers_lent(model))
@@ -36,6 +49,16 @@ def preserved(model: nn.Module, x_BCHW: Tensor) -> Iterator[None]:
         torch.clear_autocast_cache()
         stack.callback(torch.clear_autocast_cache)
         yield
+
+
+def _refuse_unbuilt(model: nn.Module) -> None:
+    """Raise ``InputError`` if the first forward has still to decide what a module is."""
+    for name, module in model.named_modules():
+        if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():  # type: ignore[misc]
+            raise InputError(
+                f"the model's {name!r} is lazy and has no weights yet; run the model once, as in "
+                "model(images), before it is explained"
+            )
 
 
 def set_eval(model: nn.Module) -> None:

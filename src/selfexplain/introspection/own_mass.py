@@ -21,6 +21,7 @@ from selfexplain.introspection.target import mixed_target, softmax_target, unifo
 from selfexplain.objectives.base import check_in_range
 from selfexplain.objectives.context import ObjectiveContext
 from selfexplain.objectives.epochs import Epochs
+from selfexplain.objectives.memory import check_rows
 from selfexplain.objectives.non_true import true_mask
 from selfexplain.objectives.processes import gathered
 from selfexplain.objectives.ps_kd import check_places
@@ -197,6 +198,11 @@ class OwnMass(Introspective):
             tensor([[0.0000, 0.5000, 0.5000]])
         """
         return softmax_target(self.kappa * standardized_similarity(similarity_BK, y_B), y_B)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Load; InputError if the checkpoint is of another number of images."""
+        check_rows(state_dict, prefix + "past_N", self.past_N, "num_images")
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @torch.no_grad()
     def _remember(self, logits_BK: Tensor, y_B: Tensor, place_B: Tensor) -> None:

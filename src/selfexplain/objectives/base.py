@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from selfexplain.errors import InputError
 from selfexplain.models.pointwise import warn_of_strided_pointwise
 from selfexplain.objectives.context import ObjectiveContext
+from selfexplain.objectives.memory import KeepsPrecision
 from selfexplain.objectives.tunable import Tunable
 
 
-class Objective(nn.Module):
+class Objective(KeepsPrecision):
     """What a training step minimises: `objective(x, y)["loss"].backward()`.
 
     An objective owns its model (`objective.model`) and whatever else it learns or remembers, so

@@ -88,6 +88,57 @@ class Counts:
                 self[name] = state[name]
 
 
+class KeepsPrecision(nn.Module):
+    """A module whose own buffers move with the model but are never cast to a narrower type.
+
+    In bfloat16 a count ends at 256, and a mean of many batches moves no more.
+
+    Example:
+        >>> class Count(KeepsPrecision):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.register_buffer("images", torch.zeros(1))
+        >>> Count().half().images.dtype
+        torch.float32
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        before = dict(self.named_buffers(recurse=False))
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, old in before.items():
+            new = getattr(self, name)
+            if new.is_floating_point() and new.element_size() < old.element_size():
+                setattr(self, name, old.to(new.device))
+        return self
+
+
+def check_rows(state_dict: Mapping[str, Any], name: str, table: Tensor, what: str) -> None:
+    """Raise InputError if a checkpoint remembers another number of images or classes.
+
+    Args:
+        state_dict: that is loaded.
+        name: of the table in it.
+        table: that it is loaded into.
+        what: its sizes count, as the arguments of the objective are named.
+
+    Example:
+        >>> check_rows({"past_N": torch.ones(4)}, "past_N", torch.ones(5), "num_images")
+        Traceback (most recent call last):
+        selfexplain.errors.InputError: the checkpoint was made with num_images=4, and this ...
+    """
+    saved = state_dict.get(name)
+    if isinstance(saved, Tensor) and saved.shape != table.shape:
+        names = what.split()
+        made, here = (
+            " and ".join(f"{n}={size}" for n, size in zip(names, t.shape, strict=False))
+            for t in (saved, table)
+        )
+        raise InputError(
+            f"the checkpoint was made with {made}, and this objective with {here}; build it with "
+            "those of the checkpoint, or load the model's weights alone"
+        )
+
+
 class Memory(nn.Module):
     """Named tensors that are remembered from one step to the next; the data decide their shapes.
 

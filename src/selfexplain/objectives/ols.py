@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from selfexplain.objectives.base import Objective, check_in_range, check_logits
 from selfexplain.objectives.context import ObjectiveContext
 from selfexplain.objectives.epochs import Epochs
+from selfexplain.objectives.memory import check_rows
 from selfexplain.objectives.processes import gathered
 from selfexplain.objectives.tunable import Range, Tunable
 
@@ -113,6 +114,11 @@ class OnlineLabelSmoothing(Objective):
             "cross_entropy": cross_entropy.detach(),
             "soft": soft.detach(),
         }
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Load; InputError if the checkpoint is of another number of classes."""
+        check_rows(state_dict, prefix + "soft_KK", self.soft_KK, "num_classes")
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @torch.no_grad()
     def _listen(self, logits_BK: Tensor, y_B: Tensor) -> None:

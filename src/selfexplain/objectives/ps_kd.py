@@ -17,6 +17,7 @@ from selfexplain.errors import InputError
 from selfexplain.objectives.base import Objective, check_in_range, check_logits
 from selfexplain.objectives.context import ObjectiveContext
 from selfexplain.objectives.epochs import Epochs
+from selfexplain.objectives.memory import check_rows
 from selfexplain.objectives.processes import gathered
 from selfexplain.objectives.tunable import Range, Tunable
 
@@ -141,6 +142,11 @@ class PSKD(Objective):
         if self.training and torch.is_grad_enabled():
             self._remember(logits_BK, place_B)
         return {"loss": loss, "output": logits_BK}
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Load; InputError if the checkpoint is of other images or classes."""
+        check_rows(state_dict, prefix + "past_NK", self.past_NK, "num_images num_classes")
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @torch.no_grad()
     def _remember(self, logits_BK: Tensor, place_B: Tensor) -> None:

@@ -5,12 +5,13 @@ Shape suffixes: B batch, K classes; in KK the first is the true class.
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from selfexplain.objectives.memory import KeepsPrecision
 from selfexplain.objectives.processes import gathered
 
 
-class TeacherMeans(nn.Module):
+class TeacherMeans(KeepsPrecision):
     """Mean of the rows q (B, K) seen so far, for each true class; every image counts the same.
 
     The teacher is fixed, so after an epoch these are its means over the training set, as it was
