@@ -160,7 +160,7 @@ def test_the_genotype_and_not_its_file_is_the_run(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--genotype", "absent.json"), "absent.json is no genotype that can be read"),
+        (("--genotype", "absent.json"), "'absent.json' is no genotype that can be read"),
         (("--genotype", "published:DARTS"), "did you mean PDARTS or"),
         (("--genotype", "|conv~0|"), "computes 3 nodes"),
         ((*NASBENCH201, "--form", "imagenet"), "pass --form small"),
@@ -169,10 +169,10 @@ def test_the_genotype_and_not_its_file_is_the_run(
         ((*DARTS, "--auxiliary", "nan"), "auxiliary is nan"),
         ((*DARTS, "--auxiliary", "0.4"), "pass an image_size of at least 16"),
         ((*DARTS, *AUXILIARY, "--batch-size", "1"), "--batch-size of at least 2"),
-        ((*DARTS, "--drop-path", "1"), "drop_path is 1; pass a number from 0 to below 1"),
-        ((*DARTS, "--drop-path", "-0.1"), "drop_path is -0.1"),
+        ((*DARTS, "--drop-path", "1"), "--drop-path is 1; pass a number of at least 0 and below 1"),
+        ((*DARTS, "--drop-path", "-0.1"), "--drop-path is -0.1"),
         ((*DARTS, "--init-channels", "5"), "init_channels is 5; pass an even number"),
-        ((*DARTS, "--init-channels", "0"), "init_channels is 0"),
+        ((*DARTS, "--init-channels", "0"), "--init-channels is 0"),
         ((*DARTS, "--cells", "0"), "cells is 0"),
         ((*NASBENCH201, "--image-size", "6"), "pass a multiple of 4"),
         ((*DARTS, "--form", "imagenet"), "pass a multiple of 16"),
