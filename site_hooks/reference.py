@@ -27,7 +27,7 @@ WITHOUT_ALL = {
         "explain.explain_images",
         "evaluate_explanations.evaluate_explanations",
         "export.export_run",
-        "report.ReportConfig",
+        "report_options.ReportConfig",
         "report.write_report",
         "lookup.run_lookup",
         "objectives.build_objective",

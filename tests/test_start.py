@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -30,33 +31,34 @@ HEAVY = {
     "huggingface_hub",
 }
 """What no refusal waits for."""
-CALL = """
-import sys
+CALLS = """
+import json, sys
 before = set(sys.modules)
 from selfexplain.cli import main
-code = 0
-try:
-    main(sys.argv[1:])
-except SystemExit as ended:
-    code = ended.code or 0
-print("IMPORTED", code, *(set(sys.modules) - before))
+for words in json.loads(sys.argv[1]):
+    code = 0
+    try:
+        main(words)
+    except SystemExit as ended:
+        code = ended.code or 0
+    print("IMPORTED", code, *(set(sys.modules) - before))
 """
 LAZY = [p.parent for p in ROOT.rglob("__init__.py") if "lazily(" in p.read_text()]
 
 
-def imported(*words: str, folder: Path) -> tuple[int, set[str]]:
-    """Exit code of a command, and the modules that it imported."""
+def imported(*commands: list[str], folder: Path) -> list[tuple[int, set[str]]]:
+    """Exit code of each command, one after another, and the modules imported until it ended."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     out = subprocess.run(
-        [sys.executable, "-c", CALL, *words],
+        [sys.executable, "-c", CALLS, json.dumps(commands)],
         capture_output=True,
         text=True,
         check=True,
         env=environment,
         cwd=folder,
     ).stdout
-    _, code, *modules = out.splitlines()[-1].split()
-    return int(code), set(modules)
+    told = [line.split()[1:] for line in out.splitlines() if line.startswith("IMPORTED ")]
+    return [(int(code), set(modules)) for code, *modules in told]
 
 
 @pytest.mark.parametrize(
@@ -76,28 +78,33 @@ def imported(*words: str, folder: Path) -> tuple[int, set[str]]:
 def test_help_and_refused_options_come_without_torch(
     words: list[str], code: int, tmp_path: Path
 ) -> None:
-    ended, modules = imported(*words, folder=tmp_path)
+    [(ended, modules)] = imported(words, folder=tmp_path)
     assert ended == code
     packages = {name.partition(".")[0] for name in modules} - set(sys.stdlib_module_names)
     packages = {name for name in packages if not name.startswith("_")}
     assert packages - LIGHT == set()
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["train", "--data", "digits", "--objective", "absent"],
-        ["train", "--data", "digits", "--objective", "kd", "--teacher", "absent"],
-        ["study-kd", "--data", "absent"],
-        ["search", "--data", "folder:absent"],
-        ["explain", "--run", "absent", "--evaluate"],
-        ["export", "--run", "absent", "--out", "a"],
-        ["app", "--run", "absent"],
-    ],
-    ids=" ".join,
-)
-def test_refusals_wait_for_nothing_heavy(words: list[str], tmp_path: Path) -> None:
-    ended, modules = imported(*words, folder=tmp_path)
+REFUSED = [
+    ["train", "--data", "digits", "--objective", "absent"],
+    ["train", "--data", "digits", "--objective", "kd", "--teacher", "absent"],
+    ["study-kd", "--data", "absent"],
+    ["search", "--data", "folder:absent"],
+    ["explain", "--run", "absent", "--evaluate"],
+    ["export", "--run", "absent", "--out", "a"],
+    ["app", "--run", "absent"],
+]
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, set[str]]]:
+    """In one process, as what each imports adds up."""
+    return imported(*REFUSED, folder=tmp_path_factory.mktemp("refused"))
+
+
+@pytest.mark.parametrize("number", range(len(REFUSED)), ids=map(" ".join, REFUSED))
+def test_refusals_wait_for_nothing_heavy(number: int, refused: list[tuple[int, set[str]]]) -> None:
+    ended, modules = refused[number]
     assert ended == 2
     assert modules & HEAVY == set()
 

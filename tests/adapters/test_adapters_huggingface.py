@@ -32,7 +32,7 @@ class Images(Dataset):
 def resnet() -> Logits:
     torch.manual_seed(0)
     config = transformers.ResNetConfig(
-        embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], num_labels=3
+        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], num_labels=3
     )
     return Logits(transformers.ResNetForImageClassification(config))
 

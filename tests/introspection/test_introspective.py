@@ -15,6 +15,7 @@ from selfexplain.introspection.similarity import attribution_cosine, similarity_
 from selfexplain.introspection.target import softmax_target, zipf_target
 from selfexplain.models import build_model
 from selfexplain.objectives import LabelSmoothing, Standard
+from two_processes import start_two
 
 CLASSES = 6
 X = torch.randn(12, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -322,7 +323,7 @@ def test_running_mean_of_two_processes_is_that_of_the_whole_batch(tmp_path: Path
     s, y = torch.randn(8, 4), torch.tensor([0, 1, 2, 3, 0, 0, 1, 3])
     whole = RunningClassMean(0.5)
     whole.update(s, y)
-    torch.multiprocessing.spawn(_update_half, args=(str(tmp_path), s, y), nprocs=2)
+    start_two(_update_half, str(tmp_path), s, y)
     for rank in range(2):
         half = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         torch.testing.assert_close(half, whole.mean_KK)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from selfexplain.objectives import KD, DistilPart
 from selfexplain.objectives.teacher_means import TeacherMeans
 from selfexplain.objectives.teacher_parts import PARTS, virtual_mass
+from two_processes import start_two
 
 CLASSES, IMAGES, T = 4, 12, 2.0
 Y = torch.arange(IMAGES) % CLASSES
@@ -156,7 +157,7 @@ def _update_half(rank: int, folder: str, q: Tensor) -> None:
 
 def test_means_of_two_processes_are_those_of_all_images(tmp_path: Path) -> None:
     q = images().flatten(1).softmax(dim=1)
-    torch.multiprocessing.spawn(_update_half, args=(str(tmp_path), q), nprocs=2)
+    start_two(_update_half, str(tmp_path), q)
     whole = TeacherMeans(CLASSES)
     whole.update(q, Y)
     whole.update(q[:6], Y[:6])

@@ -14,6 +14,7 @@ from selfexplain.models import build_model
 from selfexplain.objectives import CSKD, DLB, PSKD, Objective, OnlineLabelSmoothing
 from selfexplain.objectives.memory import Memory
 from selfexplain.objectives.softening import softened_kl
+from two_processes import start_two
 
 K = 4
 
@@ -78,7 +79,7 @@ def test_ps_kd_of_two_processes_remembers_what_one_does(tmp_path: Path) -> None:
     z, y = torch.randn(6, K), torch.tensor([0, 1, 2, 3, 0, 1])
     index = torch.tensor([5, 0, 7, 3, 2, 6])
     whole(z, y, index)
-    torch.multiprocessing.spawn(_ps_kd_half, args=(str(tmp_path), z, y, index), nprocs=2)
+    start_two(_ps_kd_half, str(tmp_path), z, y, index)
     for rank in range(2):
         half = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert torch.equal(half, whole.past_NK)
@@ -227,7 +228,7 @@ NAMES = ("ps_kd", "ols", "cs_kd", "dlb")
 
 def test_processes_that_train_together_hold_one_state(tmp_path: Path) -> None:
     """So that the checkpoint of the first is all that there is to save."""
-    torch.multiprocessing.spawn(_train_distributed, args=(str(tmp_path),), nprocs=2)
+    start_two(_train_distributed, str(tmp_path))
     first, second = (torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in range(2))
     for name in NAMES:
         for key, value in first[name].items():

@@ -76,16 +76,32 @@ def test_a_search_is_logged(method: Any, tmp_path: Path, monkeypatch: pytest.Mon
         assert metrics["validation_accuracy"] == line["validation_accuracy"]
 
 
-def test_the_first_of_two_processes_alone_logs(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder that two processes train in, with a teacher and with loggers; what they said."""
+    out = tmp_path_factory.mktemp("by_two")
     words = ["train", "--data", "digits", "--train-size", "100", "--batch-size", "50"]
     words += ["--validation", "0.05", "--epochs", "2", "--accelerator", "cpu", "--devices", "2"]
-    words += ["--out", str(tmp_path), "--loggers", "wandb", "mlflow"]
-    subprocess.run([sys.executable, "-m", "selfexplain", *words], check=True, timeout=200)
-    client, run = only_run(tmp_path / "mlflow" / "mlflow.db")
+    words += ["--objective", "kd", "--out", str(out), "--loggers", "wandb", "mlflow"]
+    line = [sys.executable, "-m", "selfexplain", *words]
+    done = subprocess.run(line, check=True, capture_output=True, text=True, timeout=200)
+    return out, done.stdout
+
+
+def test_the_first_of_two_processes_alone_logs(by_two: tuple[Path, str]) -> None:
+    folder, _ = by_two
+    client, run = only_run(folder / "mlflow" / "mlflow.db")
     logged = client.get_metric_history(run.info.run_id, "loss")
-    written = [(line["epoch"], line["loss"]) for line in lines(tmp_path / "metrics.jsonl")]
+    written = [(line["epoch"], line["loss"]) for line in lines(folder / "metrics.jsonl")]
     assert [(m.step, m.value) for m in logged] == written
-    assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 1
+    assert len(list(folder.glob("wandb/offline-run-*"))) == 1
+
+
+def test_two_processes_share_a_teacher(by_two: tuple[Path, str]) -> None:
+    folder, said = by_two
+    assert said.count("Run: ") == 1
+    assert (folder / "teachers" / "standard-seed0" / "result.json").exists()
+    assert (folder / "result.json").exists()
 
 
 def test_loggers_do_not_change_whose_folder_it_is() -> None:

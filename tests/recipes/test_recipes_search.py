@@ -61,8 +61,9 @@ def test_every_method_in_every_space(
     out = tmp_path / "search"
     size = {
         "nasbench201": ["--cells", "1"],
-        "darts": ["--cells", "3"],
-        "pcdarts": ["--cells", "3", "--init-channels", "8"],
+        # Two kinds of cells take three, which are slow: one step an epoch.
+        "darts": ["--cells", "3", "--batch-size", "40"],
+        "pcdarts": ["--cells", "3", "--batch-size", "40", "--init-channels", "8"],
     }
     search("--space", space, "--method", method, "--out", str(out), *size[space])
     result = json.loads((out / "result.json").read_text())

@@ -124,7 +124,7 @@ def test_run_that_diverges_ends_the_sweep_after_the_others(
 ) -> None:
     words = ["compare", "--data", "digits", "--train-size", "100", "--batch-size", "50"]
     words += ["--epochs", "1", "--seeds", "0", "--out", str(tmp_path / "c"), "--workers", "2"]
-    bad = "introspective:weight=1e38,warmup_steps=0"
+    bad = "introspective:weight=1e30,warmup_steps=0"
     with pytest.raises(SystemExit) as stopped:
         main([*words, "--objectives", bad, "standard"])
     assert stopped.value.code == 2

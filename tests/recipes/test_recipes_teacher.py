@@ -2,10 +2,7 @@
 
 import dataclasses
 import json
-import multiprocessing
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -29,6 +26,7 @@ from selfexplain.recipes.train import run_training
 from selfexplain.report import comparison_markdown
 from selfexplain.training import TrainingOptions
 from selfexplain.training.files import read_json
+from two_processes import start_two
 
 DATA = DataOptions(data="digits", train_size=100)
 
@@ -97,36 +95,17 @@ def test_stopped_while_the_teacher_trains_it_continues_to_the_same_weights(
     assert same(taught, again.out)
 
 
-def _train(out: Path, objective: str, teachers: Path) -> None:
+def _train(rank: int, folder: Path, objectives: tuple[str, ...]) -> None:
     torch.set_num_threads(1)
-    run_training(config(out, objective, epochs=6), teachers=teachers)
+    own = config(folder / objectives[rank], objectives[rank], epochs=6)
+    run_training(own, teachers=folder / "teachers")
 
 
 def test_two_processes_that_need_one_teacher_train_it_once(tmp_path: Path) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    runs = [
-        spawn.Process(target=_train, args=(tmp_path / name, name, tmp_path / "teachers"))
-        for name in ("kd", "kd:alpha=0.5")
-    ]
-    for process in runs:
-        process.start()
-    for process in runs:
-        process.join()
-    assert [process.exitcode for process in runs] == [0, 0]
+    start_two(_train, tmp_path, ("kd", "kd:alpha=0.5"))
     log = (tmp_path / "teachers" / "standard-seed0" / "metrics.jsonl").read_text()
     assert [json.loads(line)["epoch"] for line in log.splitlines()] == [1, 2, 3, 4, 5, 6]
     assert all((tmp_path / name / "result.json").exists() for name in ("kd", "kd:alpha=0.5"))
-
-
-def test_two_devices_share_a_teacher(tmp_path: Path) -> None:
-    out = str(tmp_path / "run")
-    more = ("--epochs", "1", "--accelerator", "cpu", "--devices", "2", "--out", out)
-    words = ("train", "--data", "digits", "--train-size", "100", "--batch-size", "50")
-    line = [sys.executable, "-m", "selfexplain", *words, "--objective", "kd", *more]
-    done = subprocess.run(line, check=True, capture_output=True, text=True)
-    assert done.stdout.count("Run: ") == 1
-    assert (tmp_path / "run" / "teachers" / "standard-seed0" / "result.json").exists()
-    assert (tmp_path / "run" / "result.json").exists()
 
 
 def test_comparison_shares_teachers_and_counts_them(tmp_path: Path) -> None:

