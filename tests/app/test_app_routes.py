@@ -269,6 +269,49 @@ def test_an_example_that_is_not_there(index: Any, app: App) -> None:
 
 @with_gradio
 @pytest.mark.parametrize(
+    ("data", "more"),
+    [
+        (["cam", 10, ""], {"event_data": {"index": 0}}),  # without its `value`
+        (["cam", 10, ""], {"event_data": {}}),
+        (["cam", 11, ""], {}),  # a number of maps that is not offered
+        ([[], {}, None], {}),
+        ([], {}),
+    ],
+)
+def test_a_choice_that_a_client_made_up_is_a_line_in_the_terminal(
+    data: list[Any], more: dict[str, Any], app: App, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = json.loads(app.ask("GET", "/config")[1])
+    pick = next(each for each in config["dependencies"] if each["targets"][0][1] == "select")
+    assert not answered(app, data, fn_index=pick["id"], **more)["success"]
+    said = capfd.readouterr().err
+    assert "A request cannot be answered" in said
+    assert "Traceback" not in said
+
+
+@with_gradio
+@pytest.mark.parametrize(
+    ("path", "body", "kind"),
+    [
+        ("cancel", b'{"data": 1e999}', "application/json"),
+        ("upload", b"--" + b"a" * 300 + b"--", "multipart/form-data; boundary=" + "a" * 300),
+        (
+            "upload",
+            b'--a\r\nContent-Disposition: form-data; name="files"\r\n\r\nabc\r\n--a--\r\n',
+            "multipart/form-data; boundary=a",
+        ),
+    ],
+)
+def test_a_request_that_gradio_cannot_read_is_refused(
+    path: str, body: bytes, kind: str, app: App, capfd: pytest.CaptureFixture[str]
+) -> None:
+    status, answer = app.ask("POST", f"/gradio_api/{path}", body, {"Content-Type": kind})
+    assert (status, b"cannot be read" in answer) == (400, True)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@with_gradio
+@pytest.mark.parametrize(
     "path",
     [
         "/etc/passwd",

@@ -33,7 +33,7 @@ def test_one_or_two_runs_are_given() -> None:
     assert (two.run, two.port) == ((Path("a"), Path("b")), 8000)
     with pytest.raises(InputError, match="pass one, or two to compare"):
         AppConfig(run=(Path("a"), Path("b"), Path("c")))
-    with pytest.raises(InputError, match="pass a number from 1 to 65535"):
+    with pytest.raises(InputError, match="port is 0; pass a whole number from 1 to 65535"):
         AppConfig(run=(Path("a"),), port=0)
 
 

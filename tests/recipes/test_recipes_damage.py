@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from selfexplain import commands
 from selfexplain.errors import InputError
+from selfexplain.models import build_model
 from selfexplain.recipes.export import _card
 from selfexplain.recipes.finished import read_finished
 from selfexplain.recipes.finished_runs import timed_costs
@@ -364,6 +365,52 @@ def test_an_exported_configuration(folders: dict[str, Path], tmp_path: Path) -> 
             (folder / "config.json").write_text(json.dumps(changed(whole, place, new)))
             with pytest.raises(InputError):  # if not for this, for weights that are none
                 from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"model": "wrn28_10"},
+        {"class_names": [str(k) for k in range(300_000)]},
+        {"image_shape": [65536, 8, 8]},
+        {"model": None, "init_channels": 4096, "cells": 500},
+    ],
+)
+def test_a_configuration_that_asks_for_more_than_the_weights_hold(
+    asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stranger's: no memory is taken for what the file of weights does not fill."""
+    model = build_model("small_cnn", num_classes=3, in_channels=1)
+    write_tensors(tmp_path / "model.safetensors", model.state_dict())
+    images = {"class_names": ["a", "b", "c"], "image_shape": [1, 8, 8], "mean": [0.5], "std": [1]}
+    config: dict[str, Any] = {"model": "small_cnn", **asked}
+    if config["model"] is None:
+        cell = "|nor_conv_3x3~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|"
+        config = {**config, "genotype": cell, "form": "small", "auxiliary": 0.0}
+        del config["model"]
+    record = {**images, **{name: value for name, value in asked.items() if name in images}}
+    channels = record["image_shape"][0]
+    record |= {"mean": [0.5] * channels, "std": [1.0] * channels, "model": config}
+    write_json(tmp_path / "config.json", {**record, "image_shape": record["image_shape"]})
+    taken = []
+    allocated = torch.nn.Parameter.__new__
+
+    def watched(cls: Any, data: torch.Tensor, *rest: Any, **more: Any) -> Any:
+        taken.append(0 if data.is_meta else data.numel())
+        return allocated(cls, data, *rest, **more)
+
+    monkeypatch.setattr(torch.nn.Parameter, "__new__", watched)
+    with pytest.raises(InputError, match=r"model\.safetensors cannot be loaded \((it holds|no t)"):
+        from_pretrained(tmp_path)
+    assert sum(taken) == 0
+
+
+def test_an_exported_configuration_is_not_read_whatever_its_size(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").touch()
+    with (tmp_path / "config.json").open("wb") as file:
+        file.truncate(2**30)
+    with pytest.raises(InputError, match=r"config\.json has 1074 MB, and a configuration has at"):
+        from_pretrained(tmp_path)
 
 
 def test_costs_that_are_none_are_measured_anew(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import unquote_plus
 
 from selfexplain.app.images import MAX_BYTES
-from selfexplain.errors import InputError
+from selfexplain.errors import InputError, first_line
 
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -62,8 +62,21 @@ HOST = re.compile(r"([\w.-]+|\[[0-9a-f:.]+\])(:\d{1,5})?", re.IGNORECASE | re.AS
 DROPPED = {b"range", b"x-gradio-server"}
 """Headers that the page does not send, and that Gradio reads as offsets and as a URL."""
 
+UNREADABLE = "The request cannot be read."
 REFUSED = "This app answers its own page alone."
 NO_FILE = "A URL or a path was sent in place of a file; upload a file."
+
+
+def tell_of(error: BaseException | None) -> None:
+    """Say in the terminal, in one line, that a request could not be answered.
+
+    Example:
+        >>> tell_of(None)
+    """
+    if error is not None:
+        said = first_line(error).encode("ascii", "backslashreplace").decode()[:300]
+        said = "".join(letter if letter.isprintable() else "?" for letter in said)
+        print(f"A request cannot be answered ({type(error).__name__}: {said})", file=sys.stderr)
 
 
 def check_routes(routes: Iterable[str], version: str) -> None:
@@ -179,9 +192,25 @@ class Gate:
             if refusal is None and self._is_choice(scope):
                 receive, refusal = await self._checked_choice(receive)
             if refusal is None:
-                await self.app(scope, receive, send)
+                await self._passed_on(scope, receive, send)
             else:
                 await _answer(*refusal, send)
+
+    async def _passed_on(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """Let the server answer; what it cannot read it may raise anything of."""
+        begun = False
+
+        async def sending(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, sending)
+        except Exception as error:
+            tell_of(error)
+            if not begun:
+                await _answer(400, UNREADABLE, send)
 
     def _checked(self, scope: dict[str, Any]) -> tuple[dict[str, Any], tuple[int, str] | None]:
         """The request without headers that mislead, and what it is refused with."""

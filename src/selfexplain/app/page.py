@@ -1,15 +1,17 @@
 """The page itself, in Gradio; imported only when an app is built, as Gradio is an extra."""
 
+import sys
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import fastapi.routing
 import gradio as gr
-from gradio import processing_utils, routes
+from gradio import processing_utils, queueing, routes
 
 from selfexplain.app.board import Board, Fitted
 from selfexplain.app.examples import Example
-from selfexplain.app.gate import NO_FILE, TESTED, check_routes
+from selfexplain.app.gate import NO_FILE, TESTED, check_routes, tell_of
 from selfexplain.app.images import open_upload
 from selfexplain.app.view import error_html, run_html
 from selfexplain.errors import InputError
@@ -44,6 +46,16 @@ def refuse_urls() -> None:
         )
     for module, name in FETCHING:
         setattr(module, name, _refuse)
+
+
+def tell_in_a_line() -> None:
+    """Keep Gradio from printing a traceback of each request that a client made up, in this process.
+
+    Its queue prints all that is raised there. One line is printed instead.
+    """
+    if hasattr(queueing, "traceback"):
+        told = SimpleNamespace(print_exc=lambda: tell_of(sys.exc_info()[1]))
+        setattr(queueing, "traceback", told)  # noqa: B010 - a module has no such attribute to mypy
 
 
 def check_version(page: gr.Blocks) -> None:
@@ -81,6 +93,7 @@ def build_page(board: Board, examples: Sequence[Example]) -> gr.Blocks:
     if not board.explainers:
         raise ValueError("a page needs a run")
     refuse_urls()
+    tell_in_a_line()
     # Uploaded files are deleted an hour after they came, at the latest when the app ends.
     with gr.Blocks(
         title="selfexplain", analytics_enabled=False, delete_cache=(600, 3600), fill_width=True

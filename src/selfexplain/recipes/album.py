@@ -162,8 +162,9 @@ def only_warned(what: str) -> Iterator[None]:
     """Let a record for the report fail, with a warning that says why: no training hangs on it.
 
     Example:
-        >>> with warnings.catch_warnings(record=True) as heard, only_warned("the table"):
-        ...     raise InputError("the disk is full")
+        >>> with warnings.catch_warnings(record=True, action="always") as heard:
+        ...     with only_warned("the table"):
+        ...         raise InputError("the disk is full")
         >>> str(heard[0].message)
         'the table will be missing from the report: the disk is full'
     """

@@ -49,7 +49,14 @@ def derived_network(
         >>> count_parameters(derived_network(config, num_classes=10, shape_CHW=(1, 8, 8)))
         4822
     """
-    network = build_network(
+    network = bare_network(config, num_classes=num_classes, shape_CHW=shape_CHW)
+    freeze_unreached(network, shape_CHW)
+    return network
+
+
+def bare_network(config: Plain, *, num_classes: int, shape_CHW: tuple[int, int, int]) -> nn.Module:
+    """The same, without a look at which of its weights the logits hang on."""
+    return build_network(
         load_genotype(config["genotype"]),
         num_classes=num_classes,
         in_channels=shape_CHW[0],
@@ -59,8 +66,6 @@ def derived_network(
         form=config["form"],
         auxiliary=config["auxiliary"] > 0,
     )
-    freeze_unreached(network, shape_CHW)
-    return network
 
 
 def with_auxiliary_head(objective: Objective, config: Plain) -> Objective:

@@ -20,7 +20,7 @@ from selfexplain.errors import InputError, first_line
 from selfexplain.explanations import MapKind, class_maps
 from selfexplain.introspection import Introspective
 from selfexplain.objectives import Objective
-from selfexplain.recipes.classifier import build_classifier
+from selfexplain.recipes.classifier import build_of
 from selfexplain.recipes.derived import with_auxiliary_head
 from selfexplain.recipes.explain_options import ExplainConfig
 from selfexplain.recipes.finished import load_weights, read_finished
@@ -55,7 +55,7 @@ def load_run(folder: Path, kind: MapKind = "cam", layer: str | None = None) -> T
     """
     run = read_finished(folder)
     config = run.config
-    model = build_classifier(config, num_classes=run.num_classes, shape_CHW=run.shape_CHW)
+    model = build_of(run)
     objective: Objective
     name, values = resolve(config["objective"], _objective_options(config))
     if name == "introspective":

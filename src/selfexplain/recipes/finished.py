@@ -12,7 +12,7 @@ from selfexplain.errors import InputError
 from selfexplain.recipes.read_records import IMAGES, TRAINED, check_model_of, lengths_agree
 from selfexplain.records import printable
 from selfexplain.training.checkpoint import loading_from
-from selfexplain.training.files import read_json, read_tensors
+from selfexplain.training.files import read_json, read_tensors, tensor_shapes
 
 FINISHED = {
     **TRAINED,
@@ -103,6 +103,15 @@ def check_tensors(folder: Path) -> None:
             )
 
 
+def weight_shapes(run: FinishedRun) -> dict[str, tuple[int, ...]]:
+    """The shapes of the weights of a finished run, by name.
+
+    Raises:
+        InputError: they cannot be read.
+    """
+    return tensor_shapes(run.folder / "model.safetensors", remedy=_remedy(run))
+
+
 def load_weights(model: nn.Module, run: FinishedRun) -> None:
     """Give a model the weights of a finished run.
 
@@ -110,10 +119,14 @@ def load_weights(model: nn.Module, run: FinishedRun) -> None:
         InputError: they cannot be read, are damaged, or are of another model.
     """
     path = run.folder / "model.safetensors"
-    exported = not (run.folder / "run.json").exists()
-    remedy = "export it, or download it, again" if exported else _write_again(run.folder)
     with loading_from(path):
-        model.load_state_dict(read_tensors(path, digest=run.digest, remedy=remedy))
+        model.load_state_dict(read_tensors(path, digest=run.digest, remedy=_remedy(run)))
+
+
+def _remedy(run: FinishedRun) -> str:
+    """What to do if the weights of a run, or those that were exported, are damaged."""
+    exported = not (run.folder / "run.json").exists()
+    return "export it, or download it, again" if exported else _write_again(run.folder)
 
 
 def _write_again(folder: Path) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from selfexplain.errors import InputError, first_line
 from selfexplain.models.build import is_own
-from selfexplain.recipes.classifier import build_classifier
+from selfexplain.recipes.classifier import build_of
 from selfexplain.recipes.finished import FinishedRun, load_weights
 from selfexplain.recipes.read_records import CONFIG as RECORDED
 from selfexplain.recipes.read_records import IMAGES, check_model_of, lengths_agree
@@ -21,6 +21,8 @@ from selfexplain.records import Maybe, Text, misfit, printable
 from selfexplain.training.files import read_json, write_record
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+MAX_CONFIG = 20_000_000
+"""Bytes of a configuration, nearly all of them names of classes."""
 REPOSITORY = re.compile(r"\w[\w.-]{0,94}\w?/\w[\w.-]{0,94}", re.ASCII)
 """Names that the hub may have."""
 EXPORTED = {
@@ -86,7 +88,7 @@ def classifier_of(run: FinishedRun) -> PixelClassifier:
     Raises:
         InputError: its model cannot be built here, or its weights cannot be read.
     """
-    model = build_classifier(run.config, num_classes=run.num_classes, shape_CHW=run.shape_CHW)
+    model = build_of(run)
     load_weights(model, run)
     return PixelClassifier(model, run.mean_C, run.std_C, run.class_names, run.shape_CHW).eval()
 
@@ -191,6 +193,11 @@ def _is_folder(path: Path) -> bool:
 
 
 def _read_config(folder: Path) -> FinishedRun:
+    if (size := (folder / CONFIG).stat().st_size) > MAX_CONFIG:
+        raise InputError(
+            f"{folder / CONFIG} has {size / 1e6:.0f} MB, and a configuration has at most "
+            f"{MAX_CONFIG / 1e6:g}; pass what selfexplain export has written"
+        )
     config = read_json(folder / CONFIG)
     if found := misfit(config, EXPORTED):
         raise InputError(

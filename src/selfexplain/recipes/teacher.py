@@ -18,7 +18,7 @@ from torch import nn
 
 from selfexplain.data import ImageData
 from selfexplain.errors import InputError
-from selfexplain.recipes.classifier import build_classifier, build_seeded
+from selfexplain.recipes.classifier import build_classifier, build_of, build_seeded
 from selfexplain.recipes.finished import load_weights, read_finished
 from selfexplain.recipes.folder import run_name, waited_for
 from selfexplain.recipes.objectives import teacher_spec_of
@@ -138,7 +138,7 @@ def load_teacher(folder: Path, data: ImageData, prepared: Prepared) -> nn.Module
                 "pass a run on such images"
             )
     with torch.random.fork_rng(devices=[]):
-        model = build_classifier(run.config, num_classes=run.num_classes, shape_CHW=run.shape_CHW)
+        model = build_of(run)
     load_weights(model, run)
     same = torch.equal(run.mean_C, prepared.mean_C) and torch.equal(run.std_C, prepared.std_C)
     if same:

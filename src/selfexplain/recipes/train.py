@@ -115,7 +115,7 @@ def check_run(config: RunConfig) -> None:
         >>> from selfexplain.recipes.options import DataOptions
         >>> check_run(TrainConfig(data=DataOptions(data="digits"), model="resnet21"))
         Traceback (most recent call last):
-        selfexplain.errors.InputError: there is no model 'resnet21' (did you mean resnet20?); ...
+        selfexplain.errors.InputError: there is no model 'resnet21' (did you mean resnet32?); ...
     """
     resolve(config.objective, config.options)
     check_teacher_is_needed(config, [config.objective])

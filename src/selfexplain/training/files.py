@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -133,15 +134,9 @@ def read_tensors(
         Traceback (most recent call last):
         selfexplain.errors.InputError: absent.safetensors cannot be read (No such file ...
     """
-    try:
-        if path.exists() and not path.is_file():  # a fifo may never end
-            raise InputError(f"{path} is no file; {remedy}")
-        with safe_open(path, framework="pt") as file:
-            kept = (file.metadata() or {}).get(DIGEST)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    # What a damaged header asks for may be more memory than there is, or no shape at all.
-    except (SafetensorError, OSError, RuntimeError, ValueError, MemoryError) as error:
-        raise InputError(f"{path} cannot be read ({first_line(error)[:200]}); {remedy}") from error
+    with _opened_tensors(path, remedy) as file:
+        kept = (file.metadata() or {}).get(DIGEST)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     expected = {one for one in (kept, digest) if one is not None}
     if expected and expected != {digest_of(tensors)}:
         raise InputError(
@@ -149,6 +144,40 @@ def read_tensors(
             f"digest kept of it); {remedy}"
         )
     return tensors
+
+
+def tensor_shapes(path: Path, *, remedy: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors in a safetensors file, which are not read themselves.
+
+    Args:
+        path: of the file.
+        remedy: what to do if it is damaged.
+
+    Raises:
+        InputError: the file cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "a.safetensors"
+        >>> _ = write_tensors(path, {"a": torch.zeros(2, 3)}); tensor_shapes(path, remedy="")
+        {'a': (2, 3)}
+    """
+    with _opened_tensors(path, remedy) as file:
+        names = file.keys()
+        return {name: tuple(file.get_slice(name).get_shape()) for name in names}
+
+
+@contextmanager
+def _opened_tensors(path: Path, remedy: str) -> Iterator[Any]:
+    """A safetensors file, and one sentence of all that it may end in."""
+    try:
+        if path.exists() and not path.is_file():  # a fifo may never end
+            raise InputError(f"{path} is no file; {remedy}")
+        with safe_open(path, framework="pt") as file:
+            yield file
+    # What a damaged header asks for may be more memory than there is, or no shape at all.
+    except (SafetensorError, OSError, RuntimeError, ValueError, MemoryError) as error:
+        raise InputError(f"{path} cannot be read ({first_line(error)[:200]}); {remedy}") from error
 
 
 def read_json(path: Path, shape: Mapping[str, Any] | None = None) -> dict[str, Any]:

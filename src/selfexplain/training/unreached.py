@@ -7,12 +7,15 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+from torch.func import functional_call
 
 from selfexplain.explanations.state import preserved, set_eval
 
 
 def freeze_unreached(network: nn.Module, image_shape: Sequence[int]) -> list[str]:
     """Ask for no gradient of weights that get none; training on several devices waits for each.
+
+    Only the graph is looked at: nothing is computed, and images of any size take no memory.
 
     Args:
         network: maps images (B, C, H, W) to logits; what lies below a submodule named `auxiliary`
@@ -36,12 +39,17 @@ def freeze_unreached(network: nn.Module, image_shape: Sequence[int]) -> list[str
         for name, parameter in network.named_parameters()
         if parameter.requires_grad and "auxiliary" not in name.split(".")
     ]
-    first = named[0][1]
-    image = torch.zeros(1, *image_shape, device=first.device, dtype=first.dtype)
+    image = torch.empty(1, *image_shape, device="meta", dtype=named[0][1].dtype)
+    stand_ins = {
+        name: torch.empty_like(parameter, device="meta", requires_grad=True)
+        for name, parameter in network.named_parameters(remove_duplicate=False)
+    }
+    buffers = {name: torch.empty_like(b, device="meta") for name, b in network.named_buffers()}
     with preserved(network, image), torch.enable_grad():
         set_eval(network)
+        logits = functional_call(network, {**stand_ins, **buffers}, (image,))
         gradients = torch.autograd.grad(
-            network(image).sum(), [parameter for _, parameter in named], allow_unused=True
+            logits.sum(), [stand_ins[name] for name, _ in named], allow_unused=True
         )
     unreached = [pair for pair, grad in zip(named, gradients, strict=True) if grad is None]
     for _, parameter in unreached:
