@@ -16,6 +16,7 @@ from selfexplain.recipes.searches import run_searches
 from selfexplain.recipes.searches_options import SearchesConfig
 from selfexplain.recipes.sweep_options import SweepOptions
 from selfexplain.sweeps import Failed, Message, Started, Step
+from selfexplain.training.files import read_json
 
 WORDS = ["search", "--data", "digits", "--train-size", "40", "--validation", "0.03"]
 WORDS += ["--batch-size", "20", "--init-channels", "4", "--cells", "1", "--epochs", "3"]
@@ -48,7 +49,7 @@ def test_seeds_side_by_side_are_those_one_by_one(
     small = ["--epochs", "12", "--space", "nasbench201"]
     config = searches(tmp_path / "c", "--seeds", "0", "1", "--workers", "2", *small)
     found = run_searches(config, watch)
-    assert found == json.loads((tmp_path / "c" / "searches.json").read_text())
+    assert found == read_json(tmp_path / "c" / "searches.json")
     for row, seed in zip(found["rows"], (0, 1), strict=True):
         one = searches(tmp_path / f"one{seed}", "--seed", str(seed), *small).each()[0]
         alone = run_search(one)
