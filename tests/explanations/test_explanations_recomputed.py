@@ -221,6 +221,29 @@ def test_what_attention_heads_compute_cannot_be_named(inner):
             class_maps(model, torch.randn(2, 3, size, size), kind="grad_cam", layer=inner)
 
 
+def test_the_query_of_an_attention_pool_is_no_feature_map():
+    """Queries (B, heads, 1, D / heads) of one latent."""
+
+    class Pool(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q, self.kv, self.q_norm = nn.Linear(12, 12), nn.Linear(12, 24), nn.LayerNorm(4)
+
+        def forward(self, t):
+            k, v = self.kv(t).unflatten(2, (2, 3, 4)).permute(2, 0, 3, 1, 4)
+            q = self.q(t.mean(1, keepdim=True)).unflatten(2, (3, 4)).transpose(1, 2)
+            return ((self.q_norm(q) @ k.transpose(2, 3)).softmax(-1) @ v).flatten(1)
+
+    tokens = nn.Sequential(nn.Conv2d(3, 12, 4, 4), nn.Flatten(2), nn.Module())
+    tokens[2].forward = lambda h: h.transpose(1, 2)
+    model = nn.Sequential(tokens, Pool(), nn.Linear(12, 5))
+    found = find_explained_layer(model, torch.randn(2, 3, 16, 16), kind="grad_cam")
+    assert found.layout.grid is not None
+    assert (found.layout.grid.height, found.layout.grid.width) == (4, 4)
+    with pytest.raises(InputError, match=r"'1\.q_norm' returns .* which has no positions"):
+        class_maps(model, torch.randn(2, 3, 16, 16), kind="grad_cam", layer="1.q_norm")
+
+
 def test_layers_with_features_last_are_read_so():
     class Last(nn.Module):
         def __init__(self):

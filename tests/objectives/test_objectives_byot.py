@@ -215,6 +215,26 @@ def test_bottleneck_reaches_the_deepest_resolution(side: int, deepest: int, reac
     assert classifier.bottleneck(torch.zeros(2, 2, side, side)).shape == (2, 8, reached, reached)
 
 
+class LowRank(nn.Module):
+    """A low-rank update beside the head, which runs after it."""
+
+    def __init__(self, zeros: bool) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.MaxPool2d(2), nn.ReLU())
+        self.fc, self.down, self.up = nn.Linear(4, 5), nn.Linear(4, 2), nn.Linear(2, 5, bias=False)
+        if zeros:
+            nn.init.zeros_(self.up.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.body(x).mean((2, 3))
+        return self.fc(h) + self.up(self.down(h))
+
+
+def test_the_head_is_the_layer_that_returns_the_logits_and_not_the_last_one() -> None:
+    byot = BYOT(LowRank(zeros=True), (1, 8, 8), layers=["body.0"])
+    assert (byot.staging.head, byot.staging.features) == ("fc", 4)
+
+
 def test_what_does_not_fit_is_named() -> None:
     for options, message in {
         "layers=blok2": "layer 'blok2' is not in the model; pass a name .*'block2'",
@@ -233,6 +253,8 @@ def test_what_does_not_fit_is_named() -> None:
     convolution = nn.Sequential(nn.Conv2d(1, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     with pytest.raises(InputError, match="does not end in an nn"):
         BYOT(convolution, (1, 8, 8), layers=["0"])
+    with pytest.raises(InputError, match="does not end in an nn"):
+        BYOT(LowRank(zeros=False), (1, 8, 8), layers=["body.0"])
     idle = model()
     idle.spare = nn.Conv2d(1, 1, 1)
     with pytest.raises(InputError, match="layer 'spare' is not called in a forward pass"):

@@ -38,6 +38,11 @@ def names(num_classes, in_channels):
 def frozen(num_classes, in_channels):
     return no_pooling(num_classes, in_channels).requires_grad_(False)
 
+def broken(num_classes, in_channels):
+    net = no_pooling(num_classes, in_channels)
+    net[1].weight.data[0, 0] = float("nan")
+    return net
+
 def few_classes(num_classes, in_channels):
     return nn.Sequential(nn.Flatten(), nn.Linear(in_channels * 64, 4))
 """
@@ -52,6 +57,7 @@ def few_classes(num_classes, in_channels):
         ("three_channels", "cannot take images of shape (1, 8, 8)"),
         ("few_classes", "10 classes"),
         ("frozen", "no parameter that can be trained"),
+        ("broken", "the model's '1.weight' holds NaN or infinite values"),
     ],
 )
 def test_own_models_that_do_not_fit(

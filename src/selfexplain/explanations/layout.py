@@ -171,6 +171,8 @@ def maps_among(outputs: Iterable[object], image_BCHW: torch.Size) -> set[tuple[i
 def sequences_of(outputs: Iterable[object], image_BCHW: torch.Size) -> set[tuple[int, int]]:
     """Length and width of the outputs that are sequences (B, N, D), flattened maps left out.
 
+    The one query of an attention pool is a sequence of one.
+
     Example:
         >>> outputs = [torch.zeros(2, 17, 192), torch.zeros(2, 8, 4, 4), torch.zeros(2, 8, 16)]
         >>> sequences_of(outputs, torch.Size([2, 3, 70, 70]))
@@ -183,7 +185,7 @@ def sequences_of(outputs: Iterable[object], image_BCHW: torch.Size) -> set[tuple
         for output in outputs
         if isinstance(output, Tensor) and output.dim() == 3 and len(output) == image_BCHW[0]
     }
-    return {(n, d) for n, d in found if n > 1 and (n, d) not in flattened}
+    return {(n, d) for n, d in found if (n, d) not in flattened}
 
 
 def is_of_heads(
@@ -219,7 +221,9 @@ def is_of_heads(
 def _is_of_heads(size: torch.Size, n: int, d: int, image_BCHW: torch.Size) -> bool:
     if size[1] == size[2] == n:
         return True
-    parts = n in size[1:] or (n == size[0] and not like_image(size[1:], image_BCHW))
+    # A map may have a side of one, or as many channels as there are tokens.
+    parts = n in (size[1:] if n > 1 else size) or n == size[0]
+    parts = parts and (1 < n in size[1:] or not like_image(size[1:], image_BCHW))
     return parts and d % (size.numel() // n) == 0
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from selfexplain.errors import InputError
 
@@ -124,18 +125,29 @@ def refuse_what_is_not_finite(model: nn.Module, x_BCHW: Tensor, logits_BK: Tenso
             f"x holds NaN or infinite pixels (in image {int(broken_B.nonzero()[0])} of the batch); "
             "pass finite images"
         )
+    refuse_broken_weights(model)
+    if not bool(logits_BK.isfinite().all()):
+        raise InputError(
+            "the model's logits are not finite, though its weights and the images are; pass "
+            "smaller values, or a model of a wider type, such as float32"
+        )
+
+
+def refuse_broken_weights(model: nn.Module) -> None:
+    """Raise ``InputError`` if a parameter or buffer is not finite.
+
+    Example:
+        >>> refuse_broken_weights(nn.Linear(2, 2))
+    """
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            continue
         # A mask of attention may hold minus infinity.
         if bool((tensor.isnan() if "mask" in name else ~tensor.isfinite()).any()):
             raise InputError(
                 f"the model's {name!r} holds NaN or infinite values; pass a model whose weights "
                 "are finite"
             )
-    if not bool(logits_BK.isfinite().all()):
-        raise InputError(
-            "the model's logits are not finite, though its weights and the images are; pass "
-            "smaller values, or a model of a wider type, such as float32"
-        )
 
 
 def no_pooled_head(reason: str) -> InputError:

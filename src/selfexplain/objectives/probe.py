@@ -46,8 +46,9 @@ class Probe:
     """Of each module that was called: the number of its last call, from 0."""
     maps: list[tuple[Stage, bool]] = field(default_factory=list)
     """Outputs (B, C, H, W), and whether the module has parameters."""
-    linear: list[tuple[str, torch.Size, torch.Size]] = field(default_factory=list)
-    """Linear layers, with the shapes of what they were given and returned."""
+    linear: list[tuple[str, torch.Size, Tensor]] = field(default_factory=list)
+    """Linear layers, with the shape of what they were given, and what they returned."""
+    logits_BK: Tensor = field(default_factory=lambda: torch.empty(0, 0))
     returned: dict[str, str] = field(default_factory=dict)
     """Of each module: what its last call returned, for messages."""
 
@@ -60,18 +61,26 @@ class Probe:
             stage = Stage(name, call, output.shape[1], output.shape[2])
             self.maps.append((stage, any(True for _ in module.parameters())))
         if isinstance(module, nn.Linear) and isinstance(output, Tensor):
-            self.linear.append((name, inputs[0].shape, output.shape))
+            self.linear.append((name, inputs[0].shape, output.clone()))
 
     def deepest_side(self) -> int:
         """Of the last feature map that was learned; what follows it is pooled from it."""
         return next((stage.side for stage, learned in reversed(self.maps) if learned), 0)
 
     def head(self) -> tuple[str, int]:
-        """Name of the linear layer that returns the logits, and how many features it is given."""
-        if self.linear:
-            name, given, returned = self.linear[-1]
-            if len(given) == 2 and returned[1] == self.classes:
-                return name, given[1]
+        """Name of the linear layer that returns the logits, and how many features it is given.
+
+        What comes after it may scale or shift them; of several layers, one must return them.
+        """
+        alike = [
+            (name, given, returned)
+            for name, given, returned in self.linear
+            if len(given) == 2 and returned.shape[1] == self.classes
+        ]
+        exact = [each for each in alike if torch.equal(each[2], self.logits_BK)]
+        if exact or (len(alike) == 1 and alike[0][0] == self.linear[-1][0]):
+            name, given, _ = (exact or alike)[-1]
+            return name, given[1]
         raise InputError(
             "the model does not end in an nn.Linear of one vector for each image; pass a model "
             "with such a head"
@@ -97,7 +106,8 @@ def probe(model: nn.Module, image_shape: tuple[int, int, int]) -> Probe:
         for name, module in model.named_modules():
             stack.callback(module.register_forward_hook(_noting(seen, name)).remove)
         logits_BK = model(x_BCHW)
-    seen.classes = check_logits(logits_BK, len(x_BCHW)).shape[1]
+    seen.logits_BK = check_logits(logits_BK, len(x_BCHW))
+    seen.classes = seen.logits_BK.shape[1]
     return seen
 
 

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from selfexplain.data.load import check_spec
 from selfexplain.errors import InputError, first_line
 from selfexplain.evaluation import evaluating
+from selfexplain.explanations.pooled_head import refuse_broken_weights
 from selfexplain.recipes.launch import check_device
 from selfexplain.recipes.options import SharedConfig
 
@@ -34,6 +35,7 @@ def check_model(model: nn.Module, name: str, shape_CHW: tuple[int, int, int], cl
             f"model {name} has no parameter that can be trained; set requires_grad for those that "
             "shall be"
         )
+    refuse_broken_weights(model)
     example = torch.zeros(2, *shape_CHW)
     try:
         with evaluating(model), torch.no_grad():
