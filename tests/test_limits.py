@@ -111,6 +111,29 @@ def test_flags_are_those_of_the_command_line(capsys: pytest.CaptureFixture[str])
         ("search --data digits --space darts --cells 2", "--cells is 2, and a darts supernet of"),
         ("compare --data digits --seeds 0 -1", "--seeds is -1; pass a whole number from 0 to 2^63"),
         ("train --data digits --out=", "--out is followed by an empty text; pass a value"),
+        (
+            "train --data digits --loggers mlflow mlflow",
+            "--loggers names one twice; pass each once",
+        ),
+        ("compare --data digits --seeds 0 00", "--seeds names one twice; pass each once"),
+        ("compare --data digits --seeds", "--seeds is empty; pass at least one"),
+        ("compare --data digits --objectives zipf zipf", "--objectives names one twice"),
+        ("compare --data digits --tuner optuna", "--tuner is optuna, but nothing is tuned"),
+        ("compare --data digits --tune 2 --finished-only", "--finished-only makes no table"),
+        ("compare --data digits --workers 2 --devices 2", "--devices is 2, and such a run has"),
+        ("search --data digits --seeds 1 1", "--seeds names one twice; pass each once"),
+        ("search --data digits --epochs 3 --warmup-epochs 3", "--warmup-epochs is 3; pass 0 to 2"),
+        ("search --data digits --cells 501", "--cells is 501; pass a whole number from 1 to 500"),
+        ("explain --run a --images b", "--out is missing; pass a file that ends in .png"),
+        ("explain --run a a --evaluate", "--run names one twice; pass each once"),
+        ("report . --out .", "--out is ., a folder; pass a file that ends in .html"),
+        (f"report {'a' * 300}", "DIRS is a path of 300 bytes, with a name of 300"),
+        (f"train --data folder:{'a' * 300}", f"the folder {'a' * 300} does not exist"),
+        (f"train --data parquet:{'a' * 300}", f"the folder {'a' * 300} does not exist"),
+        (
+            "train --data folder:~nobody-of-this-name/a",
+            "the folder ~nobody-of-this-name/a does not",
+        ),
         ("report", None),
     ],
 )
@@ -147,6 +170,21 @@ def test_options_in_a_spec_are_checked(name: str) -> None:
             assert field in str(refused.value) or "no option" in str(refused.value)
         with pytest.raises(InputError, match="gives an option twice"):
             resolve(f"{name}:{field}=1,{field}=1{end}", ObjectiveOptions())
+
+
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        ("standard:", "'standard:' has a place for an option and none there"),
+        ("zipf:exponent=1,", "has a place for an option and none there"),
+        ("mixup:+standard", "'mixup:' has a place for an option and none there"),
+        ("zipf:exponent", "exponent of zipf has no value; pass it as exponent=VALUE"),
+    ],
+)
+def test_options_that_a_spec_leaves_out(spec: str, sentence: str) -> None:
+    """Else `standard` and `standard:` could be compared with each other."""
+    with pytest.raises(InputError, match=sentence):
+        resolve(spec, ObjectiveOptions())
 
 
 def test_a_partner_stands_once() -> None:

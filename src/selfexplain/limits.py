@@ -113,6 +113,22 @@ def check_options(options: Any) -> None:
             raise OptionError(f"{name} is {problem}", kind, field.name)
 
 
+def check_once(options: Any, field: str) -> None:
+    """Raise OptionError if a field of a dataclass, a tuple, holds one value twice.
+
+    Example:
+        >>> @dataclass
+        ... class Options:
+        ...     seeds: tuple[int, ...] = (0, 0)
+        >>> check_once(Options(), "seeds")
+        Traceback (most recent call last):
+        selfexplain.limits.OptionError: seeds names one twice; pass each once
+    """
+    values = getattr(options, field)
+    if len(set(values)) < len(values):
+        raise OptionError(f"{field} names one twice; pass each once", type(options), field)
+
+
 @cache
 def hints_of(kind: type) -> dict[str, Any]:
     """The hints of a class's fields, with what they are annotated with.

@@ -80,13 +80,19 @@ def check_spec(spec: str) -> None:
         raise InputError(
             f"the data '{spec}' is unknown; pass digits, parquet:DIR, hub:NAME or folder:DIR"
         )
-    folder = Path(place).expanduser()
-    if scheme in {"parquet", "folder"} and not folder.is_dir():
+    if scheme in {"parquet", "folder"} and not _is_folder(place):
         holds = {
             "folder": "one that holds a folder for each class",
             "parquet": "the folder that holds train-*.parquet",
         }[scheme]
-        raise InputError(f"the folder {folder} does not exist; pass {holds}")
+        raise InputError(f"the folder {place} does not exist; pass {holds}")
+
+
+def _is_folder(place: str) -> bool:
+    try:
+        return Path(place).expanduser().is_dir()
+    except (OSError, RuntimeError):  # too long a name, or the home of nobody
+        return False
 
 
 def _read(spec: str, image_column: str | None, label_column: str | None) -> RawData:

@@ -8,7 +8,7 @@ import tyro
 
 from selfexplain.errors import InputError
 from selfexplain.explanations import MapKind
-from selfexplain.limits import check_options
+from selfexplain.limits import OptionError, check_once, check_options
 from selfexplain.recipes.quality_options import QualityOptions
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -42,14 +42,15 @@ class ExplainConfig:
         check_options(self)
         for name in ("run", "kind"):
             values = getattr(self, name)
-            if not values or len(set(values)) < len(values):
-                raise InputError(f"{name} is empty or names one twice; pass each once")
+            if not values:
+                raise OptionError(f"{name} is empty; pass at least one", ExplainConfig, name)
+            check_once(self, name)
         if self.evaluate:
             self._check_evaluation()
         else:
             self._check_drawing()
         if self.out is not None and self.out.is_dir():
-            raise InputError(f"out is {self.out}, a folder; pass a file")
+            raise OptionError(f"out is {self.out}, a folder; pass a file", ExplainConfig, "out")
 
     def _check_evaluation(self) -> None:
         if self.images:
@@ -58,7 +59,8 @@ class ExplainConfig:
                 "--images, or pass --boxes with a table of images and boxes"
             )
         if self.results_file.suffix != ".json":
-            raise InputError(f"out is {self.out}; with --evaluate pass a file that ends in .json")
+            said = f"out is {self.out}; with --evaluate pass a file that ends in .json"
+            raise OptionError(said, ExplainConfig, "out")
 
     def _check_drawing(self) -> None:
         if self.quality != QualityOptions():
@@ -68,7 +70,9 @@ class ExplainConfig:
                 "a picture is drawn of one run and one kind of map; pass one of each, or --evaluate"
             )
         if self.out is None or self.out.suffix not in FORMATS:
-            raise InputError(f"out is {self.out}; pass a file that ends in {', '.join(FORMATS)}")
+            given = "missing" if self.out is None else self.out
+            said = f"out is {given}; pass a file that ends in {', '.join(FORMATS)}"
+            raise OptionError(said, ExplainConfig, "out")
 
     @property
     def results_file(self) -> Path:

@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+import tyro
+
 from selfexplain.explanations import MapKind
 from selfexplain.introspection import IntrospectiveOptions
 from selfexplain.introspection.options import OwnMassControl
@@ -305,6 +307,8 @@ def flag_of(owner: type, field: str) -> str:
     """
     groups = {kind: f"{name}." for name, kind in hints_of(ObjectiveOptions).items()}
     annotations = getattr(hints_of(owner)[field], "__metadata__", ())
+    if tyro.conf.Positional in annotations:  # typed without a flag
+        return field.upper()
     given: list[str] = [name for a in annotations if (name := getattr(a, "name", None))]
     return "--" + (groups.get(owner, "") + (given or [field])[0]).replace("_", "-")
 

@@ -161,7 +161,10 @@ def _named(part: str, options: ObjectiveOptions) -> tuple[str, dict[str, Any]]:
         near = difflib.get_close_matches(name, OBJECTIVES, n=1) or list(OBJECTIVES)
         raise InputError(f"there is no objective {name!r}; pass {' or '.join(near)}")
     base = getattr(options, name, None)
-    pairs = [_parse(part, name, base) for part in overrides.split(",") if part]
+    texts = overrides.split(",") if ":" in part else []
+    if "" in texts:
+        raise InputError(f"{part!r} has a place for an option and none there; leave out its sign")
+    pairs = [_parse(text, name, base) for text in texts]
     given = dict(pairs)
     if len(given) < len(pairs):
         raise InputError(f"{part!r} gives an option twice; pass each once")
@@ -189,7 +192,9 @@ def _parse(part: str, name: str, base: Any) -> tuple[str, Any]:
     """One `option=value`, the value in the type of the option."""
     option, equals, text = part.partition("=")
     hints = {} if base is None else get_type_hints(type(base))
-    if not equals or option not in hints:
+    if option in hints and not equals:
+        raise InputError(f"{option} of {name} has no value; pass it as {option}=VALUE")
+    if option not in hints:
         near = difflib.get_close_matches(option, hints, n=1) or sorted(hints) or ["no options"]
         raise InputError(
             f"{name} has no option {part!r}; pass {' or '.join(near)}, as option=value"

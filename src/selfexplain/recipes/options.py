@@ -12,8 +12,16 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from selfexplain.errors import InputError
-from selfexplain.limits import Count, Limits, Natural, Seed, ShareBelowOne, check_options
+from selfexplain.limits import (
+    Count,
+    Limits,
+    Natural,
+    OptionError,
+    Seed,
+    ShareBelowOne,
+    check_once,
+    check_options,
+)
 from selfexplain.recipes.objective_options import ObjectiveOptions, parts_of
 from selfexplain.recipes.sweep_options import SweepOptions
 from selfexplain.training import TrainingOptions
@@ -140,6 +148,7 @@ class TrainConfig(RunConfig):
     def __post_init__(self) -> None:
         """Refuse a seed that no generator takes; name the folder."""
         check_options(self)
+        check_once(self, "loggers")
         name_folder(self, "train", self.model)
 
 
@@ -174,22 +183,27 @@ class CompareConfig(SharedConfig):
     def __post_init__(self) -> None:
         """Refuse a comparison of nothing, and a tuning of nothing."""
         check_options(self)
+        check_once(self, "loggers")
         if self.finished_only and self.tune is not None:
-            raise InputError(
+            raise OptionError(
                 "finished_only makes no table of a tuned comparison; leave out --finished-only, "
-                "and the comparison goes on"
+                "and the comparison goes on",
+                CompareConfig,
+                "finished_only",
             )
         if self.tune is None and self.tuner != "random":
-            raise InputError(f"tuner is {self.tuner}, but nothing is tuned; pass --tune too")
+            said = f"tuner is {self.tuner}, but nothing is tuned; pass --tune too"
+            raise OptionError(said, CompareConfig, "tuner")
         for name, values in {"objectives": self.objectives, "seeds": self.seeds}.items():
             if not values:
-                raise InputError(f"{name} is empty; pass at least one")
-            if len(set(values)) != len(values):
-                raise InputError(f"{name} names one twice; pass each once")
+                raise OptionError(f"{name} is empty; pass at least one", CompareConfig, name)
+            check_once(self, name)
         if self.sweep.apart and self.device.devices > 1:
-            raise InputError(
+            raise OptionError(
                 f"devices is {self.device.devices}, and such a run has processes of its own; "
-                "pass --workers 1, or --devices 1"
+                "pass --workers 1, or --devices 1",
+                DeviceOptions,
+                "devices",
             )
         name_folder(self, "compare", self.model, free=("objectives", "seeds"))
 

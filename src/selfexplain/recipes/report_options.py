@@ -6,7 +6,7 @@ from pathlib import Path
 import tyro
 
 from selfexplain.errors import InputError
-from selfexplain.limits import check_options
+from selfexplain.limits import OptionError, check_options
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,7 +29,8 @@ class ReportConfig:
         if len(set(self.dirs)) < len(self.dirs):
             raise InputError("a folder is named twice; pass each once")
         if self.out is not None and self.out.is_dir():
-            raise InputError(f"out is {self.out}, a folder; pass a file that ends in .html")
+            said = f"out is {self.out}, a folder; pass a file that ends in .html"
+            raise OptionError(said, ReportConfig, "out")
 
     @property
     def file(self) -> Path:

@@ -1,9 +1,10 @@
 """The options of retraining, from which the command line is generated."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from selfexplain.errors import InputError
-from selfexplain.limits import Count, NotNegative, ShareBelowOne, check_options
+from selfexplain.limits import Limits, NotNegative, ShareBelowOne, check_once, check_options
 from selfexplain.recipes.machines import process_count
 from selfexplain.recipes.options import RunConfig, name_folder
 from selfexplain.spaces import load_genotype, to_string
@@ -32,10 +33,10 @@ class RetrainConfig(RunConfig):
     objective: str = "standard"
     """standard | label_smoothing | confidence_penalty | introspective, with options of its own
     after a colon if you like: introspective:weight=0.1,control=permuted."""
-    init_channels: Count | None = None
+    init_channels: Annotated[int, Limits(least=1, most=4096)] | None = None
     """Channels of the first cells; None for the published ones: darts 36, and 48 in the imagenet
     form; nasbench201 16."""
-    cells: Count | None = None
+    cells: Annotated[int, Limits(least=1, most=500)] | None = None
     """Cells of the network (darts; None for 20, and 14 in the imagenet form), or of each of its
     three stages (nasbench201; None for 5)."""
     form: Form = "small"
@@ -51,6 +52,7 @@ class RetrainConfig(RunConfig):
     def __post_init__(self) -> None:
         """Take the genotype in; refuse what cannot be trained; name the folder."""
         check_options(self)
+        check_once(self, "loggers")
         genotype = load_genotype(self.genotype)
         object.__setattr__(self, "genotype", to_string(genotype))
         _check_family(self, genotype.family)

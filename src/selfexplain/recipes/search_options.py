@@ -8,7 +8,7 @@ import tyro
 
 from selfexplain.errors import InputError
 from selfexplain.lease import LeaSEOptions, Rates
-from selfexplain.limits import Count, Natural, OptionError, Seed, check_options
+from selfexplain.limits import Count, Limits, Natural, OptionError, Seed, check_once, check_options
 from selfexplain.recipes.options import UNNAMED, DataOptions, name_folder
 from selfexplain.training.loggers import LoggerName
 
@@ -42,9 +42,9 @@ class SearchConfig:
     """Epochs in which the architecture rests; None for a tenth of all."""
     batch_size: Count = 64
     """Images in a step, of each half."""
-    init_channels: Count = 16
+    init_channels: Annotated[int, Limits(least=1, most=4096)] = 16
     """Channels of the supernet's first cells."""
-    cells: Count | None = None
+    cells: Annotated[int, Limits(least=1, most=500)] | None = None
     """Cells of the supernet (darts, pcdarts; None for 8), or of each of its three stages
     (nasbench201; None for 5)."""
     rates: Annotated[Rates, tyro.conf.arg(name="")] = field(default_factory=Rates)
@@ -65,10 +65,13 @@ class SearchConfig:
     def __post_init__(self) -> None:
         """Refuse what cannot be searched; name the folder."""
         check_options(self)
+        check_once(self, "loggers")
         if self.warmup_epochs is not None and not 0 <= self.warmup_epochs < self.epochs:
-            raise InputError(
+            raise OptionError(
                 f"warmup_epochs is {self.warmup_epochs}; pass 0 to {self.epochs - 1}, so that the "
-                "architecture moves at all"
+                "architecture moves at all",
+                SearchConfig,
+                "warmup_epochs",
             )
         self._check_method()
         self._check_space()

@@ -6,7 +6,7 @@ from typing import Annotated
 import tyro
 
 from selfexplain.errors import InputError
-from selfexplain.limits import Seed, check_options
+from selfexplain.limits import Seed, check_once, check_options
 from selfexplain.recipes.options import name_folder
 from selfexplain.recipes.search_options import SearchConfig
 from selfexplain.recipes.sweep_options import SweepOptions
@@ -38,8 +38,7 @@ class SearchesConfig(SearchConfig):
         if self.seeds:
             if self.seed:
                 raise InputError("--seed and --seeds exclude each other; pass one of them")
-            if len(set(self.seeds)) != len(self.seeds):
-                raise InputError("seeds names one twice; pass each once")
+            check_once(self, "seeds")
             name_folder(self, "searches", self.space, self.method, free=("seed", "seeds"))
         elif self.sweep != SweepOptions():
             raise InputError("workers and clusters are for several searches; pass --seeds 0 1 ...")
