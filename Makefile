@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # One more than two cores: many tests wait for processes that they have started.
 WORKERS ?= 3
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+# Modules are compiled when they are first imported, which most of them never are.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 
 .PHONY: demo test lint docs bench clean
 
