@@ -18,13 +18,26 @@ def environment(device: torch.device) -> dict[str, object]:
         ['commit', 'hardware', 'platform', 'python', 'threads', 'versions']
     """
     return {
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": {name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "hardware": hardware(device),
         "threads": torch.get_num_threads(),
         "commit": commit(Path(__file__).parent),
     }
+
+
+def version(package: str) -> str:
+    """Version of an installed package; "unknown" where it runs from its sources alone.
+
+    Example:
+        >>> version("a-package-without-metadata")
+        'unknown'
+    """
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # as with PYTHONPATH=src
+        return "unknown"
 
 
 def hardware(device: torch.device) -> str:
