@@ -193,5 +193,7 @@ def test_nats_bench_needs_its_folder(made: list[FakeApi], tmp_path: Path) -> Non
 
 def test_nats_bench_must_be_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "nats_bench", None)
-    with pytest.raises(InputError, match="needs the package nats_bench; install it"):
+    with pytest.raises(
+        InputError, match="needs the package nats_bench, which is not installed; install it"
+    ):
         load_table(f"nats:{tmp_path}")

@@ -28,6 +28,9 @@ class ReportConfig:
             raise InputError("no folder is given; pass at least one, such as runs/demo")
         if len(set(self.dirs)) < len(self.dirs):
             raise InputError("a folder is named twice; pass each once")
+        for folder in self.dirs:
+            if not folder.is_dir():
+                raise InputError(f"there is no folder {folder}; pass folders of runs")
         if self.out is not None and self.out.is_dir():
             said = f"out is {self.out}, a folder; pass a file that ends in .html"
             raise OptionError(said, ReportConfig, "out")
@@ -36,9 +39,3 @@ class ReportConfig:
     def file(self) -> Path:
         """Where the report is written."""
         return self.dirs[0] / "report.html" if self.out is None else self.out
-
-    def check_folders(self) -> None:
-        """Refuse folders that are not there, before what draws is imported."""
-        for folder in self.dirs:
-            if not folder.is_dir():
-                raise InputError(f"there is no folder {folder}; pass folders of runs")
