@@ -106,7 +106,7 @@ class CheckedLayers:
         recording = logits_BK.is_cuda and torch.cuda.is_current_stream_capturing()
         dropout = self._noisy or not recording
         broken = disagreement(seen, logits_BK, strict=True, dropout=dropout)
-        if seen.saw and not self._is_told(broken):
+        if seen.saw and not self._is_told(broken, recording):
             seen.checked = True
             return True
         found = self._look(model, x_BCHW, kind, layer)
@@ -143,11 +143,10 @@ class CheckedLayers:
         self._found[(kind, layer, tuple(x_BCHW.shape[2:])) if sized else (kind, layer)] = found
         return found
 
-    def _is_told(self, broken: Tensor) -> bool:
+    def _is_told(self, broken: Tensor, recording: bool) -> bool:
         """Take in a pass's answer; tell whether it, or one before it, is known to be bad."""
         if broken.device.type != "cuda":
             return bool(broken)
-        recording = torch.cuda.is_current_stream_capturing()
         if self._broken is None or self._told is None or self._broken.device != broken.device:
             self._broken = torch.zeros_like(broken)
             self._told = torch.zeros((), dtype=torch.bool, pin_memory=True)

@@ -17,10 +17,15 @@ from selfexplain.errors import InputError
 from selfexplain.introspection.loss import soft_cross_entropy
 from selfexplain.introspection.objective import Introspective
 from selfexplain.introspection.options import OwnMassControl
-from selfexplain.introspection.target import mixed_target, softmax_target, uniform_target
+from selfexplain.introspection.target import (
+    mixed_target,
+    shuffled,
+    softmax_target,
+    uniform_target,
+)
 from selfexplain.objectives.base import check_in_range
 from selfexplain.objectives.context import ObjectiveContext
-from selfexplain.objectives.epochs import Epochs
+from selfexplain.objectives.epochs import Epochs, RisingShare
 from selfexplain.objectives.memory import check_rows
 from selfexplain.objectives.non_true import true_mask
 from selfexplain.objectives.processes import gathered
@@ -68,18 +73,14 @@ def hashed_permutation(q_BK: Tensor, y_B: Tensor, place_B: Tensor, salt: int) ->
         >>> sorted(round(v, 1) for v in p[0].tolist())
         [0.0, 0.3, 0.7]
     """
-    is_target_BK = true_mask(q_BK, y_B)
     classes = torch.arange(q_BK.shape[1], device=q_BK.device)
     keys_BK = (place_B.unsqueeze(1) * 1_000_003 + classes * 7_919 + salt * 104_729) & 0x7FFFFFFF
     for _ in range(2):  # two rounds of multiply and shift mix all bits of so small numbers
         keys_BK = (keys_BK ^ (keys_BK >> 15)) * 0x2C1B3C6D & 0x7FFFFFFF
-    # The target class sorts last in both orders, so its zero stays where it is.
-    source_BK = keys_BK.masked_fill(is_target_BK, 0x80000000).argsort(dim=1)
-    places_BK = is_target_BK.to(torch.int8).argsort(dim=1, stable=True)
-    return torch.empty_like(q_BK).scatter_(1, places_BK, q_BK.gather(1, source_BK))
+    return shuffled(q_BK, y_B, keys_BK.double())
 
 
-class OwnMass(Introspective):
+class OwnMass(RisingShare, Introspective):
     """L = CE(softmax(z), (1 - m) onehot(y) + m q), with a mass m that the model gives itself.
 
         m = min(cap, alpha_t (1 - p_{t-1}(y | x))),   alpha_t = alpha t / T
@@ -146,20 +147,6 @@ class OwnMass(Introspective):
     def recordable(self) -> bool:  # type: ignore[override]
         """Always: the epoch's share is fixed while an epoch is walked, and nothing is drawn."""
         return True
-
-    @property
-    def share(self) -> float:
-        """alpha_t of the epoch that is walked; 0 before the first."""
-        done, epochs = self.epochs.done()
-        return self.alpha * done / epochs if epochs else 0.0
-
-    def begin_epoch(self, epoch: int, epochs: int) -> None:
-        """Raise the share of the own mass to alpha (epoch + 1) / epochs."""
-        self.epochs.begin(epoch, epochs)
-
-    def skip_warmup(self) -> None:
-        """Behave as in the last epoch."""
-        self.epochs.begin(0, 1)  # which is the last
 
     def forward(self, x_BCHW: Tensor, y_B: Tensor, *index_B: Tensor) -> dict[str, Tensor]:
         """Loss of images (B, C, H, W), labels (B,) and places in the training set (B,)."""

@@ -78,10 +78,20 @@ def permuted_target(q_BK: Tensor, y_B: Tensor, generator: torch.Generator) -> Te
         >>> sorted(round(v, 1) for v in p[0].tolist())
         [0.0, 0.3, 0.7]
     """
+    return shuffled(q_BK, y_B, torch.rand(q_BK.shape, generator=generator).to(q_BK.device))
+
+
+def shuffled(q_BK: Tensor, y_B: Tensor, keys_BK: Tensor) -> Tensor:
+    """The values of a target with q_y = 0 on its non-true classes, in the order of keys (B, K).
+
+    Example:
+        >>> keys = torch.tensor([[0.0, 0.9, 0.1]])
+        >>> shuffled(torch.tensor([[0.0, 0.3, 0.7]]), torch.tensor([0]), keys)
+        tensor([[0.0000, 0.7000, 0.3000]])
+    """
     is_true_BK = true_mask(q_BK, y_B)
-    keys_BK = torch.rand(q_BK.shape, generator=generator).to(q_BK.device)
     # The true class sorts last in both orders, so its zero stays where it is.
-    source_BK = keys_BK.masked_fill(is_true_BK, 2.0).argsort(dim=1)
+    source_BK = keys_BK.masked_fill(is_true_BK, float("inf")).argsort(dim=1)
     places_BK = is_true_BK.to(torch.int8).argsort(dim=1, stable=True)
     return torch.empty_like(q_BK).scatter_(1, places_BK, q_BK.gather(1, source_BK))
 

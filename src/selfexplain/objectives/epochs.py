@@ -72,3 +72,33 @@ class Epochs(nn.Module):
         state_dict.setdefault(prefix + EXTRA, self.counts.tensor_N)
         super()._load_from_state_dict(state_dict, prefix, *args)
         self._continued = told
+
+
+class RisingShare:
+    """For objectives whose share of what is remembered rises with the epochs, as in PS-KD.
+
+    Example:
+        >>> rising = RisingShare()
+        >>> rising.alpha, rising.epochs = 0.8, Epochs()
+        >>> rising.begin_epoch(0, epochs=4)
+        >>> rising.share
+        0.2
+    """
+
+    alpha: float
+    """The share in the last epoch."""
+    epochs: Epochs
+
+    @property
+    def share(self) -> float:
+        """alpha_t of the epoch that is walked; 0 before the first."""
+        done, epochs = self.epochs.done()
+        return self.alpha * done / epochs if epochs else 0.0
+
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        """Raise the share to alpha (epoch + 1) / epochs."""
+        self.epochs.begin(epoch, epochs)
+
+    def skip_warmup(self) -> None:
+        """Behave as in the last epoch."""
+        self.epochs.begin(0, 1)  # which is the last

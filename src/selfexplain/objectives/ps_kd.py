@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from selfexplain.errors import InputError
 from selfexplain.objectives.base import Objective, check_in_range, check_logits
 from selfexplain.objectives.context import ObjectiveContext
-from selfexplain.objectives.epochs import Epochs
+from selfexplain.objectives.epochs import Epochs, RisingShare
 from selfexplain.objectives.memory import check_rows
 from selfexplain.objectives.processes import gathered
 from selfexplain.objectives.tunable import Range, Tunable
@@ -73,7 +73,7 @@ def check_places(index_B: tuple[Tensor, ...], y_B: Tensor, count: int) -> Tensor
     return place_B
 
 
-class PSKD(Objective):
+class PSKD(RisingShare, Objective):
     """L = CE(softmax(z), (1 - alpha_t) onehot(y) + alpha_t p_{t-1}(x)), alpha_t = alpha t / T.
 
     p_{t-1}(x) is what the model predicted for the image in epoch t - 1, as it was augmented then
@@ -116,20 +116,6 @@ class PSKD(Objective):
     def in_context(cls, model: nn.Module, context: ObjectiveContext, **options: Any) -> Self:
         """Build the objective with a table for the run's images and classes."""
         return cls(model, num_images=context.num_images, num_classes=context.num_classes, **options)
-
-    @property
-    def share(self) -> float:
-        """alpha_t of the epoch that is walked; 0 before the first."""
-        done, epochs = self.epochs.done()
-        return self.alpha * done / epochs if epochs else 0.0
-
-    def begin_epoch(self, epoch: int, epochs: int) -> None:
-        """Raise the share of the past to alpha (epoch + 1) / epochs."""
-        self.epochs.begin(epoch, epochs)
-
-    def skip_warmup(self) -> None:
-        """Behave as in the last epoch."""
-        self.epochs.begin(0, 1)  # which is the last
 
     def forward(self, x_BCHW: Tensor, y_B: Tensor, *index_B: Tensor) -> dict[str, Tensor]:
         """Loss of images (B, C, H, W), labels (B,) and places in the training set (B,)."""
