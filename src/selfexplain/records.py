@@ -330,7 +330,7 @@ def sealed(
 
 def is_whole(record: Mapping[str, Any]) -> bool:
     """Whether a record holds what its digest says; one without a digest is believed."""
-    return record.get(DIGEST, kept := _digest(record)) == kept
+    return bool(record.get(DIGEST, kept := _digest(record)) == kept)
 
 
 def unsealed(record: Mapping[str, Any]) -> dict[str, Any]:
