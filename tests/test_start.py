@@ -31,6 +31,8 @@ HEAVY = {
     "huggingface_hub",
 }
 """What no refusal waits for."""
+COMPILER = {"torch._dynamo", "torch._inductor"}
+"""What torch imports at the first optimiser's first step."""
 CALLS = """
 import json, sys
 before = set(sys.modules)
@@ -101,6 +103,7 @@ def imported(*commands: list[str], folder: Path) -> list[tuple[int, set[str]]]:
         (["train", "--data", "digits", "--batch-size", "0"], 2),
         (["retrain", "--data", "digits", "--genotype", "absent"], 2),
         (["report", "absent"], 2),
+        (["report", "."], 2),
     ],
     ids=str,
 )
@@ -150,8 +153,7 @@ def test_a_training_begins_without_what_it_does_not_use(tmp_path: Path) -> None:
     ).stdout
     [modules] = [line.split()[1:] for line in out.splitlines() if line.startswith("IMPORTED ")]
     assert "lightning_fabric" in modules
-    # torch imports its compiler when the first optimiser steps.
-    assert HEAVY & set(modules) - {"lightning_fabric", "torch._dynamo"} == set()
+    assert HEAVY & set(modules) - {"lightning_fabric", *COMPILER} == set()
     # Fabric knows the version nonetheless, and whoever imports torchmetrics now gets all of it.
     assert "VERSION True Metric" in out.splitlines()
 
