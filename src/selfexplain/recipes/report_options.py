@@ -8,7 +8,6 @@ import tyro
 from selfexplain.errors import InputError
 from selfexplain.limits import OptionError, check_options
 
-
 _RECORDS = (
     "run.json",
     "compare.json",
