@@ -107,7 +107,8 @@ def test_truncated_checkpoint_stops_the_resumption(
         (lambda text: '{"loss": 1}\n' + text, "line 1 of "),
         (lambda text: "", "is missing or says of no epoch"),
         (lambda text: None, "is missing or says of no epoch"),
-        (lambda text: text.replace("step_seconds", "seconds"), "is missing or says of no epoch"),
+        (lambda text: '{"epoch": 1, "seconds": 0.5}\n', "is missing or says of no epoch"),
+        (lambda text: text.replace('"loss": ', '"loss": 1', 1), "does not match the SHA-256"),
     ],
 )
 def test_damaged_metrics_stop_the_resumption(

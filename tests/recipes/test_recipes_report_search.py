@@ -16,6 +16,7 @@ from selfexplain.recipes.search import run_search
 from selfexplain.recipes.search_options import SearchConfig
 from selfexplain.report.html import page
 from selfexplain.training.files import read_json
+from selfexplain.training.log import EpochLog
 
 SKIPS = "|skip_connect~0|+|skip_connect~0|skip_connect~1|+|skip_connect~0|none~1|none~2|"
 
@@ -77,7 +78,7 @@ def test_folders_of_an_older_version_are_read(folders: Path, tmp_path: Path) -> 
     """Without album, raw alphas and class names."""
     old = tmp_path / "old"
     shutil.copytree(folders / "lease", old, ignore=shutil.ignore_patterns("album"))
-    lines = [json.loads(text) for text in (old / "search.jsonl").read_text().splitlines()]
+    lines = EpochLog(old, name="search.jsonl").read()
     for line in lines:
         del line["alphas"]
     (old / "search.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

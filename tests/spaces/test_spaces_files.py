@@ -139,6 +139,21 @@ def test_malformed_files(change, message: str, tmp_path: Path) -> None:  # type:
         load_genotype(path)
 
 
+def test_damage_that_leaves_a_genotype_is_told(tmp_path: Path) -> None:
+    path, genotype = tmp_path / "cell.json", from_string(NB201)
+    save_genotype(path, genotype)
+    whole = path.read_text()
+    path.write_text(whole.replace("skip_connect", "none", 1))
+    with pytest.raises(InputError, match=r"cell\.json is damaged: .* SHA-256 .* its line sha256"):
+        load_genotype(path)
+    written = json.loads(whole)
+    path.write_text(json.dumps(written))  # in another layout
+    assert load_genotype(path) == genotype
+    del written["sha256"]  # as 0.1.0 wrote it
+    path.write_text(json.dumps(written))
+    assert load_genotype(path) == genotype
+
+
 def test_files_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is no genotype that can be read"):
         load_genotype(tmp_path / "missing.json")

@@ -1,6 +1,10 @@
 """Checkpoints and JSON files: whole or not at all, data only."""
 
+import math
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -72,6 +76,38 @@ def test_json_refuses_nan(tmp_path: Path) -> None:
 def test_reading_a_log_makes_no_folder(tmp_path: Path) -> None:
     assert EpochLog(tmp_path / "absent").read() == []
     assert not (tmp_path / "absent").exists()
+
+
+def flips(content: bytes) -> Iterator[bytes]:
+    """The content with each of its bits flipped, one at a time."""
+    for place in range(len(content)):
+        for bit in range(8):
+            yield content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
+
+
+def test_every_flipped_bit_of_a_log_is_told_with_its_line(tmp_path: Path) -> None:
+    log = EpochLog(tmp_path)
+    log.path.write_text('{"epoch": 1, "loss": 0.9}\n')  # as 0.1.0 wrote it
+    lines = [{"epoch": 1, "loss": 0.9}, {"epoch": 2, "loss": 0.83}, {"epoch": 3, "loss": math.nan}]
+    for line in lines[1:]:
+        log.write(line)
+    assert str(log.read()) == str(lines)
+    old, *new = log.path.read_bytes().splitlines(keepends=True)
+    for number, damaged in ((n, d) for n in (0, 1) for d in flips(new[n])):
+        log.path.write_bytes(old + b"".join([*new[:number], damaged, *new[number + 1 :]]))
+        said = read_or_refusal(log)
+        if isinstance(said, str):
+            assert re.search(rf"line {number + 2} of .*metrics\.jsonl", said)
+        else:  # the name of the digest, which nobody looks for then
+            read = [str([line["epoch"], line["loss"]]) for line in said]
+            assert read == ["[1, 0.9]", "[2, 0.83]", "[3, nan]"]
+
+
+def read_or_refusal(log: EpochLog) -> list[dict[str, Any]] | str:
+    try:
+        return log.read()
+    except InputError as error:
+        return str(error)
 
 
 def test_log_forgets_epochs_after_the_checkpoint_and_half_lines(tmp_path: Path) -> None:

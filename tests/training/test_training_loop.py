@@ -19,6 +19,7 @@ from selfexplain.recipes.options import DeviceOptions
 from selfexplain.training import DivergedError, TrainingOptions, train
 from selfexplain.training.checkpoint import load_checkpoint, save_checkpoint
 from selfexplain.training.cost import interleaved_cost
+from selfexplain.training.log import EpochLog
 from selfexplain.training.recording import RecordedStep, gradient_step
 from selfexplain.training.schedule import cosine_with_warmup
 
@@ -94,8 +95,8 @@ def test_resumed_run_equals_an_unbroken_one(tmp_path: Path, ema: float, at: int)
     resumed = run(tmp_path / "b", objective(), ema=ema, resume=True)
     assert same(unbroken, resumed)
     without_times = [
-        [{k: v for k, v in json.loads(line).items() if k != "step_seconds"} for line in file]
-        for file in ((tmp_path / n / "metrics.jsonl").read_text().splitlines() for n in "ab")
+        [{k: v for k, v in line.items() if k != "step_seconds"} for line in EpochLog(path).read()]
+        for path in (tmp_path / "a", tmp_path / "b")
     ]
     assert without_times[0] == without_times[1]
     assert [line["epoch"] for line in without_times[0]] == [1, 2, 3, 4]

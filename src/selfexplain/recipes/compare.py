@@ -47,7 +47,7 @@ from selfexplain.recipes.trials import RunTrials, run_trial
 from selfexplain.recipes.tune import check_tunable, tuned
 from selfexplain.sweeps import Watch, ignore
 from selfexplain.training.cost import interleaved_cost
-from selfexplain.training.files import write_json, write_record
+from selfexplain.training.files import write_record
 from selfexplain.training.loggers import check_installed
 from selfexplain.training.shortage import shortage_said
 
@@ -217,7 +217,7 @@ def _costs(
         name: {"step_seconds": c.step_seconds, "cost": c.ratio} for name, c in measured.items()
     }
     if fabric.is_global_zero:
-        write_json(config.out / "cost" / f"seed{seed}.json", costs)
+        write_record(config.out / "cost" / f"seed{seed}.json", costs)
     return costs
 
 

@@ -12,7 +12,7 @@ from selfexplain.report.frame import plain_table
 from selfexplain.report.table import with_spread
 from selfexplain.spaces.files import load_genotype
 from selfexplain.spaces.table import Lookup, load_table
-from selfexplain.training.files import write_json
+from selfexplain.training.files import write_record
 
 HEADER = ("test %", "valid %", "seed std", "rank", "beats %", "params M")
 
@@ -46,7 +46,7 @@ def run_lookup(config: LookupConfig) -> list[Lookup]:
     if config.out is not None:
         named = zip(config.genotype, found, strict=True)
         cells = [{"name": name, **asdict(lookup)} for name, lookup in named]
-        write_json(config.out, {"schema": 1, "table": config.table, "cells": cells})
+        write_record(config.out, {"schema": 1, "table": config.table, "cells": cells})
     return found
 
 

@@ -5,7 +5,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from selfexplain.errors import InputError
-from selfexplain.records import ANYTHING, ListOf, MapOf, Text, Whole, escaped, misfit
+from selfexplain.records import (
+    ANYTHING,
+    DIGEST,
+    ListOf,
+    MapOf,
+    Text,
+    Whole,
+    escaped,
+    is_whole,
+    misfit,
+    sealed,
+)
 from selfexplain.spaces.genotype import FAMILIES, Cell, Edge, Genotype
 
 LONGEST = 60
@@ -29,7 +40,7 @@ SHAPE = {
 
 
 def to_json(genotype: Genotype) -> str:
-    """A genotype as JSON.
+    """A genotype as JSON, and last a digest of what stands in it.
 
     Example:
         >>> skip = Edge("skip_connect", 0)
@@ -46,7 +57,8 @@ def to_json(genotype: Genotype) -> str:
               },
               "concat": [3]
             }
-          }
+          },
+          "sha256": "780a9f43ab5f2349512c14b54fa0a54810c53136aa236da1a169caf2cbeea92a"
         }
     """
     inputs = FAMILIES[genotype.family].inputs
@@ -55,7 +67,9 @@ def to_json(genotype: Genotype) -> str:
         nodes = {str(n): json.dumps(node) for n, node in enumerate(cell.nodes, start=inputs)}
         written = {"nodes": _block(nodes, depth=3), "concat": json.dumps(cell.concat)}
         cells[name] = _block(written, depth=2)
-    return _block({"family": json.dumps(genotype.family), "cells": _block(cells, 1)}, 0) + "\n"
+    whole = {"family": json.dumps(genotype.family), "cells": _block(cells, depth=1)}
+    digest = sealed(json.loads(_block(whole, depth=0)))[DIGEST]
+    return _block({**whole, DIGEST: json.dumps(digest)}, depth=0) + "\n"
 
 
 def _block(written: Mapping[str, str], depth: int) -> str:
@@ -72,7 +86,7 @@ def from_plain(data: Any, where: str) -> Genotype:
         where: it is from, for the message.
 
     Raises:
-        InputError: it is no genotype.
+        InputError: it is no genotype, or other than its digest says.
 
     Example:
         >>> skip = Edge("skip_connect", 0)
@@ -98,6 +112,11 @@ def from_plain(data: Any, where: str) -> Genotype:
     for name, given in numbers.items():
         if given != wanted:
             raise InputError(f"cell {name!r} of {where} has nodes {given}; number them {wanted}")
+    if not is_whole(data):
+        raise InputError(
+            f"{where} is damaged: what it holds does not match the SHA-256 digest in it; put it "
+            f"back as it was, or delete its line {DIGEST} if you have changed it yourself"
+        )
     return genotype
 
 

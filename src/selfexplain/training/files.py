@@ -14,11 +14,16 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from selfexplain.errors import InputError, first_line
-from selfexplain.records import checked, parse_json, read_text
+from selfexplain.records import (
+    DIGEST,
+    checked,
+    is_whole,
+    parse_json,
+    read_text,
+    sealed,
+    unsealed,
+)
 from selfexplain.writing import atomic_file
-
-DIGEST = "sha256"
-"""Where a file of ours says what it must hold: in its metadata, or in a field of its JSON."""
 
 
 def write_json(path: Path, value: object) -> None:
@@ -57,14 +62,7 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
         Traceback (most recent call last):
         selfexplain.errors.InputError: ... is damaged: what it holds does not match the SHA-256 ...
     """
-    plain = json.loads(json.dumps(record, allow_nan=False, default=str))
-    write_json(path, {**plain, DIGEST: _digest_of_record(plain)})
-
-
-def _digest_of_record(record: Mapping[str, Any]) -> str:
-    """Of a record as JSON has it, in whatever order and layout; without the digest it may hold."""
-    rest = {name: value for name, value in record.items() if name != DIGEST}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    write_json(path, sealed(record, default=str))
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:
@@ -204,12 +202,12 @@ def read_json(path: Path, shape: Mapping[str, Any] | None = None) -> dict[str, A
     if not isinstance(value, dict):
         raise InputError(f"{path} holds a {type(value).__name__}, not an object; delete it")
     checked(value, shape, path, "put the file back as it was, or delete it")
-    if value.get(DIGEST, kept := _digest_of_record(value)) != kept:
+    if not is_whole(value):
         raise InputError(
             f"{path} is damaged: what it holds does not match the SHA-256 digest in it; put "
             f"the file back as it was, or delete its line {DIGEST} if you have changed it yourself"
         )
-    return {name: each for name, each in value.items() if name != DIGEST}
+    return unsealed(value)
 
 
 def read_shaped(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from selfexplain.errors import InputError
-from selfexplain.records import Whole, misfit, parse_json, read_text
+from selfexplain.records import Whole, is_whole, misfit, parse_json, read_text, sealed, unsealed
 from selfexplain.training.loggers import Logger, numbers
 from selfexplain.writing import atomic_file, cannot_write
 
@@ -45,7 +45,7 @@ class EpochLog:
         try:
             # Here, so that whoever reads alone makes no folder.
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            _append(self.path, (json.dumps(metrics) + "\n").encode())
+            _append(self.path, _line(metrics))
         except OSError as error:
             raise cannot_write(self.path, error) from error
         for logger in self._loggers:
@@ -53,6 +53,8 @@ class EpochLog:
 
     def read(self, shape: Mapping[str, Any] = EPOCH) -> list[dict[str, Any]]:
         """All whole lines written so far; a last line cut off by a crash is left out.
+
+        The digest that each line ends with is checked and left out; those of 0.1.0 have none.
 
         Args:
             shape: that a line must have, see `records`.
@@ -62,8 +64,9 @@ class EpochLog:
         """
         if not self.path.exists():
             return []
-        text = read_text(self.path, _REMEDY, errors="replace")
-        lines = text.split("\n")[:-1]
+        lines = read_text(self.path, _REMEDY, errors="replace").split("\n")
+        if not _is_object(lines[-1]):
+            lines.pop()
         return [self._record(number, line, shape) for number, line in enumerate(lines, start=1)]
 
     def _record(self, number: int, line: str, shape: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,19 +75,32 @@ class EpochLog:
         except ValueError:
             record = None
         problem = misfit(record, shape)
+        if not problem and not is_whole(record):
+            problem = "what it says does not match the SHA-256 digest in it"
         if problem:
             raise InputError(
                 f"line {number} of {self.path} is not the record of an epoch ({problem}); remove "
                 f"that line, or {_REMEDY}"
             )
-        found: dict[str, Any] = record
-        return found
+        return unsealed(record)
 
     def cut_after(self, epoch: int) -> None:
         """Drop lines of epochs after this one: a resumed run writes them again."""
         kept = [line for line in self.read() if line["epoch"] <= epoch]
         with atomic_file(self.path) as file:
-            file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
+            file.write(b"".join(map(_line, kept)))
+
+
+def _is_object(line: str) -> bool:
+    """Whether a line that has no end holds an object all the same: a crash leaves less than one."""
+    try:
+        return isinstance(json.JSONDecoder().raw_decode(line)[0], dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _line(metrics: Mapping[str, Any]) -> bytes:
+    return (json.dumps(sealed(metrics)) + "\n").encode()
 
 
 def _append(path: Path, line: bytes) -> None:
