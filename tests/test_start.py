@@ -31,6 +31,8 @@ HEAVY = {
     "huggingface_hub",
 }
 """What no refusal waits for."""
+COMPILER = {"torch._dynamo", "torch._inductor"}
+"""What torch imports at the first optimiser's first step."""
 CALLS = """
 import json, sys
 before = set(sys.modules)
@@ -42,6 +44,35 @@ for words in json.loads(sys.argv[1]):
     except SystemExit as ended:
         code = ended.code or 0
     print("IMPORTED", code, *(set(sys.modules) - before))
+"""
+STARTED = """
+import sys
+from pathlib import Path
+from selfexplain.recipes.options import DataOptions, DeviceOptions, TrainConfig
+from selfexplain.recipes.train import run_training
+from selfexplain.training import TrainingOptions
+
+class FirstStepDone(Exception):
+    pass
+
+def stop(done, total):
+    raise FirstStepDone
+
+try:
+    run_training(
+        TrainConfig(
+            data=DataOptions(data="digits", train_size=100),
+            training=TrainingOptions(epochs=1, batch_size=50),
+            device=DeviceOptions(accelerator="cpu"),
+            out=Path("out"),
+        ),
+        on_step=stop,
+    )
+except FirstStepDone:
+    print("IMPORTED", *sys.modules)
+import torchmetrics
+from lightning_fabric.utilities import imports
+print("VERSION", imports._TORCHMETRICS_GREATER_EQUAL_1_0_0, torchmetrics.Metric.__name__)
 """
 LAZY = [p.parent for p in ROOT.rglob("__init__.py") if "lazily(" in p.read_text()]
 
@@ -86,6 +117,7 @@ def test_help_and_refused_options_come_without_torch(
 
 
 REFUSED = [
+    ["report", "."],
     ["train", "--data", "digits", "--objective", "absent"],
     ["train", "--data", "digits", "--objective", "kd", "--teacher", "absent"],
     ["study-kd", "--data", "absent"],
@@ -107,6 +139,23 @@ def test_refusals_wait_for_nothing_heavy(number: int, refused: list[tuple[int, s
     ended, modules = refused[number]
     assert ended == 2
     assert modules & HEAVY == set()
+
+
+def test_a_training_begins_without_what_it_does_not_use(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT.parent)}
+    out = subprocess.run(
+        [sys.executable, "-c", STARTED],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+        cwd=tmp_path,
+    ).stdout
+    [modules] = [line.split()[1:] for line in out.splitlines() if line.startswith("IMPORTED ")]
+    assert "lightning_fabric" in modules
+    assert HEAVY & set(modules) - {"lightning_fabric", *COMPILER} == set()
+    # Fabric knows the version nonetheless, and whoever imports torchmetrics now gets all of it.
+    assert "VERSION True Metric" in out.splitlines()
 
 
 @pytest.mark.parametrize("package", LAZY, ids=lambda package: package.name)

@@ -147,6 +147,7 @@ def _report_after(config: ReportConfig, console: Console) -> None:
 
 
 def _report(config: ReportConfig, console: Console) -> None:
+    config.check_folders()  # before what draws is imported
     from selfexplain.recipes.report import write_report
 
     console.print(f"Report: {write_report(config)}", soft_wrap=True)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -49,8 +54,9 @@ def launch(device: DeviceOptions, training: TrainingOptions) -> Fabric:
     """
     check_device(device, training)
     # Here, as it takes longer to import than torch: refusals come before.
-    from lightning_fabric import Fabric
-    from lightning_fabric.utilities.exceptions import MisconfigurationException
+    with by_version_alone("torchmetrics"):
+        from lightning_fabric import Fabric
+        from lightning_fabric.utilities.exceptions import MisconfigurationException
 
     devices, machines = devices_and_machines(device)
     try:
@@ -75,3 +81,32 @@ def launch(device: DeviceOptions, training: TrainingOptions) -> Fabric:
             f"{fabric.device.type}; leave out --cuda-graph"
         )
     return fabric
+
+
+@contextmanager
+def by_version_alone(package: str) -> Iterator[None]:
+    """Let what is imported within see the version of a package that is not imported yet.
+
+    When Fabric is imported it asks whether torchmetrics is of version 1 or later, and imports the
+    whole of it for that, with transformers and pandas: seconds, for what nothing here uses.
+    Afterwards whoever imports the package gets the package.
+
+    Args:
+        package: of one distribution that has its name.
+
+    Example:
+        >>> with by_version_alone("torchmetrics"):
+        ...     from lightning_fabric import Fabric
+    """
+    spec = importlib.util.find_spec(package) if package not in sys.modules else None
+    if spec is None:  # imported already, or not installed
+        yield
+        return
+    stand_in = importlib.util.module_from_spec(spec)  # not executed
+    vars(stand_in)["__version__"] = importlib.metadata.version(package)
+    sys.modules[package] = stand_in
+    try:
+        yield
+    finally:
+        if sys.modules.get(package) is stand_in:
+            del sys.modules[package]

@@ -8,6 +8,15 @@ import tyro
 from selfexplain.errors import InputError
 from selfexplain.limits import OptionError, check_options
 
+_RECORDS = (
+    "run.json",
+    "compare.json",
+    "results.json",
+    "study.json",
+    "searches.json",
+    "seed*/run.json",
+)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportConfig:
@@ -34,6 +43,18 @@ class ReportConfig:
         if self.out is not None and self.out.is_dir():
             said = f"out is {self.out}, a folder; pass a file that ends in .html"
             raise OptionError(said, ReportConfig, "out")
+
+    def check_folders(self) -> None:
+        """Raise InputError for a folder without any of the files by which a report knows its kind.
+
+        Example:
+            >>> ReportConfig(dirs=(Path(),)).check_folders()
+            Traceback (most recent call last):
+            selfexplain.errors.InputError: . holds no run and no comparison; pass the folder of one
+        """
+        for folder in self.dirs:
+            if not any(path for pattern in _RECORDS for path in folder.glob(pattern)):
+                raise InputError(f"{folder} holds no run and no comparison; pass the folder of one")
 
     @property
     def file(self) -> Path:

@@ -7,16 +7,19 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from selfexplain.errors import InputError
 from selfexplain.report.cell_style import STYLES
 from selfexplain.spaces import FAMILIES
+
+LEFT, RIGHT = 0.55, 0.08
+"""Margins beside the panels, in inches. Fixed: to measure all labels takes as long as to draw."""
 
 
 def architecture_figure(history: Sequence[Mapping[str, Any]], operations: Sequence[str]) -> Figure:
@@ -40,17 +43,35 @@ def architecture_figure(history: Sequence[Mapping[str, Any]], operations: Sequen
     weights = _stacked(history, len(operations))
     pairs = _pairs(next(iter(weights.values())).shape[1])
     rows, columns = len({target for _, target in pairs}), 1 + max(source for source, _ in pairs)
-    size = (0.9 + 1.3 * columns * len(weights), 2.3 + 1.15 * rows)
-    figure = Figure(figsize=size, layout="constrained")
-    heights = [1.15 * rows + 0.3, 2.0]
-    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]
-    parts = above.subfigures(1, len(weights), squeeze=False)[0]
-    top = 1.05 * max(float(w_TEO.max()) for w_TEO in weights.values())
-    for part, (name, w_TEO) in zip(parts, weights.items(), strict=True):
-        part.suptitle(name if name == "cell" else f"{name} cell", fontsize=10)
-        grid = part.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-        _draw_cell(grid, w_TEO, pairs, operations, top)
-    _draw_entropy(below.subplots(), weights)
+    width, height = 0.9 + 1.3 * columns * len(weights), 2.3 + 1.15 * rows
+    figure = Figure(figsize=(width, height))
+    highest = 1.05 * max(float(w_TEO.max()) for w_TEO in weights.values())
+    for place, (name, w_TEO) in enumerate(weights.items()):
+        left = place / len(weights) + LEFT / width
+        right = (place + 1) / len(weights) - RIGHT / width
+        figure.text(
+            (left + right) / 2,
+            1 - 0.05 / height,
+            name if name == "cell" else f"{name} cell",
+            fontsize=10,
+            horizontalalignment="center",
+            verticalalignment="top",
+        )
+        grid = figure.add_gridspec(
+            rows,
+            columns,
+            left=left,
+            right=right,
+            bottom=2.45 / height,
+            top=1 - 0.4 / height,
+            wspace=0.1,
+            hspace=0.33,
+        )
+        _draw_cell(figure, grid, w_TEO, pairs, operations, highest)
+    below = figure.add_gridspec(
+        1, 1, left=LEFT / width, right=1 - RIGHT / width, bottom=0.45 / height, top=1.95 / height
+    )
+    _draw_entropy(figure.add_subplot(below[0]), weights)
     return figure
 
 
@@ -91,36 +112,37 @@ def _pairs(edges: int) -> list[tuple[int, int]]:
 
 
 def _draw_cell(
-    grid: np.ndarray,
+    figure: Figure,
+    grid: GridSpec,
     w_TEO: Tensor,
     pairs: list[tuple[int, int]],
     operations: Sequence[str],
-    top: float,
+    highest: float,
 ) -> None:
     """Rows are the nodes that edges enter, columns those that they leave."""
-    for axes in grid.flat:
-        axes.set_axis_off()
     first = pairs[0][1]
     for edge, (source, target) in enumerate(pairs):
-        axes = grid[target - first, source]
-        axes.set_axis_on()
+        axes = figure.add_subplot(grid[target - first, source])
         for operation, w_T in zip(operations, w_TEO[:, edge].T, strict=True):
             _draw_line(axes, w_T, label=operation, **_look(operation))
         axes.set_title(f"{source} → {target}", fontsize=8, pad=2)
-        axes.set_ylim(0, top)
-        if source == 0:
+        axes.set_ylim(0, highest)
+        outer_left, outer_bottom = source == 0, target - first == grid.nrows - 1
+        axes.tick_params(labelleft=outer_left, labelbottom=outer_bottom)
+        if outer_left:
             axes.set_ylabel("weight", fontsize=8)
-        if target - first == len(grid) - 1:
+        if outer_bottom:
             axes.set_xlabel("epoch", fontsize=8)
     # Above the diagonal no edge can be, which leaves room for the legend.
-    legend = grid[0, -1].legend(
-        *grid[0, 0].get_legend_handles_labels(),
+    room = grid[0, -1].get_position(figure)
+    figure.legend(
+        *axes.get_legend_handles_labels(),
         loc="upper right",
+        bbox_to_anchor=(room.x1, room.y1),
         fontsize=7,
         borderaxespad=0,
         frameon=False,
     )
-    legend.set_in_layout(False)
 
 
 def _draw_line(axes: Axes, values_T: Tensor, **look: Any) -> None:
