@@ -8,14 +8,9 @@ import torch
 from captum.attr import LayerGradCam
 from torch import Tensor
 
-from selfexplain.explanations import (
-    capture,
-    class_maps,
-    find_explained_layer,
-    maps_of_forward,
-)
+from selfexplain.explanations import capture, class_maps, find_explained_layer, maps_of_forward
 from selfexplain.models import build_model
-from selfexplain.training.interleave import interleaved_ratios
+from selfexplain.training.cost import interleaved_ratios
 
 
 def run(device: torch.device) -> list[dict[str, object]]:

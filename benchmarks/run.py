@@ -11,8 +11,8 @@ import torch
 from rich.console import Console
 
 from benchmarks import class_maps, memory, search_steps, start, steps, ways_of_stepping
-from selfexplain.recipes.environment import environment
-from selfexplain.training.files import read_json, write_json
+from selfexplain.experiments.run_dir import environment
+from selfexplain.files import read_json, write_json
 
 BENCHMARKS = {
     "start": start,

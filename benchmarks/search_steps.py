@@ -12,16 +12,16 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from tests.oracles.spaces import plain_logits
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from benchmarks.memory import in_own_process, peak_bytes
+from selfexplain.hypergradients import Mode
 from selfexplain.lease import DARTS, ArchitectureSearch, LeaSE, LeaSEOptions
 from selfexplain.models import build_model
-from selfexplain.multilevel import Mode
 from selfexplain.spaces import Supernet, build_supernet
-from selfexplain.spaces.reference import plain_logits
-from selfexplain.training.interleave import interleaved_ratios
+from selfexplain.training.cost import interleaved_ratios
 
 CLASSES = 10
 UNIT = "plain pass"

@@ -18,8 +18,8 @@ COMMAND = ["-m", "selfexplain"]
 TRAINING = """
 import sys
 from pathlib import Path
-from selfexplain.recipes.options import DataOptions, TrainConfig
-from selfexplain.recipes.train import run_training
+from selfexplain.experiments.options import DataOptions, TrainConfig
+from selfexplain.experiments.fit.train import run_training
 from selfexplain.training import TrainingOptions
 
 class FirstStepDone(Exception):

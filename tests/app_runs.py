@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from selfexplain.recipes.options import DataOptions, TrainConfig
-from selfexplain.recipes.prepare import load
-from selfexplain.recipes.train import run_training
+from selfexplain.experiments.data import load
+from selfexplain.experiments.fit.train import run_training
+from selfexplain.experiments.options import DataOptions, TrainConfig
 from selfexplain.training import TrainingOptions
 
 

@@ -5,11 +5,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from selfexplain.recipes.compare import run_comparison
-from selfexplain.recipes.explain import load_run
-from selfexplain.recipes.options import CompareConfig, DataOptions
-from selfexplain.recipes.prepare import load, prepare
-from selfexplain.recipes.scoring import predict_together
+from selfexplain.experiments.compare.compare import run_comparison
+from selfexplain.experiments.data import load, predict_together, prepare
+from selfexplain.experiments.explain.explain import load_run
+from selfexplain.experiments.options import CompareConfig, DataOptions
 from selfexplain.training import TrainingOptions
 
 EPOCHS = 2

@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tests.oracles.spaces import plain_logits
 from torch import Tensor, nn
 
-from selfexplain.models.resnet import ResNet, ZeroPadShortcut, projection_shortcut
+from selfexplain.models.resnet import (
+    PreactivationBlock,
+    ResNet,
+    ZeroPadShortcut,
+    projection_shortcut,
+)
 from selfexplain.models.small_cnn import SmallCNN
-from selfexplain.models.wide_resnet import PreactivationBlock
 from selfexplain.objectives.byot import BYOT
 from selfexplain.spaces import Genotype, build_network, build_supernet, random_genotype
-from selfexplain.spaces.darts_ends import AuxiliaryHead
-from selfexplain.spaces.reference import plain_logits
+from selfexplain.spaces.darts import AuxiliaryHead
 from selfexplain.spaces.standalone import source_of
 
 BATCH, IN_CHANNELS, SIZE = 6, 2, 16

@@ -8,15 +8,15 @@ import selfexplain
 ROOT = Path(selfexplain.__file__).parent
 FLOORS = (
     {"errors", "lazy"},
-    {"writing", "limits", "records"},
-    {"models", "data", "sweeps"},
-    {"multilevel", "explanations", "spaces"},
+    {"limits", "records", "distributed", "seeding"},
+    {"files"},
+    {"models", "data", "launchers"},
+    {"hypergradients", "explanations", "spaces"},
     {"objectives", "evaluation"},
     {"introspection", "lease"},
     {"training", "report"},
-    {"recipes"},
+    {"experiments"},
     {"app", "adapters"},
-    {"commands"},
     {"cli"},
     {"__main__"},
 )

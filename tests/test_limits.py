@@ -11,14 +11,13 @@ import pytest
 
 from selfexplain import cli
 from selfexplain.errors import InputError, import_failure
+from selfexplain.experiments.fit.pretrained import from_pretrained
+from selfexplain.experiments.fit.train import run_training
+from selfexplain.experiments.objective_options import ObjectiveOptions, flag_of
+from selfexplain.experiments.objectives import OBJECTIVES, PARTNERS, resolve
+from selfexplain.experiments.options import DataOptions, TrainConfig, shortened
+from selfexplain.experiments.run_dir import run_name
 from selfexplain.limits import Count, Limits, OptionError, Positive, check_options
-from selfexplain.recipes.folder import run_name
-from selfexplain.recipes.objective_options import ObjectiveOptions, flag_of
-from selfexplain.recipes.objectives import OBJECTIVES, resolve
-from selfexplain.recipes.options import DataOptions, TrainConfig, shortened
-from selfexplain.recipes.partners import PARTNERS
-from selfexplain.recipes.pretrained import from_pretrained
-from selfexplain.recipes.train import run_training
 
 COMMANDS = {each.__metadata__[0].name: get_args(each)[0] for each in get_args(cli.Command)}
 DATA = DataOptions(data="digits")

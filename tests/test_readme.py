@@ -8,7 +8,7 @@ from unittest import mock
 import pytest
 
 from selfexplain.cli import parse
-from selfexplain.recipes.objectives import OBJECTIVES, resolve
+from selfexplain.experiments.objectives import OBJECTIVES, resolve
 from selfexplain.spaces import random_genotype, save_genotype
 
 ROOT = Path(__file__).parents[1]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from selfexplain.recipes.folder import run_name
-from selfexplain.recipes.summary import SCORES, summarise
+from selfexplain.experiments.compare.compare import SCORES, summarise
+from selfexplain.experiments.run_dir import run_name
 
 ROOT = Path(__file__).parents[1]
 RESULTS = sorted((ROOT / "results").rglob("results.json"))

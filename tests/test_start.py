@@ -48,8 +48,8 @@ for words in json.loads(sys.argv[1]):
 STARTED = """
 import sys
 from pathlib import Path
-from selfexplain.recipes.options import DataOptions, DeviceOptions, TrainConfig
-from selfexplain.recipes.train import run_training
+from selfexplain.experiments.options import DataOptions, DeviceOptions, TrainConfig
+from selfexplain.experiments.fit.train import run_training
 from selfexplain.training import TrainingOptions
 
 class FirstStepDone(Exception):
@@ -180,9 +180,9 @@ def test_lazy_packages_have_what_type_checkers_are_told(package: Path) -> None:
 
 def test_a_function_keeps_its_place_from_the_module_of_its_name() -> None:
     code = (
-        "import selfexplain.multilevel.walk, selfexplain.multilevel as m;"
-        "from selfexplain.multilevel import hypergradient;"
-        "import selfexplain.multilevel.hypergradient;"
+        "import selfexplain.hypergradients.level, selfexplain.hypergradients as m;"
+        "from selfexplain.hypergradients import hypergradient;"
+        "import selfexplain.hypergradients.hypergradient;"
         "print(type(m.walk).__name__, type(m.hypergradient).__name__)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT.parent)}

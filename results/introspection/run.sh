@@ -38,7 +38,7 @@ test)
     --objectives "${objectives[@]}" --out "$out/test-cifar100"
   ;;
 know)
-  python -m selfexplain.recipes.similarity_study "${cifar[@]}" --train-size 5000 --validation 0.1 \
+  python -m studies.similarity_study "${cifar[@]}" --train-size 5000 --validation 0.1 \
     --group-column coarse_label --out "$out/know-cifar100"
   ;;
 gpu)

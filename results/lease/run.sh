@@ -57,7 +57,7 @@ case "${1:?accuracy, select, test, table or gpu}" in
 accuracy)
   for size in "nasbench201 8 1" "darts 8 5"; do
     read -r name channels cells <<<"$size"
-    python -m selfexplain.recipes.hypergradient_study --data parquet:data/cifar100 --image-size 16 \
+    python -m studies.hypergradient_study --data parquet:data/cifar100 --image-size 16 \
       --train-size 4096 --space "$name" --init-channels "$channels" --cells "$cells" \
       --batch-size 32 --steps 0 30 --out "$out/accuracy/$name-$channels-$cells.json"
   done
@@ -98,7 +98,7 @@ test | gpu)
   ;;
 table)
   for folder in test gpu; do
-    [ ! -d "$out/$folder" ] || python -m selfexplain.recipes.search_table --runs "$out/$folder" \
+    [ ! -d "$out/$folder" ] || python -m studies.search_table --runs "$out/$folder" \
       --table data/nasbench201.parquet --out "$out/$folder.md"
   done
   ;;

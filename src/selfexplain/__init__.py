@@ -16,11 +16,16 @@ from selfexplain.lazy import lazily
 
 if TYPE_CHECKING:
     from selfexplain.errors import InputError
+    from selfexplain.experiments.fit.pretrained import from_pretrained
     from selfexplain.explanations.maps import class_maps
     from selfexplain.introspection.objective import Introspective
-    from selfexplain.recipes.pretrained import from_pretrained
 
-__all__ = ["InputError", "Introspective", "class_maps", "from_pretrained"]
+__all__ = [
+    "InputError",
+    "Introspective",
+    "class_maps",
+    "from_pretrained",
+]
 
 __version__ = "0.1.0"
 
@@ -28,8 +33,8 @@ lazily(
     __name__,
     {
         "errors": "InputError",
+        "experiments.fit.pretrained": "from_pretrained",
         "explanations.maps": "class_maps",
         "introspection.objective": "Introspective",
-        "recipes.pretrained": "from_pretrained",
     },
 )

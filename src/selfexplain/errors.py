@@ -22,7 +22,7 @@ class InputError(Exception):
     """Of a program that ends with it."""
 
 
-class ShortageError(InputError):
+class OutOfMemoryError(InputError):
     """The machine is short of something just now, which may be there later: sweeps try again.
 
     Example:

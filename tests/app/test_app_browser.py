@@ -22,7 +22,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import selfexplain
-from selfexplain.training.files import read_json
+from selfexplain.files import read_json
 
 pytest.importorskip("playwright", reason="Playwright is not installed")
 from playwright.sync_api import Browser, Page, expect, sync_playwright

@@ -11,16 +11,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from selfexplain.app import Board, Explainer
-from selfexplain.app.examples import read_examples
 from selfexplain.app.explain import reading_other_maps
+from selfexplain.app.page import read_examples
 from selfexplain.data import normalise
 from selfexplain.errors import InputError
+from selfexplain.experiments.explain.explain import load_run
 from selfexplain.explanations import KINDS, class_maps
+from selfexplain.files import read_json
 from selfexplain.introspection import Introspective, similarity_to_true
 from selfexplain.introspection.target import zipf_target
 from selfexplain.models import build_model
-from selfexplain.recipes.explain import load_run
-from selfexplain.training.files import read_json
 
 Runs = tuple[Path, Path]
 

@@ -9,7 +9,7 @@ import torch
 from app_files import png_that_declares
 from PIL import Image
 
-from selfexplain.app.images import MAX_BYTES, open_upload, to_shape
+from selfexplain.app.explain import MAX_BYTES, open_upload, to_shape
 from selfexplain.data import opening
 from selfexplain.data.opening import MAX_PIXELS
 from selfexplain.errors import InputError

@@ -22,8 +22,6 @@ from typing import Any
 import pytest
 
 from selfexplain.app import gate
-from selfexplain.app.board import Board
-from selfexplain.app.examples import read_examples
 from selfexplain.app.explain import Explainer
 from selfexplain.app.gate import (
     Gate,
@@ -33,6 +31,7 @@ from selfexplain.app.gate import (
     is_needed,
     names_elsewhere,
 )
+from selfexplain.app.page import Board, read_examples
 from selfexplain.app.serve import AppConfig, launch
 from selfexplain.errors import InputError
 

@@ -11,9 +11,8 @@ import torch
 from PIL import Image
 
 from selfexplain.app import Explanation
-from selfexplain.app.pictures import image_uri, map_uri
-from selfexplain.app.view import by_strength, explanation_html
-from selfexplain.report.overlay import RED, image_pixels, map_pixels
+from selfexplain.app.view import by_strength, explanation_html, image_uri, map_uri
+from selfexplain.report.html import RED, image_pixels, map_pixels
 
 HOSTILE = "<script>alert(1)</script>${value}{{x}}"
 

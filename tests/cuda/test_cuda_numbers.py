@@ -12,8 +12,8 @@ from torch import nn
 from selfexplain import class_maps
 from selfexplain.data import Augmentation, Batches, MemoryImages
 from selfexplain.explanations import KINDS
+from selfexplain.hypergradients import Level, hypergradient
 from selfexplain.lease import DARTS, SANAS, ArchitectureSearch, LeaSE, LeaSEOptions
-from selfexplain.multilevel import Level, hypergradient
 from selfexplain.spaces import build_supernet
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

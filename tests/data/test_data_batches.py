@@ -13,8 +13,7 @@ from selfexplain.data import (
     channel_statistics,
     normalise,
 )
-from selfexplain.data.decode import Decoding
-from selfexplain.data.sources import Arrays
+from selfexplain.data.decode import Arrays, Decoding
 from selfexplain.errors import InputError
 
 N = 50

@@ -18,14 +18,14 @@ import pyarrow.parquet
 import pytest
 from PIL import EpsImagePlugin, Image, ImageFile
 
-from selfexplain.app.images import open_upload
+from selfexplain.app.explain import open_upload
 from selfexplain.data import load_data, opening
+from selfexplain.data.decode import TableRows
 from selfexplain.data.opening import FORMATS, MAX_PIXELS, SUFFIXES, open_image
-from selfexplain.data.sources import TableRows
-from selfexplain.data.table_readers import parquet_files
+from selfexplain.data.tables import parquet_files
 from selfexplain.errors import InputError
-from selfexplain.recipes.boxes import BoxedImage, boxes_in_model, read_boxes
-from selfexplain.recipes.explain import read_images
+from selfexplain.experiments.explain.evaluate import BoxedImage, boxes_in_model, read_boxes
+from selfexplain.experiments.explain.explain import read_images
 
 
 def encoded(form="PNG", mode="L", size=(8, 8)):

@@ -7,15 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from selfexplain.data import (
-    Batches,
-    MemoryImages,
-    StreamedImages,
-    channel_statistics,
-    load_data,
-)
+from selfexplain.data import Batches, MemoryImages, StreamedImages, channel_statistics, load_data
 from selfexplain.data.folders import read_folder
-from selfexplain.data.pixels import to_array
+from selfexplain.data.images import to_array
 from selfexplain.errors import InputError
 
 

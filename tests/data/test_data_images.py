@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from selfexplain.data import load_data
-from selfexplain.data.build import Building, image_data
+from selfexplain.data.datasets import Building, image_data
+from selfexplain.data.decode import Files, RawData, RawSplit
+from selfexplain.data.images import OutgrownError, Ranges, native_channels, to_array
 from selfexplain.data.opening import open_image
-from selfexplain.data.pixels import OutgrownError, Ranges, native_channels, to_array
-from selfexplain.data.sources import Files, RawData, RawSplit
 from selfexplain.errors import InputError
 
 SHARES_HW = np.linspace(0, 1, 64).reshape(8, 8)  # 64 values from black to white

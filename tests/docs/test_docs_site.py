@@ -23,7 +23,7 @@ from site_hooks.repository import (
     with_links,
 )
 
-from selfexplain.recipes.objectives import OBJECTIVES
+from selfexplain.experiments.objectives import OBJECTIVES
 
 ROOT = Path(__file__).parents[2]
 DOCS, SOURCE = ROOT / "docs", ROOT / "src" / "selfexplain"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from selfexplain.evaluation.ratio import share_of
+from selfexplain.evaluation.statistics import share_of
 
 PARTS = (0.5, 0.9, 0.4, 0.7)
 WHOLES = (1.1, 1.6, 0.9, 1.5)

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from explanations_nets import ViT, residual_net
+from tests.oracles.explanations import reference_class_maps
 from torch import nn
 from torch.nn.utils import parametrizations
 
@@ -18,7 +19,6 @@ from selfexplain.explanations import (
     find_explained_layer,
     maps_of_forward,
 )
-from selfexplain.explanations.reference import reference_class_maps
 from selfexplain.introspection import Introspective
 from selfexplain.objectives import ContrastiveGradCam, Objective, ZipfLabelSmoothing
 

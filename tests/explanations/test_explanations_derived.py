@@ -12,7 +12,7 @@ from selfexplain.explanations import (
     find_pooled_head,
     maps_of_forward,
 )
-from selfexplain.explanations.responsive import last_responsive_layer
+from selfexplain.explanations.layers import last_responsive_layer
 from selfexplain.spaces import build_network, load_genotype
 
 SKIPS = "|skip_connect~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|"

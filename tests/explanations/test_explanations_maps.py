@@ -4,6 +4,7 @@ import captum.attr as ca
 import pytest
 import torch
 from explanations_nets import FunctionalNet, ViT, residual_net, warmed
+from tests.oracles.explanations import reference_class_maps
 from torch import nn
 
 from selfexplain.explanations import (
@@ -14,7 +15,6 @@ from selfexplain.explanations import (
     find_explained_layer,
     maps_of_forward,
 )
-from selfexplain.explanations.reference import reference_class_maps
 
 torch.set_num_threads(1)
 

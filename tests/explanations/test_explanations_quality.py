@@ -13,7 +13,7 @@ from test_explanations_state import assert_same, prepared, snapshot
 
 from selfexplain.errors import InputError
 from selfexplain.explanations import KINDS, class_maps, find_explained_layer
-from selfexplain.explanations.quality import (
+from selfexplain.explanations.metrics import (
     blur_baseline,
     cascade,
     cascade_correlations,
@@ -29,8 +29,8 @@ from selfexplain.explanations.quality import (
     square_removal,
     upsampled,
 )
-from selfexplain.explanations.quality.deletion import path_counts
-from selfexplain.explanations.quality.randomisation import weight_stages
+from selfexplain.explanations.metrics.deletion import path_counts
+from selfexplain.explanations.metrics.randomization import weight_stages
 
 B, SIDE = 4, 12
 

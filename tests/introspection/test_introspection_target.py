@@ -6,11 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from selfexplain.introspection.loss import distillation_loss, non_true_loss, soft_cross_entropy
 from selfexplain.introspection.target import (
     blend_uniform,
+    distillation_loss,
     mixed_target,
+    non_target_loss,
     permuted_target,
+    soft_cross_entropy,
     softmax_target,
     uniform_target,
     zipf_target,
@@ -95,12 +97,12 @@ def test_losses_by_definition() -> None:
         others = [c for c in range(7) if c != y]
         log_r = (z[b, others] / 2).log_softmax(dim=0)
         total += (Q[b, others] * (Q[b, others].log() - log_r)).sum()
-    torch.testing.assert_close(non_true_loss(z, Q, Y, 2.0), 4 * total / 6)
+    torch.testing.assert_close(non_target_loss(z, Q, Y, 2.0), 4 * total / 6)
 
 
 def test_non_true_loss_leaves_the_true_logit_alone() -> None:
     z = torch.randn(6, 7, dtype=torch.float64, requires_grad=True)
-    non_true_loss(z, Q, Y).backward()
+    non_target_loss(z, Q, Y).backward()
     assert (z.grad.gather(1, Y[:, None]) == 0).all()
     assert (z.grad.scatter(1, Y[:, None], 1.0) != 0).all()
 
@@ -108,7 +110,7 @@ def test_non_true_loss_leaves_the_true_logit_alone() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_non_true_loss_is_finite_in_low_precision(dtype: torch.dtype) -> None:
     z = torch.randn(6, 7).to(dtype) * 10
-    assert non_true_loss(z, Q.to(dtype), Y).isfinite()
+    assert non_target_loss(z, Q.to(dtype), Y).isfinite()
 
 
 def test_uniform_mixed_target_is_label_smoothing_exactly() -> None:

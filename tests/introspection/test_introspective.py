@@ -10,8 +10,11 @@ from torch import Tensor, nn
 from selfexplain.errors import InputError
 from selfexplain.explanations import class_maps
 from selfexplain.introspection import Introspective
-from selfexplain.introspection.class_mean import RunningClassMean
-from selfexplain.introspection.similarity import attribution_cosine, similarity_to_true
+from selfexplain.introspection.similarity import (
+    RunningClassMean,
+    attribution_cosine,
+    similarity_to_true,
+)
 from selfexplain.introspection.target import softmax_target, zipf_target
 from selfexplain.models import build_model
 from selfexplain.objectives import LabelSmoothing, Standard

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from selfexplain.hypergradients.level import leaves
 from selfexplain.lease.search import ArchitectureSearch, Batch, Declaration
-from selfexplain.multilevel.variables import leaves
 from selfexplain.spaces import Supernet, build_supernet
 
 CLASSES = 3

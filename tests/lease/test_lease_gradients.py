@@ -15,9 +15,9 @@ from lease_nets import (
     supernet,
 )
 
+from selfexplain.hypergradients import Level, brute_force_hypergradient, hypergradient, unroll
+from selfexplain.hypergradients.oracle import composed
 from selfexplain.lease import DARTS, SANAS, LeaSE, LeaSEOptions, Rates
-from selfexplain.multilevel import Level, brute_force_hypergradient, hypergradient, unroll
-from selfexplain.multilevel.oracle import composed
 
 RATES = Rates(lr=0.1, audience_lr=0.1)
 TOLERANCE = {"exact": 1e-7, "inner_product": 1e-7, "finite_difference": 1e-4, "one_sided": 1e-4}

@@ -6,9 +6,9 @@ import pytest
 import torch
 from lease_nets import PerImageNorm, SmoothReLU, audience, batch, relative_error, supernet
 
+from selfexplain.hypergradients import World, unroll
 from selfexplain.lease import DARTS, SANAS, ArchitectureSearch, LeaSE, LeaSEOptions, Rates
 from selfexplain.lease.search import Batch
-from selfexplain.multilevel import Processes, unroll
 from selfexplain.training.processes import joined_processes
 from two_processes import in_two_processes
 
@@ -24,12 +24,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def lease(processes: Processes, options: str = "full") -> ArchitectureSearch:
+def lease(processes: World, options: str = "full") -> ArchitectureSearch:
     given = LeaSEOptions(**({"eps": 0.2, "step_size": 0.2} | OPTIONS[options]))
     return LeaSE(supernet(), audience(), options=given, rates=RATES, processes=processes)
 
 
-def sanas(processes: Processes) -> ArchitectureSearch:
+def sanas(processes: World) -> ArchitectureSearch:
     options = LeaSEOptions(eps=0.2, step_size=0.2, gradient_path="full")
     return SANAS(supernet(), options=options, rates=RATES, processes=processes)
 
@@ -43,17 +43,17 @@ CASES = [(name, mode) for name in ("full", "darts2") for mode in MODES]
 CASES += [(name, "inner_product") for name in SEARCHES if name not in ("full", "darts2")]
 
 
-def share(seed: int, processes: Processes) -> Batch:
+def share(seed: int, processes: World) -> Batch:
     x_BCHW, y_B = batch(seed)
     part = [t.chunk(processes.count)[processes.rank] for t in (x_BCHW, y_B)]
     return part[0], part[1]
 
 
-def hypergradients(processes: Processes) -> dict[str, Any]:
+def hypergradients(processes: World) -> dict[str, Any]:
     return {f"{name} {mode}": hypergradient_of(name, mode, processes) for name, mode in CASES}
 
 
-def hypergradient_of(name: str, mode: Any, processes: Processes) -> Any:
+def hypergradient_of(name: str, mode: Any, processes: World) -> Any:
     search = SEARCHES[name](processes)
     with SmoothReLU(), PerImageNorm():
         step = search.declare(share(2, processes), share(3, processes))
@@ -86,7 +86,7 @@ def with_batch_norm(search: ArchitectureSearch) -> dict[str, Any]:
     return search.state_dict()
 
 
-def paths(processes: Processes) -> dict[str, Any]:
+def paths(processes: World) -> dict[str, Any]:
     darts1 = DARTS(supernet(), order=1, rates=RATES, processes=processes)
     return {
         "darts1": walked(darts1),
@@ -108,7 +108,7 @@ def in_halves(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
 def test_the_hypergradient_is_that_of_one_process(
     name: str, mode: str, in_halves: list[Any]
 ) -> None:
-    whole = hypergradient_of(name, mode, Processes())
+    whole = hypergradient_of(name, mode, World())
     first, second = (found[f"{name} {mode}"] for found in in_halves)
     assert relative_error(first, whole) < TOLERANCE[mode]
     assert all(torch.equal(first[k], second[k]) for k in first)
@@ -117,7 +117,7 @@ def test_the_hypergradient_is_that_of_one_process(
 def test_a_search_walks_the_path_of_one_process(in_halves: list[Any]) -> None:
     alone = {
         "darts1": walked(DARTS(supernet(), order=1, rates=RATES)),
-        "lease": walked(lease(Processes(), "shuffled")),
+        "lease": walked(lease(World(), "shuffled")),
     }
     for name, whole in alone.items():
         torch.testing.assert_close(in_halves[0][name], whole, rtol=1e-8, atol=1e-10)
@@ -130,7 +130,7 @@ def test_all_processes_hold_the_same_to_the_bit(name: str, in_halves: list[Any])
 
 
 def test_a_step_is_skipped_by_all_if_one_has_bad_numbers(in_halves: list[Any]) -> None:
-    before = lease(Processes()).state_dict()
+    before = lease(World()).state_dict()
     for state in (found["with_batch_norm"] for found in in_halves):
         assert state["skipped"] == [1, 1]
         assert not torch.equal(state["architecture"]["cell"], before["architecture"]["cell"])

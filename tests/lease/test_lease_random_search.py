@@ -8,12 +8,7 @@ from lease_nets import batch, supernet
 
 from selfexplain.errors import InputError
 from selfexplain.lease import RandomSearch
-from selfexplain.spaces import (
-    build_supernet,
-    from_string,
-    one_hot_architecture,
-    random_genotype,
-)
+from selfexplain.spaces import build_supernet, from_string, one_hot_architecture, random_genotype
 
 SPACES = ("nasbench201", "darts", "pcdarts")
 

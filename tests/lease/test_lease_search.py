@@ -9,6 +9,7 @@ from lease_nets import SmoothReLU, audience, batch, declared, relative_error, su
 from torch import nn
 
 from selfexplain.errors import InputError
+from selfexplain.hypergradients import hypergradient
 from selfexplain.lease import (
     DARTS,
     SANAS,
@@ -18,8 +19,7 @@ from selfexplain.lease import (
     Rates,
     SearchDivergedError,
 )
-from selfexplain.lease.explanation import bounded, normalised, shown_to_audience
-from selfexplain.multilevel import hypergradient
+from selfexplain.lease.levels import bounded, normalised, shown_to_audience
 
 SEARCHES: dict[str, Any] = {
     "darts1": lambda **k: DARTS(supernet(), order=1, **k),

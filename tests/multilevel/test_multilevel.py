@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from selfexplain.errors import InputError
-from selfexplain.multilevel import (
+from selfexplain.hypergradients import (
     Level,
     all_finite,
     as_function,
@@ -17,8 +17,8 @@ from selfexplain.multilevel import (
     hypergradient,
     unroll,
 )
-from selfexplain.multilevel.batch_norm import PrimitiveBatchNorm
-from selfexplain.multilevel.variables import leaves
+from selfexplain.hypergradients.exact import PrimitiveBatchNorm
+from selfexplain.hypergradients.level import leaves
 
 EXACT, DIFFERENCE = 1e-7, 1e-4
 ONE_SIDED = 1e-5  # an error of first order in a displacement of 3e-8

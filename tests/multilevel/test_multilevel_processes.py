@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from selfexplain.errors import InputError
-from selfexplain.multilevel import (
+from selfexplain.hypergradients import (
     Level,
-    Processes,
+    World,
     brute_force_hypergradient,
     hypergradient,
+    take_steps,
     unroll,
-    walk,
 )
 from selfexplain.training.processes import joined_processes
 from two_processes import in_two_processes
@@ -90,7 +90,7 @@ def halves(rank: int) -> dict[str, Any]:
             name: getattr(unrolled, name)
             for name in ("hypergradient", "outer", "losses", "gradients", "stepped")
         }
-    found["walk"] = walk(levels, start, processes)
+    found["walk"] = take_steps(levels, start, processes)
     return found
 
 
@@ -149,4 +149,4 @@ def test_losses_gradients_and_steps_are_those_of_one_process(in_halves: list[Any
 def test_the_whole_chain_at_once_is_refused_for_several_processes() -> None:
     levels, outer, start = problem(ALL)
     with pytest.raises(InputError, match="pass inner_product, which is exact too"):
-        hypergradient(levels, outer, start, "a", "exact", Processes(0, 2, tuple))
+        hypergradient(levels, outer, start, "a", "exact", World(0, 2, tuple))

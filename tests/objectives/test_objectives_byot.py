@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from selfexplain.errors import InputError
 from selfexplain.models import PointwiseConv2d, build_model
 from selfexplain.objectives import BYOT
-from selfexplain.objectives.shallow_classifier import ShallowClassifier
-from selfexplain.objectives.stages import Stage, Staging, find_stages
-from selfexplain.objectives.watched import watched
+from selfexplain.objectives.byot import ShallowClassifier, stage_hooks
+from selfexplain.objectives.shared.stages import Stage, Staging, find_stages
 from selfexplain.spaces import build_network, load_genotype
 
 X = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -123,7 +122,7 @@ def test_a_module_that_is_called_twice_is_read_in_the_right_call() -> None:
     staging = find_stages(shared, (1, 8, 8))
     # The name of a shared module is that of its first place.
     assert [(s.name, s.call, s.channels) for s in staging.stages] == [("1", 0, 4), ("1", 1, 6)]
-    with watched(shared, staging) as seen:
+    with stage_hooks(shared, staging) as seen:
         shared(X.float())
     assert [tuple(m.shape[1:]) for m in seen.maps()] == [(4, 8, 8), (6, 4, 4)]
 

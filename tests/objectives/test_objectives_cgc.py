@@ -8,7 +8,7 @@ from torch import Tensor
 
 from selfexplain.errors import InputError
 from selfexplain.objectives import ContrastiveGradCam
-from selfexplain.objectives.random_view import View, random_view
+from selfexplain.objectives.cgc import View, random_view
 
 X, Y = batch()
 

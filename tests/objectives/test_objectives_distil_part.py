@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from selfexplain.objectives import KD, DistilPart
-from selfexplain.objectives.teacher_means import TeacherMeans
+from selfexplain.objectives.distil_part import TeacherMeans
 from selfexplain.objectives.teacher_parts import PARTS, virtual_mass
 from two_processes import start_two
 

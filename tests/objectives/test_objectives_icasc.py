@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from selfexplain.errors import InputError
 from selfexplain.objectives import AttentionSeparability
-from selfexplain.objectives.attention import EPSILON, outside, overlap, soft_mask
+from selfexplain.objectives.icasc import EPSILON, outside, overlap, soft_mask
 
 X, Y = batch()
 

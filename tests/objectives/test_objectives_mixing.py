@@ -22,7 +22,7 @@ from selfexplain.objectives import (
     Standard,
     WithAuxiliaryHead,
 )
-from selfexplain.objectives.cutmix import Box, draw_box, paste_box
+from selfexplain.objectives.mixing import Box, draw_box, paste_box
 
 X = torch.randn(6, 2, 5, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 Y = torch.tensor([0, 1, 2, 3, 0, 1])

@@ -25,12 +25,11 @@ from selfexplain import Introspective
 from selfexplain.adapters.huggingface import ObjectiveTrainer
 from selfexplain.adapters.lightning import ObjectiveModule
 from selfexplain.errors import InputError
-from selfexplain.introspection.class_mean import RunningClassMean
 from selfexplain.introspection.own_mass import OwnMass
+from selfexplain.introspection.similarity import RunningClassMean
 from selfexplain.objectives import CSKD, DLB, PSKD, Mixup, Objective, OnlineLabelSmoothing
-from selfexplain.objectives.epochs import Epochs
-from selfexplain.objectives.memory import Memory
-from selfexplain.objectives.wrapper import Wrapper
+from selfexplain.objectives.shared.base import Wrapper
+from selfexplain.objectives.shared.memory import Epochs, Memory
 
 REMEMBERING = [
     "introspective:aggregation=class,every=3,ramp_steps=4",

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from selfexplain.errors import InputError
 from selfexplain.models import build_model
 from selfexplain.objectives import CSKD, DLB, PSKD, Objective, OnlineLabelSmoothing
-from selfexplain.objectives.memory import Memory
-from selfexplain.objectives.softening import softened_kl
+from selfexplain.objectives.shared.functional import softened_kl
+from selfexplain.objectives.shared.memory import Memory
 from two_processes import start_two
 
 K = 4

@@ -7,14 +7,21 @@ import torch
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
-from selfexplain.objectives import DKD, KD, BornAgain, Objective, ObjectiveContext, Taught
-from selfexplain.objectives.dkd import other_classes_kl, target_class_kl
-from selfexplain.recipes.objective_options import BornAgainOptions, ObjectiveOptions
-from selfexplain.recipes.objectives import OBJECTIVES, build_objective
-from selfexplain.recipes.teacher_chain import trained_first
+from selfexplain.experiments.fit.teacher import trained_first
+from selfexplain.experiments.objective_options import BornAgainOptions, ObjectiveOptions
+from selfexplain.experiments.objectives import OBJECTIVES, build_objective
+from selfexplain.objectives import (
+    DKD,
+    KD,
+    BornAgain,
+    DistillationObjective,
+    Objective,
+    ObjectiveContext,
+)
+from selfexplain.objectives.dkd import non_target_kl, target_class_kl
 
 CLASSES = 4
-TAUGHT = [name for name, kind in OBJECTIVES.items() if issubclass(kind, Taught)]
+TAUGHT = [name for name, kind in OBJECTIVES.items() if issubclass(kind, DistillationObjective)]
 
 
 def linear() -> nn.Module:
@@ -35,7 +42,7 @@ def kl(q: list[float], p: list[float]) -> float:
     return sum(a * math.log(a / b) for a, b in zip(q, p, strict=True))
 
 
-def rows(objective: Taught, x: Tensor) -> list[tuple[list[float], list[float]]]:
+def rows(objective: DistillationObjective, x: Tensor) -> list[tuple[list[float], list[float]]]:
     """Logits of student and teacher for each image."""
     return list(zip(objective.model(x).tolist(), objective.teacher(x).tolist(), strict=True))
 
@@ -85,7 +92,7 @@ def test_decoupled_parts_with_the_teachers_doubt_are_kd() -> None:
     y = torch.arange(8) % 5
     t[0, 0] = 40.0
     doubt = 1 - t.softmax(dim=1).gather(1, y[:, None]).squeeze(1)
-    parts = target_class_kl(z, t, y) + doubt * other_classes_kl(z, t, y)
+    parts = target_class_kl(z, t, y) + doubt * non_target_kl(z, t, y)
     whole = (t.softmax(dim=1) * (t.log_softmax(dim=1) - z.log_softmax(dim=1))).sum(dim=1)
     torch.testing.assert_close(parts, whole)
 

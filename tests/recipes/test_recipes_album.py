@@ -10,18 +10,23 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from selfexplain.data import normalise
+from selfexplain.experiments.data import load, prepare
+from selfexplain.experiments.explain.explain import load_run
+from selfexplain.experiments.fit import snapshots as album_module
+from selfexplain.experiments.fit import train as train_module
+from selfexplain.experiments.fit.snapshots import (
+    explain,
+    introspective_of,
+    open_snapshots,
+    shown_images,
+)
+from selfexplain.experiments.fit.train import run_training
+from selfexplain.experiments.options import DataOptions, TrainConfig
 from selfexplain.explanations import class_maps
 from selfexplain.introspection import Introspective
 from selfexplain.models import build_model
 from selfexplain.objectives import Objective, Standard
-from selfexplain.objectives.wrapper import Wrapper
-from selfexplain.recipes import album as album_module
-from selfexplain.recipes import train as train_module
-from selfexplain.recipes.album import explain, introspective_of, open_album, shown_images
-from selfexplain.recipes.explain import load_run
-from selfexplain.recipes.options import DataOptions, TrainConfig
-from selfexplain.recipes.prepare import load, prepare
-from selfexplain.recipes.train import run_training
+from selfexplain.objectives.shared.base import Wrapper
 from selfexplain.training import TrainingOptions
 
 DATA = DataOptions(data="digits", train_size=100)
@@ -139,7 +144,9 @@ def test_album_opens_before_the_model_is_moved(
     make: Callable[[nn.Module], Objective], tmp_path: Path
 ) -> None:
     objective = make(build_model("small_cnn", num_classes=10, in_channels=1))
-    album = open_album(tmp_path, prepare(load(DATA), DATA, seed=0), torch.device("meta"), objective)
+    album = open_snapshots(
+        tmp_path, prepare(load(DATA), DATA, seed=0), torch.device("meta"), objective
+    )
     assert album is not None
     assert album.device.type == "meta"
 
@@ -148,14 +155,14 @@ def test_control_that_needs_no_maps_trains_without_an_album(tmp_path: Path) -> N
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     objective = Introspective(model, control="uniform")
     prepared = prepare(load(DATA), DATA, seed=0)
-    assert open_album(tmp_path, prepared, torch.device("cpu"), objective) is None
+    assert open_snapshots(tmp_path, prepared, torch.device("cpu"), objective) is None
     assert list(tmp_path.iterdir()) == []
 
 
 def test_opening_leaves_the_search_for_a_layer_to_training(tmp_path: Path) -> None:
     objective = Introspective(build_model("small_cnn", num_classes=10, in_channels=1))
     prepared = prepare(load(DATA), DATA, seed=0)
-    assert open_album(tmp_path, prepared, torch.device("cpu"), objective) is not None
+    assert open_snapshots(tmp_path, prepared, torch.device("cpu"), objective) is not None
     assert objective._layers._found == {}
 
 

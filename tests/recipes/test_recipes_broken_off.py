@@ -16,22 +16,22 @@ import torch
 
 import selfexplain
 from selfexplain import __main__ as program
-from selfexplain.app.examples import read_examples
+from selfexplain.app.page import read_examples
 from selfexplain.cli import main
 from selfexplain.errors import InputError, LostProcessError, WriteError
-from selfexplain.recipes import folder as folders
-from selfexplain.recipes.explain import load_run
-from selfexplain.recipes.export import ExportConfig, export_run
-from selfexplain.recipes.finished import FinishedRun, read_finished
-from selfexplain.recipes.options import DataOptions, TrainConfig
-from selfexplain.recipes.pretrained import classifier_of
-from selfexplain.recipes.report import ReportConfig, write_report
-from selfexplain.recipes.train import run_training
-from selfexplain.sweeps import Failed, InThisProcess, Trial
-from selfexplain.sweeps.attempt import attempt
+from selfexplain.experiments import run_dir as folders
+from selfexplain.experiments.explain.explain import load_run
+from selfexplain.experiments.export import ExportConfig, export_run
+from selfexplain.experiments.fit.pretrained import classifier_of
+from selfexplain.experiments.fit.train import run_training
+from selfexplain.experiments.options import DataOptions, TrainConfig
+from selfexplain.experiments.report import ReportConfig, write_report
+from selfexplain.experiments.run_dir import FinishedRun, read_finished
+from selfexplain.files import read_json, write_json
+from selfexplain.launchers import Failed, Serial, Trial
+from selfexplain.launchers.trials import attempt
 from selfexplain.training import TrainingOptions, processes
 from selfexplain.training.checkpoint import epochs_kept
-from selfexplain.training.files import read_json, write_json
 from selfexplain.training.processes import lost_process_said
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -130,7 +130,7 @@ def test_damaged_weights_are_made_anew_as_the_sentence_says(run: Path) -> None:
 
 def test_weights_of_another_run_are_told_from_those_of_the_result(run: Path) -> None:
     """They are whole, but the result is not theirs."""
-    from selfexplain.training.files import read_tensors, write_tensors
+    from selfexplain.files import read_tensors, write_tensors
 
     path = run / "model.safetensors"
     write_tensors(path, {name: t + 1 for name, t in read_tensors(path).items()})
@@ -182,7 +182,7 @@ def test_a_disk_that_fills_up_names_what_is_kept(
         with pytest.raises(WriteError, match=r"no epoch was finished$"):
             run_training(config(tmp_path / "new"))
         (run / "result.json").unlink()
-        patch.setattr("selfexplain.recipes.train.write_outcome", no_room)
+        patch.setattr("selfexplain.experiments.fit.train.write_outcome", no_room)
         with pytest.raises(WriteError, match=r"checkpoint of epoch 2 is kept in .*--resume goes"):
             resume(run)
     (run / ".model.safetensors.1.partial").write_bytes(b"half")
@@ -211,14 +211,14 @@ def test_a_full_disk_ends_a_sweep_and_is_tried_no_further() -> None:
         raise WriteError("the disk is full")
 
     with pytest.raises(WriteError):
-        InThisProcess().run([Trial(str(n), begin, n) for n in range(3)])
+        Serial().run([Trial(str(n), begin, n) for n in range(3)])
     assert began == [0]
 
 
 def test_commands_say_a_full_disk_in_one_sentence(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from selfexplain.writing import _Watched
+    from selfexplain.files import _Watched
 
     def no_room(self: _Watched, data: bytes) -> int:
         self.error = FULL

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from selfexplain.cli import main
 from selfexplain.data import CORRUPTIONS
-from selfexplain.training.files import read_json
+from selfexplain.files import read_json
 
 
 def test_train_leaves_a_whole_record(trained: Path) -> None:

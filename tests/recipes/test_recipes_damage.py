@@ -12,26 +12,31 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from selfexplain import commands
+from selfexplain import cli as commands
 from selfexplain.errors import InputError
-from selfexplain.models import build_model
-from selfexplain.recipes.export import _card
-from selfexplain.recipes.finished import read_finished
-from selfexplain.recipes.finished_runs import timed_costs
-from selfexplain.recipes.pretrained import from_pretrained, write_config
-from selfexplain.recipes.read_records import (
+from selfexplain.experiments.compare.compare import timed_costs
+from selfexplain.experiments.export import _card
+from selfexplain.experiments.fit.pretrained import from_pretrained, write_config
+from selfexplain.experiments.read_records import (
     NEEDED,
     SEARCHES,
     STUDY,
     read_comparison,
     read_own_result,
 )
-from selfexplain.recipes.report import ReportConfig, sections_of, write_report
-from selfexplain.recipes.report_runs import read_album, read_record
-from selfexplain.recipes.report_search import read_search
+from selfexplain.experiments.report import (
+    ReportConfig,
+    read_record,
+    read_search,
+    read_snapshots,
+    sections_of,
+    write_report,
+)
+from selfexplain.experiments.run_dir import read_finished
+from selfexplain.files import read_json, write_json, write_tensors
+from selfexplain.models import build_model
 from selfexplain.report.html import page
 from selfexplain.spaces import load_genotype
-from selfexplain.training.files import read_json, write_json, write_tensors
 
 CELL = "|none~0|+|none~0|skip_connect~1|+|none~0|none~1|nor_conv_3x3~2|"
 ROW = [0.2] * 5
@@ -165,7 +170,7 @@ def read(folder: Path) -> None:
         read_comparison(folder / "results.json")
     elif (folder / "metrics.jsonl").exists():
         read_record(folder)
-        read_album(folder)
+        read_snapshots(folder)
         _card(read_finished(folder))
     else:
         read_search(folder)

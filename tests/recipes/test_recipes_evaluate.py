@@ -10,17 +10,12 @@ from PIL import Image
 
 from selfexplain.cli import main
 from selfexplain.data import normalise
+from selfexplain.experiments.explain.evaluate import BoxedImage, boxes_in_model, read_boxes
+from selfexplain.experiments.explain.explain import load_run, read_images
+from selfexplain.experiments.explain.scores import BETTER, CHUNK, map_scores
+from selfexplain.experiments.reading_options import QualityOptions
 from selfexplain.explanations import class_maps, find_explained_layer
-from selfexplain.explanations.quality import (
-    deletion_auc,
-    maps_of_classes,
-    pointing_hits,
-    upsampled,
-)
-from selfexplain.recipes.boxes import BoxedImage, boxes_in_model, read_boxes
-from selfexplain.recipes.explain import load_run, read_images
-from selfexplain.recipes.explanation_scores import BETTER, CHUNK, map_scores
-from selfexplain.recipes.quality_options import QualityOptions
+from selfexplain.explanations.metrics import deletion_auc, maps_of_classes, pointing_hits, upsampled
 
 QUICK = ("--count", "12", "--steps", "4", "--samples", "4", "--neighbours", "2", "--values")
 MAPS = set(BETTER) - {"pointing", "probability", "accuracy"}

@@ -10,7 +10,7 @@ from PIL import Image
 
 from selfexplain.cli import main
 from selfexplain.errors import InputError
-from selfexplain.recipes.explain import read_images
+from selfexplain.experiments.explain.explain import read_images
 
 
 def test_explain_draws_a_picture(trained: Path, tmp_path: Path) -> None:

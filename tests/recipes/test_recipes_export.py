@@ -17,16 +17,16 @@ import yaml
 import selfexplain
 from selfexplain.cli import main
 from selfexplain.errors import InputError
-from selfexplain.recipes import hub, pretrained
-from selfexplain.recipes.export import ExportConfig, export_run
-from selfexplain.recipes.options import DataOptions, TrainConfig
-from selfexplain.recipes.prepare import load
-from selfexplain.recipes.retrain_options import RetrainConfig
-from selfexplain.recipes.train import run_training
+from selfexplain.experiments import export as hub
+from selfexplain.experiments.data import load
+from selfexplain.experiments.export import ExportConfig, export_run
+from selfexplain.experiments.fit import pretrained
+from selfexplain.experiments.fit.train import run_training
+from selfexplain.experiments.options import DataOptions, RetrainConfig, TrainConfig
+from selfexplain.files import read_json
 from selfexplain.spaces import load_genotype
 from selfexplain.spaces.standalone import source_of
 from selfexplain.training import TrainingOptions
-from selfexplain.training.files import read_json
 
 CELL = "|nor_conv_3x3~0|+|skip_connect~0|nor_conv_1x1~1|+|none~0|avg_pool_3x3~1|skip_connect~2|"
 

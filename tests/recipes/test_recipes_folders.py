@@ -8,7 +8,7 @@ import pytest
 from command_line import DIGITS, refused, train
 
 from selfexplain.cli import main
-from selfexplain.recipes.folder import locked
+from selfexplain.experiments.run_dir import locked
 
 
 def test_folder_is_named_after_the_configuration(

@@ -13,10 +13,10 @@ from mlflow.entities import Run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from selfexplain.cli import main
-from selfexplain.recipes.options import CompareConfig, DataOptions, TrainConfig, plain
-from selfexplain.recipes.search import run_search
-from selfexplain.recipes.search_options import SearchConfig
-from selfexplain.recipes.train import run_training
+from selfexplain.experiments.fit.train import run_training
+from selfexplain.experiments.options import CompareConfig, DataOptions, TrainConfig, to_dict
+from selfexplain.experiments.search.run import run_search
+from selfexplain.experiments.search_options import SearchConfig
 from selfexplain.training import TrainingOptions
 
 DIGITS = DataOptions(data="digits", train_size=100, validation=0.05)
@@ -109,8 +109,8 @@ def test_loggers_do_not_change_whose_folder_it_is() -> None:
     for kind in (TrainConfig, CompareConfig, SearchConfig):
         without, with_all = kind(data=DIGITS), kind(data=DIGITS, loggers=("mlflow", "wandb"))
         assert without.out == with_all.out
-        assert plain(without) == plain(with_all)
-    assert plain(TrainConfig(data=DIGITS))["tensorboard"] is False
+        assert to_dict(without) == to_dict(with_all)
+    assert to_dict(TrainConfig(data=DIGITS))["tensorboard"] is False
 
 
 @pytest.mark.parametrize("command", ["train", "compare", "search"])

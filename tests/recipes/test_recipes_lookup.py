@@ -10,7 +10,7 @@ from rich.console import Console
 
 from selfexplain.cli import main
 from selfexplain.errors import InputError
-from selfexplain.recipes.lookup import LookupConfig, lookup_table, run_lookup
+from selfexplain.experiments.search.lookup import LookupConfig, lookup_table, run_lookup
 from selfexplain.spaces.table import BenchmarkTable, Lookup, MeasuredCell, save_table
 
 GOOD = "|nor_conv_3x3~0|+|nor_conv_3x3~0|none~1|+|skip_connect~0|nor_conv_3x3~1|avg_pool_3x3~2|"

@@ -10,13 +10,12 @@ from safetensors.torch import load_file, save_file
 
 from selfexplain.cli import main
 from selfexplain.errors import InputError
-from selfexplain.recipes.options import DataOptions
-from selfexplain.recipes.report import ReportConfig, write_report
-from selfexplain.recipes.report_runs import read_album, read_record
-from selfexplain.recipes.runs import run_folder
-from selfexplain.recipes.study_kd import StudyKDConfig, run_study
+from selfexplain.experiments.compare.study_kd import StudyKDConfig, run_study
+from selfexplain.experiments.fit.teacher import run_folder
+from selfexplain.experiments.options import DataOptions
+from selfexplain.experiments.report import ReportConfig, read_record, read_snapshots, write_report
+from selfexplain.files import read_json
 from selfexplain.training import TrainingOptions
-from selfexplain.training.files import read_json
 
 RESULTS = ["Results", "Accuracy against cost"]
 LEARNED = [
@@ -190,7 +189,7 @@ def test_record_holds_what_the_files_hold(compared: Path) -> None:
     assert record.predictions is not None
     kept = load_file(folder / "predictions.safetensors")
     assert torch.equal(record.predictions.logits_NK, kept["logits"])
-    album = read_album(folder, most=2)
+    album = read_snapshots(folder, most=2)
     assert album is not None
     assert [moment.epoch for moment in album.moments] == [1, 2]
 
@@ -207,7 +206,7 @@ def test_pages_of_logged_epochs_alone_are_shown(copied: Path) -> None:
         )
     log = "".join(json.dumps({"epoch": epoch, "loss": 1.0}) + "\n" for epoch in (2, 9999, 10000))
     (folder / "metrics.jsonl").write_text(log)
-    album = read_album(folder)
+    album = read_snapshots(folder)
     assert album is not None
     assert [moment.epoch for moment in album.moments] == [2, 9999, 10000]
     assert "after epoch 2 of 20000" in write_report(ReportConfig(dirs=(folder,))).read_text()

@@ -10,12 +10,12 @@ import pytest
 
 from selfexplain.cli import main
 from selfexplain.errors import InputError
-from selfexplain.recipes.options import DataOptions
-from selfexplain.recipes.report_search import holds_search, read_search, search_sections
-from selfexplain.recipes.search import run_search
-from selfexplain.recipes.search_options import SearchConfig
+from selfexplain.experiments.options import DataOptions
+from selfexplain.experiments.report import holds_search, read_search, search_sections
+from selfexplain.experiments.search.run import run_search
+from selfexplain.experiments.search_options import SearchConfig
+from selfexplain.files import read_json
 from selfexplain.report.html import page
-from selfexplain.training.files import read_json
 from selfexplain.training.log import EpochLog
 
 SKIPS = "|skip_connect~0|+|skip_connect~0|skip_connect~1|+|skip_connect~0|none~1|none~2|"

@@ -12,14 +12,13 @@ from safetensors.torch import load_file
 
 from selfexplain.cli import main, parse
 from selfexplain.errors import InputError
-from selfexplain.recipes.classifier import build_classifier
-from selfexplain.recipes.explain import load_run
-from selfexplain.recipes.prepare import side_of
-from selfexplain.recipes.retrain_options import RetrainConfig
-from selfexplain.recipes.train import run_training
+from selfexplain.experiments.data import side_of
+from selfexplain.experiments.explain.explain import load_run
+from selfexplain.experiments.fit.model import build_classifier, freeze_unreached
+from selfexplain.experiments.fit.train import run_training
+from selfexplain.experiments.options import RetrainConfig
 from selfexplain.spaces import build_network, from_string, load_genotype, save_genotype
-from selfexplain.spaces.drop_path import DropPath
-from selfexplain.training.unreached import freeze_unreached
+from selfexplain.spaces.operations import DropPath
 
 DIGITS = ("--data", "digits", "--train-size", "100", "--batch-size", "50", "--epochs", "2")
 SKIPS = "|nor_conv_3x3~0|+|skip_connect~0|none~1|+|skip_connect~0|none~1|nor_conv_1x1~2|"

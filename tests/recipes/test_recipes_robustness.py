@@ -7,12 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from selfexplain.data import CORRUPTIONS
-from selfexplain.data.decode import Decoding
-from selfexplain.data.sources import Arrays
-from selfexplain.data.streamed import StreamedImages
-from selfexplain.recipes.options import DataOptions
-from selfexplain.recipes.prepare import Prepared, load, prepare
-from selfexplain.recipes.scoring import predict_together
+from selfexplain.data.decode import Arrays, Decoding, StreamedImages
+from selfexplain.experiments.data import Prepared, load, predict_together, prepare
+from selfexplain.experiments.options import DataOptions
 from two_processes import in_two_processes
 
 HALF = DataOptions(data="digits", validation=0.5)  # more images than one batch holds

@@ -11,12 +11,12 @@ import torch
 
 from selfexplain.cli import main
 from selfexplain.errors import InputError
+from selfexplain.experiments.options import DataOptions
+from selfexplain.experiments.search.loop import SearchProgress
+from selfexplain.experiments.search.run import run_search
+from selfexplain.experiments.search.setup import collapsed, skip_connections
+from selfexplain.experiments.search_options import SearchConfig
 from selfexplain.lease import LeaSEOptions
-from selfexplain.recipes.options import DataOptions
-from selfexplain.recipes.search import run_search
-from selfexplain.recipes.search_options import SearchConfig
-from selfexplain.recipes.search_outcome import collapsed, skip_connections
-from selfexplain.recipes.search_progress import SearchProgress
 from selfexplain.report import cell_text
 from selfexplain.spaces import from_string, load_genotype
 from selfexplain.training.checkpoint import load_checkpoint

@@ -12,13 +12,13 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from selfexplain.data import normalise
+from selfexplain.experiments.data import load, prepare
+from selfexplain.experiments.options import DataOptions
+from selfexplain.experiments.search.loop import SearchSnapshots, snapshot_indices
+from selfexplain.experiments.search.run import run_search
+from selfexplain.experiments.search.setup import build_search
+from selfexplain.experiments.search_options import SearchConfig
 from selfexplain.lease import LeaSE, LeaSEOptions
-from selfexplain.recipes.options import DataOptions
-from selfexplain.recipes.prepare import load, prepare
-from selfexplain.recipes.search import run_search
-from selfexplain.recipes.search_album import SearchAlbum, album_indices
-from selfexplain.recipes.search_options import SearchConfig
-from selfexplain.recipes.search_setup import build_search
 from selfexplain.training.checkpoint import load_checkpoint
 
 CPU = torch.device("cpu")
@@ -55,7 +55,7 @@ def test_the_search_is_bit_for_bit_that_without_the_album(
     options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_album = run_search(tiny(tmp_path / "with", **options))
-    monkeypatch.setattr(SearchAlbum, "record", lambda *_: None)
+    monkeypatch.setattr(SearchSnapshots, "record", lambda *_: None)
     without = run_search(tiny(tmp_path / "without", **options))
     assert (tmp_path / "with" / "album").exists()
     assert not (tmp_path / "without" / "album").exists()
@@ -76,7 +76,7 @@ def test_what_the_album_holds(tmp_path: Path) -> None:
     album = tmp_path / "s" / "album"
     images = load_file(album / "images.safetensors")
     assert len(images["labels"].unique()) == 4
-    indices_B = album_indices(held_out.labels_N, 20)[:4]
+    indices_B = snapshot_indices(held_out.labels_N, 20)[:4]
     assert torch.equal(images["images"], held_out.read(indices_B))
     assert torch.equal(images["labels"], held_out.labels_N[indices_B])
     epochs = [load_file(album / f"epoch-{epoch:04d}.safetensors") for epoch in (1, 2)]
@@ -96,9 +96,9 @@ def test_explanation_is_one_step_uphill_shown_as_a_picture(tmp_path: Path) -> No
     prepared = prepare(data, config.data, config.seed)
     search = build_search(config, data, prepared.std_C, CPU)
     assert isinstance(search, LeaSE)
-    SearchAlbum(config, prepared, CPU).record(search, epoch=1)
+    SearchSnapshots(config, prepared, CPU).record(search, epoch=1)
 
-    images_BCHW = prepared.scored.read(album_indices(prepared.scored.labels_N, 20))
+    images_BCHW = prepared.scored.read(snapshot_indices(prepared.scored.labels_N, 20))
     mean, std = prepared.mean_C.item(), prepared.std_C.item()
     x_BCHW = normalise(images_BCHW, prepared.mean_C, prepared.std_C)
     pixels_BCHW = torch.zeros_like(x_BCHW, requires_grad=True)
@@ -121,7 +121,7 @@ def test_recording_leaves_all_as_it_found_it(tmp_path: Path) -> None:
     data = load(config.data)
     prepared = prepare(data, config.data, config.seed)
     search = build_search(config, data, prepared.std_C, CPU)
-    album = SearchAlbum(config, prepared, CPU)
+    album = SearchSnapshots(config, prepared, CPU)
     search.supernet.eval()
     for parameter in search.supernet.parameters():
         parameter.grad = torch.ones_like(parameter)
@@ -174,8 +174,8 @@ def test_methods_that_do_not_explain_leave_alphas_alone(
 
 
 def test_small_batches_and_few_classes() -> None:
-    assert album_indices(torch.tensor([0, 0, 1]), 2).tolist() == [0, 2]
-    many = album_indices(torch.arange(100).repeat(2), 64)
+    assert snapshot_indices(torch.tensor([0, 0, 1]), 2).tolist() == [0, 2]
+    many = snapshot_indices(torch.arange(100).repeat(2), 64)
     assert many[:4].tolist() == [0, 33, 66, 99]
     assert len(many.unique()) == 64
     assert int(many.max()) == 199

@@ -10,13 +10,11 @@ import pytest
 
 from selfexplain.cli import main, parse
 from selfexplain.errors import InputError
-from selfexplain.recipes.options import DataOptions
-from selfexplain.recipes.search import run_search
-from selfexplain.recipes.searches import run_searches
-from selfexplain.recipes.searches_options import SearchesConfig
-from selfexplain.recipes.sweep_options import SweepOptions
-from selfexplain.sweeps import Failed, Message, Started, Step
-from selfexplain.training.files import read_json
+from selfexplain.experiments.options import DataOptions, SweepOptions
+from selfexplain.experiments.search.run import run_search, run_searches
+from selfexplain.experiments.search_options import SearchesConfig
+from selfexplain.files import read_json
+from selfexplain.launchers import Failed, Message, Started, Step
 
 WORDS = ["search", "--data", "digits", "--train-size", "40", "--validation", "0.03"]
 WORDS += ["--batch-size", "20", "--init-channels", "4", "--cells", "1", "--epochs", "3"]

@@ -8,15 +8,14 @@ import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
 
-from selfexplain.errors import LostProcessError, ShortageError
-from selfexplain.recipes.compare import run_comparison
-from selfexplain.recipes.launch import launch
-from selfexplain.recipes.options import CompareConfig, DataOptions, DeviceOptions, TrainConfig
-from selfexplain.recipes.search import run_search
-from selfexplain.recipes.search_options import SearchConfig
-from selfexplain.recipes.train import run_training
+from selfexplain.errors import LostProcessError, OutOfMemoryError
+from selfexplain.experiments.compare.compare import run_comparison
+from selfexplain.experiments.fit.train import run_training
+from selfexplain.experiments.options import CompareConfig, DataOptions, DeviceOptions, TrainConfig
+from selfexplain.experiments.runtime import launch, reraise_oom
+from selfexplain.experiments.search.run import run_search
+from selfexplain.experiments.search_options import SearchConfig
 from selfexplain.training import TrainingOptions
-from selfexplain.training.shortage import shortage_said
 
 DIGITS = DataOptions(data="digits", train_size=100)
 FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 16.00 MiB")
@@ -34,16 +33,16 @@ def config(out: Path, **more: Any) -> TrainConfig:
 @pytest.mark.parametrize(
     "place",
     [
-        "selfexplain.objectives.base.Objective.to",  # the weights go to the device
-        "selfexplain.recipes.album.Album.add",
-        "selfexplain.recipes.train.predict_together",
+        "selfexplain.objectives.shared.base.Objective.to",  # the weights go to the device
+        "selfexplain.experiments.fit.snapshots.Snapshots.add",
+        "selfexplain.experiments.fit.train.predict_together",
     ],
 )
 def test_wherever_a_run_meets_it(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(place, full)
-    with pytest.raises(ShortageError, match=r"pass a smaller --batch-size \(now 50\), or"):
+    with pytest.raises(OutOfMemoryError, match=r"pass a smaller --batch-size \(now 50\), or"):
         run_training(config(tmp_path / "run"))
 
 
@@ -54,7 +53,7 @@ def test_the_run_continues_when_there_is_room(
         if done == 5:
             raise FULL
 
-    with pytest.raises(ShortageError):
+    with pytest.raises(OutOfMemoryError):
         run_training(config(tmp_path / "run"), on_step=on_step)
     resumed = run_training(config(tmp_path / "run", resume=True))
     whole = run_training(config(tmp_path / "whole"))
@@ -66,25 +65,25 @@ def test_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA")
 
     monkeypatch.setattr(Fabric, "launch", no_room)
-    with pytest.raises(ShortageError, match="no memory left; let fewer runs share it"):
+    with pytest.raises(OutOfMemoryError, match="no memory left; let fewer runs share it"):
         launch(DeviceOptions(accelerator="cpu"), TrainingOptions())
 
 
 def test_while_costs_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("selfexplain.recipes.compare.interleaved_cost", full)
+    monkeypatch.setattr("selfexplain.experiments.compare.compare.interleaved_cost", full)
     training = TrainingOptions(epochs=1, batch_size=50)
-    with pytest.raises(ShortageError, match="fewer --objectives at a time"):
+    with pytest.raises(OutOfMemoryError, match="fewer --objectives at a time"):
         run_comparison(CompareConfig(data=DIGITS, training=training, out=tmp_path / "run"))
 
 
 def test_in_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("selfexplain.recipes.search.load", full)
-    with pytest.raises(ShortageError, match="let fewer searches share the GPU"):
+    monkeypatch.setattr("selfexplain.experiments.search.run.load", full)
+    with pytest.raises(OutOfMemoryError, match="let fewer searches share the GPU"):
         run_search(SearchConfig(data=DIGITS, method="darts1", out=tmp_path / "search"))
 
 
 def test_other_errors_stay_what_they_are() -> None:
-    with pytest.raises(RuntimeError, match="sizes differ"), shortage_said("do something else"):
+    with pytest.raises(RuntimeError, match="sizes differ"), reraise_oom("do something else"):
         raise RuntimeError("sizes differ")
 
 

@@ -8,13 +8,9 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
+from studies.similarity_study import SimilarityStudyConfig, group_auc, run_similarity_study
 
-from selfexplain.recipes.options import DataOptions
-from selfexplain.recipes.similarity_study import (
-    SimilarityStudyConfig,
-    group_auc,
-    run_similarity_study,
-)
+from selfexplain.experiments.options import DataOptions
 from selfexplain.training import TrainingOptions
 
 GROUPS = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2])

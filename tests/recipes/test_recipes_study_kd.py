@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from selfexplain.cli import main, parse
+from selfexplain.experiments.compare.study_kd import StudyKDConfig, part_spec, study_of
+from selfexplain.experiments.fit.teacher import run_folder
 from selfexplain.objectives.teacher_parts import PARTS
-from selfexplain.recipes.runs import run_folder
-from selfexplain.recipes.study_kd import StudyKDConfig, part_spec, study_of
 from selfexplain.report import study_figure, study_markdown, study_table
 
 WORDS = ("study-kd", "--data", "digits", "--train-size", "100", "--batch-size", "50")

@@ -5,8 +5,8 @@ import statistics
 import pytest
 from scipy import stats
 
-from selfexplain.recipes.summary import SCORES, summarise
-from selfexplain.report.table import comparison_markdown
+from selfexplain.experiments.compare.compare import SCORES, summarise
+from selfexplain.report.tables import comparison_markdown
 
 ACCURACIES = {"a": [90.0, 91.0, 89.5], "b": [92.0, 92.5, 92.0], "c": [90.5, 91.0, 91.0]}
 

@@ -15,12 +15,18 @@ from safetensors.torch import load_file
 
 from selfexplain.cli import main
 from selfexplain.errors import InputError
-from selfexplain.recipes.compare import run_comparison
-from selfexplain.recipes.folder import locked
-from selfexplain.recipes.grid import run_all, run_names
-from selfexplain.recipes.options import CompareConfig, DataOptions, DeviceOptions, TrainConfig
-from selfexplain.recipes.sweep_options import SweepOptions, scheduler_of
-from selfexplain.sweeps import Done, Failed, InThisProcess, LocalWorkers, Started, Step
+from selfexplain.experiments.compare.compare import run_comparison
+from selfexplain.experiments.compare.grid import run_all, run_names
+from selfexplain.experiments.options import (
+    CompareConfig,
+    DataOptions,
+    DeviceOptions,
+    SweepOptions,
+    TrainConfig,
+    scheduler_of,
+)
+from selfexplain.experiments.run_dir import locked
+from selfexplain.launchers import Done, Failed, LocalWorkers, Serial, Started, Step
 from selfexplain.training import TrainingOptions
 
 EPOCHS = 10  # so many that a run does not end before it is killed
@@ -109,7 +115,7 @@ def test_finished_runs_start_no_worker(
     alone: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, expected = alone
-    monkeypatch.setattr("selfexplain.sweeps.local.WorkerProcess", None)
+    monkeypatch.setattr("selfexplain.launchers.local.WorkerProcess", None)
     news: list[tuple[str, object]] = []
     again = run_comparison(
         comparison(out, sweep=SweepOptions(workers=2)), lambda *told: news.append(told)
@@ -186,6 +192,6 @@ def test_workers_are_no_part_of_what_is_compared(tmp_path: Path) -> None:
 def test_run_all_refuses_two_runs_in_one_folder(tmp_path: Path) -> None:
     config = TrainConfig(data=DataOptions(data="digits"), out=tmp_path / "run")
     with pytest.raises(InputError, match="a folder of its own"):
-        run_all([config, config], InThisProcess())
+        run_all([config, config], Serial())
     assert run_all([], LocalWorkers(2)) == []
     assert run_names([Path("a/b/c"), Path("a/d").absolute()]) == ["b/c", "d"]

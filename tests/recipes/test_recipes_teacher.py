@@ -11,21 +11,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 from selfexplain.errors import InputError
+from selfexplain.experiments.compare.compare import run_comparison
+from selfexplain.experiments.data import load, prepare
+from selfexplain.experiments.fit.teacher import Renormalised, load_teacher
+from selfexplain.experiments.fit.train import run_training
+from selfexplain.experiments.options import CompareConfig, DataOptions, TrainConfig, to_dict
+from selfexplain.files import read_json
 from selfexplain.models import build_model
-from selfexplain.recipes.compare import run_comparison
-from selfexplain.recipes.options import (
-    CompareConfig,
-    DataOptions,
-    TrainConfig,
-    plain,
-)
-from selfexplain.recipes.prepare import load, prepare
-from selfexplain.recipes.renormalised import Renormalised
-from selfexplain.recipes.teacher import load_teacher
-from selfexplain.recipes.train import run_training
 from selfexplain.report import comparison_markdown
 from selfexplain.training import TrainingOptions
-from selfexplain.training.files import read_json
 from two_processes import start_two
 
 DATA = DataOptions(data="digits", train_size=100)
@@ -58,7 +52,7 @@ def test_teacher_is_a_standard_run_from_a_start_of_its_own(taught: Path, tmp_pat
     teacher = taught / "teachers" / "standard-seed0"
     assert same(plainly.out, teacher)
     record = json.loads((teacher / "run.json").read_text())["config"]
-    assert record == plain(plainly, leave_out=("out", "resume"))
+    assert record == to_dict(plainly, leave_out=("out", "resume"))
     # Another start than the student's, on the same images.
     run_training(config(tmp_path / "student", "standard"))
     assert not same(tmp_path / "student", teacher)
@@ -150,8 +144,8 @@ def test_table_says_what_the_total_is() -> None:
 
 def test_configurations_without_a_teacher_stay_what_they_were() -> None:
     old = TrainConfig(data=DATA, out=Path("out"))
-    assert not {"teacher", "start_seed"} & plain(old).keys()
-    assert plain(dataclasses.replace(old, teacher=Path("runs/a")))["teacher"] == "runs/a"
+    assert not {"teacher", "start_seed"} & to_dict(old).keys()
+    assert to_dict(dataclasses.replace(old, teacher=Path("runs/a")))["teacher"] == "runs/a"
 
 
 def test_renormalised_model_sees_the_pixels_it_learned() -> None:

@@ -15,8 +15,7 @@ from torchrun_script import OBJECTIVES, TRAIN, train_all
 
 from selfexplain.cli import main
 from selfexplain.errors import InputError
-from selfexplain.recipes.machines import devices_and_machines, first_process
-from selfexplain.recipes.options import DeviceOptions
+from selfexplain.experiments.options import DeviceOptions, devices_and_machines, first_process
 
 HERE = Path(__file__).parent
 ENVIRONMENT = {

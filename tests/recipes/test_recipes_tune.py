@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from selfexplain.cli import main
-from selfexplain.recipes import trials
-from selfexplain.recipes.compare import run_comparison
-from selfexplain.recipes.options import CompareConfig, DataOptions, TrainConfig
-from selfexplain.recipes.trials import Outcome, run_trial
-from selfexplain.recipes.tune import SEED, tuned
+from selfexplain.experiments.compare import grid as trials
+from selfexplain.experiments.compare.compare import run_comparison
+from selfexplain.experiments.compare.grid import TrialResult, run_trial
+from selfexplain.experiments.compare.tune import SEED, tuned
+from selfexplain.experiments.options import CompareConfig, DataOptions, TrainConfig
 from selfexplain.training import TrainingOptions
 from selfexplain.training.loop import DivergedError
 
@@ -33,7 +33,7 @@ class Runner:
     def __init__(self, outcome: Any) -> None:
         self.outcome, self.calls = outcome, []
 
-    def __call__(self, configs: Sequence[TrainConfig]) -> list[Outcome]:
+    def __call__(self, configs: Sequence[TrainConfig]) -> list[TrialResult]:
         self.calls.append(list(configs))
         return [self.outcome(one.objective) for one in configs]
 
@@ -170,7 +170,7 @@ def test_a_diverged_trial_is_run_once(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_comparison_goes_on_after_a_diverged_trial(tmp_path: Path) -> None:
     given = config(tmp_path, objectives=("label_smoothing",), tune=2, robustness=False)
 
-    def run(configs: Sequence[TrainConfig]) -> list[Outcome]:
+    def run(configs: Sequence[TrainConfig]) -> list[TrialResult]:
         hot = dataclasses.replace(configs[0].training, lr=1e30)
         return [run_trial(dataclasses.replace(configs[0], training=hot)), run_trial(configs[1])]
 

@@ -8,12 +8,17 @@ import pytest
 import torch
 
 from selfexplain.errors import InputError
+from selfexplain.experiments.compare.tune import OptunaTuner, RandomTuner, Tuner, draw
+from selfexplain.experiments.objective_options import ObjectiveOptions
+from selfexplain.experiments.objectives import (
+    OBJECTIVES,
+    free_options,
+    lies_in,
+    option_values,
+    whole_numbers,
+    with_options,
+)
 from selfexplain.objectives import Choice, Range
-from selfexplain.recipes.free_options import free_options, lies_in, whole_numbers, with_options
-from selfexplain.recipes.objective_options import ObjectiveOptions
-from selfexplain.recipes.objectives import OBJECTIVES, option_values
-from selfexplain.recipes.optuna_tuner import OptunaTuner
-from selfexplain.recipes.tuners import RandomTuner, Tuner, draw
 
 TUNABLES = {
     "weight": Range(0.01, 1.0, log=True),

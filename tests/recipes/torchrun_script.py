@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from selfexplain.cli import main
+from selfexplain.experiments.options import DataOptions
+from selfexplain.experiments.search import run as search_recipe
+from selfexplain.experiments.search import setup as search_setup
+from selfexplain.experiments.search_options import SearchConfig
 from selfexplain.lease import ArchitectureSearch
-from selfexplain.recipes import search as search_recipe
-from selfexplain.recipes import search_setup
-from selfexplain.recipes.options import DataOptions
-from selfexplain.recipes.search_options import SearchConfig
 
 TRAIN = ["train", "--data", "digits", "--batch-size", "50", "--train-size", "200", "--epochs", "2"]
 TRAIN += ["--validation", "0.07", "--accelerator", "cpu", "--model", "torchrun_script:plain"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from selfexplain.recipes.report import ReportConfig, write_report
+from selfexplain.experiments.report import ReportConfig, write_report
 
 CHROMIUM = shutil.which("chromium")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]

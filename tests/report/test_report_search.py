@@ -12,8 +12,8 @@ import torch
 
 from selfexplain.errors import InputError
 from selfexplain.report import architecture_figure, cell_svg, save_figure
-from selfexplain.report.cell_layout import Box, Layout, cell_layout
-from selfexplain.report.cell_style import STYLES
+from selfexplain.report.cell_drawing import Box, Layout, cell_layout
+from selfexplain.report.style import STYLES
 from selfexplain.spaces import FAMILIES, Cell, Edge, Genotype
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -11,16 +11,23 @@ import pytest
 from PIL import Image
 
 from selfexplain.report import cell_svg
-from selfexplain.report.cell_style import STYLES
-from selfexplain.report.html.line_colours import colours_css, variable
-from selfexplain.report.search_sections.album import album_part
-from selfexplain.report.search_sections.alphas import alphas_table
-from selfexplain.report.search_sections.cell import cell_part
-from selfexplain.report.search_sections.curves import alphas_part, losses_part
-from selfexplain.report.search_sections.losses import level_figures
-from selfexplain.report.search_sections.parts import search_parts
-from selfexplain.report.search_sections.record import Album, Explained, SearchRecord
-from selfexplain.report.search_sections.tables import lookups_table, seeds_table, summary_table
+from selfexplain.report.html import colours_css, variable
+from selfexplain.report.sections.search import (
+    cell_part,
+    lookups_table,
+    search_parts,
+    seeds_table,
+    summary_table,
+)
+from selfexplain.report.sections.search_curves import (
+    alphas_part,
+    alphas_table,
+    level_figures,
+    losses_part,
+    snapshots_part,
+)
+from selfexplain.report.sections.search_record import Explained, SearchRecord, SearchSnapshots
+from selfexplain.report.style import STYLES
 from selfexplain.spaces import from_string
 
 SKIPS = "|skip_connect~0|+|none~0|none~1|+|none~0|none~1|none~2|"
@@ -169,7 +176,7 @@ def test_lines_have_a_colour_in_both_themes() -> None:
         assert f"{variable(style.light)}:{style.dark}" in css
 
 
-def album(shape: tuple[int, ...] = (2, 1, 2, 2), epochs: int = 2) -> Album:
+def album(shape: tuple[int, ...] = (2, 1, 2, 2), epochs: int = 2) -> SearchSnapshots:
     delta = np.zeros(shape)
     delta[0, 0, 0, :2] = [4 / 255, -4 / 255]
     explained = np.full(shape, 0.25)
@@ -179,11 +186,11 @@ def album(shape: tuple[int, ...] = (2, 1, 2, 2), epochs: int = 2) -> Album:
         epoch: Explained(delta_BCHW=delta / epoch, explained_BCHW=explained)
         for epoch in range(1, epochs + 1)
     }
-    return Album(images_BCHW=images, labels=("3", EVIL), epochs=found)
+    return SearchSnapshots(images_BCHW=images, labels=("3", EVIL), epochs=found)
 
 
 def test_album_is_drawn_on_scales_that_all_epochs_share() -> None:
-    html = album_part(record(album=album()))
+    html = snapshots_part(record(album=album()))
     first, second = (pixels_in(html)[start : start + 6] for start in (0, 6))
     assert [picture.tolist() for picture in first[:3]] == [
         [[0, 1], [2, 3]],
@@ -199,18 +206,20 @@ def test_album_is_drawn_on_scales_that_all_epochs_share() -> None:
 
 @pytest.mark.parametrize("channels", [1, 2, 3])
 def test_images_of_any_channels_are_drawn(channels: int) -> None:
-    html = album_part(record(album=album((2, channels, 2, 2))))
+    html = snapshots_part(record(album=album((2, channels, 2, 2))))
     assert len(pixels_in(html)) == 12
 
 
 def test_large_images_are_shown_at_fewer_epochs() -> None:
     large = album((2, 3, 512, 512), epochs=4)
-    assert album_part(record(album=large)).count('class="frame"') == 2
+    assert snapshots_part(record(album=large)).count('class="frame"') == 2
 
 
-@pytest.mark.parametrize("nothing", [None, Album(images_BCHW=np.zeros(0), labels=(), epochs={})])
-def test_a_search_without_recordings_says_so(nothing: Album | None) -> None:
-    assert "made before searches recorded them" in album_part(record(album=nothing))
+@pytest.mark.parametrize(
+    "nothing", [None, SearchSnapshots(images_BCHW=np.zeros(0), labels=(), epochs={})]
+)
+def test_a_search_without_recordings_says_so(nothing: SearchSnapshots | None) -> None:
+    assert "made before searches recorded them" in snapshots_part(record(album=nothing))
 
 
 @pytest.mark.parametrize(
@@ -224,7 +233,7 @@ def test_a_search_without_recordings_says_so(nothing: Album | None) -> None:
 )
 def test_album_says_what_was_shown(options: dict[str, str], words: str) -> None:
     config = dict(record().config) | {"options": OPTIONS | options}
-    assert words in album_part(record(config=config, album=album()))
+    assert words in snapshots_part(record(config=config, album=album()))
 
 
 LOOKUP = {

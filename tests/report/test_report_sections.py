@@ -10,14 +10,13 @@ import torch
 from sklearn.metrics import confusion_matrix
 
 from selfexplain.evaluation import calibration_error
-from selfexplain.report.html.evenly import evenly
-from selfexplain.report.overlay import image_pixels, map_pixels, shrunk
+from selfexplain.report.html import image_pixels, linspace_indices, map_pixels, shrunk
 from selfexplain.report.sections import (
-    Album,
-    Moment,
+    EpochSnapshot,
     Predictions,
     Record,
     Similarity,
+    Snapshots,
     classes_section,
     cost_section,
     curves_section,
@@ -170,8 +169,8 @@ def test_pale_grey_keeps_white_and_lifts_black() -> None:
     assert image_pixels(ends, grey=True).tolist() == [[[110], [255]]]
 
 
-def moment(epoch: int, k: int = 2) -> Moment:
-    return Moment(
+def moment(epoch: int, k: int = 2) -> EpochSnapshot:
+    return EpochSnapshot(
         epoch=epoch,
         probabilities_BK=torch.tensor([[0.25, 0.75]]),
         target_BK=torch.tensor([[0.0, 1.0]]),
@@ -181,7 +180,7 @@ def moment(epoch: int, k: int = 2) -> Moment:
 
 
 def test_gallery_of_two_classes_shows_the_one_rival() -> None:
-    album = Album(
+    album = Snapshots(
         images_BCHW=torch.zeros(1, 3, 8, 8, dtype=torch.uint8),
         labels_B=torch.tensor([0]),
         moments=(moment(1), moment(5)),
@@ -198,7 +197,7 @@ def test_gallery_of_two_classes_shows_the_one_rival() -> None:
 
 
 def test_a_controls_target_is_not_taken_for_the_explanations() -> None:
-    album = Album(
+    album = Snapshots(
         images_BCHW=torch.zeros(1, 3, 8, 8, dtype=torch.uint8),
         labels_B=torch.tensor([0]),
         moments=(moment(1),),
@@ -238,7 +237,7 @@ def test_cost_names_the_front() -> None:
 
 @pytest.mark.parametrize("n", [1, 2, 19, 20, 21, 200])
 def test_evenly_holds_first_and_last_and_no_place_twice(n: int) -> None:
-    places = evenly(n, 20)
+    places = linspace_indices(n, 20)
     assert len(places) == min(n, 20) == len(set(places))
     assert (places[0], places[-1]) == (0, n - 1)
     steps = {b - a for a, b in itertools.pairwise(places)}

@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
+from selfexplain.launchers import Done, Failed, Message, Started, Step, Waiting
 from selfexplain.report import sweep_progress
-from selfexplain.sweeps import Done, Failed, Message, Started, Step, Waiting
 
 NEWS: list[tuple[str, Message]] = [
     *((name, Waiting()) for name in ("a-seed0", "b-seed0", "c-seed0", "d-seed0")),
@@ -25,7 +25,7 @@ NEWS: list[tuple[str, Message]] = [
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [100.0]
-    monkeypatch.setattr("selfexplain.report.sweep_table.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("selfexplain.report.progress.time.monotonic", lambda: now[0])
     return now
 
 

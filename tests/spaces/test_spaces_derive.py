@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from selfexplain.spaces import FAMILIES, build_supernet
-from selfexplain.spaces.darts_supernet import edge_softmax
+from selfexplain.spaces.darts import edge_softmax
 
 OPERATIONS = FAMILIES["darts"].operations
 

@@ -17,8 +17,8 @@ from selfexplain.spaces import (
     random_genotype,
     set_drop_path,
 )
-from selfexplain.spaces.derived_cells import EdgeOperation
-from selfexplain.spaces.drop_path import DropPath
+from selfexplain.spaces.network import EdgeOperation
+from selfexplain.spaces.operations import DropPath
 
 # arch, millions of parameters and multiply-adds: NAS-Bench-201's records (CIFAR-10, 10 classes)
 RECORDS = [

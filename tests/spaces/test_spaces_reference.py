@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from tests.oracles.spaces import plain_logits
 from torch import Tensor
 
 from selfexplain.spaces import Supernet, build_supernet
-from selfexplain.spaces.reference import plain_logits
-from selfexplain.spaces.sender import Sender
+from selfexplain.spaces.mixed_op import MixedOp
 
 SPACES = ("nasbench201", "darts", "pcdarts")
 Y = torch.tensor([0, 1, 2, 0])
@@ -60,7 +60,7 @@ def test_supernet_is_its_plain_twin(
 ) -> None:
     supernet = build(space, bundled)
     if space != "nasbench201":
-        senders = [m for m in supernet.modules() if isinstance(m, Sender)]
+        senders = [m for m in supernet.modules() if isinstance(m, MixedOp)]
         assert {len(s.bundles) == 1 for s in senders} == ({True} if bundled else {True, False})
     x, architecture = start(supernet)
     if channels_last:

@@ -11,13 +11,7 @@ import pytest
 
 from selfexplain.errors import InputError
 from selfexplain.spaces import Cell, Edge, Genotype
-from selfexplain.spaces.table import (
-    COLUMNS,
-    BenchmarkTable,
-    MeasuredCell,
-    load_table,
-    save_table,
-)
+from selfexplain.spaces.table import COLUMNS, BenchmarkTable, MeasuredCell, load_table, save_table
 
 GENOTYPE = Genotype(
     "nasbench201",

@@ -12,10 +12,10 @@ import sweep_trials
 from sweep_trials import STEPS, count_up, diary, trials
 
 from selfexplain.errors import InputError
-from selfexplain.sweeps import Done, Failed, InThisProcess, LocalWorkers, Started, Step, Trial
-from selfexplain.sweeps.resources import cores, gpus_here, worker_environment
+from selfexplain.launchers import Done, Failed, LocalWorkers, Serial, Started, Step, Trial
+from selfexplain.launchers.local import cores, gpus_here, worker_environment
 
-SCHEDULERS = [InThisProcess(), LocalWorkers(2)]
+SCHEDULERS = [Serial(), LocalWorkers(2)]
 
 
 def alive(pid: int) -> bool:
@@ -176,7 +176,7 @@ def test_workers_die_with_their_parent(tmp_path: Path) -> None:
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from pathlib import Path\n"
         "from sweep_trials import count_up\n"
-        "from selfexplain.sweeps import LocalWorkers, Started, Trial\n"
+        "from selfexplain.launchers import LocalWorkers, Started, Trial\n"
         "def watch(name, message):\n"
         "    if isinstance(message, Started):\n"
         "        print(message.pid, flush=True)\n"
@@ -197,7 +197,7 @@ def test_workers_die_with_their_parent(tmp_path: Path) -> None:
 
 def test_two_trials_of_one_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="called count_up"):
-        InThisProcess().run(trials(tmp_path, count_up, count_up))
+        Serial().run(trials(tmp_path, count_up, count_up))
 
 
 def test_workers_share_cores_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

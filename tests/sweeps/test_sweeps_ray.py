@@ -12,9 +12,9 @@ from sweep_trials import STEPS, count_up, diary
 
 from selfexplain.cli import main
 from selfexplain.errors import InputError
-from selfexplain.recipes.grid import run_all
-from selfexplain.recipes.options import DataOptions, TrainConfig
-from selfexplain.sweeps import Failed, InThisProcess, Message, RayCluster, Started, Step, Trial
+from selfexplain.experiments.compare.grid import run_all
+from selfexplain.experiments.options import DataOptions, TrainConfig
+from selfexplain.launchers import Failed, Message, RayCluster, Serial, Started, Step, Trial
 from selfexplain.training import TrainingOptions
 
 ray = pytest.importorskip("ray", reason="the ray extra is not installed")
@@ -87,7 +87,7 @@ def test_run_is_the_same_on_a_cluster(
     """Also: folders may be relative to the one that the command is started in."""
     monkeypatch.chdir(tmp_path)
     (there,) = run_all([training(Path("there"))], RayCluster())
-    (here,) = run_all([training(Path("here"))], InThisProcess())
+    (here,) = run_all([training(Path("here"))], Serial())
     for result in (there, here):
         del result["step_seconds"]
     assert there == here

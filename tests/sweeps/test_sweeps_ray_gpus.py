@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sweep_trials import on_a_share
 
-from selfexplain.sweeps import RayCluster, Trial
+from selfexplain.launchers import RayCluster, Trial
 
 ray = pytest.importorskip("ray", reason="the ray extra is not installed")
 

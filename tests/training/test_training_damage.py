@@ -16,18 +16,21 @@ from safetensors.torch import load_file, save_file
 from torch.serialization import get_crc32_options, set_crc32_options
 
 from selfexplain.errors import InputError, WriteError
-from selfexplain.training.checkpoint import epochs_kept, load_checkpoint, save_checkpoint
-from selfexplain.training.files import (
+from selfexplain.files import (
     DIGEST,
+    _Watched,
+    atomic_file,
+    clear_leftovers,
     digest_of,
+    no_room_said,
     read_json,
     read_tensors,
     write_json,
     write_record,
     write_tensors,
 )
+from selfexplain.training.checkpoint import epochs_kept, load_checkpoint, save_checkpoint
 from selfexplain.training.log import EpochLog
-from selfexplain.writing import _Watched, atomic_file, clear_leftovers, no_room_said
 
 STATE = {
     "epochs_done": 3,

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from selfexplain.errors import InputError
+from selfexplain.files import atomic_file, read_json, write_json
 from selfexplain.training.checkpoint import load_checkpoint, save_checkpoint
-from selfexplain.training.files import atomic_file, read_json, write_json
 from selfexplain.training.log import EpochLog
 
 

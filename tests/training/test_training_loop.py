@@ -12,16 +12,16 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
+from selfexplain.experiments.options import DeviceOptions
+from selfexplain.experiments.runtime import launch
 from selfexplain.introspection import Introspective
 from selfexplain.objectives import Objective, Standard
-from selfexplain.recipes.launch import launch
-from selfexplain.recipes.options import DeviceOptions
 from selfexplain.training import DivergedError, TrainingOptions, train
 from selfexplain.training.checkpoint import load_checkpoint, save_checkpoint
 from selfexplain.training.cost import interleaved_cost
+from selfexplain.training.cuda_graph import RecordedStep, gradient_step
 from selfexplain.training.log import EpochLog
-from selfexplain.training.recording import RecordedStep, gradient_step
-from selfexplain.training.schedule import cosine_with_warmup
+from selfexplain.training.loop import cosine_with_warmup
 
 
 class Batches:
@@ -277,7 +277,7 @@ def test_options_out_of_limits_are_named() -> None:
 def test_the_cost_of_a_step_is_that_of_its_cycle(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cycle of two steps that takes three times as long costs 1.5; by a clock that we turn."""
     clock = {"now": 0.0}
-    monkeypatch.setattr("selfexplain.training.interleave.time.perf_counter", lambda: clock["now"])
+    monkeypatch.setattr("selfexplain.training.cost.time.perf_counter", lambda: clock["now"])
 
     class Timed(Standard):
         seconds = 1.0

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from selfexplain.adapters.batches import Batch, read_batch
 from selfexplain.errors import InputError
 from selfexplain.objectives import Objective
-from selfexplain.objectives.wrapper import Wrapper
+from selfexplain.objectives.shared.base import Wrapper
 
 MakeOptimiser = Callable[[Iterable[nn.Parameter]], Any]
 """Parameters -> optimiser, or whatever else `configure_optimizers` may return."""

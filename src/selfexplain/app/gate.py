@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_plus
 
-from selfexplain.app.images import MAX_BYTES
+from selfexplain.app.explain import MAX_BYTES
 from selfexplain.errors import InputError, first_line
 
 Message = dict[str, Any]

@@ -16,7 +16,8 @@ from selfexplain.errors import InputError, import_failure
 from selfexplain.limits import Limits, check_options
 
 if TYPE_CHECKING:
-    from selfexplain.app.board import Board
+    from selfexplain.app.page import Board
+
 
 MOST_WAITING = 100
 """Choices of all visitors that wait for an answer; further ones are told to try again."""
@@ -55,10 +56,9 @@ def serve(config: AppConfig) -> None:
         selfexplain.errors.InputError: absent holds no finished run; pass a folder with run.json ...
     """
     # Not above: the command line reads AppConfig without torch.
-    from selfexplain.app.board import Board
-    from selfexplain.app.examples import read_examples
     from selfexplain.app.explain import Explainer
     from selfexplain.app.gate import connecting_nowhere
+    from selfexplain.app.page import Board, read_examples
 
     board = Board([Explainer(folder) for folder in config.run])
     examples = read_examples(config.run[0], board.explainers[0].class_names)
@@ -111,8 +111,8 @@ def launch(page: Any, config: AppConfig, uploads: Path) -> None:
     from gradio.themes import Base
     from starlette.middleware import Middleware
 
+    from selfexplain.app.explain import MAX_BYTES
     from selfexplain.app.gate import Gate
-    from selfexplain.app.images import MAX_BYTES
     from selfexplain.app.page import check_version
 
     fonts = ["system-ui", "sans-serif"]  # as names they come from the system, not from Google

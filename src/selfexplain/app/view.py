@@ -3,14 +3,93 @@
 Shape suffixes: C channels, H and W space, K classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 
 from torch import Tensor
 
-from selfexplain.app.bars import bars
 from selfexplain.app.explain import Explanation
-from selfexplain.app.pictures import image_uri, map_uri
+from selfexplain.report.html import image_pixels, map_pixels, png_uri
+
+# Numbers of named classes as bars, in HTML.
+
+
+def bars(
+    label: str,
+    rows: Sequence[tuple[str, float]],
+    *,
+    tone: str,
+    write: Callable[[float], str],
+    full: float | None = None,
+) -> str:
+    """A list of bars; where a value is below 0, zero is in the middle.
+
+    Args:
+        label: of the list, for screen readers.
+        rows: name and value of each bar, in order.
+        tone: class of the style sheet that colours them.
+        write: a value as text.
+        full: the value of a whole bar; None for the largest of these.
+
+    Example:
+        >>> "width:50.0%" in bars("x", [("cat", 0.5)], tone="plain", write=str, full=1.0)
+        True
+    """
+    full = full or max((abs(value) for _, value in rows), default=0.0) or 1.0
+    signed = any(value < 0 for _, value in rows)
+    items = "".join(_bar(name, value / full, write(value), signed) for name, value in rows)
+    return f'<ul class="sx-bars sx-{tone}" aria-label="{escape(label)}">{items}</ul>'
+
+
+def _bar(name: str, share: float, text: str, signed: bool) -> str:
+    width = 100 * min(1.0, abs(share)) / (2 if signed else 1)
+    start = 50 - (width if share < 0 else 0) if signed else 0
+    return (
+        f'<li><span class="sx-name" title="{escape(name)}">{escape(name)}</span>'
+        f'<span class="sx-track" aria-hidden="true">'
+        f'<i style="left:{start:.1f}%;width:{width:.1f}%"></i></span>'
+        f'<span class="sx-value">{escape(text)}</span></li>'
+    )
+
+
+# Pictures inside the page as PNG data URIs: drawn as in the report, but larger.
+#
+# Shape suffixes: C channels, H and W space.
+
+
+LARGEST = 128
+"""Side of a drawn map in pixels; finer maps are averaged, for they are shown no larger."""
+
+
+def image_uri(image_CHW: Tensor, *, grey: bool = False) -> str:
+    """A uint8 image (C, H, W) of one or three channels as a data URI, in its own size.
+
+    Args:
+        image_CHW: uint8.
+        grey: in pale grey, to lay maps on.
+
+    Example:
+        >>> import torch
+        >>> image_uri(torch.zeros(1, 8, 8, dtype=torch.uint8))[:22]
+        'data:image/png;base64,'
+    """
+    return png_uri(image_pixels(image_CHW, grey=grey, side=max(image_CHW.shape[1:])))
+
+
+def map_uri(map_HW: Tensor, scale: float) -> str:
+    """A signed map as a transparent layer, at the map's resolution; the browser enlarges it.
+
+    Args:
+        map_HW: of one class.
+        scale: the value that is drawn in full strength.
+
+    Example:
+        >>> import torch
+        >>> map_uri(torch.zeros(2, 2), 1.0)[:22]
+        'data:image/png;base64,'
+    """
+    return png_uri(map_pixels(map_HW, scale, side=LARGEST))
+
 
 TOP = 5
 """Bars of the prediction, of the similarities and of the soft target."""

@@ -9,21 +9,25 @@ Example:
     (torch.Size([32, 1, 8, 8]), torch.Size([32]))
 """
 
-from selfexplain.data.augment import Augmentation, AugmentationParams, augment, draw
-from selfexplain.data.batches import Batches
-from selfexplain.data.corruptions import (
+from selfexplain.data.datasets import load_data
+from selfexplain.data.decode import StreamedImages
+from selfexplain.data.images import ImageData, ImageSet, MemoryImages
+from selfexplain.data.loader import Batches
+from selfexplain.data.splits import hold_out, take
+from selfexplain.data.transforms import (
     CORRUPTIONS,
+    Augmentation,
+    AugmentationParams,
     Corruption,
+    augment,
+    channel_statistics,
     contrast,
+    draw,
     find_corruption,
     gaussian_blur,
     gaussian_noise,
+    normalise,
 )
-from selfexplain.data.images import ImageData, ImageSet, MemoryImages
-from selfexplain.data.load import load_data
-from selfexplain.data.splits import hold_out, take
-from selfexplain.data.statistics import channel_statistics, normalise
-from selfexplain.data.streamed import StreamedImages
 
 __all__ = [
     "CORRUPTIONS",

@@ -5,22 +5,186 @@ H height, W width. Pixel values are 0 to 255.
 """
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from torch.utils.data import DataLoader, Dataset
 
-from selfexplain.data.opening import NAMES
-from selfexplain.data.pixels import (
+from selfexplain.data.images import (
     EXIF_ORIENTATION,
+    ImageSet,
     OutgrownError,
     Ranges,
     native_channels,
     to_array,
 )
-from selfexplain.data.sources import Source
+from selfexplain.data.opening import NAMES, lies_below, open_image
 from selfexplain.errors import InputError
+
+# Where encoded images lie: files, rows of a table, or an array. Nothing is decoded here.
+
+
+class Source(Protocol):
+    """A row of images that can be opened one by one, and named in messages.
+
+    Example:
+        >>> source: Source = Arrays(np.zeros((5, 8, 8), np.uint8))
+        >>> len(source), source.name(2)
+        (5, 'number 2')
+    """
+
+    def __len__(self) -> int: ...
+
+    def name(self, row: int) -> str:
+        """Name image `row` so that the user can find it."""
+
+    def open(self, row: int) -> Image.Image:
+        """Open image `row`, checked; Pillow decodes the pixels when they are first asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Image files.
+
+    Example:
+        >>> Files((Path("cat/1.png"),)).name(0)
+        'cat/1.png'
+    """
+
+    paths: Sequence[Path]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, row: int) -> str:
+        """Name image `row` by its path."""
+        return str(self.paths[row])
+
+    def open(self, row: int) -> Image.Image:
+        """Open file `row`."""
+        return open_image(self.paths[row])
+
+
+@dataclass(frozen=True, slots=True)
+class TableRows:
+    """The image column of a Hugging Face data set.
+
+    Attributes:
+        rows: A `datasets.Dataset` whose image column is not decoded: its cells are
+            {"bytes": ..., "path": ...}. The data set itself is kept, and not its column, for it
+            stays on disk and travels to worker processes as a file name.
+        column: Name of the image column.
+        split: Name of the split, for messages.
+        folders: Where the files may lie that cells name in place of holding bytes; relative names
+            are taken from the first.
+
+    Example:
+        >>> TableRows([{"img": None}], "img", "train").name(0)
+        'in train row 0'
+    """
+
+    rows: Any
+    column: str
+    split: str
+    folders: Sequence[Path] = ()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def name(self, row: int) -> str:
+        """Name image `row` by split and row number."""
+        return f"in {self.split} row {row}"
+
+    def open(self, row: int) -> Image.Image:
+        """Open the cell of row `row`."""
+        cell = self.rows[row][self.column]
+        if cell is None or (cell["bytes"] is None and not cell["path"]):
+            raise InputError(f"the cell of the column '{self.column}' is empty")
+        encoded = cell["bytes"]
+        return open_image(self._own_file(cell["path"]) if encoded is None else encoded)
+
+    def _own_file(self, name: str) -> Path:
+        """The file that a cell names, which must lie with the table: it came from a stranger."""
+        place = self.folders[0] / name if self.folders else Path(name)
+        if not lies_below(place, self.folders):
+            raise InputError(
+                f"the column '{self.column}' names the file {name!r}, which does not lie in the "
+                "folder of the table"
+            )
+        return place
+
+
+@dataclass(frozen=True, slots=True)
+class Arrays:
+    """Grey images that are already decoded, as a uint8 array (N, H, W).
+
+    Example:
+        >>> Arrays(np.zeros((5, 8, 8), np.uint8)).open(0).size
+        (8, 8)
+    """
+
+    images_NHW: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.images_NHW)
+
+    def name(self, row: int) -> str:
+        """Name image `row` by its number."""
+        return f"number {row}"
+
+    def open(self, row: int) -> Image.Image:
+        """Wrap image `row`."""
+        return Image.fromarray(self.images_NHW[row])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawSplit:
+    """The encoded images of one split, and their labels.
+
+    Attributes:
+        name: "train" or "test", for messages.
+        source: N encoded images.
+        labels_N: int64 class numbers.
+
+    Example:
+        >>> source = Arrays(np.zeros((2, 8, 8), np.uint8))
+        >>> RawSplit(name="train", source=source, labels_N=torch.tensor([0, 1])).name
+        'train'
+    """
+
+    name: str
+    source: Source
+    labels_N: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawData:
+    """What every reader returns: two splits that are not decoded yet, and the class names.
+
+    Attributes:
+        train: Images to learn from.
+        test: Images to report on.
+        class_names: The name of class k at place k.
+        notes: What was left out or changed, in words, for the user to be told.
+
+    Example:
+        >>> source = Arrays(np.zeros((2, 8, 8), np.uint8))
+        >>> split = RawSplit(name="train", source=source, labels_N=torch.tensor([0, 1]))
+        >>> RawData(train=split, test=split, class_names=("cat", "dog")).class_names
+        ('cat', 'dog')
+    """
+
+    train: RawSplit
+    test: RawSplit
+    class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
 
 _QUARTER_TURNS = {5, 6, 7, 8}  # the EXIF orientations that exchange width and height
 
@@ -74,7 +238,7 @@ def decode(
         InputError: Its size differs from the others' and no image_size was given.
 
     Example:
-        >>> from selfexplain.data.sources import Arrays
+        >>> from selfexplain.data.decode import Arrays
         >>> rule = Decoding(shape_CHW=(1, 8, 8), image_size=None, example="digit 0")
         >>> decode(Arrays(np.zeros((5, 8, 8), np.uint8)), 3, rule).shape
         (1, 8, 8)
@@ -107,7 +271,7 @@ def decode_free(
         OutgrownError: It is deeper than `ranges`.
 
     Example:
-        >>> from selfexplain.data.sources import Arrays
+        >>> from selfexplain.data.decode import Arrays
         >>> decode_free(Arrays(np.zeros((5, 8, 8), np.uint8)), 3, None, 16).shape
         (1, 16, 16)
     """
@@ -124,7 +288,7 @@ def broken(source: Source, row: int, error: Exception) -> BrokenImageError:
     """What is said of an image that cannot be decoded.
 
     Example:
-        >>> from selfexplain.data.sources import Arrays
+        >>> from selfexplain.data.decode import Arrays
         >>> str(broken(Arrays(np.zeros((5, 8, 8), np.uint8)), 3, InputError("it is empty")))
         'the image number 3 cannot be decoded (it is empty); replace or remove it, or pass ...
     """
@@ -141,7 +305,7 @@ def outgrown(source: Source, row: int, error: OutgrownError) -> OutgrownError:
     """The same error, which names the image, too.
 
     Example:
-        >>> from selfexplain.data.sources import Arrays
+        >>> from selfexplain.data.decode import Arrays
         >>> source = Arrays(np.zeros((5, 8, 8), np.uint8))
         >>> str(outgrown(source, 3, OutgrownError("it is in colour", None)))
         'the image number 3 does not fit the others: it is in colour'
@@ -181,7 +345,7 @@ def check_size(source: Source, row: int, size_HW: tuple[int, int], decoding: Dec
     """Raise InputError if image `row` has another height or width than the data set.
 
     Example:
-        >>> from selfexplain.data.sources import Arrays
+        >>> from selfexplain.data.decode import Arrays
         >>> rule = Decoding(shape_CHW=(1, 8, 8), image_size=None, example="digit 0")
         >>> check_size(Arrays(np.zeros((5, 8, 8), np.uint8)), 3, (8, 8), rule)
     """
@@ -207,3 +371,106 @@ def header_size(image: Image.Image) -> tuple[int, int]:
     unknown = image.format == "PNG" and "exif" not in image.info
     turned = not unknown and image.getexif().get(EXIF_ORIENTATION) in _QUARTER_TURNS
     return (image.width, image.height) if turned else (image.height, image.width)
+
+
+# Images that are decoded when they are asked for: for sets that do not fit into memory.
+
+
+T = TypeVar("T")
+
+
+class StreamedImages(ImageSet):
+    """Encoded images, decoded on demand; a subset is a view of the same source.
+
+    Args:
+        source: The encoded images.
+        rows_N: Row in the source of each image of this set, int64.
+        labels_N: Class numbers.
+        decoding: The shape to decode to.
+
+    Example:
+        >>> from selfexplain.data.decode import Arrays
+        >>> rule = Decoding(shape_CHW=(1, 8, 8), image_size=None, example="number 0")
+        >>> source = Arrays(np.zeros((5, 8, 8), np.uint8))
+        >>> images = StreamedImages(source, torch.arange(5), torch.arange(5), rule)
+        >>> images.read(torch.tensor([4, 0])).shape
+        torch.Size([2, 1, 8, 8])
+        >>> [len(batch) for batch in images.stream([torch.tensor([4, 0]), torch.tensor([2])])]
+        [2, 1]
+    """
+
+    def __init__(
+        self, source: Source, rows_N: torch.Tensor, labels_N: torch.Tensor, decoding: Decoding
+    ) -> None:
+        self.source = source
+        self.rows_N = rows_N
+        self.labels_N = labels_N.to("cpu", torch.int64)
+        self.decoding = decoding
+        self.shape_CHW = decoding.shape_CHW
+
+    def read(self, indices_B: torch.Tensor) -> torch.Tensor:
+        """Decode images in this process.
+
+        Raises:
+            InputError: An image cannot be decoded, or has another size than the set.
+        """
+        rows_B = self.rows_N[indices_B.cpu()].tolist()
+        images_BCHW = np.empty((len(rows_B), *self.shape_CHW), np.uint8)
+        for place, row in enumerate(rows_B):
+            images_BCHW[place] = decode(self.source, row, self.decoding)
+        return torch.from_numpy(images_BCHW)
+
+    def subset(self, indices: torch.Tensor) -> "StreamedImages":
+        """Return a view; nothing is decoded."""
+        indices = indices.cpu()
+        return StreamedImages(
+            self.source, self.rows_N[indices], self.labels_N[indices], self.decoding
+        )
+
+    def stream(
+        self, batches: Sequence[torch.Tensor], *, workers: int = 0, pin_memory: bool = False
+    ) -> Iterator[torch.Tensor]:
+        """Decode one batch after another, ahead of time if there are workers.
+
+        Args:
+            batches: The indices of each batch.
+            workers: Processes that decode; 0 decodes in this one.
+            pin_memory: Put batches where a GPU can fetch them by itself.
+
+        Yields:
+            uint8 (B, C, H, W), in the order of `batches` whatever the number of workers.
+
+        Raises:
+            InputError: An image cannot be decoded, or has another size than the set.
+        """
+        loader = DataLoader(
+            _Reads(self),
+            batch_size=None,  # an item of the data set is a whole batch already
+            sampler=batches,
+            num_workers=workers,
+            collate_fn=_unchanged,
+            pin_memory=pin_memory,
+            generator=torch.Generator(),  # without it the loader draws from the global one
+        )
+        for images_BCHW in loader:
+            if isinstance(images_BCHW, InputError):
+                raise images_BCHW
+            yield images_BCHW
+
+
+class _Reads(Dataset[torch.Tensor | InputError]):
+    """The batches of a set as items of a torch data set."""
+
+    def __init__(self, images: StreamedImages) -> None:
+        self.images = images
+
+    def __getitem__(self, indices_B: torch.Tensor) -> torch.Tensor | InputError:
+        # A worker's exception would arrive wrapped in a traceback; as a value it stays one sentence
+        try:
+            return self.images.read(indices_B)
+        except InputError as error:
+            return InputError(str(error))
+
+
+def _unchanged(batch: T) -> T:
+    return batch

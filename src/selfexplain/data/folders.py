@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
+from selfexplain.data.decode import Files, RawData, RawSplit
 from selfexplain.data.labels import check_several, notes_on_names, printable_names
 from selfexplain.data.opening import SUFFIXES
-from selfexplain.data.sources import Files, RawData, RawSplit
 from selfexplain.data.splits import hold_out
 from selfexplain.errors import InputError
 

@@ -5,13 +5,26 @@ from typing import TYPE_CHECKING
 from selfexplain.lazy import lazily
 
 if TYPE_CHECKING:
-    from selfexplain.evaluation.calibration import adaptive_calibration_error, calibration_error
-    from selfexplain.evaluation.multiple import holm
-    from selfexplain.evaluation.paired import PairedDifference, paired_difference
-    from selfexplain.evaluation.ratio import Share, share_of
-    from selfexplain.evaluation.scores import Scores, evaluating, predict, score
-    from selfexplain.evaluation.selective import aurc, excess_aurc, risk_coverage
-    from selfexplain.evaluation.temperature import cross_scaled, fit_temperature
+    from selfexplain.evaluation.metrics import (
+        Scores,
+        adaptive_calibration_error,
+        aurc,
+        calibration_error,
+        cross_scaled,
+        evaluating,
+        excess_aurc,
+        fit_temperature,
+        predict,
+        risk_coverage,
+        score,
+    )
+    from selfexplain.evaluation.statistics import (
+        PairedDifference,
+        Share,
+        holm,
+        paired_difference,
+        share_of,
+    )
 
 __all__ = [
     "PairedDifference",
@@ -35,12 +48,10 @@ __all__ = [
 lazily(
     __name__,
     {
-        "calibration": "adaptive_calibration_error calibration_error",
-        "multiple": "holm",
-        "paired": "PairedDifference paired_difference",
-        "ratio": "Share share_of",
-        "scores": "Scores evaluating predict score",
-        "selective": "aurc excess_aurc risk_coverage",
-        "temperature": "cross_scaled fit_temperature",
+        "metrics": (
+            "Scores adaptive_calibration_error aurc calibration_error cross_scaled "
+            "evaluating excess_aurc fit_temperature predict risk_coverage score"
+        ),
+        "statistics": "PairedDifference Share holm paired_difference share_of",
     },
 )

@@ -8,15 +8,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
-
-from .capturing import Seen, capture
-from .explained_layer import ExplainedLayer, find_explained_layer
-from .kinds import MapKind
-from .pooled_head import TOLERANCES, no_pooled_head
-from .responsive import last_responsive_layer
-from .source import Source
-from .state import preserved, set_eval
-from .trace import probe
+from selfexplain.explanations.capture import Captured, capture
+from selfexplain.explanations.kinds import MapKind
+from selfexplain.explanations.layers import (
+    ExplainedLayer,
+    find_explained_layer,
+    last_responsive_layer,
+)
+from selfexplain.explanations.layout import Source
+from selfexplain.explanations.model_state import preserved, set_eval
+from selfexplain.explanations.pooled_head import TOLERANCES, no_pooled_head
+from selfexplain.explanations.tracing import probe
 
 # What float32 products are rounded to where torch.set_float32_matmul_precision allows it.
 PRECISIONS = {"highest": 0.0, "high": 1e-3, "medium": 2e-2}
@@ -75,7 +77,7 @@ class CheckedLayers:
         self,
         model: nn.Module,
         x_BCHW: Tensor,
-        seen: Seen,
+        seen: Captured,
         logits_BK: Tensor,
         kind: MapKind,
         layer: str | None = None,
@@ -162,7 +164,7 @@ class CheckedLayers:
         return known
 
 
-def check_agreement(seen: Seen, logits_BK: Tensor) -> None:
+def check_agreement(seen: Captured, logits_BK: Tensor) -> None:
     """Raise ``InputError`` if the pass does not satisfy ``logits = W mean + b``.
 
     Nothing is asked while a CUDA graph is recorded, nor twice of one pass.
@@ -177,7 +179,7 @@ def check_agreement(seen: Seen, logits_BK: Tensor) -> None:
     seen.checked = True
 
 
-def _broken_rule(seen: Seen) -> str:
+def _broken_rule(seen: Captured) -> str:
     """Say of a pass that its logits are not those of the mean of its feature map."""
     head = seen.layer.head
     name = "" if head is None else f" {head.name!r}"
@@ -219,7 +221,7 @@ def _by_gradient(model: nn.Module, x_BCHW: Tensor, found: ExplainedLayer) -> Exp
 
 
 @torch.no_grad()
-def _only_noise(model: nn.Module, x_BCHW: Tensor, seen: Seen, logits_BK: Tensor) -> bool:
+def _only_noise(model: nn.Module, x_BCHW: Tensor, seen: Captured, logits_BK: Tensor) -> bool:
     """Whether all that a pass breaks its rule by is drawn, and lies before the head.
 
     Two more passes tell what is drawn: it differs between them.
@@ -242,7 +244,7 @@ def _only_noise(model: nn.Module, x_BCHW: Tensor, seen: Seen, logits_BK: Tensor)
     return bool(error > rule.tolerance * rule.mean_BF.abs().amax())
 
 
-def _head_gave(seen: Seen, logits_BK: Tensor) -> bool:
+def _head_gave(seen: Captured, logits_BK: Tensor) -> bool:
     """Whether the logits are what the head made of what it was given, on average over its calls."""
     if not seen.head_calls:
         return False
@@ -256,7 +258,9 @@ def _head_gave(seen: Seen, logits_BK: Tensor) -> bool:
 
 
 @torch.no_grad()
-def disagreement(seen: Seen, logits_BK: Tensor, *, strict: bool, dropout: bool = True) -> Tensor:
+def disagreement(
+    seen: Captured, logits_BK: Tensor, *, strict: bool, dropout: bool = True
+) -> Tensor:
     """Whether a pass breaks ``logits = W mean + b``: a bool of the device, not waited for there.
 
     The bound is that of rounding: relative to ``|W| |mean| + |b|``. What is not finite is not held
@@ -296,7 +300,7 @@ def disagreement(seen: Seen, logits_BK: Tensor, *, strict: bool, dropout: bool =
 class _Rule:
     """``logits = W x + b`` of one pass, for several x."""
 
-    def __init__(self, seen: Seen, logits_BK: Tensor) -> None:
+    def __init__(self, seen: Captured, logits_BK: Tensor) -> None:
         call = seen.head_calls[-1]
         of = (seen.activation, logits_BK, call.input, call.output, call.weight_KF)
         self.tolerance = _tolerance([t.dtype for t in of], logits_BK.device.type)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from selfexplain.errors import InputError
 
-if TYPE_CHECKING:  # the command line reads the kinds without torch
+if TYPE_CHECKING:
     from torch import Tensor
+
 
 MapKind = Literal["cam", "grad_cam", "feature_x_gradient", "gradient", "input_x_gradient"]
 KINDS: tuple[MapKind, ...] = get_args(MapKind)

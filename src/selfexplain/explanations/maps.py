@@ -6,13 +6,20 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from .capturing import Seen, capture
-from .checked import CheckedLayers, check_agreement
-from .formulas import cam
-from .gradients import maps_by_gradient
-from .kinds import POOLED_KINDS, MapKind, check_classes, check_images, check_kind, check_logits
-from .pooled_head import no_pooled_head
-from .state import preserved
+from selfexplain.errors import InputError
+from selfexplain.explanations.capture import Captured, capture
+from selfexplain.explanations.checked import CheckedLayers, check_agreement
+from selfexplain.explanations.formulas import cam, gradient_of_score, maps_by_gradient
+from selfexplain.explanations.kinds import (
+    POOLED_KINDS,
+    MapKind,
+    check_classes,
+    check_images,
+    check_kind,
+    check_logits,
+)
+from selfexplain.explanations.model_state import preserved
+from selfexplain.explanations.pooled_head import no_pooled_head
 
 _found: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], CheckedLayers]] = WeakKeyDictionary()
 
@@ -94,7 +101,7 @@ def class_maps(
 
 
 def maps_of_forward(
-    seen: Seen,
+    seen: Captured,
     logits_BK: Tensor,
     *,
     kind: MapKind = "cam",
@@ -151,7 +158,7 @@ def maps_of_forward(
         )
 
 
-def closed_form(seen: Seen, weight_KF: Tensor, kind: MapKind) -> Tensor:
+def closed_form(seen: Captured, weight_KF: Tensor, kind: MapKind) -> Tensor:
     """Maps at the pooled layer; the other two kinds are CAM over the number of positions.
 
     The weight's rows are those of the classes: (K, F), or (B, K, F) for each image its own.
@@ -167,3 +174,127 @@ def _layers(model: nn.Module, x_BCHW: Tensor, kind: MapKind, layer: str | None) 
     key = (kind, layer, x_BCHW.shape[1:], x_BCHW.dtype, structure)
     found = _found.setdefault(model, {})
     return found.setdefault(key, CheckedLayers())
+
+
+# Maps of classes that each image has for itself: its true one, the one it is mistaken for.
+#
+# Shape suffixes: B batch, N classes of an image, K all classes, H W space.
+
+
+def maps_of_own_classes(
+    seen: Captured,
+    logits_BK: Tensor,
+    classes_BN: Tensor,
+    *,
+    kind: MapKind = "cam",
+    create_graph: bool = False,
+    retain_graph: bool = True,
+) -> Tensor:
+    """Class maps of a few classes of each image, from the graph of a forward that was captured.
+
+    Costs N backward passes where ``maps_of_forward`` for all classes would cost K; none at the
+    layer that is averaged into a linear head. In training mode BatchNorm couples the images:
+    gradients are those of the sum over the batch of each image's own logit.
+
+    Args:
+        seen: from ``capture``, with a layer that was found for this kind.
+        logits_BK: what that forward returned.
+        classes_BN: class indices, N for each image.
+        kind: one of ``KINDS``.
+        create_graph: make the maps differentiable.
+        retain_graph: leave the forward's graph usable, for the backward pass of a loss.
+
+    Returns:
+        Maps (B, N, H, W); see ``class_maps``.
+
+    Raises:
+        InputError: if the kind does not go with the layer, or an argument cannot be used.
+
+    Example:
+        >>> from torch import nn
+        >>> from selfexplain.explanations import capture, find_explained_layer
+        >>> model = nn.Sequential(
+        ...     nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+        ... )
+        >>> x = torch.rand(2, 3, 8, 8)
+        >>> with capture(model, find_explained_layer(model, x)) as seen:
+        ...     logits = model(x)
+        >>> maps_of_own_classes(seen, logits, torch.tensor([[0], [4]])).shape
+        torch.Size([2, 1, 6, 6])
+    """
+    check_kind(kind)
+    classes_BN = _check(classes_BN, check_logits(logits_BK, len(seen.activation)))
+    if seen.linear is not None and kind in POOLED_KINDS:
+        check_agreement(seen, logits_BK)
+        with torch.set_grad_enabled(create_graph):
+            return closed_form(seen, seen.weight_KF[classes_BN], kind)
+    if kind == "cam":
+        raise no_pooled_head("this layer was found for another kind")
+    with seen.buffers_lent():
+        return maps_by_gradient(
+            _inner(seen, logits_BK).gather(1, classes_BN),
+            seen.activation,
+            seen.layer.layout,
+            kind=kind,
+            classes=range(classes_BN.shape[1]),
+            create_graph=create_graph,
+            retain_graph=retain_graph,
+        )
+
+
+def gradient_of_own_class(
+    seen: Captured, logits_BK: Tensor, classes_B: Tensor, *, create_graph: bool = False
+) -> Tensor:
+    """Gradient of each image's own logit for the explained activation, feature by feature.
+
+    Args:
+        seen: from ``capture``, with a layer that was found for a kind with backward passes.
+        logits_BK: what that forward returned; its graph stays usable.
+        classes_B: a class index for each image.
+        create_graph: make the gradient differentiable.
+
+    Returns:
+        The gradient, in the shape of ``seen.activation``.
+
+    Raises:
+        InputError: if the logits do not depend on the activation, or an argument cannot be used.
+
+    Example:
+        >>> from torch import nn
+        >>> from selfexplain.explanations import capture, find_explained_layer
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(48, 5))
+        >>> x = torch.rand(2, 3, 4, 4)
+        >>> with capture(model, find_explained_layer(model, x, kind="gradient")) as seen:
+        ...     logits = model(x)
+        >>> gradient_of_own_class(seen, logits, torch.tensor([0, 4])).shape
+        torch.Size([2, 3, 4, 4])
+    """
+    classes_B1 = _check(classes_B.unsqueeze(-1), check_logits(logits_BK, len(seen.activation)))
+    score = _inner(seen, logits_BK).gather(1, classes_B1).sum()
+    with seen.buffers_lent():
+        return gradient_of_score(score, seen.activation, create_graph)
+
+
+def _inner(seen: Captured, logits_BK: Tensor) -> Tensor:
+    """The logits that may be differentiated; Fabric's wrapper forbids it for those it returns."""
+    return logits_BK if seen.inner_logits is None else seen.inner_logits
+
+
+def _check(classes_BN: Tensor, logits_BK: Tensor) -> Tensor:
+    """Return the classes if they fit; their range is checked on the CPU, where that is free."""
+    batch, n_classes = logits_BK.shape
+    fits = classes_BN.ndim == 2 and len(classes_BN) == batch and classes_BN.dtype == torch.int64
+    if not fits or classes_BN.shape[1] == 0:
+        raise InputError(
+            f"the classes are {classes_BN.dtype} of shape {tuple(classes_BN.shape)}; pass whole "
+            f"numbers (int64), for each of the {batch} images its own classes"
+        )
+    if (
+        classes_BN.device.type == "cpu"
+        and not 0 <= classes_BN.min() <= classes_BN.max() < n_classes
+    ):
+        raise InputError(
+            f"classes from {classes_BN.min()} to {classes_BN.max()} cannot be used; pass class "
+            f"indices from 0 to {n_classes - 1}"
+        )
+    return classes_BN

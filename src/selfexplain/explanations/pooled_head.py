@@ -7,12 +7,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from selfexplain.errors import InputError
-
-from .kinds import check_images
-from .layout import Layout
-from .other_weights import other_weights
-from .source import Source
-from .trace import LinearCall, Sighting, Trace, traced
+from selfexplain.explanations.kinds import check_images
+from selfexplain.explanations.layout import Layout, Source
+from selfexplain.explanations.model_state import other_weights
+from selfexplain.explanations.tracing import LinearCall, Sighting, Trace, traced
 
 # Relative to the largest value; two ways to compute a mean differ by rounding only.
 TOLERANCES = {

@@ -18,26 +18,36 @@ from torch import Tensor, nn
 
 from selfexplain.errors import InputError
 from selfexplain.explanations import cam, capture, maps_of_forward
-from selfexplain.explanations.capturing import Seen
+from selfexplain.explanations.capture import Captured
 from selfexplain.explanations.checked import CheckedLayers
-from selfexplain.explanations.explained_layer import ExplainedLayer
-from selfexplain.explanations.state import preserved
-from selfexplain.introspection.class_mean import RunningClassMean, find_num_classes
-from selfexplain.introspection.loss import distillation_loss, non_true_loss, soft_cross_entropy
+from selfexplain.explanations.layers import ExplainedLayer
+from selfexplain.explanations.model_state import preserved
 from selfexplain.introspection.options import options_from
-from selfexplain.introspection.similarity import attribution_cosine, similarity_to_true
+from selfexplain.introspection.similarity import (
+    RunningClassMean,
+    attribution_cosine,
+    find_num_classes,
+    similarity_to_true,
+)
 from selfexplain.introspection.target import (
     blend_uniform,
+    distillation_loss,
     mixed_target,
+    non_target_loss,
     permuted_target,
+    soft_cross_entropy,
     softmax_target,
     uniform_target,
     zipf_target,
 )
-from selfexplain.objectives.base import Objective, check_logits
-from selfexplain.objectives.context import ObjectiveContext
-from selfexplain.objectives.memory import Counts
-from selfexplain.objectives.tunable import Range, Tunable
+from selfexplain.objectives.shared.base import (
+    Objective,
+    ObjectiveContext,
+    Range,
+    Tunable,
+    check_logits,
+)
+from selfexplain.objectives.shared.memory import Counts
 
 
 class Introspective(Objective):
@@ -230,7 +240,7 @@ class Introspective(Objective):
         """The running class means, if there are any and they have begun."""
         return self.class_mean if self.class_mean is not None and self.class_mean.started else None
 
-    def _explained_forward(self, x_BCHW: Tensor, y_B: Tensor) -> tuple[Tensor, Seen]:
+    def _explained_forward(self, x_BCHW: Tensor, y_B: Tensor) -> tuple[Tensor, Captured]:
         """One forward pass whose feature map is kept for the explanation.
 
         A second one, if the first shows that the model's explained layer is another one now.
@@ -270,7 +280,7 @@ class Introspective(Objective):
         with torch.inference_mode(mode=False), torch.enable_grad():
             yield
 
-    def _target(self, logits_BK: Tensor, seen: Seen | None, y_B: Tensor, learn: bool) -> Tensor:
+    def _target(self, logits_BK: Tensor, seen: Captured | None, y_B: Tensor, learn: bool) -> Tensor:
         """The detached soft target q (B, K) of this step; `learn` moves the running means."""
         if self.options.control == "uniform":  # whose target reads no values
             similarity_BK = logits_BK.detach().float()
@@ -284,7 +294,7 @@ class Introspective(Objective):
             similarity_BK = self._aggregate(similarity_BK, y_B)
         return self.target_of(similarity_BK, y_B)
 
-    def _similarity(self, logits_BK: Tensor, seen: Seen, y_B: Tensor) -> Tensor:
+    def _similarity(self, logits_BK: Tensor, seen: Captured, y_B: Tensor) -> Tensor:
         """Similarity (B, K) in float32: in half precision many classes would tie."""
         with torch.autocast(y_B.device.type, enabled=False):
             if self.options.control == "logits":
@@ -299,7 +309,7 @@ class Introspective(Objective):
                 centre=self.options.centre,
             )
 
-    def _maps_in_float(self, seen: Seen, logits_BK: Tensor) -> Tensor:
+    def _maps_in_float(self, seen: Captured, logits_BK: Tensor) -> Tensor:
         if self.options.kind == "cam" and seen.linear is not None:
             return cam(seen.features_BFHW.detach().float(), seen.weight_KF.detach().float())
         with self._graph_for_maps():
@@ -338,7 +348,7 @@ class Introspective(Objective):
 
     def _divergence(self, logits_BK: Tensor, target_BK: Tensor, y_B: Tensor) -> Tensor:
         if self.options.form == "non_true":
-            return non_true_loss(logits_BK, target_BK, y_B, self.options.temperature)
+            return non_target_loss(logits_BK, target_BK, y_B, self.options.temperature)
         full_BK = mixed_target(target_BK, y_B, self._mass(logits_BK, y_B))
         return distillation_loss(logits_BK, full_BK, self.options.temperature)
 
@@ -353,7 +363,7 @@ class Introspective(Objective):
 
 
 @torch.no_grad()
-def _attribution_similarity(seen: Seen, y_B: Tensor, centre: bool, sees_image: bool) -> Tensor:
+def _attribution_similarity(seen: Captured, y_B: Tensor, centre: bool, sees_image: bool) -> Tensor:
     """Without the image every feature counts alike: the cosine of the head's weights."""
     features_BFHW = seen.features_BFHW.float()
     if not sees_image:
@@ -362,7 +372,7 @@ def _attribution_similarity(seen: Seen, y_B: Tensor, centre: bool, sees_image: b
 
 
 @torch.no_grad()
-def _logits_in_float(seen: Seen, logits_BK: Tensor) -> Tensor:
+def _logits_in_float(seen: Captured, logits_BK: Tensor) -> Tensor:
     """The logits, computed again in float32 where they are a linear map of pooled features."""
     if seen.linear is None:
         return logits_BK.detach().float()

@@ -13,24 +13,21 @@ from typing import Any, ClassVar, Self, get_args
 import torch
 from torch import Tensor, nn
 
+from selfexplain.distributed import gathered
 from selfexplain.errors import InputError
-from selfexplain.introspection.loss import soft_cross_entropy
 from selfexplain.introspection.objective import Introspective
 from selfexplain.introspection.options import OwnMassControl
 from selfexplain.introspection.target import (
     mixed_target,
     shuffled,
+    soft_cross_entropy,
     softmax_target,
     uniform_target,
 )
-from selfexplain.objectives.base import check_in_range
-from selfexplain.objectives.context import ObjectiveContext
-from selfexplain.objectives.epochs import Epochs, RisingShare
-from selfexplain.objectives.memory import check_rows
-from selfexplain.objectives.non_true import true_mask
-from selfexplain.objectives.processes import gathered
 from selfexplain.objectives.ps_kd import check_places
-from selfexplain.objectives.tunable import Range, Tunable
+from selfexplain.objectives.shared.base import ObjectiveContext, Range, Tunable, check_in_range
+from selfexplain.objectives.shared.functional import true_mask
+from selfexplain.objectives.shared.memory import Epochs, RisingShare, check_rows
 
 
 def standardized_similarity(s_BK: Tensor, y_B: Tensor) -> Tensor:

@@ -2,16 +2,11 @@
 
 from typing import Literal
 
+from selfexplain.hypergradients import Level, Mode, World, as_function
+from selfexplain.hypergradients.level import SINGLE
 from selfexplain.lease.levels import explainer, explainer_learns, explainer_relearns
 from selfexplain.lease.options import Rates
-from selfexplain.lease.search import (
-    WEIGHTS_DISPLACEMENT,
-    ArchitectureSearch,
-    Batch,
-    Declaration,
-)
-from selfexplain.multilevel import Level, Mode, Processes, as_function
-from selfexplain.multilevel.processes import ALONE
+from selfexplain.lease.search import WEIGHTS_DISPLACEMENT, ArchitectureSearch, Batch, Declaration
 from selfexplain.spaces import Supernet
 
 
@@ -49,7 +44,7 @@ class DARTS(ArchitectureSearch):
         rates: Rates | None = None,
         mode: Mode = "finite_difference",
         seed: int = 0,
-        processes: Processes = ALONE,
+        processes: World = SINGLE,
     ) -> None:
         super().__init__(supernet, rates or Rates(), seed, processes)
         self.mode: Mode | None = mode if order == 2 else None

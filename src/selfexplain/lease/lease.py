@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
-from selfexplain.lease.explaining import explain_by_attack
-from selfexplain.lease.learner import Learner
+from selfexplain.hypergradients import Level, World, as_function, take_steps
+from selfexplain.hypergradients.level import SINGLE, Function
 from selfexplain.lease.levels import (
     Loss,
     Network,
     audience_learns,
+    explain_by_attack,
     explainer,
     explainer_learns,
     explainer_relearns,
@@ -24,11 +25,9 @@ from selfexplain.lease.search import (
     ArchitectureSearch,
     Batch,
     Declaration,
+    Learner,
 )
 from selfexplain.models.pointwise import warn_of_strided_pointwise
-from selfexplain.multilevel import Level, Processes, as_function, walk
-from selfexplain.multilevel.module import Function
-from selfexplain.multilevel.processes import ALONE
 from selfexplain.spaces import Supernet
 
 AUDIENCE_DISPLACEMENT = 1e-2
@@ -91,7 +90,7 @@ class LeaSE(ArchitectureSearch):
         rates: Rates | None = None,
         std_C: Tensor | None = None,
         seed: int = 0,
-        processes: Processes = ALONE,
+        processes: World = SINGLE,
     ) -> None:
         super().__init__(supernet, rates or Rates(), seed, processes)
         self.options = with_gradient_path(options or LeaSEOptions(), "full")
@@ -170,7 +169,7 @@ class LeaSE(ArchitectureSearch):
         devices = [x_BCHW.device] if x_BCHW.is_cuda else []
         with torch.random.fork_rng(devices=devices):  # dropout draws
             variables = self.variables() | explaining.start
-            variables |= walk(explaining.levels, variables)[2]
+            variables |= take_steps(explaining.levels, variables)[2]
         with torch.no_grad():
             return explaining.delta(variables), explaining.shown(variables)
 

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 import tyro
 
 from selfexplain.errors import InputError
+from selfexplain.hypergradients import Mode
 from selfexplain.limits import Limits, NotNegative, Positive, ShareBelowOne, check_options
-from selfexplain.multilevel import Mode
 
 Attack = Literal["normalised", "plain", "sign"]
 Target = Literal["prediction", "label"]

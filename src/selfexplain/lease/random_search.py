@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 
 from selfexplain.errors import InputError
+from selfexplain.hypergradients import Level, World, as_function
+from selfexplain.hypergradients.level import SINGLE, Variable
 from selfexplain.lease.levels import explainer, explainer_learns
 from selfexplain.lease.options import Rates
 from selfexplain.lease.search import ArchitectureSearch, Batch, Declaration
-from selfexplain.multilevel import Level, Processes, as_function
-from selfexplain.multilevel.processes import ALONE
-from selfexplain.multilevel.variables import Variable
 from selfexplain.spaces import Supernet, one_hot_architecture, random_genotype
 
 SCORED_BATCHES = 4
@@ -56,7 +55,7 @@ class RandomSearch(ArchitectureSearch):
         rates: Rates | None = None,
         candidates: int = 20,
         seed: int = 0,
-        processes: Processes = ALONE,
+        processes: World = SINGLE,
     ) -> None:
         if candidates < 1:
             raise InputError(f"candidates is {candidates}; pass at least 1")

@@ -7,13 +7,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from selfexplain.errors import InputError
+from selfexplain.hypergradients import World
+from selfexplain.hypergradients.level import SINGLE, Function
 from selfexplain.lease.lease import LeaSE, with_gradient_path
 from selfexplain.lease.levels import Loss, Network
 from selfexplain.lease.options import LeaSEOptions, Rates
 from selfexplain.lease.search import Batch
-from selfexplain.multilevel import Processes
-from selfexplain.multilevel.module import Function
-from selfexplain.multilevel.processes import ALONE
 from selfexplain.spaces import Supernet
 
 
@@ -62,7 +61,7 @@ class SANAS(LeaSE):
         rates: Rates | None = None,
         std_C: Tensor | None = None,
         seed: int = 0,
-        processes: Processes = ALONE,
+        processes: World = SINGLE,
     ) -> None:
         options = with_gradient_path(options or LeaSEOptions(), "no_explanation")
         if options.gradient_path == "explainer_only":

@@ -8,9 +8,8 @@ from typing import Any
 from torch import nn
 
 from selfexplain.errors import InputError, first_line, import_failure
-from selfexplain.models.resnet import cifar_resnet, resnet18
+from selfexplain.models.resnet import WideResNet, cifar_resnet, resnet18
 from selfexplain.models.small_cnn import SmallCNN
-from selfexplain.models.wide_resnet import WideResNet
 
 BUILT_IN: dict[str, Callable[[int, int], nn.Module]] = {
     "small_cnn": SmallCNN,

@@ -4,11 +4,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
-from selfexplain.explanations.compiled import modules_around, run_eagerly
-from selfexplain.explanations.state import recomputing
-from selfexplain.objectives.base import Objective, check_in_range, check_logits
+from selfexplain.explanations.model_state import modules_around, recomputing, run_eagerly
 from selfexplain.objectives.mixing import Mixing
-from selfexplain.objectives.wrapper import Wrapper
+from selfexplain.objectives.shared.base import Objective, Wrapper, check_in_range, check_logits
 
 
 class WithAuxiliaryHead(Wrapper):

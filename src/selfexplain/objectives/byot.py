@@ -3,7 +3,9 @@
 Shape suffixes: B batch, C channels, F features, H and W space, K classes.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar, Self
 
 import torch
@@ -11,12 +13,136 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
-from selfexplain.objectives.base import Objective, check_in_range, check_logits
-from selfexplain.objectives.context import ObjectiveContext
-from selfexplain.objectives.shallow_classifier import ShallowClassifier
-from selfexplain.objectives.stages import find_stages
-from selfexplain.objectives.tunable import Range, Tunable
-from selfexplain.objectives.watched import watched
+from selfexplain.explanations.model_state import modules_around, recomputing, run_eagerly
+from selfexplain.objectives.shared.base import (
+    Objective,
+    ObjectiveContext,
+    Range,
+    Tunable,
+    check_in_range,
+    check_logits,
+)
+from selfexplain.objectives.shared.stages import Stage, Staging, find_stages
+
+# Read the stages of a model while it runs.
+#
+# Shape suffixes: B batch, C channels, F features, H and W space.
+
+
+class CapturedStages:
+    """What `watched` saw in the last forward pass.
+
+    Example:
+        >>> Seen(Staging(stages=(), side=4, head="fc", features=2, classes=3)).maps()
+        []
+    """
+
+    def __init__(self, staging: Staging) -> None:
+        self.staging = staging
+        self.outputs: dict[str, list[Tensor]] = {stage.name: [] for stage in staging.stages}
+        self.given: list[Tensor] = []
+
+    def maps(self) -> list[Tensor]:
+        """The feature maps of the stages, (B, C, H, W) each."""
+        try:
+            return [self.outputs[stage.name][stage.call] for stage in self.staging.stages]
+        except IndexError as error:
+            raise InputError(
+                "a layer ran less often than when its stage was found; pass layers that each "
+                "forward pass runs"
+            ) from error
+
+    def features(self) -> Tensor:
+        """What the linear head was given, (B, F)."""
+        return self.given[-1]
+
+
+@contextmanager
+def stage_hooks(model: nn.Module, staging: Staging) -> Iterator[CapturedStages]:
+    """Keep the live feature maps of a forward pass in this block; hooks are gone after it.
+
+    Example:
+        >>> import torch
+        >>> from selfexplain.models import build_model
+        >>> from selfexplain.objectives.shared.stages import find_stages
+        >>> model = build_model("small_cnn", num_classes=10, in_channels=1)
+        >>> with watched(model, find_stages(model, (1, 28, 28))) as seen:
+        ...     logits = model(torch.zeros(2, 1, 28, 28))
+        >>> [tuple(map_BCHW.shape) for map_BCHW in seen.maps()]
+        [(2, 32, 28, 28), (2, 64, 14, 14)]
+    """
+    seen = CapturedStages(staging)
+
+    def keep(outputs: list[Tensor]) -> Callable[..., None]:
+        def hook(_module: object, _inputs: object, output: Tensor) -> None:
+            if not recomputing():
+                outputs.append(output)
+
+        return hook
+
+    def keep_given(_module: object, inputs: tuple[Tensor, ...]) -> None:
+        if not recomputing():
+            seen.given.append(inputs[0])
+
+    with ExitStack() as stack:
+        for name, outputs in seen.outputs.items():
+            stack.enter_context(run_eagerly(modules_around(model, name)))
+            stack.callback(model.get_submodule(name).register_forward_hook(keep(outputs)).remove)
+        head = model.get_submodule(staging.head)
+        stack.enter_context(run_eagerly(modules_around(model, staging.head)))
+        stack.callback(head.register_forward_pre_hook(keep_given).remove)
+        yield seen
+
+
+# A classifier on a stage in the middle of a network.
+#
+# Shape suffixes: B batch, C channels, F features, H and W space, K classes.
+
+
+class ShallowClassifier(nn.Module):
+    """A bottleneck from a stage to the deepest features, and a linear layer on them.
+
+    1x1 convolution to a quarter of the features, 3x3 convolutions of stride 2 down to the deepest
+    resolution, 1x1 convolution to the deepest features (each with BatchNorm and ReLU), mean over
+    space, linear layer.
+
+    Args:
+        stage: whose output it takes.
+        staging: how the model ends.
+
+    Example:
+        >>> import torch
+        >>> staging = Staging(stages=(), side=4, head="fc", features=8, classes=3)
+        >>> classifier = ShallowClassifier(Stage("layer1", 0, channels=2, side=16), staging)
+        >>> logits_BK, features_BF = classifier(torch.zeros(5, 2, 16, 16))
+        >>> logits_BK.shape, features_BF.shape
+        (torch.Size([5, 3]), torch.Size([5, 8]))
+    """
+
+    def __init__(self, stage: Stage, staging: Staging) -> None:
+        super().__init__()
+        width = max(staging.features // 4, 1)
+        halvings = max(round(math.log2(stage.side / staging.side)), 0)
+        self.bottleneck = nn.Sequential(
+            _convolution(stage.channels, width, kernel=1),
+            *(_convolution(width, width, kernel=3, stride=2) for _ in range(halvings)),
+            _convolution(width, staging.features, kernel=1),
+        )
+        self.linear = nn.Linear(staging.features, staging.classes)
+
+    def forward(self, map_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, K) and features (B, F) of a stage's feature map."""
+        features_BF = self.bottleneck(map_BCHW).mean(dim=(2, 3))
+        return self.linear(features_BF), features_BF
+
+
+def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    """Convolution, BatchNorm, ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
 
 
 def distillation(student_BK: Tensor, teacher_BK: Tensor, temperature: float) -> Tensor:
@@ -124,7 +250,7 @@ class BYOT(Objective):
         Terms: cross_entropy of the model; shallow, distillation and hint: sums over the shallow
         classifiers of their cross-entropy, divergence and squared distance, without weights.
         """
-        with watched(self.model, self.staging) as seen:
+        with stage_hooks(self.model, self.staging) as seen:
             logits_BK = check_logits(self.model(x_BCHW), y_B, soft=True)
         cross_entropy = F.cross_entropy(logits_BK, y_B)
         shallow, taught, hinted = self._shallow_terms(seen.maps(), logits_BK, seen.features(), y_B)

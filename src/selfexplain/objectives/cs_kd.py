@@ -13,14 +13,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfexplain.distributed import gathered
 from selfexplain.errors import InputError
-from selfexplain.explanations.state import preserved
-from selfexplain.objectives.base import Objective, check_in_range, check_logits
-from selfexplain.objectives.context import ObjectiveContext
-from selfexplain.objectives.memory import Memory, bytes_of
-from selfexplain.objectives.processes import gathered
-from selfexplain.objectives.softening import softened_kl
-from selfexplain.objectives.tunable import Range, Tunable
+from selfexplain.explanations.model_state import preserved
+from selfexplain.objectives.shared.base import (
+    Objective,
+    ObjectiveContext,
+    Range,
+    Tunable,
+    check_in_range,
+    check_logits,
+)
+from selfexplain.objectives.shared.functional import softened_kl
+from selfexplain.objectives.shared.memory import Memory, bytes_of
 
 
 def previous_of_class(y_B: Tensor) -> Tensor:

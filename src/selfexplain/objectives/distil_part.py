@@ -14,18 +14,73 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfexplain.distributed import gathered
 from selfexplain.errors import InputError
-from selfexplain.objectives.base import check_in_range, check_logits
-from selfexplain.objectives.context import ObjectiveContext
-from selfexplain.objectives.memory import Counts
-from selfexplain.objectives.other_classes import other_classes, put_together
-from selfexplain.objectives.taught import Taught
-from selfexplain.objectives.teacher_means import TeacherMeans
+from selfexplain.objectives.shared.base import (
+    ObjectiveContext,
+    Range,
+    Tunable,
+    check_in_range,
+    check_logits,
+)
+from selfexplain.objectives.shared.functional import non_target, put_together
+from selfexplain.objectives.shared.memory import Counts, KeepsPrecision
+from selfexplain.objectives.shared.teacher import DistillationObjective
 from selfexplain.objectives.teacher_parts import PARTS, Part, permuted_rows, virtual_mass
-from selfexplain.objectives.tunable import Range, Tunable
+
+# What a teacher says on average of the images of each class.
+#
+# Shape suffixes: B batch, K classes; in KK the first is the true class.
 
 
-class DistilPart(Taught):
+class TeacherMeans(KeepsPrecision):
+    """Mean of the rows q (B, K) seen so far, for each true class; every image counts the same.
+
+    The teacher is fixed, so after an epoch these are its means over the training set, as it was
+    augmented. With several processes they are those of all of them, which must all take part.
+
+    Args:
+        num_classes: K.
+
+    Example:
+        >>> means = TeacherMeans(2)
+        >>> means.update(torch.tensor([[0.9, 0.1], [0.7, 0.3]]), torch.tensor([0, 0]))
+        >>> means.of_class(torch.tensor([[0.2, 0.8]]), torch.tensor([0]))
+        tensor([[0.8000, 0.2000]])
+    """
+
+    mean_KK: Tensor
+    count_K: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.register_buffer("mean_KK", torch.zeros(num_classes, num_classes))
+        self.register_buffer("count_K", torch.zeros(num_classes))
+
+    @torch.no_grad()
+    def update(self, q_BK: Tensor, y_B: Tensor) -> None:
+        """Take in the rows of one batch with true classes (B,)."""
+        q_BK, y_B = gathered(q_BK.float()), gathered(y_B)
+        onehot_BK = F.one_hot(y_B, len(self.count_K)).to(q_BK.dtype)
+        new_K = onehot_BK.sum(dim=0)
+        with torch.autocast(q_BK.device.type, enabled=False):
+            sum_KK = onehot_BK.T @ q_BK
+        self.count_K += new_K
+        moved_KK = sum_KK - new_K.unsqueeze(1) * self.mean_KK
+        self.mean_KK += moved_KK / self.count_K.clamp_min(1).unsqueeze(1)
+
+    def of_class(self, q_BK: Tensor, y_B: Tensor) -> Tensor:
+        """The mean of each image's class, (B, K); the image's own row for a class not seen yet."""
+        return torch.where(self.count_K[y_B].unsqueeze(1) > 0, self.mean_KK[y_B], q_BK)
+
+    def true_mass(self, mass_B: Tensor) -> Tensor:
+        """The mean mass of the true class over all images, (B,); `mass_B` before any was seen."""
+        seen = self.count_K.sum()
+        mean = (self.mean_KK.diagonal() * self.count_K).sum() / seen.clamp_min(1)
+        return torch.where(seen > 0, mean, mass_B)
+
+
+class DistilPart(DistillationObjective):
     """L = (1 - alpha) CE(softmax(z), y) + alpha T^2 KL(target || softmax(z / T)).
 
     The target is the teacher's softmax(t / T) with one part of it replaced (`PARTS`):
@@ -117,7 +172,7 @@ class DistilPart(Taught):
     def target(self, teacher_BK: Tensor, y_B: Tensor) -> Tensor:
         """What the student is taught, (B, K), from the teacher's logits divided by T."""
         q_BK = teacher_BK.softmax(dim=1)
-        others_BJ = self._others(q_BK, other_classes(teacher_BK, y_B).softmax(dim=1), y_B)
+        others_BJ = self._others(q_BK, non_target(teacher_BK, y_B).softmax(dim=1), y_B)
         return put_together(self._mass(q_BK, y_B), others_BJ, y_B)
 
     def _mass(self, q_BK: Tensor, y_B: Tensor) -> Tensor:
@@ -131,7 +186,7 @@ class DistilPart(Taught):
     def _others(self, q_BK: Tensor, others_BJ: Tensor, y_B: Tensor) -> Tensor:
         """Shares of the other classes in the target, (B, J), from those of the teacher."""
         if self.others == "class":
-            mean_BJ = other_classes(self.means.of_class(q_BK, y_B), y_B)
+            mean_BJ = non_target(self.means.of_class(q_BK, y_B), y_B)
             return mean_BJ / mean_BJ.sum(dim=1, keepdim=True)
         if self.others == "permuted":
             generator = torch.Generator().manual_seed(self.counts["steps"])

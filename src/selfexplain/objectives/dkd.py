@@ -13,11 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfexplain.objectives.base import check_in_range, check_logits
-from selfexplain.objectives.epochs import Epochs
-from selfexplain.objectives.other_classes import other_classes
-from selfexplain.objectives.taught import Taught
-from selfexplain.objectives.tunable import Range, Tunable
+from selfexplain.objectives.shared.base import Range, Tunable, check_in_range, check_logits
+from selfexplain.objectives.shared.functional import non_target
+from selfexplain.objectives.shared.memory import Epochs
+from selfexplain.objectives.shared.teacher import DistillationObjective
 
 
 def target_class_kl(z_BK: Tensor, t_BK: Tensor, y_B: Tensor) -> Tensor:
@@ -40,11 +39,11 @@ def target_class_kl(z_BK: Tensor, t_BK: Tensor, y_B: Tensor) -> Tensor:
 def _true_or_other(z_BK: Tensor, y_B: Tensor) -> Tensor:
     """Log p_y and log(1 - p_y), without the loss of digits that 1 - p_y would bring: (B, 2)."""
     true_B = z_BK.gather(1, y_B.unsqueeze(1)).squeeze(1)
-    other_B = torch.logsumexp(other_classes(z_BK, y_B), dim=1)
+    other_B = torch.logsumexp(non_target(z_BK, y_B), dim=1)
     return F.log_softmax(torch.stack((true_B, other_B), dim=1), dim=1)
 
 
-def other_classes_kl(z_BK: Tensor, t_BK: Tensor, y_B: Tensor) -> Tensor:
+def non_target_kl(z_BK: Tensor, t_BK: Tensor, y_B: Tensor) -> Tensor:
     """KL of "which of the others": of q without its true class from p without its, in nats: (B,).
 
     Args:
@@ -57,12 +56,12 @@ def other_classes_kl(z_BK: Tensor, t_BK: Tensor, y_B: Tensor) -> Tensor:
         >>> other_classes_kl(z, z + torch.tensor([9.0, 0.0, 0.0]), torch.tensor([0])).item()
         0.0
     """
-    log_p_BJ = F.log_softmax(other_classes(z_BK, y_B), dim=1)
-    log_q_BJ = F.log_softmax(other_classes(t_BK, y_B), dim=1)
+    log_p_BJ = F.log_softmax(non_target(z_BK, y_B), dim=1)
+    log_q_BJ = F.log_softmax(non_target(t_BK, y_B), dim=1)
     return F.kl_div(log_p_BJ, log_q_BJ, reduction="none", log_target=True).sum(dim=1)
 
 
-class DKD(Taught):
+class DKD(DistillationObjective):
     """L = CE(softmax(z), y) + w T^2 (alpha TCKD + beta NCKD).
 
     TCKD is `target_class_kl` and NCKD is `other_classes_kl`, of the logits divided by T. Hinton's
@@ -137,7 +136,7 @@ class DKD(Taught):
         z_BK, t_BK = (v.float() / self.temperature for v in (logits_BK, teacher_BK))
         cross_entropy = F.cross_entropy(logits_BK, y_B)
         tckd = self.temperature**2 * target_class_kl(z_BK, t_BK, y_B).mean()
-        nckd = self.temperature**2 * other_classes_kl(z_BK, t_BK, y_B).mean()
+        nckd = self.temperature**2 * non_target_kl(z_BK, t_BK, y_B).mean()
         return {
             "loss": cross_entropy + self.strength * (self.alpha * tckd + self.beta * nckd),
             "output": logits_BK,

@@ -13,12 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfexplain.objectives.base import Objective, check_in_range, check_logits
-from selfexplain.objectives.context import ObjectiveContext
-from selfexplain.objectives.memory import Memory, bytes_of
-from selfexplain.objectives.processes import gathered, own_part
-from selfexplain.objectives.softening import softened_kl
-from selfexplain.objectives.tunable import Range, Tunable
+from selfexplain.distributed import gathered, own_part
+from selfexplain.objectives.shared.base import (
+    Objective,
+    ObjectiveContext,
+    Range,
+    Tunable,
+    check_in_range,
+    check_logits,
+)
+from selfexplain.objectives.shared.functional import softened_kl
+from selfexplain.objectives.shared.memory import Memory, bytes_of
 
 
 class DLB(Objective):

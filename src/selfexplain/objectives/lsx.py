@@ -15,10 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.explanations import gradient_of_own_class
-from selfexplain.objectives.base import check_in_range, check_logits
-from selfexplain.objectives.context import ObjectiveContext
-from selfexplain.objectives.explaining import ExplainingObjective
-from selfexplain.objectives.tunable import Range, Tunable
+from selfexplain.objectives.shared.base import (
+    ObjectiveContext,
+    Range,
+    Tunable,
+    check_in_range,
+    check_logits,
+)
+from selfexplain.objectives.shared.explaining import ExplainingObjective
 
 EPSILON = 1e-8
 

@@ -3,19 +3,27 @@
 Shape suffixes: B batch, C channels, H and W space, K classes.
 """
 
+import math
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from selfexplain.distributed import rank
 from selfexplain.errors import InputError
-from selfexplain.objectives.base import Objective, check_in_range, check_index_type
-from selfexplain.objectives.context import ObjectiveContext
-from selfexplain.objectives.memory import Counts
-from selfexplain.objectives.processes import rank
-from selfexplain.objectives.wrapper import Wrapper
+from selfexplain.objectives.shared.base import (
+    Choice,
+    Objective,
+    ObjectiveContext,
+    Range,
+    Tunable,
+    Wrapper,
+    check_in_range,
+    check_index_type,
+)
+from selfexplain.objectives.shared.memory import Counts
 
 SEEDS = 2**64
 """How many there are."""
@@ -192,3 +200,158 @@ def _signed(seed: int) -> int:
 def _at_least_float(dtype: torch.dtype) -> torch.dtype:
     """Shares of labels need more digits than images in half precision have."""
     return torch.promote_types(dtype, torch.float32)
+
+
+# Mixup (Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization").
+#
+# Shape suffixes: B batch, C channels, H and W space.
+
+
+def mix_images(x_BCHW: Tensor, partner_B: Tensor, share: float) -> Tensor:
+    """Mix images (B, C, H, W): share x_i + (1 - share) x_j, with j the partner of i.
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([0.0, 4.0]).view(2, 1, 1, 1)
+        >>> mix_images(x, torch.tensor([1, 0]), 0.75).ravel()
+        tensor([1., 3.])
+    """
+    return share * x_BCHW + (1 - share) * x_BCHW[partner_B]
+
+
+class Mixup(Mixing):
+    """L = L(objective) of images and labels that are mixed pixel by pixel.
+
+        x' = l x_i + (1 - l) x_j,   y' = l y_i + (1 - l) y_j,   l ~ Beta(alpha, alpha)
+
+    Args:
+        objective: takes soft labels.
+        num_classes: K.
+        alpha: large values mix halves, small ones leave most images nearly as they are; 1 as
+            published for CIFAR.
+        probability: of mixing in a step; 1 as published.
+        seed: of the draws.
+
+    Raises:
+        InputError: the objective cannot use mixed images, or alpha or probability is out of range.
+
+    Example:
+        >>> import torch
+        >>> from selfexplain.objectives import LabelSmoothing
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+        >>> objective = Mixup(LabelSmoothing(model), num_classes=3)
+        >>> objective(torch.zeros(2, 1, 2, 2), torch.tensor([0, 2]))["loss"].backward()
+    """
+
+    tunable: ClassVar[Mapping[str, Tunable]] = {"alpha": Range(0.1, 2.0, log=True)}
+
+    def mix(
+        self, x_BCHW: Tensor, partner_B: Tensor, generator: np.random.Generator
+    ) -> tuple[Tensor, float]:
+        """Mix images (B, C, H, W) with their partners; return them and the share l."""
+        share = float(generator.beta(self.alpha, self.alpha))
+        return mix_images(x_BCHW, partner_B, share), share
+
+
+# CutMix (Yun et al. 2019, "CutMix: Regularization Strategy to Train Strong Classifiers").
+#
+# Shape suffixes: B batch, C channels, H and W space.
+
+
+class Box(NamedTuple):
+    """Rows top to bottom - 1 and columns left to right - 1, in pixels.
+
+    Example:
+        >>> Box(0, 2, 1, 4).area
+        6
+    """
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @property
+    def area(self) -> int:
+        """In pixels."""
+        return (self.bottom - self.top) * (self.right - self.left)
+
+
+def draw_box(height: int, width: int, share: float, generator: np.random.Generator) -> Box:
+    """A box of the image's shape and (1 - share) of its area, around a pixel drawn evenly.
+
+    What would lie outside the image is cut off, so that the box may be smaller than asked for.
+
+    Example:
+        >>> draw_box(4, 6, 0.0, np.random.default_rng(0)).area > 0
+        True
+        >>> draw_box(4, 6, 1.0, np.random.default_rng(0)).area
+        0
+    """
+    side = math.sqrt(1 - share)
+    top, bottom = _interval(height, int(height * side), generator)
+    left, right = _interval(width, int(width * side), generator)
+    return Box(top, bottom, left, right)
+
+
+def paste_box(x_BCHW: Tensor, partner_B: Tensor, box: Box) -> Tensor:
+    """Copies of the images (B, C, H, W) with the box taken from each one's partner.
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([1.0, 2.0]).view(2, 1, 1, 1).expand(2, 1, 2, 2)
+        >>> paste_box(x, torch.tensor([1, 0]), Box(0, 1, 0, 2))[0, 0]
+        tensor([[2., 2.],
+                [1., 1.]])
+    """
+    pasted_BCHW = x_BCHW.clone()
+    rows, columns = slice(box.top, box.bottom), slice(box.left, box.right)
+    pasted_BCHW[:, :, rows, columns] = x_BCHW[:, :, rows, columns][partner_B]
+    return pasted_BCHW
+
+
+class CutMix(Mixing):
+    """L = L(objective) of images with a box of another, and labels mixed by area.
+
+        y' = l y_i + (1 - l) y_j,   1 - l the box's share of the area
+
+    The box is drawn for 1 - l with l ~ Beta(alpha, alpha); where a part of it falls outside the
+    image, l is what remains.
+
+    Args:
+        objective: takes soft labels.
+        num_classes: K.
+        alpha: 1 as published, which makes every l as likely.
+        probability: of mixing in a step; 1 as the authors' code has it for ImageNet, 0.5 for CIFAR.
+        seed: of the draws.
+
+    Raises:
+        InputError: the objective cannot use mixed images, or alpha or probability is out of range.
+
+    Example:
+        >>> import torch
+        >>> from selfexplain.objectives import Standard
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+        >>> objective = CutMix(Standard(model), num_classes=3, probability=0.5)
+        >>> objective(torch.zeros(2, 1, 2, 2), torch.tensor([0, 2]))["loss"].backward()
+    """
+
+    tunable: ClassVar[Mapping[str, Tunable]] = {
+        "alpha": Range(0.1, 2.0, log=True),
+        "probability": Choice(0.5, 1.0),
+    }
+
+    def mix(
+        self, x_BCHW: Tensor, partner_B: Tensor, generator: np.random.Generator
+    ) -> tuple[Tensor, float]:
+        """Paste a box of its partner into each image; return them and the share l left."""
+        height, width = x_BCHW.shape[2:]
+        share = float(generator.beta(self.alpha, self.alpha))
+        box = draw_box(height, width, share, generator)
+        return paste_box(x_BCHW, partner_B, box), 1 - box.area / (height * width)
+
+
+def _interval(size: int, length: int, generator: np.random.Generator) -> tuple[int, int]:
+    """Start and end of `length` pixels around an evenly drawn one, cut off at 0 and `size`."""
+    start = int(generator.integers(size)) - length // 2
+    return max(start, 0), min(start + length, size)

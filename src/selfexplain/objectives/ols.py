@@ -12,12 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfexplain.objectives.base import Objective, check_in_range, check_logits
-from selfexplain.objectives.context import ObjectiveContext
-from selfexplain.objectives.epochs import Epochs
-from selfexplain.objectives.memory import check_rows
-from selfexplain.objectives.processes import gathered
-from selfexplain.objectives.tunable import Range, Tunable
+from selfexplain.distributed import gathered
+from selfexplain.objectives.shared.base import (
+    Objective,
+    ObjectiveContext,
+    Range,
+    Tunable,
+    check_in_range,
+    check_logits,
+)
+from selfexplain.objectives.shared.memory import Epochs, check_rows
 
 
 def correct_sums(p_BK: Tensor, y_B: Tensor) -> Tensor:

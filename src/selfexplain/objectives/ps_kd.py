@@ -13,13 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfexplain.distributed import gathered
 from selfexplain.errors import InputError
-from selfexplain.objectives.base import Objective, check_in_range, check_logits
-from selfexplain.objectives.context import ObjectiveContext
-from selfexplain.objectives.epochs import Epochs, RisingShare
-from selfexplain.objectives.memory import check_rows
-from selfexplain.objectives.processes import gathered
-from selfexplain.objectives.tunable import Range, Tunable
+from selfexplain.objectives.shared.base import (
+    Objective,
+    ObjectiveContext,
+    Range,
+    Tunable,
+    check_in_range,
+    check_logits,
+)
+from selfexplain.objectives.shared.memory import Epochs, RisingShare, check_rows
 
 
 def progressive_target(past_BK: Tensor, y_B: Tensor, share: float) -> Tensor:

@@ -15,10 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.explanations import maps_of_own_classes
-from selfexplain.objectives.base import check_in_range
-from selfexplain.objectives.explaining import ExplainingObjective
-from selfexplain.objectives.step_random import StepRandom
-from selfexplain.objectives.tunable import Range, Tunable
+from selfexplain.objectives.shared.base import Range, Tunable, check_in_range
+from selfexplain.objectives.shared.explaining import ExplainingObjective, StepRandom
 
 
 def lowest_share(score_BHW: Tensor, share: float) -> Tensor:

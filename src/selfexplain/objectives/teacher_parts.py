@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Literal
 
-if TYPE_CHECKING:  # the command line reads the parts without torch
+if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
 
 Mass = Literal["image", "class", "all", "virtual"]
 """Whose mass of the true class: the image's, the mean of its class or of all, a made-up one."""

@@ -13,11 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
-from selfexplain.objectives.base import Objective, check_in_range, check_logits
-from selfexplain.objectives.context import ObjectiveContext
-from selfexplain.objectives.frozen import Frozen
-from selfexplain.objectives.softening import softened_kl
-from selfexplain.objectives.tunable import Range, Tunable
+from selfexplain.objectives.shared.base import (
+    Objective,
+    ObjectiveContext,
+    Range,
+    Tunable,
+    check_in_range,
+    check_logits,
+)
+from selfexplain.objectives.shared.functional import softened_kl
+from selfexplain.objectives.shared.teacher import FrozenTeacher
 
 PUBLISHED = {
     "virtual": {"alpha": 0.1, "temperature": 20.0},
@@ -99,7 +104,7 @@ class TfKD(Objective):
         check_in_range("alpha", self.alpha, 0.0, 1.0)
         check_in_range("temperature", self.temperature, 0.01, float("inf"))
         check_in_range("correct", self.correct, 0.0, 1.0)
-        self.teacher = None if teacher is None else Frozen(teacher)
+        self.teacher = None if teacher is None else FrozenTeacher(teacher)
 
     @classmethod
     def in_context(

@@ -15,11 +15,16 @@ from torch import Tensor, nn
 
 from selfexplain.errors import InputError
 from selfexplain.explanations import cam, capture
-from selfexplain.explanations.capturing import Seen
+from selfexplain.explanations.capture import Captured
 from selfexplain.explanations.checked import CheckedLayers
-from selfexplain.objectives.base import Objective, check_in_range, check_logits
-from selfexplain.objectives.non_true import non_true_loss, true_mask
-from selfexplain.objectives.tunable import Range, Tunable
+from selfexplain.objectives.shared.base import (
+    Objective,
+    Range,
+    Tunable,
+    check_in_range,
+    check_logits,
+)
+from selfexplain.objectives.shared.functional import non_target_loss, true_mask
 
 
 def dense_votes(scores_BKN: Tensor) -> Tensor:
@@ -100,7 +105,7 @@ class ZipfLabelSmoothing(Objective):
             )
         z_BK = logits_BK.to(torch.promote_types(logits_BK.dtype, torch.float32))
         target_BK = zipf_of_votes(_votes(seen).to(z_BK.dtype), y_B, self.exponent)
-        zipf = non_true_loss(z_BK, target_BK, y_B)
+        zipf = non_target_loss(z_BK, target_BK, y_B)
         cross_entropy = F.cross_entropy(logits_BK, y_B)
         return {
             "loss": cross_entropy + self.weight * zipf,
@@ -111,7 +116,7 @@ class ZipfLabelSmoothing(Objective):
 
 
 @torch.no_grad()
-def _votes(seen: Seen) -> Tensor:
+def _votes(seen: Captured) -> Tensor:
     """The places' votes: the head, bias and all, at each of them."""
     features_BFHW = seen.features_BFHW.float()
     with torch.autocast(features_BFHW.device.type, enabled=False):  # in half precision many tie

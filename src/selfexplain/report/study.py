@@ -6,10 +6,14 @@ from typing import Any
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from selfexplain.report.caption import unfinished
-from selfexplain.report.frame import markdown_table, plain_table
-from selfexplain.report.palette import BLUE, ORANGE
-from selfexplain.report.table import with_interval, with_spread
+from selfexplain.report.style import BLUE, ORANGE
+from selfexplain.report.tables import (
+    markdown_table,
+    plain_table,
+    unfinished,
+    with_interval,
+    with_spread,
+)
 
 HEADER = ("taught", "accuracy %", "gain", "share of full %", "NLL")
 

@@ -6,15 +6,17 @@ from selfexplain.lazy import lazily
 
 if TYPE_CHECKING:
     from selfexplain.spaces.build import build_supernet
-    from selfexplain.spaces.counts import count_multiply_adds, count_parameters
-    from selfexplain.spaces.drop_path import set_drop_path
-    from selfexplain.spaces.files import load_genotype, published_genotypes, save_genotype
-    from selfexplain.spaces.genotype import FAMILIES, Cell, Edge, Genotype
-    from selfexplain.spaces.network import build_network
-    from selfexplain.spaces.one_hot import one_hot_architecture
-    from selfexplain.spaces.sampling import random_genotype
-    from selfexplain.spaces.strings import from_string, to_string
-    from selfexplain.spaces.supernet import Supernet
+    from selfexplain.spaces.genotype import FAMILIES, Cell, Edge, Genotype, random_genotype
+    from selfexplain.spaces.genotype_io import (
+        from_string,
+        load_genotype,
+        published_genotypes,
+        save_genotype,
+        to_string,
+    )
+    from selfexplain.spaces.network import build_network, count_multiply_adds, count_parameters
+    from selfexplain.spaces.operations import set_drop_path
+    from selfexplain.spaces.supernet import Supernet, one_hot_architecture
 
 __all__ = [
     "FAMILIES",
@@ -40,14 +42,10 @@ lazily(
     __name__,
     {
         "build": "build_supernet",
-        "counts": "count_multiply_adds count_parameters",
-        "drop_path": "set_drop_path",
-        "files": "load_genotype published_genotypes save_genotype",
-        "genotype": "FAMILIES Cell Edge Genotype",
-        "network": "build_network",
-        "one_hot": "one_hot_architecture",
-        "sampling": "random_genotype",
-        "strings": "from_string to_string",
-        "supernet": "Supernet",
+        "genotype": "Cell Edge FAMILIES Genotype random_genotype",
+        "genotype_io": "from_string load_genotype published_genotypes save_genotype to_string",
+        "network": "build_network count_multiply_adds count_parameters",
+        "operations": "set_drop_path",
+        "supernet": "Supernet one_hot_architecture",
     },
 )

@@ -3,10 +3,9 @@
 import difflib
 
 from selfexplain.errors import InputError
-from selfexplain.spaces.checks import check_divisible, check_image_size, check_numbers
-from selfexplain.spaces.darts_skeleton import reductions
-from selfexplain.spaces.darts_supernet import DARTSSupernet, PCDARTSSupernet
-from selfexplain.spaces.nasbench201_supernet import NASBench201Supernet
+from selfexplain.spaces.darts import DARTSSupernet, PCDARTSSupernet, reductions
+from selfexplain.spaces.genotype import check_divisible, check_image_size, check_numbers
+from selfexplain.spaces.nasbench201 import NASBench201Supernet
 from selfexplain.spaces.supernet import Supernet
 
 SPACES = ("nasbench201", "darts", "pcdarts")

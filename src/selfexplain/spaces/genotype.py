@@ -6,9 +6,64 @@ computes nodes 2 to 5; a NAS-Bench-201 cell has input 0 and computes nodes 1 to 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+import torch
 
 from selfexplain.errors import InputError
+
+# What networks of any space ask of their numbers; without torch, for the command line.
+
+
+Form = Literal["small", "imagenet"]
+"""For images of about 32 pixels, or of about 224."""
+
+
+def check_numbers(**numbers: int) -> None:
+    """Raise InputError unless every number is at least 1.
+
+    Example:
+        >>> check_numbers(channels=16, cells=8)
+    """
+    for name, number in numbers.items():
+        if number < 1:
+            raise InputError(f"{name} is {number}; pass a number of at least 1")
+
+
+def check_divisible(what: str, channels: int, unit: int) -> None:
+    """Raise InputError unless the channels can be split as the operations do.
+
+    Example:
+        >>> check_divisible("pcdarts", 16, 8)
+    """
+    if channels % unit:
+        raise InputError(
+            f"channels is {channels}, which {what} cannot split; pass a multiple of {unit}"
+        )
+
+
+def check_image_size(image_size: int, halvings: int) -> None:
+    """Raise InputError unless images of this size can be halved so many times without a rest.
+
+    Example:
+        >>> check_image_size(8, halvings=2)
+    """
+    unit = 2**halvings
+    if image_size < unit or image_size % unit:
+        raise InputError(
+            f"image_size is {image_size}, and this network halves its features {halvings} "
+            f"time{'s' * (halvings > 1)}; pass a multiple of {unit}"
+        )
+
+
+def check_probability(probability: float) -> None:
+    """Raise InputError unless the probability is in [0, 1).
+
+    Example:
+        >>> check_probability(0.2)
+    """
+    if not 0 <= probability < 1:
+        raise InputError(f"drop_path is {probability:g}; pass a number from 0 to below 1")
 
 
 class Edge(NamedTuple):
@@ -142,3 +197,42 @@ def _check_cell(what: str, cell: Cell, rules: CellRules) -> None:
         raise InputError(
             f"{what} concatenates nodes {list(rules.concat)}; this one {list(cell.concat)}"
         )
+
+
+# Random genotypes, for random search and for tests.
+
+
+def random_genotype(family: str, generator: torch.Generator | None = None) -> Genotype:
+    """Draw a genotype, uniformly from all of its family.
+
+    In the family darts no edge has the operation `none`, as in every derived cell.
+
+    Args:
+        family: a key of `FAMILIES`.
+        generator: CPU generator to draw from; None for torch's global one.
+
+    Raises:
+        InputError: there is no such family.
+
+    Example:
+        >>> genotype = random_genotype("darts", torch.Generator().manual_seed(0))
+        >>> [edge.source for edge in genotype.cells["normal"].nodes[0]]
+        [0, 1]
+    """
+    if family not in FAMILIES:
+        raise InputError(
+            f"there are no cells of family {family!r}; pass one of {', '.join(FAMILIES)}"
+        )
+    rules = FAMILIES[family]
+    return Genotype(family, {name: _random_cell(rules, generator) for name in rules.cells})
+
+
+def _random_cell(rules: CellRules, generator: torch.Generator | None) -> Cell:
+    names = [n for n in rules.operations if n != "none" or rules.edges_per_node is None]
+    nodes = []
+    for number in range(rules.inputs, rules.inputs + rules.nodes):
+        order = torch.randperm(number, generator=generator)
+        sources = sorted(order[: rules.edges_per_node].tolist())
+        drawn = torch.randint(len(names), (len(sources),), generator=generator).tolist()
+        nodes.append(tuple(Edge(names[o], s) for o, s in zip(drawn, sources, strict=True)))
+    return Cell(tuple(nodes), rules.concat)

@@ -1,23 +1,137 @@
 """The network that a genotype stands for."""
 
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from selfexplain.errors import InputError
-from selfexplain.spaces.checks import (
+from selfexplain.spaces.darts import (
+    AuxiliaryHead,
+    CellInputs,
+    CellShape,
+    DARTSNetwork,
+    ImageNetStem,
+    SmallStem,
+    reductions,
+)
+from selfexplain.spaces.genotype import (
+    Cell,
     Form,
+    Genotype,
     check_divisible,
     check_image_size,
     check_numbers,
     check_probability,
 )
-from selfexplain.spaces.darts_ends import AuxiliaryHead, ImageNetStem, SmallStem
-from selfexplain.spaces.darts_skeleton import CellShape, DARTSNetwork, reductions
-from selfexplain.spaces.derived_cells import DARTSCell, NASBench201Cell
-from selfexplain.spaces.drop_path import set_drop_path
-from selfexplain.spaces.genotype import Genotype
-from selfexplain.spaces.nasbench201_skeleton import NASBench201Network
+from selfexplain.spaces.mixed_op import total
+from selfexplain.spaces.nasbench201 import NASBench201Network
+from selfexplain.spaces.operations import PREPARATIONS, DropPath, Weighted, operation, set_drop_path
+
+# Discrete cells, as a genotype says; the operations are those of the supernets.
+#
+# Shape suffixes: B batch, C channels, H and W space.
+
+
+class EdgeOperation(nn.Module):
+    """One operation, with scale and shift in its BatchNorms, and drop-path unless it is a skip.
+
+    Args:
+        name: a key of `OPERATIONS`.
+        channels: channels C of input and output.
+        stride: 1 or 2.
+    """
+
+    def __init__(self, name: str, channels: int, stride: int) -> None:
+        super().__init__()
+        chosen = operation(name, stride)
+        self.preparation = chosen.preparation
+        self.stride = stride
+        after: list[nn.Module] = []
+        if chosen.layers is not None:
+            after.append(Weighted(name, channels, stride, affine=True))
+        if chosen.preparation != "identity":
+            after.append(DropPath())
+        self.after = nn.Sequential(*after)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """The operation's result (B, C, H / stride, W / stride)."""
+        out: Tensor = self.after(PREPARATIONS[self.preparation](x_BCHW, self.stride))
+        return out
+
+    def extra_repr(self) -> str:
+        """What is done before the weights come in, for printing."""
+        return f"{self.preparation}, stride={self.stride}"
+
+
+class Edges(nn.Module):
+    """All edges of a cell but those with the operation none; each node is the sum of its edges.
+
+    Args:
+        cell: the edges of each node.
+        channels: channels C of every node.
+        reduced: number of input nodes whose edges have stride 2.
+    """
+
+    def __init__(self, cell: Cell, channels: int, reduced: int = 0) -> None:
+        super().__init__()
+        self.sources = [[e.source for e in node if e.operation != "none"] for node in cell.nodes]
+        self.nodes = nn.ModuleList(
+            nn.ModuleList(
+                EdgeOperation(e.operation, channels, 2 if e.source < reduced else 1)
+                for e in node
+                if e.operation != "none"
+            )
+            for node in cell.nodes
+        )
+
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        """The input nodes and the computed nodes."""
+        nodes = list(inputs)
+        for sources, operations in zip(self.sources, self.nodes, strict=True):
+            assert isinstance(operations, nn.ModuleList)
+            arrived = [op(nodes[s]) for op, s in zip(operations, sources, strict=True)]
+            nodes.append(total(arrived) if arrived else torch.zeros_like(nodes[0]))
+        return nodes
+
+
+class NASBench201Cell(nn.Module):
+    """A discrete cell of NAS-Bench-201.
+
+    Shapes:
+        input and output (B, C, H, W).
+    """
+
+    def __init__(self, cell: Cell, channels: int) -> None:
+        super().__init__()
+        self.edges = Edges(cell, channels)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """The last node."""
+        nodes: list[Tensor] = self.edges([x_BCHW])
+        return nodes[-1]
+
+
+class DARTSCell(nn.Module):
+    """A discrete cell of DARTS.
+
+    Shapes:
+        input: the outputs of the two last cells; output (B, 4 C, H, W), at half the resolution if
+        the cell reduces.
+    """
+
+    def __init__(self, cell: Cell, shape: CellShape) -> None:
+        super().__init__()
+        self.inputs = CellInputs(shape, affine=True)
+        self.edges = Edges(cell, shape.channels, reduced=2 if shape.reduces else 0)
+        self.concat = cell.concat
+
+    def forward(self, second_last_BCHW: Tensor, last_BCHW: Tensor) -> Tensor:
+        """The nodes of the output, side by side."""
+        nodes: list[Tensor] = self.edges(self.inputs(second_last_BCHW, last_BCHW))
+        return torch.cat([nodes[number] for number in self.concat], dim=1)
 
 
 def build_network(
@@ -139,3 +253,73 @@ def _darts_network(
         cells=cells,
         auxiliary=make_auxiliary if auxiliary else None,
     )
+
+
+# How large a network is, counted as the papers on architecture search count.
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Number of trainable numbers: weights, scales and shifts, but not those of an auxiliary head.
+
+    Args:
+        network: any module; what lies below a submodule named `auxiliary` is left out.
+
+    Example:
+        >>> count_parameters(nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8)))
+        232
+    """
+    return sum(
+        parameter.numel()
+        for name, parameter in network.named_parameters()
+        if "auxiliary" not in name.split(".")
+    )
+
+
+def count_multiply_adds(network: nn.Module, image_shape: Sequence[int]) -> int:
+    """Multiply-adds of all convolutions and linear layers for one image, in evaluation mode.
+
+    NAS-Bench-201 and the papers on DARTS count so: a convolution's multiplications, and a linear
+    layer's with its bias; not BatchNorm, activations, pooling and sums. Nothing is computed, and
+    the network stays as it was.
+
+    Args:
+        network: maps images (1, C, H, W) to anything.
+        image_shape: (C, H, W).
+
+    Raises:
+        InputError: the shape has not three numbers.
+
+    Example:
+        >>> count_multiply_adds(nn.Conv2d(3, 8, 3, padding=1, bias=False), (3, 4, 4))
+        3456
+    """
+    if len(image_shape) != 3:
+        raise InputError(f"image_shape is {tuple(image_shape)}; pass (channels, height, width)")
+    counts: list[int] = []
+
+    def listen(module: nn.Module, _: Any, output: Tensor) -> None:
+        places = output[0, 0].numel() if isinstance(module, nn.Conv2d) else 1
+        weight, bias = module.weight, module.bias
+        assert isinstance(weight, Tensor)
+        counts.append(places * (weight.numel() + (0 if bias is None else weight.shape[0])))
+
+    layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    handles = [layer.register_forward_hook(listen) for layer in layers]
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        # on the meta device shapes are worked out, and numbers neither needed nor computed
+        state = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+        on_meta = {name: tensor.detach().to("meta") for name, tensor in state.items()}
+        image = torch.empty(1, *image_shape, device="meta", dtype=_type_of(network))
+        torch.func.functional_call(network, on_meta, (image,))
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, training in modes.items():
+            module.training = training
+    return sum(counts)
+
+
+def _type_of(network: nn.Module) -> torch.dtype:
+    return next((p.dtype for p in network.parameters()), torch.float32)

@@ -10,11 +10,83 @@ Shape suffixes: B batch, C channels, H and W space.
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfexplain.models.pointwise import PointwiseConv2d
 from selfexplain.spaces.depthwise import DepthwiseConv2d
-from selfexplain.spaces.layers import FactorizedReduce, Repeat, ScaledBatchNorm
+from selfexplain.spaces.genotype import check_probability
+
+# Layers that the operations of a cell are made of, each for several edges at once if need be.
+#
+# Shape suffixes: B batch, C channels, H and W space, E edges.
+
+
+class FactorizedReduce(nn.Module):
+    """Halve the resolution: two 1x1 convolutions of every second pixel, the second one further on.
+
+    Together they see half of the pixels, where a single one would see a quarter.
+
+    Args:
+        inputs: channels of the input.
+        outputs: channels of the output of each edge, even.
+        edges: number E of edges, whose results lie side by side.
+
+    Shapes:
+        input (B, inputs, H, W), H and W even; output (B, E * outputs, H / 2, W / 2).
+    """
+
+    def __init__(self, inputs: int, outputs: int, edges: int = 1) -> None:
+        super().__init__()
+        self.edges = edges
+        self.even = PointwiseConv2d(inputs, edges * outputs // 2, step=2)
+        self.odd = PointwiseConv2d(inputs, edges * outputs // 2, step=2)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Features at half the resolution."""
+        even, odd = self.even(x_BCHW), self.odd(x_BCHW[:, :, 1:, 1:])
+        halves = zip(even.chunk(self.edges, dim=1), odd.chunk(self.edges, dim=1), strict=True)
+        return torch.cat([half for pair in halves for half in pair], dim=1)
+
+
+class Repeat(nn.Module):
+    """The same channels once for every edge, side by side."""
+
+    def __init__(self, edges: int) -> None:
+        super().__init__()
+        self.edges = edges
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Features (B, E * C, H, W)."""
+        # not x.repeat, which forgets that channels lie last in memory
+        return torch.cat([x_BCHW] * self.edges, dim=1)
+
+
+class ScaledBatchNorm(nn.BatchNorm2d):
+    """BatchNorm whose output a supernet may multiply, channel by channel, at no further cost."""
+
+    def forward(self, x_BCHW: Tensor, scale_C: Tensor | None = None) -> Tensor:
+        """Normalised x, times the scale if there is one (for a BatchNorm without own weights)."""
+        if scale_C is None:
+            return super().forward(x_BCHW)
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        if self.training:
+            self.num_batches_tracked.add_(1)
+        return F.batch_norm(
+            x_BCHW,
+            self.running_mean,
+            self.running_var,
+            # torch 2.13 on CPU, channels last: the backward pass reads an expanded scale as if its
+            # entries lay side by side, and the gradient towards x is silently wrong
+            scale_C.contiguous(),
+            None,
+            self.training,
+            self.momentum,
+            self.eps,
+        )
+
 
 Preparation = Callable[[Tensor, int], Tensor]
 
@@ -127,3 +199,61 @@ class Weighted(nn.Module):
         """The operation's result, times a scale if there is one."""
         out: Tensor = self.norm(self.layers(prepared_BCHW), scale_C)
         return out
+
+
+# Drop-path: leave out single operations, sample by sample (Larsson et al., ICLR 2017).
+#
+# Shape suffixes: B batch, C channels, H and W space.
+
+
+class DropPath(nn.Module):
+    """In training, zero for some samples of the batch; the others are scaled up to keep the mean.
+
+    Attributes:
+        probability: that a sample's path is dropped.
+
+    Shapes:
+        input and output (B, C, H, W).
+
+    Example:
+        >>> import torch
+        >>> DropPath(0.5).eval()(torch.ones(2, 1, 1, 1)).flatten()
+        tensor([1., 1.])
+    """
+
+    def __init__(self, probability: float = 0.0) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """The input, without the paths that are dropped."""
+        if not self.training or self.probability == 0:
+            return x_BCHW
+        keep = 1 - self.probability
+        kept_B111 = x_BCHW.new_empty((x_BCHW.shape[0], 1, 1, 1)).bernoulli_(keep)
+        return x_BCHW * (kept_B111 / keep)
+
+
+def set_drop_path(network: nn.Module, probability: float) -> None:
+    """Set the probability of every `DropPath` in a network, as trainers do before each epoch.
+
+    DARTS raises it linearly, `set_drop_path(network, 0.2 * epoch / epochs)`.
+
+    Args:
+        network: a network of `build_network`, or a module that contains one; other modules, and
+            identity skips, have no path to drop and stay as they are.
+        probability: that an operation's output is dropped for a sample, in [0, 1).
+
+    Raises:
+        InputError: the probability is outside [0, 1).
+
+    Example:
+        >>> layer = DropPath()
+        >>> set_drop_path(nn.Sequential(layer), 0.1)
+        >>> layer.probability
+        0.1
+    """
+    check_probability(probability)
+    for module in network.modules():
+        if isinstance(module, DropPath):
+            module.probability = probability

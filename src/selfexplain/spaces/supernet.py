@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
-from selfexplain.spaces.genotype import Genotype
+from selfexplain.spaces.genotype import FAMILIES, Cell, Edge, Genotype
+from selfexplain.spaces.mixed_op import edges_of
 
 
 class Supernet(nn.Module):
@@ -80,3 +81,117 @@ class Supernet(nn.Module):
 
 def _listed(shapes: Mapping[str, tuple[int, ...]]) -> str:
     return ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "no tensors"
+
+
+# From a genotype back to an architecture that computes it alone.
+#
+# Shape suffixes: E edges, O operations.
+
+
+NEVER = -1e4
+"""A raw number whose softmax beside a 0 is exactly zero, in half precision too."""
+
+
+def one_hot_architecture(supernet: Supernet, genotype: Genotype) -> dict[str, Tensor]:
+    """The architecture with which a supernet computes the cells of a genotype, and nothing else.
+
+    An edge that the genotype has not is `none`; where edges have weights, those of a node's edges
+    are equal.
+
+    Args:
+        supernet: of the genotype's family.
+        genotype: the cells.
+
+    Returns:
+        Name -> float32 tensor on the CPU, as `Supernet.new_architecture` gives them.
+
+    Raises:
+        InputError: the genotype is of another family.
+
+    Example:
+        >>> from selfexplain.spaces import build_supernet, random_genotype
+        >>> supernet = build_supernet(
+        ...     "pcdarts", num_classes=2, in_channels=1, image_size=8, channels=8, cells=3
+        ... )
+        >>> genotype = random_genotype("darts")
+        >>> supernet.genotype(one_hot_architecture(supernet, genotype)) == genotype
+        True
+    """
+    if genotype.family != supernet.family:
+        raise InputError(
+            f"the genotype is of the family {genotype.family}, the supernet searches "
+            f"{supernet.family}; pass a genotype of {supernet.family}"
+        )
+    architecture = {}
+    for name, shape in supernet.architecture_shapes.items():
+        chosen_EO = _chosen(genotype.cells[name.removesuffix("_edges")], genotype.family)
+        numbers_EO = torch.where(chosen_EO, 0.0, NEVER)
+        # Weights of edges: those whose operation is `none` by the genotype's silence.
+        architecture[name] = numbers_EO if len(shape) == 2 else _edges(chosen_EO, genotype.family)
+    return architecture
+
+
+def _chosen(cell: Cell, family: str) -> Tensor:
+    """Which operation (E, O) each edge has."""
+    rules = FAMILIES[family]
+    operation_of = {
+        (edge.source, number): edge.operation
+        for number, node in enumerate(cell.nodes, rules.inputs)
+        for edge in node
+    }
+    names = [operation_of.get(edge, "none") for edge in edges_of(family)]
+    return torch.tensor([[name == o for o in rules.operations] for name in names])
+
+
+def _edges(chosen_EO: Tensor, family: str) -> Tensor:
+    none = FAMILIES[family].operations.index("none")
+    return torch.where(chosen_EO[:, none], NEVER, 0.0)
+
+
+# Discretisation: from the numbers of an architecture to one operation an edge.
+#
+# Shape suffixes: E edges, O operations.
+
+
+def best_of_every_edge(weights_EO: Tensor) -> Cell:
+    """NAS-Bench-201's rule: on every edge the heaviest of all five operations.
+
+    Args:
+        weights_EO: numbers (6, 5), raw or after the softmax.
+
+    Returns:
+        A cell of the family nasbench201.
+    """
+    rules = FAMILIES["nasbench201"]
+    best = weights_EO.detach().argmax(dim=1).tolist()
+    nodes = []
+    for number in range(rules.inputs, rules.inputs + rules.nodes):
+        chosen, best = best[:number], best[number:]
+        nodes.append(tuple(Edge(rules.operations[o], source) for source, o in enumerate(chosen)))
+    return Cell(tuple(nodes), rules.concat)
+
+
+def best_two_of_every_node(weights_EO: Tensor) -> Cell:
+    """DARTS' rule: for every node the two heaviest edges, each with its heaviest operation.
+
+    The weight of an edge is that of its heaviest operation other than `none`, which is never
+    chosen (Liu et al., ICLR 2019, section 2.4).
+
+    Args:
+        weights_EO: weights (14, 8) after the softmax, times the weight of the edge where edges have
+            one.
+
+    Returns:
+        A cell of the family darts; a node's two edges are in the order of their source nodes.
+    """
+    rules = FAMILIES["darts"]
+    candidates = [o for o, name in enumerate(rules.operations) if name != "none"]
+    heaviest = weights_EO.detach()[:, candidates].max(dim=1)
+    weight = heaviest.values.tolist()
+    names = [rules.operations[candidates[int(i)]] for i in heaviest.indices]
+    nodes, start = [], 0
+    for number in range(rules.inputs, rules.inputs + rules.nodes):
+        two = sorted(range(number), key=lambda source: -weight[start + source])[:2]
+        nodes.append(tuple(Edge(names[start + source], source) for source in sorted(two)))
+        start += number
+    return Cell(tuple(nodes), rules.concat)

@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selfexplain.errors import InputError, first_line, import_failure
+from selfexplain.files import atomic_file
 from selfexplain.spaces.genotype import Genotype
-from selfexplain.spaces.strings import to_string
-from selfexplain.writing import atomic_file
+from selfexplain.spaces.genotype_io import to_string
 
 COLUMNS = {
     "arch": "arch",

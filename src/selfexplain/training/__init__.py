@@ -5,17 +5,23 @@ from typing import TYPE_CHECKING
 from selfexplain.lazy import lazily
 
 if TYPE_CHECKING:
-    from selfexplain.training.compiling import CompiledParts
+    from selfexplain.training.compile import CompiledParts
     from selfexplain.training.loop import DivergedError, train
     from selfexplain.training.options import TrainingOptions
     from selfexplain.training.processes import joined_processes
 
-__all__ = ["CompiledParts", "DivergedError", "TrainingOptions", "joined_processes", "train"]
+__all__ = [
+    "CompiledParts",
+    "DivergedError",
+    "TrainingOptions",
+    "joined_processes",
+    "train",
+]
 
 lazily(
     __name__,
     {
-        "compiling": "CompiledParts",
+        "compile": "CompiledParts",
         "loop": "DivergedError train",
         "options": "TrainingOptions",
         "processes": "joined_processes",

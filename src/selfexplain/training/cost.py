@@ -7,8 +7,9 @@ that round.
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,14 +17,99 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from selfexplain.objectives.base import Objective
-from selfexplain.training.compiling import CompiledParts, compiled_steps
-from selfexplain.training.convolutions import autotuned_convolutions
-from selfexplain.training.interleave import interleaved_seconds, medians
-from selfexplain.training.recording import ORDINARY_STEPS, Step, gradient_step
+from selfexplain.objectives.shared.base import Objective
+from selfexplain.training.compile import CompiledParts, autotuned_convolutions, compiled_steps
+from selfexplain.training.cuda_graph import ORDINARY_STEPS, Step, gradient_step
 
-if TYPE_CHECKING:  # a refusal comes before its seconds of import
+if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+
+# Time several functions in turns.
+#
+# Times of separate runs cannot be compared on a machine that others use too. Here the functions
+# take turns, and each is compared with a reference within every round.
+
+
+def interleaved_ratios(
+    functions: Mapping[str, Callable[[], object]], reference: str, rounds: int
+) -> dict[str, tuple[float, float]]:
+    """Median seconds of each function, and median over rounds of its time over the reference's.
+
+    Args:
+        functions: by name; the reference is one of them.
+        reference: whose ratio is 1.
+        rounds: rounds that count, after one that does not.
+
+    Example:
+        >>> interleaved_ratios({"a": lambda: sum(range(100))}, "a", rounds=3)["a"][1]
+        1.0
+    """
+    return medians(interleaved_seconds(functions, rounds), reference)
+
+
+def interleaved_seconds(
+    functions: Mapping[str, Callable[[], object]],
+    rounds: int,
+    *,
+    uncounted: int = 1,
+    enough: Callable[[int], bool] = lambda done: False,
+) -> dict[str, list[float]]:
+    """Seconds of each function in every round, in which each runs once, in the same order.
+
+    Args:
+        functions: by name.
+        rounds: most rounds that count.
+        uncounted: rounds before the first that counts.
+        enough: is asked before each round whether to stop, with the number of those that counted
+            so far, negative before the first.
+
+    Example:
+        >>> seconds = interleaved_seconds({"a": list, "b": dict}, 5, enough=lambda done: done == 2)
+        >>> [len(times) for times in seconds.values()]
+        [2, 2]
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for done in range(-uncounted, rounds):
+        if enough(done):
+            break
+        for name, function in functions.items():
+            took = _seconds(function)
+            if done >= 0:
+                seconds[name].append(took)
+    return seconds
+
+
+def medians(
+    seconds: Mapping[str, Sequence[float]], reference: str
+) -> dict[str, tuple[float, float]]:
+    """Median of each one's times, and median over rounds of its time over the reference's.
+
+    Example:
+        >>> medians({"a": [1.0, 2.0, 3.0], "b": [2.0, 6.0, 6.0]}, "a")["b"]
+        (6.0, 2.0)
+    """
+    return {
+        name: (
+            statistics.median(times),
+            statistics.median(t / r for t, r in zip(times, seconds[reference], strict=True)),
+        )
+        for name, times in seconds.items()
+    }
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    _wait()
+    started = time.perf_counter()
+    function()
+    _wait()
+    return time.perf_counter() - started
+
+
+def _wait() -> None:
+    """Until the GPU is done, if one is in use."""
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

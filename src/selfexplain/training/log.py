@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from selfexplain.errors import InputError
+from selfexplain.files import atomic_file, cannot_write
 from selfexplain.records import Whole, is_whole, misfit, parse_json, read_text, sealed, unsealed
 from selfexplain.training.loggers import Logger, numbers
-from selfexplain.writing import atomic_file, cannot_write
 
 EPOCH = {"epoch": Whole(1, 10_000_000)}
 """What a line says in any case."""

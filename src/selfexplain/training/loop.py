@@ -7,6 +7,7 @@ checkpoint of an epoch therefore walks the same path as one that was never stopp
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,23 +17,107 @@ import torch
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
-from selfexplain.multilevel import all_finite
-from selfexplain.objectives.base import Objective
-from selfexplain.training.checkpoint import load_checkpoint, save_checkpoint
-from selfexplain.training.compiling import CompiledParts, compiled_steps
-from selfexplain.training.convolutions import autotuned_convolutions
+from selfexplain.hypergradients import all_finite
+from selfexplain.objectives.shared.base import Objective
+from selfexplain.seeding import epoch_seed, global_generator_kept
+from selfexplain.training.checkpoint import (
+    Run,
+    load_checkpoint,
+    restore,
+    save_checkpoint,
+    start,
+    state_of,
+)
+from selfexplain.training.compile import CompiledParts, autotuned_convolutions, compiled_steps
+from selfexplain.training.cuda_graph import gradient_step
 from selfexplain.training.log import EpochLog
 from selfexplain.training.loggers import Logger
-from selfexplain.training.meter import Meter
 from selfexplain.training.options import TrainingOptions
 from selfexplain.training.processes import exists_for_all, mean_numbers, take_from_first
-from selfexplain.training.recording import gradient_step
-from selfexplain.training.schedule import cosine_with_warmup
-from selfexplain.training.seeding import epoch_seed, global_generator_kept
-from selfexplain.training.state import Run, restore, start, state_of
 
-if TYPE_CHECKING:  # a refusal comes before its seconds of import
+if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+
+# The learning rate as a function of the step, with no state to save.
+
+
+def cosine_with_warmup(step: int, total: int, warmup: float) -> float:
+    """Factor on the largest learning rate at a step: linear warm-up, then half a cosine to zero.
+
+    Args:
+        step: number of steps already taken, from 0 to total - 1.
+        total: steps of the whole run.
+        warmup: steps of the warm-up, not necessarily whole.
+
+    Source: Loshchilov and Hutter 2017 (SGDR), one period; warm-up of Goyal et al. 2017.
+
+    Example:
+        >>> [round(cosine_with_warmup(s, 4, 0), 2) for s in range(4)]
+        [1.0, 0.85, 0.5, 0.15]
+        >>> cosine_with_warmup(0, 10, 2), cosine_with_warmup(1, 10, 2)
+        (0.5, 1.0)
+    """
+    if step + 1 < warmup:
+        return (step + 1) / warmup
+    if step < warmup:
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total - warmup)))
+
+
+# Means over an epoch that are summed on the device, so that a step never waits for them.
+
+
+class Meter:
+    """Sums of an objective's terms and of right answers.
+
+    Args:
+        every: look at the loss's value on every n-th step; each look makes the device wait.
+
+    Example:
+        >>> meter = Meter()
+        >>> meter.add({"loss": torch.tensor(2.0), "output": torch.eye(2)}, torch.tensor([0, 0]))
+        True
+        >>> meter.means()
+        {'loss': 2.0, 'train_accuracy': 50.0}
+    """
+
+    def __init__(self, every: int = 1) -> None:
+        self.every = every
+        self.last_loss = math.nan
+        self._sums: dict[str, Tensor] = {}
+        self._right: Tensor | None = None
+        self._steps = 0
+        self._images = 0
+
+    def add(self, out: dict[str, Tensor], y_B: Tensor) -> bool:
+        """Take in one step; False if its loss was looked at and is not finite."""
+        for name, value in out.items():
+            if value.ndim == 0:
+                self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value.detach()
+        right = (out["output"].detach().argmax(dim=1) == y_B).sum()
+        self._right = right if self._right is None else self._right + right
+        self._steps += 1
+        self._images += len(y_B)
+        if not self.looked:
+            return True
+        self.last_loss = float(out["loss"].detach())
+        return math.isfinite(self.last_loss)
+
+    @property
+    def looked(self) -> bool:
+        """Whether the loss of the last step was looked at."""
+        return self._steps % self.every == 0
+
+    def finite(self) -> bool:
+        """Whether the sum of all losses so far is finite."""
+        return math.isfinite(float(self._sums["loss"]))
+
+    def means(self) -> dict[str, float]:
+        """Mean of every scalar term over the steps, and the accuracy on the fly in percent."""
+        terms = {name: float(total) / self._steps for name, total in self._sums.items()}
+        right = 0.0 if self._right is None else float(self._right)
+        return {**terms, "train_accuracy": 100 * right / self._images}
 
 
 FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}

@@ -11,9 +11,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from selfexplain.distributed import rank, world_size
 from selfexplain.errors import InputError, LostProcessError, first_line
-from selfexplain.multilevel import Processes
-from selfexplain.objectives.processes import rank, world_size
+from selfexplain.hypergradients import World
 
 SIGNS = ("gloo", "nccl", "connection closed by peer", "connection reset by peer", "broken pipe")
 """What errors of torch.distributed say, in lower case, when the other end is gone."""
@@ -74,7 +74,7 @@ def _is_of_lost_process(error: RuntimeError) -> bool:
     return isinstance(error, distributed) or any(sign in str(error).lower() for sign in SIGNS)
 
 
-def joined_processes() -> Processes:
+def joined_processes() -> World:
     """The processes of the default group, for a search over all of them.
 
     Example:
@@ -82,8 +82,8 @@ def joined_processes() -> Processes:
         1
     """
     if world_size() == 1:
-        return Processes()
-    return Processes(rank(), world_size(), _mean)
+        return World()
+    return World(rank(), world_size(), _mean)
 
 
 def _mean(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -1,20 +1,30 @@
 """The sections of a report on training, one idea a file; each is a function of what runs left."""
 
 from selfexplain.report.sections.classes import classes_section
-from selfexplain.report.sections.cost import cost_section
 from selfexplain.report.sections.curves import curves_section
-from selfexplain.report.sections.facts import facts
 from selfexplain.report.sections.gallery import gallery_section
-from selfexplain.report.sections.record import Album, Moment, Predictions, Record, Similarity
+from selfexplain.report.sections.record import (
+    EpochSnapshot,
+    Predictions,
+    Record,
+    Similarity,
+    Snapshots,
+)
 from selfexplain.report.sections.reliability import reliability_section
-from selfexplain.report.sections.scores import comparison_results, run_results, study_results
+from selfexplain.report.sections.scores import (
+    comparison_results,
+    cost_section,
+    facts,
+    run_results,
+    study_results,
+)
 
 __all__ = [
-    "Album",
-    "Moment",
+    "EpochSnapshot",
     "Predictions",
     "Record",
     "Similarity",
+    "Snapshots",
     "classes_section",
     "comparison_results",
     "cost_section",

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from selfexplain.report.html import Section, figure, legend, paragraph
-from selfexplain.report.html.evenly import evenly
-from selfexplain.report.palette import line_style
+from selfexplain.report.html import Section, figure, legend, linspace_indices, paragraph
 from selfexplain.report.sections.record import Record
+from selfexplain.report.style import line_style
 
 TITLES = {
     "loss": "training loss",
@@ -58,7 +57,7 @@ def curve_of(records: Sequence[Record], key: str) -> Curve | None:
     epochs = sorted(set.intersection(*(set(values) for values in runs))) if runs else []
     if not epochs:
         return None
-    kept = [epochs[i] for i in evenly(len(epochs), MOST_POINTS)]
+    kept = [epochs[i] for i in linspace_indices(len(epochs), MOST_POINTS)]
     columns = [[values[epoch] for values in runs] for epoch in kept]
     return Curve(
         tuple(kept),

@@ -7,10 +7,17 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from selfexplain.report.html import Section, escape, image, paragraph, slider
-from selfexplain.report.html.pixels import png_uri
-from selfexplain.report.overlay import image_pixels, map_pixels
-from selfexplain.report.sections.record import Album, Moment, Record
+from selfexplain.report.html import (
+    Section,
+    escape,
+    image,
+    image_pixels,
+    map_pixels,
+    paragraph,
+    png_uri,
+    slider,
+)
+from selfexplain.report.sections.record import EpochSnapshot, Record, Snapshots
 
 MOST_IMAGES = 6
 TILE = 104
@@ -54,7 +61,7 @@ READING = (
 )
 
 
-def _backgrounds(album: Album) -> str:
+def _backgrounds(album: Snapshots) -> str:
     """The images as properties of the gallery: each is in the file once, for all its epochs."""
     uris = [
         (f"--{name}-{i}", png_uri(image_pixels(image_CHW, grey=name == "grey")))
@@ -64,13 +71,13 @@ def _backgrounds(album: Album) -> str:
     return ";".join(f"{name}:url({uri})" for name, uri in uris)
 
 
-def _frame(album: Album, moment: Moment, names: Sequence[str]) -> str:
+def _frame(album: Snapshots, moment: EpochSnapshot, names: Sequence[str]) -> str:
     return "".join(
         _explained(i, moment, names, album) for i in range(min(MOST_IMAGES, len(album.labels_B)))
     )
 
 
-def _explained(i: int, moment: Moment, names: Sequence[str], album: Album) -> str:
+def _explained(i: int, moment: EpochSnapshot, names: Sequence[str], album: Snapshots) -> str:
     """One image: tiles in a row, then bars."""
     true = int(album.labels_B[i])
     probability_K = moment.probabilities_BK[i]

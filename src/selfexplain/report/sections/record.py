@@ -29,7 +29,7 @@ class Similarity:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Moment:
+class EpochSnapshot:
     """What a model said of the album's images after one epoch."""
 
     epoch: int
@@ -43,13 +43,13 @@ class Moment:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Album:
+class Snapshots:
     """A few scored images, and what a model said of them after some of its epochs."""
 
     images_BCHW: Tensor
     """uint8."""
     labels_B: Tensor
-    moments: tuple[Moment, ...]
+    moments: tuple[EpochSnapshot, ...]
     """By rising epoch."""
     epochs: int
     """That the run was to have; it may have been stopped before."""
@@ -67,7 +67,7 @@ class Record:
     result: dict[str, Any] | None = None
     predictions: Predictions | None = None
     similarity: Similarity | None = None
-    album: Album | None = None
+    album: Snapshots | None = None
     control: str = "none"
     """Whose soft target an introspective objective learns from, if not its explanations'."""
 

@@ -12,10 +12,10 @@ from matplotlib.ticker import ScalarFormatter
 from torch import Tensor
 
 from selfexplain.evaluation import calibration_error
-from selfexplain.evaluation.calibration import BINS
+from selfexplain.evaluation.metrics import BINS
 from selfexplain.report.html import Section, escape, figure, paragraph, table
-from selfexplain.report.palette import BLUE
 from selfexplain.report.sections.record import Record
+from selfexplain.report.style import BLUE
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,41 @@
 
 from typing import Any
 
-from selfexplain.report.caption import caption
+from selfexplain.report.figures import cost_figure, pareto_front
 from selfexplain.report.html import Section, figure, paragraph, scroll, table
-from selfexplain.report.sections.facts import facts
 from selfexplain.report.sections.record import Record
 from selfexplain.report.study import HEADER, study_caption, study_cells, study_figure
-from selfexplain.report.table import comparison_cells
+from selfexplain.report.tables import caption, comparison_cells
+
+# In one sentence, what was trained on what, how long and where.
+
+
+def facts(config: dict[str, Any], environment: dict[str, Any]) -> str:
+    """What a saved configuration says that readers ask first; what it does not say is left out.
+
+    Args:
+        config: of a run or a comparison.
+        environment: saved beside it; may be empty.
+
+    Example:
+        >>> facts({"model": "small_cnn", "data": {"data": "digits"}, "seeds": [0, 1],
+        ...        "training": {"epochs": 30, "batch_size": 50}}, {})
+        'small_cnn on digits, 30 epochs in batches of 50, seeds 0, 1.'
+    """
+    training = config.get("training", {})
+    seeds = config.get("seeds", [config["seed"]] if "seed" in config else [])
+    versions = environment.get("versions", {})
+    parts = [
+        f"{config.get('model', 'a network of a genotype')} on {config['data']['data']}"
+        if "data" in config
+        else "",
+        f"{training['epochs']} epochs in batches of {training['batch_size']}" if training else "",
+        f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}" if seeds else "",
+        str(environment.get("hardware", "")),
+        f"selfexplain {versions['selfexplain']}" if "selfexplain" in versions else "",
+    ]
+    return f"{', '.join(part for part in parts if part)}."
+
 
 SCORES = {
     "accuracy": ("accuracy, %", 2),
@@ -95,3 +124,43 @@ def run_results(record: Record, about: str) -> Section:
     ]
     text = "scores of the model of the last epoch on the images that the run was scored on"
     return Section("Results", paragraph(about) + table(["score", record.name], rows, caption=text))
+
+
+# Accuracy against cost.
+
+
+FEW = 6
+"""Names of so many methods fit a phone's width."""
+
+
+def cost_section(results: dict[str, Any]) -> Section:
+    """What each objective costs and how accurate it is, the Pareto front marked.
+
+    Args:
+        results: what `results.json` holds.
+
+    Example:
+        >>> row = {"objective": "standard", "accuracy_mean": 90.0, "accuracy_std": None, "cost": 1}
+        >>> "standard: cost 1.00, accuracy 90.00 %" in cost_section({"summary": [row]}).body
+        True
+    """
+    summary = results["summary"]
+    names = [row["objective"] for row in summary]
+    key = "total_cost" if all("total_cost" in row for row in summary) else "cost"
+    front = pareto_front([row[key] for row in summary], [row["accuracy_mean"] for row in summary])
+    told = ", ".join(names[i] for i in front)
+    points = "; ".join(
+        f"{row['objective']}: cost {row[key]:.2f}, accuracy {row['accuracy_mean']:.2f} %"
+        for row in summary
+    )
+    few = len(names) <= FEW
+    drawn = cost_figure(summary, size=(4.3, 3.5) if few else (7.5, 5))
+    chart = figure(drawn, f"Scatter plot. {points}.")
+    return Section(
+        "Accuracy against cost",
+        paragraph(
+            f"On the Pareto front, where nothing is both cheaper and more accurate: {told}. Bars "
+            "are the standard deviation over seeds."
+        )
+        + (chart if few else scroll(chart, "whole", "accuracy against cost")),
+    )

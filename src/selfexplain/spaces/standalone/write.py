@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import get_args
 
 from selfexplain.errors import InputError
-from selfexplain.spaces.checks import Form
-from selfexplain.spaces.genotype import Cell, Genotype
+from selfexplain.spaces.genotype import Cell, Form, Genotype
 from selfexplain.spaces.network import published_size
 
 BEGIN, END = "# begin: the network\n", "# end: the network\n"

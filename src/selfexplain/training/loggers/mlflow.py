@@ -14,8 +14,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy import URL
 
 from selfexplain.errors import InputError, first_line
-from selfexplain.training.loggers.kept_id import kept_id
-from selfexplain.training.loggers.logger import as_text, flat
+from selfexplain.training.loggers.logger import as_text, flat, run_id
 
 LONGEST = 6000
 """Characters of a parameter, as MLflow limits them."""
@@ -51,7 +50,7 @@ class MLflow:
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # "Creating tables"
         with self._reaching_the_store():
             self._client = MlflowClient(tracking_uri=self._uri)
-            self._id = kept_id(
+            self._id = run_id(
                 store / "run-id",
                 hyperparameters,
                 lambda: self._new_run(folder.name, store / "artifacts", hyperparameters),

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from selfexplain.files import cannot_write
 from selfexplain.training.loggers.logger import as_text, flat
-from selfexplain.writing import cannot_write
 
 
 class TensorBoard:

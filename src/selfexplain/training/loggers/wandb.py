@@ -9,7 +9,7 @@ from typing import Any
 import wandb
 
 from selfexplain.errors import InputError, first_line
-from selfexplain.training.loggers.kept_id import kept_id
+from selfexplain.training.loggers.logger import run_id
 
 
 class WeightsAndBiases:
@@ -41,7 +41,7 @@ class WeightsAndBiases:
             self._run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", "selfexplain"),
                 name=os.environ.get("WANDB_NAME", folder.name),
-                id=kept_id(folder / "wandb" / "run-id", hyperparameters, _new_id),
+                id=run_id(folder / "wandb" / "run-id", hyperparameters, _new_id),
                 # In offline mode wandb has nothing to resume, and would say so each time.
                 resume=None if mode == "offline" else "allow",
                 dir=folder,

@@ -1,0 +1,206 @@
+"""Training batches: the same for any number of processes, and for any epoch on its own."""
+
+from collections.abc import Iterator
+
+import torch
+
+from selfexplain.data.images import ImageSet, MemoryImages, to_device
+from selfexplain.data.transforms import Augmentation, augment, draw, find_corruption, normalise
+from selfexplain.distributed import check_ranks, rank_slice
+from selfexplain.errors import InputError
+from selfexplain.seeding import named_generator
+
+
+class Batches:
+    """Batches of normalised images, one epoch after another.
+
+    Every process walks the same order, a function of (seed, epoch), and takes its contiguous
+    part of each global batch. What is done to the images is drawn for the global batch, a
+    function of (seed, epoch, step). So the batches of several processes, put together, equal
+    those of one bit for bit, and no epoch or step needs those before it. The noise of a corruption
+    is a function of (seed, epoch, place of the image). The global random generators are never used.
+
+    Args:
+        images: The set. `MemoryImages` move to the device once, as uint8, and stay there;
+            `StreamedImages` are decoded batch by batch.
+        batch_size: Images of a global batch, over all processes.
+        seed: Equal seeds give equal batches.
+        device: Where batches are wanted.
+        augmentation: What may be done to the images; None leaves them as they are.
+        corruption: Name of what is done to them afterwards, before they are normalised, one of
+            `CORRUPTIONS`; None for nothing.
+        places_N: Place of each image in a larger set of which these are a part, so that its
+            corruption is the same as in the whole, int64; None for the place in this set.
+        shuffle: Whether each epoch has its own order; else the order of the set.
+        drop_last: Whether a last, smaller batch is left out; else it is shared out as evenly as
+            possible, and a process whose part is empty gets no batch for that step.
+        rank: Number of this process, from 0.
+        world_size: How many processes share each batch.
+        workers: Processes that decode ahead, for `StreamedImages`.
+        mean_C: Mean of each channel in units of [0, 1], from `channel_statistics`.
+        std_C: Standard deviation of each channel in the same units.
+
+    Raises:
+        InputError: A number does not fit the others; the message says which and what to pass.
+
+    Example:
+        >>> images = MemoryImages(torch.zeros(10, 1, 8, 8, dtype=torch.uint8), torch.arange(10))
+        >>> half_C = torch.tensor([0.5])
+        >>> batches = Batches(images, batch_size=4, mean_C=half_C, std_C=half_C)
+        >>> len(batches), [x_BCHW.shape[0] for x_BCHW, labels_B in batches.epoch(0)]
+        (2, [4, 4])
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        augmentation: Augmentation | None = None,
+        corruption: str | None = None,
+        places_N: torch.Tensor | None = None,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int = 0,
+        mean_C: torch.Tensor,
+        std_C: torch.Tensor,
+    ) -> None:
+        _check_sizes(len(images), batch_size, drop_last, workers)
+        check_ranks(batch_size, rank, world_size)
+        _check_statistics(images.shape_CHW[0], mean_C, std_C)
+        if augmentation is not None:
+            augmentation.check_fits(*images.shape_CHW[1:])
+        self.device = torch.device(device)
+        self.images = images.to(self.device) if isinstance(images, MemoryImages) else images
+        self.labels_N = images.labels_N.to(self.device)
+        self.mean_C = mean_C.to(self.device, torch.float32)
+        self.std_C = std_C.to(self.device, torch.float32)
+        self.batch_size, self.drop_last, self.shuffle = batch_size, drop_last, shuffle
+        self.seed, self.augmentation, self.workers = seed, augmentation, workers
+        self.corruption_name = corruption
+        self.corruption = None if corruption is None else find_corruption(corruption)
+        self.places_N = torch.arange(len(images)) if places_N is None else places_N.cpu()
+        _check_places(len(images), self.places_N)
+        self.rank, self.world_size = rank, world_size
+
+    def __len__(self) -> int:
+        """Return the number of steps of an epoch."""
+        rest = 0 if self.drop_last else self.batch_size - 1
+        return (len(self.images) + rest) // self.batch_size
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Produce the batches of one epoch, from `start_step` on.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+            start_step: Step to begin with, to resume within an epoch.
+
+        Returns:
+            Iterator over x_BCHW (float32, normalised, contiguous) and labels_B (int64), both on
+            the device.
+
+        Raises:
+            InputError: `start_step` is not a step of the epoch.
+        """
+        if not 0 <= start_step <= len(self):
+            raise InputError(
+                f"start_step is {start_step}; pass a number from 0 to {len(self)}, "
+                "the number of steps of an epoch"
+            )
+        return ((x_BCHW, y_B) for x_BCHW, y_B, _ in self._produce(epoch, start_step))
+
+    def indexed_epoch(
+        self, epoch: int
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Produce the batches of one epoch with index_B (int64), each image's place in the set.
+
+        Example:
+            >>> images = MemoryImages(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.arange(4))
+            >>> half_C = torch.tensor([0.5])
+            >>> batches = Batches(images, batch_size=2, shuffle=False, mean_C=half_C, std_C=half_C)
+            >>> [index_B.tolist() for _, _, index_B in batches.indexed_epoch(0)]
+            [[0, 1], [2, 3]]
+        """
+        return self._produce(epoch, 0)
+
+    def _produce(
+        self, epoch: int, start_step: int
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        steps = [
+            (step, global_B, rank_slice(len(global_B), self.rank, self.world_size))
+            for step, global_B in enumerate(torch.split(self._order(epoch), self.batch_size))
+            if start_step <= step < len(self)
+        ]
+        steps = [(step, global_B, mine) for step, global_B, mine in steps if mine.stop > mine.start]
+        indices = [global_B[mine] for _, global_B, mine in steps]
+        read = self.images.stream(
+            indices, workers=self.workers, pin_memory=self.device.type == "cuda"
+        )
+        for (step, global_B, mine), indices_B, read_BCHW in zip(steps, indices, read, strict=True):
+            pixels_BCHW = read_BCHW.to(self.device, non_blocking=True)
+            pixels_BCHW = self._augmented(pixels_BCHW, (epoch, step), len(global_B), mine)
+            pixels_BCHW = self._corrupted(pixels_BCHW, epoch, indices_B)
+            index_B = to_device(indices_B, self.device)
+            yield normalise(pixels_BCHW, self.mean_C, self.std_C), self.labels_N[index_B], index_B
+
+    def _order(self, epoch: int) -> torch.Tensor:
+        if not self.shuffle:
+            return torch.arange(len(self.images))
+        return torch.randperm(
+            len(self.images), generator=named_generator("order", self.seed, epoch)
+        )
+
+    def _augmented(
+        self, images_BCHW: torch.Tensor, moment: tuple[int, int], count: int, mine: slice
+    ) -> torch.Tensor:
+        """Augment this process's part of the global batch of `count` at (epoch, step)."""
+        if self.augmentation is None:
+            return images_BCHW
+        generator = named_generator("augmentation", self.seed, *moment)
+        params = draw(self.augmentation, count, *self.images.shape_CHW[1:], generator)
+        return augment(images_BCHW, params.part(mine, self.device))
+
+    def _corrupted(
+        self, images_BCHW: torch.Tensor, epoch: int, indices_B: torch.Tensor
+    ) -> torch.Tensor:
+        """Corrupt images, each as drawn for its place."""
+        if self.corruption is None:
+            return images_BCHW
+        key = ("corruption", str(self.corruption_name), self.seed, epoch)
+        generators = (named_generator(*key, place) for place in self.places_N[indices_B].tolist())
+        drawn_BCHW = self.corruption.draw(self.images.shape_CHW, generators)
+        return self.corruption.apply(images_BCHW, drawn_BCHW)
+
+
+def _check_sizes(count: int, batch_size: int, drop_last: bool, workers: int) -> None:
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}; pass a number of at least 1")
+    if count == 0:
+        raise InputError("the image set is empty; pass at least one image")
+    if drop_last and batch_size > count:
+        raise InputError(
+            f"batch_size {batch_size} is larger than the {count} images there are, and a "
+            f"smaller last batch is left out (drop_last); pass at most {count}"
+        )
+    if workers < 0:
+        raise InputError(f"workers is {workers}; pass a number of at least 0")
+
+
+def _check_places(count: int, places_N: torch.Tensor) -> None:
+    if places_N.shape != (count,):
+        raise InputError(
+            f"places_N has shape {tuple(places_N.shape)}; pass one place for each of the {count} "
+            "images"
+        )
+
+
+def _check_statistics(channels: int, mean_C: torch.Tensor, std_C: torch.Tensor) -> None:
+    if mean_C.shape != (channels,) or std_C.shape != (channels,):
+        raise InputError(
+            f"mean_C has shape {tuple(mean_C.shape)} and std_C {tuple(std_C.shape)}; "
+            f"pass one value for each of the {channels} channels"
+        )

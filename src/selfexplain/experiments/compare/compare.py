@@ -1,0 +1,422 @@
+"""Train one model with several objectives and seeds; say what each is worth and what it costs.
+
+The runs are a grid of independent ones: a scheduler carries them out (grid.py, sweeps/).
+
+The folder of a comparison holds `compare.json` (configuration), `runs/OBJECTIVE-seedN/` (one run
+each, see train.py), `teachers/` (the same for the teachers that were trained for them),
+`cost/seedN.json`, and at the end `results.json` and `table.md`. The same command again skips what
+is finished and continues what is not. With `--tune` the trials of options are in `tune/`.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from selfexplain.data import ImageData
+from selfexplain.errors import InputError
+from selfexplain.evaluation import PairedDifference, Scores, holm, paired_difference
+from selfexplain.experiments.compare.grid import RunTrials, run_all, run_trial
+from selfexplain.experiments.compare.tune import check_tunable, tuned
+from selfexplain.experiments.data import load, prepare
+from selfexplain.experiments.fit.model import build_seeded, check_model, check_place
+from selfexplain.experiments.fit.teacher import (
+    check_teacher_is_needed,
+    stand_in,
+    train_config,
+    with_teachers,
+    with_total_cost,
+)
+from selfexplain.experiments.objectives import resolve
+from selfexplain.experiments.options import CompareConfig, scheduler_of, to_dict
+from selfexplain.experiments.read_records import ENVIRONMENT, read_own_result
+from selfexplain.experiments.run_dir import (
+    check_free,
+    check_same_config,
+    check_tensors,
+    claim_folder,
+    environment,
+    kept_said,
+    locked,
+    read_finished,
+    saved_config,
+)
+from selfexplain.experiments.runtime import launch, reraise_oom
+from selfexplain.files import read_json, write_record
+from selfexplain.launchers import Watch, ignore
+from selfexplain.models.build import check_model_name
+from selfexplain.training.cost import interleaved_cost
+from selfexplain.training.loggers import check_installed
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+# From the rows of a comparison, one for each run, to one line for each objective.
+
+
+SCORES = tuple(field.name for field in fields(Scores))
+"""Scores that every run has."""
+SOMETIMES = ("corrupted_accuracy", "corruptions", "total_cost")
+"""Fields of a row that only some comparisons have."""
+
+Row = dict[str, Any]
+
+
+def summarise(rows: Sequence[Row], objectives: Sequence[str]) -> list[Row]:
+    """Mean and std over seeds of each objective, and its paired difference to the first.
+
+    Std is the sample's (None for one seed). The difference is of accuracy in percentage points,
+    over the seeds that both have (None if there are none), with the 95 % interval of Student's t
+    (`difference_ci95`), one for all differences together (`difference_simultaneous95`, Bonferroni),
+    the p-value of the paired t-test and Holm's correction of it for the number of differences.
+    Every number that all rows have is averaged.
+
+    Example:
+        >>> rows = [
+        ...     {"objective": o, "seed": s, "accuracy": a, "nll": 0.5, "ece": 1.0, "cost": 1.0}
+        ...     for o, s, a in [("a", 0, 90.0), ("b", 0, 92.0), ("a", 1, 91.0), ("b", 1, 92.0)]
+        ... ]
+        >>> [s["difference_mean"] for s in summarise(rows, ("a", "b"))]
+        [0.0, 1.5]
+    """
+    first, *others = objectives
+    summary = [_means(name, [r for r in rows if r["objective"] == name]) for name in objectives]
+    differences = {
+        name: _difference(rows, name, first, comparisons=max(1, len(others))) for name in objectives
+    }
+    p_values = {name: None if d is None else d.p_value for name, d in differences.items()}
+    corrected = dict(zip(others, holm([p_values[name] for name in others]), strict=True))
+    for line in summary:
+        name = line["objective"]
+        difference = differences[name]
+        for key in ("mean", "ci95", "simultaneous95"):
+            line[f"difference_{key}"] = None if difference is None else getattr(difference, key)
+        # The first is not compared with itself.
+        line["difference_p"] = p_values[name] if name in corrected else None
+        line["difference_p_holm"] = corrected.get(name)
+    return summary
+
+
+def paired_accuracies(rows: Sequence[Row], name: str, first: str) -> dict[int, tuple[float, float]]:
+    """Accuracies in percent of two objectives, by seed, of the seeds that have runs of both.
+
+    Example:
+        >>> runs = [("a", 0, 90.0), ("b", 0, 89.0), ("a", 1, 91.0)]
+        >>> rows = [dict(zip(("objective", "seed", "accuracy"), run)) for run in runs]
+        >>> paired_accuracies(rows, "a", "b")
+        {0: (90.0, 89.0)}
+    """
+    accuracy = {(row["objective"], row["seed"]): row["accuracy"] for row in rows}
+    return {
+        seed: (mine, accuracy[first, seed])
+        for (objective, seed), mine in accuracy.items()
+        if objective == name and (first, seed) in accuracy
+    }
+
+
+def _difference(
+    rows: Sequence[Row], name: str, first: str, *, comparisons: int
+) -> PairedDifference | None:
+    """Difference in accuracy to the first objective; None if no seed has both."""
+    pairs = paired_accuracies(rows, name, first)
+    if not pairs:
+        return None
+    mine, firsts = zip(*pairs.values(), strict=True)
+    return paired_difference(mine, firsts, comparisons=comparisons)
+
+
+def _means(name: str, mine: Sequence[Row]) -> Row:
+    """Mean and std of the scores, mean of the costs; runs of an older version lack some."""
+    line: Row = {"objective": name, "n": len(mine)}
+    for key in (*SCORES, "corrupted_accuracy"):
+        if all(key in row for row in mine):
+            values = [row[key] for row in mine]
+            line[f"{key}_mean"] = statistics.fmean(values)
+            line[f"{key}_std"] = statistics.stdev(values) if len(values) > 1 else None
+    for key in ("cost", "total_cost"):
+        if all(key in row for row in mine):
+            line[key] = statistics.fmean(row[key] for row in mine)
+    return line
+
+
+# The table of a comparison that is not finished: of the runs that are, and it says which are not.
+#
+# A table that is made in several sittings can so be looked at, and published, after each of them.
+
+
+def finished_rows(config: CompareConfig) -> tuple[list[Row], list[str]]:
+    """Rows of the finished runs, as in `results.json`, and the names of those that are not there.
+
+    Raises:
+        InputError: no run of the first objective is finished, so that nothing can be compared; or
+            a run was made with other options.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from selfexplain.experiments.options import DataOptions
+        >>> finished_rows(CompareConfig(data=DataOptions(data="digits"), out=Path("absent")))
+        Traceback (most recent call last):
+        ...
+        selfexplain.errors.InputError: no run of standard is finished in absent; leave out ...
+    """
+    rows, missing = [], []
+    for seed in config.seeds:
+        costs = _timed_costs_of(config, seed)
+        for spec in config.objectives:
+            run = train_config(config, spec, seed, config.out)
+            result = run.out / "result.json"
+            if spec in costs and result.exists():
+                claim_folder(run)
+                check_tensors(run.out)
+                rows.append(read_own_result(result, spec, seed) | costs[spec])
+            else:
+                missing.append(f"{spec} with seed {seed}")
+    first = config.objectives[0]
+    if all(row["objective"] != first for row in rows):
+        raise InputError(
+            f"no run of {first} is finished in {config.out}; leave out --finished-only to train"
+        )
+    return rows, missing
+
+
+def timed_costs(folder: Path, seed: int) -> dict[str, dict[str, float]]:
+    """What was timed with a seed and kept in `cost/`, without what is no cost: that is timed anew.
+
+    Args:
+        folder: of the comparison.
+        seed: of the runs.
+
+    Raises:
+        InputError: the file cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> from selfexplain.files import write_json
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> kept = {"standard": {"step_seconds": 0.1, "cost": 1.0}, "kd": 3}
+        >>> write_json(folder / "cost" / "seed0.json", kept); timed_costs(folder, 0)
+        {'standard': {'step_seconds': 0.1, 'cost': 1.0}}
+    """
+    path = folder / "cost" / f"seed{seed}.json"
+    kept = read_json(path) if path.exists() else {}
+    return {name: cost for name, cost in kept.items() if _is_cost(cost)}
+
+
+def _is_cost(value: object) -> bool:
+    fields = ("step_seconds", "cost")
+    return isinstance(value, dict) and all(
+        isinstance(value.get(f), float) and 0 < value[f] < math.inf for f in fields
+    )
+
+
+def _timed_costs_of(config: CompareConfig, seed: int) -> dict[str, dict[str, float]]:
+    """Costs of the objectives that were timed with this seed, their teachers too."""
+    timed = timed_costs(config.out, seed)
+    known = [s for s in config.objectives if timed.keys() >= set(with_teachers(config, [s]))]
+    return with_total_cost(config, known, timed)
+
+
+def environment_of(config: CompareConfig) -> dict[str, Any]:
+    """Where the runs were made, as their comparison noted it.
+
+    Raises:
+        InputError: the folder holds no comparison.
+    """
+    path = config.out / "compare.json"
+    if not path.exists():
+        raise InputError(f"{config.out} holds no comparison; pass --out with the folder of one")
+    environment: dict[str, Any] = read_json(path, {"environment": ENVIRONMENT})["environment"]
+    return environment
+
+
+def unfinished_config(config: CompareConfig, missing: list[str]) -> dict[str, Any]:
+    """What `results.json` says of the configuration of an unfinished comparison."""
+    shared = to_dict(config, leave_out=("out",))
+    unfinished = {"unfinished": missing} if missing else {}
+    return {**shared, "environment": environment_of(config), **unfinished}
+
+
+COLUMNS = ("objective", "seed", *SCORES, "step_seconds", "cost", *SOMETIMES)
+"""Fields of a row of results.json, those that it has."""
+
+
+def run_comparison(
+    config: CompareConfig, watch: Watch = ignore, run_trials: RunTrials | None = None
+) -> dict[str, Any]:
+    """Run or continue a comparison; return what `results.json` holds.
+
+    Args:
+        config: the whole configuration; it is saved in the folder.
+        watch: is told how its runs get on.
+        run_trials: runs the trials of a tuning, see tune.py; None for the scheduler of the runs.
+
+    Raises:
+        InputError: the folder holds another comparison or is in use, the configuration cannot be
+            used, or a run failed; the others have been made by then.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from selfexplain.experiments.options import DataOptions
+        >>> from selfexplain.training import TrainingOptions
+        >>> config = CompareConfig(
+        ...     data=DataOptions(data="digits", train_size=100),
+        ...     objectives=("standard", "introspective"),
+        ...     seeds=(0,),
+        ...     training=TrainingOptions(epochs=1, batch_size=50),
+        ...     out=Path(tempfile.mkdtemp()) / "compare",
+        ... )
+        >>> [row["objective"] for row in run_comparison(config)["rows"]]
+        ['standard', 'introspective']
+    """
+    for spec in config.objectives:
+        resolve(spec, config.options)  # a misspelt objective is refused before hours of training
+    check_teacher_is_needed(config, config.objectives)
+    check_model_name(config.model)
+    if config.teacher is not None:
+        read_finished(config.teacher)
+    check_place(config)
+    check_tunable(config)
+    check_installed(config.loggers)
+    _claim_folder(config)
+    with locked(config.out), kept_said(config.out):
+        if config.finished_only:
+            rows, missing = finished_rows(config)
+            return _written(config, rows, unfinished_config(config, missing))
+        return _compare(config, watch, run_trials)
+
+
+def _compare(config: CompareConfig, watch: Watch, run_trials: RunTrials | None) -> dict[str, Any]:
+    _claim_folder(config)  # again: another command may have left it a moment ago
+    fabric = launch(config.device, config.training)
+    data = load(config.data)
+    start = build_seeded(config, "standard", config.seeds[0], data, num_images=1)
+    check_model(start.model, config.model, data.shape_CHW, data.num_classes)
+    if fabric.is_global_zero:
+        shared = to_dict(config, leave_out=("out",))
+        write_record(
+            config.out / "compare.json",
+            {"schema": 1, "config": shared, "environment": environment(fabric.device)},
+        )
+    scheduler = scheduler_of(config.sweep)
+    through = partial(
+        run_all,
+        scheduler=scheduler,
+        watch=watch,
+        fabric=fabric,
+        data=data,
+        teachers=config.out / "tune" / "teachers",
+        train=run_trial,
+    )
+    config, tuning = tuned(config, run_trials or through)
+    # Steps are timed while nothing else of ours runs; workers would disturb each other.
+    costs = {
+        seed: with_total_cost(config, config.objectives, _costs(config, seed, data, fabric))
+        for seed in config.seeds
+    }
+    torch.cuda.empty_cache()  # what was timed is gone, and workers may need its memory
+    done = run_all(
+        [
+            train_config(config, s, seed, config.out)
+            for seed in config.seeds
+            for s in config.objectives
+        ],
+        scheduler,
+        watch,
+        fabric=fabric,
+        data=data,
+        teachers=config.out / "teachers",
+    )
+    rows = [result | costs[result["seed"]][result["objective"]] for result in done]
+    told = {
+        **to_dict(config, leave_out=("out",)),
+        "environment": environment(fabric.device),
+        **({} if tuning is None else {"tuning": tuning}),
+    }
+    return _written(config, rows, told, first=fabric.is_global_zero)
+
+
+def _written(
+    config: CompareConfig, rows: list[dict[str, Any]], told: dict[str, Any], *, first: bool = True
+) -> dict[str, Any]:
+    """What `results.json` holds; the first process writes it."""
+    have = {row["objective"] for row in rows}
+    results = {
+        "schema": 1,
+        "config": told,
+        "rows": [{name: row[name] for name in COLUMNS if name in row} for row in rows],
+        "summary": summarise(rows, [spec for spec in config.objectives if spec in have]),
+    }
+    if first:
+        write_record(config.out / "results.json", results)
+    return results
+
+
+def _costs(
+    config: CompareConfig, seed: int, data: ImageData, fabric: Fabric
+) -> dict[str, dict[str, float]]:
+    """Interleaved step times of all objectives, measured once for each seed and kept in a file."""
+    names = with_teachers(config, dict.fromkeys(("standard", *config.objectives)))
+    kept = timed_costs(config.out, seed)
+    if set(names) <= kept.keys():
+        return kept
+    prepared = prepare(data, config.data, seed)
+    objectives = {
+        name: build_seeded(
+            config,
+            name,
+            seed,
+            data,
+            num_images=len(prepared.train),
+            teacher=stand_in(config, name, data, prepared),
+        )
+        for name in names
+    }
+    batches = prepared.training_batches(
+        batch_size=config.training.batch_size,
+        seed=seed,
+        device=fabric.device,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+        workers=0,
+    )
+    x_BCHW, y_B, index_B = next(batches.indexed_epoch(0))
+    if config.training.channels_last:  # as in training
+        x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
+        for objective in objectives.values():
+            objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with reraise_oom("pass a smaller --batch-size, or fewer --objectives at a time"):
+        measured = interleaved_cost(
+            objectives,
+            "standard",
+            (x_BCHW, y_B, index_B),
+            fabric=fabric,
+            compiled=config.training.compile,
+            recorded=config.training.cuda_graph,
+        )
+    costs = {
+        name: {"step_seconds": c.step_seconds, "cost": c.ratio} for name, c in measured.items()
+    }
+    if fabric.is_global_zero:
+        write_record(config.out / "cost" / f"seed{seed}.json", costs)
+    return costs
+
+
+def _claim_folder(config: CompareConfig) -> None:
+    """Check that the folder is free or holds this comparison, to which runs may be added."""
+    path = config.out / "compare.json"
+    if path.exists():
+        # Each run checks the options of its own objective.
+        free = ("out", "objectives", "seeds", "options")
+        old = {k: v for k, v in saved_config(path).items() if k not in free}
+        check_same_config(old, to_dict(config, leave_out=free), config.out)
+    else:
+        check_free(config.out)

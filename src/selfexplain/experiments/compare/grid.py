@@ -1,0 +1,206 @@
+"""Many trainings through a scheduler, none of them twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selfexplain.data import ImageData
+from selfexplain.errors import InputError
+from selfexplain.experiments.data import load
+from selfexplain.experiments.fit.train import StepCallback, run_training
+from selfexplain.experiments.options import DataOptions, RunConfig, TrainConfig, first_process
+from selfexplain.experiments.read_records import read_own_result, read_search_result
+from selfexplain.experiments.run_dir import claim_folder
+from selfexplain.experiments.search_options import SearchConfig
+from selfexplain.files import write_json
+from selfexplain.launchers import Done, Outcome, Scheduler, Trial, Watch, ignore
+from selfexplain.training.loop import DivergedError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+# Trials of options: ordinary runs that may diverge without ending what they are trials for.
+
+
+TrialResult = dict[str, Any] | None
+"""What `result.json` of a trial holds; None if it diverged."""
+RunTrials = Callable[[Sequence[TrainConfig]], Sequence[TrialResult]]
+"""Runs trials, which may be at the same time; gives their outcomes in the same order."""
+
+
+def run_trial(config: TrainConfig, **context: Any) -> TrialResult:
+    """Run one trial, unless it is known to diverge; a trial that diverges leaves a note of it.
+
+    Args:
+        config: of the trial.
+        context: what else `run_training` takes.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from selfexplain.experiments.options import DataOptions
+        >>> from selfexplain.training import TrainingOptions
+        >>> options = TrainingOptions(epochs=1, lr=1e30)
+        >>> out = Path(tempfile.mkdtemp()) / "trial"
+        >>> data = DataOptions(data="digits")
+        >>> run_trial(TrainConfig(data=data, training=options, out=out)) is None
+        True
+    """
+    note = config.out.with_name(f"{config.out.name}.diverged.json")
+    if note.exists():
+        return None
+    try:
+        return run_training(config, **context)
+    except DivergedError as error:
+        if first_process():
+            write_json(note, {"error": str(error)})
+        return None
+
+
+PATIENCE = 30.0
+"""Seconds that a trial waits for its folder: processes that a killed worker had started (to decode
+images) hold its lock until they notice."""
+
+
+def run_all(
+    configs: Sequence[RunConfig],
+    scheduler: Scheduler,
+    watch: Watch = ignore,
+    *,
+    fabric: Fabric | None = None,
+    data: ImageData | None = None,
+    teachers: Path | None = None,
+    train: Callable[..., Any] = run_training,
+) -> list[Any]:
+    """Train every configuration; return what each run's `result.json` holds.
+
+    Runs that are finished are not begun, others continue from their checkpoints.
+
+    Args:
+        configs: each with a folder of its own.
+        scheduler: carries them out.
+        watch: is told of every run, by its folder within the folder that all share.
+        fabric: for a scheduler in this process: launched, in place of one a run.
+        data: for a scheduler in this process: the data set, if all have the same.
+        teachers: folder of the teachers that are trained for these runs, which share them; None for
+            one in each run's folder.
+        train: what is called for each configuration, as `run_training` is; a function that a worker
+            can import. Its results are returned.
+
+    Raises:
+        InputError: a run could not be made; the others have been made by then.
+
+    Example:
+        >>> import tempfile
+        >>> from selfexplain.experiments.options import DataOptions, TrainConfig
+        >>> from selfexplain.launchers import InThisProcess
+        >>> from selfexplain.training import TrainingOptions
+        >>> out = Path(tempfile.mkdtemp())
+        >>> configs = [
+        ...     TrainConfig(
+        ...         data=DataOptions(data="digits", train_size=100),
+        ...         training=TrainingOptions(epochs=1, batch_size=50),
+        ...         seed=seed,
+        ...         out=out / f"seed{seed}",
+        ...     )
+        ...     for seed in (0, 1)
+        ... ]
+        >>> [result["seed"] for result in run_all(configs, InThisProcess())]
+        [0, 1]
+    """
+
+    def train_here(config: RunConfig, on_step: StepCallback) -> Any:
+        return train(config, fabric=fabric, data=data, on_step=on_step, teachers=teachers)
+
+    apart = partial(train_apart, train=train, teachers=teachers)
+    function = apart if scheduler.apart else train_here
+    return list(run_grid(function, configs, scheduler, watch).complete().values())
+
+
+def run_grid(
+    function: Callable[[Any, StepCallback], Any],
+    configs: Sequence[Any],
+    scheduler: Scheduler,
+    watch: Watch = ignore,
+) -> Outcome:
+    """Call a function that runs one configuration on all of them.
+
+    Args:
+        function: called as `function(config, on_step)`; it leaves `result.json` in the folder.
+        configs: dataclasses with `out` and `resume`, each with a folder of its own.
+        scheduler: carries them out.
+        watch: is told of every run, by its folder within the folder that all share.
+
+    Returns:
+        Results and failures by these names, in the order of the configurations.
+    """
+    named = dict(zip(run_names([c.out for c in configs]), configs, strict=True))
+    finished = {}
+    trials = []
+    for name, config in named.items():
+        resumed = dataclasses.replace(config, resume=True)
+        if (config.out / "result.json").exists():
+            claim_folder(resumed)  # raises if it is another run's
+            finished[name] = read_own(config)
+            watch(name, Done(finished[name]))
+        else:
+            trials.append(Trial(name, function, resumed))
+    outcome = scheduler.run(trials, watch)
+    results = finished | outcome.results
+    return Outcome({name: results[name] for name in named if name in results}, outcome.failures)
+
+
+def read_own(config: Any) -> dict[str, Any]:
+    """The result of a finished training or search in its own folder, checked."""
+    path = config.out / "result.json"
+    if isinstance(config, SearchConfig):
+        return read_search_result(path)
+    return read_own_result(path, config.objective, config.seed)
+
+
+def run_names(folders: Sequence[Path]) -> list[str]:
+    """What to call runs: their folders within the folder that all share.
+
+    Raises:
+        InputError: two runs have one folder.
+
+    Example:
+        >>> run_names([Path("a/standard/seed0"), Path("a/introspective/seed0")])
+        ['standard/seed0', 'introspective/seed0']
+    """
+    if len(set(folders)) != len(folders):
+        raise InputError("two runs have the same folder; pass each a folder of its own")
+    if not folders:
+        return []
+    whole = [folder.absolute() for folder in folders]
+    shared = os.path.commonpath([folder.parent for folder in whole])
+    return [folder.relative_to(shared).as_posix() for folder in whole]
+
+
+def train_apart(
+    config: RunConfig,
+    on_step: StepCallback,
+    *,
+    train: Callable[..., Any],
+    teachers: Path | None,
+) -> Any:
+    """Train in a worker, which keeps the data set for its next run."""
+    return train(
+        config,
+        data=loaded(config.data),
+        on_step=on_step,
+        patience=PATIENCE,
+        teachers=teachers,
+    )
+
+
+@lru_cache(maxsize=1)
+def loaded(options: DataOptions) -> ImageData:
+    """The data set, kept for the next call. For workers, which end with their sweep."""
+    return load(options)

@@ -1,0 +1,205 @@
+"""Logits of all images to be scored, the work shared by the processes."""
+
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from selfexplain.data import (
+    Augmentation,
+    Batches,
+    ImageData,
+    ImageSet,
+    channel_statistics,
+    hold_out,
+    load_data,
+    take,
+)
+from selfexplain.data.images import Ranges
+from selfexplain.distributed import rank_slice
+from selfexplain.errors import InputError
+from selfexplain.evaluation import predict
+from selfexplain.experiments.options import DataOptions
+from selfexplain.training.processes import gathered, joined_processes
+
+# From data options to the images that one seed trains on and is scored on.
+#
+# Shape suffixes: C channels, H and W space.
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """Images of one seed, and how they become batches."""
+
+    train: ImageSet
+    scored: ImageSet
+    class_names: tuple[str, ...]
+    mean_C: Tensor
+    std_C: Tensor
+    augmentation: Augmentation
+    ranges: Ranges = field(default_factory=Ranges)
+
+    def training_batches(
+        self,
+        *,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        rank: int,
+        world_size: int,
+        workers: int,
+    ) -> Batches:
+        """Shuffled, augmented batches of this process's share of the training images."""
+        return Batches(
+            self.train,
+            batch_size=batch_size,
+            seed=seed,
+            device=device,
+            augmentation=self.augmentation,
+            rank=rank,
+            world_size=world_size,
+            workers=workers,
+            mean_C=self.mean_C,
+            std_C=self.std_C,
+        )
+
+    def scored_batches(
+        self,
+        *,
+        device: torch.device,
+        workers: int,
+        only: Tensor | None = None,
+        corruption: str | None = None,
+    ) -> Batches:
+        """The scored images, or those at the indices `only`, in order, as they are or corrupted."""
+        return Batches(
+            self.scored if only is None else self.scored.subset(only),
+            batch_size=500,
+            device=device,
+            corruption=corruption,
+            places_N=only,
+            shuffle=False,
+            drop_last=False,
+            workers=workers,
+            mean_C=self.mean_C,
+            std_C=self.std_C,
+        )
+
+
+def load(options: DataOptions) -> ImageData:
+    """Load the data set that the options name.
+
+    Example:
+        >>> load(DataOptions(data="digits")).num_classes
+        10
+    """
+    return load_data(
+        options.data,
+        image_column=options.image_column,
+        label_column=options.label_column,
+        image_size=options.image_size,
+        channels=options.channels,
+        skip_broken=options.skip_broken,
+    )
+
+
+def side_of(shape_CHW: tuple[int, int, int]) -> int:
+    """The side of square images.
+
+    Raises:
+        InputError: they are not square.
+
+    Example:
+        >>> side_of((3, 32, 32))
+        32
+    """
+    _, height, width = shape_CHW
+    if height != width:
+        raise InputError(
+            f"the images are {height} x {width} pixels; pass --image-size to make them square"
+        )
+    return height
+
+
+def prepare(data: ImageData, options: DataOptions, seed: int) -> Prepared:
+    """Draw the splits of one seed.
+
+    The held-out part is drawn first, from all training images, so that it does not depend on how
+    many of the others are then trained on.
+
+    Example:
+        >>> options = DataOptions(data="digits", train_size=100, validation=0.2)
+        >>> prepared = prepare(load(options), options, seed=0)
+        >>> len(prepared.train), len(prepared.scored)
+        (100, 288)
+    """
+    train, scored = data.train, data.test
+    if options.validation:
+        train_indices, held_out = hold_out(train.labels_N, options.validation, seed)
+        train, scored = train.subset(train_indices), train.subset(held_out)
+    if options.train_size is not None:
+        train = train.subset(take(train.labels_N, options.train_size, seed))
+    mean_C, std_C = channel_statistics(train)
+    return Prepared(
+        train=train,
+        scored=scored,
+        class_names=data.class_names,
+        mean_C=mean_C,
+        std_C=std_C,
+        augmentation=_augmentation(options, data.shape_CHW),
+        ranges=data.ranges,
+    )
+
+
+def _augmentation(options: DataOptions, shape_CHW: tuple[int, int, int]) -> Augmentation:
+    padding = options.crop_padding
+    return Augmentation(
+        crop_padding=min(shape_CHW[1:]) // 8 if padding is None else padding,
+        # A mirrored digit is not a digit; most other things stay what they are.
+        flip=options.data != "digits" if options.flip is None else options.flip,
+        cutout=options.cutout,
+    )
+
+
+def predict_together(
+    model: nn.Module,
+    prepared: Prepared,
+    *,
+    device: torch.device,
+    workers: int,
+    corruption: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Logits (N, K) and labels (N,) of all scored images, in their order, on the CPU.
+
+    Each process looks at its part of the images and gets the logits of all; every one must call it,
+    with the same weights and buffers in its model.
+
+    Args:
+        model: the classifier.
+        prepared: its images.
+        device: where they are looked at.
+        workers: processes that decode images.
+        corruption: name of what is done to the images; None for nothing.
+
+    Example:
+        >>> from selfexplain.models import build_model
+        >>> from selfexplain.experiments.options import DataOptions
+        >>> from selfexplain.experiments.data import load, prepare
+        >>> options = DataOptions(data="digits", validation=0.1)
+        >>> prepared = prepare(load(options), options, seed=0)
+        >>> model = build_model("small_cnn", num_classes=10, in_channels=1)
+        >>> logits_NK, y_N = predict_together(
+        ...     model, prepared, device=torch.device("cpu"), workers=0
+        ... )
+        >>> logits_NK.shape, torch.equal(y_N, prepared.scored.labels_N)
+        (torch.Size([144, 10]), True)
+    """
+    count, processes = len(prepared.scored), joined_processes()
+    scored = partial(prepared.scored_batches, device=device, workers=workers, corruption=corruption)
+    if count < processes.count:  # a part would be empty
+        return predict(model, scored().epoch(0))
+    part = torch.arange(count)[rank_slice(count, processes.rank, processes.count)]
+    only = None if processes.count == 1 else part
+    logits_NK, y_N = predict(model, scored(only=only).epoch(0))
+    return gathered(logits_NK), gathered(y_N)

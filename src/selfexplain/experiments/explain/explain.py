@@ -1,0 +1,180 @@
+"""Explain images with a trained run: class maps and the soft target of the model.
+
+Shape suffixes: B images, C channels, H and W space, K classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from selfexplain.data import normalise
+from selfexplain.data.decode import BrokenImageError, Files, decode_free
+from selfexplain.data.images import OutgrownError, Ranges
+from selfexplain.errors import InputError, first_line
+from selfexplain.experiments.fit.model import build_of, with_auxiliary_head
+from selfexplain.experiments.objective_options import ObjectiveOptions
+from selfexplain.experiments.objectives import resolve
+from selfexplain.experiments.reading_options import ExplainConfig
+from selfexplain.experiments.run_dir import load_weights, read_finished
+from selfexplain.explanations import MapKind, class_maps
+from selfexplain.introspection import Introspective
+from selfexplain.objectives import Objective
+from selfexplain.training.checkpoint import check_format, load_checkpoint, loading_from
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedRun:
+    """A finished run, ready to explain."""
+
+    objective: Introspective
+    class_names: tuple[str, ...]
+    shape_CHW: tuple[int, int, int]
+    mean_C: Tensor
+    std_C: Tensor
+    ranges: Ranges | None = None
+
+
+def load_run(folder: Path, kind: MapKind = "cam", layer: str | None = None) -> TrainedRun:
+    """Load a finished run, in evaluation mode, on the CPU.
+
+    A run of another objective is given an introspective one of this kind and layer, so that any
+    classifier's explanations can be read.
+
+    Raises:
+        InputError: the folder holds no finished run, or its files cannot be read.
+    """
+    run = read_finished(folder)
+    config = run.config
+    model = build_of(run)
+    objective: Objective
+    name, values = resolve(config["objective"], _objective_options(config))
+    if name == "introspective":
+        # The running class means are in the checkpoint alone.
+        objective = Introspective(model, num_classes=run.num_classes, **values)
+        whole = with_auxiliary_head(objective, config)
+        path = folder / "checkpoint.pt"
+        state = load_checkpoint(path)
+        check_format(state, path)
+        with loading_from(path):
+            whole.load_state_dict(state["objective"])
+    else:
+        objective = Introspective(model, kind=kind, layer=layer, form="mixed")
+    load_weights(model, run)
+    return TrainedRun(
+        objective=objective.eval(),
+        class_names=run.class_names,
+        shape_CHW=run.shape_CHW,
+        mean_C=run.mean_C,
+        std_C=run.std_C,
+        ranges=run.ranges,
+    )
+
+
+def _objective_options(config: dict[str, Any]) -> ObjectiveOptions:
+    """The options as they were when the run was made."""
+    fields = ObjectiveOptions.__dataclass_fields__
+    saved = config.get("options", {})
+    try:
+        return ObjectiveOptions(
+            **{name: field.default_factory(**saved.get(name, {})) for name, field in fields.items()}  # type: ignore[operator]
+        )
+    except (InputError, TypeError) as error:
+        raise InputError(
+            f"the options in run.json are none of this version ({first_line(error)}); put the file "
+            "back as it was"
+        ) from error
+
+
+def explain_images(config: ExplainConfig) -> "Figure":
+    """Read, classify and explain image files; return the drawn figure.
+
+    Raises:
+        InputError: no images are given, one cannot be read, or the run is not finished.
+    """
+    if not config.images:
+        raise InputError("images is empty; pass at least one image file")
+    kind = config.kind[0]
+    run = load_run(config.run[0], kind, config.layer)
+    images_BCHW = read_images(config.images, run.shape_CHW, run.ranges)
+    return explain_tensor(run, images_BCHW, kind=kind, layer=config.layer)
+
+
+def read_images(
+    paths: Sequence[Path], shape_CHW: tuple[int, int, int], ranges: Ranges | None = None
+) -> Tensor:
+    """Image files as uint8 (B, C, H, W), brought to the shape that the model was trained on.
+
+    Args:
+        paths: of the files.
+        shape_CHW: of the images that the model was trained on.
+        ranges: what their values were scaled by if they had more than 8 bits; None takes what
+            each image calls for.
+
+    Raises:
+        InputError: a file is missing or cannot be decoded, or the model's images are not square
+            and a file's size is not theirs.
+    """
+    channels, height, width = shape_CHW
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"there is no image {path}; pass image files")
+    files = Files(paths)
+    side = height if height == width else None
+    arrays = []
+    for row, path in enumerate(paths):
+        try:
+            pixels_CHW = decode_free(files, row, channels, side, ranges)
+        except (BrokenImageError, OutgrownError) as error:  # they name what trainings alone have
+            reason = error.__cause__ or error
+            advice = "" if isinstance(reason, InputError) else "; pass an image file"
+            raise InputError(
+                f"the image {path} cannot be decoded ({first_line(reason)}){advice}"
+            ) from error
+        if pixels_CHW.shape != shape_CHW:
+            raise InputError(
+                f"the image {path} is {_size(pixels_CHW.shape)} pixels (height x width), and the "
+                f"run's training images are {_size(shape_CHW)}; pass images of that size"
+            )
+        arrays.append(pixels_CHW)
+    return torch.from_numpy(np.stack(arrays))
+
+
+def _size(shape_CHW: tuple[int, ...]) -> str:
+    return f"{shape_CHW[1]} x {shape_CHW[2]}"
+
+
+def explain_tensor(
+    run: TrainedRun,
+    images_BCHW: Tensor,
+    *,
+    kind: MapKind = "cam",
+    layer: str | None = None,
+) -> "Figure":
+    """Explain uint8 images (B, C, H, W) for the class that the model predicts."""
+    from selfexplain.report import explanation_figure
+
+    x_BCHW = normalise(images_BCHW, run.mean_C, run.std_C)
+    with torch.no_grad():
+        p_BK = run.objective.model(x_BCHW).softmax(dim=1)
+    predicted_B = p_BK.argmax(dim=1)
+    confidences = p_BK.amax(dim=1).tolist()
+    titles = [
+        f"{run.class_names[k]} ({100 * p:.0f} %)"
+        for k, p in zip(predicted_B.tolist(), confidences, strict=True)
+    ]
+    return explanation_figure(
+        images_BCHW.float() / 255,
+        class_maps(run.objective.model, x_BCHW, kind=kind, layer=layer),
+        run.objective.soft_target(x_BCHW, predicted_B),
+        predicted_B,
+        run.class_names,
+        titles,
+    )

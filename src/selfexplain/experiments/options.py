@@ -1,0 +1,536 @@
+"""The options of a run, from which the command line is generated.
+
+`TrainConfig` and `CompareConfig` are plain data: a recipe is a function that returns one.
+"""
+
+import json
+import os
+import re
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from selfexplain.errors import InputError
+from selfexplain.experiments.objective_options import ObjectiveOptions, parts_of
+from selfexplain.launchers import LocalWorkers, RayCluster, Scheduler, Serial
+from selfexplain.limits import (
+    Count,
+    Limits,
+    Natural,
+    NotNegative,
+    OptionError,
+    Seed,
+    ShareBelowOne,
+    check_once,
+    check_options,
+)
+from selfexplain.objectives.teacher_parts import PARTS
+from selfexplain.spaces import load_genotype, to_string
+from selfexplain.spaces.genotype import Form
+from selfexplain.training import TrainingOptions
+from selfexplain.training.loggers import LoggerName
+
+# How the runs of a grid are spread over processes and machines.
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SweepOptions:
+    """Where the runs of a grid happen; it changes none of their results.
+
+    Raises:
+        InputError: a value is out of its limits, or would not be looked at.
+
+    Example:
+        >>> SweepOptions(workers=2).apart, SweepOptions().apart
+        (True, False)
+    """
+
+    workers: Count | None = None
+    """Runs at a time, each in a process of its own; None for one after another in this process, or
+    for as many as the cluster has room for."""
+    cluster: Literal["ray"] | None = None
+    """ray to spread the runs over a Ray cluster (needs the ray extra); None for this machine."""
+    cluster_address: str | None = None
+    """HOST:PORT of a Ray cluster, or auto for the one that this machine belongs to; None to start
+    one on this machine that ends with the command."""
+    gpus_per_run: NotNegative | None = None
+    """GPUs that a run on a cluster asks for, such as 0.25 for four runs on each; None for one if
+    there are any."""
+    cpus_per_run: Count | None = None
+    """Cores that a run on a cluster asks for, and its threads; None for one."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be, and what would be ignored."""
+        check_options(self)
+        if self.cluster is None:
+            for name in ("cluster_address", "gpus_per_run", "cpus_per_run"):
+                if getattr(self, name) is not None:
+                    flag = "--" + name.replace("_", "-")
+                    raise InputError(f"{flag} is for clusters; pass --cluster ray, or leave it out")
+
+    @property
+    def apart(self) -> bool:
+        """Whether runs have processes of their own."""
+        return self.cluster is not None or (self.workers or 1) > 1
+
+
+def scheduler_of(options: SweepOptions) -> Scheduler:
+    """The scheduler that the options ask for.
+
+    Raises:
+        InputError: this machine lacks what it takes, or a launcher has started several processes
+            for one run.
+
+    Example:
+        >>> scheduler_of(SweepOptions(workers=1)).apart
+        False
+    """
+    if options.apart and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            "a launcher has started this command in several processes, which train one run "
+            "together; leave out --workers and --cluster, or the launcher"
+        )
+    if options.cluster == "ray":
+        return RayCluster(
+            options.cluster_address,
+            workers=options.workers,
+            gpus_per_run=options.gpus_per_run,
+            cpus_per_run=options.cpus_per_run or 1,
+        )
+    if options.apart:
+        return LocalWorkers(options.workers or 1)
+    return Serial()
+
+
+LARGEST_SIDE = 16_384
+"""Pixels; no image is made larger."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataOptions:
+    """Which images, and how they are varied in training."""
+
+    data: str
+    """digits | parquet:DIR | hub:NAME | folder:DIR."""
+    image_column: str | None = None
+    """Column of the images in a table; None to find it."""
+    label_column: str | None = None
+    """Column of the labels in a table; None to find it."""
+    image_size: Annotated[int, Limits(least=1, most=LARGEST_SIDE)] | None = None
+    """Side in pixels to resize and centre-crop to; None to take the images as they are."""
+    channels: Literal[1, 3] | None = None
+    """1 for grey, 3 for RGB; None for grey if all images are grey, and RGB if not."""
+    skip_broken: bool = False
+    """Leave out images that cannot be decoded instead of stopping."""
+    train_size: Count | None = None
+    """Train on this many images only, drawn by the seed, classes in proportion; None for all."""
+    validation: ShareBelowOne = 0.0
+    """Hold out this share of the training images, drawn by the seed, and score on them instead of
+    the test images: for choosing options. 0 scores on the test images."""
+    crop_padding: Annotated[int, Limits(least=0, most=LARGEST_SIDE)] | None = None
+    """Pixels of black border that random crops may reach into; None for an eighth of the side."""
+    flip: bool | None = None
+    """Mirror half of the images left to right; None for yes, except for digits."""
+    cutout: Natural = 0
+    """Side in pixels of a black square put at random on each image; 0 for none."""
+    workers: Annotated[int, tyro.conf.arg(name="loader-workers"), Limits(least=0, most=1024)] = 2
+    """Processes of each run that decode images, for data too large for memory."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that no data set can have."""
+        check_options(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeviceOptions:
+    """Where a run happens."""
+
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Kind of device; auto takes a GPU if there is one."""
+    devices: Annotated[int, Limits(least=1, most=4096)] = 1
+    """Number of devices, one process each. Under torchrun it is what that started."""
+
+    def __post_init__(self) -> None:
+        """Refuse less than one device."""
+        check_options(self)
+
+
+EXCLUDED_FROM_RUN_ID = ("sweep", "loggers", "finished_only")
+"""Options that change no result, and that no configuration in a folder tells of."""
+AUTO_DIR = Path("runs/NAME")
+"""Stands for a folder that is named after the configuration."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SharedConfig:
+    """What every training has in common, of one model or of several."""
+
+    data: Annotated[DataOptions, tyro.conf.arg(name="")]
+    out: Path = AUTO_DIR
+    """Folder for the results; by default one in runs/ named after the configuration, so that the
+    same command finds its own folder again."""
+    training: Annotated[TrainingOptions, tyro.conf.arg(name="")] = field(
+        default_factory=TrainingOptions
+    )
+    device: Annotated[DeviceOptions, tyro.conf.arg(name="")] = field(default_factory=DeviceOptions)
+    options: Annotated[ObjectiveOptions, tyro.conf.arg(name="")] = field(
+        default_factory=ObjectiveOptions
+    )
+    teacher: Path | None = None
+    """Folder of a finished run whose model teaches, for objectives that have a teacher; None to
+    train one first, with the same model, seed and options."""
+    loggers: tuple[LoggerName, ...] = ()
+    """Give metrics, configuration and final scores to these too: tensorboard, wandb (Weights &
+    Biases), mlflow; each needs the extra of its name."""
+    score_every_epoch: bool = False
+    """Score the model after every epoch too, for curves; the result is always the last epoch's."""
+    robustness: bool = False
+    """Score the model of the last epoch on corrupted images too: noise, blur and less contrast, at
+    three severities each."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig(SharedConfig):
+    """What every training of one model has in common; its kinds say which model."""
+
+    objective: str = "introspective"
+    """standard | label_smoothing | confidence_penalty | introspective | own_mass | zipf | ols |
+    cs_kd | ps_kd | dlb | tf_kd | byot | dml | kd | dkd | born_again | saliency_guided | cgc |
+    icasc | lsx, with options of its own after a colon if you like:
+    introspective:weight=0.1,control=permuted.
+    mixup+ or cutmix+ before it trains it on mixed images: mixup:alpha=0.5+standard."""
+    seed: Seed = 0
+    """Seed of weights, batches and splits."""
+    start_seed: Seed | None = None
+    """Seed of weights and batches, if they shall differ on the same splits; None for the seed."""
+    resume: bool = False
+    """Continue the run in --out from its last checkpoint, if there is one."""
+
+    @property
+    def start(self) -> int:
+        """Seed of weights and batches."""
+        return self.seed if self.start_seed is None else self.start_seed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig(RunConfig):
+    """Train one model."""
+
+    model: str = "small_cnn"
+    """small_cnn | resnet20 | resnet32 | resnet56 | resnet18 | wrn16_2 | wrn28_10 | timm:NAME |
+    package.module:factory."""
+
+    def __post_init__(self) -> None:
+        """Refuse a seed that no generator takes; name the folder."""
+        check_options(self)
+        check_once(self, "loggers")
+        name_folder(self, "train", self.model)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CompareConfig(SharedConfig):
+    """Train one model with several objectives and seeds, and compare the objectives.
+
+    The same command again continues a comparison that was stopped; objectives and seeds may be
+    added.
+    """
+
+    model: str = "small_cnn"
+    """small_cnn | resnet20 | resnet32 | resnet56 | resnet18 | wrn16_2 | wrn28_10 | timm:NAME |
+    package.module:factory."""
+    objectives: tuple[str, ...] = ("standard", "label_smoothing", "introspective")
+    """Objectives to compare, named as for train; differences are taken against the first. Options
+    may follow a colon: introspective:control=permuted. Images may be mixed: mixup+standard."""
+    seeds: tuple[Seed, ...] = (0, 1, 2)
+    """Seeds; every objective runs with each."""
+    tune: Count | None = None
+    """Before the seeds are run, try this many settings of the options of each objective that has
+    options to tune, on a --validation share of the training images, held out (0.1 if not given),
+    and take the best. The seeds then train on all training images."""
+    tuner: Literal["random", "optuna"] = "random"
+    """How settings are chosen after the first, which is the published one: drawn at random, or
+    proposed by Optuna (needs the tune extra)."""
+    finished_only: bool = False
+    """Train nothing: make the table of the runs in --out that are finished. It says which are
+    missing. Not of a comparison with --tune."""
+    sweep: Annotated[SweepOptions, tyro.conf.arg(name="")] = field(default_factory=SweepOptions)
+
+    def __post_init__(self) -> None:
+        """Refuse a comparison of nothing, and a tuning of nothing."""
+        check_options(self)
+        check_once(self, "loggers")
+        if self.finished_only and self.tune is not None:
+            raise OptionError(
+                "finished_only makes no table of a tuned comparison; leave out --finished-only, "
+                "and the comparison goes on",
+                CompareConfig,
+                "finished_only",
+            )
+        if self.tune is None and self.tuner != "random":
+            said = f"tuner is {self.tuner}, but nothing is tuned; pass --tune too"
+            raise OptionError(said, CompareConfig, "tuner")
+        for name, values in {"objectives": self.objectives, "seeds": self.seeds}.items():
+            if not values:
+                raise OptionError(f"{name} is empty; pass at least one", CompareConfig, name)
+            check_once(self, name)
+        if self.sweep.apart and self.device.devices > 1:
+            raise OptionError(
+                f"devices is {self.device.devices}, and such a run has processes of its own; "
+                "pass --workers 1, or --devices 1",
+                DeviceOptions,
+                "devices",
+            )
+        name_folder(self, "compare", self.model, free=("objectives", "seeds"))
+
+
+def name_folder(config: Any, *words: str, free: tuple[str, ...] = ()) -> None:
+    """Give a configuration without a folder one whose name says what it is.
+
+    Args:
+        config: a dataclass with `data` and `out`.
+        words: with which the name begins.
+        free: fields that may change without another folder.
+    """
+    if config.out != AUTO_DIR:
+        return
+    text = json.dumps(to_dict(config, leave_out=("out", "resume", *free)), sort_keys=True)
+    data = Path(config.data.data.partition(":")[2] or config.data.data).name
+    command, *rest = (re.sub(r"[:/\0]", "_", word) for word in words)
+    name = "-".join((command, data, *rest, sha256(text.encode()).hexdigest()[:8]))
+    object.__setattr__(config, "out", Path("runs") / shortened(name))
+
+
+def shortened(name: str, most: int = 220) -> str:
+    """A file's name of at most so many bytes; what is cut off is told apart by a hash.
+
+    Room is left below the 255 bytes of file systems for what locks and files that are being
+    written add to a name.
+
+    Example:
+        >>> shortened("short"), len(shortened("a" * 300).encode())
+        ('short', 220)
+    """
+    raw = name.encode("utf-8", "surrogateescape")
+    if len(raw) <= most:
+        return name
+    digest = sha256(raw).hexdigest()[:12]
+    kept = raw[: most - len(digest) - 1].decode("utf-8", "ignore")
+    return f"{kept}-{digest}"
+
+
+def to_dict(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A configuration as JSON would give it back: dictionaries, lists, strings, numbers.
+
+    Of the options of objectives only those of the objectives in use are kept, so that a run's
+    configuration stays what it was when the library learns another objective. How runs are spread
+    over processes (`sweep`) and where else it is logged (`loggers`) are left out: they change no
+    result.
+    """
+    values = asdict(config)
+    if isinstance(config, SharedConfig):  # runs without stay what they were when this was a flag
+        values["tensorboard"] = False
+    values = {k: v for k, v in values.items() if k not in (*leave_out, *EXCLUDED_FROM_RUN_ID)}
+    for name in ("teacher", "start_seed"):  # runs without stay what they were before these came
+        if values.get(name) is None:
+            values.pop(name, None)
+    for name in ("compile", "cuda_graph"):
+        if values.get("training", {}).get(name) is False:
+            values["training"].pop(name)
+    specs = getattr(config, "objectives", None) or [getattr(config, "objective", None)]
+    if "options" in values and specs != [None]:
+        used = {part.partition(":")[0] for spec in specs for part in parts_of(spec)}
+        values["options"] = {k: v for k, v in values["options"].items() if k in used}
+    result: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    return result
+
+
+# Which processes take part in a run: those that torchrun started, or those that the run starts.
+
+
+def devices_and_machines(device: DeviceOptions) -> tuple[int, int]:
+    """Devices of each machine, one process each, and the number of machines.
+
+    Where torchrun started the processes, both are its numbers.
+
+    Raises:
+        InputError: `devices` contradicts torchrun, or the machines have unequal numbers of them.
+
+    Example:
+        >>> devices_and_machines(DeviceOptions(devices=4))
+        (4, 1)
+    """
+    if not started_by_torchrun():
+        return device.devices, 1
+    here, everywhere = (int(os.environ[name]) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    if device.devices not in (1, here):
+        raise InputError(
+            f"torchrun started {here} process(es) on this machine, one for each device, but "
+            f"devices is {device.devices}; leave out --devices, or start as many"
+        )
+    if everywhere % here:
+        raise InputError(
+            f"torchrun started {here} process(es) on this machine and {everywhere} on all; start "
+            "as many on each machine"
+        )
+    return here, everywhere // here
+
+
+def process_count(device: DeviceOptions) -> int:
+    """Number of processes of a run, on all machines.
+
+    Example:
+        >>> process_count(DeviceOptions(devices=2))
+        2
+    """
+    devices, machines = devices_and_machines(device)
+    return devices * machines
+
+
+def started_by_torchrun() -> bool:
+    """Whether torchrun started this process.
+
+    Example:
+        >>> started_by_torchrun()
+        False
+    """
+    # What torch.distributed.is_torchelastic_launched looks at, without its seconds of import.
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def first_process() -> bool:
+    """Whether this is the process that speaks and writes; launchers number the processes.
+
+    torchrun numbers those of all machines in RANK; ours, on one machine, in LOCAL_RANK alone.
+
+    Example:
+        >>> first_process()
+        True
+    """
+    rank = "RANK" if started_by_torchrun() else "LOCAL_RANK"
+    return int(os.environ.get(rank, "0")) == 0
+
+
+# The options of retraining, from which the command line is generated.
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetrainConfig(RunConfig):
+    """Train the network of a genotype from new weights.
+
+    The run keeps the genotype itself, as its benchmark writes it, and not the path of its file: it
+    is the same run wherever the genotype lay.
+
+    Example:
+        >>> from selfexplain.experiments.options import DataOptions
+        >>> config = RetrainConfig(
+        ...     data=DataOptions(data="digits"), genotype="published:DARTS_V2", auxiliary=0.4
+        ... )
+        >>> config.genotype[:40]
+        "Genotype(normal=[('sep_conv_3x3', 0), ('"
+    """
+
+    genotype: str
+    """File of a genotype (a search writes genotype.json), published:NAME, or the genotype as its
+    benchmark writes it: |op~0|+|op~0|op~1|+... or Genotype(normal=[...], ...)."""
+    objective: str = "standard"
+    """standard | label_smoothing | confidence_penalty | introspective, with options of its own
+    after a colon if you like: introspective:weight=0.1,control=permuted."""
+    init_channels: Annotated[int, Limits(least=1, most=4096)] | None = None
+    """Channels of the first cells; None for the published ones: darts 36, and 48 in the imagenet
+    form; nasbench201 16."""
+    cells: Annotated[int, Limits(least=1, most=500)] | None = None
+    """Cells of the network (darts; None for 20, and 14 in the imagenet form), or of each of its
+    three stages (nasbench201; None for 5)."""
+    form: Form = "small"
+    """small for images of about 32 pixels; imagenet (darts alone) starts with three convolutions of
+    stride 2."""
+    auxiliary: NotNegative = 0.0
+    """Weight of the cross-entropy of a second head at two thirds of the depth (darts alone; 0.4 as
+    published); 0 for no such head."""
+    drop_path: ShareBelowOne = 0.0
+    """Probability that an operation is left out for an image, in the last epochs; it grows linearly
+    from 0 (published for darts: 0.2 to 0.3)."""
+
+    def __post_init__(self) -> None:
+        """Take the genotype in; refuse what cannot be trained; name the folder."""
+        check_options(self)
+        check_once(self, "loggers")
+        genotype = load_genotype(self.genotype)
+        object.__setattr__(self, "genotype", to_string(genotype))
+        _check_family(self, genotype.family)
+        if self.auxiliary and self.training.batch_size // process_count(self.device) < 2:
+            raise InputError(
+                "the auxiliary head normalises over the images of a step on each device; "
+                "pass a --batch-size of at least 2 for each"
+            )
+        name_folder(self, "retrain", genotype.family)
+
+
+def _check_family(config: RetrainConfig, family: str) -> None:
+    """Refuse what the networks of a family lack."""
+    if family == "nasbench201" and (config.form != "small" or config.auxiliary):
+        raise InputError(
+            "a nasbench201 network has neither an imagenet form nor an auxiliary head; "
+            "pass --form small and --auxiliary 0"
+        )
+    if family == "darts" and config.init_channels is not None and config.init_channels % 2:
+        raise InputError(
+            f"init_channels is {config.init_channels}; pass an even number for a darts genotype"
+        )
+
+
+# The options of study-kd.
+
+
+PLAIN, FULL = "standard", "distil_part"
+
+
+def part_spec(part: str) -> str:
+    """Spec of the student of a part.
+
+    Example:
+        >>> part_spec("full"), part_spec("similarity")
+        ('distil_part', 'distil_part:part=similarity')
+    """
+    return FULL if part == "full" else f"{FULL}:part={part}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyKDConfig(CompareConfig):
+    """Find which part of a teacher's output carries the gain of distillation.
+
+    Trains a teacher for each seed, or takes the one given, then students on the whole of its output
+    and on parts of it, and says how much of the whole's gain over plain training each part brings.
+    The same command again continues a study that was stopped; seeds may be added.
+
+    Example:
+        >>> from selfexplain.experiments.options import DataOptions
+        >>> config = StudyKDConfig(data=DataOptions(data="digits"))
+        >>> config.objectives[:3]
+        ('standard', 'distil_part', 'distil_part:part=true_only')
+    """
+
+    objectives: tuple[str, ...] = (PLAIN, *(part_spec(part) for part in PARTS))
+    """Plain training, students of all of the teacher's output, and of parts of it. The first two
+    must stay; others may be left out or added."""
+    training: Annotated[TrainingOptions, tyro.conf.arg(name="")] = field(
+        default_factory=lambda: TrainingOptions(epochs=10)
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse a study without the two that the others are measured by; name the folder."""
+        if self.objectives[:2] != (PLAIN, FULL):
+            raise InputError(
+                f"objectives are {' '.join(self.objectives)}; pass {PLAIN} {FULL} first, since "
+                "gains are over the first and shares are of the second"
+            )
+        if self.options.distil_part.part != "full":
+            raise InputError(
+                f"part is {self.options.distil_part.part}; leave out --distil-part.part, the "
+                "study goes through all parts"
+            )
+        name_folder(self, "study-kd", self.model, free=("objectives", "seeds"))
+        CompareConfig.__post_init__(self)

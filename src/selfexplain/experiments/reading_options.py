@@ -1,0 +1,207 @@
+"""The options of report."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from selfexplain.errors import InputError
+from selfexplain.explanations import MapKind
+from selfexplain.limits import (
+    Count,
+    NotNegative,
+    OptionError,
+    Positive,
+    Seed,
+    check_once,
+    check_options,
+)
+
+# How the explanations of a run are evaluated.
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QualityOptions:
+    """Which images explanations are evaluated on, and how closely; for --evaluate."""
+
+    count: Count = 200
+    """Number of the run's scored images that are drawn, by --seed; all if there are fewer."""
+    seed: Seed = 0
+    """Seed of the images, perturbations and randomised weights: the same for all runs."""
+    steps: Count = 32
+    """Steps of the deletion and insertion paths."""
+    samples: Count = 50
+    """Perturbations of each image for infidelity."""
+    radius: Positive = 0.02
+    """Largest change of a normalised pixel for max-sensitivity."""
+    neighbours: Count = 10
+    """Images nearby that max-sensitivity looks at."""
+    boxes: Path | None = None
+    """CSV file with the boxes of objects in image files, for the pointing game."""
+    tolerance: NotNegative = 0.0
+    """Pixels of the model's images by which each box is widened."""
+    values: bool = False
+    """Keep the values of every image in the results, not only mean and standard deviation."""
+    batch_size: Count = 500
+    """Largest number of images in one forward pass."""
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Kind of device; auto takes a GPU if there is one."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that measure nothing."""
+        check_options(self)
+
+
+# The options of explain.
+
+
+FORMATS = (".png", ".svg", ".pdf")
+"""Endings of the pictures that can be written."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExplainConfig:
+    """Draw class maps and soft targets of images by a trained run, or evaluate its maps."""
+
+    run: tuple[Path, ...]
+    """Folder of a finished run (of train, of retrain, or one of a comparison's runs/); several to
+    compare their maps with --evaluate, differences to the first."""
+    images: tuple[Path, ...] = ()
+    """Image files to draw."""
+    out: Path | None = None
+    """File to write: a picture as .png, .svg or .pdf; with --evaluate .json, by default
+    explanations.json in the first run's folder."""
+    kind: tuple[MapKind, ...] = ("cam",)
+    """Kind of the class maps; several with --evaluate."""
+    layer: str | None = None
+    """Layer of the maps, by module name; None for the last feature map."""
+    evaluate: bool = False
+    """Instead of drawing, measure how good the maps are on images that the run was scored on."""
+    quality: Annotated[QualityOptions, tyro.conf.arg(name="")] = field(
+        default_factory=QualityOptions
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse what drawing, or evaluating, cannot use."""
+        check_options(self)
+        for name in ("run", "kind"):
+            values = getattr(self, name)
+            if not values:
+                raise OptionError(f"{name} is empty; pass at least one", ExplainConfig, name)
+            check_once(self, name)
+        if self.evaluate:
+            self._check_evaluation()
+        else:
+            self._check_drawing()
+        if self.out is not None and self.out.is_dir():
+            raise OptionError(f"out is {self.out}, a folder; pass a file", ExplainConfig, "out")
+
+    def _check_evaluation(self) -> None:
+        if self.images:
+            raise InputError(
+                "evaluate draws no images, but takes those that the run was scored on; leave out "
+                "--images, or pass --boxes with a table of images and boxes"
+            )
+        if self.results_file.suffix != ".json":
+            said = f"out is {self.out}; with --evaluate pass a file that ends in .json"
+            raise OptionError(said, ExplainConfig, "out")
+
+    def _check_drawing(self) -> None:
+        if self.quality != QualityOptions():
+            raise InputError("options of --evaluate were given without it; pass --evaluate too")
+        if len(self.run) > 1 or len(self.kind) > 1:
+            raise InputError(
+                "a picture is drawn of one run and one kind of map; pass one of each, or --evaluate"
+            )
+        if self.out is None or self.out.suffix not in FORMATS:
+            given = "missing" if self.out is None else self.out
+            said = f"out is {given}; pass a file that ends in {', '.join(FORMATS)}"
+            raise OptionError(said, ExplainConfig, "out")
+
+    @property
+    def results_file(self) -> Path:
+        """Where the results of an evaluation are written."""
+        return self.run[0] / "explanations.json" if self.out is None else self.out
+
+
+# The options of export.
+
+
+Format = Literal["onnx", "torch_export", "source"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportConfig:
+    """Write a trained classifier in forms that others can use."""
+
+    run: Path
+    """Folder of a finished run (of train, of retrain, or one of a comparison's runs/)."""
+    out: Path
+    """Folder to write; what it holds of an earlier export is replaced."""
+    formats: tuple[Format, ...] = ()
+    """Beside model.safetensors, config.json and README.md: onnx (model.onnx; needs the extra onnx),
+    torch_export (model.pt2), source (network.py, plain PyTorch; for the network of a genotype)."""
+    push: str | None = None
+    """Repository of the Hugging Face hub, NAME/NAME, to upload the folder to; log in before with
+    hf auth login."""
+    private: bool = False
+    """Make the repository private when it is created."""
+
+    def __post_init__(self) -> None:
+        """Refuse paths that no file system has."""
+        check_options(self)
+
+
+_RECORDS = (
+    "run.json",
+    "compare.json",
+    "results.json",
+    "study.json",
+    "searches.json",
+    "seed*/run.json",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportConfig:
+    """Write one HTML file that shows what trainings, comparisons, studies or searches left.
+
+    It needs no other file and no network.
+    """
+
+    dirs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of compare, study-kd, search, train or retrain; finished or not."""
+    out: Path | None = None
+    """File to write; report.html in the first folder by default."""
+
+    def __post_init__(self) -> None:
+        """Refuse no folder, a folder twice, and a folder to write to."""
+        check_options(self)
+        if not self.dirs:
+            raise InputError("no folder is given; pass at least one, such as runs/demo")
+        if len(set(self.dirs)) < len(self.dirs):
+            raise InputError("a folder is named twice; pass each once")
+        for folder in self.dirs:
+            if not folder.is_dir():
+                raise InputError(f"there is no folder {folder}; pass folders of runs")
+        if self.out is not None and self.out.is_dir():
+            said = f"out is {self.out}, a folder; pass a file that ends in .html"
+            raise OptionError(said, ReportConfig, "out")
+
+    def check_folders(self) -> None:
+        """Raise InputError for a folder without any of the files by which a report knows its kind.
+
+        Example:
+            >>> ReportConfig(dirs=(Path(),)).check_folders()
+            Traceback (most recent call last):
+            selfexplain.errors.InputError: . holds no run and no comparison; pass the folder of one
+        """
+        for folder in self.dirs:
+            if not any(path for pattern in _RECORDS for path in folder.glob(pattern)):
+                raise InputError(f"{folder} holds no run and no comparison; pass the folder of one")
+
+    @property
+    def file(self) -> Path:
+        """Where the report is written."""
+        return self.dirs[0] / "report.html" if self.out is None else self.out

@@ -1,0 +1,506 @@
+"""The report: one HTML file on what one or several folders hold."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+from torch import Tensor
+
+from selfexplain.errors import InputError
+from selfexplain.experiments.fit.teacher import run_folder
+from selfexplain.experiments.objective_options import parts_of
+from selfexplain.experiments.read_records import (
+    COMPARED,
+    LOOKUPS,
+    SEARCHES,
+    STUDY,
+    TRAINED,
+    read_comparison,
+    read_metrics,
+    read_result,
+    read_search_lines,
+    read_search_result,
+    read_search_run,
+)
+from selfexplain.experiments.reading_options import ReportConfig
+from selfexplain.experiments.run_dir import kept_digest
+from selfexplain.files import atomic_file, read_json, read_shaped
+from selfexplain.records import printable
+from selfexplain.report import disambiguate
+from selfexplain.report.html import FRAMES, Section, linspace_indices, page, paragraph
+from selfexplain.report.sections import (
+    EpochSnapshot,
+    Predictions,
+    Record,
+    Similarity,
+    Snapshots,
+    classes_section,
+    comparison_results,
+    cost_section,
+    curves_section,
+    facts,
+    gallery_section,
+    reliability_section,
+    run_results,
+    study_results,
+)
+from selfexplain.report.sections.search import (
+    lookups_table,
+    search_parts,
+    search_style,
+    seeds_table,
+)
+from selfexplain.report.sections.search_record import Explained, SearchRecord, SearchSnapshots
+from selfexplain.training.log import EpochLog
+
+# Read what training runs left for the report.
+#
+# A file that a run did not leave, since it is not finished or was made by an older version, is
+# None.
+
+
+def read_record(folder: Path) -> Record:
+    """What a run left, but for its album.
+
+    Raises:
+        InputError: there is no `run.json` of a training, or a file cannot be read.
+
+    Example:
+        >>> read_record(Path("absent"))
+        Traceback (most recent call last):
+        selfexplain.errors.InputError: there is no file absent/run.json; pass the folder of a run
+    """
+    path = folder / "run.json"
+    run = printable(read_json(path, TRAINED))
+    config, class_names = run["config"], tuple(run["images"]["class_names"])
+    done = folder / "result.json"
+    return Record(
+        objective=config["objective"],
+        seed=config["seed"],
+        class_names=class_names,
+        metrics=printable(read_metrics(folder)),
+        result=read_result(done) if done.exists() else None,
+        predictions=_predictions(folder, len(class_names)),
+        similarity=_similarity(folder, len(class_names)),
+        control=_control(config["objective"], config.get("options", {})),
+    )
+
+
+def read_snapshots(folder: Path, most: int = FRAMES) -> Snapshots | None:
+    """The album of a run, with at most so many of its epochs, evenly spaced.
+
+    Raises:
+        InputError: a file cannot be read.
+
+    Example:
+        >>> read_album(Path("absent")) is None
+        True
+    """
+    path = folder / "album" / "images.safetensors"
+    epochs = snapshot_epochs(folder)
+    if not path.exists() or not epochs:
+        return None
+    run = read_json(folder / "run.json", TRAINED)
+    classes = len(run["images"]["class_names"])
+    images = read_shaped(path, {"images": "uint8 BCHW", "labels": "int B"})
+    _check_indices(path, "labels", images["labels"], classes)
+    return Snapshots(
+        images_BCHW=images["images"],
+        labels_B=images["labels"],
+        moments=tuple(
+            _moment(folder, epochs[i], len(images["labels"]), classes)
+            for i in linspace_indices(len(epochs), most)
+        ),
+        epochs=run["config"].get("training", {}).get("epochs", epochs[-1]),
+    )
+
+
+def snapshot_epochs(folder: Path) -> list[int]:
+    """The logged epochs that the album has a page of: a page of a later one was cut off.
+
+    Example:
+        >>> album_epochs(Path("absent"))
+        []
+    """
+    epochs = sorted({int(line["epoch"]) for line in read_metrics(folder)})
+    return [epoch for epoch in epochs if _page(folder, epoch).exists()]
+
+
+def _control(spec: str, options: dict[str, dict[str, Any]]) -> str:
+    """The control of a spec's objective: the spec's own, else that of the run's options."""
+    name, _, text = parts_of(spec)[-1].partition(":")
+    own = dict(part.split("=", 1) for part in text.split(",") if "=" in part)
+    return str(own.get("control", options.get(name, {}).get("control", "none")))
+
+
+def _predictions(folder: Path, classes: int) -> Predictions | None:
+    path = folder / "predictions.safetensors"
+    if not path.exists():
+        return None
+    found = read_shaped(
+        path,
+        {"logits": "float NK", "labels": "int N"},
+        {"K": classes},
+        digest=kept_digest(folder, path.name),
+    )
+    _check_indices(path, "labels", found["labels"], classes)
+    return Predictions(logits_NK=found["logits"], labels_N=found["labels"])
+
+
+def _similarity(folder: Path, classes: int) -> Similarity | None:
+    path = folder / "similarity.safetensors"
+    if not path.exists():
+        return None
+    found = read_shaped(
+        path,
+        {"similarity": "float KK", "count": "int K"},
+        {"K": classes},
+        digest=kept_digest(folder, path.name),
+    )
+    return Similarity(similarity_KK=found["similarity"], count_K=found["count"])
+
+
+def _check_indices(path: Path, name: str, index: Tensor, classes: int) -> None:
+    """Raise InputError unless all of these are numbers of classes."""
+    low, high = int(index.min()), int(index.max())
+    if low < 0 or high >= classes:
+        raise InputError(
+            f"{path} is damaged: {name} go from {low} to {high}, and the run has {classes} "
+            "classes; put it back as it was, or delete it to do without"
+        )
+
+
+def _page(folder: Path, epoch: int) -> Path:
+    return folder / "album" / f"epoch-{epoch:04d}.safetensors"
+
+
+def _moment(folder: Path, epoch: int, images: int, classes: int) -> EpochSnapshot:
+    path = _page(folder, epoch)
+    shapes = {
+        "probabilities": "float BK",
+        "target": "float BK",
+        "classes": "int BR",
+        "maps": "float BRHW",
+    }
+    found = read_shaped(path, shapes, {"B": images, "K": classes})
+    _check_indices(path, "classes", found["classes"], classes)
+    return EpochSnapshot(
+        epoch=epoch,
+        probabilities_BK=found["probabilities"],
+        target_BK=found["target"],
+        classes_BR=found["classes"],
+        maps_BRHW=found["maps"],
+    )
+
+
+# The sections of the report on trainings: on a run, a comparison, a study of distillation.
+
+
+def run_sections(folder: Path) -> list[Section]:
+    """The sections on one training.
+
+    Example:
+        >>> import tempfile
+        >>> from selfexplain.experiments.options import DataOptions, TrainConfig
+        >>> from selfexplain.experiments.fit.train import run_training
+        >>> from selfexplain.training import TrainingOptions
+        >>> out = Path(tempfile.mkdtemp()) / "run"
+        >>> training = TrainingOptions(epochs=1)
+        >>> config = TrainConfig(data=DataOptions(data="digits"), training=training, out=out)
+        >>> _ = run_training(config)
+        >>> [section.title for section in run_sections(out)][:2]
+        ['Results', 'Learning curves']
+    """
+    record = read_record(folder)
+    run = printable(read_json(folder / "run.json", TRAINED))
+    about = facts(run["config"], run.get("environment", {}))
+    return [run_results(record, about), *_learned([record], [folder])]
+
+
+def comparison_sections(folder: Path) -> list[Section]:
+    """The sections on a comparison, finished or not.
+
+    Example:
+        >>> comparison_sections(Path("absent"))
+        Traceback (most recent call last):
+        selfexplain.errors.InputError: there is no file absent/compare.json; pass the ...
+    """
+    path = folder / "results.json"
+    results = printable(read_comparison(path)) if path.exists() else None
+    saved = folder / "compare.json"
+    config = (
+        read_json(saved, {"config": COMPARED})["config"] if results is None else results["config"]
+    )
+    folders = [
+        run
+        for objective in config["objectives"]
+        for seed in config.get("seeds", [])
+        if ((run := run_folder(folder, objective, seed)) / "run.json").exists()
+    ]
+    records = [read_record(run) for run in folders]
+    if results is not None:
+        first = [comparison_results(results), cost_section(results)]
+    else:
+        first = [_unfinished(config, records)]
+    return [*first, *_learned(records, folders)]
+
+
+def study_sections(folder: Path) -> list[Section]:
+    """The sections on a study of distillation: its own, then those on the comparison it is.
+
+    Example:
+        >>> study_sections(Path("absent"))
+        Traceback (most recent call last):
+        selfexplain.errors.InputError: there is no file absent/study.json; pass the ...
+    """
+    return [
+        study_results(printable(read_json(folder / "study.json", STUDY))),
+        *comparison_sections(folder),
+    ]
+
+
+def _unfinished(config: dict[str, Any], records: Sequence[Record]) -> Section:
+    wanted = len(config["objectives"]) * len(config.get("seeds", []))
+    done = sum(record.result is not None for record in records)
+    text = f"This comparison is not finished: {done} of {wanted} runs are. The same command goes on"
+    return Section("Results", paragraph(f"{text}; then the table will stand here."))
+
+
+def _learned(records: Sequence[Record], folders: Sequence[Path]) -> list[Section]:
+    """The sections on what models learned."""
+    order = sorted(range(len(records)), key=lambda i: _place(records[i]))
+    return [
+        curves_section(records),
+        reliability_section(records),
+        classes_section([records[i] for i in order]),
+        _gallery(records, folders),
+    ]
+
+
+def _gallery(records: Sequence[Record], folders: Sequence[Path]) -> Section:
+    """The gallery of the first introspective run that has an album, else of the last objective."""
+    have = [i for i, folder in enumerate(folders) if snapshot_epochs(folder)]
+    if not have:
+        return gallery_section(None)
+    introspective = [i for i in have if _introspective(records[i])]
+    introspective.sort(key=lambda i: _place(records[i]))
+    objective = records[(introspective or have[::-1])[0]].objective
+    chosen = next(i for i in have if records[i].objective == objective)
+    others = len({record.objective for record in records}) > 1
+    why = ", the first that learns by introspection" if introspective else ", the last compared"
+    record = dataclasses.replace(records[chosen], album=read_snapshots(folders[chosen]))
+    return gallery_section(record, why if others else "")
+
+
+def _place(record: Record) -> int:
+    """Introspection comes first, then its controls, then what does not explain."""
+    return 1 + (record.control != "none") if _introspective(record) else 3
+
+
+def _introspective(record: Record) -> bool:
+    return parts_of(record.objective)[-1].partition(":")[0] == "introspective"
+
+
+# The sections of a report on a search, or on the same search with several seeds.
+
+
+def holds_search(folder: Path) -> bool:
+    """Whether a folder is that of a search, or of searches with several seeds.
+
+    Example:
+        >>> holds_search(Path("absent"))
+        False
+    """
+    if _holds_seeds(folder):
+        return True
+    path = folder / "run.json"
+    return path.exists() and _is_search(path)
+
+
+def search_sections(folder: Path) -> list[Section]:
+    """What a page shows of a search: finished or not, of any version.
+
+    Args:
+        folder: of `selfexplain search`; with --seeds, a section for each seed follows the table of
+            all. `lookup.json` in it (`selfexplain lookup --out`) is shown, too.
+
+    Raises:
+        InputError: the folder holds no search, or a file of it cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> from selfexplain.experiments.options import DataOptions
+        >>> from selfexplain.experiments.search.run import run_search
+        >>> from selfexplain.experiments.search_options import SearchConfig
+        >>> out = Path(tempfile.mkdtemp()) / "s"
+        >>> _ = run_search(SearchConfig(data=DataOptions(data="digits"), method="random", out=out))
+        >>> [section.title for section in search_sections(out)]
+        ['Search', 'Cell']
+    """
+    if not holds_search(folder):
+        raise InputError(f"{folder} holds no search; pass the folder of selfexplain search")
+    if _holds_seeds(folder):
+        sections = _sections_of_seeds(folder)
+    else:
+        sections = search_parts(read_search(folder), mark=_mark(folder))
+    first = sections[0]
+    return [replace(first, body=search_style() + first.body), *sections[1:]]
+
+
+def read_search(folder: Path) -> SearchRecord:
+    """Read what one search left so far.
+
+    Raises:
+        InputError: a file of it cannot be read.
+
+    Example:
+        >>> read_search(Path("absent"))
+        Traceback (most recent call last):
+        selfexplain.errors.InputError: there is no file absent/run.json; pass the folder of a run
+    """
+    run = printable(read_search_run(folder / "run.json"))
+    config, images = run["config"], run.get("images", {})
+    history = read_search_lines(EpochLog(folder, name="search.jsonl"), config["space"])
+    done = folder / "result.json"
+    return SearchRecord(
+        config=config,
+        train_images=images.get("train"),
+        history=tuple(printable(history)),
+        result=printable(read_search_result(done)) if done.exists() else None,
+        album=_search_snapshots(folder / "album", images.get("class_names"), len(history)),
+        lookups=_lookups(folder),
+    )
+
+
+def _is_search(run_json: Path) -> bool:
+    config = read_json(run_json).get("config")
+    return isinstance(config, dict) and {"space", "rates"} <= set(config)
+
+
+def _holds_seeds(folder: Path) -> bool:
+    return (folder / "searches.json").exists() or bool(_seeds(folder))
+
+
+def _seeds(folder: Path) -> list[int]:
+    """The seeds that a search has been begun with."""
+    found = {path.parent.name[4:]: path for path in folder.glob("seed*/run.json")}
+    return sorted(int(seed) for seed in found if seed.isdecimal() and _is_search(found[seed]))
+
+
+def _sections_of_seeds(folder: Path) -> list[Section]:
+    done, lookups = folder / "searches.json", _lookups(folder)
+    body = paragraph("Not all of these searches are finished.")
+    if done.exists():
+        body = seeds_table(printable(read_json(done, SEARCHES)))
+    if lookups:
+        body += f"<h3>Lookup</h3>{lookups_table(lookups)}"
+    return [Section("Searches", body), *(_section_of(folder, seed) for seed in _seeds(folder))]
+
+
+def _section_of(folder: Path, seed: int) -> Section:
+    """All parts of one seed's search."""
+    one = folder / f"seed{seed}"
+    parts = search_parts(read_search(one), mark=_mark(one))
+    return Section(f"Seed {seed}", "".join(f"<h3>{part.title}</h3>{part.body}" for part in parts))
+
+
+def _mark(folder: Path) -> str:
+    """Begins the ids of a search's drawings, in a page that may show several."""
+    return f"cell-{crc32(str(folder).encode()):08x}"
+
+
+def _search_snapshots(
+    folder: Path, class_names: list[str] | None, epochs: int
+) -> SearchSnapshots | None:
+    """What was recorded of the logged epochs: a later one was cut off."""
+    if not (folder / "images.safetensors").exists():
+        return None
+    path = folder / "images.safetensors"
+    images = read_shaped(path, {"images": "uint8 BCHW", "labels": "int B"})
+    sizes = dict(zip("BCHW", images["images"].shape, strict=True))
+    found = {}
+    for epoch in range(1, epochs + 1):
+        path = folder / f"epoch-{epoch:04d}.safetensors"
+        if path.exists():
+            shapes = {"delta": "float BCHW", "explained": "float BCHW"}
+            tensors = read_shaped(path, shapes, sizes)
+            found[epoch] = Explained(
+                delta_BCHW=tensors["delta"].numpy(), explained_BCHW=tensors["explained"].numpy()
+            )
+    names = class_names or []
+    labels = [
+        names[label] if 0 <= label < len(names) else str(label)
+        for label in images["labels"].tolist()
+    ]
+    return SearchSnapshots(images_BCHW=images["images"].numpy(), labels=tuple(labels), epochs=found)
+
+
+def _lookups(folder: Path) -> tuple[dict[str, Any], ...]:
+    path = folder / "lookup.json"
+    return tuple(printable(read_json(path, LOOKUPS)["cells"])) if path.exists() else ()
+
+
+def write_report(config: ReportConfig) -> Path:
+    """Write the report; return its path.
+
+    Raises:
+        InputError: a folder holds nothing to report on, or a file cannot be read or written.
+
+    Example:
+        >>> write_report(ReportConfig(dirs=(Path("absent"),)))
+        Traceback (most recent call last):
+        selfexplain.errors.InputError: there is no folder absent; pass folders of runs
+    """
+    chapters = [sections_of(folder) for folder in config.dirs]
+    names = disambiguate([folder.resolve().name for folder in config.dirs])
+    if len(chapters) > 1:
+        chapters = [
+            [dataclasses.replace(section, title=f"{name}: {section.title}") for section in chapter]
+            for name, chapter in zip(names, chapters, strict=True)
+        ]
+    html = page(
+        f"Report on {', '.join(names)}",
+        [section for chapter in chapters for section in chapter],
+        summary="What the models learned, and what they taught themselves by explaining.",
+    )
+    with atomic_file(config.file) as file:
+        # Paths of data may hold bytes that are no UTF-8, and then stand in the page as escapes.
+        file.write(html.encode(errors="backslashreplace"))
+    return config.file
+
+
+def sections_of(folder: Path) -> list[Section]:
+    """The sections on a folder, by what it holds.
+
+    Raises:
+        InputError: there is no such folder, or it holds nothing to report on.
+
+    Example:
+        >>> import tempfile
+        >>> sections_of(Path(tempfile.mkdtemp()))
+        Traceback (most recent call last):
+        selfexplain.errors.InputError: ... holds no run and no comparison; pass the folder of one
+    """
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}; pass folders of runs")
+    for holds, sections in KINDS:
+        if holds(folder):
+            return sections(folder)
+    raise InputError(f"{folder} holds no run and no comparison; pass the folder of one")
+
+
+def _holds(name: str) -> Callable[[Path], bool]:
+    return lambda folder: (folder / name).exists()
+
+
+KINDS: tuple[tuple[Callable[[Path], bool], Callable[[Path], list[Section]]], ...] = (
+    (holds_search, search_sections),
+    (_holds("study.json"), study_sections),
+    (_holds("results.json"), comparison_sections),
+    (_holds("compare.json"), comparison_sections),
+    (_holds("run.json"), run_sections),
+)
+"""Whether a folder is of a kind -> how it is reported on; the first that fits counts."""

@@ -1,0 +1,551 @@
+"""Read what a finished run left: its configuration, what its images need, its weights."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import re
+import statistics
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor, nn
+
+from selfexplain.data.images import Ranges
+from selfexplain.errors import BrokenOffError, InputError, first_line
+from selfexplain.experiments.data import Prepared
+from selfexplain.experiments.options import RunConfig, first_process, shortened, to_dict
+from selfexplain.experiments.read_records import IMAGES, TRAINED, check_model_of, lengths_agree
+from selfexplain.files import (
+    clear_leftovers,
+    no_room_said,
+    read_json,
+    read_tensors,
+    tensor_shapes,
+    write_record,
+    write_tensors,
+)
+from selfexplain.records import escaped, printable
+from selfexplain.training.checkpoint import epochs_kept, loading_from
+from selfexplain.training.log import EpochLog
+from selfexplain.training.processes import lost_process_said
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+# What a result depends on beside its configuration: versions, hardware, commit.
+
+
+PACKAGES = ("selfexplain", "torch", "numpy", "lightning-fabric", "torchmetrics", "datasets")
+
+
+def environment(device: torch.device) -> dict[str, object]:
+    """Versions, hardware, number of threads and git commit, for the record.
+
+    Example:
+        >>> sorted(environment(torch.device("cpu")))
+        ['commit', 'hardware', 'platform', 'python', 'threads', 'versions']
+    """
+    return {
+        "versions": {name: version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "hardware": hardware(device),
+        "threads": torch.get_num_threads(),
+        "commit": commit(Path(__file__).parent),
+    }
+
+
+def version(package: str) -> str:
+    """Version of an installed package; "unknown" where it runs from its sources alone.
+
+    Example:
+        >>> version("a-package-without-metadata")
+        'unknown'
+    """
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # as with PYTHONPATH=src
+        return "unknown"
+
+
+def hardware(device: torch.device) -> str:
+    """Name of the GPU, or of the processor.
+
+    Example:
+        >>> isinstance(hardware(torch.device("cpu")), str)
+        True
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def commit(folder: Path) -> str | None:
+    """Commit of the git repository that a folder lies in, "-dirty" if changed; None outside one."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        found = subprocess.run(  # noqa: S603 - a fixed command
+            command, cwd=folder, capture_output=True, text=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None
+
+
+# The folder of a run or a comparison: whose it is, and that one process writes to it at a time.
+
+
+LOCK = ".lock"
+_MADE_WITH = "pass the options it was made with"
+RECORDS = {
+    "compare.json": "a comparison (compare.json)",
+    "searches.json": "several searches (searches.json)",
+    "run.json": "a single run (run.json)",
+}
+"""File that tells what a folder holds -> what it is, for messages."""
+
+
+@contextmanager
+def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
+    """Keep other runs out of a folder; the operating system frees it if the process dies.
+
+    What killed processes left half-written in it is cleared away first.
+
+    Args:
+        folder: made if it does not exist.
+        patience: seconds to wait for another process to leave it.
+
+    Raises:
+        InputError: another process writes to the folder.
+
+    Example:
+        >>> import tempfile
+        >>> with locked(Path(tempfile.mkdtemp())):
+        ...     pass
+    """
+    if not first_process():  # the first process of a run holds the lock for all of them
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = FileLock(folder / LOCK).acquire(timeout=patience)
+    except Timeout as error:
+        raise InputError(
+            f"another process is writing to {folder}; wait for it, or pass another --out"
+        ) from error
+    except (OSError, NotImplementedError) as error:  # a file system may know no locks
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise InputError(f"{folder} cannot be written to ({reason}); pass another --out") from error
+    with held:
+        clear_leftovers(folder)
+        yield
+
+
+@contextmanager
+def kept_said(folder: Path) -> Iterator[None]:
+    """Say of work that is broken off, by a full disk or a lost process, what of it is kept.
+
+    Args:
+        folder: of the run, or of the runs.
+
+    Raises:
+        WriteError: a file cannot be written.
+        LostProcessError: another process of the run has ended.
+
+    Example:
+        >>> from selfexplain.errors import WriteError
+        >>> with kept_said(Path("absent")):
+        ...     raise WriteError("a.json cannot be written")
+        Traceback (most recent call last):
+        selfexplain.errors.WriteError: a.json cannot be written; no epoch was finished
+    """
+    try:
+        with no_room_said(), lost_process_said():
+            yield
+    except BrokenOffError as error:
+        if error.kept is None:
+            error.kept = _kept_in(folder)
+        raise
+
+
+def _kept_in(folder: Path) -> str:
+    path = folder / "checkpoint.pt"
+    epoch = epochs_kept(path)
+    if epoch is not None:
+        return (
+            f"the checkpoint of epoch {epoch} is kept in {path}, and the same command with "
+            "--resume goes on from it"
+        )
+    if any(folder.glob("*/checkpoint.pt")) or any(folder.glob("*/*/checkpoint.pt")):
+        return "what its runs have finished is kept, and the same command again goes on from it"
+    return "no epoch was finished"
+
+
+@contextmanager
+def waited_for(folder: Path, fabric: Fabric) -> Iterator[None]:
+    """Keep a folder for this run, after whoever has it is done; all of its processes wait.
+
+    For a folder that several runs share. The lock is a file beside it, so that a run inside may
+    still lock the folder itself.
+
+    Example:
+        >>> import tempfile
+        >>> from lightning_fabric import Fabric
+        >>> fabric = Fabric(accelerator="cpu", devices=1)
+        >>> with waited_for(Path(tempfile.mkdtemp()) / "shared", fabric):
+        ...     pass
+    """
+    lock = FileLock(folder.parent / f".{folder.name}.lock")
+    # In portions, so that the other processes' collective call does not run out of time.
+    while not fabric.broadcast(not fabric.is_global_zero or _acquired(lock, seconds=60)):
+        pass
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _acquired(lock: FileLock, seconds: float) -> bool:
+    try:
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=seconds)
+    except Timeout:
+        return False
+    except OSError as error:
+        raise InputError(
+            f"{lock.lock_file} cannot be written ({error.strerror}); pass another --out"
+        ) from error
+    return True
+
+
+def run_name(spec: str, seed: int) -> str:
+    """Name of the folder of one run among several, short enough for every file system.
+
+    Example:
+        >>> run_name("introspective:weight=0.1", 2)
+        'introspective_weight-0.1-seed2'
+        >>> len(run_name("introspective:layer=" + "a" * 300, 2))
+        220
+    """
+    name = re.sub(r"[^\w.+-]+", "_", spec.replace("=", "-"))
+    return shortened(f"{name}-seed{seed}")
+
+
+def claim_folder(config: Any) -> str:
+    """Check that a run's folder is free, or holds this very run; return the run's identity.
+
+    Args:
+        config: a dataclass with `out` and `resume`.
+
+    Raises:
+        InputError: the folder holds another run, or this one and `resume` is off.
+    """
+    identity = json.dumps(to_dict(config, leave_out=("out", "resume")), sort_keys=True)
+    if any((config.out / name).exists() for name in ("checkpoint.pt", "result.json")):
+        check_same_config(
+            saved_config(config.out / "run.json"),
+            json.loads(identity),
+            config.out,
+            remedy=_MADE_WITH if config.resume else f"{_MADE_WITH} and --resume",
+        )
+        if not config.resume:
+            raise InputError(
+                f"{config.out} holds this run already; pass --resume to continue it, or another "
+                "--out"
+            )
+    else:
+        check_free(config.out)
+    return identity
+
+
+def check_free(folder: Path) -> None:
+    """Raise InputError unless a folder is new, or holds nothing but a start that failed.
+
+    Example:
+        >>> check_free(Path("absent"))
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; pass --out with a folder")
+    leavings = {
+        "album",
+        "run.json",
+        "compare.json",
+        "metrics.jsonl",
+        "search.jsonl",
+        "tensorboard",
+        "wandb",
+        "mlflow",
+        "cost",
+        "genotype.json",
+        "cell.svg",
+        "architecture.png",
+        "teachers",
+        "report.html",
+    }
+    files = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    # Names that begin with a dot are locks and files that are being written.
+    if any(name not in leavings and not name.startswith(".") for name in files):
+        held = [what for name, what in RECORDS.items() if name in files]
+        if held:
+            raise InputError(
+                f"{folder} holds {held[0]}, which this command cannot continue; pass another --out"
+            )
+        raise InputError(f"{folder} is not empty and holds no run; pass another --out")
+
+
+def saved_config(path: Path) -> dict[str, Any]:
+    """The configuration in a `run.json` or `compare.json`.
+
+    Raises:
+        InputError: the file cannot be read or holds none.
+    """
+    config = read_json(path).get("config")
+    if not isinstance(config, dict):
+        raise InputError(f"{path} holds no configuration; delete it, or pass another folder")
+    return config
+
+
+def check_same_config(
+    old: dict[str, Any], new: dict[str, Any], folder: Path, remedy: str = _MADE_WITH
+) -> None:
+    """Raise InputError that names the first options in which two configurations differ.
+
+    Args:
+        old: configuration of what the folder holds.
+        new: configuration that was passed.
+        folder: of both.
+        remedy: what to do, other than to take another folder.
+
+    Example:
+        >>> check_same_config({"seed": 0}, {"seed": 0}, Path("out"))
+    """
+    differing = _differences(old, new)
+    if differing:
+        raise InputError(
+            f"{folder} holds a run with other options ({'; '.join(differing[:3])}); {remedy}, or "
+            "another --out"
+        )
+
+
+def _differences(old: Any, new: Any, name: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(old.keys() | new.keys())
+        return [d for k in keys for d in _differences(old.get(k), new.get(k), k)]
+    if old == new:
+        return []
+    told = escaped(f"{name} was {old}, is {new}")
+    return [told if len(told) <= 200 else f"{name} is another"]  # a genotype is a long text
+
+
+# What a training writes into its folder beside what it learns.
+
+
+def write_run(config: RunConfig, prepared: Prepared, fabric: Fabric) -> None:
+    """Write `run.json`: configuration, environment, and what it takes to prepare an image."""
+    write_record(
+        config.out / "run.json",
+        {
+            "schema": 1,
+            "config": to_dict(config, leave_out=("out", "resume")),
+            "environment": {**environment(fabric.device), "processes": fabric.world_size},
+            "images": {
+                "class_names": list(prepared.class_names),
+                "shape": list(prepared.train.shape_CHW),
+                "mean": prepared.mean_C.tolist(),
+                "std": prepared.std_C.tolist(),
+                "train": len(prepared.train),
+                "scored": len(prepared.scored),
+                # Only where there is something to say: most images have 8 bits.
+                **({} if prepared.ranges == Ranges() else {"ranges": asdict(prepared.ranges)}),
+            },
+        },
+    )
+
+
+def write_outcome(
+    folder: Path, result: dict[str, Any], model: nn.Module, logits_NK: Tensor, labels_N: Tensor
+) -> dict[str, Any]:
+    """Write the model, what it says of the scored images, and last the result: the run is done.
+
+    The result then holds the digests of both files too, and is returned.
+
+    Args:
+        folder: of the run.
+        result: for `result.json`.
+        model: of the last epoch.
+        logits_NK: of the scored images.
+        labels_N: their classes.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = write_outcome(folder, {}, nn.Linear(2, 3), torch.zeros(1, 3), torch.zeros(1))
+        >>> sorted(path.name for path in folder.iterdir())
+        ['model.safetensors', 'predictions.safetensors', 'result.json']
+    """
+    predictions = {"logits": logits_NK, "labels": labels_N}
+    files = {"predictions.safetensors": predictions, "model.safetensors": model.state_dict()}
+    digests = {name: write_tensors(folder / name, tensors) for name, tensors in files.items()}
+    result = {**result, "digests": digests}
+    write_record(folder / "result.json", result)
+    return result
+
+
+def median_step_seconds(folder: Path) -> float:
+    r"""Seconds of a training step, the median of the epochs' means in `metrics.jsonl`.
+
+    Raises:
+        InputError: the file is missing or damaged.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "metrics.jsonl").write_text('{"epoch": 1, "step_seconds": 0.5}\n')
+        >>> median_step_seconds(folder)
+        0.5
+    """
+    log = EpochLog(folder)
+    values = [record.get("step_seconds") for record in log.read()]
+    seconds = [value for value in values if isinstance(value, float)]
+    if not seconds:
+        raise InputError(
+            f"{log.path} is missing or says of no epoch what a step took (step_seconds); put it "
+            f"back, or delete {folder / 'checkpoint.pt'} to train this run again"
+        )
+    return statistics.median(seconds)
+
+
+FINISHED = {
+    **TRAINED,
+    "images": {**IMAGES, **{name: IMAGES[f"{name}?"] for name in ("shape", "mean", "std")}},
+}
+"""The shape of a `run.json` that says what its images are."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinishedRun:
+    """What `run.json` of a finished run says."""
+
+    folder: Path
+    config: dict[str, Any]
+    class_names: tuple[str, ...]
+    shape_CHW: tuple[int, int, int]
+    mean_C: Tensor
+    std_C: Tensor
+    digest: str | None = None
+    """Of the weights, as `digest_of` makes it; None where none was kept."""
+    ranges: Ranges | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.class_names)
+
+
+def read_finished(folder: Path) -> FinishedRun:
+    """Read the record of a finished run of `train`, `retrain` or `compare`.
+
+    Raises:
+        InputError: the folder holds no finished run, or its record cannot be read.
+
+    Example:
+        >>> read_finished(Path("absent"))
+        Traceback (most recent call last):
+        selfexplain.errors.InputError: absent holds no finished run; pass a folder with run.json ...
+    """
+    if not (folder / "model.safetensors").exists():
+        raise InputError(
+            f"{folder} holds no finished run; pass a folder with run.json and model.safetensors"
+        )
+    path = folder / "run.json"
+    run = read_json(path, FINISHED)
+    images = run["images"]
+    check_model_of(run["config"], path)
+    channels, height, width = images["shape"]
+    lengths_agree(path, mean=images["mean"], std=images["std"], channels=[0] * channels)
+    return FinishedRun(
+        folder=folder,
+        config=run["config"],
+        class_names=tuple(printable(images["class_names"])),
+        shape_CHW=(channels, height, width),
+        mean_C=torch.tensor(images["mean"], dtype=torch.float32),
+        std_C=torch.tensor(images["std"], dtype=torch.float32),
+        digest=kept_digest(folder, "model.safetensors"),
+        ranges=Ranges.recorded(images.get("ranges")),
+    )
+
+
+def kept_digest(folder: Path, name: str) -> str | None:
+    """What `result.json` says that the tensors of a file of its run are; None if it does not.
+
+    Raises:
+        InputError: it cannot be read.
+
+    Example:
+        >>> kept_digest(Path("absent"), "model.safetensors") is None
+        True
+    """
+    path = folder / "result.json"
+    digests = read_json(path).get("digests") if path.exists() else None
+    digest = digests.get(name) if isinstance(digests, dict) else None
+    return None if digest is None else str(digest)
+
+
+def check_tensors(folder: Path) -> None:
+    """Look at what a run that is done has left beside its result; what was deleted is not missed.
+
+    Raises:
+        InputError: a file of tensors is damaged, or the result cannot be read.
+    """
+    for name in ("predictions.safetensors", "model.safetensors"):
+        if (folder / name).exists():
+            read_tensors(
+                folder / name, digest=kept_digest(folder, name), remedy=_write_again(folder)
+            )
+
+
+def weight_shapes(run: FinishedRun) -> dict[str, tuple[int, ...]]:
+    """The shapes of the weights of a finished run, by name.
+
+    Raises:
+        InputError: they cannot be read.
+    """
+    return tensor_shapes(run.folder / "model.safetensors", remedy=_remedy(run))
+
+
+def load_weights(model: nn.Module, run: FinishedRun) -> None:
+    """Give a model the weights of a finished run.
+
+    Raises:
+        InputError: they cannot be read, are damaged, or are of another model.
+    """
+    path = run.folder / "model.safetensors"
+    with loading_from(path):
+        model.load_state_dict(read_tensors(path, digest=run.digest, remedy=_remedy(run)))
+
+
+def _remedy(run: FinishedRun) -> str:
+    """What to do if the weights of a run, or those that were exported, are damaged."""
+    exported = not (run.folder / "run.json").exists()
+    return "export it, or download it, again" if exported else _write_again(run.folder)
+
+
+def _write_again(folder: Path) -> str:
+    """How to have the files of a finished run written again."""
+    return (
+        f"delete {folder / 'result.json'} and run the command that made it again (train and "
+        "retrain with --resume) to write it anew from the checkpoint"
+    )

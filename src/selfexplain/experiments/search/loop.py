@@ -1,0 +1,325 @@
+"""A search on its way through the epochs: what is logged, saved and taken up again."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from selfexplain.data import Batches, normalise
+from selfexplain.errors import InputError
+from selfexplain.experiments.data import Prepared, predict_together
+from selfexplain.experiments.fit.snapshots import only_warned
+from selfexplain.experiments.read_records import read_search_lines
+from selfexplain.experiments.search.setup import (
+    BilevelLoader,
+    mean_entropy,
+    operation_weights,
+    skip_connections,
+)
+from selfexplain.experiments.search_options import SearchConfig
+from selfexplain.files import write_tensors
+from selfexplain.hypergradients import World
+from selfexplain.hypergradients.level import SINGLE
+from selfexplain.lease import ArchitectureSearch, LeaSE
+from selfexplain.seeding import epoch_seed, global_generator_kept
+from selfexplain.spaces import from_string, to_string
+from selfexplain.training.checkpoint import (
+    FORMAT,
+    check_identity,
+    epochs_done,
+    load_checkpoint,
+    loading_from,
+    save_checkpoint,
+)
+from selfexplain.training.log import EpochLog
+from selfexplain.training.loggers import Logger
+from selfexplain.training.processes import exists_for_all
+
+# What the explainer would show its audience of a few held-out images, epoch after epoch.
+#
+# `album/` in the folder of a search holds `images.safetensors`, with `images` uint8 (B, C, H, W)
+# and `labels` int64 (B,), and for each epoch `epoch-0001.safetensors`, ..., with float32 (B, C,
+# H, W):
+#
+# - `delta`, the explanation, in units of the pixels' range [0, 1]: within eps, and 0 where a
+# pixel does not count; - `explained`, x (*) delta as a picture in the same units: normalised as
+# every image is, it becomes what the audience receives. A value outside [0, 1] is one that no
+# image has, and the images' mean is what the networks read as zero.
+#
+# The images are explained within a batch as large as one of the search (or a process's share of
+# it), since in training BatchNorm looks at the whole batch.
+
+
+IMAGES = 4
+"""How many images the album shows."""
+
+
+class SearchSnapshots:
+    """Writes the album of a search whose method explains (lease and its controls, sanas).
+
+    Args:
+        config: of the search.
+        prepared: its images; those of the album are held out.
+        device: where it runs.
+        processes: those that share a batch of the search; one of them records.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from selfexplain.experiments.options import DataOptions
+        >>> from selfexplain.experiments.data import load, prepare
+        >>> from selfexplain.experiments.search.setup import build_search
+        >>> options, out = DataOptions(data="digits", validation=0.1), Path(tempfile.mkdtemp())
+        >>> config = SearchConfig(data=options, init_channels=4, cells=1, batch_size=16, out=out)
+        >>> data, cpu = load(options), torch.device("cpu")
+        >>> prepared = prepare(data, options, seed=0)
+        >>> search = build_search(config, data, prepared.std_C, cpu)
+        >>> SearchAlbum(config, prepared, cpu).record(search, epoch=1)
+        >>> sorted(path.name for path in (out / "album").iterdir())
+        ['epoch-0001.safetensors', 'images.safetensors']
+    """
+
+    def __init__(
+        self,
+        config: SearchConfig,
+        prepared: Prepared,
+        device: torch.device,
+        processes: World = SINGLE,
+    ) -> None:
+        self.folder, self.seed = config.out / "album", config.seed
+        self.prepared, self.device = prepared, device
+        size = config.batch_size // processes.count
+        self.indices_B = snapshot_indices(prepared.scored.labels_N, size)
+
+    def record(self, search: ArchitectureSearch, epoch: int) -> None:
+        """Write what the explainer would show after an epoch, which counts from 1.
+
+        Nothing of the search is changed. A method that does not explain leaves no album. What goes
+        wrong is a warning.
+        """
+        if not isinstance(search, LeaSE):
+            return
+        with only_warned(f"the pictures of epoch {epoch}"):
+            self._record(search, epoch)
+
+    def _record(self, search: LeaSE, epoch: int) -> None:
+        images_BCHW = self.prepared.scored.read(self.indices_B)
+        labels_B = self.prepared.scored.labels_N[self.indices_B]
+        first = slice(IMAGES)
+        images = {"images": images_BCHW[first], "labels": labels_B[first]}
+        write_tensors(self.folder / "images.safetensors", images)
+        mean_C, std_C = self.prepared.mean_C.to(self.device), self.prepared.std_C.to(self.device)
+        x_BCHW = normalise(images_BCHW.to(self.device), mean_C, std_C)
+        batch = x_BCHW.contiguous(memory_format=torch.channels_last), labels_B.to(self.device)
+        # The controls draw anew for each epoch, as they do for each step.
+        generator = torch.Generator().manual_seed(epoch_seed(self.seed, epoch, 0))
+        delta_BCHW, shown_BCHW = search.explain(batch, generator)
+        picture_BCHW = shown_BCHW * std_C[:, None, None] + mean_C[:, None, None]
+        explained = {"delta": delta_BCHW[first], "explained": picture_BCHW[first]}
+        write_tensors(self.folder / f"epoch-{epoch:04d}.safetensors", explained)
+
+
+def snapshot_indices(labels_N: Tensor, size: int) -> Tensor:
+    """A batch that begins with the images of the album.
+
+    Args:
+        labels_N: of the images to choose from.
+        size: how many to choose, at most all.
+
+    Returns:
+        (size,) indices: first one image of each of up to four classes, which lie evenly among all
+        classes, then others, evenly among the rest.
+
+    Example:
+        >>> album_indices(torch.tensor([1, 1, 0, 0, 1]), size=3)
+        tensor([2, 0, 1])
+    """
+    classes = torch.bincount(labels_N).nonzero()[:, 0]
+    shown = _evenly(classes, min(IMAGES, len(classes), size))
+    firsts = torch.stack([(labels_N == label).nonzero()[0, 0] for label in shown])
+    rest = torch.ones(len(labels_N), dtype=torch.bool)
+    rest[firsts] = False
+    return torch.cat([firsts, _evenly(rest.nonzero()[:, 0], size - len(firsts))])
+
+
+def _evenly(values_N: Tensor, count: int) -> Tensor:
+    """This many of the values, the first and the last among them."""
+    return values_N[torch.linspace(0, len(values_N) - 1, count).long()]
+
+
+StepCallback = Callable[[int, int], None]
+
+
+class SearchProgress:
+    """A search on its way through the epochs; the first of several processes writes.
+
+    Args:
+        config: of the search.
+        search: the method, at its start.
+        halves: its batches.
+        prepared: its images.
+        device: where it runs.
+        identity: a text that stands for the whole configuration.
+        loggers: are given the losses of every epoch.
+    """
+
+    def __init__(
+        self,
+        config: SearchConfig,
+        search: ArchitectureSearch,
+        halves: BilevelLoader,
+        prepared: Prepared,
+        device: torch.device,
+        identity: str,
+        loggers: Sequence[Logger] = (),
+    ) -> None:
+        self.config, self.search, self.halves, self.prepared = config, search, halves, prepared
+        self.device, self.identity = device, identity
+        self.path = config.out / "checkpoint.pt"
+        self.log = EpochLog(config.out, loggers, name="search.jsonl")
+        self.writes = search.processes.rank == 0
+        self.epochs_done, self.stopped = 0, False
+        self.genotype = search.genotype()
+        self.album = SearchSnapshots(config, prepared, device, search.processes)
+
+    def run(self, on_step: StepCallback) -> None:
+        """Walk the epochs that are left; line and checkpoint after each."""
+        if exists_for_all(self.path):
+            self._restore()
+        if self.writes:
+            self.log.cut_after(self.epochs_done)
+        with global_generator_kept(self.device):
+            while self.epochs_done < self.config.epochs and not self.stopped:
+                self._seed()
+                metrics = self._epoch(on_step)
+                self.epochs_done += 1
+                self._look_at_cell()
+                if self.writes:
+                    self.album.record(self.search, self.epochs_done)
+                    self.log.write({"epoch": self.epochs_done, **metrics, **self._state_of_cell()})
+                    save_checkpoint(self.path, self._state())
+
+    def _seed(self) -> None:
+        """Seed what is random in a step (dropout): of this epoch and process."""
+        rank = self.search.processes.rank
+        torch.manual_seed(epoch_seed(self.config.seed, self.epochs_done, rank))
+
+    def _epoch(self, on_step: StepCallback) -> dict[str, Any]:
+        epochs, epoch = self.config.epochs, self.epochs_done
+        self.search.set_progress(epoch / epochs)
+        sums: dict[str, float] = defaultdict(float)
+        started = time.perf_counter()
+        for step, (train_batch, val_batch) in enumerate(self.halves.epoch(epoch)):
+            moves = epoch >= self.config.resting_epochs
+            metrics = self.search.step(train_batch, val_batch, move_architecture=moves)
+            for name, loss in metrics.items():
+                sums[name] += loss
+            on_step(epoch * len(self.halves) + step + 1, epochs * len(self.halves))
+        self.search.end_epoch(self._held_out().epoch(0))
+        seconds = time.perf_counter() - started
+        return {
+            "losses": {name: _number(total / len(self.halves)) for name, total in sums.items()},
+            "validation_accuracy": self._validation_accuracy(),
+            "skipped_steps": self.search.skipped,
+            "step_seconds": seconds / len(self.halves),
+        }
+
+    def _validation_accuracy(self) -> float:
+        """Of the supernet, in percent, on the half that moves the architecture."""
+        model = _WithArchitecture(self.search.evaluated, self.search.architecture)
+        logits_NK, y_N = predict_together(
+            model, self.prepared, device=self.device, workers=self.config.data.workers
+        )
+        return 100 * float((logits_NK.argmax(1) == y_N).float().mean())
+
+    def _held_out(self) -> Batches:
+        """The half that moves the architecture, in order and as it is."""
+        return self.prepared.scored_batches(device=self.device, workers=self.config.data.workers)
+
+    def _look_at_cell(self) -> None:
+        """Take over the cell that the architecture stands for now, unless it skips too much."""
+        now, most = self.search.genotype(), self.config.stop_at_skips
+        resting = self.epochs_done <= self.config.resting_epochs
+        self.stopped = most is not None and not resting and skip_connections(now)[0] >= most
+        if not self.stopped:
+            self.genotype = now
+
+    def _state_of_cell(self) -> dict[str, Any]:
+        genotype = self.search.genotype()
+        weights = operation_weights(self.search.architecture)
+        skips, edges = skip_connections(genotype)
+        return {
+            "genotype": to_string(genotype),
+            "skip_share": skips / edges,
+            "entropy": mean_entropy(weights),
+            "weights": {name: _rounded(weights_EO) for name, weights_EO in weights.items()},
+            "alphas": {name: _rounded(t, 7) for name, t in self.search.architecture.items()},
+        }
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "identity": self.identity,
+            "epochs_done": self.epochs_done,
+            "stopped": self.stopped,
+            "genotype": to_string(self.genotype),
+            "search": self.search.state_dict(),
+        }
+
+    def _restore(self) -> None:
+        state = load_checkpoint(self.path)
+        check_identity(state, self.identity, self.path)
+        with loading_from(self.path):
+            self.search.load_state_dict(state["search"])
+            self.epochs_done, self.stopped = epochs_done(state), state["stopped"]
+            self.genotype = from_string(state["genotype"])
+
+    def lines(self) -> list[dict[str, Any]]:
+        """What was logged of the epochs, of which there is one at least."""
+        lines = read_search_lines(self.log, self.config.space)
+        if not lines:
+            raise InputError(
+                f"{self.log.path} says of no epoch what it brought; put it back as it was, or "
+                f"delete {self.path} to search again"
+            )
+        return lines
+
+    def outcome(self) -> dict[str, Any]:
+        """What a result says beside the cell."""
+        lines = self.lines()
+        last = lines[-2] if self.stopped and len(lines) > 1 else lines[-1]  # that of the cell
+        return {
+            "epochs": self.epochs_done,
+            "stopped_early": self.stopped,
+            "validation_accuracy": last["validation_accuracy"],
+            "skipped_steps": self.search.skipped,
+            "step_seconds": last["step_seconds"],
+        }
+
+
+class _WithArchitecture(nn.Module):
+    """A supernet with its architecture, as a classifier."""
+
+    def __init__(self, supernet: nn.Module, architecture: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.supernet = supernet
+        self.architecture = {name: tensor.detach() for name, tensor in architecture.items()}
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        logits_BK: Tensor = self.supernet(x_BCHW, self.architecture)
+        return logits_BK
+
+
+def _rounded(tensor: Tensor, digits: int = 5) -> list[Any]:
+    """Numbers in lists as deep as the tensor has dimensions."""
+    if tensor.dim() > 1:
+        return [_rounded(part, digits) for part in tensor.detach().cpu()]
+    return [round(number, digits) for number in tensor.tolist()]
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if value == value and abs(value) != float("inf") else None

@@ -1,0 +1,260 @@
+"""The same search with several seeds: what it finds each time, and how far that agrees.
+
+The folder holds `seedN/` (one search each, see search.py), and at the end `searches.json`. The same
+command again skips what is finished and continues what is not.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from selfexplain.data import ImageData
+from selfexplain.data.datasets import check_spec
+from selfexplain.experiments.compare.grid import PATIENCE, loaded, run_grid
+from selfexplain.experiments.data import load, prepare
+from selfexplain.experiments.options import DeviceOptions, scheduler_of, to_dict
+from selfexplain.experiments.read_records import read_search_result
+from selfexplain.experiments.run_dir import check_free, claim_folder, environment, kept_said, locked
+from selfexplain.experiments.runtime import launch, logged, reraise_oom
+from selfexplain.experiments.search.loop import SearchProgress, StepCallback
+from selfexplain.experiments.search.setup import (
+    BilevelLoader,
+    build_search,
+    collapsed,
+    skip_connections,
+    write_outcome,
+)
+from selfexplain.experiments.search_options import SearchConfig, SearchesConfig
+from selfexplain.files import write_record
+from selfexplain.launchers import Watch, ignore
+from selfexplain.models.build import check_model_name
+from selfexplain.spaces import Genotype, random_genotype, to_string
+from selfexplain.training import TrainingOptions
+from selfexplain.training.loggers import Logger, numbers
+from selfexplain.training.processes import joined_processes
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+# Search for an architecture, on one process or on those of torchrun, and write down how it went.
+#
+# A search's folder holds `run.json` (configuration, environment), then after every epoch
+# `search.jsonl`, `checkpoint.pt` and, if the method explains, its `album/` (search_album.py), and
+# at the end `genotype.json`, `cell.svg`, `architecture.png` and `result.json`.
+
+
+def run_search(
+    config: SearchConfig,
+    *,
+    data: ImageData | None = None,
+    on_step: StepCallback = lambda done, total: None,
+    patience: float = 0.0,
+) -> dict[str, Any]:
+    """Search as the configuration says; return what `result.json` holds.
+
+    Args:
+        config: the whole configuration; it is saved in the folder.
+        data: the data set, if the caller has loaded it already.
+        on_step: called after every step with the number of steps done and of the whole search's.
+        patience: seconds to wait for another process to leave the folder.
+
+    Raises:
+        InputError: the folder holds another run, or anything in the configuration cannot be used.
+        ShortageError: the GPU has no memory left; the last checkpoint is kept.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from selfexplain.experiments.options import DataOptions
+        >>> out = Path(tempfile.mkdtemp()) / "search"
+        >>> options = DataOptions(data="digits", train_size=64)
+        >>> config = SearchConfig(data=options, method="random", out=out)
+        >>> sorted(run_search(config))
+        ['collapsed', 'edges', 'epochs', 'genotype', 'method', 'seed', 'skips', 'space']
+    """
+    if config.method == "lease":
+        check_model_name(config.audience)  # before any data are read
+    identity = claim_folder(config)
+    done = config.out / "result.json"
+    if done.exists():
+        return read_search_result(done)
+    remedy = "pass a smaller --batch-size, or let fewer searches share the GPU"
+    if data is None:
+        check_spec(config.data.data)
+    with locked(config.out, patience), kept_said(config.out), reraise_oom(remedy):
+        fabric = launch(DeviceOptions(accelerator=config.accelerator), TrainingOptions())
+        fabric.barrier()  # every process has looked at the folder before one writes to it
+        result: dict[str, Any] = {}
+        with logged(config, first=fabric.is_global_zero) as loggers:
+            if config.method != "random":
+                result = _search(config, identity, fabric, data, on_step, loggers)
+            elif fabric.is_global_zero:
+                result = _random_cell(config, loggers)
+        return fabric.broadcast(result)  # once the first process has written
+
+
+def _search(
+    config: SearchConfig,
+    identity: str,
+    fabric: Fabric,
+    data: ImageData | None,
+    on_step: StepCallback,
+    loggers: Sequence[Logger],
+) -> dict[str, Any]:
+    """Walk the search on every process; the first one writes and returns the result."""
+    device, processes = fabric.device, joined_processes()
+    data = data if data is not None else load(config.data)
+    prepared = prepare(data, config.data, config.seed)
+    search = build_search(config, data, prepared.std_C, device, processes)
+    halves = BilevelLoader(config, prepared, device, processes)
+    if fabric.is_global_zero:
+        images = {
+            "train": len(prepared.train),
+            "held_out": len(prepared.scored),
+            "class_names": list(prepared.class_names),
+        }
+        _write_run(config, device, images, processes.count)
+    progress = SearchProgress(config, search, halves, prepared, device, identity, loggers)
+    progress.run(on_step)
+    if not fabric.is_global_zero:
+        return {}
+    write_outcome(config.out, progress.genotype, progress.lines())
+    return _write_result(config, progress.genotype, progress.outcome(), loggers)
+
+
+def _random_cell(config: SearchConfig, loggers: Sequence[Logger]) -> dict[str, Any]:
+    """A cell drawn uniformly from the space: what a search must beat."""
+    generator = torch.Generator().manual_seed(config.seed)
+    family = "nasbench201" if config.space == "nasbench201" else "darts"
+    genotype = random_genotype(family, generator)
+    _write_run(config, torch.device("cpu"), {})
+    write_outcome(config.out, genotype, [])
+    return _write_result(config, genotype, {"epochs": 0}, loggers)
+
+
+def _write_result(
+    config: SearchConfig, genotype: Genotype, more: dict[str, Any], loggers: Sequence[Logger]
+) -> dict[str, Any]:
+    skips, edges = skip_connections(genotype)
+    result = {
+        "method": config.method,
+        "space": config.space,
+        "seed": config.seed,
+        "genotype": to_string(genotype),
+        "skips": skips,
+        "edges": edges,
+        "collapsed": collapsed(genotype),
+        **more,
+    }
+    for logger in loggers:
+        logger.finish(numbers(result))
+    write_record(config.out / "result.json", result)
+    return result
+
+
+def _write_run(
+    config: SearchConfig, device: torch.device, images: dict[str, Any], processes: int = 1
+) -> None:
+    write_record(
+        config.out / "run.json",
+        {
+            "schema": 1,
+            "config": to_dict(config, leave_out=("out", "resume")),
+            "environment": {**environment(device), "processes": processes},
+            "images": images,
+        },
+    )
+
+
+def run_searches(config: SearchesConfig, watch: Watch = ignore) -> dict[str, Any]:
+    """Search with every seed; return what `searches.json` holds.
+
+    Args:
+        config: with `seeds`.
+        watch: is told how the searches get on.
+
+    Raises:
+        InputError: the folder holds something else or is in use, the configuration cannot be used,
+            or a search failed; the others have been made by then.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from selfexplain.experiments.options import DataOptions
+        >>> out = Path(tempfile.mkdtemp()) / "searches"
+        >>> data = DataOptions(data="digits")
+        >>> config = SearchesConfig(data=data, method="random", seeds=(0, 1), out=out)
+        >>> run_searches(config)["summary"]["n"]
+        2
+    """
+    if not any(config.out.glob("seed*")):
+        check_free(config.out)
+    with locked(config.out), kept_said(config.out):
+        scheduler = scheduler_of(config.sweep)
+        load_once = lru_cache(maxsize=1)(load)
+
+        def search_here(one: SearchConfig, on_step: StepCallback) -> dict[str, Any]:
+            data = None if one.method == "random" else load_once(one.data)
+            return run_search(one, data=data, on_step=on_step)
+
+        function = search_apart if scheduler.apart else search_here
+        found = run_grid(function, config.each(), scheduler, watch).complete()
+        rows = list(found.values())
+        results = {
+            "schema": 1,
+            "config": to_dict(config, leave_out=("out", "resume", "seed")),
+            "rows": rows,
+            "summary": summarise_searches(rows),
+        }
+        write_record(config.out / "searches.json", results)
+    return results
+
+
+def search_apart(config: SearchConfig, on_step: StepCallback) -> dict[str, Any]:
+    """Search in a worker, which keeps the data set for its next search.
+
+    Example:
+        >>> search_apart.__module__  # where a worker finds it
+        'selfexplain.experiments.search.run'
+    """
+    data = None if config.method == "random" else loaded(config.data)
+    return run_search(config, data=data, on_step=on_step, patience=PATIENCE)
+
+
+def summarise_searches(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and std over seeds, and how many different cells were found.
+
+    Std is the sample's (None for one seed); the accuracy is the supernet's on the held-out half, in
+    percent, and None for random cells, which have no supernet.
+
+    Example:
+        >>> rows = [
+        ...     {"genotype": g, "skips": s, "collapsed": False, "validation_accuracy": a}
+        ...     for g, s, a in [("x", 1, 80.0), ("x", 1, 90.0), ("y", 4, 85.0)]
+        ... ]
+        >>> summary = summarise_searches(rows)
+        >>> summary["validation_accuracy_mean"], summary["different_cells"]
+        (85.0, 2)
+    """
+    accuracies = [row["validation_accuracy"] for row in rows if "validation_accuracy" in row]
+    skips = [float(row["skips"]) for row in rows]
+    return {
+        "n": len(rows),
+        "different_cells": len({row["genotype"] for row in rows}),
+        "collapsed": sum(row["collapsed"] for row in rows),
+        **_mean_and_std("skips", skips),
+        **_mean_and_std("validation_accuracy", accuracies),
+    }
+
+
+def _mean_and_std(name: str, values: Sequence[float]) -> dict[str, float | None]:
+    return {
+        f"{name}_mean": statistics.fmean(values) if values else None,
+        f"{name}_std": statistics.stdev(values) if len(values) > 1 else None,
+    }

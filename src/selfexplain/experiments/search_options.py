@@ -1,0 +1,182 @@
+"""The options of an architecture search, from which the command line is generated."""
+
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from selfexplain.errors import InputError
+from selfexplain.experiments.options import AUTO_DIR, DataOptions, SweepOptions, name_folder
+from selfexplain.lease import LeaSEOptions, Rates
+from selfexplain.limits import Count, Limits, Natural, OptionError, Seed, check_once, check_options
+from selfexplain.training.loggers import LoggerName
+
+Space = Literal["nasbench201", "darts", "pcdarts"]
+Method = Literal["lease", "sanas", "darts1", "darts2", "random_search", "random"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchConfig:
+    """Search for an architecture.
+
+    The training images are parted in two: weights learn from one half (or --train-size images of
+    it), the architecture from the other (--validation sets its share).
+    """
+
+    data: Annotated[DataOptions, tyro.conf.arg(name="")]
+    space: Space = "nasbench201"
+    """What a cell may be."""
+    method: Method = "lease"
+    """lease (learning by self-explanation), sanas, darts1 or darts2 (first and second order),
+    random_search (random search with shared weights), or random: one cell, drawn."""
+    audience: str = "small_cnn"
+    """The model that learns from the explanations (lease): small_cnn | resnet20 | resnet18 | ... |
+    timm:NAME | package.module:factory."""
+    out: Path = AUTO_DIR
+    """Folder for the results; by default one in runs/ named after the configuration, so that the
+    same command finds its own folder again."""
+    epochs: Count = 50
+    """Passes over the first half of the training images."""
+    warmup_epochs: Natural | None = None
+    """Epochs in which the architecture rests; None for a tenth of all."""
+    batch_size: Count = 64
+    """Images in a step, of each half."""
+    init_channels: Annotated[int, Limits(least=1, most=4096)] = 16
+    """Channels of the supernet's first cells."""
+    cells: Annotated[int, Limits(least=1, most=500)] | None = None
+    """Cells of the supernet (darts, pcdarts; None for 8), or of each of its three stages
+    (nasbench201; None for 5)."""
+    rates: Annotated[Rates, tyro.conf.arg(name="")] = field(default_factory=Rates)
+    options: Annotated[LeaSEOptions, tyro.conf.arg(name="")] = field(default_factory=LeaSEOptions)
+    stop_at_skips: Count | None = None
+    """Stop when the cell (darts: the normal one) would have so many skip connections, and keep the
+    one before; None to go on."""
+    seed: Seed = 0
+    """Seed of weights, architecture, batches and splits."""
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Kind of device; auto takes a GPU if there is one."""
+    loggers: tuple[LoggerName, ...] = ()
+    """Give losses, configuration and outcome to these too: tensorboard, wandb (Weights & Biases),
+    mlflow; each needs the extra of its name."""
+    resume: bool = False
+    """Continue the search in --out from its last checkpoint, if there is one."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be searched; name the folder."""
+        check_options(self)
+        check_once(self, "loggers")
+        if self.warmup_epochs is not None and not 0 <= self.warmup_epochs < self.epochs:
+            raise OptionError(
+                f"warmup_epochs is {self.warmup_epochs}; pass 0 to {self.epochs - 1}, so that the "
+                "architecture moves at all",
+                SearchConfig,
+                "warmup_epochs",
+            )
+        self._check_method()
+        self._check_space()
+        held_out = self.data.validation or 0.5
+        object.__setattr__(self, "data", replace(self.data, validation=held_out))
+        name_folder(self, "search", self.space, self.method, free=("seeds",))
+
+    @property
+    def resting_epochs(self) -> int:
+        """Epochs in which the architecture rests."""
+        return self.epochs // 10 if self.warmup_epochs is None else self.warmup_epochs
+
+    def _check_space(self) -> None:
+        """Refuse a supernet that no images would fit."""
+        unit = {"darts": 2, "pcdarts": 8}.get(self.space, 1)
+        if self.init_channels % unit:
+            raise OptionError(
+                f"init_channels is {self.init_channels}, which {self.space} cannot split; pass a "
+                f"multiple of {unit}",
+                type(self),
+                "init_channels",
+            )
+        if self.space != "nasbench201" and self.cells is not None and self.cells < 3:
+            raise OptionError(
+                f"cells is {self.cells}, and a {self.space} supernet of fewer than 3 has reduction "
+                "cells alone; pass at least 3",
+                type(self),
+                "cells",
+            )
+
+    def _check_method(self) -> None:
+        """Refuse options that the method would not look at."""
+        plain = replace(self.options, mode=None) == LeaSEOptions()
+        if self.method not in ("lease", "sanas") and not plain:
+            raise InputError(
+                f"method {self.method} has no explanation and no audience; leave out the options "
+                "of lease (lambda, gamma, eps, control, gradient-path, ...)"
+            )
+        if self.method in ("darts1", "random_search", "random") and self.options.mode is not None:
+            raise InputError(f"method {self.method} needs no hypergradient; leave out --mode")
+
+
+# The options of `selfexplain search`: one search, or the same search with several seeds.
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchesConfig(SearchConfig):
+    """Search for an architecture, once or with several seeds.
+
+    The training images are parted in two: weights learn from one half (or --train-size images of
+    it), the architecture from the other (--validation sets its share). With --seeds the same
+    command again continues what was stopped; seeds may be added.
+
+    Example:
+        >>> from selfexplain.experiments.options import DataOptions
+        >>> config = SearchesConfig(data=DataOptions(data="digits"), seeds=(0, 1))
+        >>> [one.out.name for one in config.each()]
+        ['seed0', 'seed1']
+    """
+
+    seeds: tuple[Seed, ...] = ()
+    """Search with each of these seeds, in the folders seed0, seed1, ... of --out; none for one
+    search, with --seed, in --out itself."""
+    sweep: Annotated[SweepOptions, tyro.conf.arg(name="")] = field(default_factory=SweepOptions)
+
+    def __post_init__(self) -> None:
+        """Refuse seeds and processes that would not be looked at; name the folder."""
+        check_options(self)
+        if self.seeds:
+            if self.seed:
+                raise InputError("--seed and --seeds exclude each other; pass one of them")
+            check_once(self, "seeds")
+            name_folder(self, "searches", self.space, self.method, free=("seed", "seeds"))
+        elif self.sweep != SweepOptions():
+            raise InputError("workers and clusters are for several searches; pass --seeds 0 1 ...")
+        SearchConfig.__post_init__(self)
+
+    def each(self) -> list[SearchConfig]:
+        """The search of each seed; that of `seed` if there are no `seeds`."""
+        if not self.seeds:
+            return [self._one()]
+        return [
+            self._one(seed=seed, out=self.out / f"seed{seed}", resume=True) for seed in self.seeds
+        ]
+
+    def _one(self, **instead: object) -> SearchConfig:
+        values = {f.name: getattr(self, f.name) for f in fields(SearchConfig)}
+        return SearchConfig(**(values | instead))
+
+
+# The options of lookup.
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LookupConfig:
+    """Look up what cells of NAS-Bench-201 reach on CIFAR-100."""
+
+    table: str
+    """The benchmark: a Parquet file, or nats:FOLDER to read NATS-Bench with nats_bench."""
+    genotype: tuple[str, ...]
+    """Genotype files, or cells as the benchmark writes them: |op~0|+|op~0|op~1|+..."""
+    out: Path | None = None
+    """JSON file for the results; None for none. As lookup.json in a search's folder it becomes part
+    of the search's report."""
+
+    def __post_init__(self) -> None:
+        """Refuse paths that no file system has."""
+        check_options(self)

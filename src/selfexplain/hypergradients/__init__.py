@@ -1,0 +1,41 @@
+"""One-step levels and the gradient through a chain of them; knows nothing of images."""
+
+from typing import TYPE_CHECKING
+
+from selfexplain.lazy import lazily
+
+if TYPE_CHECKING:
+    from selfexplain.hypergradients.hypergradient import hypergradient, unroll
+    from selfexplain.hypergradients.level import (
+        Level,
+        Unrolled,
+        World,
+        all_finite,
+        as_function,
+        take_steps,
+    )
+    from selfexplain.hypergradients.mode import Mode
+    from selfexplain.hypergradients.oracle import brute_force_hypergradient
+
+__all__ = [
+    "Level",
+    "Mode",
+    "Unrolled",
+    "World",
+    "all_finite",
+    "as_function",
+    "brute_force_hypergradient",
+    "hypergradient",
+    "take_steps",
+    "unroll",
+]
+
+lazily(
+    __name__,
+    {
+        "hypergradient": "hypergradient unroll",
+        "level": "Level Unrolled World all_finite as_function take_steps",
+        "mode": "Mode",
+        "oracle": "brute_force_hypergradient",
+    },
+)

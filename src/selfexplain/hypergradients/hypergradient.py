@@ -1,0 +1,414 @@
+"""The gradient of an outer loss through a chain of one-step levels."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from selfexplain.errors import InputError
+from selfexplain.hypergradients.exact import unroll_exact
+from selfexplain.hypergradients.level import (
+    SINGLE,
+    Level,
+    Products,
+    Unrolled,
+    Variable,
+    Variables,
+    World,
+    average_shared,
+    check_levels,
+    constants,
+    detached,
+    fresh,
+    gradients,
+    leaves,
+    like,
+    mean_gradient,
+)
+from selfexplain.hypergradients.mode import Mode
+
+# The state of torch's global generators, so that a loss draws the same numbers again.
+
+
+def random_state() -> list[Tensor]:
+    """States of the global generators: the CPU's, and the current CUDA device's if in use.
+
+    Example:
+        >>> state = random_state()
+        >>> first = torch.rand(1)
+        >>> set_random_state(state)
+        >>> torch.equal(torch.rand(1), first)
+        True
+    """
+    cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
+    return [torch.get_rng_state(), *cuda]
+
+
+def set_random_state(state: list[Tensor]) -> None:
+    """Put the generators back to what `random_state` told."""
+    torch.set_rng_state(state[0])
+    if len(state) > 1:
+        torch.cuda.set_rng_state(state[1])
+
+
+# Mixed second derivatives of a level's loss times a vector, in three ways.
+#
+# With g(v, x) = grad_v loss(v, x) and a vector m in the shape of v, the product towards x is
+#
+#     d/dx <g(v, x), m>  =  d/dr grad_x loss(v + r m, x)  at r = 0.
+#
+# The left side is an inner product that is differentiated exactly; the right side is approximated
+# by a difference of gradients, central (two more gradients, error of second order) or one-sided
+# (one more, as the gradient at v is known, error of first order).
+
+
+Difference = Literal["finite_difference", "one_sided"]
+
+
+def gradients_towards(
+    function: Callable[[Variables], Tensor], seen: Variables, names: Sequence[str]
+) -> tuple[Tensor, Products]:
+    """A scalar function, and its gradients towards the named variables, in one backward pass.
+
+    Example:
+        >>> seen = {"a": torch.tensor(2.0), "b": torch.tensor(3.0)}
+        >>> gradients_towards(lambda v: v["a"] * v["b"], seen, ["a"])
+        (tensor(6.), {'a': (tensor(3.),)})
+    """
+    free = {name: fresh(seen[name]) for name in names}
+    flat = {str(i): t for i, t in enumerate(t for name in names for t in leaves(free[name]))}
+    value = function({**seen, **free})
+    found = iter(gradients(value, flat))
+    return value.detach(), {name: tuple(next(found) for _ in leaves(free[name])) for name in names}
+
+
+def default_radius(mode: Difference, dtype: torch.dtype) -> float:
+    """Length of a displacement at which errors of rounding and of curvature balance.
+
+    Twice the cube root of the rounding unit for a central difference (0.01 in float32), twice its
+    square root for a one-sided one (0.0007).
+
+    Example:
+        >>> round(default_radius("finite_difference", torch.float32), 4)
+        0.0098
+    """
+    root = 1 / 3 if mode == "finite_difference" else 1 / 2
+    return 2 * float(torch.finfo(dtype).eps ** root)
+
+
+def square_sum(vector: Sequence[Tensor]) -> Tensor:
+    """Sum of the squares of all entries.
+
+    Example:
+        >>> square_sum([torch.tensor([1.0, 2.0]), torch.tensor(3.0)])
+        tensor(14.)
+    """
+    return torch.stack([t.square().sum() for t in vector]).sum()
+
+
+def difference_product(
+    loss: Callable[[Variables], Tensor],
+    seen: Variables,
+    own: str,
+    vector: Sequence[Tensor],
+    names: Sequence[str],
+    at_start: Products | None = None,
+    radius: float | None = None,
+    length: float | None = None,
+    before_each: Callable[[], None] = lambda: None,
+) -> Products:
+    """d/dx <grad_own loss, vector> for each named x, by a difference of gradients.
+
+    Args:
+        loss: scalar of variables.
+        seen: where.
+        own: name of the variable that is displaced along the vector.
+        vector: one tensor for each tensor of that variable.
+        names: towards which variables.
+        at_start: gradients towards them at `seen`, for a one-sided difference; None for a central
+            one.
+        radius: length of the displacement; None for `default_radius`.
+        length: that of the whole vector, if `vector` is this process's part of one; None for its
+            own.
+        before_each: called before each evaluation of the loss (to set the random state).
+
+    Example:
+        >>> seen = {"w": torch.tensor(2.0), "a": torch.tensor(3.0)}
+        >>> found = difference_product(
+        ...     lambda v: v["w"] * v["a"] ** 2, seen, "w", [torch.tensor(1.0)], ["a"]
+        ... )
+        >>> round(found["a"][0].item(), 3)  # d a^2 / da
+        6.0
+    """
+    length = float(square_sum(vector).sqrt()) if length is None else length
+    if length == 0:
+        return {n: tuple(torch.zeros_like(t) for t in leaves(seen[n])) for n in names}
+    if radius is None:
+        mode: Difference = "finite_difference" if at_start is None else "one_sided"
+        radius = default_radius(mode, vector[0].dtype)
+    r = radius / length
+
+    def displaced(by: float) -> Products:
+        before_each()
+        pairs = zip(leaves(seen[own]), vector, strict=True)
+        at: Variable = like(seen[own], [t.detach() + by * d for t, d in pairs])
+        return gradients_towards(loss, {**seen, own: at}, names)[1]
+
+    up = displaced(r)
+    down, width = (displaced(-r), 2 * r) if at_start is None else (at_start, r)
+    return {n: tuple((a - b) / width for a, b in zip(up[n], down[n], strict=True)) for n in names}
+
+
+def inner_product(
+    gradient: Sequence[Tensor],
+    vector: Sequence[Tensor],
+    towards: dict[str, Variable],
+) -> Products:
+    """d/dx <gradient, vector> for each x, exactly, of a gradient that was taken with its graph.
+
+    Example:
+        >>> w, a = (torch.tensor(t, requires_grad=True) for t in (2.0, 3.0))
+        >>> (g,) = torch.autograd.grad(w * a**2, w, create_graph=True)
+        >>> inner_product([g], [torch.tensor(1.0)], {"a": a})
+        {'a': (tensor(6.),)}
+    """
+    scalar = torch.stack([(g * m).sum() for g, m in zip(gradient, vector, strict=True)]).sum()
+    flat = {str(i): t for i, t in enumerate(t for v in towards.values() for t in leaves(v))}
+    found = iter(gradients(scalar, flat))
+    return {name: tuple(next(found) for _ in leaves(v)) for name, v in towards.items()}
+
+
+# The hypergradient by one backward sweep over the levels, one mixed product each.
+#
+# A step v' = M(v, g) with g = grad_v loss(v, x), where M is the move (direction, step size,
+# projection). An adjoint a of v' becomes m = (dM/dg)^T a, an exact inner product that costs
+# nothing, and reaches everything else that the loss saw as the mixed product d/dx <g(v, x), m>
+# (products.py). Only first derivatives of the loss are needed for differences, second ones for
+# inner products, however many levels there are. Where several processes share a batch, whatever a
+# shared variable receives is averaged over them where it is made (docs/multilevel.md).
+
+
+SweepMode = Literal["finite_difference", "one_sided", "inner_product"]
+
+
+@dataclass(kw_only=True)
+class _Taken:
+    """A level's step as it was taken."""
+
+    level: Level
+    seen: dict[str, Variable]
+    """What its loss saw; with mode inner_product, leaves of the graph of `local_gradient`."""
+    names: list[str]
+    """The variables, beside its own, through which it depends on `wrt`: earlier ones, and it."""
+    random_state: list[Tensor]
+    loss: Tensor
+    gradient: Variable
+    """Along which the variable moved."""
+    local_gradient: Variable
+    """The same of this process's images alone."""
+    at_start: Products | None = None
+    """Gradients towards `names`, with mode one_sided."""
+
+
+def unroll_by_sweep(
+    levels: Sequence[Level],
+    outer: Callable[[Variables], Tensor],
+    variables: Variables,
+    wrt: str,
+    mode: SweepMode = "finite_difference",
+    radius: float | None = None,
+    processes: World = SINGLE,
+) -> Unrolled:
+    """Unroll the levels, then carry the adjoints back from the last to the first.
+
+    Each level's loss is first called once at its start, in the order of the levels; then `outer`;
+    only then, with differences, at displaced values. Random numbers that a loss draws from torch's
+    global CPU generator, or that of the current CUDA device, are the same in every one of its
+    calls.
+
+    Args:
+        levels: in the order of their steps.
+        outer: scalar of all stepped variables.
+        variables: start values.
+        wrt: name of the variable whose gradient is wanted.
+        mode: how mixed products are made; see products.py.
+        radius: length of the displacement of every level's variable; None for the level's own, or
+            else a default by precision.
+        processes: those that share the images of all losses.
+
+    Example:
+        >>> level = Level("w", lambda v: (v["w"] - v["a"]).square(), lr=0.25)
+        >>> start = {"w": torch.tensor(0.0), "a": torch.tensor(3.0)}
+        >>> unroll_by_sweep([level], lambda v: v["w"].square(), start, "a").hypergradient
+        tensor(1.5000)
+    """
+    seen = constants(levels, variables)
+    own = {level.name for level in levels if not level.shared}
+    taken: list[_Taken] = []
+    with torch.enable_grad():
+        for level in levels:
+            names = [*(t.level.name for t in taken), wrt]
+            view = {**seen, level.name: variables[level.name]}
+            taken.append(_take(level, view, names, mode, processes))
+            seen[level.name] = detached(level.moved(variables[level.name], taken[-1].gradient))
+        value, adjoints = gradients_towards(outer, seen, [*(t.level.name for t in taken), wrt])
+        (value,) = processes.mean([value])
+        adjoints = average_shared(adjoints, own, processes)
+        after = random_state()
+        for step in reversed(taken):
+            vector = _pulled_back(step, adjoints[step.level.name])
+            product = _product(step, vector, mode, radius, processes)
+            for name, found in average_shared(product, own, processes).items():
+                adjoints[name] = tuple(a + p for a, p in zip(adjoints[name], found, strict=True))
+        set_random_state(after)
+    return Unrolled(
+        hypergradient=like(variables[wrt], adjoints[wrt]),
+        outer=value,
+        losses={step.level.name: step.loss for step in taken},
+        gradients={step.level.name: step.gradient for step in taken},
+        stepped={level.name: seen[level.name] for level in levels},
+    )
+
+
+def _take(
+    level: Level,
+    view: dict[str, Variable],
+    names: list[str],
+    mode: SweepMode,
+    processes: World,
+) -> _Taken:
+    """The gradient of a level's step, and what its mixed product will need."""
+    state = random_state()
+    at_start = None
+    if mode == "inner_product":
+        view = view | {name: fresh(view[name]) for name in (*names, level.name)}
+        loss, gradient = level.gradient(view, create_graph=True)
+    elif mode == "one_sided":
+        loss, at_start = gradients_towards(level.loss, view, [level.name, *names])
+        gradient = like(view[level.name], at_start.pop(level.name))
+    else:
+        loss, gradient = level.gradient(view)
+    mean_loss, mean = mean_gradient(level, loss, gradient, processes)
+    return _Taken(
+        level=level,
+        seen=view,
+        names=names,
+        random_state=state,
+        loss=mean_loss,
+        gradient=mean,
+        local_gradient=gradient,
+        at_start=at_start,
+    )
+
+
+def _pulled_back(step: _Taken, adjoint: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The adjoint of the moved variable as one of the gradient it was moved along."""
+    along = fresh(step.gradient)
+    moved = leaves(step.level.moved(step.seen[step.level.name], along))
+    pairs = zip(moved, adjoint, strict=True)
+    return gradients(torch.stack([(v * a).sum() for v, a in pairs]).sum(), along)
+
+
+def _product(
+    step: _Taken,
+    vector: tuple[Tensor, ...],
+    mode: SweepMode,
+    radius: float | None,
+    processes: World,
+) -> Products:
+    if mode == "inner_product":
+        towards = {name: step.seen[name] for name in step.names}
+        return inner_product(leaves(step.local_gradient), vector, towards)
+    # A variable of which each process has its own is displaced as one long vector.
+    parts = 1 if step.level.shared else processes.count
+    squares = square_sum(vector)
+    if parts > 1:
+        squares = parts * processes.mean([squares])[0]
+    if radius is None and step.level.displacement is not None:
+        radius = step.level.displacement * (parts * sum(t.numel() for t in vector)) ** 0.5
+    return difference_product(
+        step.level.loss,
+        step.seen,
+        step.level.name,
+        vector,
+        step.names,
+        at_start=step.at_start,
+        radius=radius,
+        length=float(squares.sqrt()),
+        before_each=lambda: set_random_state(step.random_state),
+    )
+
+
+def hypergradient(
+    levels: Sequence[Level],
+    outer: Callable[[Variables], Tensor],
+    variables: Variables,
+    wrt: str,
+    mode: Mode = "finite_difference",
+    processes: World = SINGLE,
+) -> Variable:
+    """d/d wrt of outer(all variables after each level has taken its one step, in order).
+
+    Args:
+        levels: one gradient step each; a level's loss sees its own variable and the stepped earlier
+            ones, and whatever no level moves.
+        outer: scalar; sees all stepped variables.
+        variables: start value of every level's variable, of `wrt`, and of any constant.
+        wrt: name of the variable whose gradient is wanted (an architecture, say).
+        mode: `exact` differentiates through the whole chain; `inner_product` differentiates each
+            level's step once, exactly too, whatever the depth; `finite_difference` (central) and
+            `one_sided` need first derivatives only, so any loss that trains will do.
+        processes: those that share the images of all losses; each gets the same gradient. Losses,
+            but for levels that are not `shared`, and `outer` are means over each one's images.
+
+    Returns:
+        The gradient, in the shape of `variables[wrt]`. Nothing that was passed is changed.
+
+    Raises:
+        InputError: a name is missing or taken twice, a loss is no scalar, the mode is unknown, or
+            (exact) there are several processes, or three levels or more and a loss that runs a
+            fused BatchNorm that cannot be replaced.
+
+    Example:
+        >>> import torch
+        >>> level = Level("w", lambda v: (v["w"] - v["a"]).square(), lr=0.25)
+        >>> start = {"w": torch.tensor(0.0), "a": torch.tensor(3.0)}
+        >>> hypergradient([level], lambda v: v["w"].square(), start, "a", mode="exact")
+        tensor(1.5000)
+    """
+    return unroll(levels, outer, variables, wrt, mode, processes).hypergradient
+
+
+def unroll(
+    levels: Sequence[Level],
+    outer: Callable[[Variables], Tensor],
+    variables: Variables,
+    wrt: str,
+    mode: Mode = "finite_difference",
+    processes: World = SINGLE,
+) -> Unrolled:
+    """The hypergradient together with each level's loss, gradient and stepped variable.
+
+    A search that moves its weights along the same gradients need not compute them again. Arguments
+    and errors are those of `hypergradient`.
+
+    Example:
+        >>> import torch
+        >>> level = Level("w", lambda v: (v["w"] - v["a"]).square(), lr=0.25)
+        >>> start = {"w": torch.tensor(0.0), "a": torch.tensor(3.0)}
+        >>> unroll([level], lambda v: v["w"].square(), start, "a").gradients["w"]
+        tensor(-6.)
+    """
+    check_levels(levels, variables, wrt)
+    if mode == "exact":
+        if processes.count > 1:
+            raise InputError(
+                "mode exact differentiates through all levels at once, within one process; with "
+                "several pass inner_product, which is exact too"
+            )
+        return unroll_exact(levels, outer, variables, wrt)
+    if mode in ("finite_difference", "one_sided", "inner_product"):
+        return unroll_by_sweep(levels, outer, variables, wrt, mode, processes=processes)
+    raise InputError(f"mode is {mode!r}; pass finite_difference, one_sided, inner_product or exact")

@@ -1,0 +1,35 @@
+"""Many independent runs, one after another or side by side: trials and what carries them out."""
+
+from selfexplain.launchers.local import LocalWorkers
+from selfexplain.launchers.ray import RayCluster
+from selfexplain.launchers.trials import (
+    Done,
+    Failed,
+    Message,
+    Outcome,
+    Scheduler,
+    Serial,
+    Started,
+    Step,
+    Trial,
+    Waiting,
+    Watch,
+    ignore,
+)
+
+__all__ = [
+    "Done",
+    "Failed",
+    "LocalWorkers",
+    "Message",
+    "Outcome",
+    "RayCluster",
+    "Scheduler",
+    "Serial",
+    "Started",
+    "Step",
+    "Trial",
+    "Waiting",
+    "Watch",
+    "ignore",
+]

@@ -1,0 +1,260 @@
+"""Trials on a Ray cluster: one that exists, or one started on this machine for the sweep.
+
+The folders that trials read and write must lie on a file system that all machines of the cluster
+see under the same paths.
+"""
+
+import importlib
+import os
+import pickle
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfexplain.errors import InputError, first_line, import_failure
+from selfexplain.launchers.trials import (
+    Done,
+    Failed,
+    Message,
+    Outcome,
+    Started,
+    Trial,
+    TrialQueue,
+    Watch,
+    attempt,
+    ignore,
+)
+
+# The part of a Ray sweep that runs on the machines of the cluster.
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a worker takes over from the process that started the sweep."""
+
+    folder: str
+    """Paths in configurations may be relative to it."""
+    module_folders: tuple[str, ...]
+    """Where modules are looked for, after the worker's own."""
+
+    def enter(self) -> None:
+        """Go there, or raise InputError if this machine does not see the folder."""
+        sys.path += [folder for folder in self.module_folders if folder not in sys.path]
+        try:
+            os.chdir(self.folder)
+        except OSError as error:
+            raise InputError(
+                f"{socket.gethostname()} cannot enter {self.folder} ({error.strerror}); start the "
+                "sweep in a folder that all machines of the cluster see"
+            ) from error
+
+
+class Board:
+    """An actor on which trials pin their news, for the sweep to take."""
+
+    def __init__(self) -> None:
+        self.news: list[tuple[str, Message]] = []
+
+    def pin(self, name: str, message: Message) -> None:
+        """Leave news of a trial."""
+        self.news.append((name, message))
+
+    def take(self) -> list[tuple[str, Message]]:
+        """All news since the last time, oldest first."""
+        news, self.news = self.news, []
+        return news
+
+
+def hide_gpus_not_asked_for(ray: Any) -> None:
+    """Let a run that was given no GPU see none.
+
+    Ray says which GPUs a run has by CUDA_VISIBLE_DEVICES, but leaves it alone for runs without:
+    they would all take the first GPU of their machine.
+    """
+    if not ray.get_runtime_context().get_accelerator_ids().get("GPU"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def attempt_there(pickled: bytes, board: Any, place: Place) -> Message:
+    """Run a trial on a machine of the cluster; return its last message, pin the others."""
+    ray = import_ray()
+    hide_gpus_not_asked_for(ray)
+    try:
+        place.enter()
+    except InputError as error:
+        return Failed(str(error))
+    trial: Trial = pickle.loads(pickled)  # noqa: S301 - from the process that started the sweep
+    last: list[Message] = []
+
+    def send(message: Message) -> None:
+        if isinstance(message, Done | Failed):
+            last.append(message)
+            return
+        pinned = board.pin.remote(trial.name, message)
+        if isinstance(message, Started):  # nobody is to see an end without a beginning
+            with suppress(ray.exceptions.RayError):
+                ray.get(pinned)
+
+    attempt(trial, send, f"{socket.gethostname()}, process {os.getpid()}")
+    return last[0]
+
+
+def import_ray() -> Any:
+    """The ray package; InputError if it is not installed."""
+    try:
+        return importlib.import_module("ray")
+    except Exception as error:  # a package that is broken may raise anything
+        install = "install it with: pip install 'selfexplain[ray]'"
+        raise import_failure(error, "--cluster ray", "ray", install) from error
+
+
+SECONDS_BETWEEN_LOOKS = 0.5
+
+
+class RayCluster:
+    """Runs as many trials at a time as the cluster has room for, each in a Ray worker.
+
+    A trial whose worker or machine dies, or which raises what nobody expects, is tried again
+    wherever there is room; bad input fails it at once.
+
+    Args:
+        address: of the cluster (`HOST:PORT`, or `auto` for the one that this machine belongs to);
+            None to start one on this machine, which ends with the sweep.
+        workers: most trials at a time; None for as many as there is room for.
+        gpus_per_run: share of a GPU, or number of GPUs, that a trial asks for; None for one if the
+            cluster has GPUs.
+        cpus_per_run: cores that a trial asks for, and its threads.
+        retries: how often a trial is tried again.
+
+    Raises:
+        InputError: ray is not installed, or (by `run`) there is no such cluster, or it has no room
+            for a trial.
+
+    Example:
+        >>> RayCluster(gpus_per_run=0.25).apart
+        True
+    """
+
+    apart = True
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        workers: int | None = None,
+        gpus_per_run: float | None = None,
+        cpus_per_run: int = 1,
+        retries: int = 2,
+    ) -> None:
+        self.ray = import_ray()
+        self.address, self.workers, self.retries = address, workers, retries
+        self.gpus_per_run, self.cpus_per_run = gpus_per_run, cpus_per_run
+
+    def run(self, trials: Sequence[Trial], watch: Watch = ignore) -> Outcome:
+        """Carry out all trials, in order as there is room for them."""
+        ledger = TrialQueue(trials, self.retries, watch)
+        if not trials:
+            return ledger.outcome
+        joined = self.ray.is_initialized()  # by the user's own program, which then ends it
+        if not joined:
+            self._connect()
+        try:
+            _Sweep(self.ray, ledger, self._needs(), self.workers).run()
+        finally:
+            if not joined:
+                self.ray.shutdown()
+        return ledger.outcome
+
+    def _connect(self) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        local = {"include_dashboard": False, "object_store_memory": 100 * 2**20}
+        try:
+            _reach(self.address)
+            self.ray.init(
+                address=self.address or "local",
+                log_to_driver=False,
+                logging_level="ERROR",
+                **({} if self.address else local),
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"there is no Ray cluster at {self.address or 'this machine'} "
+                f"({first_line(error)}); pass --cluster-address HOST:PORT, or none to start one"
+            ) from error
+
+    def _needs(self) -> dict[str, float]:
+        """What a trial asks for, if the cluster has it at all."""
+        there = self.ray.cluster_resources()
+        gpus = self.gpus_per_run
+        if gpus is None:
+            gpus = 1 if there.get("GPU") else 0
+        for name, asked in {"GPU": gpus, "CPU": self.cpus_per_run}.items():
+            if asked > there.get(name, 0):
+                raise InputError(
+                    f"each run asks for {asked:g} {name}s, and the cluster has "
+                    f"{there.get(name, 0):g}; pass a smaller --{name.lower()}s-per-run"
+                )
+        return {"num_cpus": self.cpus_per_run, "num_gpus": gpus}
+
+
+class _Sweep:
+    """One sweep on a cluster that is connected."""
+
+    def __init__(
+        self, ray: Any, ledger: TrialQueue, needs: dict[str, float], workers: int | None
+    ) -> None:
+        self.ray, self.ledger, self.workers = ray, ledger, workers
+        self.board = ray.remote(num_cpus=0, max_restarts=-1)(Board).remote()
+        # We try again ourselves, so that every attempt is counted and told of.
+        self.attempt = ray.remote(max_retries=0, **needs)(attempt_there)
+        self.running: dict[Any, Trial] = {}
+
+    def run(self) -> None:
+        try:
+            while not self.ledger.finished:
+                self._hand_out()
+                ended, _ = self.ray.wait(list(self.running), timeout=SECONDS_BETWEEN_LOOKS)
+                self._tell()
+                for reference in ended:
+                    self.ledger.take(self.running.pop(reference), self._end_of(reference))
+        finally:
+            for reference in self.running:
+                self.ray.cancel(reference, force=True)
+
+    def _hand_out(self) -> None:
+        while self.workers is None or len(self.running) < self.workers:
+            trial = self.ledger.next()
+            if trial is None:
+                return
+            place = Place(str(Path.cwd()), tuple(sys.path))
+            self.running[self.attempt.remote(pickle.dumps(trial), self.board, place)] = trial
+
+    def _tell(self) -> None:
+        """Pass on what trials at work have told. A board that was lost loses no result."""
+        at_work = {trial.name: trial for trial in self.running.values()}
+        with suppress(self.ray.exceptions.RayError):
+            for name, message in self.ray.get(self.board.take.remote()):
+                if name in at_work:
+                    self.ledger.take(at_work[name], message)
+
+    def _end_of(self, reference: Any) -> Message:
+        """The last message of an attempt: what it returned, or that it died."""
+        try:
+            message: Message = self.ray.get(reference)
+        except self.ray.exceptions.RayTaskError as error:  # its result cannot be sent, or the like
+            return Failed(first_line(error.cause or error), detail=str(error), retry=True)
+        except self.ray.exceptions.RayError as error:
+            return Failed(f"its Ray worker died ({type(error).__name__})", retry=True)
+        return message
+
+
+def _reach(address: str | None) -> None:
+    """Raise OSError if nobody listens at HOST:PORT; Ray itself would try for minutes."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if colon:
+        with socket.create_connection((host, int(port)), timeout=10):
+            pass

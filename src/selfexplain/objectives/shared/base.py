@@ -1,0 +1,306 @@
+"""The contract that every objective keeps.
+
+Shape suffixes: B batch, C channels, H and W space, K classes.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from selfexplain.errors import InputError
+from selfexplain.models.pointwise import warn_of_strided_pointwise
+from selfexplain.objectives.shared.memory import KeepsPrecision
+
+# Where the good values of an option may lie: what a search over options draws from.
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Numbers from low to high; evenly on a logarithmic scale if `log`.
+
+    Raises:
+        InputError: the range is empty, or `log` and it reaches down to 0.
+
+    Example:
+        >>> Range(0.01, 1.0, log=True).high
+        1.0
+    """
+
+    low: float
+    high: float
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a range that nothing can be drawn from."""
+        if not self.low < self.high or (self.log and self.low <= 0):
+            raise InputError(
+                f"the range from {self.low:g} to {self.high:g} holds nothing to draw; "
+                "pass low < high, and low > 0 with log"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of a few values.
+
+    Example:
+        >>> Choice("zipf", "softmax").values
+        ('zipf', 'softmax')
+    """
+
+    values: tuple[str | int | float | bool, ...]
+
+    def __init__(self, *values: str | int | float | bool) -> None:
+        object.__setattr__(self, "values", values)
+
+
+Tunable = Range | Choice
+
+
+# What an objective may need to know of a run beside its model and its options.
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObjectiveContext:
+    """The run that an objective is built for.
+
+    Example:
+        >>> from selfexplain.models import build_model
+        >>> context = ObjectiveContext(
+        ...     num_classes=5,
+        ...     image_shape=(1, 8, 8),
+        ...     num_images=100,
+        ...     make_model=lambda: build_model("small_cnn", num_classes=5, in_channels=1),
+        ... )
+        >>> context.teacher is None
+        True
+    """
+
+    num_classes: int
+    """K."""
+    image_shape: tuple[int, int, int]
+    """(C, H, W) of a training image."""
+    num_images: int
+    """Images in the training set; indices that an objective is given lie below it."""
+    make_model: Callable[[], nn.Module]
+    """Another untrained model of the kind that is trained; draws its weights from the global
+    generator."""
+    batch_size: int | None = None
+    """Images in a step, over all processes together; None if that is not known."""
+    teacher: nn.Module | None = None
+    """A trained model with the same classes, for an objective that asks for one."""
+
+
+class Objective(KeepsPrecision):
+    """What a training step minimises: `objective(x, y)["loss"].backward()`.
+
+    An objective owns its model (`objective.model`) and whatever else it learns or remembers, so
+    that its `parameters()` are what the optimiser needs and its `state_dict()` is what a checkpoint
+    needs. Subclasses implement `forward`.
+
+    Args:
+        model: maps images (B, C, H, W) to logits (B, K).
+
+    Example:
+        >>> import torch
+        >>> from selfexplain.objectives import Standard
+        >>> objective = Standard(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3)))
+        >>> out = objective(torch.zeros(2, 1, 2, 2), torch.tensor([0, 2]))
+        >>> sorted(out), out["output"].shape
+        (['loss', 'output'], torch.Size([2, 3]))
+    """
+
+    period = 1
+    """Steps after which the work of a step repeats; above 1 if only some steps do extra work."""
+    takes_soft_labels = False
+    """Whether labels may be distributions (B, K), as mixed images have them."""
+    wants_indices = False
+    """Whether each call needs the images' places in the training set: objective(x, y, index_B)."""
+    recordable = False
+    """Whether all steps of an epoch are the same work on the device, so that one may be recorded
+    and replayed without this code: nothing is drawn, counted or decided in Python."""
+    tunable: ClassVar[Mapping[str, Tunable]] = {}
+    """The options that a fair comparison tunes, by name, and where their good values may lie."""
+
+    _looked_at = False
+    """Whether the model's layers have been looked at, see `__call__`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    @classmethod
+    def in_context(cls, model: nn.Module, context: ObjectiveContext, **options: Any) -> Self:
+        """Build the objective from options alone; what else it needs is taken from the context."""
+        del context
+        return cls(model, **options)
+
+    @classmethod
+    def teacher_spec(cls, options: Mapping[str, Any]) -> str | None:
+        """Spec of the objective that trains the teacher, for one that needs a trained teacher."""
+        del options
+        return None
+
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        """Take note that epoch number `epoch` of `epochs`, counted from 0, begins.
+
+        Objectives whose work changes with the epochs, or that remember something from one to the
+        next, override it; every training loop calls it on all processes.
+        """
+
+    def skip_warmup(self) -> None:
+        """Behave from now on as after the warm-up; nothing to do for an objective without one."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call `forward`, as every module does; once, look for layers that a CPU cannot train."""
+        out = super().__call__(*args, **kwargs)
+        # after the forward pass, which tells lazy layers their channels, and before any backward
+        if not self._looked_at and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            self._looked_at = True
+            warn_of_strided_pointwise(self.model)
+        return out
+
+    def forward(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
+        """Loss and output of one batch.
+
+        Args:
+            x_BCHW: images, as the model wants them.
+            y_B: class indices in [0, K); or distributions (B, K), if `takes_soft_labels`.
+
+        Returns:
+            "loss" (a scalar with a graph), "output" (logits (B, K)), and named scalar terms of the
+            loss, detached, where the loss has several.
+        """
+        raise NotImplementedError
+
+
+def check_logits(logits_BK: object, y_B: Tensor, *, soft: bool = False) -> Tensor:
+    """Return the model's output if it is logits (B, K) that fit the labels.
+
+    Args:
+        logits_BK: what the model returned.
+        y_B: class indices, or with `soft` also distributions (B, K).
+        soft: whether labels may be distributions.
+
+    Raises:
+        InputError: the output is not a floating-point tensor (B, K), the labels have another shape
+            or type, or a label (where labels are on the CPU; elsewhere the check would stall the
+            device) is outside [0, K).
+
+    Example:
+        >>> import torch
+        >>> check_logits(torch.zeros(2, 3), torch.tensor([0, 2])).shape
+        torch.Size([2, 3])
+    """
+    batch = y_B.shape[0]
+    if not isinstance(logits_BK, Tensor):
+        raise InputError(
+            f"the model returned a {type(logits_BK).__name__}; it must return logits, "
+            "one tensor of shape (batch, classes)"
+        )
+    if logits_BK.ndim != 2 or logits_BK.shape[0] != batch or not logits_BK.is_floating_point():
+        raise InputError(
+            f"the model returned {logits_BK.dtype} of shape {tuple(logits_BK.shape)} for a batch "
+            f"of {batch}; it must return floating-point logits of shape ({batch}, classes)"
+        )
+    if y_B.ndim != 1:
+        if not soft:
+            raise InputError(
+                f"the labels have shape {tuple(y_B.shape)}, but this objective needs one class for "
+                f"each image; pass labels of shape ({batch},), and images that are not mixed"
+            )
+        if y_B.shape != logits_BK.shape or not y_B.is_floating_point():
+            raise InputError(
+                f"the soft labels are {y_B.dtype} of shape {tuple(y_B.shape)} for logits of shape "
+                f"{tuple(logits_BK.shape)}; pass one distribution over the classes for each image"
+            )
+        return logits_BK
+    check_index_type(y_B)
+    if y_B.device.type == "cpu" and batch:
+        low, high = int(y_B.min()), int(y_B.max())
+        if low < 0 or high >= logits_BK.shape[1]:
+            raise InputError(
+                f"label {low if low < 0 else high} is outside the model's {logits_BK.shape[1]} "
+                f"classes; pass labels from 0 to {logits_BK.shape[1] - 1}"
+            )
+    return logits_BK
+
+
+def check_index_type(y_B: Tensor) -> None:
+    """Raise InputError unless labels (B,) are of the one type that means class indices everywhere.
+
+    Of uint8, which cross_entropy takes too, indexing makes a mask.
+
+    Example:
+        >>> import torch
+        >>> check_index_type(torch.tensor([0, 2]))
+    """
+    if y_B.dtype != torch.int64:
+        raise InputError(
+            f"the labels are {y_B.dtype}; pass class indices as torch.int64, for example y.long()"
+        )
+
+
+def check_in_range(name: str, value: float, low: float, high: float) -> None:
+    """Raise InputError unless low <= value <= high and the value is finite.
+
+    Example:
+        >>> check_in_range("smoothing", 0.1, 0.0, 1.0)
+        >>> check_in_range("temperature", math.inf, 0.01, math.inf)
+        Traceback (most recent call last):
+        selfexplain.errors.InputError: temperature is inf; pass a finite number of at least 0.01
+    """
+    finite = math.isfinite(value)
+    if not (finite and low <= value <= high):
+        limit = f"of at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+        raise InputError(f"{name} is {value:g}; pass a {'' if finite else 'finite '}number {limit}")
+
+
+# An objective around another one.
+
+
+class Wrapper(Objective):
+    """Passes on to the objective inside whatever it needs to be told of the run.
+
+    Subclasses implement `forward`, and call `self.objective` in it.
+
+    Args:
+        objective: the one inside; both have one model.
+
+    Example:
+        >>> from torch import nn
+        >>> from selfexplain.objectives import Standard
+        >>> inner = Standard(nn.Linear(2, 3))
+        >>> outer = Wrapper(inner)
+        >>> outer.model is inner.model, outer.period
+        (True, 1)
+    """
+
+    def __init__(self, objective: Objective) -> None:
+        nn.Module.__init__(self)  # Objective's would register the model, which has its name inside
+        self.objective = objective
+        self.period = objective.period
+
+    @property
+    def model(self) -> nn.Module:  # type: ignore[override]
+        """The model of the objective inside; registered there alone, as savers want each once."""
+        return self.objective.model
+
+    def skip_warmup(self) -> None:
+        """Take the objective inside past its warm-up."""
+        self.objective.skip_warmup()
+
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        """Tell the objective inside that an epoch begins."""
+        self.objective.begin_epoch(epoch, epochs)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Load; version 0.1.0 saved the model twice, under `model` too, and some savers once."""
+        for name in [name for name in state_dict if name.startswith(f"{prefix}model.")]:
+            inside = f"{prefix}objective.{name.removeprefix(prefix)}"
+            state_dict.setdefault(inside, state_dict.pop(name))
+        super()._load_from_state_dict(state_dict, prefix, *args)

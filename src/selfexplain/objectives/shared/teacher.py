@@ -1,0 +1,107 @@
+"""Objectives that learn from a trained teacher: what they have in common.
+
+Shape suffixes: B batch, C channels, H and W space, K classes.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from selfexplain.errors import InputError
+from selfexplain.objectives.shared.base import Objective, ObjectiveContext
+
+# A trained model that is asked and never changed: the teacher of a distillation.
+
+
+class FrozenTeacher(nn.Module):
+    """A model in evaluation mode for good, without gradients to its weights or its images.
+
+    As a submodule of an objective it moves between devices and is saved with it, but
+    `objective.train()` leaves it in evaluation mode and its parameters do not require gradients, so
+    that no optimiser that honours `requires_grad` moves them.
+
+    Args:
+        model: maps images (B, C, H, W) to logits (B, K). It is frozen itself, not a copy of it.
+
+    Example:
+        >>> objective = nn.Module()
+        >>> objective.teacher = Frozen(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Dropout()))
+        >>> objective.train().teacher.model[2].training
+        False
+        >>> objective.teacher(torch.zeros(2, 1, 2, 2)).requires_grad
+        False
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model.requires_grad_(False)
+        super().train(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode, whatever is asked."""
+        del mode
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Logits (B, K) of images (B, C, H, W), without a graph."""
+        logits_BK: Tensor = self.model(x_BCHW)
+        return logits_BK
+
+
+class DistillationObjective(Objective):
+    """An objective around a student and a frozen teacher.
+
+    The teacher is a submodule, so that it moves between devices and is saved with the objective; it
+    stays in evaluation mode and gets no gradients. Subclasses implement `forward`.
+
+    Args:
+        model: the student; maps images (B, C, H, W) to logits (B, K).
+        teacher: a trained model for the same images and classes; it is frozen.
+
+    Raises:
+        InputError: the teacher is the student itself; at a call, if the teacher's output has
+            another shape than the student's.
+
+    Example:
+        >>> import torch
+        >>> def linear():
+        ...     return nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        >>> taught = Taught(linear(), linear())
+        >>> taught.ask_teacher(torch.zeros(2, 1, 2, 2), torch.zeros(2, 3)).requires_grad
+        False
+    """
+
+    def __init__(self, model: nn.Module, teacher: nn.Module) -> None:
+        if teacher is model:
+            raise InputError("the teacher is the model itself; pass another model that is trained")
+        super().__init__(model)
+        self.teacher = FrozenTeacher(teacher)
+
+    @classmethod
+    def in_context(cls, model: nn.Module, context: ObjectiveContext, **options: Any) -> Self:
+        """Build the objective with the run's teacher."""
+        if context.teacher is None:
+            raise InputError(
+                f"{cls.__name__} learns from a trained teacher and was given none; pass a teacher"
+            )
+        return cls(model, context.teacher, **options)
+
+    @classmethod
+    def teacher_spec(cls, options: Mapping[str, Any]) -> str | None:
+        """A teacher that was trained on the labels alone."""
+        del options
+        return "standard"
+
+    def ask_teacher(self, x_BCHW: Tensor, logits_BK: Tensor) -> Tensor:
+        """The teacher's logits (B, K) of the images that the student's logits are of."""
+        teacher_BK: Tensor = self.teacher(x_BCHW)
+        shape = tuple(teacher_BK.shape) if isinstance(teacher_BK, Tensor) else ()
+        if shape != tuple(logits_BK.shape):
+            raise InputError(
+                f"the teacher returned shape {shape} where the student returned "
+                f"{tuple(logits_BK.shape)}; pass a teacher with the same classes"
+            )
+        return teacher_BK

@@ -1,0 +1,510 @@
+"""Images and class maps as small pictures for a page: the report's and the app's.
+
+Shape suffixes: C channels, H and W space, B images, R shown classes.
+"""
+
+import base64
+import hashlib
+import html
+import io
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+import matplotlib as mpl
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from selfexplain.report.style import SERIES, STYLES, line_style
+
+# Text from outside, made safe for HTML.
+
+
+def escape(text: object) -> str:
+    """A text whose special characters are written as HTML entities, quotes included.
+
+    Example:
+        >>> escape('<b> & "c"')
+        '&lt;b&gt; &amp; &quot;c&quot;'
+    """
+    return html.escape(str(text), quote=True)
+
+
+def paragraph(text: str) -> str:
+    """One paragraph of text, escaped.
+
+    Example:
+        >>> paragraph("a < b")
+        '<p>a &lt; b</p>'
+    """
+    return f"<p>{escape(text)}</p>"
+
+
+# The page around the sections: one file that needs no other, and no network.
+
+
+POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "base-uri 'none'; form-action 'none'"
+)
+"""Content security policy: the browser itself refuses whatever lies outside the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One section of a page.
+
+    Args:
+        title: its heading, as text.
+        body: its content, as HTML; text from outside must be escaped (`escape`, `paragraph`).
+            Headings inside begin at h3.
+
+    Example:
+        >>> Section("Results", "<p>none yet</p>").title
+        'Results'
+    """
+
+    title: str
+    body: str
+
+
+def page(title: str, sections: Sequence[Section], *, summary: str = "") -> str:
+    """A self-contained HTML page: style and script are inlined, and it links to itself alone.
+
+    Args:
+        title: of the page, as text.
+        sections: in the order in which they are shown; the table of contents names them.
+        summary: one paragraph below the title, as text.
+
+    Example:
+        >>> html = page("Report", [Section("One", "<p>first</p>")])
+        >>> html.startswith("<!doctype html>"), '<h2 id="section-1">One</h2>' in html
+        (True, True)
+    """
+    bodies = "\n".join(_section(i, section) for i, section in enumerate(sections, start=1))
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<title>{escape(title)}</title>
+<link rel="icon" href="data:,">
+<style>
+{_asset("page.css")}</style>
+</head>
+<body>
+<a class="skip" href="#main">Skip to the content</a>
+<header>
+<h1>{escape(title)}</h1>
+{paragraph(summary) if summary else ""}
+</header>
+<div class="columns">
+{_contents(sections)}
+<main id="main" tabindex="-1">
+{bodies}
+</main>
+</div>
+<script>
+{_asset("page.js")}</script>
+</body>
+</html>
+"""
+
+
+def _section(number: int, section: Section) -> str:
+    name = f"section-{number}"
+    return (
+        f'<section aria-labelledby="{name}">\n<h2 id="{name}">{escape(section.title)}</h2>\n'
+        f"{section.body}\n</section>"
+    )
+
+
+def _contents(sections: Sequence[Section]) -> str:
+    items = "".join(
+        f'<li><a href="#section-{i}">{escape(section.title)}</a></li>'
+        for i, section in enumerate(sections, start=1)
+    )
+    return f'<nav aria-label="Contents"><ol>{items}</ol></nav>' if items else ""
+
+
+@cache
+def _asset(name: str) -> str:
+    return (files("selfexplain.report") / name).read_text(encoding="utf-8")
+
+
+# A frame that scrolls sideways where its content is wider than the page.
+
+
+def scroll(content: str, kind: str, label: str, *, natural: float | None = None) -> str:
+    """Put HTML into a frame that scrolls, by the keyboard too.
+
+    Args:
+        content: HTML.
+        kind: class of the frame, for its style.
+        label: what it holds, as text, for screen readers.
+        natural: width in CSS pixels below which the content shall not be shrunk.
+
+    Example:
+        >>> scroll("<p>wide</p>", "drawing", "a < b")[:46]
+        '<div class="scroll drawing" role="region" tabi'
+    """
+    style = "" if natural is None else f' style="--natural:{natural:.0f}px"'
+    return (
+        f'<div class="scroll {kind}" role="region" tabindex="0" aria-label="{escape(label)}"'
+        f"{style}>{content}</div>"
+    )
+
+
+# Tables that scroll inside their own frame where the page is narrow.
+
+
+def table(
+    header: Sequence[str], rows: Iterable[Sequence[object]], *, caption: str, words: int = 1
+) -> str:
+    """A table: the first column names its row, the last ones hold numbers and stand to the right.
+
+    Args:
+        header: headings of the columns, as text.
+        rows: cells, as text.
+        caption: how its numbers were made, as text; it stands below and names the scrolling frame.
+        words: number of first columns that hold words and stand to the left.
+
+    Example:
+        >>> html = table(["name", "%"], [["a<b", "1.0"]], caption="shares")
+        >>> '<th scope="row">a&lt;b</th><td>1.0</td>' in html
+        True
+    """
+    head = "".join(
+        f'<th scope="col"{_side(i, words)}>{escape(name)}</th>' for i, name in enumerate(header)
+    )
+    body = "".join(_row(row, words) for row in rows)
+    whole = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return (
+        f'<figure class="table">{scroll(whole, "numbers", caption)}'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def _row(cells: Sequence[object], words: int) -> str:
+    name, *others = cells
+    data = "".join(
+        f"<td{_side(i, words)}>{escape(cell)}</td>" for i, cell in enumerate(others, start=1)
+    )
+    # The name of a method with options may be broken after each of them.
+    broken = re.sub(r"([:,])(?=\S)", r"\1<wbr>", escape(name))
+    return f'<tr><th scope="row">{broken}</th>{data}</tr>'
+
+
+def _side(column: int, words: int) -> str:
+    """The class of a cell that stands to the left; the first column's needs none."""
+    return ' class="words"' if 0 < column < words else ""
+
+
+# Several views of which a slider shows one.
+
+
+def slider(label: str, frames: Sequence[str], captions: Sequence[str]) -> str:
+    """A range input that shows one of several HTML fragments; at first, the last.
+
+    Without JavaScript the last one is shown and the input stays hidden. The caption is announced to
+    screen readers when it changes.
+
+    Args:
+        label: what the slider goes through, as text.
+        frames: HTML fragments, at least one.
+        captions: one for each frame, as text.
+
+    Raises:
+        ValueError: there is no frame, or there are not as many captions as frames.
+
+    Example:
+        >>> html = slider("epoch", ["<p>a</p>", "<p>b</p>"], ["first", "second"])
+        >>> html.count(' hidden data-caption="first"'), '<p aria-live="polite">second</p>' in html
+        (1, True)
+    """
+    if not frames:
+        raise ValueError("there are no frames; pass at least one")
+    shown = [
+        f'<div class="frame"{"" if i == len(frames) else " hidden"} '
+        f'data-caption="{escape(caption)}">{frame}</div>'
+        for i, (frame, caption) in enumerate(zip(frames, captions, strict=True), start=1)
+    ]
+    return (
+        '<div class="slider"><div class="control">'
+        f'<label hidden><span>{escape(label)}</span><input type="range" min="1" '
+        f'max="{len(frames)}" value="{len(frames)}" step="1" autocomplete="off"></label>'
+        f'<p aria-live="polite">{escape(captions[-1])}</p></div>{"".join(shown)}</div>'
+    )
+
+
+# Small images inside the page, their pixels left sharp.
+#
+# Shape suffixes: H and W space, C channels.
+
+
+def image(pixels_HWC: np.ndarray, alt: str, *, size: int) -> str:
+    """An image as a PNG in a data URI, drawn with sharp pixels.
+
+    Args:
+        pixels_HWC: uint8, with 1 (grey), 3 (RGB) or 4 (RGBA) channels.
+        alt: what it shows, as text; "" for decoration.
+        size: width on the page in CSS pixels; the height follows.
+
+    Raises:
+        ValueError: the array is not of this shape or type.
+
+    Example:
+        >>> image(np.zeros((2, 4, 1), np.uint8), "black", size=40).endswith(
+        ...     'alt="black" width="40" height="20">')
+        True
+    """
+    height, width, _ = pixels_HWC.shape
+    return (
+        f'<img class="pixels" src="{png_uri(pixels_HWC)}" alt="{escape(alt)}" '
+        f'width="{size}" height="{round(size * height / width)}">'
+    )
+
+
+def png_uri(pixels_HWC: np.ndarray) -> str:
+    """The data URI of an image as a PNG.
+
+    Raises:
+        ValueError: the array is not uint8 of 1, 3 or 4 channels.
+
+    Example:
+        >>> png_uri(np.zeros((1, 1, 3), np.uint8))[:22]
+        'data:image/png;base64,'
+    """
+    if pixels_HWC.dtype != np.uint8 or pixels_HWC.ndim != 3 or pixels_HWC.shape[2] not in (1, 3, 4):
+        raise ValueError(
+            f"pixels are {pixels_HWC.dtype} of shape {pixels_HWC.shape}; "
+            "pass uint8 of shape (H, W, 1), (H, W, 3) or (H, W, 4)"
+        )
+    grey = pixels_HWC.shape[2] == 1
+    file = io.BytesIO()
+    Image.fromarray(pixels_HWC[:, :, 0] if grey else pixels_HWC).save(file, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+# Which line of the charts on a page is whose.
+
+
+def legend(names: Sequence[str]) -> str:
+    """A list of names, each beside its line (`line_style`); one serves all charts below it.
+
+    Args:
+        names: in the order of the lines, as text.
+
+    Example:
+        >>> legend(["standard"]).count("<li>")
+        1
+    """
+    return f'<ul class="legend">{"".join(map(_entry, range(len(names)), names))}</ul>'
+
+
+def _entry(place: int, name: str) -> str:
+    colour, dashes = line_style(place)
+    pattern = " ".join(f"{2 * length:g}" for length in dashes)
+    dashed = f' stroke-dasharray="{pattern}"' if pattern else ""
+    return (
+        '<li><svg viewBox="0 0 36 10" aria-hidden="true"><line x1="0" y1="5" x2="36" y2="5" '
+        f'style="stroke: var(--series-{SERIES.index(colour) + 1})" stroke-width="2.5"{dashed}/>'
+        f"</svg>{escape(name)}</li>"
+    )
+
+
+# Lines of figures that have one colour on a light page and another on a dark one.
+
+
+DARK = {style.light: style.dark for style in STYLES.values()}
+"""Colour of an operation's line on white -> on black."""
+
+
+def for_both_themes(svg: str) -> str:
+    """The colours of lines as variables that `colours_css` sets, by theme.
+
+    Args:
+        svg: a figure that draws operations, or other lines in one of their colours.
+
+    Example:
+        >>> for_both_themes("stroke: #0069a8")
+        'stroke: var(--c-0069a8, #0069a8)'
+    """
+    for colour in DARK:
+        svg = svg.replace(colour, f"var({variable(colour)}, {colour})")
+    return svg
+
+
+def variable(colour: str) -> str:
+    """Name of the CSS variable of a line's colour.
+
+    Example:
+        >>> variable("#0069a8")
+        '--c-0069a8'
+    """
+    return f"--c-{colour[1:]}"
+
+
+def colours_css() -> str:
+    """Rules that set the variables of all colours on white and on black.
+
+    Example:
+        >>> colours_css()[:24]
+        ':root{--c-8a8a8a:#8a8a8a'
+    """
+    light = ";".join(f"{variable(colour)}:{colour}" for colour in DARK)
+    dark = ";".join(f"{variable(colour)}:{on_black}" for colour, on_black in DARK.items())
+    return f":root{{{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}"
+
+
+# Matplotlib's figures as inline SVG that takes the colour and the fonts of the page.
+
+
+INK = "#000000"
+"""What is drawn in black takes the colour of the page's text."""
+SETTINGS = {
+    "svg.fonttype": "none",  # text stays text: it can be read aloud, found and copied
+    "svg.hashsalt": "selfexplain",
+    "image.composite_image": False,
+}
+NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
+
+
+def figure(figure: Figure, alt: str) -> str:
+    """A figure as inline SVG; what is black in it becomes the page's text colour, light or dark.
+
+    The colours of `report/style.py` take the page's shades of them, too. The same figure gives
+    the same text, at any time.
+
+    Args:
+        figure: without a background of its own; it is left as it was.
+        alt: what it shows, as text, for those who cannot see it.
+
+    Example:
+        >>> drawn = Figure(figsize=(3, 2)); _ = drawn.subplots().plot([1, 2], color="black")
+        >>> html = figure(drawn, "a rising line")
+        >>> 'role="img" aria-label="a rising line"' in html, INK in html, "currentColor" in html
+        (True, False, True)
+    """
+    file = io.StringIO()
+    with mpl.rc_context(SETTINGS), warnings.catch_warnings():
+        # Text is drawn by the browser, whose fonts have more glyphs than matplotlib's.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(file, format="svg", transparent=True, metadata=NO_METADATA)
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :].strip()
+    svg = _with_own_ids(svg, hashlib.sha256((alt + svg).encode()).hexdigest()[:8])
+    # Black is SVG's default and matplotlib leaves it out at times: the root sets it for all.
+    opening = f'<svg role="img" aria-label="{escape(alt)}" fill="currentColor"'
+    return f'<div class="chart">{_in_colours_of_page(svg).replace("<svg", opening, 1)}</div>'
+
+
+def _in_colours_of_page(svg: str) -> str:
+    """The page has a shade of every colour for light and one for dark."""
+    svg = svg.replace(INK, "currentColor")
+    for place, colour in enumerate(SERIES, start=1):
+        svg = svg.replace(colour, f"var(--series-{place})")
+    return svg
+
+
+def _with_own_ids(svg: str, prefix: str) -> str:
+    """Prefix the names that are referred to and drop the others: two figures share none."""
+    used = set(re.findall(r"(?:url\(|href=\")#([^)\"]+)", svg))
+
+    def own(match: re.Match[str]) -> str:
+        return f' id="f{prefix}-{match[1]}"' if match[1] in used else ""
+
+    svg = re.sub(r' id="([^"]*)"', own, svg)
+    return re.sub(r"(url\(|href=\")#", rf"\g<1>#f{prefix}-", svg)
+
+
+# Which of many epochs a slider shows.
+
+
+FRAMES = 20
+"""At most so many: more make the page heavy and the slider no better."""
+
+
+def linspace_indices(count: int, most: int = FRAMES) -> list[int]:
+    """Up to `most` of the indices 0 to count - 1, evenly spaced, the first and last among them.
+
+    Example:
+        >>> evenly(3), evenly(9, most=3)
+        ([0, 1, 2], [0, 4, 8])
+    """
+    if count <= most:
+        return list(range(count))
+    return [round(i * (count - 1) / (most - 1)) for i in range(most)]
+
+
+RED, BLUE = (202, 0, 32), (5, 80, 174)
+"""For the class, against it; told apart by the colour-blind too."""
+STRONG = 0.8
+"""Opacity where a map is greatest."""
+PALE = 110
+"""What black becomes in pale grey."""
+IMAGE_SIDE, MAP_SIDE = 96, 48
+"""Most pixels of a side that the report keeps."""
+
+
+def map_pixels(map_HW: Tensor, scale: float, *, side: int = MAP_SIDE) -> np.ndarray:
+    """A class map as RGBA (H, W, 4), uint8: red for the class, blue against, clear at 0.
+
+    Args:
+        map_HW: a class map.
+        scale: the absolute value that is drawn strongest, above 0.
+        side: most pixels of a side; means over areas make finer maps smaller.
+
+    Example:
+        >>> map_pixels(torch.tensor([[1.0, -1.0, 0.0]]), 1.0)[0].tolist()
+        [[202, 0, 32, 204], [5, 80, 174, 204], [5, 80, 174, 0]]
+    """
+    small_HW = shrunk(map_HW[None].float(), side)[0]
+    share_HW = (small_HW / scale).clamp(-1, 1)
+    colour_HW3 = torch.where((share_HW > 0)[..., None], torch.tensor(RED), torch.tensor(BLUE))
+    alpha_HW1 = (share_HW.abs() * STRONG * 255).round()[..., None]
+    pixels: np.ndarray = torch.cat([colour_HW3, alpha_HW1], dim=-1).byte().numpy()
+    return pixels
+
+
+def image_pixels(image_CHW: Tensor, *, grey: bool = False, side: int = IMAGE_SIDE) -> np.ndarray:
+    """A uint8 image (C, H, W) as (H, W, C).
+
+    Args:
+        image_CHW: uint8.
+        grey: in pale grey, over which the colours of a map are seen where the image is dark too.
+        side: most pixels of a side; means over areas make larger images smaller.
+
+    Example:
+        >>> image_pixels(torch.zeros(3, 200, 100, dtype=torch.uint8), grey=True).shape
+        (96, 48, 1)
+    """
+    image = shrunk(image_CHW.float(), side)
+    if grey:
+        image = PALE + (1 - PALE / 255) * image.mean(dim=0, keepdim=True)
+    pixels: np.ndarray = image.round().byte().permute(1, 2, 0).contiguous().numpy()
+    return pixels
+
+
+def shrunk(x_CHW: Tensor, side: int) -> Tensor:
+    """Means over areas, so that no side is longer than `side`; what is small enough stays.
+
+    Example:
+        >>> shrunk(torch.zeros(1, 4, 2), 2).shape
+        torch.Size([1, 2, 1])
+    """
+    height, width = x_CHW.shape[1:]
+    factor = side / max(height, width)
+    if factor >= 1:
+        return x_CHW
+    size = (max(1, round(height * factor)), max(1, round(width * factor)))
+    return F.interpolate(x_CHW[None].float(), size=size, mode="area")[0]

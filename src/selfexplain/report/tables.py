@@ -1,0 +1,395 @@
+"""The table of searches with several seeds, for the terminal."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+# What every table has in common: its look in the terminal, its lines in Markdown.
+
+
+def plain_table(caption: str, *, left: Sequence[str], right: Sequence[str]) -> Table:
+    """A table without rows for the terminal, its caption below.
+
+    Args:
+        caption: how its numbers were made.
+        left: headings of the first columns, whose words may be folded.
+        right: headings of the others, whose numbers are kept whole.
+
+    Example:
+        >>> [str(column.header) for column in plain_table("", left=["a"], right=["b"]).columns]
+        ['a', 'b']
+    """
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+        header_style="bold",
+        caption=caption,
+        caption_justify="left",
+    )
+    for name in left:
+        table.add_column(name, overflow="fold")
+    for name in right:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> str:
+    """The same in Markdown: the first column left, the others right.
+
+    Example:
+        >>> print(markdown_table(["a", "b"], [["one", "1"]], "numbers"), end="")
+        | a | b |
+        | --- | ---: |
+        | one | 1 |
+        <BLANKLINE>
+        *numbers*
+    """
+    whole = [header, ("---", *["---:"] * (len(header) - 1)), *rows]
+    lines = [f"| {' | '.join(cells)} |" for cells in whole]
+    return "\n".join([*lines, "", f"*{caption}*", ""])
+
+
+# What stands below the table of a comparison: how its numbers were made.
+
+
+Row = dict[str, Any]
+
+LEVEL = 0.05
+MOST_NAMED = 4
+"""So many missing runs are named one by one."""
+
+
+def survives(row: Row) -> bool:
+    """Whether a difference is significant after Holm's correction.
+
+    Example:
+        >>> survives({"difference_p_holm": 0.01}), survives({"difference_p_holm": None})
+        (True, False)
+    """
+    p = row.get("difference_p_holm")
+    return p is not None and p < LEVEL
+
+
+def caption(results: dict[str, Any]) -> str:
+    """The caption of a comparison's table.
+
+    Args:
+        results: what `results.json` holds.
+
+    Example:
+        >>> caption({"summary": [{"objective": "standard", "n": 1}]})[:20]
+        'mean ± std over 1 se'
+    """
+    summary = results["summary"]
+    n = summary[0]["n"]
+    parts = [
+        *unfinished(results),
+        f"mean ± std over {n} seed{'s' if n > 1 else ''}",
+        f"difference in accuracy to {summary[0]['objective']}, same seeds, ± half of its 95 % "
+        "interval",
+        *_tests(summary[1:]),
+        *(
+            ["corrupted: mean accuracy, in %, under noise, blur and contrast"]
+            if "corrupted_accuracy_mean" in summary[0]
+            else []
+        ),
+        "cost in steps of the standard one",
+        *_total(results),
+        *_tuning(results.get("config", {}).get("tuning")),
+    ]
+    return "; ".join(parts)
+
+
+def unfinished(results: dict[str, Any]) -> list[str]:
+    """Which runs an unfinished comparison lacks; where many lack, how many of each objective.
+
+    Args:
+        results: what `results.json` or `study.json` holds.
+
+    Example:
+        >>> unfinished({"config": {"unfinished": ["kd with seed 1"]}})
+        ['UNFINISHED: one run is missing (kd with seed 1)']
+        >>> unfinished({"config": {}})
+        []
+    """
+    missing = results.get("config", {}).get("unfinished")
+    if not missing:
+        return []
+    lacking = Counter(name.rpartition(" with seed ")[0] for name in missing)
+    told = missing if len(missing) <= MOST_NAMED else [f"{c} of {o}" for o, c in lacking.items()]
+    runs = "one run is" if len(missing) == 1 else f"{len(missing)} runs are"
+    return [f"UNFINISHED: {runs} missing ({', '.join(told)})"]
+
+
+def _total(results: dict[str, Any]) -> list[str]:
+    """What the column of total costs counts, where there is one."""
+    if "total_cost" not in results["summary"][0]:
+        return []
+    given = results.get("config", {}).get("teacher") is not None
+    free = ", that of the given teacher counted as 0" if given else ""
+    return [f"total: with the training of its teachers{free}"]
+
+
+def _tests(others: list[Row]) -> list[str]:
+    """Which differences are more than chance, if that was asked of more than one seed."""
+    if not others or all(row.get("difference_p") is None for row in others):
+        return []
+    test = f"p < {LEVEL:g} in a paired t-test, after Holm's correction for {len(others)} comparison"
+    test += "s" if len(others) > 1 else ""
+    return [f"starred: {test}" if any(map(survives, others)) else f"no difference has {test}"]
+
+
+def _tuning(tuning: dict[str, Any] | None) -> list[str]:
+    """How often and on what the options were tried, and which were chosen."""
+    if tuning is None:
+        return []
+    tried = [each for each in tuning["objectives"] if each["trials"]]
+    untried = [each["objective"] for each in tuning["objectives"] if not each["trials"]]
+    chosen = [_choice(each) for each in tried]
+    return [
+        f"options: the best of {tuning['trials']} trials each ({tuning['tuner']} search) by "
+        f"accuracy on {100 * tuning['validation']:g} % of the training images, held out: "
+        + ", ".join(chosen),
+        *([f"nothing to tune: {', '.join(untried)}"] if untried else []),
+    ]
+
+
+def _choice(tuned: Row) -> str:
+    if tuned["chosen"] == tuned["objective"]:
+        return f"{tuned['objective']} as it was given"
+    return str(tuned["chosen"])
+
+
+# The table of a comparison, for the terminal and for a file.
+
+
+def comparison_table(results: dict[str, Any]) -> Table:
+    """Accuracy, paired difference, NLL, ECE and cost of each objective; 80 columns suffice.
+
+    With accuracy under corruptions there is a column more, and NLL and ECE stand without their
+    spread, for which there is no room.
+
+    Args:
+        results: what `results.json` holds.
+
+    Example:
+        >>> row = {"objective": "standard", "n": 1, "accuracy_mean": 90.0, "accuracy_std": None,
+        ...        "difference_mean": 0.0, "difference_ci95": None, "nll_mean": 0.3,
+        ...        "nll_std": None, "ece_mean": 2.0, "ece_std": None, "cost": 1.0}
+        >>> comparison_table({"summary": [row]}).row_count
+        1
+    """
+    summary = results["summary"]
+    columns = _columns(summary, short="corrupted_accuracy_mean" in summary[0])
+    first, *others = columns
+    table = plain_table(caption(results), left=[first], right=others)
+    for row in summary:
+        table.add_row(*(cell(row) for cell in columns.values()))
+    return table
+
+
+def comparison_markdown(results: dict[str, Any]) -> str:
+    """The same table in Markdown, with every spread, its caption below.
+
+    Example:
+        >>> row = {"objective": "standard", "n": 1, "accuracy_mean": 90.0, "accuracy_std": None,
+        ...        "difference_mean": 0.0, "difference_ci95": None, "nll_mean": 0.3,
+        ...        "nll_std": None, "ece_mean": 2.0, "ece_std": None, "cost": 1.0}
+        >>> print(comparison_markdown({"summary": [row]}).splitlines()[2])
+        | standard | 90.00 |  | 0.300 | 2.0 | 1.00 |
+    """
+    header, rows = comparison_cells(results)
+    return markdown_table(header, rows, caption(results))
+
+
+def comparison_cells(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of the same table, with every spread.
+
+    Example:
+        >>> row = {"objective": "standard", "n": 1, "accuracy_mean": 90.0, "accuracy_std": None,
+        ...        "difference_mean": 0.0, "difference_ci95": None, "nll_mean": 0.3,
+        ...        "nll_std": None, "ece_mean": 2.0, "ece_std": None, "cost": 1.0}
+        >>> comparison_cells({"summary": [row]})[1]
+        [['standard', '90.00', '', '0.300', '2.0', '1.00']]
+    """
+    columns = _columns(results["summary"], short=False)
+    rows = [[cell(row) for cell in columns.values()] for row in results["summary"]]
+    return list(columns), rows
+
+
+def _columns(summary: list[Row], *, short: bool) -> dict[str, Callable[[Row], str]]:
+    """Heading -> what stands below it for a row."""
+
+    def score(name: str, digits: int, *, spread: bool = True) -> Callable[[Row], str]:
+        return lambda row: with_spread(
+            row[f"{name}_mean"], row[f"{name}_std"] if spread else None, digits
+        )
+
+    columns = {
+        "objective": lambda row: str(row["objective"]),
+        "accuracy %": score("accuracy", 2),
+        "difference": lambda row: "" if row is summary[0] else _difference(row),
+        "NLL": score("nll", 3, spread=not short),
+        "ECE %": score("ece", 1, spread=not short),
+    }
+    if "corrupted_accuracy_mean" in summary[0]:
+        columns["corrupted"] = score("corrupted_accuracy", 1)
+    columns["cost"] = lambda row: f"{row['cost']:.2f}"
+    if "total_cost" in summary[0]:
+        columns["total"] = lambda row: f"{row['total_cost']:.2f}"
+    return columns
+
+
+def with_spread(mean: float, spread: float | None, digits: int, sign: str = "") -> str:
+    """A mean and its spread, where there is one.
+
+    Example:
+        >>> with_spread(90.123, 0.5, 2), with_spread(90.123, None, 1)
+        ('90.12 ± 0.50', '90.1')
+    """
+    return f"{mean:{sign}.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}")
+
+
+def with_interval(difference: float, ci95: tuple[float, float] | None, digits: int) -> str:
+    """A difference and half of its interval, where there is one.
+
+    Example:
+        >>> with_interval(0.5, (0.25, 0.75), 2)
+        '+0.50 ± 0.25'
+    """
+    half = None if ci95 is None else (ci95[1] - ci95[0]) / 2
+    return with_spread(difference, half, digits, sign="+")
+
+
+def _difference(row: Row) -> str:
+    """The paired difference, half of its interval, and a star if it survives the correction."""
+    if row["difference_mean"] is None:
+        return "unknown"
+    text = with_interval(row["difference_mean"], row["difference_ci95"], 2)
+    return text + ("*" if survives(row) else "")
+
+
+# The table of evaluated explanations, for the terminal.
+
+
+ARROWS = {"higher": "↑", "lower": "↓", "": ""}
+
+
+def quality_table(results: dict[str, Any]) -> Table:
+    """A row for each kind of map, metric and run, with the difference to the first run.
+
+    Args:
+        results: what `evaluate_explanations` returned.
+
+    Example:
+        >>> row = {"run": "runs/one", "kind": "cam", "metric": "deletion", "better": "lower",
+        ...        "mean": 0.25, "std": 0.1, "n": 9}
+        >>> quality_table({"rows": [row], "differences": []}).row_count
+        1
+    """
+    differences = {(d["run"], d["kind"], d["metric"]): d for d in results["differences"]}
+    several = bool(differences)
+    table = plain_table(
+        _caption(results["rows"], several),
+        left=("maps", "metric", *(["run"] if several else [])),
+        right=("mean ± std", *(["difference"] if several else [])),
+    )
+    names = _short_names([row["run"] for row in results["rows"]])
+    last = ("", "")
+    for row in _side_by_side(results["rows"]):
+        kind, metric = row["kind"] or "model", f"{row['metric']} {ARROWS[row['better']]}".strip()
+        cells = [kind if kind != last[0] else "", metric if (kind, metric) != last else ""]
+        value, last = with_spread(row["mean"], row["std"], 3), (kind, metric)
+        if several:
+            difference = differences.get((row["run"], row["kind"], row["metric"]))
+            table.add_row(*cells, names[row["run"]], value, _quality_difference(difference))
+        else:
+            table.add_row(*cells, value)
+    return table
+
+
+def _short_names(runs: list[str]) -> dict[str, str]:
+    """The last folders' names where they tell the runs apart, else the whole paths."""
+    short = {run: PurePath(run).name for run in runs}
+    return short if len(set(short.values())) == len(short) else {run: run for run in runs}
+
+
+def _side_by_side(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of all runs for one metric next to each other; runs in their order."""
+    order = list(dict.fromkeys((row["kind"], row["metric"]) for row in rows))
+    return sorted(rows, key=lambda row: order.index((row["kind"], row["metric"])))
+
+
+def _quality_difference(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    return with_interval(row["mean"], row["ci95"], 3)
+
+
+def _caption(rows: list[dict[str, Any]], several: bool) -> str:
+    text = f"{rows[0]['n']} images, maps of the true class; ↑ higher is better, ↓ lower is better"
+    if several:
+        text += (
+            "; difference to the first run on the same images, ± half of its 95 % interval: it "
+            "speaks of these trained models, not of other seeds"
+        )
+    return text
+
+
+def searches_table(results: dict[str, Any]) -> Table:
+    """One line a seed; below, what the seeds have in common.
+
+    Args:
+        results: what `searches.json` holds.
+
+    Example:
+        >>> row = {"seed": 0, "skips": 1, "edges": 6, "collapsed": False, "epochs": 2}
+        >>> summary = {"n": 1, "different_cells": 1, "collapsed": 0, "skips_mean": 1.0,
+        ...            "skips_std": None, "validation_accuracy_mean": None}
+        >>> searches_table({"rows": [row], "summary": summary}).row_count
+        1
+    """
+    columns = ("seed", "epochs", "validation %", "skips", "")
+    table = plain_table(searches_caption(results["summary"]), left=(), right=columns)
+    for row in results["rows"]:
+        accuracy = row.get("validation_accuracy")
+        table.add_row(
+            str(row["seed"]),
+            str(row["epochs"]),
+            "" if accuracy is None else f"{accuracy:.2f}",
+            f"{row['skips']} of {row['edges']}",
+            "collapsed" if row["collapsed"] else "",
+        )
+    return table
+
+
+def searches_caption(summary: Mapping[str, Any]) -> str:
+    """What the seeds have in common, in words.
+
+    Args:
+        summary: of `searches.json`.
+
+    Example:
+        >>> searches_caption({"n": 1, "different_cells": 1, "collapsed": 0, "skips_mean": 1.0,
+        ...                   "skips_std": None, "validation_accuracy_mean": None})
+        '1.0 skip connections; 1 different cell from 1 seed, 0 collapsed'
+    """
+    accuracy = ""
+    if summary["validation_accuracy_mean"] is not None:
+        mean, std = summary["validation_accuracy_mean"], summary["validation_accuracy_std"]
+        accuracy = f"supernet's accuracy on held-out images {with_spread(mean, std, 2)} %; "
+    return (
+        f"{accuracy}{with_spread(summary['skips_mean'], summary['skips_std'], 1)} skip "
+        f"connections; {_counted(summary['different_cells'], 'different cell')} "
+        f"from {_counted(summary['n'], 'seed')}, "
+        f"{summary['collapsed']} collapsed"
+    )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -1,0 +1,161 @@
+"""The supernet of NAS-Bench-201 (Dong and Yang, ICLR 2020).
+
+Shape suffixes: B batch, C channels, H and W space, K classes, E edges, O operations.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from torch import Tensor, nn
+
+from selfexplain.spaces.genotype import FAMILIES, Genotype
+from selfexplain.spaces.mixed_op import MixedOp, as_it_is, edges_of, propagate, rows_by_source
+from selfexplain.spaces.supernet import Supernet, best_of_every_edge
+
+# The skeleton around the cells of NAS-Bench-201 (Dong and Yang, ICLR 2020, section 2.1).
+#
+# Shape suffixes: B batch, C channels, H and W space, K classes.
+
+
+class ResidualReduction(nn.Module):
+    """Residual block between two stages: half the resolution, twice the channels.
+
+    Shapes:
+        input (B, C, H, W), H and W even; output (B, 2 C, H / 2, W / 2).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            *_relu_conv_bn(channels, 2 * channels, stride=2),
+            *_relu_conv_bn(2 * channels, 2 * channels, stride=1),
+        )
+        self.shortcut = nn.Sequential(
+            nn.AvgPool2d(2), nn.Conv2d(channels, 2 * channels, 1, bias=False)
+        )
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Features of the next stage."""
+        out: Tensor = self.convolutions(x_BCHW) + self.shortcut(x_BCHW)
+        return out
+
+
+def _relu_conv_bn(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
+    return [
+        nn.ReLU(),
+        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+    ]
+
+
+class NASBench201Network(nn.Module):
+    """Stem, three stages of cells with residual reductions between them, pooled linear head.
+
+    Args:
+        make_cell: makes a cell of so many channels.
+        num_classes: number of classes K.
+        in_channels: channels of the images.
+        channels: channels of the first stage.
+        cells: cells N of each stage.
+
+    Shapes:
+        input (B, C, H, W), H and W divisible by 4; output (B, K) logits.
+    """
+
+    def __init__(
+        self,
+        make_cell: Callable[[int], nn.Module],
+        *,
+        num_classes: int,
+        in_channels: int,
+        channels: int,
+        cells: int,
+    ) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(in_channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
+        )
+        blocks: list[nn.Module] = []
+        for stage in range(3):
+            if stage > 0:
+                blocks.append(ResidualReduction(channels))
+                channels *= 2
+            blocks.extend(make_cell(channels) for _ in range(cells))
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Linear(channels, num_classes)
+
+    def forward(self, x_BCHW: Tensor, *for_cells: Tensor) -> Tensor:
+        """Logits (B, K); what comes after the images is handed to every cell."""
+        h = self.stem(x_BCHW)
+        for block in self.blocks:
+            h = block(h) if isinstance(block, ResidualReduction) else block(h, *for_cells)
+        logits_BK: Tensor = self.head(self.pool(self.norm(h)).flatten(1))
+        return logits_BK
+
+
+FAMILY = "nasbench201"
+OPERATIONS = FAMILIES[FAMILY].operations
+
+
+class MixedCell(nn.Module):
+    """A cell in which every edge is the weighted sum of all operations.
+
+    Shapes:
+        input (B, C, H, W) and weights (6, 5), a row for each of the edges 1<-0, 2<-0, 2<-1, 3<-0,
+        3<-1, 3<-2; output (B, C, H, W).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.rows = rows_by_source(FAMILY)
+        # all edges read the same features, so one dense convolution with more outputs serves all
+        self.senders = nn.ModuleList(
+            MixedOp(FAMILY, channels, len(rows), bundled=True) for rows in self.rows
+        )
+
+    def forward(self, x_BCHW: Tensor, weights_EO: Tensor) -> Tensor:
+        """The last node."""
+        senders = (
+            partial(sender, weights_EO=weights_EO[rows])
+            for sender, rows in zip(self.senders, self.rows, strict=True)
+        )
+        return propagate([x_BCHW], senders, as_it_is)[-1]
+
+
+class NASBench201Supernet(Supernet):
+    """The supernet of NAS-Bench-201; its architecture is {"cell": (6, 5)}.
+
+    Args:
+        num_classes: number of classes K.
+        in_channels: channels of the images.
+        channels: channels of the first stage.
+        cells: cells N of each of the three stages.
+    """
+
+    family = FAMILY
+    architecture_shapes: Mapping[str, tuple[int, ...]] = {
+        "cell": (len(edges_of(FAMILY)), len(OPERATIONS))
+    }
+
+    def __init__(self, *, num_classes: int, in_channels: int, channels: int, cells: int) -> None:
+        super().__init__()
+        self.network = NASBench201Network(
+            MixedCell,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            channels=channels,
+            cells=cells,
+        )
+
+    def forward(self, x_BCHW: Tensor, architecture: Mapping[str, Tensor]) -> Tensor:
+        """Logits (B, K) of images (B, C, H, W)."""
+        architecture = self.checked(architecture, x_BCHW)
+        logits_BK: Tensor = self.network(x_BCHW, architecture["cell"].softmax(dim=-1))
+        return logits_BK
+
+    def genotype(self, architecture: Mapping[str, Tensor]) -> Genotype:
+        """The cell with the heaviest operation on every edge, `none` among them."""
+        architecture = self.checked(architecture)
+        return Genotype(FAMILY, {"cell": best_of_every_edge(architecture["cell"])})

@@ -1,0 +1,193 @@
+"""Record a training step on the GPU once, and replay it.
+
+A step of a small network is hundreds of short kernels, which Python starts more slowly than the GPU
+runs them. A CUDA graph starts them all at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from selfexplain.errors import InputError, first_line
+from selfexplain.objectives.shared.base import Objective
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+Step = Callable[..., dict[str, Tensor]]
+"""Takes tensors, leaves gradients in `.grad`, and returns an objective's terms."""
+
+ORDINARY_STEPS = 2
+"""Steps that run as written before one is recorded; in the first, libraries set themselves up."""
+
+
+def gradient_step(
+    objective: Objective,
+    wrapped: Any,
+    stepper: Any,
+    fabric: Fabric,
+    *,
+    recorded: bool = False,
+    before: Step | None = None,
+) -> Step:
+    """Forward and backward of an objective: a function of a batch that leaves the gradients.
+
+    It returns the objective's terms, detached.
+
+    Args:
+        objective: that is trained.
+        wrapped: the same, as Fabric gave it back.
+        stepper: its optimiser, as Fabric gave it back.
+        fabric: where.
+        recorded: record it, if the objective allows it.
+        before: the step of the epoch before, or another whose gradients are used before the next
+            step, whose memory a recording shares.
+
+    Example:
+        >>> from selfexplain.objectives import Standard
+        >>> from lightning_fabric import Fabric
+        >>> objective = Standard(torch.nn.Linear(4, 3))
+        >>> fabric, sgd = Fabric(accelerator="cpu", devices=1), torch.optim.SGD
+        >>> wrapped, stepper = fabric.setup(objective, sgd(objective.parameters(), lr=0.1))
+        >>> step = gradient_step(objective, wrapped, stepper, fabric)
+        >>> sorted(step(torch.ones(2, 4), torch.tensor([0, 2])))
+        ['loss', 'output']
+        >>> objective.model.weight.grad.shape
+        torch.Size([3, 4])
+    """
+
+    def step(*batch: Tensor) -> dict[str, Tensor]:
+        out: dict[str, Tensor] = wrapped(*batch)
+        stepper.zero_grad()
+        fabric.backward(out["loss"])
+        # Detached, or what is left of the autograd graph would reach into the recording of a step.
+        return {name: term.detach() for name, term in out.items()}
+
+    if not (recorded and can_be_recorded(objective)):
+        return step
+    return RecordedStep(step, before if isinstance(before, RecordedStep) else None)
+
+
+def can_be_recorded(objective: Objective) -> bool:
+    """Whether an objective's steps may be recorded, as it is now.
+
+    Example:
+        >>> from selfexplain.objectives import Standard
+        >>> class Counting(Standard):
+        ...     pass
+        >>> [can_be_recorded(each(torch.nn.Linear(4, 3))) for each in (Standard, Counting)]
+        [True, False]
+    """
+    # A subclass may count or draw, so it has to say for itself that it does not.
+    return "recordable" in vars(type(objective)) and objective.recordable
+
+
+class RecordedStep:
+    """A step (forward and backward) that is replayed from its third call on.
+
+    What a recording holds is the work of the GPU alone: nothing that Python counts or decides in
+    the step happens again in a replay. So make a new one whenever the step changes, as for every
+    epoch. A call with tensors of another shape than the one before it begins anew: it counts as the
+    first, because an objective that remembers a batch takes new memory for it.
+
+    Args:
+        step: is given a batch on the GPU, returns detached tensors, and sets gradients to None
+            before it makes new ones.
+        before: a recorded step that shares its memory. What one of them returned, and its
+            gradients, are to be used before another is called.
+
+    Raises:
+        InputError: at the third call in a row with tensors of one shape, if the step does what
+            cannot be recorded, such as asking the GPU for a number.
+
+    Example:
+        >>> weight = torch.ones(3, requires_grad=True)
+        >>> def step(x):
+        ...     weight.grad = None
+        ...     loss = (weight * x).sum()
+        ...     loss.backward()
+        ...     return {"loss": loss.detach()}
+        >>> float(RecordedStep(step)(torch.arange(3.0))["loss"])
+        3.0
+    """
+
+    def __init__(self, step: Step, before: RecordedStep | None = None) -> None:
+        self.step = step
+        self.memory: Memory = Memory() if before is None else before.memory
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self._ordinary = 0
+        self._shapes: list[torch.Size] = []
+        self._batch: tuple[Tensor, ...] = ()
+        self._out: dict[str, Tensor] = {}
+
+    def __call__(self, *batch: Tensor) -> dict[str, Tensor]:
+        """Terms of the step on this batch; they are overwritten by the next call."""
+        shapes = [t.shape for t in batch]
+        if shapes != self._shapes:
+            # Gradients will be new tensors, into which the graph does not write.
+            self._shapes, self._ordinary, self.graph = shapes, 0, None
+        if self._ordinary < ORDINARY_STEPS:
+            self._ordinary += 1
+            return self.step(*batch)
+        if self.graph is None:
+            self.graph = self._record(batch)
+        for kept, new in zip(self._batch, batch, strict=True):
+            kept.copy_(new)
+        self.graph.replay()
+        return self._out
+
+    def _record(self, batch: tuple[Tensor, ...]) -> torch.cuda.CUDAGraph:
+        """Record the step on copies of a batch; nothing is computed yet."""
+        self._batch = tuple(t.clone() for t in batch)
+        current = torch.cuda.current_stream()
+        graph, stream = torch.cuda.CUDAGraph(), self.memory.stream()
+        stream.wait_stream(current)
+        # Not torch.cuda.graph, which empties the caches of memory first: each epoch would feel it.
+        with torch.cuda.stream(stream):
+            # thread_local: other threads, which pin what a data loader has read, may go on.
+            graph.capture_begin(pool=self.memory.pool(), capture_error_mode="thread_local")
+            try:
+                self._out = self.step(*self._batch)
+            except RuntimeError as error:
+                with suppress(RuntimeError):  # of the recording that was broken off
+                    graph.capture_end()
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
+                raise InputError(
+                    f"the training step cannot be recorded ({first_line(error)}); leave out "
+                    "--cuda-graph"
+                ) from error
+            graph.capture_end()
+        current.wait_stream(stream)
+        self.memory.last = graph
+        return graph
+
+
+class Memory:
+    """The memory of recordings of which each is done with before another is replayed.
+
+    Example:
+        >>> Memory().pool() is None
+        True
+    """
+
+    def __init__(self) -> None:
+        self.last: torch.cuda.CUDAGraph | None = None
+        """A graph that holds the memory; it is kept until the next one does."""
+        self._stream: torch.cuda.Stream | None = None
+
+    def pool(self) -> Any:
+        """What the next recording shares; None for the first."""
+        return None if self.last is None else self.last.pool()
+
+    def stream(self) -> torch.cuda.Stream:
+        """The same for all: memory that one stream has given back serves no other."""
+        if self._stream is None:
+            self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        return self._stream

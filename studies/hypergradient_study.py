@@ -1,0 +1,171 @@
+"""How far differences can be trusted: each way to a hypergradient, against the exact one.
+
+    python -m studies.hypergradient_study --data digits --out runs/hypergradients.json
+
+trains a LeaSE search for some steps, then computes the architecture's gradient of one step in every
+way, at several displacements, and compares it with the exact one (`inner_product`), as a whole and
+in the part that comes through the explanations (what is left when that of `explainer_only` is
+taken away).
+"""
+
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+from torch import Tensor
+
+from selfexplain.errors import exit_on_bad_input
+from selfexplain.experiments.data import load, prepare
+from selfexplain.experiments.options import DataOptions, to_dict
+from selfexplain.experiments.run_dir import environment
+from selfexplain.experiments.search.setup import BilevelLoader, build_search
+from selfexplain.experiments.search_options import SearchConfig, Space
+from selfexplain.files import write_json
+from selfexplain.hypergradients import Level, Mode, unroll
+from selfexplain.hypergradients.level import leaves
+from selfexplain.lease.lease import LeaSE
+from selfexplain.lease.search import Batch
+
+DISPLACEMENTS = (1e-4, 1e-3, 1e-2, 3e-2)
+"""Root mean square displacements of every level's variable."""
+Displacement = float | Literal["declared"] | None
+"""One for all levels, each level's own, or the small one for smooth losses."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyConfig:
+    """Compare ways to the hypergradient of a LeaSE search."""
+
+    data: Annotated[DataOptions, tyro.conf.arg(name="")]
+    out: Path
+    """JSON file to write."""
+    space: Space = "nasbench201"
+    """What a cell may be."""
+    init_channels: int = 16
+    """Channels of the supernet's first cells."""
+    cells: int | None = None
+    """Cells of the supernet."""
+    batch_size: int = 64
+    """Images in a step, of each half."""
+    steps: tuple[int, ...] = (0, 100)
+    """Steps after which to compare."""
+    seed: int = 0
+    """Seed of everything."""
+
+
+def run_study(config: StudyConfig) -> list[dict[str, Any]]:
+    """One row for each moment and way; see the module."""
+    search_config = SearchConfig(
+        data=config.data,
+        space=config.space,
+        init_channels=config.init_channels,
+        cells=config.cells,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        accelerator="cpu",
+    )
+    data, device = load(config.data), torch.device("cpu")
+    prepared = prepare(data, search_config.data, config.seed)
+    search = build_search(search_config, data, prepared.std_C, device)
+    assert isinstance(search, LeaSE)
+    halves = BilevelLoader(search_config, prepared, device)
+    batches = (pair for epoch in range(1000) for pair in halves.epoch(epoch))
+    rows, done = [], 0
+    for steps in sorted(config.steps):
+        for pair in islice(batches, steps - done):
+            search.step(*pair)
+        done = steps
+        rows += [{"steps": steps, **row} for row in compare_ways(search, *next(batches))]
+    return rows
+
+
+def compare_ways(search: LeaSE, train_batch: Batch, val_batch: Batch) -> list[dict[str, Any]]:
+    """Each way at one moment: relative error and cosine, of the whole and of the audience's part.
+
+    Example:
+        >>> from selfexplain.models import build_model
+        >>> from selfexplain.spaces import build_supernet
+        >>> supernet = build_supernet(
+        ...     "nasbench201", num_classes=2, in_channels=1, image_size=8, channels=4, cells=1
+        ... )
+        >>> search = LeaSE(supernet, build_model("small_cnn", num_classes=2, in_channels=1))
+        >>> batch = torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 0, 1])
+        >>> len(compare_ways(search, batch, batch))
+        13
+    """
+
+    def both(mode: Mode, displacement: Displacement) -> tuple[Tensor, Tensor]:
+        full, alone = (
+            _gradient(search, path, mode, displacement, train_batch, val_batch)
+            for path in ("full", "explainer_only")
+        )
+        return full, full - alone
+
+    exact, exact_part = both("inner_product", None)
+    share = float(exact_part.norm() / (exact - exact_part).norm())
+    rows: list[dict[str, Any]] = [{"mode": "inner_product", "audience_share": share}]
+    modes: tuple[Mode, ...] = ("finite_difference", "one_sided")
+    for mode in modes:
+        for displacement in ("declared", None, *DISPLACEMENTS):
+            whole, part = both(mode, displacement)
+            rows.append(
+                {
+                    "mode": mode,
+                    "displacement": displacement,
+                    "whole": _compared(whole, exact),
+                    "audience_part": _compared(part, exact_part),
+                }
+            )
+    return rows
+
+
+def _gradient(
+    search: LeaSE,
+    path: Any,
+    mode: Mode,
+    displacement: Displacement,
+    train_batch: Batch,
+    val_batch: Batch,
+) -> Tensor:
+    """The hypergradient (all entries) of one step that is not taken."""
+    options = search.options
+    search.options = replace(options, gradient_path=path)
+    step = search.declare(train_batch, val_batch)
+    search.options = options
+    levels: list[Level] = list(step.levels)
+    if displacement != "declared":
+        levels = [replace(level, displacement=displacement) for level in levels]
+    variables = search.variables() | step.start
+    found = unroll(levels, step.outer, variables, "architecture", mode).hypergradient
+    return torch.cat([tensor.flatten() for tensor in leaves(found)])
+
+
+def _compared(found: Tensor, exact: Tensor) -> dict[str, float]:
+    return {
+        "relative_error": float((found - exact).norm() / exact.norm()),
+        "cosine": float(torch.cosine_similarity(found, exact, dim=0)),
+    }
+
+
+def main() -> None:
+    """Run the study of a command line and write its rows."""
+    config = tyro.cli(StudyConfig, config=(tyro.conf.HelptextFromCommentsOff,))
+    rows = run_study(config)
+    write_json(
+        config.out,
+        {
+            "schema": 1,
+            "config": to_dict(config, leave_out=("out",)),
+            "environment": environment(torch.device("cpu")),
+            "rows": rows,
+        },
+    )
+    print(f"written: {config.out}")
+
+
+if __name__ == "__main__":
+    with exit_on_bad_input("hypergradient_study"):
+        main()
