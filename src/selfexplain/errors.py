@@ -26,7 +26,7 @@ class OutOfMemoryError(InputError):
     """The machine is short of something just now, which may be there later: sweeps try again.
 
     Example:
-        >>> issubclass(ShortageError, InputError)
+        >>> issubclass(OutOfMemoryError, InputError)
         True
     """
 

@@ -25,7 +25,7 @@ def to_device(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
     pinned memory it takes its turn, and the program goes on.
 
     Example:
-        >>> send(torch.arange(3), "cpu")
+        >>> to_device(torch.arange(3), "cpu")
         tensor([0, 1, 2])
     """
     device = torch.device(device)

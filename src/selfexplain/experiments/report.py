@@ -96,7 +96,7 @@ def read_snapshots(folder: Path, most: int = FRAMES) -> Snapshots | None:
         InputError: a file cannot be read.
 
     Example:
-        >>> read_album(Path("absent")) is None
+        >>> read_snapshots(Path("absent")) is None
         True
     """
     path = folder / "album" / "images.safetensors"
@@ -122,7 +122,7 @@ def snapshot_epochs(folder: Path) -> list[int]:
     """The logged epochs that the album has a page of: a page of a later one was cut off.
 
     Example:
-        >>> album_epochs(Path("absent"))
+        >>> snapshot_epochs(Path("absent"))
         []
     """
     epochs = sorted({int(line["epoch"]) for line in read_metrics(folder)})

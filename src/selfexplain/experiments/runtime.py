@@ -32,13 +32,13 @@ SIGNS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAIL
 
 @contextmanager
 def reraise_oom(remedy: str) -> Iterator[None]:
-    """Turn what PyTorch raises when a GPU has no memory left into a `ShortageError`.
+    """Turn what PyTorch raises when a GPU has no memory left into a `OutOfMemoryError`.
 
     Args:
         remedy: what to pass instead.
 
     Example:
-        >>> with shortage_said("pass a smaller --batch-size"):
+        >>> with reraise_oom("pass a smaller --batch-size"):
         ...     raise RuntimeError("CUDA error: out of memory")
         Traceback (most recent call last):
         ...

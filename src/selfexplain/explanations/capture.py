@@ -67,7 +67,7 @@ class Captured:
     Example:
         >>> from selfexplain.explanations.layout import Layout
         >>> from selfexplain.explanations.layout import Source
-        >>> seen = Seen(ExplainedLayer(Source("input", ""), Layout("BCHW", 3)), linear=None)
+        >>> seen = Captured(ExplainedLayer(Source("input", ""), Layout("BCHW", 3)), linear=None)
         >>> seen.keep(torch.zeros(2, 3, 8, 8))
         >>> seen.activation.shape
         torch.Size([2, 3, 8, 8])

@@ -111,7 +111,7 @@ class World:
 
     Example:
         >>> import torch
-        >>> Processes().mean([torch.tensor(2.0)])
+        >>> World().mean([torch.tensor(2.0)])
         (tensor(2.),)
     """
 
@@ -129,7 +129,7 @@ def averaged(scalar: Tensor, variable: Variable, processes: World) -> tuple[Tens
 
     Example:
         >>> import torch
-        >>> averaged(torch.tensor(1.0), {"w": torch.tensor(2.0)}, ALONE)
+        >>> averaged(torch.tensor(1.0), {"w": torch.tensor(2.0)}, SINGLE)
         (tensor(1.), {'w': tensor(2.)})
     """
     first, *rest = processes.mean([scalar, *leaves(variable)])
@@ -146,7 +146,7 @@ def average_shared(products: Products, own: Collection[str], processes: World) -
 
     Example:
         >>> import torch
-        >>> average_shared({"a": (torch.tensor(1.0),)}, (), ALONE)
+        >>> average_shared({"a": (torch.tensor(1.0),)}, (), SINGLE)
         {'a': (tensor(1.),)}
     """
     shared = [name for name in products if name not in own]
@@ -239,7 +239,7 @@ def mean_gradient(
     Example:
         >>> import torch
         >>> level = Level("w", torch.sum, 0.1)
-        >>> mean_gradient(level, torch.tensor(1.0), torch.tensor(2.0), Processes())
+        >>> mean_gradient(level, torch.tensor(1.0), torch.tensor(2.0), World())
         (tensor(1.), tensor(2.))
     """
     loss, gradient = loss.detach(), detached(gradient)
@@ -254,7 +254,7 @@ def constants(levels: Sequence[Level], variables: Variables) -> dict[str, Variab
     Example:
         >>> import torch
         >>> level = Level("w", torch.sum, 0.1)
-        >>> list(unmoved([level], {"w": torch.ones(1), "a": torch.ones(1)}))
+        >>> list(constants([level], {"w": torch.ones(1), "a": torch.ones(1)}))
         ['a']
     """
     moved = {level.name for level in levels}
@@ -336,7 +336,7 @@ def take_steps(
     Example:
         >>> level = Level("w", lambda v: (v["w"] - v["a"]).square(), lr=0.25)
         >>> start = {"w": torch.tensor(0.0), "a": torch.tensor(3.0)}
-        >>> losses, gradients, stepped = walk([level], start)
+        >>> losses, gradients, stepped = take_steps([level], start)
         >>> losses["w"], gradients["w"], stepped["w"]
         (tensor(9.), tensor(-6.), tensor(1.5000))
     """

@@ -160,8 +160,8 @@ class Scheduler(Protocol):
     """Carries out trials, each of them to its end once.
 
     Example:
-        >>> from selfexplain.launchers import InThisProcess
-        >>> scheduler: Scheduler = InThisProcess()
+        >>> from selfexplain.launchers import Serial
+        >>> scheduler: Scheduler = Serial()
         >>> scheduler.run([Trial("six", lambda number, on_step: 2 * number, 3)]).results
         {'six': 6}
     """
@@ -249,7 +249,7 @@ class TrialQueue:
 
     Example:
         >>> from selfexplain.launchers.trials import ignore
-        >>> ledger = Ledger([Trial("a", print, None)], retries=1, watch=ignore)
+        >>> ledger = TrialQueue([Trial("a", print, None)], retries=1, watch=ignore)
         >>> trial = ledger.next()
         >>> ledger.take(trial, Failed("killed", retry=True)); ledger.next().name
         'a'
@@ -310,7 +310,7 @@ class Serial:
 
     Example:
         >>> trials = [Trial(str(n), lambda n, on_step: n * n, n) for n in (2, 3)]
-        >>> InThisProcess().run(trials).complete()
+        >>> Serial().run(trials).complete()
         {'2': 4, '3': 9}
     """
 

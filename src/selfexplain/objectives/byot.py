@@ -30,10 +30,10 @@ from selfexplain.objectives.shared.stages import Stage, Staging, find_stages
 
 
 class CapturedStages:
-    """What `watched` saw in the last forward pass.
+    """What `stage_hooks` saw in the last forward pass.
 
     Example:
-        >>> Seen(Staging(stages=(), side=4, head="fc", features=2, classes=3)).maps()
+        >>> CapturedStages(Staging(stages=(), side=4, head="fc", features=2, classes=3)).maps()
         []
     """
 
@@ -66,7 +66,7 @@ def stage_hooks(model: nn.Module, staging: Staging) -> Iterator[CapturedStages]:
         >>> from selfexplain.models import build_model
         >>> from selfexplain.objectives.shared.stages import find_stages
         >>> model = build_model("small_cnn", num_classes=10, in_channels=1)
-        >>> with watched(model, find_stages(model, (1, 28, 28))) as seen:
+        >>> with stage_hooks(model, find_stages(model, (1, 28, 28))) as seen:
         ...     logits = model(torch.zeros(2, 1, 28, 28))
         >>> [tuple(map_BCHW.shape) for map_BCHW in seen.maps()]
         [(2, 32, 28, 28), (2, 64, 14, 14)]

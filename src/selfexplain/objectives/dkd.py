@@ -53,7 +53,7 @@ def non_target_kl(z_BK: Tensor, t_BK: Tensor, y_B: Tensor) -> Tensor:
 
     Example:
         >>> z = torch.tensor([[0.0, 1.0, 3.0]])
-        >>> other_classes_kl(z, z + torch.tensor([9.0, 0.0, 0.0]), torch.tensor([0])).item()
+        >>> non_target_kl(z, z + torch.tensor([9.0, 0.0, 0.0]), torch.tensor([0])).item()
         0.0
     """
     log_p_BJ = F.log_softmax(non_target(z_BK, y_B), dim=1)
@@ -64,7 +64,7 @@ def non_target_kl(z_BK: Tensor, t_BK: Tensor, y_B: Tensor) -> Tensor:
 class DKD(DistillationObjective):
     """L = CE(softmax(z), y) + w T^2 (alpha TCKD + beta NCKD).
 
-    TCKD is `target_class_kl` and NCKD is `other_classes_kl`, of the logits divided by T. Hinton's
+    TCKD is `target_class_kl` and NCKD is `non_target_kl`, of the logits divided by T. Hinton's
     KL is TCKD + (1 - q_y) NCKD: it hides the others the more, the surer the teacher is. w grows
     from 1 / n to 1 over the first n epochs of the warm-up.
 

@@ -438,7 +438,7 @@ def linspace_indices(count: int, most: int = FRAMES) -> list[int]:
     """Up to `most` of the indices 0 to count - 1, evenly spaced, the first and last among them.
 
     Example:
-        >>> evenly(3), evenly(9, most=3)
+        >>> linspace_indices(3), linspace_indices(9, most=3)
         ([0, 1, 2], [0, 4, 8])
     """
     if count <= most:

@@ -106,7 +106,7 @@ def disambiguate(names: Sequence[str]) -> list[str]:
     """The names as they are, or numbered if two of them are alike.
 
     Example:
-        >>> told_apart(["a", "b"]), told_apart(["a", "a"])
+        >>> disambiguate(["a", "b"]), disambiguate(["a", "a"])
         (['a', 'b'], ['a (1)', 'a (2)'])
     """
     if len(set(names)) == len(names):

@@ -99,7 +99,7 @@ def run_all(
     Example:
         >>> import tempfile
         >>> from selfexplain.experiments.options import DataOptions, TrainConfig
-        >>> from selfexplain.launchers import InThisProcess
+        >>> from selfexplain.launchers import Serial
         >>> from selfexplain.training import TrainingOptions
         >>> out = Path(tempfile.mkdtemp())
         >>> configs = [
@@ -111,7 +111,7 @@ def run_all(
         ...     )
         ...     for seed in (0, 1)
         ... ]
-        >>> [result["seed"] for result in run_all(configs, InThisProcess())]
+        >>> [result["seed"] for result in run_all(configs, Serial())]
         [0, 1]
     """
 

@@ -138,7 +138,7 @@ def open_snapshots(
         >>> options = DataOptions(data="digits")
         >>> unexplained = Standard(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
         >>> prepared = prepare(load(options), options, seed=0)
-        >>> open_album(Path("run"), prepared, torch.device("cpu"), unexplained) is None
+        >>> open_snapshots(Path("run"), prepared, torch.device("cpu"), unexplained) is None
         True
     """
     # The model is not moved to its device yet.

@@ -116,7 +116,7 @@ def run_training(
 
     Raises:
         InputError: the folder holds another run, or anything in the configuration cannot be used.
-        ShortageError: the GPU has no memory left; the last checkpoint is kept.
+        OutOfMemoryError: the GPU has no memory left; the last checkpoint is kept.
         WriteError: a file cannot be written, as on a full disk; the same.
         LostProcessError: another process of this run has died; the same.
 

@@ -77,7 +77,7 @@ class SearchSnapshots:
         >>> data, cpu = load(options), torch.device("cpu")
         >>> prepared = prepare(data, options, seed=0)
         >>> search = build_search(config, data, prepared.std_C, cpu)
-        >>> SearchAlbum(config, prepared, cpu).record(search, epoch=1)
+        >>> SearchSnapshots(config, prepared, cpu).record(search, epoch=1)
         >>> sorted(path.name for path in (out / "album").iterdir())
         ['epoch-0001.safetensors', 'images.safetensors']
     """
@@ -134,7 +134,7 @@ def snapshot_indices(labels_N: Tensor, size: int) -> Tensor:
         classes, then others, evenly among the rest.
 
     Example:
-        >>> album_indices(torch.tensor([1, 1, 0, 0, 1]), size=3)
+        >>> snapshot_indices(torch.tensor([1, 1, 0, 0, 1]), size=3)
         tensor([2, 0, 1])
     """
     classes = torch.bincount(labels_N).nonzero()[:, 0]

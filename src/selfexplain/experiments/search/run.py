@@ -66,7 +66,7 @@ def run_search(
 
     Raises:
         InputError: the folder holds another run, or anything in the configuration cannot be used.
-        ShortageError: the GPU has no memory left; the last checkpoint is kept.
+        OutOfMemoryError: the GPU has no memory left; the last checkpoint is kept.
 
     Example:
         >>> import tempfile

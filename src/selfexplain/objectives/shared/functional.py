@@ -64,7 +64,7 @@ def non_target_loss(
 
     Example:
         >>> z = torch.tensor([[7.0, 0.0, 0.0]])
-        >>> non_true_loss(z, torch.tensor([[0.0, 0.5, 0.5]]), torch.tensor([0])).item()
+        >>> non_target_loss(z, torch.tensor([[0.0, 0.5, 0.5]]), torch.tensor([0])).item()
         0.0
     """
     # A finite filler keeps 0 * log p at the true class zero; -inf would make it NaN.
@@ -87,7 +87,7 @@ def non_target(z_BK: Tensor, y_B: Tensor) -> Tensor:
     """Values of the classes that are not true, in that order: (B, J).
 
     Example:
-        >>> other_classes(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([1]))
+        >>> non_target(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([1]))
         tensor([[3., 1.]])
     """
     return z_BK.gather(1, other_places(y_B, z_BK.shape[1]))
@@ -98,7 +98,7 @@ def put_together(mass_B: Tensor, others_BJ: Tensor, y_B: Tensor) -> Tensor:
 
     Args:
         mass_B: of the true class, in [0, 1].
-        others_BJ: shares of the other classes, in the order of `other_classes`; rows sum to 1.
+        others_BJ: shares of the other classes, in the order of `non_target`; rows sum to 1.
         y_B: true classes.
 
     Example:

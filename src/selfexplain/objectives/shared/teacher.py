@@ -27,7 +27,7 @@ class FrozenTeacher(nn.Module):
 
     Example:
         >>> objective = nn.Module()
-        >>> objective.teacher = Frozen(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Dropout()))
+        >>> objective.teacher = FrozenTeacher(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Dropout()))
         >>> objective.train().teacher.model[2].training
         False
         >>> objective.teacher(torch.zeros(2, 1, 2, 2)).requires_grad
@@ -69,7 +69,7 @@ class DistillationObjective(Objective):
         >>> import torch
         >>> def linear():
         ...     return nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
-        >>> taught = Taught(linear(), linear())
+        >>> taught = DistillationObjective(linear(), linear())
         >>> taught.ask_teacher(torch.zeros(2, 1, 2, 2), torch.zeros(2, 3)).requires_grad
         False
     """

@@ -233,7 +233,7 @@ def snapshots_part(record: SearchRecord) -> str:
 
     Example:
         >>> config = {"method": "lease", "options": {"shown": "product", "control": "none"}}
-        >>> album_part(SearchRecord(config=config))[:36]
+        >>> snapshots_part(SearchRecord(config=config))[:36]
         '<p>This search has recorded no expla'
     """
     album, options = record.album, record.config["options"]

@@ -184,9 +184,9 @@ def run_id(path: Path, hyperparameters: Mapping[str, Any], new: Callable[[], str
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "run-id"
-        >>> kept_id(path, {"seed": 0}, lambda: "a"), kept_id(path, {"seed": 0}, lambda: "b")
+        >>> run_id(path, {"seed": 0}, lambda: "a"), run_id(path, {"seed": 0}, lambda: "b")
         ('a', 'a')
-        >>> kept_id(path, {"seed": 1}, lambda: "c")
+        >>> run_id(path, {"seed": 1}, lambda: "c")
         'c'
     """
     text = json.dumps(hyperparameters, sort_keys=True)

@@ -1,0 +1,1 @@
+"""Explanations by finished runs: drawn, and scored."""

@@ -1,0 +1,1 @@
+"""One run: its model, its teacher, its training, its snapshots, and what was pretrained."""

@@ -1,0 +1,1 @@
+"""What the objectives share: their interface, memories that checkpoints hold, losses, teachers, stages."""
