@@ -1,6 +1,6 @@
 """One-step levels and the gradient through a chain of them; knows nothing of images."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from selfexplain.lazy import lazily
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
         as_function,
         take_steps,
     )
-    from selfexplain.hypergradients.mode import Mode
     from selfexplain.hypergradients.oracle import brute_force_hypergradient
 
 __all__ = [
@@ -30,12 +29,17 @@ __all__ = [
     "unroll",
 ]
 
+Mode = Literal["finite_difference", "one_sided", "inner_product", "exact"]
+"""Ways to compute a hypergradient, as `hypergradient` describes them.
+
+Defined here so that the command line reads them without torch.
+"""
+
 lazily(
     __name__,
     {
         "hypergradient": "hypergradient unroll",
         "level": "Level Unrolled World all_finite as_function take_steps",
-        "mode": "Mode",
         "oracle": "brute_force_hypergradient",
     },
 )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from selfexplain.errors import InputError
+from selfexplain.hypergradients import Mode
 from selfexplain.hypergradients.exact import unroll_exact
 from selfexplain.hypergradients.level import (
     SINGLE,
@@ -27,7 +28,6 @@ from selfexplain.hypergradients.level import (
     like,
     mean_gradient,
 )
-from selfexplain.hypergradients.mode import Mode
 
 # The state of torch's global generators, so that a loss draws the same numbers again.
 

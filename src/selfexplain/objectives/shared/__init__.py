@@ -1,1 +1,1 @@
-"""What the objectives share: their interface, memories that checkpoints hold, losses, teachers, stages."""
+"""What the objectives share: interface, memory that checkpoints hold, losses, teachers, stages."""

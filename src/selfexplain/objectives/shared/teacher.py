@@ -27,7 +27,8 @@ class FrozenTeacher(nn.Module):
 
     Example:
         >>> objective = nn.Module()
-        >>> objective.teacher = FrozenTeacher(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Dropout()))
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Dropout())
+        >>> objective.teacher = FrozenTeacher(model)
         >>> objective.train().teacher.model[2].training
         False
         >>> objective.teacher(torch.zeros(2, 1, 2, 2)).requires_grad
