@@ -25,6 +25,7 @@ from small_networks import NETWORKS, images
 
 CHECKED = {  # a write outside of a buffer ends the process when the buffer is freed
     **os.environ,
+    "PYTHONPATH": os.pathsep.join(sys.path),  # tests.oracles, too
     "LD_PRELOAD": "libc_malloc_debug.so.0",
     "MALLOC_CHECK_": "3",
     "ONEDNN_MAX_CPU_ISA": "AVX2",  # the code of most CPUs, here too

@@ -86,7 +86,7 @@ def test_training_is_the_same_without_an_album(
     objective: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_training(config(tmp_path / "with", objective))
-    monkeypatch.setattr(train_module, "open_album", lambda *_: None)
+    monkeypatch.setattr(train_module, "open_snapshots", lambda *_: None)
     run_training(config(tmp_path / "without", objective))
     a, b = (load_file(tmp_path / name / "model.safetensors") for name in ("with", "without"))
     assert all(torch.equal(a[name], b[name]) for name in a)

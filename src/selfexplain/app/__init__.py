@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from selfexplain.lazy import lazily
 
 if TYPE_CHECKING:
+    from selfexplain.app.board import Board
     from selfexplain.app.explain import Explainer, Explanation, open_upload, to_shape
-    from selfexplain.app.page import Board
 
 __all__ = [
     "Board",
@@ -20,6 +20,6 @@ lazily(
     __name__,
     {
         "explain": "Explainer Explanation open_upload to_shape",
-        "page": "Board",
+        "board": "Board",
     },
 )

@@ -16,7 +16,7 @@ from selfexplain.errors import InputError, import_failure
 from selfexplain.limits import Limits, check_options
 
 if TYPE_CHECKING:
-    from selfexplain.app.page import Board
+    from selfexplain.app.board import Board
 
 
 MOST_WAITING = 100
@@ -56,9 +56,9 @@ def serve(config: AppConfig) -> None:
         selfexplain.errors.InputError: absent holds no finished run; pass a folder with run.json ...
     """
     # Not above: the command line reads AppConfig without torch.
+    from selfexplain.app.board import Board, read_examples
     from selfexplain.app.explain import Explainer
     from selfexplain.app.gate import connecting_nowhere
-    from selfexplain.app.page import Board, read_examples
 
     board = Board([Explainer(folder) for folder in config.run])
     examples = read_examples(config.run[0], board.explainers[0].class_names)

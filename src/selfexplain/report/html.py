@@ -1,7 +1,9 @@
-"""Images and class maps as small pictures for a page: the report's and the app's.
+"""A report as one HTML file: the page, and the parts that its sections are made of.
 
 Shape suffixes: C channels, H and W space, B images, R shown classes.
 """
+
+from __future__ import annotations
 
 import base64
 import hashlib
@@ -13,14 +15,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
-import matplotlib as mpl
 import numpy as np
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 from selfexplain.report.style import SERIES, STYLES, line_style
 
@@ -396,6 +400,8 @@ def figure(figure: Figure, alt: str) -> str:
         (True, False, True)
     """
     file = io.StringIO()
+    import matplotlib as mpl  # not above: the app draws without
+
     with mpl.rc_context(SETTINGS), warnings.catch_warnings():
         # Text is drawn by the browser, whose fonts have more glyphs than matplotlib's.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")

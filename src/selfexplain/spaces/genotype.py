@@ -6,11 +6,12 @@ computes nodes 2 to 5; a NAS-Bench-201 cell has input 0 and computes nodes 1 to 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
-
-import torch
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from selfexplain.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 # What networks of any space ask of their numbers; without torch, for the command line.
 
@@ -202,7 +203,7 @@ def _check_cell(what: str, cell: Cell, rules: CellRules) -> None:
 # Random genotypes, for random search and for tests.
 
 
-def random_genotype(family: str, generator: torch.Generator | None = None) -> Genotype:
+def random_genotype(family: str, generator: "torch.Generator | None" = None) -> Genotype:
     """Draw a genotype, uniformly from all of its family.
 
     In the family darts no edge has the operation `none`, as in every derived cell.
@@ -215,6 +216,7 @@ def random_genotype(family: str, generator: torch.Generator | None = None) -> Ge
         InputError: there is no such family.
 
     Example:
+        >>> import torch
         >>> genotype = random_genotype("darts", torch.Generator().manual_seed(0))
         >>> [edge.source for edge in genotype.cells["normal"].nodes[0]]
         [0, 1]
@@ -227,7 +229,9 @@ def random_genotype(family: str, generator: torch.Generator | None = None) -> Ge
     return Genotype(family, {name: _random_cell(rules, generator) for name in rules.cells})
 
 
-def _random_cell(rules: CellRules, generator: torch.Generator | None) -> Cell:
+def _random_cell(rules: CellRules, generator: "torch.Generator | None") -> Cell:
+    import torch
+
     names = [n for n in rules.operations if n != "none" or rules.edges_per_node is None]
     nodes = []
     for number in range(rules.inputs, rules.inputs + rules.nodes):

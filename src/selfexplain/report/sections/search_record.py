@@ -38,7 +38,8 @@ class SearchSnapshots:
         epochs: number of the epoch, from 1 -> what was shown after it.
 
     Example:
-        >>> Album(images_BCHW=np.zeros((1, 1, 2, 2), np.uint8), labels=("3",), epochs={}).labels
+        >>> images = np.zeros((1, 1, 2, 2), np.uint8)
+        >>> SearchSnapshots(images_BCHW=images, labels=("3",), epochs={}).labels
         ('3',)
     """
 
