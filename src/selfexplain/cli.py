@@ -1,4 +1,4 @@
-"""The command line: one subcommand for each recipe (`selfexplain --help` lists them)."""
+"""The command line: one subcommand for each experiment (`selfexplain --help` lists them)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which part of a global batch falls to which process."""
+"""The processes of a run: how many there are, their shares of a batch, rows of all of them."""
 
 import torch
 import torch.distributed as dist

@@ -1,4 +1,4 @@
-"""Random generators that are named, not shared: the global generators stay untouched."""
+"""Random numbers: named generators, seeds of epochs, and the caller's generators left alone."""
 
 import hashlib
 from collections.abc import Iterator

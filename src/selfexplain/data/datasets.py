@@ -1,4 +1,4 @@
-"""One call from the name of a data set to its images."""
+"""From the name of a data set to its images: the digits that come along, folders, hub tables."""
 
 import importlib.util
 import math

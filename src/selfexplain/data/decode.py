@@ -1,4 +1,4 @@
-"""One encoded image becomes one uint8 array.
+"""Encoded images: where their bytes lie, how one is decoded, and sets that decode as they are read.
 
 Shape letters, here and in the whole package: N images of a set, B of a batch, C channels,
 H height, W width. Pixel values are 0 to 255.

@@ -1,4 +1,4 @@
-"""Sets of labelled images: the interface, and the set that is held in memory."""
+"""Images as tensors: how pixels of any depth become uint8, and the set held in memory."""
 
 import io
 import math

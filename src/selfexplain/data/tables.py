@@ -1,4 +1,4 @@
-"""A Hugging Face data set as encoded splits: its columns found, its labels read."""
+"""Hugging Face data sets and tables: their columns, their labels, their images."""
 
 import glob
 import json

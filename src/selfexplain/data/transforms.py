@@ -1,4 +1,4 @@
-"""Images made worse, to ask how robust a classifier is: noise, blur, loss of contrast.
+"""Channel statistics, augmentations and corruptions of batches of images.
 
 The formulas and strengths are those that CIFAR-10-C was made with (Hendrycks and Dietterich 2019,
 "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations", and their script

@@ -1,4 +1,4 @@
-"""How right and how well calibrated a classifier is on labelled images.
+"""Scores of a classifier's logits: accuracy, NLL, Brier, calibration, selective risk, temperature.
 
 Shape suffixes: N images, K classes, B batch.
 """

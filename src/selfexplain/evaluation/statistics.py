@@ -1,4 +1,4 @@
-"""How much of one gain another is, when both were measured with the same seeds."""
+"""Paired differences over seeds: intervals, correction for many comparisons, ratios of gains."""
 
 import math
 from collections.abc import Sequence

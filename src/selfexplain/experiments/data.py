@@ -1,4 +1,4 @@
-"""Logits of all images to be scored, the work shared by the processes."""
+"""The images of a run, split and normalised, and a model's logits on them."""
 
 from dataclasses import dataclass, field
 from functools import partial

@@ -1,4 +1,4 @@
-"""The options of report."""
+"""Options of the commands that read finished runs: explain, its scores, export, report."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Read what a finished run left: its configuration, what its images need, its weights."""
+"""The folder of a run: claimed and locked, its record written, read again when it is finished."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run of a recipe, told to the loggers that its configuration names."""
+"""What every run needs around it: devices and processes, loggers, a sentence when memory is out."""
 
 from __future__ import annotations
 

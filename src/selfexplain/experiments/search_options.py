@@ -1,4 +1,4 @@
-"""The options of an architecture search, from which the command line is generated."""
+"""The options of a search, of searches with several seeds, and of look-ups."""
 
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path

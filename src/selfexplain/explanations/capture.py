@@ -1,4 +1,4 @@
-"""The last layer before another one that still sees the image at a higher resolution."""
+"""Capture the explained layer's features during a forward pass; the layer before it, if asked."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext

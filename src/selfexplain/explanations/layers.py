@@ -1,4 +1,4 @@
-"""List the layers that a kind of map can be made at (B batch, C channels, H W space)."""
+"""Find the layer to explain: the one that feeds a pooled head, or the last with space."""
 
 from collections.abc import Callable
 from contextlib import ExitStack

@@ -1,4 +1,4 @@
-"""The simplest scheduler: trials one after another, in this very process."""
+"""Trials, what is heard of them, the queue of them, and the scheduler that runs them serially."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""Knowledge distillation.
+"""Knowledge distillation, and born-again networks.
 
 Source: Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural Network", section 2.
 

@@ -1,4 +1,4 @@
-"""Train any objective on mixed images: what mixup and CutMix share.
+"""Mixup and CutMix around any objective, and what they share.
 
 Shape suffixes: B batch, C channels, H and W space, K classes.
 """

@@ -1,4 +1,4 @@
-"""Standard training: cross-entropy with the label."""
+"""Losses of the output alone: cross-entropy, label smoothing, a penalty on confidence."""
 
 from collections.abc import Mapping
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""The picture of a search: what each edge's operations weighed after each epoch.
+"""The figures: accuracy against cost, class maps of images, the architecture along a search.
 
 Shape suffixes: T epochs, E edges of a cell, O operations.
 """

@@ -394,6 +394,7 @@ def figure(figure: Figure, alt: str) -> str:
         alt: what it shows, as text, for those who cannot see it.
 
     Example:
+        >>> from matplotlib.figure import Figure
         >>> drawn = Figure(figsize=(3, 2)); _ = drawn.subplots().plot([1, 2], color="black")
         >>> html = figure(drawn, "a rising line")
         >>> 'role="img" aria-label="a rising line"' in html, INK in html, "currentColor" in html

@@ -1,4 +1,4 @@
-"""The progress bar of a run, or of several one after the other."""
+"""Progress bars: of a run, and of many side by side."""
 
 import time
 from collections import Counter

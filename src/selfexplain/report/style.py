@@ -1,4 +1,4 @@
-"""Names of runs that may be called alike."""
+"""Colours, line styles and names that figures and pages share."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

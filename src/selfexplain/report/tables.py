@@ -1,4 +1,4 @@
-"""The table of searches with several seeds, for the terminal."""
+"""The tables for the terminal and for Markdown: comparisons, explanation metrics, searches."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence

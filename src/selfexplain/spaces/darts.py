@@ -1,4 +1,4 @@
-"""The supernets of DARTS (Liu et al., ICLR 2019) and PC-DARTS (Xu et al., ICLR 2020).
+"""The spaces of DARTS (Liu et al., ICLR 2019) and PC-DARTS (Xu et al., ICLR 2020).
 
 PC-DARTS sends a quarter of a node's channels through the mixed operation; the others go past it
 (max-pooled where the edge reduces), a channel shuffle follows, and edges have weights of their own.

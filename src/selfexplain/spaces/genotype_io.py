@@ -1,4 +1,4 @@
-"""Genotypes in files, as JSON that people can read, and the published ones."""
+"""Genotypes as strings and JSON, in files, and the published ones."""
 
 import ast
 import difflib

@@ -1,4 +1,4 @@
-"""All operations on all edges that leave one node of a mixed cell.
+"""Mixed operations: all candidates of a cell's edges, weighted by the architecture.
 
 Shape suffixes: B batch, C channels, H and W space, E edges, O operations.
 """

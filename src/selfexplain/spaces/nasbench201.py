@@ -1,4 +1,4 @@
-"""The supernet of NAS-Bench-201 (Dong and Yang, ICLR 2020).
+"""The space of NAS-Bench-201 (Dong and Yang, ICLR 2020): macro skeleton and supernet.
 
 Shape suffixes: B batch, C channels, H and W space, K classes, E edges, O operations.
 """

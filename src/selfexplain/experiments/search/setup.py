@@ -1,4 +1,4 @@
-"""What a search found: how its cells look, and whether they collapsed into skip connections."""
+"""What a search is made of before it starts, and what is made of its outcome."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, count, islice

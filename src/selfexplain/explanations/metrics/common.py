@@ -1,4 +1,4 @@
-"""Logits of many variants of the same images, without a trace in the model.
+"""What the metrics of maps share: baselines, perturbations, scores of many variants of an image.
 
 Shape suffixes: N variants, B images, C channels, H and W space, K classes.
 """

@@ -1,4 +1,4 @@
-"""Values of the classes that are not true, taken out of a row and put back.
+"""Pure functions that losses share: softening, and the classes other than the target.
 
 Shape suffixes: B batch, K classes, J = K - 1 classes that are not true.
 """

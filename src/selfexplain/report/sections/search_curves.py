@@ -1,4 +1,4 @@
-"""What the explainer showed the audience: x, delta and x (*) delta of a few images.
+"""The curves of a search's report: losses, operation weights, what was shown to the audience.
 
 Shape suffixes: B images, C channels, H and W space.
 """

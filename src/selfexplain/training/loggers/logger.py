@@ -1,4 +1,4 @@
-"""What a logger is, and what of metrics and configurations it is given."""
+"""Loggers: what they are given, how they are opened by name, and the run that they continue."""
 
 import hashlib
 import importlib.util
