@@ -11,9 +11,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-com
 demo: .venv/.installed
 	$(BIN)/selfexplain demo --out runs/demo
 
-# A file's tests stay together, as they share what they train.
+# A file's tests stay together, as they share what they train; files go in the order of conftest.py.
+# Modules are compiled once and not in each of the many processes, whatever the environment says.
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff format --check .

@@ -1,11 +1,11 @@
 """What all tests share, those of the docstrings in src/ included."""
 
-import importlib.abc
-import importlib.machinery
 import importlib.util
 import os
 import sys
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from typing import Any
 
 # One thread a process, also in those that tests start: idle threads of several processes on few
 # cores spin, and small tensors gain nothing from more. Set before torch reads it.
@@ -13,26 +13,40 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A process that dies of a signal says where; pytest does so for its own.
 os.environ.setdefault("PYTHONFAULTHANDLER", "1")
 
+import pytest
 import torch
 
 torch.set_num_threads(1)
 
+# They hold no tests, and one is called as a folder of tests is, which pytest takes for one module.
+collect_ignore = ["tests/oracles"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow files first and docstrings' examples last, so that all workers end together."""
+    items.sort(key=lambda item: (not item.get_closest_marker("slow"), _is_example(item)))
+
+
+def _is_example(item: pytest.Item) -> bool:
+    return isinstance(item, pytest.DoctestItem)
+
+
 # timm needs torchvision, whose compiled operators may not load beside a CPU build of torch: the
-# Makefile puts both into a folder of their own, where nothing but these tests finds them.
+# Makefile puts both into a folder of their own, where nothing but these tests finds them. It is not
+# on sys.path, which workers inherit: they would find torchvision without what is defined below.
 TIMM = Path(sys.prefix) / "timm"
 
 
-class _Timm(importlib.abc.MetaPathFinder):
-    """Finds both in this process alone: those that tests start inherit sys.path."""
+class InFolderOfTimm:
+    """Finds what nothing else finds in TIMM."""
 
-    def find_spec(self, name, path=None, target=None):  # noqa: ARG002 - as it is called
-        if name not in ("timm", "torchvision"):
-            return None
-        return importlib.machinery.PathFinder.find_spec(name, [str(TIMM)], target)
+    def find_spec(self, name: str, path: Any, _: Any = None) -> ModuleSpec | None:
+        """As `importlib` asks for it; parts of a package have a path and are found without this."""
+        return PathFinder.find_spec(name, [str(TIMM)]) if path is None else None
 
 
 if importlib.util.find_spec("timm") is None and TIMM.is_dir():
-    sys.meta_path.append(_Timm())
+    sys.meta_path.append(InFolderOfTimm())
     operators = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
         operators.define(f"{name}(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor")

@@ -23,6 +23,8 @@ from selfexplain.objectives import ObjectiveContext, Standard
 from selfexplain.spaces import build_network, build_supernet, published_genotypes
 from small_networks import NETWORKS, images
 
+pytestmark = pytest.mark.slow
+
 CHECKED = {  # a write outside of a buffer ends the process when the buffer is freed
     **os.environ,
     "PYTHONPATH": os.pathsep.join(sys.path),  # tests.oracles, too

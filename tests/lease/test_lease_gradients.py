@@ -19,6 +19,8 @@ from selfexplain.hypergradients import Level, brute_force_hypergradient, hypergr
 from selfexplain.hypergradients.oracle import composed
 from selfexplain.lease import DARTS, SANAS, LeaSE, LeaSEOptions, Rates
 
+pytestmark = pytest.mark.slow
+
 RATES = Rates(lr=0.1, audience_lr=0.1)
 TOLERANCE = {"exact": 1e-7, "inner_product": 1e-7, "finite_difference": 1e-4, "one_sided": 1e-4}
 

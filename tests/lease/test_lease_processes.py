@@ -12,6 +12,8 @@ from selfexplain.lease.search import Batch
 from selfexplain.training.processes import joined_processes
 from two_processes import in_two_processes
 
+pytestmark = pytest.mark.slow
+
 RATES = Rates(lr=0.1, audience_lr=0.1)
 # Sums in another order; differences magnify that by the reciprocal of the displacement.
 TOLERANCE = {"inner_product": 1e-10, "finite_difference": 1e-8, "one_sided": 1e-8}

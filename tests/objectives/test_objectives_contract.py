@@ -15,6 +15,8 @@ from selfexplain.models import build_model
 from selfexplain.models.small_cnn import SmallCNN
 from selfexplain.objectives import Choice, Mixing, Objective, ObjectiveContext, WithAuxiliaryHead
 
+pytestmark = pytest.mark.slow
+
 CLASSES = 5
 SPECS = [
     *OBJECTIVES,

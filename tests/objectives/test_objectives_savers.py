@@ -31,6 +31,8 @@ from selfexplain.objectives import CSKD, DLB, PSKD, Mixup, Objective, OnlineLabe
 from selfexplain.objectives.shared.base import Wrapper
 from selfexplain.objectives.shared.memory import Epochs, Memory
 
+pytestmark = pytest.mark.slow
+
 REMEMBERING = [
     "introspective:aggregation=class,every=3,ramp_steps=4",
     "introspective:control=permuted",

@@ -19,6 +19,8 @@ from selfexplain.cli import main
 from selfexplain.data import CORRUPTIONS
 from selfexplain.files import read_json
 
+pytestmark = pytest.mark.slow
+
 
 def test_train_leaves_a_whole_record(trained: Path) -> None:
     assert {p.name for p in trained.iterdir() if p.name != ".lock"} == {

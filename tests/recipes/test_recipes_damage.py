@@ -38,6 +38,8 @@ from selfexplain.models import build_model
 from selfexplain.report.html import page
 from selfexplain.spaces import load_genotype
 
+pytestmark = pytest.mark.slow
+
 CELL = "|none~0|+|none~0|skip_connect~1|+|none~0|none~1|nor_conv_3x3~2|"
 ROW = [0.2] * 5
 DATA = {"data": "digits", "validation": 0.0}

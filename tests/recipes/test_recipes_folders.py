@@ -10,6 +10,8 @@ from command_line import DIGITS, refused, train
 from selfexplain.cli import main
 from selfexplain.experiments.run_dir import locked
 
+pytestmark = pytest.mark.slow
+
 
 def test_folder_is_named_after_the_configuration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

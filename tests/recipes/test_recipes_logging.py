@@ -19,6 +19,8 @@ from selfexplain.experiments.search.run import run_search
 from selfexplain.experiments.search_options import SearchConfig
 from selfexplain.training import TrainingOptions
 
+pytestmark = pytest.mark.slow
+
 DIGITS = DataOptions(data="digits", train_size=100, validation=0.05)
 
 

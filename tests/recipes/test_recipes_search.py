@@ -21,6 +21,8 @@ from selfexplain.report import cell_text
 from selfexplain.spaces import from_string, load_genotype
 from selfexplain.training.checkpoint import load_checkpoint
 
+pytestmark = pytest.mark.slow
+
 TINY = ["--data", "digits", "--train-size", "40", "--validation", "0.03", "--batch-size", "20"]
 TINY += ["--init-channels", "4", "--epochs", "2", "--seed", "1"]
 

@@ -21,6 +21,8 @@ from selfexplain.experiments.search_options import SearchConfig
 from selfexplain.lease import LeaSE, LeaSEOptions
 from selfexplain.training.checkpoint import load_checkpoint
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

@@ -16,6 +16,8 @@ from selfexplain.experiments.search_options import SearchesConfig
 from selfexplain.files import read_json
 from selfexplain.launchers import Failed, Message, Started, Step
 
+pytestmark = pytest.mark.slow
+
 WORDS = ["search", "--data", "digits", "--train-size", "40", "--validation", "0.03"]
 WORDS += ["--batch-size", "20", "--init-channels", "4", "--cells", "1", "--epochs", "3"]
 WORDS += ["--method", "darts1"]

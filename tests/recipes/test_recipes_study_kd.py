@@ -14,6 +14,8 @@ from selfexplain.experiments.fit.teacher import run_folder
 from selfexplain.objectives.teacher_parts import PARTS
 from selfexplain.report import study_figure, study_markdown, study_table
 
+pytestmark = pytest.mark.slow
+
 WORDS = ("study-kd", "--data", "digits", "--train-size", "100", "--batch-size", "50")
 FEW = ("--objectives", "standard", "distil_part", "distil_part:part=uniform")
 

@@ -29,6 +29,8 @@ from selfexplain.experiments.run_dir import locked
 from selfexplain.launchers import Done, Failed, LocalWorkers, Serial, Started, Step
 from selfexplain.training import TrainingOptions
 
+pytestmark = pytest.mark.slow
+
 EPOCHS = 10  # so many that a run does not end before it is killed
 NAMES = ["standard-seed0", "introspective-seed0", "standard-seed1", "introspective-seed1"]
 

@@ -17,6 +17,8 @@ from selfexplain.experiments.options import DataOptions, TrainConfig
 from selfexplain.launchers import Failed, Message, RayCluster, Serial, Started, Step, Trial
 from selfexplain.training import TrainingOptions
 
+pytestmark = pytest.mark.slow
+
 ray = pytest.importorskip("ray", reason="the ray extra is not installed")
 
 

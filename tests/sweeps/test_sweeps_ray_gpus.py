@@ -8,6 +8,8 @@ from sweep_trials import on_a_share
 
 from selfexplain.launchers import RayCluster, Trial
 
+pytestmark = pytest.mark.slow
+
 ray = pytest.importorskip("ray", reason="the ray extra is not installed")
 
 

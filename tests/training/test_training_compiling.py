@@ -19,6 +19,8 @@ from selfexplain.training import CompiledParts
 from selfexplain.training.compile import compiled_steps, networks_of, parts_of
 from selfexplain.training.cost import interleaved_cost
 
+pytestmark = pytest.mark.slow
+
 
 def resnet() -> nn.Module:
     torch.manual_seed(0)
