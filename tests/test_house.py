@@ -6,10 +6,12 @@ from pathlib import Path
 import selfexplain
 
 ROOT = Path(selfexplain.__file__).parent
+LOWER = {"training/optimizers": "optimizers", "training/options": "optimizers"}
+"""Modules with a floor of their own, below their package's: searches make optimizers, too."""
 FLOORS = (
     {"errors", "lazy"},
     {"limits", "records", "distributed", "seeding"},
-    {"files"},
+    {"files", "optimizers"},
     {"models", "data", "launchers"},
     {"hypergradients", "explanations", "spaces"},
     {"objectives", "evaluation"},
@@ -27,7 +29,8 @@ def floor(room: str) -> int:
 
 
 def room_of(path: Path) -> str:
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+    module = path.relative_to(ROOT).with_suffix("")
+    return LOWER.get(module.as_posix(), module.parts[0])
 
 
 def imported_rooms(path: Path) -> set[str]:
@@ -43,7 +46,7 @@ def imported_rooms(path: Path) -> set[str]:
         for name in names:
             parts = name.split(".")
             if parts[0] == "selfexplain" and len(parts) > 1:
-                found.add(parts[1])
+                found.add(LOWER.get("/".join(parts[1:3]), parts[1]))
     return found
 
 

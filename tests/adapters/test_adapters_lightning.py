@@ -8,6 +8,7 @@ import pytest
 import torch
 from adapter_objectives import Counting
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from selfexplain import Introspective
@@ -15,6 +16,8 @@ from selfexplain.adapters.lightning import ObjectiveModule, TellEpochs
 from selfexplain.errors import InputError
 from selfexplain.models import build_model
 from selfexplain.objectives import PSKD, LabelSmoothing, Mixup, Objective, Standard
+from selfexplain.training.optimizers import MuonAdamW
+from selfexplain.training.options import OptimizerName
 
 
 def batches(seed: int = 0) -> DataLoader:
@@ -200,3 +203,19 @@ def test_the_default_optimiser_trains_a_network_without_normalisation() -> None:
 
     assert last_loss(1) < 0.2
     assert not last_loss(10) < 1.0
+
+
+@pytest.mark.parametrize(("name", "lr"), [("sgd", 0.01), ("adamw", 1e-3), ("muon", 1e-3)])
+def test_an_optimizer_may_be_named(name: OptimizerName, lr: float) -> None:
+    module = ObjectiveModule(Standard(nn.Linear(2, 3)), name)
+    optimizer = module.configure_optimizers()
+    expected = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW, "muon": MuonAdamW}[name]
+    assert type(optimizer) is expected
+    assert optimizer.param_groups[0]["lr"] == lr
+    moved = [p for group in optimizer.param_groups for p in group["params"]]
+    assert {id(p) for p in moved} == {id(p) for p in module.parameters()}
+
+
+def test_an_optimizer_that_is_not_there_is_refused() -> None:
+    with pytest.raises(InputError, match="no optimizer 'lion'; pass sgd, adamw or muon"):
+        ObjectiveModule(Standard(nn.Linear(2, 3)), "lion")  # type: ignore[arg-type]

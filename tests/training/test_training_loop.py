@@ -40,7 +40,7 @@ class Batches:
 def model() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(1, 6, 3),
+        nn.Sequential(nn.Conv2d(1, 6, 3), nn.Conv2d(6, 6, 3)),
         nn.BatchNorm2d(6),
         nn.ReLU(),
         nn.AdaptiveAvgPool2d(1),
@@ -53,7 +53,7 @@ def model() -> nn.Module:
 def run(
     folder: Path, objective: Objective | None = None, epochs: int = 4, **more: Any
 ) -> nn.Module:
-    names = ("ema", "clip", "precision", "lr", "weight_decay", "compile")
+    names = ("ema", "clip", "precision", "optimizer", "lr", "weight_decay", "compile")
     options = {k: more.pop(k) for k in names if k in more}
     return train(
         objective if objective is not None else Standard(model()),
@@ -83,16 +83,21 @@ def stop_in_epoch(at: int) -> Any:
     return on_step
 
 
-@pytest.mark.parametrize("ema", [0.0, 0.9])
-@pytest.mark.parametrize("at", [0, 2])
-def test_resumed_run_equals_an_unbroken_one(tmp_path: Path, ema: float, at: int) -> None:
+@pytest.mark.parametrize(
+    ("ema", "at", "optimizer"),
+    [(0.0, 0, "sgd"), (0.0, 2, "sgd"), (0.9, 0, "sgd"), (0.9, 2, "adamw"), (0.0, 2, "muon")],
+)
+def test_resumed_run_equals_an_unbroken_one(
+    tmp_path: Path, ema: float, at: int, optimizer: str
+) -> None:
     def objective() -> Objective:
         return Introspective(model(), aggregation="class", every=2)
 
-    unbroken = run(tmp_path / "a", objective(), ema=ema)
+    how = {"ema": ema, "optimizer": optimizer}
+    unbroken = run(tmp_path / "a", objective(), **how)
     with pytest.raises(Stop):
-        run(tmp_path / "b", objective(), ema=ema, on_step=stop_in_epoch(at))
-    resumed = run(tmp_path / "b", objective(), ema=ema, resume=True)
+        run(tmp_path / "b", objective(), **how, on_step=stop_in_epoch(at))
+    resumed = run(tmp_path / "b", objective(), **how, resume=True)
     assert same(unbroken, resumed)
     without_times = [
         [{k: v for k, v in line.items() if k != "step_seconds"} for line in EpochLog(path).read()]
@@ -144,12 +149,12 @@ def test_average_of_weights_by_definition(tmp_path: Path) -> None:
         tmp_path,
         objective,
         ema=0.5,
-        on_step=lambda done, total: seen.append(objective.model[0].weight.detach().clone()),
+        on_step=lambda done, total: seen.append(objective.model[0][0].weight.detach().clone()),
     )
     expected = seen[0]
     for weight in seen[1:]:
         expected = 0.5 * expected + 0.5 * weight
-    torch.testing.assert_close(averaged[0].weight, expected)
+    torch.testing.assert_close(averaged[0][0].weight, expected)
 
 
 def test_clipping_bounds_the_step(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from selfexplain.adapters.batches import Batch, read_batch
 from selfexplain.errors import InputError
 from selfexplain.objectives import Objective
 from selfexplain.objectives.shared.base import Wrapper
+from selfexplain.training.optimizers import check_optimizer, make_optimizer
+from selfexplain.training.options import OptimizerName
 
 MakeOptimiser = Callable[[Iterable[nn.Parameter]], Any]
 """Parameters -> optimiser, or whatever else `configure_optimizers` may return."""
@@ -27,7 +29,7 @@ def sgd(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         >>> sgd(nn.Linear(2, 1).parameters()).defaults["nesterov"]
         True
     """
-    return torch.optim.SGD(parameters, lr=0.01, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    return make_optimizer("sgd", parameters, lr=0.01)
 
 
 class ObjectiveModule(lightning.LightningModule):
@@ -40,7 +42,8 @@ class ObjectiveModule(lightning.LightningModule):
     Args:
         objective: any, around a model that returns logits.
         make_optimiser: of all the objective's parameters. May return schedules too, in any form
-            that `configure_optimizers` may.
+            that `configure_optimizers` may. Or an optimizer's name, as `selfexplain train` has it:
+            sgd (as above), adamw or muon, at a learning rate that stays.
 
     Example:
         >>> from selfexplain import Introspective
@@ -51,8 +54,12 @@ class ObjectiveModule(lightning.LightningModule):
         torch.Size([2, 3])
     """
 
-    def __init__(self, objective: Objective, make_optimiser: MakeOptimiser = sgd) -> None:
+    def __init__(
+        self, objective: Objective, make_optimiser: MakeOptimiser | OptimizerName = sgd
+    ) -> None:
         super().__init__()
+        if isinstance(make_optimiser, str):
+            check_optimizer(make_optimiser)
         self.objective = objective
         self.make_optimiser = make_optimiser
 
@@ -135,7 +142,10 @@ class ObjectiveModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser of all the objective's parameters."""
-        return self.make_optimiser(p for p in self.objective.parameters() if p.requires_grad)
+        make = sgd if self.make_optimiser == "sgd" else self.make_optimiser
+        if isinstance(make, str):
+            return make_optimizer(make, self.objective)
+        return make(p for p in self.objective.parameters() if p.requires_grad)
 
 
 class TellEpochs(lightning.Callback):

@@ -336,15 +336,23 @@ def to_dict(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
     for name in ("teacher", "start_seed"):  # runs without stay what they were before these came
         if values.get(name) is None:
             values.pop(name, None)
-    for name in ("compile", "cuda_graph"):
-        if values.get("training", {}).get(name) is False:
-            values["training"].pop(name)
+    if "training" in values:
+        values["training"] = _training_dict(config.training)
     specs = getattr(config, "objectives", None) or [getattr(config, "objective", None)]
     if "options" in values and specs != [None]:
         used = {part.partition(":")[0] for spec in specs for part in parts_of(spec)}
         values["options"] = {k: v for k, v in values["options"].items() if k in used}
     result: dict[str, Any] = json.loads(json.dumps(values, default=str))
     return result
+
+
+def _training_dict(options: TrainingOptions) -> dict[str, Any]:
+    """The options of a training as a run's record holds them, with the rates that it has."""
+    values = asdict(options)
+    values |= {"lr": options.largest_lr, "weight_decay": options.used_weight_decay}
+    # A run without what later versions brought stays what it was.
+    later = {"compile": False, "cuda_graph": False, "optimizer": "sgd", "decay_vectors": True}
+    return {k: v for k, v in values.items() if k not in later or v != later[k]}
 
 
 # Which processes take part in a run: those that torchrun started, or those that the run starts.

@@ -17,6 +17,7 @@ from selfexplain.experiments.search_options import SearchConfig
 from selfexplain.training import TrainingOptions
 from selfexplain.training.loggers import Logger, check_installed, opened
 from selfexplain.training.loop import FABRIC_PRECISION
+from selfexplain.training.optimizers import check_optimizer
 from selfexplain.training.processes import joining_said
 
 if TYPE_CHECKING:
@@ -56,11 +57,12 @@ def reraise_oom(remedy: str) -> Iterator[None]:
 
 
 def check_device(device: DeviceOptions, training: TrainingOptions) -> None:
-    """Raise InputError for a kind of device that is not here, and for fp16 without a GPU.
+    """Raise InputError for a device or an optimizer that is not here, and for fp16 without a GPU.
 
     Example:
         >>> check_device(DeviceOptions(accelerator="cpu"), TrainingOptions())
     """
+    check_optimizer(training.optimizer)
     here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not here.get(device.accelerator, True):
         raise InputError(

@@ -24,6 +24,7 @@ from selfexplain.hypergradients import (
 from selfexplain.hypergradients.level import SINGLE, Function, Variable, Variables, leaves
 from selfexplain.lease.options import Rates
 from selfexplain.spaces import Genotype, Supernet
+from selfexplain.training.optimizers import make_optimizer
 
 # A network whose weights are moved along gradients that were computed elsewhere.
 
@@ -48,8 +49,14 @@ class Learner:
         self.module = module.train()
         self.start_lr, self.rates = lr, rates
         trainable = [p for p in module.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.SGD(
-            trainable, lr=lr, momentum=rates.momentum, weight_decay=rates.weight_decay
+        # A level's step along its gradient stands for this one, so there is no choice of another.
+        self.optimiser = make_optimizer(
+            "sgd",
+            trainable,
+            lr=lr,
+            momentum=rates.momentum,
+            weight_decay=rates.weight_decay,
+            nesterov=False,
         )
         self._statistics: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
 

@@ -19,6 +19,7 @@ from selfexplain.errors import InputError, first_line
 from selfexplain.files import atomic_file
 from selfexplain.objectives.shared.base import Objective
 from selfexplain.training.cuda_graph import Step
+from selfexplain.training.optimizers import make_optimizer
 from selfexplain.training.options import TrainingOptions
 
 if TYPE_CHECKING:
@@ -213,12 +214,13 @@ def start(objective: Objective, options: TrainingOptions, fabric: Fabric) -> Run
     if options.channels_last:
         objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     objective.train()
-    optimiser = torch.optim.SGD(
-        objective.parameters(),
+    optimiser = make_optimizer(
+        options.optimizer,
+        objective,
         lr=options.lr,
         momentum=options.momentum,
         weight_decay=options.weight_decay,
-        nesterov=True,
+        decay_vectors=options.decay_vectors,
     )
     average = None
     if options.ema:
@@ -240,6 +242,7 @@ def state_of(run: Run, fabric: Fabric, identity: str) -> dict[str, Any]:
         "identity": identity,
         "epochs_done": run.epochs_done,
         "objective": run.objective.state_dict(),
+        "optimizer": type(run.optimiser).__name__,
         "optimiser": run.optimiser.state_dict(),
         "average": None if run.average is None else run.average.state_dict(),
         "precision": fabric.strategy.precision.state_dict(),
@@ -254,6 +257,12 @@ def restore(run: Run, fabric: Fabric, state: dict[str, Any], identity: str, path
             weights are of another model.
     """
     check_identity(state, identity, path)
+    made_with = state.get("optimizer", "SGD")  # the only one of 0.1.0, which said nothing of it
+    if made_with != type(run.optimiser).__name__:
+        raise InputError(
+            f"the checkpoint {path} is of a training with {made_with}, not "
+            f"{type(run.optimiser).__name__}; pass the optimizer it was made with"
+        )
     with loading_from(path):
         run.objective.load_state_dict(state["objective"])
         run.optimiser.load_state_dict(state["optimiser"])

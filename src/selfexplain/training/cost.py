@@ -20,6 +20,8 @@ from torch import Tensor
 from selfexplain.objectives.shared.base import Objective
 from selfexplain.training.compile import CompiledParts, autotuned_convolutions, compiled_steps
 from selfexplain.training.cuda_graph import ORDINARY_STEPS, Step, gradient_step
+from selfexplain.training.optimizers import make_optimizer
+from selfexplain.training.options import OptimizerName
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -128,10 +130,11 @@ def interleaved_cost(
     fabric: Fabric,
     compiled: bool = False,
     recorded: bool = False,
+    optimizer: OptimizerName = "sgd",
     rounds: int = 20,
     most_seconds: float = 20.0,
 ) -> dict[str, Cost]:
-    """Time the training steps (forward, backward, SGD) of several objectives in turns.
+    """Time the training steps (forward, backward, optimizer) of several objectives in turns.
 
     Objectives are taken past their warm-up; one whose steps differ in a cycle (`objective.period`)
     is timed over whole cycles.
@@ -143,6 +146,7 @@ def interleaved_cost(
         fabric: where the steps run.
         compiled: whether the networks' parts are compiled, as in training with that option.
         recorded: whether steps that can be are recorded, as in training with that option.
+        optimizer: that takes the steps.
         rounds: most rounds that are measured, after three that are not.
         most_seconds: stop after this time, but not before three measured rounds.
 
@@ -160,7 +164,7 @@ def interleaved_cost(
     steppers: dict[str, _Stepper] = {}
     before = None
     for name, objective in objectives.items():
-        steppers[name] = _Stepper(objective, batch, fabric, compiled, recorded, before)
+        steppers[name] = _Stepper(objective, batch, fabric, compiled, recorded, optimizer, before)
         before = steppers[name].gradients
     started = time.perf_counter()
 
@@ -190,12 +194,13 @@ class _Stepper:
         fabric: Fabric,
         compiled: bool,
         recorded: bool,
+        optimizer: OptimizerName,
         before: Step | None,
     ) -> None:
         objective.train().skip_warmup()
         self.period = objective.period
         self.batch = batch if objective.wants_indices else batch[:2]
-        optimiser = torch.optim.SGD(objective.parameters(), lr=1e-3, momentum=0.9, nesterov=True)
+        optimiser = make_optimizer(optimizer, objective, lr=1e-3, weight_decay=0.0)
         wrapped, self.optimiser = fabric.setup(objective, optimiser)
         if recorded:  # some can be recorded only once they have begun
             gradient_step(objective, wrapped, self.optimiser, fabric)(*self.batch)

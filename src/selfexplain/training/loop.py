@@ -288,7 +288,7 @@ def _set_learning_rate(run: Run, options: TrainingOptions, step: int, epoch_step
         step, options.epochs * epoch_steps, options.warmup_epochs * epoch_steps
     )
     for group in run.optimiser.param_groups:
-        group["lr"] = options.lr * factor
+        group["lr"] = options.largest_lr * factor
 
 
 def _all_agree(fabric: Fabric, holds: bool) -> bool:
@@ -307,5 +307,5 @@ def _diverged(
     )
     return DivergedError(
         f"{what} in epoch {epoch + 1}, step {step + 1}; {kept}: pass a smaller --lr "
-        f"(now {options.lr:g}), --warmup-epochs or --clip"
+        f"(now {options.largest_lr:g}), --warmup-epochs or --clip"
     )

@@ -15,11 +15,17 @@ from selfexplain.limits import (
 )
 
 Precision = Literal["fp32", "bf16", "fp16"]
+OptimizerName = Literal["sgd", "adamw", "muon"]
+LR: dict[OptimizerName, float] = {"sgd": 0.1, "adamw": 1e-3, "muon": 1e-3}
+"""Optimizer -> largest learning rate, where none is given."""
+WEIGHT_DECAY: dict[OptimizerName, float] = {"sgd": 5e-4, "adamw": 0.05, "muon": 0.05}
+"""Optimizer -> weight decay, where none is given. With the rates above all shrink weights alike, by
+5e-5 of themselves in a step."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingOptions:
-    """How the weights are moved. SGD with Nesterov momentum; cosine schedule after warm-up.
+    """How the weights are moved: an optimizer, and a cosine schedule after warm-up.
 
     Raises:
         InputError: a value is out of its limits.
@@ -33,12 +39,18 @@ class TrainingOptions:
     """Passes over the training images."""
     batch_size: Count = 128
     """Images in a step, over all processes together."""
-    lr: Positive = 0.1
-    """Largest learning rate."""
+    optimizer: OptimizerName = "sgd"
+    """sgd, with Nesterov momentum; adamw; or muon (PyTorch 2.9 or later) for the weights of hidden
+    layers, with adamw for all other parameters."""
+    lr: Positive | None = None
+    """Largest learning rate; None for 0.1 with sgd, 0.001 with adamw and muon."""
     momentum: Annotated[float, Limits(above=0, below=1)] = 0.9
-    """Momentum of Nesterov's method."""
-    weight_decay: NotNegative = 5e-4
-    """L2 weight decay, on all parameters."""
+    """Momentum of sgd and muon; first beta of adamw."""
+    weight_decay: NotNegative | None = None
+    """Weight decay; None for 0.0005 with sgd (added to the gradient), 0.05 with adamw and muon
+    (decoupled from it)."""
+    decay_vectors: bool = True
+    """Decay biases and the scales of norms, too."""
     warmup_epochs: NotNegative = 0.0
     """Epochs over which the learning rate grows linearly from zero."""
     clip: NotNegative = 0.0
@@ -57,6 +69,16 @@ class TrainingOptions:
     """Record a step as a CUDA graph and replay it, on one GPU: for small networks, whose short
     kernels Python starts more slowly than they run. Objectives whose steps cannot be recorded train
     as usual."""
+
+    @property
+    def largest_lr(self) -> float:
+        """The learning rate that is given, or that of the optimizer."""
+        return LR[self.optimizer] if self.lr is None else self.lr
+
+    @property
+    def used_weight_decay(self) -> float:
+        """The weight decay that is given, or that of the optimizer."""
+        return WEIGHT_DECAY[self.optimizer] if self.weight_decay is None else self.weight_decay
 
     def __post_init__(self) -> None:
         """Refuse values that no run can have."""

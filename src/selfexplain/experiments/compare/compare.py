@@ -401,6 +401,7 @@ def _costs(
             fabric=fabric,
             compiled=config.training.compile,
             recorded=config.training.cuda_graph,
+            optimizer=config.training.optimizer,
         )
     costs = {
         name: {"step_seconds": c.step_seconds, "cost": c.ratio} for name, c in measured.items()
