@@ -143,8 +143,8 @@ class SearchSpace:
             return ""
         there = {"imagenet form": "imagenet" in self.sizes, "auxiliary head": self.auxiliary}
         absent = [what for what, has in there.items() if not has]
-        said = " nor ".join(f"an {what}" for what in absent)
-        return f"a {self.family} network has {'neither ' if absent[1:] else 'not '}{said}"
+        said = f"neither an {' nor an '.join(absent)}" if absent[1:] else f"no {absent[0]}"
+        return f"a {self.family} network has {said}"
 
 
 SPACES: dict[str, SearchSpace] = {}
