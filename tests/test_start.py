@@ -183,7 +183,7 @@ def test_a_function_keeps_its_place_from_the_module_of_its_name() -> None:
         "import selfexplain.hypergradients.level, selfexplain.hypergradients as m;"
         "from selfexplain.hypergradients import hypergradient;"
         "import selfexplain.hypergradients.hypergradient;"
-        "print(type(m.walk).__name__, type(m.hypergradient).__name__)"
+        "print(type(m.take_steps).__name__, type(m.hypergradient).__name__)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT.parent)}
     out = subprocess.run(

@@ -1,4 +1,9 @@
-"""JSON and tensors in files: written whole or not at all, and checked when they are read."""
+"""JSON and tensors in files: written whole or not at all, and checked when they are read.
+
+Without torch until tensors are asked for: the command line writes and refuses with it.
+"""
+
+from __future__ import annotations
 
 import errno
 import hashlib
@@ -11,15 +16,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, BinaryIO
-
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as safetensors_bytes
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from selfexplain.errors import InputError, WriteError, first_line
 from selfexplain.records import DIGEST, checked, is_whole, parse_json, read_text, sealed, unsealed
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Files that are written whole or not at all, and what is said of one that cannot be written.
 
@@ -254,9 +257,12 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of named tensors: of their names, dtypes, shapes and bytes, in order of name.
 
     Example:
+        >>> import torch
         >>> digest_of({"a": torch.zeros(2)}) == digest_of({"a": torch.zeros(2, 1)})
         False
     """
+    import torch
+
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu()
@@ -269,14 +275,17 @@ def tensor_bytes(tensors: Mapping[str, Tensor]) -> tuple[bytes, str]:
     """Named tensors, from any device, as the content of a safetensors file; and their digest.
 
     Example:
+        >>> import torch
         >>> content, digest = tensor_bytes({"a": torch.tensor([1, 2])})
         >>> digest.encode() in content
         True
     """
+    from safetensors.torch import save
+
     # Each in memory of its own, as safetensors wants them.
     own = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     digest = digest_of(own)
-    return safetensors_bytes(own, metadata={DIGEST: digest}), digest
+    return save(own, metadata={DIGEST: digest}), digest
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
@@ -287,6 +296,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
 
     Example:
         >>> import tempfile
+        >>> import torch
         >>> path = Path(tempfile.mkdtemp()) / "a.safetensors"
         >>> _ = write_tensors(path, {"a": torch.tensor([1, 2])}); read_tensors(path)
         {'a': tensor([1, 2])}
@@ -341,6 +351,7 @@ def tensor_shapes(path: Path, *, remedy: str) -> dict[str, tuple[int, ...]]:
 
     Example:
         >>> import tempfile
+        >>> import torch
         >>> path = Path(tempfile.mkdtemp()) / "a.safetensors"
         >>> _ = write_tensors(path, {"a": torch.zeros(2, 3)}); tensor_shapes(path, remedy="")
         {'a': (2, 3)}
@@ -353,6 +364,8 @@ def tensor_shapes(path: Path, *, remedy: str) -> dict[str, tuple[int, ...]]:
 @contextmanager
 def _opened_tensors(path: Path, remedy: str) -> Iterator[Any]:
     """A safetensors file, and one sentence of all that it may end in."""
+    from safetensors import SafetensorError, safe_open
+
     try:
         if path.exists() and not path.is_file():  # a fifo may never end
             raise InputError(f"{path} is no file; {remedy}")
@@ -439,6 +452,8 @@ def read_shaped(
 
 def _misfit(tensor: Tensor, wanted: str, sizes: dict[str, int]) -> str:
     """What a tensor is and must be; empty if it is that. Sizes of new letters are kept."""
+    import torch
+
     kind, letters = wanted.split(" ")
     right = {
         "float": tensor.is_floating_point(),
