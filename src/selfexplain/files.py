@@ -1,4 +1,7 @@
-"""JSON and tensors in files: written whole or not at all, and checked when they are read."""
+"""JSON and tensors in files: written whole or not at all, and checked when they are read.
+
+Without torch until tensors are asked for: the command line writes and refuses with it.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from selfexplain.errors import InputError, WriteError, first_line
 from selfexplain.records import DIGEST, checked, is_whole, parse_json, read_text, sealed, unsealed
 
-if TYPE_CHECKING:  # the command line writes files without torch
+if TYPE_CHECKING:
     from torch import Tensor
 
 # Files that are written whole or not at all, and what is said of one that cannot be written.
@@ -292,7 +295,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
         WriteError: the file cannot be written.
 
     Example:
-        >>> import tempfile, torch
+        >>> import tempfile
+        >>> import torch
         >>> path = Path(tempfile.mkdtemp()) / "a.safetensors"
         >>> _ = write_tensors(path, {"a": torch.tensor([1, 2])}); read_tensors(path)
         {'a': tensor([1, 2])}
@@ -346,7 +350,8 @@ def tensor_shapes(path: Path, *, remedy: str) -> dict[str, tuple[int, ...]]:
         InputError: the file cannot be read.
 
     Example:
-        >>> import tempfile, torch
+        >>> import tempfile
+        >>> import torch
         >>> path = Path(tempfile.mkdtemp()) / "a.safetensors"
         >>> _ = write_tensors(path, {"a": torch.zeros(2, 3)}); tensor_shapes(path, remedy="")
         {'a': (2, 3)}

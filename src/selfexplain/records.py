@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ class Text:
         "kind is 'c', and must be a text, one of a, b"
     """
 
-    choices: tuple[str, ...] = ()
+    choices: Collection[str] = ()
     most: int = 100_000
 
     def __str__(self) -> str:
@@ -221,6 +221,16 @@ def escaped(text: str) -> str:
         'caf\\udce9'
     """
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def quoted(text: str) -> str:
+    r"""A text as a message shows it: in quotes, the first 60 letters of it.
+
+    Example:
+        >>> quoted("caf\udce9")
+        "'caf\\udce9'"
+    """
+    return escaped(repr(text if len(text) <= 60 else text[:57] + "..."))
 
 
 def printable(value: Any) -> Any:

@@ -28,8 +28,8 @@ from selfexplain.limits import (
     check_options,
 )
 from selfexplain.objectives.teacher_parts import PARTS
-from selfexplain.spaces import load_genotype, to_string
-from selfexplain.spaces.genotype import Form
+from selfexplain.spaces import SPACES, load_genotype, to_string
+from selfexplain.spaces.space import Form
 from selfexplain.training import TrainingOptions
 from selfexplain.training.loggers import LoggerName
 
@@ -479,14 +479,15 @@ class RetrainConfig(RunConfig):
 
 def _check_family(config: RetrainConfig, family: str) -> None:
     """Refuse what the networks of a family lack."""
-    if family == "nasbench201" and (config.form != "small" or config.auxiliary):
-        raise InputError(
-            "a nasbench201 network has neither an imagenet form nor an auxiliary head; "
-            "pass --form small and --auxiliary 0"
+    space = SPACES[family]
+    if lacking := space.lacking(config.form, bool(config.auxiliary)):
+        raise InputError(f"{lacking}; pass --form small and --auxiliary 0")
+    if config.init_channels is not None and config.init_channels % space.channel_unit:
+        number = (
+            "an even number" if space.channel_unit == 2 else f"a multiple of {space.channel_unit}"
         )
-    if family == "darts" and config.init_channels is not None and config.init_channels % 2:
         raise InputError(
-            f"init_channels is {config.init_channels}; pass an even number for a darts genotype"
+            f"init_channels is {config.init_channels}; pass {number} for a {family} genotype"
         )
 
 

@@ -12,7 +12,7 @@ from selfexplain.errors import InputError
 from selfexplain.evaluation import Scores
 from selfexplain.files import read_json
 from selfexplain.records import ANYTHING, Flag, ListOf, MapOf, Maybe, Number, Text, Whole, checked
-from selfexplain.spaces import FAMILIES, Genotype, from_string
+from selfexplain.spaces import SPACES, Genotype, from_string
 from selfexplain.spaces.mixed_op import edges_of
 from selfexplain.training.log import EpochLog
 
@@ -67,7 +67,7 @@ MOST_METRICS = 200
 
 SEARCH_CONFIG = {
     "method": Text(("lease", "sanas", "darts1", "darts2", "random_search", "random")),
-    "space": Text(("nasbench201", "darts", "pcdarts")),
+    "space": Text(SPACES),
     "seed": Whole(),
     "epochs": EPOCH,
     "batch_size": Whole(1),
@@ -273,8 +273,8 @@ def read_search_lines(log: EpochLog, space: str) -> list[dict[str, Any]]:
         InputError: a line is not what it must be; names file, line and field.
     """
     lines = log.read(SEARCH_LINE)
-    family = "nasbench201" if space == "nasbench201" else "darts"
-    rules, edges = FAMILIES[family], len(edges_of(family))
+    family, rules = SPACES[space].family, SPACES[space].rules
+    edges = len(edges_of(family))
     row = ListOf(Number(-1e6, 1e6), len(rules.operations), len(rules.operations))
     table = dict.fromkeys(rules.cells, ListOf(row, edges, edges))
     own = {f"{name}_edges?": ListOf(Number(-1e6, 1e6), edges, edges) for name in rules.cells}

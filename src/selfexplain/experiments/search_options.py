@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -10,9 +10,13 @@ from selfexplain.errors import InputError
 from selfexplain.experiments.options import AUTO_DIR, DataOptions, SweepOptions, name_folder
 from selfexplain.lease import LeaSEOptions, Rates
 from selfexplain.limits import Count, Limits, Natural, OptionError, Seed, check_once, check_options
+from selfexplain.spaces import SPACES
 from selfexplain.training.loggers import LoggerName
 
-Space = Literal["nasbench201", "darts", "pcdarts"]
+if TYPE_CHECKING:
+    Space = str
+else:
+    Space = Literal[tuple(SPACES)]
 Method = Literal["lease", "sanas", "darts1", "darts2", "random_search", "random"]
 
 
@@ -86,21 +90,11 @@ class SearchConfig:
 
     def _check_space(self) -> None:
         """Refuse a supernet that no images would fit."""
-        unit = {"darts": 2, "pcdarts": 8}.get(self.space, 1)
-        if self.init_channels % unit:
-            raise OptionError(
-                f"init_channels is {self.init_channels}, which {self.space} cannot split; pass a "
-                f"multiple of {unit}",
-                type(self),
-                "init_channels",
-            )
-        if self.space != "nasbench201" and self.cells is not None and self.cells < 3:
-            raise OptionError(
-                f"cells is {self.cells}, and a {self.space} supernet of fewer than 3 has reduction "
-                "cells alone; pass at least 3",
-                type(self),
-                "cells",
-            )
+        space = SPACES[self.space]
+        if problem := space.channels_problem(self.init_channels, "init_channels"):
+            raise OptionError(problem, type(self), "init_channels")
+        if self.cells is not None and (problem := space.cells_problem(self.cells)):
+            raise OptionError(problem, type(self), "cells")
 
     def _check_method(self) -> None:
         """Refuse options that the method would not look at."""

@@ -9,7 +9,7 @@ from zlib import crc32
 import torch
 
 from selfexplain.errors import InputError
-from selfexplain.report.style import STYLES, css
+from selfexplain.report.style import OTHER, STYLES, css
 from selfexplain.spaces import FAMILIES, Cell, Genotype
 
 # Where the nodes, edges and labels of a drawn cell stand.
@@ -72,7 +72,8 @@ def cell_layout(cell: Cell, inputs: int, spare: int = 0) -> Layout:
         spare: characters that every label needs beside its operation's name.
     """
     lanes = _lanes(cell, inputs)
-    gap = (max(map(len, STYLES)) + spare) * CHARACTER + 50
+    drawn = {edge.operation for node in cell.nodes for edge in node}
+    gap = (max(map(len, drawn.union(STYLES))) + spare) * CHARACTER + 50
     last = inputs + len(cell.nodes) - 1
     gathered = cell.concat if cell.concat != (last,) else ()
     middle = TITLE_HEIGHT - _lane_y(min(0, *lanes.values()), 0.0)
@@ -313,7 +314,9 @@ def _drawn_cell(
 
 
 def _drawn_wire(wire: Wire, weight: float | None, strongest: float) -> list[str]:
-    style, name, box = STYLES[wire.operation], wire.operation, wire.label
+    name, box = wire.operation, wire.label
+    look = name if name in STYLES else OTHER
+    style = STYLES[look]
     words, text, shade = f"{name} from node {wire.source} to node {wire.target}", name, ""
     if weight is not None:
         words, text = f"{words}, weight {weight:.3f}", f"{name} {weight:.2f}"
@@ -322,7 +325,7 @@ def _drawn_wire(wire: Wire, weight: float | None, strongest: float) -> list[str]
     path = _path((*wire.corners[:-1], _towards(wire.corners[-1], wire.corners[-2], HEAD * 0.7)))
     dashes = " ".join(f"{dash:g}" for dash in style.dashes) or "none"
     return [
-        f'<g class="{name}"><title>{words}</title>',
+        f'<g class="{look}"><title>{words}</title>',
         f'<path class="halo" d="{path}" stroke-width="{style.width + 4:g}"/>',
         f'<g{shade}><path class="wire" d="{path}" stroke-width="{style.width:g}" '
         f'stroke-dasharray="{dashes}"/>{_head(wire.corners, style.width, "head")}</g>',

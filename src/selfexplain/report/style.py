@@ -59,6 +59,8 @@ STYLES: dict[str, Style] = {
     "nor_conv_3x3": Style("#17356b", "#a9c6ff", 5.0),
 }
 """Operation -> its look: strongest where most is computed; dashes and widths outlive grey print."""
+OTHER = "nor_conv_1x1"
+"""What an operation looks like that has no look of its own."""
 
 SHAPES = {
     "text": "font:11px ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace;"

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from selfexplain.lazy import lazily
+from selfexplain.spaces import registry as registry  # makes the spaces of the library known
 
 if TYPE_CHECKING:
     from selfexplain.spaces.build import build_supernet
@@ -16,13 +17,18 @@ if TYPE_CHECKING:
     )
     from selfexplain.spaces.network import build_network, count_multiply_adds, count_parameters
     from selfexplain.spaces.operations import set_drop_path
+    from selfexplain.spaces.space import SPACES, CellRules, SearchSpace, Size, register_space
     from selfexplain.spaces.supernet import Supernet, one_hot_architecture
 
 __all__ = [
     "FAMILIES",
+    "SPACES",
     "Cell",
+    "CellRules",
     "Edge",
     "Genotype",
+    "SearchSpace",
+    "Size",
     "Supernet",
     "build_network",
     "build_supernet",
@@ -33,6 +39,7 @@ __all__ = [
     "one_hot_architecture",
     "published_genotypes",
     "random_genotype",
+    "register_space",
     "save_genotype",
     "set_drop_path",
     "to_string",
@@ -46,6 +53,7 @@ lazily(
         "genotype_io": "from_string load_genotype published_genotypes save_genotype to_string",
         "network": "build_network count_multiply_adds count_parameters",
         "operations": "set_drop_path",
+        "space": "CellRules SPACES SearchSpace Size register_space",
         "supernet": "Supernet one_hot_architecture",
     },
 )

@@ -3,13 +3,8 @@
 import difflib
 
 from selfexplain.errors import InputError
-from selfexplain.spaces.darts import DARTSSupernet, PCDARTSSupernet, reductions
-from selfexplain.spaces.genotype import check_divisible, check_image_size, check_numbers
-from selfexplain.spaces.nasbench201 import NASBench201Supernet
+from selfexplain.spaces.space import SPACES, check_image_size, check_numbers
 from selfexplain.spaces.supernet import Supernet
-
-SPACES = ("nasbench201", "darts", "pcdarts")
-"""The spaces that can be searched."""
 
 
 def build_supernet(
@@ -51,19 +46,12 @@ def build_supernet(
         near = difflib.get_close_matches(space, SPACES, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise InputError(f"there is no space {space!r}{hint}; pass one of {', '.join(SPACES)}")
-    if cells is None:
-        cells = 5 if space == "nasbench201" else 8
+    chosen = SPACES[space]
+    cells = chosen.supernet_cells if cells is None else cells
     sizes = {"num_classes": num_classes, "in_channels": in_channels, "channels": channels}
     check_numbers(**sizes, cells=cells)
-    if space == "nasbench201":
-        check_image_size(image_size, halvings=2)
-        return NASBench201Supernet(**sizes, cells=cells)
-    if cells < 3:
-        raise InputError(
-            f"cells is {cells}, and a {space} supernet of fewer than 3 has reduction cells alone; "
-            "pass at least 3"
-        )
-    check_divisible(space, channels, 2 if space == "darts" else 8)
-    check_image_size(image_size, halvings=len(reductions(cells)))
-    supernet = DARTSSupernet if space == "darts" else PCDARTSSupernet
-    return supernet(**sizes, image_size=image_size, cells=cells)
+    for problem in (chosen.cells_problem(cells), chosen.channels_problem(channels)):
+        if problem:
+            raise InputError(problem)
+    check_image_size(image_size, chosen.halvings(cells, "small"))
+    return chosen.supernet(**sizes, image_size=image_size, cells=cells)

@@ -1,4 +1,4 @@
-"""The spaces of DARTS (Liu et al., ICLR 2019) and PC-DARTS (Xu et al., ICLR 2020).
+"""The supernets and networks of DARTS (Liu et al., ICLR 2019) and PC-DARTS (Xu et al., ICLR 2020).
 
 PC-DARTS sends a quarter of a node's channels through the mixed operation; the others go past it
 (max-pooled where the edge reduces), a channel shuffle follows, and edges have weights of their own.
@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfexplain.spaces.genotype import FAMILIES, Cell, Genotype
+from selfexplain.errors import InputError
+from selfexplain.spaces.genotype import Cell, Edge, Genotype
 from selfexplain.spaces.mixed_op import (
     MixedOp,
     Parts,
@@ -24,8 +25,11 @@ from selfexplain.spaces.mixed_op import (
     propagate,
     rows_by_source,
 )
+from selfexplain.spaces.network import Edges
 from selfexplain.spaces.operations import FactorizedReduce
-from selfexplain.spaces.supernet import Supernet, best_two_of_every_node
+from selfexplain.spaces.registry import DARTS
+from selfexplain.spaces.space import Form
+from selfexplain.spaces.supernet import Supernet
 
 # What stands before and beside the cells of DARTS: stems and auxiliary heads (Liu et al. 2019).
 #
@@ -78,6 +82,12 @@ class ImageNetStem(nn.Module):
         """Features (B, C, H / 4, W / 4) and (B, C, H / 8, W / 8)."""
         h = self.first(x_BCHW)
         return h, self.second(h)
+
+
+STEMS: Mapping[Form, type[SmallStem | ImageNetStem]] = {
+    "small": SmallStem,
+    "imagenet": ImageNetStem,
+}
 
 
 def _conv_bn(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
@@ -239,8 +249,7 @@ class DARTSNetwork(nn.Module):
 # Shape suffixes: B batch, C channels, H and W space.
 
 
-FAMILY = "darts"
-INPUTS = FAMILIES[FAMILY].inputs
+FAMILY, RULES = DARTS.family, DARTS.rules
 
 
 class MixedCell(nn.Module):
@@ -268,7 +277,9 @@ class MixedCell(nn.Module):
         self.join = join
         self.rows = rows_by_source(FAMILY)
         self.senders = nn.ModuleList(
-            make_sender(shape.channels, len(rows), 2 if shape.reduces and source < INPUTS else 1)
+            make_sender(
+                shape.channels, len(rows), 2 if shape.reduces and source < RULES.inputs else 1
+            )
             for source, rows in enumerate(self.rows)
         )
 
@@ -287,8 +298,6 @@ def _send(sender: nn.Module, weights: list[Tensor], node_BCHW: Tensor) -> list[P
     return sent
 
 
-CELLS = FAMILIES[FAMILY].cells
-OPERATIONS = FAMILIES[FAMILY].operations
 EDGES = edges_of(FAMILY)
 QUARTER = 4
 BUNDLED = 2**16
@@ -338,6 +347,31 @@ def edge_softmax(numbers_E: Tensor) -> Tensor:
     return torch.cat([part.softmax(0) for part in torch.split(numbers_E, sizes)])
 
 
+def best_two_of_every_node(weights_EO: Tensor) -> Cell:
+    """DARTS' rule: for every node the two heaviest edges, each with its heaviest operation.
+
+    The weight of an edge is that of its heaviest operation other than `none`, which is never
+    chosen (Liu et al., ICLR 2019, section 2.4).
+
+    Args:
+        weights_EO: weights (14, 8) after the softmax, times the weight of the edge where edges have
+            one.
+
+    Returns:
+        A cell of the family darts; a node's two edges are in the order of their source nodes.
+    """
+    candidates = [o for o, name in enumerate(RULES.operations) if name != "none"]
+    heaviest = weights_EO.detach()[:, candidates].max(dim=1)
+    weight = heaviest.values.tolist()
+    names = [RULES.operations[candidates[int(i)]] for i in heaviest.indices]
+    nodes, start = [], 0
+    for number in range(RULES.inputs, RULES.inputs + RULES.nodes):
+        two = sorted(range(number), key=lambda source: -weight[start + source])[:2]
+        nodes.append(tuple(Edge(names[start + source], source) for source in sorted(two)))
+        start += number
+    return Cell(tuple(nodes), RULES.concat)
+
+
 class DARTSSupernet(Supernet):
     """The supernet of DARTS; its architecture is {"normal": (14, 8), "reduce": (14, 8)}.
 
@@ -351,7 +385,7 @@ class DARTSSupernet(Supernet):
 
     family = FAMILY
     architecture_shapes: Mapping[str, tuple[int, ...]] = {
-        name: (len(EDGES), len(OPERATIONS)) for name in CELLS
+        name: (len(EDGES), len(RULES.operations)) for name in RULES.cells
     }
 
     mixed_share = 1
@@ -374,7 +408,7 @@ class DARTSSupernet(Supernet):
     def forward(self, x_BCHW: Tensor, architecture: Mapping[str, Tensor]) -> Tensor:
         """Logits (B, K) of images (B, C, H, W)."""
         architecture = self.checked(architecture, x_BCHW)
-        weights = (self.weights(name, architecture) for name in CELLS)
+        weights = (self.weights(name, architecture) for name in RULES.cells)
         logits_BK: Tensor = self.network(x_BCHW, *weights)
         return logits_BK
 
@@ -390,7 +424,7 @@ class DARTSSupernet(Supernet):
         """The cells of the two heaviest edges of every node, each with its heaviest operation."""
         architecture = self.checked(architecture)
         cells: dict[str, Cell] = {}
-        for name in CELLS:
+        for name in RULES.cells:
             weights_EO, *edge_weights = self.weights(name, architecture)
             for edge_weights_E in edge_weights:
                 weights_EO = weights_EO * edge_weights_E[:, None]
@@ -406,7 +440,7 @@ class PCDARTSSupernet(DARTSSupernet):
 
     architecture_shapes: Mapping[str, tuple[int, ...]] = {
         **DARTSSupernet.architecture_shapes,
-        **{f"{name}_edges": (len(EDGES),) for name in CELLS},
+        **{f"{name}_edges": (len(EDGES),) for name in RULES.cells},
     }
 
     mixed_share = QUARTER
@@ -419,3 +453,68 @@ class PCDARTSSupernet(DARTSSupernet):
         """Weights of each edge's operations (14, 8), and of the edges (14,)."""
         edge_weights_E = edge_softmax(architecture[f"{cell}_edges"])
         return (*super().weights(cell, architecture), edge_weights_E)
+
+
+# The network of a genotype.
+
+
+class DARTSCell(nn.Module):
+    """A discrete cell of DARTS.
+
+    Shapes:
+        input: the outputs of the two last cells; output (B, 4 C, H, W), at half the resolution if
+        the cell reduces.
+    """
+
+    def __init__(self, cell: Cell, shape: CellShape) -> None:
+        super().__init__()
+        self.inputs = CellInputs(shape, affine=True)
+        self.edges = Edges(cell, shape.channels, reduced=2 if shape.reduces else 0)
+        self.concat = cell.concat
+
+    def forward(self, second_last_BCHW: Tensor, last_BCHW: Tensor) -> Tensor:
+        """The nodes of the output, side by side."""
+        nodes: list[Tensor] = self.edges(self.inputs(second_last_BCHW, last_BCHW))
+        return torch.cat([nodes[number] for number in self.concat], dim=1)
+
+
+def derived_network(
+    genotype: Genotype,
+    *,
+    num_classes: int,
+    in_channels: int,
+    image_size: int,
+    channels: int,
+    cells: int,
+    form: Form,
+    auxiliary: bool,
+) -> DARTSNetwork:
+    """The network of a genotype.
+
+    Raises:
+        InputError: the images are too small for the auxiliary head.
+    """
+    halvings = DARTS.halvings(cells, form)
+    stride = 3 if form == "small" else 2
+    features = image_size // 2**halvings
+    if auxiliary and features < 5 + stride:
+        raise InputError(
+            f"the auxiliary head needs features of {5 + stride} pixels, and images of {image_size} "
+            f"leave {features}; pass an image_size of at least {2**halvings * (5 + stride)}, "
+            "or no auxiliary head"
+        )
+
+    def make_cell(shape: CellShape) -> nn.Module:
+        return DARTSCell(genotype.cells["reduce" if shape.reduces else "normal"], shape)
+
+    def make_auxiliary(inputs: int) -> nn.Module:
+        return AuxiliaryHead(inputs, num_classes, stride=stride, second_norm=form == "small")
+
+    return DARTSNetwork(
+        make_cell,
+        STEMS[form](in_channels, channels),
+        num_classes=num_classes,
+        channels=channels,
+        cells=cells,
+        auxiliary=make_auxiliary if auxiliary else None,
+    )

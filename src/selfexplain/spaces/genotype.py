@@ -4,67 +4,17 @@ Nodes of a cell are numbered from its inputs on: a cell of the DARTS family has 
 computes nodes 2 to 5; a NAS-Bench-201 cell has input 0 and computes nodes 1 to 3.
 """
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from selfexplain.errors import InputError
+from selfexplain.spaces.space import CellRules, families
 
 if TYPE_CHECKING:
     import torch
-
-# What networks of any space ask of their numbers; without torch, for the command line.
-
-
-Form = Literal["small", "imagenet"]
-"""For images of about 32 pixels, or of about 224."""
-
-
-def check_numbers(**numbers: int) -> None:
-    """Raise InputError unless every number is at least 1.
-
-    Example:
-        >>> check_numbers(channels=16, cells=8)
-    """
-    for name, number in numbers.items():
-        if number < 1:
-            raise InputError(f"{name} is {number}; pass a number of at least 1")
-
-
-def check_divisible(what: str, channels: int, unit: int) -> None:
-    """Raise InputError unless the channels can be split as the operations do.
-
-    Example:
-        >>> check_divisible("pcdarts", 16, 8)
-    """
-    if channels % unit:
-        raise InputError(
-            f"channels is {channels}, which {what} cannot split; pass a multiple of {unit}"
-        )
-
-
-def check_image_size(image_size: int, halvings: int) -> None:
-    """Raise InputError unless images of this size can be halved so many times without a rest.
-
-    Example:
-        >>> check_image_size(8, halvings=2)
-    """
-    unit = 2**halvings
-    if image_size < unit or image_size % unit:
-        raise InputError(
-            f"image_size is {image_size}, and this network halves its features {halvings} "
-            f"time{'s' * (halvings > 1)}; pass a multiple of {unit}"
-        )
-
-
-def check_probability(probability: float) -> None:
-    """Raise InputError unless the probability is in [0, 1).
-
-    Example:
-        >>> check_probability(0.2)
-    """
-    if not 0 <= probability < 1:
-        raise InputError(f"drop_path is {probability:g}; pass a number from 0 to below 1")
 
 
 class Edge(NamedTuple):
@@ -96,46 +46,23 @@ class Cell:
     concat: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class CellRules:
-    """What a cell of a family may look like: its inputs, its nodes, its operations."""
+class _Families(Mapping[str, CellRules]):
+    """A family of cells is named after the space that brought it; this finds their rules."""
 
-    cells: tuple[str, ...]
-    inputs: int
-    nodes: int
-    operations: tuple[str, ...]
-    edges_per_node: int | None
-    """Edges that enter each node; None for one from every earlier node."""
-    concat: tuple[int, ...]
+    def _known(self) -> dict[str, CellRules]:
+        return {space.name: space.rules for space in sorted(families(), key=lambda s: s.name)}
+
+    def __getitem__(self, family: str) -> CellRules:
+        return self._known()[family]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known())
+
+    def __len__(self) -> int:
+        return len(self._known())
 
 
-FAMILIES: dict[str, CellRules] = {
-    "darts": CellRules(
-        cells=("normal", "reduce"),
-        inputs=2,
-        nodes=4,
-        operations=(
-            "none",
-            "max_pool_3x3",
-            "avg_pool_3x3",
-            "skip_connect",
-            "sep_conv_3x3",
-            "sep_conv_5x5",
-            "dil_conv_3x3",
-            "dil_conv_5x5",
-        ),
-        edges_per_node=2,
-        concat=(2, 3, 4, 5),
-    ),
-    "nasbench201": CellRules(
-        cells=("cell",),
-        inputs=1,
-        nodes=3,
-        operations=("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"),
-        edges_per_node=None,
-        concat=(3,),
-    ),
-}
+FAMILIES: Mapping[str, CellRules] = _Families()
 """Family of cells -> its rules. PC-DARTS searches cells of the family darts."""
 
 
@@ -203,7 +130,7 @@ def _check_cell(what: str, cell: Cell, rules: CellRules) -> None:
 # Random genotypes, for random search and for tests.
 
 
-def random_genotype(family: str, generator: "torch.Generator | None" = None) -> Genotype:
+def random_genotype(family: str, generator: torch.Generator | None = None) -> Genotype:
     """Draw a genotype, uniformly from all of its family.
 
     In the family darts no edge has the operation `none`, as in every derived cell.
@@ -229,8 +156,8 @@ def random_genotype(family: str, generator: "torch.Generator | None" = None) -> 
     return Genotype(family, {name: _random_cell(rules, generator) for name in rules.cells})
 
 
-def _random_cell(rules: CellRules, generator: "torch.Generator | None") -> Cell:
-    import torch
+def _random_cell(rules: CellRules, generator: torch.Generator | None) -> Cell:
+    import torch  # here, as the command line reads genotypes without it
 
     names = [n for n in rules.operations if n != "none" or rules.edges_per_node is None]
     nodes = []

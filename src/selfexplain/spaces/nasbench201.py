@@ -1,4 +1,4 @@
-"""The space of NAS-Bench-201 (Dong and Yang, ICLR 2020): macro skeleton and supernet.
+"""The supernet and the networks of NAS-Bench-201 (Dong and Yang, ICLR 2020).
 
 Shape suffixes: B batch, C channels, H and W space, K classes, E edges, O operations.
 """
@@ -8,9 +8,12 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from selfexplain.spaces.genotype import FAMILIES, Genotype
+from selfexplain.spaces.genotype import Cell, Edge, Genotype
 from selfexplain.spaces.mixed_op import MixedOp, as_it_is, edges_of, propagate, rows_by_source
-from selfexplain.spaces.supernet import Supernet, best_of_every_edge
+from selfexplain.spaces.network import Edges
+from selfexplain.spaces.registry import NASBENCH201
+from selfexplain.spaces.space import Form
+from selfexplain.spaces.supernet import Supernet
 
 # The skeleton around the cells of NAS-Bench-201 (Dong and Yang, ICLR 2020, section 2.1).
 #
@@ -95,8 +98,7 @@ class NASBench201Network(nn.Module):
         return logits_BK
 
 
-FAMILY = "nasbench201"
-OPERATIONS = FAMILIES[FAMILY].operations
+FAMILY, RULES = NASBENCH201.family, NASBENCH201.rules
 
 
 class MixedCell(nn.Module):
@@ -124,6 +126,23 @@ class MixedCell(nn.Module):
         return propagate([x_BCHW], senders, as_it_is)[-1]
 
 
+def best_of_every_edge(weights_EO: Tensor) -> Cell:
+    """NAS-Bench-201's rule: on every edge the heaviest of all five operations.
+
+    Args:
+        weights_EO: numbers (6, 5), raw or after the softmax.
+
+    Returns:
+        A cell of the family nasbench201.
+    """
+    best = weights_EO.detach().argmax(dim=1).tolist()
+    nodes = []
+    for number in range(RULES.inputs, RULES.inputs + RULES.nodes):
+        chosen, best = best[:number], best[number:]
+        nodes.append(tuple(Edge(RULES.operations[o], source) for source, o in enumerate(chosen)))
+    return Cell(tuple(nodes), RULES.concat)
+
+
 class NASBench201Supernet(Supernet):
     """The supernet of NAS-Bench-201; its architecture is {"cell": (6, 5)}.
 
@@ -136,7 +155,7 @@ class NASBench201Supernet(Supernet):
 
     family = FAMILY
     architecture_shapes: Mapping[str, tuple[int, ...]] = {
-        "cell": (len(edges_of(FAMILY)), len(OPERATIONS))
+        "cell": (len(edges_of(FAMILY)), len(RULES.operations))
     }
 
     def __init__(self, *, num_classes: int, in_channels: int, channels: int, cells: int) -> None:
@@ -159,3 +178,45 @@ class NASBench201Supernet(Supernet):
         """The cell with the heaviest operation on every edge, `none` among them."""
         architecture = self.checked(architecture)
         return Genotype(FAMILY, {"cell": best_of_every_edge(architecture["cell"])})
+
+
+# The network of a genotype.
+
+
+class NASBench201Cell(nn.Module):
+    """A discrete cell of NAS-Bench-201.
+
+    Shapes:
+        input and output (B, C, H, W).
+    """
+
+    def __init__(self, cell: Cell, channels: int) -> None:
+        super().__init__()
+        self.edges = Edges(cell, channels)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """The last node."""
+        nodes: list[Tensor] = self.edges([x_BCHW])
+        return nodes[-1]
+
+
+def derived_network(
+    genotype: Genotype,
+    *,
+    num_classes: int,
+    in_channels: int,
+    image_size: int,
+    channels: int,
+    cells: int,
+    form: Form,
+    auxiliary: bool,
+) -> NASBench201Network:
+    """The network of a genotype, in its one form, for images of any size."""
+    del image_size, form, auxiliary
+    return NASBench201Network(
+        partial(NASBench201Cell, genotype.cells["cell"]),
+        num_classes=num_classes,
+        in_channels=in_channels,
+        channels=channels,
+        cells=cells,
+    )

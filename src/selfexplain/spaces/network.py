@@ -1,34 +1,22 @@
 """The network that a genotype stands for."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
-from selfexplain.spaces.darts import (
-    AuxiliaryHead,
-    CellInputs,
-    CellShape,
-    DARTSNetwork,
-    ImageNetStem,
-    SmallStem,
-    reductions,
-)
-from selfexplain.spaces.genotype import (
-    Cell,
+from selfexplain.spaces.genotype import Cell, Genotype
+from selfexplain.spaces.mixed_op import total
+from selfexplain.spaces.operations import PREPARATIONS, DropPath, Weighted, operation, set_drop_path
+from selfexplain.spaces.space import (
+    SPACES,
     Form,
-    Genotype,
-    check_divisible,
     check_image_size,
     check_numbers,
     check_probability,
 )
-from selfexplain.spaces.mixed_op import total
-from selfexplain.spaces.nasbench201 import NASBench201Network
-from selfexplain.spaces.operations import PREPARATIONS, DropPath, Weighted, operation, set_drop_path
 
 # Discrete cells, as a genotype says; the operations are those of the supernets.
 #
@@ -97,43 +85,6 @@ class Edges(nn.Module):
         return nodes
 
 
-class NASBench201Cell(nn.Module):
-    """A discrete cell of NAS-Bench-201.
-
-    Shapes:
-        input and output (B, C, H, W).
-    """
-
-    def __init__(self, cell: Cell, channels: int) -> None:
-        super().__init__()
-        self.edges = Edges(cell, channels)
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """The last node."""
-        nodes: list[Tensor] = self.edges([x_BCHW])
-        return nodes[-1]
-
-
-class DARTSCell(nn.Module):
-    """A discrete cell of DARTS.
-
-    Shapes:
-        input: the outputs of the two last cells; output (B, 4 C, H, W), at half the resolution if
-        the cell reduces.
-    """
-
-    def __init__(self, cell: Cell, shape: CellShape) -> None:
-        super().__init__()
-        self.inputs = CellInputs(shape, affine=True)
-        self.edges = Edges(cell, shape.channels, reduced=2 if shape.reduces else 0)
-        self.concat = cell.concat
-
-    def forward(self, second_last_BCHW: Tensor, last_BCHW: Tensor) -> Tensor:
-        """The nodes of the output, side by side."""
-        nodes: list[Tensor] = self.edges(self.inputs(second_last_BCHW, last_BCHW))
-        return torch.cat([nodes[number] for number in self.concat], dim=1)
-
-
 def build_network(
     genotype: Genotype,
     *,
@@ -182,77 +133,26 @@ def build_network(
     check_probability(drop_path)
     if form not in ("small", "imagenet"):
         raise InputError(f"there is no form {form!r}; pass small or imagenet")
+    space = SPACES[genotype.family]
+    channels, cells = space.size(form, channels, cells)
     sizes = {"num_classes": num_classes, "in_channels": in_channels}
-    channels, cells = published_size(genotype.family, form, channels, cells)
-    network: nn.Module
-    if genotype.family == "nasbench201":
-        check_numbers(**sizes, channels=channels, cells=cells)
-        if form != "small" or auxiliary:
-            raise InputError(
-                "a nasbench201 network has neither an imagenet form nor an auxiliary head; "
-                "pass form='small' and auxiliary=False"
-            )
-        check_image_size(image_size, halvings=2)
-        make = partial(NASBench201Cell, genotype.cells["cell"])
-        network = NASBench201Network(make, **sizes, channels=channels, cells=cells)
-    else:
-        check_numbers(**sizes, channels=channels, cells=cells)
-        network = _darts_network(genotype, image_size, channels, cells, form, auxiliary, **sizes)
-    set_drop_path(network, drop_path)
-    return network
-
-
-def published_size(
-    family: str, form: Form, channels: int | None, cells: int | None
-) -> tuple[int, int]:
-    """Channels of the first cells and number of cells: the given ones, else the published ones.
-
-    Example:
-        >>> published_size("darts", "imagenet", None, 8)
-        (48, 8)
-    """
-    published = {"nasbench201": (16, 5)}.get(family, (36, 20) if form == "small" else (48, 14))
-    return published[0] if channels is None else channels, published[1] if cells is None else cells
-
-
-def _darts_network(
-    genotype: Genotype,
-    image_size: int,
-    channels: int,
-    cells: int,
-    form: Form,
-    auxiliary: bool,
-    *,
-    num_classes: int,
-    in_channels: int,
-) -> DARTSNetwork:
-    stem = (SmallStem if form == "small" else ImageNetStem)(in_channels, channels)
-    halvings = stem.halvings + len(reductions(cells))
-    check_divisible("darts", channels, 2)
-    check_image_size(image_size, halvings)
-    stride = 3 if form == "small" else 2
-    features = image_size // 2**halvings
-    if auxiliary and features < 5 + stride:
-        raise InputError(
-            f"the auxiliary head needs features of {5 + stride} pixels, and images of {image_size} "
-            f"leave {features}; pass an image_size of at least {2**halvings * (5 + stride)}, "
-            "or no auxiliary head"
-        )
-
-    def make_cell(shape: CellShape) -> nn.Module:
-        return DARTSCell(genotype.cells["reduce" if shape.reduces else "normal"], shape)
-
-    def make_auxiliary(inputs: int) -> nn.Module:
-        return AuxiliaryHead(inputs, num_classes, stride=stride, second_norm=form == "small")
-
-    return DARTSNetwork(
-        make_cell,
-        stem,
-        num_classes=num_classes,
+    check_numbers(**sizes, channels=channels, cells=cells)
+    if lacking := space.lacking(form, auxiliary):
+        raise InputError(f"{lacking}; pass form='small' and auxiliary=False")
+    if problem := space.channels_problem(channels):
+        raise InputError(problem)
+    check_image_size(image_size, space.halvings(cells, form))
+    network = space.network(
+        genotype,
+        **sizes,
+        image_size=image_size,
         channels=channels,
         cells=cells,
-        auxiliary=make_auxiliary if auxiliary else None,
+        form=form,
+        auxiliary=auxiliary,
     )
+    set_drop_path(network, drop_path)
+    return network
 
 
 # How large a network is, counted as the papers on architecture search count.

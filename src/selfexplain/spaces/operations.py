@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from selfexplain.models.pointwise import PointwiseConv2d
 from selfexplain.spaces.depthwise import DepthwiseConv2d
-from selfexplain.spaces.genotype import check_probability
+from selfexplain.spaces.space import check_probability
 
 # Layers that the operations of a cell are made of, each for several edges at once if need be.
 #

@@ -33,7 +33,7 @@ from selfexplain.experiments.search_options import SearchConfig, SearchesConfig
 from selfexplain.files import write_record
 from selfexplain.launchers import Watch, ignore
 from selfexplain.models.build import check_model_name
-from selfexplain.spaces import Genotype, random_genotype, to_string
+from selfexplain.spaces import SPACES, Genotype, random_genotype, to_string
 from selfexplain.training import TrainingOptions
 from selfexplain.training.loggers import Logger, numbers
 from selfexplain.training.processes import joined_processes
@@ -131,8 +131,7 @@ def _search(
 def _random_cell(config: SearchConfig, loggers: Sequence[Logger]) -> dict[str, Any]:
     """A cell drawn uniformly from the space: what a search must beat."""
     generator = torch.Generator().manual_seed(config.seed)
-    family = "nasbench201" if config.space == "nasbench201" else "darts"
-    genotype = random_genotype(family, generator)
+    genotype = random_genotype(SPACES[config.space].family, generator)
     _write_run(config, torch.device("cpu"), {})
     write_outcome(config.out, genotype, [])
     return _write_result(config, genotype, {"epochs": 0}, loggers)

@@ -1,11 +1,10 @@
 """The network of a genotype as one file of plain PyTorch."""
 
-from pathlib import Path
 from typing import get_args
 
 from selfexplain.errors import InputError
-from selfexplain.spaces.genotype import Cell, Form, Genotype
-from selfexplain.spaces.network import published_size
+from selfexplain.spaces.genotype import Cell, Genotype
+from selfexplain.spaces.space import SPACES, Form
 
 BEGIN, END = "# begin: the network\n", "# end: the network\n"
 
@@ -32,6 +31,9 @@ def source_of(
         cells: number of cells, or of cells a stage; None for the published ones.
         form: "small" or "imagenet" (darts alone).
 
+    Raises:
+        InputError: a size or the form is none, or the space has no source to write into.
+
     Example:
         >>> from selfexplain.spaces import random_genotype
         >>> source = source_of(random_genotype("nasbench201"), num_classes=10, in_channels=3)
@@ -40,7 +42,8 @@ def source_of(
         >>> type(scope["Network"]()).__name__
         'Network'
     """
-    channels, cells = published_size(genotype.family, form, channels, cells)
+    space = SPACES[genotype.family]
+    channels, cells = space.size(form, channels, cells)
     sizes: list[int | str] = [num_classes, in_channels, channels, cells]
     # They may come from a file that a stranger wrote, and become source.
     if any(type(size) is not int for size in sizes) or form not in get_args(Form):
@@ -49,16 +52,21 @@ def source_of(
             f"{' or '.join(get_args(Form))}"
         )
     names = "NUM_CLASSES, IN_CHANNELS, CHANNELS, CELLS"
-    if genotype.family == "nasbench201":
-        lines = _cell("CELL", genotype.cells["cell"])
-    else:
-        normal, reduce = genotype.cells["normal"], genotype.cells["reduce"]
-        lines = [*_cell("NORMAL", normal), *_cell("REDUCE", reduce)]
-        lines.append(f"NORMAL_CONCAT, REDUCE_CONCAT = {normal.concat}, {reduce.concat}")
+    if space.source is None:
+        raise InputError(
+            f"the space {space.name} has no source that its networks could be written into; "
+            "pass a genotype of another one"
+        )
+    shown = {name.upper(): genotype.cells[name] for name in space.rules.cells}
+    lines = [line for name, cell in shown.items() for line in _cell(name, cell)]
+    if len(space.rules.concat) > 1:
+        concats = ", ".join(str(cell.concat) for cell in shown.values())
+        lines.append(f"{', '.join(f'{name}_CONCAT' for name in shown)} = {concats}")
+    if len(space.sizes) > 1:
         names += ", FORM"
         sizes.append(f'"{form}"')
     lines.append(f"{names} = {', '.join(map(str, sizes))}")
-    template = Path(__file__).with_name(f"{genotype.family}_network.py").read_text()
+    template = space.source.read_text()
     before, _, rest = template.partition(BEGIN)
     after = rest.partition(END)[2]
     return before + "\n".join(lines) + "\n" + after
