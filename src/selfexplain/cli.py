@@ -1,4 +1,4 @@
-"""The command line: one subcommand for each recipe (`selfexplain --help` lists them)."""
+"""The command line: one subcommand for each experiment (`selfexplain --help` lists them)."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-# What each subcommand does: run its recipe, then print and save what came of it.
+# What each subcommand does: run its experiment, then print and save what came of it.
 #
-# Each imports its recipe itself, so that none waits for what another needs.
+# Each imports its experiment itself, so that none waits for what another needs.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,4 +1,4 @@
-"""A run of a recipe, told to the loggers that its configuration names."""
+"""Log a run to the loggers that its configuration names."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def gradients(
 
 # Several processes that share a batch: each computes on its part, what they share is averaged.
 #
-# The room itself communicates with nobody. Whoever runs several processes passes how to average
+# The package itself communicates with nobody. Whoever runs several processes passes how to average
 # over them; training/processes.py does so with torch.distributed.
 
 
