@@ -1,6 +1,6 @@
-"""The API reference: a page for each room, made of its `__all__`.
+"""The API reference: a page for each package, made of its `__all__`.
 
-A method's class is shown below the method's own page, and only named on that of its room.
+A method's class is shown below the method's own page, and only named on that of its package.
 """
 
 import ast
@@ -37,7 +37,7 @@ WITHOUT_ALL = {
         "objective_options",
     ),
 }
-"""Rooms whose `__init__` imports nothing, and what of them is for users."""
+"""Packages whose `__init__` imports nothing, and what of them is for users."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -77,7 +77,7 @@ def pages_of_methods(folder: Path) -> dict[str, str]:
 
 
 def exports(init: Path) -> dict[str, str]:
-    """Name in the `__all__` of a room's `__init__` -> the module that it comes from."""
+    """Name in the `__all__` of a package's `__init__` -> the module that it comes from."""
     package = ".".join(init.parent.parts[init.parent.parts.index("selfexplain") :])
     origin: dict[str, str] = {}
     names: list[str] = []
@@ -92,50 +92,54 @@ def exports(init: Path) -> dict[str, str]:
 
 
 def reference_pages(source: Path, methods: dict[str, str]) -> dict[str, str]:
-    """Name of a page of the reference -> its Markdown, for every room under `source`."""
-    rooms = {_room(init, source): exports(init) for init in sorted(source.rglob("__init__.py"))}
+    """Name of a page of the reference -> its Markdown, for every package under `source`."""
+    packages = {
+        _name_of(init, source): exports(init) for init in sorted(source.rglob("__init__.py"))
+    }
     pages = {
-        f"api/{room}.md": _page(room, names, set(rooms), methods)
-        for room, names in rooms.items()
+        f"api/{package}.md": _page(package, names, set(packages), methods)
+        for package, names in packages.items()
         if names
     }
-    for room, members in WITHOUT_ALL.items():
-        blocks = [f"::: selfexplain.{room}.{member}" for member in members]
-        pages[f"api/{room}.md"] = "\n\n".join([_head(room), *blocks])
+    for package, members in WITHOUT_ALL.items():
+        blocks = [f"::: selfexplain.{package}.{member}" for member in members]
+        pages[f"api/{package}.md"] = "\n\n".join([_head(package), *blocks])
     pages["api/index.md"] = _index(pages)
     return pages
 
 
-def _room(init: Path, source: Path) -> str:
+def _name_of(init: Path, source: Path) -> str:
     return ".".join(init.parent.relative_to(source).parts) or "selfexplain"
 
 
-def _full(room: str) -> str:
-    return room if room == "selfexplain" else f"selfexplain.{room}"
+def _full(package: str) -> str:
+    return package if package == "selfexplain" else f"selfexplain.{package}"
 
 
-def _head(room: str) -> str:
-    """A title, and the docstring of the room's `__init__`."""
+def _head(package: str) -> str:
+    """A title, and the docstring of the package's `__init__`."""
     options = "    options:\n      members: false\n      show_root_heading: false"
-    return f"# {_full(room)}\n\n::: {_full(room)}\n{options}\n      show_root_toc_entry: false"
+    return (
+        f"# {_full(package)}\n\n::: {_full(package)}\n{options}\n      show_root_toc_entry: false"
+    )
 
 
-def _page(room: str, names: dict[str, str], rooms: set[str], methods: dict[str, str]) -> str:
+def _page(package: str, names: dict[str, str], packages: set[str], methods: dict[str, str]) -> str:
     elsewhere, here = [], []
     for name in sorted(names, key=str.lower):
-        full, origin = f"{_full(room)}.{name}", names[name]
+        full, origin = f"{_full(package)}.{name}", names[name]
         other = origin.removeprefix("selfexplain.")
         if page := methods.get(full) or methods.get(f"{origin}.{name}"):
             elsewhere.append(f"| `{name}` | [methods/{page}](../methods/{page}) |")
-        elif other in rooms and other != room:
+        elif other in packages and other != package:
             elsewhere.append(f"| `{name}` | [{origin}]({other}.md) |")
         else:
             here.append(f"::: {origin}.{name}")
     table = ["| name | where it is described |\n| --- | --- |\n" + "\n".join(elsewhere)]
-    return "\n\n".join([_head(room), *(table if elsewhere else []), *here])
+    return "\n\n".join([_head(package), *(table if elsewhere else []), *here])
 
 
 def _index(pages: dict[str, str]) -> str:
     rows = [f"- [{_full(Path(uri).stem)}]({Path(uri).name})" for uri in sorted(pages)]
-    text = "A page for each room of the package, with all that its `__all__` names."
+    text = "A page for each package, with all that its `__all__` names."
     return "\n\n".join(["# API reference", text, "\n".join(rows)])

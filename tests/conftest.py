@@ -1,4 +1,4 @@
-"""What several rooms of tests share."""
+"""What the tests of several packages share."""
 
 from pathlib import Path
 

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-# What each subcommand does: run its recipe, then print and save what came of it.
+# What each subcommand does: run its experiment, then print and save what came of it.
 #
-# Each imports its recipe itself, so that none waits for what another needs.
+# Each imports its experiment itself, so that none waits for what another needs.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

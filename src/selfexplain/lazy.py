@@ -1,6 +1,6 @@
 """Packages that import a module of theirs when one of its names is asked for.
 
-So the command line reads the options of every room without torch, which takes seconds to import.
+So the command line reads the options of every package without torch, which takes seconds to import.
 """
 
 import sys

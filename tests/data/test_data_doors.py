@@ -64,7 +64,7 @@ def tiled_tiff(tile):
 
 
 def through_a_folder(path):
-    """The door of trainings: the file lies among good ones of its class."""
+    """As trainings do: the file lies among good ones of its class."""
     folder = path.parent / "data"
     for name in ("cat", "dog"):
         (folder / name).mkdir(parents=True)

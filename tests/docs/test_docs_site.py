@@ -1,4 +1,4 @@
-"""What the hooks of the site do to pages, and that every room and method has its page."""
+"""What the hooks of the site do to pages, and that every package and method has its page."""
 
 import ast
 import logging
@@ -48,24 +48,24 @@ def test_every_page_of_docs_is_in_the_navigation_once(navigation: list[str]) -> 
     assert len(navigation) == len(set(navigation))
 
 
-def test_every_room_with_exports_has_a_page_that_shows_or_names_them_all(
+def test_every_package_with_exports_has_a_page_that_shows_or_names_them_all(
     navigation: list[str],
 ) -> None:
     pages = reference_pages(SOURCE, pages_of_methods(DOCS / "methods"))
     assert set(pages) == {page for page in navigation if page.startswith("api/")}
     for init in SOURCE.rglob("__init__.py"):
         module = ".".join(("selfexplain", *init.parent.relative_to(SOURCE).parts))
-        room = module.removeprefix("selfexplain.")
+        package = module.removeprefix("selfexplain.")
         for name in getattr(__import__(module, fromlist=["*"]), "__all__", ()):
-            page = pages[f"api/{room}.md"]
+            page = pages[f"api/{package}.md"]
             shown = re.search(rf"^::: selfexplain\.[\w.]*\.{name}$", page, flags=re.MULTILINE)
             assert bool(shown) != (f"| `{name}` |" in page), (module, name)
 
 
-def test_what_is_shown_of_rooms_without_exports_exists() -> None:
-    for room, members in WITHOUT_ALL.items():
+def test_what_is_shown_of_packages_without_exports_exists() -> None:
+    for package, members in WITHOUT_ALL.items():
         for member in members:
-            path = SOURCE.joinpath(room, *member.split("."))
+            path = SOURCE.joinpath(package, *member.split("."))
             file, name = path.with_suffix(".py"), ""
             if not file.exists():
                 file, name = path.parent.with_suffix(".py"), path.name
@@ -76,8 +76,8 @@ def test_what_is_shown_of_rooms_without_exports_exists() -> None:
 def test_the_page_of_every_objective_shows_its_class() -> None:
     pages = pages_of_methods(DOCS / "methods")
     for name, objective in OBJECTIVES.items():
-        room = objective.__module__.rpartition(".")[0]
-        assert pages[f"{room}.{objective.__name__}"] == f"{name}.md"
+        package = objective.__module__.rpartition(".")[0]
+        assert pages[f"{package}.{objective.__name__}"] == f"{name}.md"
     for path in pages:
         module, _, name = path.rpartition(".")
         assert hasattr(__import__(module, fromlist=["*"]), name), path

@@ -1,4 +1,4 @@
-"""The one door through which image files and encoded images come, wherever they lie.
+"""The only place where image files and encoded images are opened, whatever their source.
 
 Images come from strangers. So a file must be a plain file, only the decoders of `FORMATS` see its
 bytes (whatever its name says), and its header is checked before a pixel is decoded: nothing is run,

@@ -261,7 +261,7 @@ class DistilPartOptions(Checked):
     """Options of the objective distil_part."""
 
     part: Part = "full"
-    """What is kept of the teacher's output (docs/study-kd.md)."""
+    """What is kept of the teacher's output (docs/how-to/study-kd.md)."""
     alpha: Share = 0.9
     """Share of the distillation; the rest is the cross-entropy with the labels."""
     temperature: Temperature = 4.0

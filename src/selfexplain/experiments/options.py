@@ -1,6 +1,6 @@
 """The options of a run, from which the command line is generated.
 
-`TrainConfig` and `CompareConfig` are plain data: a recipe is a function that returns one.
+`TrainConfig` and `CompareConfig` are plain data: a new experiment is a function that takes one.
 """
 
 import json

@@ -187,7 +187,7 @@ def inner_product(
 # nothing, and reaches everything else that the loss saw as the mixed product d/dx <g(v, x), m>
 # (products.py). Only first derivatives of the loss are needed for differences, second ones for
 # inner products, however many levels there are. Where several processes share a batch, whatever a
-# shared variable receives is averaged over them where it is made (docs/multilevel.md).
+# shared variable receives is averaged over them where it is made (docs/hypergradients.md).
 
 
 SweepMode = Literal["finite_difference", "one_sided", "inner_product"]

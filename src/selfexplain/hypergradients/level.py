@@ -91,7 +91,7 @@ def gradients(
 
 # Several processes that share a batch: each computes on its part, what they share is averaged.
 #
-# The room itself communicates with nobody. Whoever runs several processes passes how to average
+# The package itself communicates with nobody. Whoever runs several processes passes how to average
 # over them; training/processes.py does so with torch.distributed.
 
 
@@ -171,7 +171,7 @@ class Level:
             displacement that a difference makes; None for a small one by precision, right for
             smooth losses. The gradient of a network with ReLUs jumps wherever a unit switches, and
             a small displacement then measures where the jumps happen to be; see
-            docs/multilevel.md.
+            docs/hypergradients.md.
         shared: where several processes share a batch, whether all hold the same variable (weights).
             Then its loss is a mean over the images, and its step goes along the mean gradient. Else
             each process has its own (a perturbation of its images), and its loss is a sum over the

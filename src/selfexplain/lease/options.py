@@ -57,9 +57,9 @@ class LeaSEOptions:
     """In place of the explanation: random noise of its size, the explanation with each image's
     pixels shuffled, or the absolute gradient of the predicted class's score."""
     mode: Mode | None = None
-    """How the hypergradient is computed; see multilevel. None for the method's own: inner_product
-    for LeaSE and SANAS, whose small part that comes through the explanations drowns in the noise of
-    differences; finite_difference for darts2."""
+    """How the hypergradient is computed (docs/hypergradients.md). None for the method's own:
+    inner_product for LeaSE and SANAS, as the small part that comes through the explanations is lost
+    in the noise of differences; finite_difference for darts2."""
 
     def __post_init__(self) -> None:
         """Refuse what makes no search."""

@@ -1,4 +1,4 @@
-"""Classifiers for small images, and the door to timm's and the user's own."""
+"""Classifiers for small images, timm's models, and the user's own."""
 
 from selfexplain.models.build import BUILT_IN, build_model
 from selfexplain.models.pointwise import PointwiseConv2d

@@ -1,4 +1,4 @@
-"""The shelf of objectives that the methods are compared with: one file a method."""
+"""The baselines with which Introspective Learning is compared: one module a method."""
 
 from typing import TYPE_CHECKING
 

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# The shelf: every objective in one harness. From the project's root:
+# Baselines: every objective under the same conditions. From the project's root:
 #
-#   results/shelf/run.sh digits      300 digits, small CNN, 30 epochs, five seeds: every objective, in minutes
-#   results/shelf/run.sh small       CIFAR-100, 10,000 images at 16 x 16 pixels, ResNet-20, 20 epochs: two CPU cores
-#   results/shelf/run.sh gpu         CIFAR-100, all images, ResNet-18, 200 epochs, bf16: one GPU
+#   results/baselines/run.sh digits      300 digits, small CNN, 30 epochs, five seeds: every objective, in minutes
+#   results/baselines/run.sh small       CIFAR-100, 10,000 images at 16 x 16 pixels, ResNet-20, 20 epochs: two CPU cores
+#   results/baselines/run.sh gpu         CIFAR-100, all images, ResNet-18, 200 epochs, bf16: one GPU
 #
 # Each command continues where it was stopped, within a run from the last epoch's checkpoint, so that it may be cut
-# into calls of any length: timeout 580 results/shelf/run.sh gpu. FIRST=5 runs the first five objectives alone, and
+# into calls of any length: timeout 580 results/baselines/run.sh gpu. FIRST=5 runs the first five objectives alone, and
 # MORE="introspective:control=uniform" others beside them.
 # On the GPU, EPOCHS=30 trains for less long (in a folder of its own), SEEDS=0 makes the runs of one seed first, WORKERS says
 # how many runs share it, and FAST="--cuda-graph" leaves out the compilation.
 # data/cifar100 holds the Parquet files of uoft-cs/cifar100 (Hugging Face hub).
 set -euo pipefail
-out=results/shelf
+out=results/baselines
 data=(--data parquet:data/cifar100)
 # The five that matter most, then from the cheap to the dear; those with teachers train them themselves.
 every=(standard label_smoothing introspective ps_kd cs_kd
