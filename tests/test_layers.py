@@ -11,8 +11,8 @@ ROOT = Path(selfexplain.__file__).parent
 LAYERS = (
     {"errors", "lazy"},
     {"limits", "records", "distributed", "seeding"},
-    {"files", "training.options", "training.optimizers"},
-    {"models", "data", "launchers"},
+    {"files", "training.options"},
+    {"models", "data", "launchers", "training.optimizers"},
     {"hypergradients", "explanations", "spaces"},
     {"objectives", "evaluation"},
     {"introspection", "lease"},
