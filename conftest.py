@@ -18,9 +18,6 @@ import torch
 
 torch.set_num_threads(1)
 
-# They hold no tests, and one is called as a folder of tests is, which pytest takes for one module.
-collect_ignore = ["tests/oracles"]
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Slow files first and docstrings' examples last, so that all workers end together."""

@@ -8,7 +8,9 @@ import pytest
 @pytest.fixture(scope="session")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a small finished comparison, with all that the report reads."""
-    from compared import make_comparison  # not before a test needs it: it imports much
+    from tests.helpers.compared import (
+        make_comparison,  # not before a test needs it: it imports much
+    )
 
     out = tmp_path_factory.mktemp("report") / "compared"
     make_comparison(out)
@@ -18,6 +20,6 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Folders of an introspective and of a standard run, as the app shows them."""
-    from app_runs import make_runs
+    from tests.helpers.app_runs import make_runs
 
     return make_runs(tmp_path_factory.mktemp("runs"))

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from tests.helpers import small_networks
+from tests.helpers.small_networks import NETWORKS, images
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import small_networks
 from selfexplain.experiments.objective_options import ObjectiveOptions
 from selfexplain.experiments.objectives import OBJECTIVES, build_objective
 from selfexplain.introspection import Introspective
@@ -21,7 +22,6 @@ from selfexplain.models import BUILT_IN, PointwiseConv2d, build_model
 from selfexplain.models.pointwise import strided_pointwise
 from selfexplain.objectives import ObjectiveContext, Standard
 from selfexplain.spaces import build_network, build_supernet, published_genotypes
-from small_networks import NETWORKS, images
 
 pytestmark = pytest.mark.slow
 

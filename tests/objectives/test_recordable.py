@@ -1,0 +1,82 @@
+"""Objectives whose steps are recorded and replayed: what that asks of them, without a GPU.
+
+A replay repeats the work of the device alone (training/cuda_graph.py). So such a step decides
+nothing by values, draws nothing on the CPU, and finds and leaves its memory where it was.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import pytest
+import torch
+from tests.objectives.test_contract import SPECS, arguments, make, steps
+from torch import Tensor, nn
+
+from selfexplain.objectives import Objective, Standard
+
+NOT_RECORDED = {
+    "saliency_guided",
+    "cgc",
+    "cgc:layer=block2",
+    "distil_part",
+    "distil_part:part=permuted",
+    "distil_part:part=class_mean",
+    "distil_part:part=similarity",
+    "introspective:control=permuted",
+    "introspective:aggregation=class,every=3,ramp_steps=4",
+}
+RECORDED = [s for s in SPECS if s not in NOT_RECORDED and not s.startswith(("aux", "mix", "cut"))]
+
+
+def begun(spec: str) -> Objective:
+    """The objective after as many steps as are not recorded."""
+    objective = make(spec)
+    steps(objective, 2)
+    return objective
+
+
+def tensors(objective: Objective) -> dict[str, Tensor]:
+    state = objective.state_dict()
+    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+@pytest.mark.parametrize("spec", sorted(NOT_RECORDED))
+def test_others_say_so(spec: str) -> None:
+    assert not begun(spec).recordable
+
+
+@pytest.mark.parametrize("spec", RECORDED)
+def test_memory_stays_where_it_is(spec: str) -> None:
+    objective = begun(spec)
+    assert objective.recordable
+    before = {name: value.data_ptr() for name, value in tensors(objective).items()}
+    random_state = torch.get_rng_state()
+    steps(objective, 2, first=2)
+    assert {name: value.data_ptr() for name, value in tensors(objective).items()} == before
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
+@pytest.mark.parametrize("spec", RECORDED)
+def test_nothing_is_decided_by_values(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the meta device tensors have no values, and asking for one is an error."""
+    objective = begun(spec)
+    autocast = torch.autocast
+
+    def for_meta(device_type: str, **options: Any) -> AbstractContextManager[Any]:
+        return nullcontext() if device_type == "meta" else autocast(device_type, **options)
+
+    monkeypatch.setattr(torch, "autocast", for_meta)  # which does not know the device
+    objective.to("meta")
+    out = objective(*(each.to("meta") for each in arguments(objective)))
+    out["loss"].backward()
+    assert all(p.grad is not None for p in objective.parameters() if p.requires_grad)
+
+
+def test_a_decision_by_values_would_be_found() -> None:
+    class Undecided(Standard):
+        def forward(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
+            return super().forward(x_BCHW if x_BCHW.sum() > 0 else -x_BCHW, y_B)
+
+    objective = Undecided(nn.Sequential(nn.Flatten(), nn.Linear(64, 5))).to("meta")
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+        objective(*(each.to("meta") for each in arguments(objective)))
