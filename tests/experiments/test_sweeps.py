@@ -146,7 +146,8 @@ def test_run_that_diverges_ends_the_sweep_after_the_others(
 
 def test_interrupt_keeps_finished_epochs(tmp_path: Path) -> None:
     """Ctrl-C: exit code 130, no worker left, checkpoints whole."""
-    words = ["compare", "--data", "digits", "--epochs", "500", "--seeds", "0", "1"]
+    words = ["compare", "--data", "digits", "--train-size", "100", "--batch-size", "50"]
+    words += ["--epochs", "5000", "--seeds", "0", "1"]
     words += ["--objectives", "standard", "--out", str(tmp_path), "--workers", "2"]
     # A shell starts what it puts into the background, these tests perhaps, deaf to interrupts.
     hearing = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "

@@ -172,7 +172,7 @@ def test_lightning(name: str, averages: bool, tmp_path: Path) -> None:
             logger=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            max_epochs=3,
+            max_epochs=2,
             callbacks=[losses, save, *average],
         )
         loader = DataLoader(Images(name == "ps_kd"), batch_size=10)  # the last has 4
