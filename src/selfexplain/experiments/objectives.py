@@ -167,8 +167,8 @@ def objective_class(name: str) -> type[Objective]:
     """
     if name in OBJECTIVES:
         return OBJECTIVES[name]
-    near = difflib.get_close_matches(name.partition(":")[0], OBJECTIVES, n=1)
     if not is_own_objective(name):
+        near = difflib.get_close_matches(name, OBJECTIVES, n=1)
         raise InputError(
             f"there is no objective {name!r}; pass {' or '.join(near or OBJECTIVES)}, or your own "
             "as package.module:Class"
@@ -177,6 +177,7 @@ def objective_class(name: str) -> type[Objective]:
         found = import_named(name)
     except (Exception, SystemExit) as error:  # a user's module may raise anything
         kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
+        near = difflib.get_close_matches(name.partition(":")[0], OBJECTIVES, n=1, cutoff=0.8)
         meant = f" (did you mean {near[0]}?)" if near else ""
         raise InputError(
             f"objective {name!r} cannot be imported ({kind}{first_line(error)}){meant}; pass "
