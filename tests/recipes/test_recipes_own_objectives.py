@@ -1,6 +1,7 @@
 """Objectives of the user's own, by `package.module:Class`."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -22,10 +23,12 @@ from selfexplain.experiments.objectives import (
     whole_numbers,
     with_options,
 )
+from selfexplain.launchers.local import worker_environment
 from selfexplain.objectives import LabelSmoothing, Mixup, ObjectiveContext
 
 OWN = """
 from torch import nn
+from selfexplain.launchers.local import worker_environment
 from selfexplain.objectives import LabelSmoothing, Objective, Range, Standard
 from selfexplain.objectives.shared.base import check_in_range
 
@@ -221,6 +224,12 @@ def test_what_cannot_take_a_step_is_refused_before_training(
     assert message in str(refusal.value)
 
 
+def test_workers_find_the_module_too(own: Path) -> None:
+    resolve("own_losses:Focal", ObjectiveOptions())
+    folders = worker_environment(0, 1, [], {})["PYTHONPATH"].split(os.pathsep)
+    assert folders[-1] == str(own)  # after what is installed
+
+
 def test_the_step_that_is_tried_leaves_nothing_behind(own: Path) -> None:
     objective = build("own_losses:Focal")
     before = {name: t.clone() for name, t in objective.state_dict().items()}  # type: ignore[attr-defined]
@@ -234,7 +243,7 @@ def test_the_command_line_trains_resumes_compares_and_explains(
 ) -> None:
     shared = (*DIGITS, "--epochs", "1", "--out", "cmp")
     specs = ("--objectives", "standard", "own_losses:Focal:gamma=1")
-    main(["compare", *shared, "--seeds", "0", *specs, "--workers", "2"])
+    main(["compare", *shared, "--seeds", "0", *specs])
     run = own / "cmp" / "runs" / "own_losses_Focal_gamma-1-seed0"
     record = json.loads((run / "run.json").read_text())["config"]
     assert record["objective"] == "own_losses:Focal:gamma=1"
