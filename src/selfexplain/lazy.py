@@ -3,11 +3,37 @@
 So the command line reads the options of every package without torch, which takes seconds to import.
 """
 
+import os
 import sys
 from collections.abc import Mapping
+from functools import reduce
 from importlib import import_module
 from types import ModuleType
 from typing import Any
+
+
+def import_named(name: str) -> Any:
+    """What `package.module:name` stands for in code of the user's own, which is imported.
+
+    Modules in the current directory are found, after those that are installed.
+
+    Raises:
+        ImportError: there is no such module, or nothing of this name in it; a module may raise
+            anything else, too.
+
+    Example:
+        >>> import_named("collections:OrderedDict").__name__
+        'OrderedDict'
+    """
+    module_name, _, path = name.partition(":")
+    here = os.getcwd()  # noqa: PTH109 - a string, as the entries of sys.path are
+    if here not in sys.path and "" not in sys.path:
+        sys.path.append(here)  # for good: the module may import others later, and so may workers
+    module = import_module(module_name)
+    try:
+        return reduce(getattr, path.split("."), module)
+    except AttributeError as error:
+        raise ImportError(f"module {module_name} has no {path}", name=module_name) from error
 
 
 def lazily(package: str, names: Mapping[str, str]) -> None:

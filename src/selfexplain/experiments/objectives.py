@@ -1,17 +1,21 @@
 """From an objective's name on the command line to the objective."""
 
+import copy
 import dataclasses
 import difflib
+import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, get_args, get_type_hints
 
+import torch
 from torch import nn
 
-from selfexplain.errors import InputError
+from selfexplain.errors import InputError, first_line
 from selfexplain.experiments.objective_options import ObjectiveOptions, parts_of
 from selfexplain.introspection import Introspective, OwnMass
+from selfexplain.lazy import import_named
 from selfexplain.objectives import (
     BYOT,
     CSKD,
@@ -81,15 +85,14 @@ def split_spec(spec: str) -> tuple[list[str], str]:
     return partners, objective
 
 
-def check_partners(partners: list[str], name: str, objectives: dict[str, type[Objective]]) -> None:
+def check_partners(partners: list[str], name: str) -> None:
     """Raise InputError if the objective of this name cannot use the partners' mixed images.
 
     Example:
-        >>> from selfexplain.objectives import Standard
-        >>> check_partners(["mixup"], "standard", {"standard": Standard})
+        >>> check_partners(["mixup"], "standard")
     """
-    if partners and (reason := refusal(objectives[name])):
-        others = [other for other, kind in objectives.items() if not refusal(kind)]
+    if partners and (reason := refusal(objective_class(name))):
+        others = [other for other, kind in OBJECTIVES.items() if not refusal(kind)]
         partner = partners[-1].partition(":")[0]
         raise InputError(f"{name} {reason}; after {partner}+ pass {' or '.join(others)}")
 
@@ -121,6 +124,164 @@ OBJECTIVES: dict[str, type[Objective]] = {
 `ObjectiveOptions`."""
 
 
+# Objectives of the user's own, by `package.module:Class`.
+
+OWN = re.compile(r"[^:=,]+:[^\W\d][\w.]*(:|$)")
+"""What the spec of one begins with."""
+
+
+def is_own_objective(part: str) -> bool:
+    """Whether a part of a spec stands for a class of the user's own, which is imported.
+
+    Example:
+        >>> is_own_objective("mine.losses:Focal:gamma=3"), is_own_objective("zipf:weight=0.1")
+        (True, False)
+    """
+    name = part.partition(":")[0]
+    return name not in OBJECTIVES and name not in PARTNERS and OWN.match(part) is not None
+
+
+def split_options(part: str) -> tuple[str, str | None]:
+    """Name of a part of a spec, and the text of its options; None if it has no place for any.
+
+    Example:
+        >>> split_options("zipf:weight=0.1"), split_options("mine:Focal")
+        (('zipf', 'weight=0.1'), ('mine:Focal', None))
+    """
+    name, colon, rest = part.partition(":")
+    if is_own_objective(part):
+        own, colon, rest = rest.partition(":")
+        name = f"{name}:{own}"
+    return name, rest if colon else None
+
+
+def objective_class(name: str) -> type[Objective]:
+    """The class of this name, one of the user's own imported.
+
+    Raises:
+        InputError: there is no such objective, or what is imported is none.
+
+    Example:
+        >>> objective_class("standard").__name__
+        'Standard'
+    """
+    if name in OBJECTIVES:
+        return OBJECTIVES[name]
+    if not is_own_objective(name):
+        near = difflib.get_close_matches(name, OBJECTIVES, n=1)
+        raise InputError(
+            f"there is no objective {name!r}; pass {' or '.join(near or OBJECTIVES)}, or your own "
+            "as package.module:Class"
+        )
+    try:
+        found = import_named(name)
+    except (Exception, SystemExit) as error:  # a user's module may raise anything
+        kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
+        near = difflib.get_close_matches(name.partition(":")[0], OBJECTIVES, n=1, cutoff=0.8)
+        meant = f" (did you mean {near[0]}?)" if near else ""
+        raise InputError(
+            f"objective {name!r} cannot be imported ({kind}{first_line(error)}){meant}; pass "
+            "package.module:Class, with the module in this directory or on PYTHONPATH"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Objective)):
+        what = f"the class {found.__name__}" if isinstance(found, type) else type(found).__name__
+        raise InputError(
+            f"objective {name!r} is no objective ({what}); pass a subclass of "
+            "selfexplain.objectives.Objective"
+        )
+    return found
+
+
+def _own_parameters(kind: type[Objective]) -> dict[str, inspect.Parameter]:
+    """The parameters of a class's constructor but for the model, which comes first."""
+    _, *parameters = inspect.signature(kind).parameters.values() or [None]
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {p.name: p for p in parameters if p is not None and p.kind not in several}
+
+
+def _own_hints(kind: type[Objective]) -> dict[str, Any]:
+    """Option -> type, as the constructor declares it or as its default has it."""
+    try:
+        declared = get_type_hints(kind.__init__)
+    except Exception:  # a hint may name what is imported for type checkers alone
+        declared = {}
+    return {
+        name: declared.get(name, str if p.default in (p.empty, None) else type(p.default))
+        for name, p in _own_parameters(kind).items()
+    }
+
+
+def _check_own(name: str, given: Mapping[str, Any]) -> None:
+    """Raise InputError if the constructor of a user's class needs more than a model and these."""
+    kind = objective_class(name)
+    below = kind.__mro__[: kind.__mro__.index(Objective)]
+    if any("in_context" in vars(each) for each in below):
+        return  # which may give the rest
+    lacking = [
+        p.name
+        for p in _own_parameters(kind).values()
+        if p.default is p.empty and p.name not in given
+    ]
+    if lacking:
+        raise InputError(
+            f"objective {name!r} needs {' and '.join(lacking)}, without a default; pass "
+            f"{name}:{','.join(f'{each}=VALUE' for each in lacking)}, or give the class an "
+            "in_context that knows"
+        )
+
+
+def _build_own(
+    name: str, model: nn.Module, context: ObjectiveContext, values: Mapping[str, Any]
+) -> Objective:
+    try:
+        objective = objective_class(name).in_context(model, context, **values)
+    except InputError:
+        raise
+    except Exception as error:  # a user's class may raise anything
+        raise InputError(
+            f"objective {name!r} could not be built ({type(error).__name__}: {first_line(error)}); "
+            "it is called with the model and the options of its spec"
+        ) from error
+    if not isinstance(getattr(objective, "model", None), nn.Module):
+        raise InputError(
+            f"objective {name!r} has no model; call super().__init__(model) in its constructor"
+        )
+    return objective
+
+
+def check_step(
+    objective: Objective, spec: str, shape_CHW: tuple[int, int, int], classes: int
+) -> None:
+    """Raise InputError unless a user's objective can take a step; others are left alone.
+
+    A copy takes it, on two black images.
+
+    Example:
+        >>> from selfexplain.objectives import Standard
+        >>> check_step(Standard(nn.Flatten()), "standard", (1, 8, 8), 64)
+    """
+    name = split_options(split_spec(spec)[1])[0]
+    if not is_own_objective(name):
+        return
+    y_B, index_B = torch.tensor([0, classes - 1]), torch.tensor([0, 1])
+    batch = (torch.zeros(2, *shape_CHW), y_B, index_B)
+    try:
+        trial = copy.deepcopy(objective).train()
+    except Exception:  # what cannot be copied is looked at in its first step of training
+        return
+    try:
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            trial.begin_epoch(0, 1)
+            trial(*(batch if trial.wants_indices else batch[:2]))["loss"].backward()
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+    except Exception as error:  # a user's class may raise anything
+        raise InputError(
+            f"objective {name!r} cannot take a step ({type(error).__name__}: {first_line(error)}); "
+            "it is called with images (B, C, H, W) and labels (B,)"
+        ) from error
+
+
 def build_objective(
     spec: str,
     model: nn.Module,
@@ -132,7 +293,8 @@ def build_objective(
 
     Args:
         spec: `NAME`, or `NAME:option=value,option=value` to differ from `options`; before it, each
-            with a `+` after it, any number of partners that mix images, specified alike.
+            with a `+` after it, any number of partners that mix images, specified alike. The name
+            of an objective of your own is `package.module:Class`.
         model: the model to be trained.
         options: options of all objectives.
         context: what else some objectives need to know of the run.
@@ -155,8 +317,12 @@ def build_objective(
         0.2
     """
     name, values = resolve(spec, options)
-    with _said_of(name, OBJECTIVES[name]):
-        objective = OBJECTIVES[name].in_context(model, context, **values)
+    kind = objective_class(name)
+    with _said_of(name, kind):
+        if is_own_objective(name):
+            objective = _build_own(name, model, context, values)
+        else:
+            objective = kind.in_context(model, context, **values)
     objective = beside(objective)
     for partner in reversed(split_spec(spec)[0]):
         name, values = _named(partner, options)
@@ -167,6 +333,8 @@ def build_objective(
 
 def resolve(spec: str, options: ObjectiveOptions) -> tuple[str, dict[str, Any]]:
     """Name and option values of a spec's objective; partners before it are checked too.
+
+    Of an objective of the user's own, the values that the spec gives.
 
     Raises:
         InputError: as `build_objective`, but for values that do not fit.
@@ -179,7 +347,7 @@ def resolve(spec: str, options: ObjectiveOptions) -> tuple[str, dict[str, Any]]:
     for partner in partners:
         _named(partner, options)
     name, values = _named(objective, options)
-    check_partners(partners, name, OBJECTIVES)
+    check_partners(partners, name)
     return name, values
 
 
@@ -193,7 +361,10 @@ def option_values(spec: str, options: ObjectiveOptions) -> dict[str, Any]:
         >>> option_values("mixup+label_smoothing:smoothing=0.2", ObjectiveOptions())
         {'smoothing': 0.2, 'mixup.alpha': 1.0, 'mixup.probability': 1.0}
     """
-    _, values = resolve(spec, options)
+    name, values = resolve(spec, options)
+    if is_own_objective(name):
+        parameters = _own_parameters(objective_class(name))
+        values = {n: p.default for n, p in parameters.items() if p.default is not p.empty} | values
     for partner in split_spec(spec)[0]:
         name, given = _named(partner, options)
         values |= {f"{name}.{option}": value for option, value in given.items()}
@@ -208,23 +379,26 @@ def teacher_spec_of(spec: str, options: ObjectiveOptions) -> str | None:
         'standard'
     """
     name, values = resolve(spec, options)
-    return OBJECTIVES[name].teacher_spec(values)
+    return objective_class(name).teacher_spec(values)
 
 
 def _named(part: str, options: ObjectiveOptions) -> tuple[str, dict[str, Any]]:
     """Name and option values of one part of a spec."""
-    name, _, overrides = part.partition(":")
-    if name not in OBJECTIVES and name not in PARTNERS:
-        near = difflib.get_close_matches(name, OBJECTIVES, n=1) or list(OBJECTIVES)
-        raise InputError(f"there is no objective {name!r}; pass {' or '.join(near)}")
+    name, overrides = split_options(part)
+    if name not in PARTNERS:
+        objective_class(name)
     base = getattr(options, name, None)
-    texts = overrides.split(",") if ":" in part else []
+    texts = [] if overrides is None else overrides.split(",")
     if "" in texts:
         raise InputError(f"{part!r} has a place for an option and none there; leave out its sign")
-    pairs = [_parse(text, name, base) for text in texts]
+    hints = _hints(name, options)
+    pairs = [_parse(text, name, hints) for text in texts]
     given = dict(pairs)
     if len(given) < len(pairs):
         raise InputError(f"{part!r} gives an option twice; pass each once")
+    if is_own_objective(name):
+        _check_own(name, given)
+        return name, given
     if base is None:
         return name, {}
     with _said_of(name, type(base)):
@@ -240,15 +414,22 @@ def _said_of(name: str, kind: type) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        if re.search(rf"\b({name}|{kind.__name__})\b", str(error)):
+        if re.search(rf"\b({re.escape(name)}|{kind.__name__})\b", str(error)):
             raise
         raise InputError(f"{name}: {error}") from error
 
 
-def _parse(part: str, name: str, base: Any) -> tuple[str, Any]:
+def _hints(name: str, options: ObjectiveOptions) -> dict[str, Any]:
+    """Option -> type, of an objective or a partner."""
+    if is_own_objective(name):
+        return _own_hints(objective_class(name))
+    base = getattr(options, name, None)
+    return {} if base is None else get_type_hints(type(base))
+
+
+def _parse(part: str, name: str, hints: Mapping[str, Any]) -> tuple[str, Any]:
     """One `option=value`, the value in the type of the option."""
     option, equals, text = part.partition("=")
-    hints = {} if base is None else get_type_hints(type(base))
     if option in hints and not equals:
         raise InputError(f"{option} of {name} has no value; pass it as {option}=VALUE")
     if option not in hints:
@@ -296,13 +477,16 @@ def free_options(spec: str) -> dict[str, Tunable]:
         >>> list(free_options("mixup+label_smoothing:smoothing=0.2"))
         ['mixup.alpha']
     """
-    classes = {**OBJECTIVES, **PARTNERS}
-    parts = [(prefix, *part.partition(":")[::2]) for prefix, part in _prefixed(spec)]
-    fixed = {f"{p}{each.partition('=')[0]}" for p, _, given in parts for each in given.split(",")}
+    parts = [(prefix, *split_options(part)) for prefix, part in _prefixed(spec)]
+    fixed = {
+        f"{prefix}{each.partition('=')[0]}"
+        for prefix, _, given in parts
+        for each in (given or "").split(",")
+    }
     return {
         f"{prefix}{option}": tunable
         for prefix, name, _ in parts
-        for option, tunable in classes[name].tunable.items()
+        for option, tunable in (PARTNERS.get(name) or objective_class(name)).tunable.items()
         if f"{prefix}{option}" not in fixed
     }
 
@@ -323,7 +507,8 @@ def with_options(spec: str, options: Mapping[str, Value]) -> str:
             for key, value in options.items()
             if "".join(key.rpartition(".")[:2]) == prefix
         ]
-        made.append(part + ("," if ":" in part else ":") + ",".join(own) if own else part)
+        sign = ":" if split_options(part)[1] is None else ","
+        made.append(part + sign + ",".join(own) if own else part)
     return "+".join(made)
 
 
@@ -336,8 +521,7 @@ def whole_numbers(spec: str, options: ObjectiveOptions) -> set[str]:
     """
     whole = set()
     for prefix, part in _prefixed(spec):
-        base = getattr(options, part.partition(":")[0], None)
-        hints = {} if base is None else get_type_hints(type(base))
+        hints = _hints(split_options(part)[0], options)
         whole |= {f"{prefix}{option}" for option, hint in hints.items() if hint is int}
     return whole
 

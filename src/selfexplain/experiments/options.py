@@ -200,7 +200,7 @@ class RunConfig(SharedConfig):
     """standard | label_smoothing | confidence_penalty | introspective | own_mass | zipf | ols |
     cs_kd | ps_kd | dlb | tf_kd | byot | dml | kd | dkd | born_again | saliency_guided | cgc |
     icasc | lsx, with options of its own after a colon if you like:
-    introspective:weight=0.1,control=permuted.
+    introspective:weight=0.1,control=permuted. Your own is package.module:Class.
     mixup+ or cutmix+ before it trains it on mixed images: mixup:alpha=0.5+standard."""
     seed: Seed = 0
     """Seed of weights, batches and splits."""
@@ -243,7 +243,8 @@ class CompareConfig(SharedConfig):
     package.module:factory."""
     objectives: tuple[str, ...] = ("standard", "label_smoothing", "introspective")
     """Objectives to compare, named as for train; differences are taken against the first. Options
-    may follow a colon: introspective:control=permuted. Images may be mixed: mixup+standard."""
+    may follow a colon: introspective:control=permuted. Images may be mixed: mixup+standard.
+    Your own is package.module:Class."""
     seeds: tuple[Seed, ...] = (0, 1, 2)
     """Seeds; every objective runs with each."""
     tune: Count | None = None
@@ -444,8 +445,8 @@ class RetrainConfig(RunConfig):
     """File of a genotype (a search writes genotype.json), published:NAME, or the genotype as its
     benchmark writes it: |op~0|+|op~0|op~1|+... or Genotype(normal=[...], ...)."""
     objective: str = "standard"
-    """standard | label_smoothing | confidence_penalty | introspective, with options of its own
-    after a colon if you like: introspective:weight=0.1,control=permuted."""
+    """standard | label_smoothing | confidence_penalty | introspective, or any other of train, with
+    options of its own after a colon if you like: introspective:weight=0.1,control=permuted."""
     init_channels: Annotated[int, Limits(least=1, most=4096)] | None = None
     """Channels of the first cells; None for the published ones: darts 36, and 48 in the imagenet
     form; nasbench201 16."""

@@ -1,13 +1,13 @@
 """From a model's name to the model: built-in networks, timm's, and the user's own."""
 
 import difflib
-import importlib
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
 from selfexplain.errors import InputError, first_line, import_failure
+from selfexplain.lazy import import_named
 from selfexplain.models.resnet import WideResNet, cifar_resnet, resnet18
 from selfexplain.models.small_cnn import SmallCNN
 
@@ -109,13 +109,12 @@ def _build_timm(name: str, num_classes: int, in_channels: int) -> nn.Module:
 
 def _factory(name: str) -> Callable[..., Any]:
     """The user's own factory."""
-    module_name, _, factory_name = name.partition(":")
     try:
-        factory: Callable[..., Any] = getattr(importlib.import_module(module_name), factory_name)
-    except Exception as error:  # a user's module may raise anything
+        factory: Callable[..., Any] = import_named(name)
+    except (Exception, SystemExit) as error:  # a user's module may raise anything
         raise InputError(
             f"model {name!r} cannot be imported ({first_line(error)}); pass "
-            "package.module:factory, with the module's folder on PYTHONPATH"
+            "package.module:factory, with the module in this directory or on PYTHONPATH"
         ) from error
     if not callable(factory):
         raise InputError(

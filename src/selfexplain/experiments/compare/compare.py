@@ -34,7 +34,7 @@ from selfexplain.experiments.fit.teacher import (
     with_teachers,
     with_total_cost,
 )
-from selfexplain.experiments.objectives import resolve
+from selfexplain.experiments.objectives import check_step, resolve
 from selfexplain.experiments.options import CompareConfig, scheduler_of, to_dict
 from selfexplain.experiments.read_records import ENVIRONMENT, read_own_result
 from selfexplain.experiments.run_dir import (
@@ -380,6 +380,8 @@ def _costs(
         )
         for name in names
     }
+    for name, objective in objectives.items():
+        check_step(objective, name, data.shape_CHW, data.num_classes)
     batches = prepared.training_batches(
         batch_size=config.training.batch_size,
         seed=seed,

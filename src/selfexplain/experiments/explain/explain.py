@@ -18,7 +18,7 @@ from selfexplain.data.images import OutgrownError, Ranges
 from selfexplain.errors import InputError, first_line
 from selfexplain.experiments.fit.model import build_of, with_auxiliary_head
 from selfexplain.experiments.objective_options import ObjectiveOptions
-from selfexplain.experiments.objectives import resolve
+from selfexplain.experiments.objectives import is_own_objective, resolve, split_spec
 from selfexplain.experiments.reading_options import ExplainConfig
 from selfexplain.experiments.run_dir import load_weights, read_finished
 from selfexplain.explanations import MapKind, class_maps
@@ -55,7 +55,10 @@ def load_run(folder: Path, kind: MapKind = "cam", layer: str | None = None) -> T
     config = run.config
     model = build_of(run)
     objective: Objective
-    name, values = resolve(config["objective"], _objective_options(config))
+    spec, options = config["objective"], _objective_options(config)
+    # Code of the user's own is not asked for: the classifier is all that is explained.
+    own = is_own_objective(split_spec(spec)[1])
+    name, values = (spec, {}) if own else resolve(spec, options)
     if name == "introspective":
         # The running class means are in the checkpoint alone.
         objective = Introspective(model, num_classes=run.num_classes, **values)

@@ -33,7 +33,7 @@ from selfexplain.experiments.fit.teacher import (
     check_teacher_is_needed,
     find_teacher,
 )
-from selfexplain.experiments.objectives import resolve
+from selfexplain.experiments.objectives import check_step, resolve
 from selfexplain.experiments.options import RunConfig, TrainConfig, to_dict
 from selfexplain.experiments.read_records import read_own_result
 from selfexplain.experiments.run_dir import (
@@ -259,6 +259,7 @@ def _objective(
     )
     name = config.model if isinstance(config, TrainConfig) else "of the genotype"
     check_model(objective.model, name, data.shape_CHW, data.num_classes)
+    check_step(objective, config.objective, data.shape_CHW, data.num_classes)
     return objective
 
 

@@ -161,6 +161,8 @@ class Objective(KeepsPrecision):
         # after the forward pass, which tells lazy layers their channels, and before any backward
         if not self._looked_at and torch.is_grad_enabled() and not torch.compiler.is_compiling():
             self._looked_at = True
+            learns = any(p.requires_grad for p in self.parameters())
+            check_terms(out, type(self).__name__, learns=learns)
             warn_of_strided_pointwise(self.model)
         return out
 
@@ -176,6 +178,43 @@ class Objective(KeepsPrecision):
             loss, detached, where the loss has several.
         """
         raise NotImplementedError
+
+
+def check_terms(out: object, name: str, *, learns: bool = True) -> None:
+    """Raise InputError unless a step returned what the contract says.
+
+    Args:
+        out: what the objective returned, with gradients on.
+        name: of its class.
+        learns: whether it has a parameter that can be trained.
+
+    Example:
+        >>> import torch
+        >>> check_terms(torch.zeros(()), "Mine")
+        Traceback (most recent call last):
+        ...
+        selfexplain.errors.InputError: objective Mine returned a Tensor; it must return a ...
+    """
+    must = 'it must return a dictionary of "loss", a scalar with a graph, "output", logits (B, K), '
+    must += "and further terms, detached scalars"
+    if not isinstance(out, Mapping):
+        raise InputError(f"objective {name} returned a {type(out).__name__}; {must}")
+    for key in ("loss", "output"):
+        if key not in out:
+            raise InputError(f"objective {name} returned no {key!r}; {must}")
+    for key, value in out.items():
+        if not isinstance(value, Tensor):
+            said = f"a {type(value).__name__} as {key!r}"
+            raise InputError(f"objective {name} returned {said}; {must}")
+    loss, output = out["loss"], out["output"]
+    if loss.ndim or not loss.is_floating_point():
+        said = f"a loss of shape {tuple(loss.shape)} and type {loss.dtype}"
+        raise InputError(f"objective {name} returned {said}; {must}")
+    if learns and not loss.requires_grad:
+        raise InputError(f"objective {name} returned a loss without a graph; {must}")
+    if output.ndim != 2:
+        said = f"an output of shape {tuple(output.shape)}"
+        raise InputError(f"objective {name} returned {said}; {must}")
 
 
 def check_logits(logits_BK: object, y_B: Tensor, *, soft: bool = False) -> Tensor:
