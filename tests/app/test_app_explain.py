@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from selfexplain.app import Board, Explainer
+from selfexplain.app.board import read_examples
 from selfexplain.app.explain import reading_other_maps
-from selfexplain.app.page import read_examples
 from selfexplain.data import normalise
 from selfexplain.errors import InputError
 from selfexplain.experiments.explain.explain import load_run

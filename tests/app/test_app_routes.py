@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from selfexplain.app import gate
+from selfexplain.app.board import Board, read_examples
 from selfexplain.app.explain import Explainer
 from selfexplain.app.gate import (
     Gate,
@@ -31,7 +32,6 @@ from selfexplain.app.gate import (
     is_needed,
     names_elsewhere,
 )
-from selfexplain.app.page import Board, read_examples
 from selfexplain.app.serve import AppConfig, launch
 from selfexplain.errors import InputError
 

@@ -16,7 +16,7 @@ import torch
 
 import selfexplain
 from selfexplain import __main__ as program
-from selfexplain.app.page import read_examples
+from selfexplain.app.board import read_examples
 from selfexplain.cli import main
 from selfexplain.errors import InputError, LostProcessError, WriteError
 from selfexplain.experiments import run_dir as folders

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from selfexplain.lazy import lazily
 
 if TYPE_CHECKING:
+    from selfexplain.app.board import Board
     from selfexplain.app.explain import Explainer, Explanation, open_upload, to_shape
-    from selfexplain.app.page import Board
 
 __all__ = [
     "Board",
@@ -19,7 +19,7 @@ __all__ = [
 lazily(
     __name__,
     {
+        "board": "Board",
         "explain": "Explainer Explanation open_upload to_shape",
-        "page": "Board",
     },
 )

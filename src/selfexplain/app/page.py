@@ -2,175 +2,19 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import fastapi.routing
 import gradio as gr
 from gradio import processing_utils, queueing, routes
-from PIL import Image
-from torch import Tensor
 
-from selfexplain.app.explain import Explainer, open_upload, to_shape
+from selfexplain.app.board import Board, Example, Fitted
+from selfexplain.app.explain import open_upload
 from selfexplain.app.gate import NO_FILE, TESTED, check_routes, tell_of
-from selfexplain.app.view import classes_html, error_html, explanation_html, run_html
+from selfexplain.app.view import error_html, run_html
 from selfexplain.errors import InputError
-from selfexplain.explanations import KINDS, MapKind
-from selfexplain.files import read_shaped
-from selfexplain.report import disambiguate
-
-# The images that a run has kept of those that it was scored on.
-#
-# Shape suffixes: B images, C channels, H and W space.
-
-
-ALBUM = Path("album") / "images.safetensors"
-"""Where a run keeps them, in its folder."""
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One image (C, H, W) in uint8, and its true class by name.
-
-    Example:
-        >>> import torch
-        >>> Example(torch.zeros(1, 8, 8, dtype=torch.uint8), "cat").image().size
-        (8, 8)
-    """
-
-    image_CHW: Tensor
-    class_name: str
-
-    def image(self) -> Image.Image:
-        """The image as one of Pillow."""
-        return Image.fromarray(self.image_CHW.permute(1, 2, 0).squeeze(2).numpy())
-
-
-def read_examples(folder: Path, class_names: tuple[str, ...]) -> list[Example]:
-    """The kept images of a run; none where it has kept none.
-
-    Args:
-        folder: of the run.
-        class_names: of the run.
-
-    Raises:
-        InputError: the file of kept images cannot be read.
-
-    Example:
-        >>> read_examples(Path("absent"), ("cat", "dog"))
-        []
-    """
-    path = folder / ALBUM
-    if not path.exists():
-        return []
-    album = read_shaped(path, {"images": "uint8 BCHW", "labels": "int B"})
-    labels = album["labels"].tolist()
-    if not all(0 <= label < len(class_names) for label in labels):
-        raise InputError(
-            f"{path} holds no images of this run (a label is none of its {len(class_names)} "
-            "classes); delete it to go without examples"
-        )
-    return [
-        Example(image_CHW, class_names[label])
-        for image_CHW, label in zip(album["images"], labels, strict=True)
-    ]
-
-
-# What the page answers to a choice: nothing here knows of Gradio.
-#
-# Shape suffixes: C channels, H and W space.
-
-
-KIND_NAMES: dict[MapKind, str] = {
-    "cam": "CAM",
-    "grad_cam": "Grad-CAM",
-    "feature_x_gradient": "feature x gradient",
-    "gradient": "gradient",
-    "input_x_gradient": "input x gradient",
-}
-DEFAULT = ""
-"""The layer that is no name: the kind's default."""
-HINT = '<p class="sx-hint">Drop an image, or pick one, to see what the model makes of it.</p>'
-
-Fitted = tuple[Tensor | str, ...]
-"""An image in the shape of each run's model, or the sentence why it cannot be."""
-
-
-class Board:
-    """One or two runs that look at the same image.
-
-    Example:
-        >>> Board([]).kinds
-        []
-    """
-
-    def __init__(self, explainers: Sequence[Explainer]) -> None:
-        self.explainers = list(explainers)
-
-    @property
-    def kinds(self) -> list[tuple[str, MapKind]]:
-        """Name and value of the kinds of map that at least one of the models has."""
-        known = {kind for explainer in self.explainers for kind in explainer.kinds}
-        return [(KIND_NAMES[kind], kind) for kind in KINDS if kind in known]
-
-    @property
-    def most_classes(self) -> int:
-        """The greatest number of classes of a run."""
-        return max(len(explainer.class_names) for explainer in self.explainers)
-
-    def heading(self) -> str:
-        """What there is to say before an image was chosen: how the runs' classes differ."""
-        names = self.names()
-        return classes_html(names, [explainer.class_names for explainer in self.explainers])
-
-    def names(self) -> list[str]:
-        """Names of the runs; numbered where the folders are called alike."""
-        return disambiguate([explainer.name for explainer in self.explainers])
-
-    def layers(self, run: int, kind: MapKind) -> list[tuple[str, str]]:
-        """Name and value of the layers of a run that can be explained, the default one first."""
-        names: tuple[str, ...] = ()
-        # For cam all names mean the default one; where a model lacks the kind, the view says so.
-        if kind != "cam" and kind in self.explainers[run].kinds:
-            names = self.explainers[run].layers(kind)
-        return [(_default_name(kind), DEFAULT), *((name, name) for name in names)]
-
-    def own_layer(self, run: int, kind: MapKind) -> str:
-        """The layer that the run was trained with if the kind offers it, else the default."""
-        own_kind, layer = self.explainers[run].own
-        offered = {name for _, name in self.layers(run, kind)}
-        return layer if layer in offered and kind == own_kind else DEFAULT
-
-    def fit(self, image: Image.Image) -> Fitted:
-        """Bring an image to the shape of each run's model."""
-        return tuple(_fitted(image, explainer) for explainer in self.explainers)
-
-    def view(self, run: int, fitted: Fitted | None, kind: MapKind, layer: str, maps: int) -> str:
-        """The HTML of one run; a sentence where the image or the maps do not fit the model."""
-        if fitted is None:
-            return HINT
-        image = fitted[run]
-        if isinstance(image, str):
-            return error_html(image)
-        try:
-            explanation = self.explainers[run].explain(image, kind, layer or None)
-        except InputError as error:
-            return error_html(str(error))
-        return explanation_html(explanation, maps=maps)
-
-
-def _fitted(image: Image.Image, explainer: Explainer) -> Tensor | str:
-    try:
-        return to_shape(image, explainer.shape_CHW, explainer.ranges)
-    except InputError as error:
-        return str(error)
-
-
-def _default_name(kind: MapKind) -> str:
-    return "the image" if kind in {"gradient", "input_x_gradient"} else "last feature map"
-
+from selfexplain.explanations import MapKind
 
 FIRST_MAPS = 12
 """Class maps that are drawn before one asks for more."""

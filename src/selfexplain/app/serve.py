@@ -16,7 +16,7 @@ from selfexplain.errors import InputError, import_failure
 from selfexplain.limits import Limits, check_options
 
 if TYPE_CHECKING:
-    from selfexplain.app.page import Board
+    from selfexplain.app.board import Board
 
 
 MOST_WAITING = 100
@@ -58,9 +58,13 @@ def serve(config: AppConfig) -> None:
     # Not above: the command line reads AppConfig without torch.
     from selfexplain.app.explain import Explainer
     from selfexplain.app.gate import connecting_nowhere
-    from selfexplain.app.page import Board, read_examples
 
-    board = Board([Explainer(folder) for folder in config.run])
+    explainers = [Explainer(folder) for folder in config.run]
+
+    # Here, as it draws with Matplotlib, which is not to hold up a refusal.
+    from selfexplain.app.board import Board, read_examples
+
+    board = Board(explainers)
     examples = read_examples(config.run[0], board.explainers[0].class_names)
     with (
         _ending_like_ctrl_c(),
