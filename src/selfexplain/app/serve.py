@@ -60,7 +60,12 @@ def serve(config: AppConfig) -> None:
     from selfexplain.app.explain import Explainer
     from selfexplain.app.gate import connecting_nowhere
 
-    board = Board([Explainer(folder) for folder in config.run])
+    explainers = [Explainer(folder) for folder in config.run]
+
+    # Here, as it draws with Matplotlib, which is not to hold up a refusal.
+    from selfexplain.app.board import Board, read_examples
+
+    board = Board(explainers)
     examples = read_examples(config.run[0], board.explainers[0].class_names)
     with (
         _ending_like_ctrl_c(),

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import DIGITS, refused
+from tests.helpers.command_line import DIGITS, refused
 from torch import nn
 
 from selfexplain.cli import main
