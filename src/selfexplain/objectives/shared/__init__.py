@@ -1,1 +1,1 @@
-"""What the objectives share: their interface, memories that checkpoints hold, losses, teachers, stages."""
+"""What objectives share: their interface, memories in checkpoints, losses, teachers, stages."""
