@@ -129,7 +129,7 @@ Batch = tuple[Tensor, Tensor]
 """Images (B, C, H, W) and labels (B,)."""
 WEIGHTS_DISPLACEMENT = 1e-3
 """Root mean square displacement of a supernet's weights in a difference. At the customary length of
-0.01 over all weights together, a difference through ReLUs is noise (docs/hypergradients.md).
+0.01 over all weights, a difference through ReLUs is mostly noise (docs/hypergradients.md).
 """
 PATIENCE = 5
 """Steps in a row that may be skipped before a search stops."""
