@@ -18,7 +18,7 @@ CODE = re.compile(r"(^```.*?^```|^~~~.*?^~~~)", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)[^)#\s]+")
 """The relative target of a Markdown link or image, without its anchor."""
 LANGUAGES = {".py": "python", ".sh": "bash", ".json": "json", ".toml": "toml"}
-PICTURES = {".png", ".svg"}
+COPIED = {".png", ".svg", ".gz"}
 UNSEARCHED = "---\nsearch:\n  exclude: true\n---\n\n"
 
 
@@ -27,7 +27,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     root = Path(config.config_file_path).parent
     for path in linked_paths(root):
         uri = site_uri(path, root)
-        if path.suffix in PICTURES:
+        if path.suffix in COPIED:
             files.append(File.generated(config, uri, abs_src_path=str(path)))
         elif files.get_file_from_path(uri) is None:
             files.append(File.generated(config, uri, content=page_of(path, root)))
@@ -96,8 +96,8 @@ def site_uri(path: Path, root: Path) -> str:
     below = place if place.parts[0] == "results" else Path("source") / place
     if path.is_dir():
         return (below / "index.md").as_posix()
-    page_or_picture = path.suffix in {".md", *PICTURES}
-    return below.as_posix() + ("" if page_or_picture else ".md")
+    stays = path.suffix in {".md", *COPIED}
+    return below.as_posix() + ("" if stays else ".md")
 
 
 def repository_path(uri: str, root: Path) -> Path:

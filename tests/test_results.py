@@ -2,10 +2,13 @@
 
 import json
 import re
+import tarfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from studies.archive import pack, read_logs, unpack
 
 from selfexplain.experiments.compare.compare import SCORES, summarise
 from selfexplain.experiments.run_dir import run_name
@@ -22,6 +25,9 @@ TABLES = {
 }
 
 
+logs_of = cache(read_logs)
+
+
 def read(path: Path) -> dict[str, Any]:
     value: dict[str, Any] = json.loads(path.read_text())
     return value
@@ -29,8 +35,11 @@ def read(path: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("path", RESULTS, ids=[p.parent.name for p in RESULTS])
 def test_rows_are_the_results_of_the_runs(path: Path) -> None:
+    study = ROOT / "results" / path.relative_to(ROOT / "results").parts[0]
+    logs, folder = logs_of(study), path.parent.relative_to(study) / "runs"
     for row in read(path)["rows"]:
-        run = read(path.parent / "runs" / run_name(row["objective"], row["seed"]) / "result.json")
+        name = folder / run_name(row["objective"], row["seed"]) / "result.json"
+        run = json.loads(logs[name.as_posix()])
         assert {name: row[name] for name in SCORES if name in row} == {
             name: run[name] for name in SCORES if name in run
         }
@@ -51,3 +60,44 @@ def test_measured_lines_of_tables_stand_in_results(page: Path) -> None:
     """A line of a table with a mean and its deviation is that of a table beside raw logs."""
     lines = [x for x in page.read_text().splitlines() if re.match(r"\|.*\d ± \d", x)]
     assert [line for line in lines if line not in TABLES] == []
+
+
+def test_an_archive_holds_what_runs_left_and_puts_it_back(tmp_path: Path) -> None:
+    files = {
+        "a/runs/x-seed0/result.json": b"{}",
+        "a/runs/x-seed0/model.safetensors": b"weights",
+        "a/table.md": b"| a |",
+        "teachers/t/metrics.jsonl": b"{}\n",
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    pack(tmp_path)
+    logs = {"a/runs/x-seed0/result.json": b"{}", "teachers/t/metrics.jsonl": b"{}\n"}
+    assert read_logs(tmp_path) == logs
+    first = (tmp_path / "logs.tar.gz").read_bytes()
+    with tarfile.open(tmp_path / "logs.tar.gz") as tar:
+        assert [(entry.name, entry.mtime, entry.uid) for entry in tar] == [
+            (name, 0, 0) for name in sorted(logs)
+        ]
+
+    (tmp_path / "a/runs/x-seed0/result.json").write_bytes(b"[]")  # a run made anew
+    (tmp_path / "teachers/t/metrics.jsonl").unlink()
+    unpack(tmp_path)
+    assert (tmp_path / "a/runs/x-seed0/result.json").read_bytes() == b"[]"
+    assert (tmp_path / "teachers/t/metrics.jsonl").read_bytes() == b"{}\n"
+    (tmp_path / "a/runs/x-seed0/result.json").write_bytes(b"{}")
+    pack(tmp_path)
+    assert (tmp_path / "logs.tar.gz").read_bytes() == first
+
+
+ARCHIVES = sorted((ROOT / "results").glob("*/logs.tar.gz"))
+
+
+@pytest.mark.parametrize("archive", ARCHIVES, ids=[p.parent.name for p in ARCHIVES])
+def test_archives_of_the_repository_depend_on_nothing_but_their_logs(archive: Path) -> None:
+    assert archive.read_bytes()[4:8] == bytes(4)  # no time in gzip's header
+    with tarfile.open(archive) as tar:
+        entries = list(tar)
+    assert [entry.name for entry in entries] == sorted(entry.name for entry in entries)
+    assert {(entry.mtime, entry.uid, entry.uname) for entry in entries} == {(0, 0, "")}

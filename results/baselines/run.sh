@@ -13,6 +13,7 @@
 # data/cifar100 holds the Parquet files of uoft-cs/cifar100 (Hugging Face hub).
 set -euo pipefail
 out=results/baselines
+python -m studies.archive unpack "$out" # what is finished is not done again
 data=(--data parquet:data/cifar100)
 # The five that matter most, then from the cheap to the dear; those with teachers train them themselves.
 every=(standard label_smoothing introspective ps_kd cs_kd
@@ -43,3 +44,4 @@ gpu)
   exit 2
   ;;
 esac
+python -m studies.archive pack "$out"

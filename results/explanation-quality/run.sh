@@ -8,6 +8,7 @@
 set -euo pipefail
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 out=results/explanation-quality
+python -m studies.archive unpack "$out" # what is finished is not done again
 objectives=(standard introspective)
 
 for seed in 0 1 2; do
@@ -22,3 +23,4 @@ for seed in 0 1 2; do
     --kind cam gradient --count 100 --steps 16 --samples 25 --accelerator cpu --out "$out/seed$seed.json"
 done
 python "$out/summarise.py"
+python -m studies.archive pack "$out"

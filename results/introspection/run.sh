@@ -12,6 +12,7 @@
 set -euo pipefail
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 out=results/introspection
+python -m studies.archive unpack "$out" # what is finished is not done again
 fashion=(--data parquet:data/fashion_mnist --model small_cnn --train-size 2000 --epochs 30)
 cifar=(--data parquet:data/cifar100 --model small_cnn --epochs 30)
 smoothing=(label_smoothing:smoothing=0.05 label_smoothing:smoothing=0.1)
@@ -52,3 +53,4 @@ gpu)
   exit 2
   ;;
 esac
+python -m studies.archive pack "$out"

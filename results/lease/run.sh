@@ -15,6 +15,7 @@ set -euo pipefail
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 jobs="${JOBS:-2}"
 out=results/lease
+python -m studies.archive unpack "$out" # what is finished is not done again
 space=(--data parquet:data/cifar100 --space nasbench201)
 size16=("${space[@]}" --image-size 16 --train-size 3072 --init-channels 8 --cells 1 --epochs 8)
 # By the entropy of the weights, not by accuracy: at the smaller rates they stay next to uniform.
@@ -107,3 +108,4 @@ table)
   exit 2
   ;;
 esac
+python -m studies.archive pack "$out"

@@ -8,6 +8,7 @@
 # (Hugging Face hub).
 set -euo pipefail
 out=results/study-kd
+python -m studies.archive unpack "$out" # what is finished is not done again
 data=(--data parquet:data/cifar100)
 
 case "${1:?small or gpu}" in
@@ -24,3 +25,4 @@ gpu)
   exit 2
   ;;
 esac
+python -m studies.archive pack "$out"

@@ -49,18 +49,19 @@ class SweepOptions:
     """
 
     workers: Count | None = None
-    """Runs at a time, each in a process of its own; None for one after another in this process, or
-    for as many as the cluster has room for."""
+    """Number of runs at a time, each in its own process; None for one after another in this
+    process, or, on a cluster, as many as it has room for."""
     cluster: Literal["ray"] | None = None
-    """ray to spread the runs over a Ray cluster (needs the ray extra); None for this machine."""
+    """ray to distribute the runs over a Ray cluster (requires the ray extra); None for this
+    machine."""
     cluster_address: str | None = None
     """HOST:PORT of a Ray cluster, or auto for the one that this machine belongs to; None to start
-    one on this machine that ends with the command."""
+    one on this machine, which is stopped when the command ends."""
     gpus_per_run: NotNegative | None = None
-    """GPUs that a run on a cluster asks for, such as 0.25 for four runs on each; None for one if
-    there are any."""
+    """GPUs that each run on a cluster requests, for example 0.25 for four runs on one GPU; None for
+    one if there are any."""
     cpus_per_run: Count | None = None
-    """Cores that a run on a cluster asks for, and its threads; None for one."""
+    """Cores that each run on a cluster requests, and its number of threads; None for one."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be, and what would be ignored."""
@@ -111,7 +112,7 @@ LARGEST_SIDE = 16_384
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataOptions:
-    """Which images, and how they are varied in training."""
+    """Which images to use, and how to augment them in training."""
 
     data: str
     """digits | parquet:DIR | hub:NAME | folder:DIR."""
@@ -120,24 +121,26 @@ class DataOptions:
     label_column: str | None = None
     """Column of the labels in a table; None to find it."""
     image_size: Annotated[int, Limits(least=1, most=LARGEST_SIDE)] | None = None
-    """Side in pixels to resize and centre-crop to; None to take the images as they are."""
+    """Side in pixels to resize and centre-crop to; None to keep the images' own size."""
     channels: Literal[1, 3] | None = None
     """1 for grey, 3 for RGB; None for grey if all images are grey, and RGB if not."""
     skip_broken: bool = False
     """Leave out images that cannot be decoded instead of stopping."""
     train_size: Count | None = None
-    """Train on this many images only, drawn by the seed, classes in proportion; None for all."""
+    """Train on this many images only, drawn by the seed with the classes' proportions kept; None
+    for all."""
     validation: ShareBelowOne = 0.0
     """Hold out this share of the training images, drawn by the seed, and score on them instead of
-    the test images: for choosing options. 0 scores on the test images."""
+    the test images, to choose options. 0 scores on the test images."""
     crop_padding: Annotated[int, Limits(least=0, most=LARGEST_SIDE)] | None = None
-    """Pixels of black border that random crops may reach into; None for an eighth of the side."""
+    """Width in pixels of the black border added before random crops; None for an eighth of the
+    side."""
     flip: bool | None = None
-    """Mirror half of the images left to right; None for yes, except for digits."""
+    """Mirror images left to right at random, half of them; None for yes, except for digits."""
     cutout: Natural = 0
     """Side in pixels of a black square put at random on each image; 0 for none."""
     workers: Annotated[int, tyro.conf.arg(name="loader-workers"), Limits(least=0, most=1024)] = 2
-    """Processes of each run that decode images, for data too large for memory."""
+    """Number of processes in each run that decode images, for data too large for memory."""
 
     def __post_init__(self) -> None:
         """Refuse values that no data set can have."""
@@ -151,7 +154,8 @@ class DeviceOptions:
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Kind of device; auto takes a GPU if there is one."""
     devices: Annotated[int, Limits(least=1, most=4096)] = 1
-    """Number of devices, one process each. Under torchrun it is what that started."""
+    """Number of devices, with one process each. Under torchrun, the number of processes that it
+    started."""
 
     def __post_init__(self) -> None:
         """Refuse less than one device."""
@@ -166,12 +170,12 @@ AUTO_DIR = Path("runs/NAME")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SharedConfig:
-    """What every training has in common, of one model or of several."""
+    """What trainings of one model and of several have in common."""
 
     data: Annotated[DataOptions, tyro.conf.arg(name="")]
     out: Path = AUTO_DIR
     """Folder for the results; by default one in runs/ named after the configuration, so that the
-    same command finds its own folder again."""
+    same command uses the same folder again."""
     training: Annotated[TrainingOptions, tyro.conf.arg(name="")] = field(
         default_factory=TrainingOptions
     )
@@ -180,15 +184,15 @@ class SharedConfig:
         default_factory=ObjectiveOptions
     )
     teacher: Path | None = None
-    """Folder of a finished run whose model teaches, for objectives that have a teacher; None to
+    """Folder of a finished run whose model is the teacher, for objectives that have one; None to
     train one first, with the same model, seed and options."""
     loggers: tuple[LoggerName, ...] = ()
-    """Give metrics, configuration and final scores to these too: tensorboard, wandb (Weights &
-    Biases), mlflow; each needs the extra of its name."""
+    """Also log metrics, configuration and final scores to tensorboard, wandb (Weights & Biases) or
+    mlflow; each requires the extra of the same name."""
     score_every_epoch: bool = False
-    """Score the model after every epoch too, for curves; the result is always the last epoch's."""
+    """Also score the model after every epoch, for curves; the result is always the last epoch's."""
     robustness: bool = False
-    """Score the model of the last epoch on corrupted images too: noise, blur and less contrast, at
+    """Also score the last epoch's model on corrupted images: noise, blur and less contrast, at
     three severities each."""
 
 
@@ -205,7 +209,7 @@ class RunConfig(SharedConfig):
     seed: Seed = 0
     """Seed of weights, batches and splits."""
     start_seed: Seed | None = None
-    """Seed of weights and batches, if they shall differ on the same splits; None for the seed."""
+    """Seed of weights and batches alone, to vary them on the same splits; None for --seed."""
     resume: bool = False
     """Continue the run in --out from its last checkpoint, if there is one."""
 
@@ -246,17 +250,17 @@ class CompareConfig(SharedConfig):
     may follow a colon: introspective:control=permuted. Images may be mixed: mixup+standard.
     Your own is package.module:Class."""
     seeds: tuple[Seed, ...] = (0, 1, 2)
-    """Seeds; every objective runs with each."""
+    """Seeds; every objective is trained with each of them."""
     tune: Count | None = None
-    """Before the seeds are run, try this many settings of the options of each objective that has
-    options to tune, on a --validation share of the training images, held out (0.1 if not given),
-    and take the best. The seeds then train on all training images."""
+    """Before the seeds are run, try this many settings of each objective that has options to tune,
+    and take the best. Trials are scored on a held-out share of the training images (--validation,
+    0.1 if not given); the seeds then train on all training images."""
     tuner: Literal["random", "optuna"] = "random"
-    """How settings are chosen after the first, which is the published one: drawn at random, or
-    proposed by Optuna (needs the tune extra)."""
+    """How settings after the first, which is the published one, are chosen: drawn at random, or
+    proposed by Optuna (requires the tune extra)."""
     finished_only: bool = False
-    """Train nothing: make the table of the runs in --out that are finished. It says which are
-    missing. Not of a comparison with --tune."""
+    """Train nothing, and make the table from the finished runs in --out. It says which runs are
+    missing. Cannot be combined with --tune."""
     sweep: Annotated[SweepOptions, tyro.conf.arg(name="")] = field(default_factory=SweepOptions)
 
     def __post_init__(self) -> None:

@@ -23,10 +23,11 @@ from selfexplain.limits import (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QualityOptions:
-    """Which images explanations are evaluated on, and how closely; for --evaluate."""
+    """Which images explanations are evaluated on, and with how many samples; for --evaluate."""
 
     count: Count = 200
-    """Number of the run's scored images that are drawn, by --seed; all if there are fewer."""
+    """Number of images, drawn by --seed from those that the run was scored on; all if there are
+    fewer."""
     seed: Seed = 0
     """Seed of the images, perturbations and randomised weights: the same for all runs."""
     steps: Count = 32
@@ -36,7 +37,7 @@ class QualityOptions:
     radius: Positive = 0.02
     """Largest change of a normalised pixel for max-sensitivity."""
     neighbours: Count = 10
-    """Images nearby that max-sensitivity looks at."""
+    """Number of nearby images that max-sensitivity evaluates."""
     boxes: Path | None = None
     """CSV file with the boxes of objects in image files, for the pointing game."""
     tolerance: NotNegative = 0.0
@@ -77,7 +78,7 @@ class ExplainConfig:
     layer: str | None = None
     """Layer of the maps, by module name; None for the last feature map."""
     evaluate: bool = False
-    """Instead of drawing, measure how good the maps are on images that the run was scored on."""
+    """Instead of drawing maps, measure how good they are on images that the run was scored on."""
     quality: Annotated[QualityOptions, tyro.conf.arg(name="")] = field(
         default_factory=QualityOptions
     )
@@ -138,15 +139,16 @@ class ExportConfig:
     run: Path
     """Folder of a finished run (of train, of retrain, or one of a comparison's runs/)."""
     out: Path
-    """Folder to write; what it holds of an earlier export is replaced."""
+    """Folder to write to; files of an earlier export in it are overwritten."""
     formats: tuple[Format, ...] = ()
-    """Beside model.safetensors, config.json and README.md: onnx (model.onnx; needs the extra onnx),
-    torch_export (model.pt2), source (network.py, plain PyTorch; for the network of a genotype)."""
+    """In addition to model.safetensors, config.json and README.md: onnx (model.onnx; requires the
+    extra onnx), torch_export (model.pt2), source (network.py, plain PyTorch; for the network of a
+    genotype)."""
     push: str | None = None
-    """Repository of the Hugging Face hub, NAME/NAME, to upload the folder to; log in before with
-    hf auth login."""
+    """Repository of the Hugging Face hub, NAME/NAME, to upload the folder to; log in first, with hf
+    auth login."""
     private: bool = False
-    """Make the repository private when it is created."""
+    """Make the repository private if it is newly created."""
 
     def __post_init__(self) -> None:
         """Refuse paths that no file system has."""

@@ -39,13 +39,13 @@ class SearchConfig:
     timm:NAME | package.module:factory."""
     out: Path = AUTO_DIR
     """Folder for the results; by default one in runs/ named after the configuration, so that the
-    same command finds its own folder again."""
+    same command uses the same folder again."""
     epochs: Count = 50
     """Passes over the first half of the training images."""
     warmup_epochs: Natural | None = None
-    """Epochs in which the architecture rests; None for a tenth of all."""
+    """Epochs at the start in which the architecture is not updated; None for a tenth of all."""
     batch_size: Count = 64
-    """Images in a step, of each half."""
+    """Images in a step, from each half of the training images."""
     init_channels: Annotated[int, Limits(least=1, most=4096)] = 16
     """Channels of the supernet's first cells."""
     cells: Annotated[int, Limits(least=1, most=500)] | None = None
@@ -54,15 +54,15 @@ class SearchConfig:
     rates: Annotated[Rates, tyro.conf.arg(name="")] = field(default_factory=Rates)
     options: Annotated[LeaSEOptions, tyro.conf.arg(name="")] = field(default_factory=LeaSEOptions)
     stop_at_skips: Count | None = None
-    """Stop when the cell (darts: the normal one) would have so many skip connections, and keep the
-    one before; None to go on."""
+    """Stop as soon as the cell (darts: the normal one) would have this many skip connections, and
+    keep the cell before that; None to never stop early."""
     seed: Seed = 0
     """Seed of weights, architecture, batches and splits."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Kind of device; auto takes a GPU if there is one."""
     loggers: tuple[LoggerName, ...] = ()
-    """Give losses, configuration and outcome to these too: tensorboard, wandb (Weights & Biases),
-    mlflow; each needs the extra of its name."""
+    """Also log losses, configuration and outcome to tensorboard, wandb (Weights & Biases) or
+    mlflow; each requires the extra of the same name."""
     resume: bool = False
     """Continue the search in --out from its last checkpoint, if there is one."""
 
@@ -168,8 +168,8 @@ class LookupConfig:
     genotype: tuple[str, ...]
     """Genotype files, or cells as the benchmark writes them: |op~0|+|op~0|op~1|+..."""
     out: Path | None = None
-    """JSON file for the results; None for none. As lookup.json in a search's folder it becomes part
-    of the search's report."""
+    """JSON file to write the results to; None to write none. As lookup.json in a search's folder it
+    becomes part of the search's report."""
 
     def __post_init__(self) -> None:
         """Refuse paths that no file system has."""
