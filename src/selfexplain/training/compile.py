@@ -2,7 +2,7 @@
 
 Parts, not whole networks: explanations read a feature map by a hook, and hooks inside of compiled
 code do not run. So each block is compiled on its own, what lies between blocks stays as it is, and
-a block that is hooked itself runs as it was written (explanations/model_state.py).
+a block that is hooked itself runs as it was written (explanations/hooks.py).
 """
 
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from selfexplain.errors import InputError, first_line
-from selfexplain.explanations.model_state import CALL
+from selfexplain.explanations.hooks import CALL
 from selfexplain.objectives.shared.base import Objective
 from selfexplain.objectives.shared.stages import CONTAINERS
 from selfexplain.training.cuda_graph import can_be_recorded

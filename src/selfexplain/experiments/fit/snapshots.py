@@ -20,7 +20,7 @@ from selfexplain.data import ImageSet, normalise
 from selfexplain.errors import InputError, first_line
 from selfexplain.experiments.data import Prepared
 from selfexplain.explanations import MapKind, class_maps
-from selfexplain.explanations.model_state import preserved, set_eval
+from selfexplain.explanations.model_state import preserved
 from selfexplain.files import write_tensors
 from selfexplain.introspection import Introspective
 from selfexplain.objectives import Objective
@@ -184,8 +184,7 @@ def explain(
 
     The first of an image's classes is the true one; its rivals follow, the likest first.
     """
-    with preserved(model, x_BCHW), torch.no_grad():
-        set_eval(model)
+    with preserved(model, x_BCHW, eval_mode=True), torch.no_grad():
         introspective = introspective_of(objective, model, x_BCHW)
         p_BK = model(x_BCHW).softmax(dim=1)
         target_BK = introspective.soft_target(x_BCHW, y_B).float()
@@ -203,8 +202,7 @@ def explain(
 
 def soft_target(reader: Introspective, model: nn.Module, x_BCHW: Tensor, y_B: Tensor) -> Tensor:
     """The soft target (B, K) that the model's explanations give images of known classes."""
-    with preserved(model, x_BCHW):
-        set_eval(model)
+    with preserved(model, x_BCHW, eval_mode=True):
         return reader.soft_target(x_BCHW, y_B).float()
 
 
@@ -232,8 +230,7 @@ def introspective_of(
         return reader
     for kind in KINDS:
         try:
-            with preserved(model, x_BCHW):
-                set_eval(model)
+            with preserved(model, x_BCHW, eval_mode=True):
                 class_maps(model, x_BCHW[:1], kind=kind)
         except InputError as error:
             reason = error

@@ -4,7 +4,6 @@ Shape suffixes: N variants, B images, C channels, H and W space, K classes.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +14,7 @@ from selfexplain.explanations.capture import capture
 from selfexplain.explanations.kinds import MapKind, check_images, check_logits
 from selfexplain.explanations.layers import ExplainedLayer
 from selfexplain.explanations.maps import maps_of_own_classes
-from selfexplain.explanations.model_state import preserved, set_eval
+from selfexplain.explanations.model_state import preserved
 
 # What stands in for pixels that are taken away (B batch, C channels, H W space).
 
@@ -84,10 +83,9 @@ def maps_of_classes(
     with torch.inference_mode(mode=False), torch.enable_grad():
         x_BCHW = x_BCHW.detach().clone()  # models may start in place
         index_B1 = classes_B.clone().to(x_BCHW.device)[:, None]
-        with preserved(model, x_BCHW), capture(model, layer) as seen:
-            set_eval(model)
+        with preserved(model, x_BCHW, eval_mode=True), capture(model, layer) as captured:
             return maps_of_own_classes(
-                seen, model(x_BCHW), index_B1, kind=kind, retain_graph=False
+                captured, model(x_BCHW), index_B1, kind=kind, retain_graph=False
             )[:, 0]
 
 
@@ -157,25 +155,6 @@ def _intervals(count: int, size: int, length: int, generator: torch.Generator) -
     start = torch.randint(size - length + 1, (count, 1), generator=generator)
     place = torch.arange(size)
     return (place >= start) & (place < start + length)
-
-
-@contextmanager
-def untouched(model: nn.Module, x_BCHW: Tensor) -> Iterator[None]:
-    """Run forwards in eval mode and without gradients; afterwards all is as it was.
-
-    Eval mode, whatever mode the model is in: BatchNorm's batch statistics would mix the variants.
-
-    Example:
-        >>> model = nn.Dropout()
-        >>> with untouched(model, torch.zeros(1, 1, 2, 2)):
-        ...     model.training
-        False
-        >>> model.training
-        True
-    """
-    with preserved(model, x_BCHW), torch.no_grad():
-        set_eval(model)
-        yield
 
 
 def class_logits(model: nn.Module, x_NBCHW: Tensor, classes_B: Tensor) -> Tensor:
