@@ -45,7 +45,7 @@ from selfexplain.objectives.shared.base import Tunable
 # What may stand before an objective on the command line and mix images for it.
 
 
-PARTNERS: dict[str, type[Mixing]] = {
+MIXERS: dict[str, type[Mixing]] = {
     "mixup": Mixup,
     "cutmix": CutMix,
 }
@@ -53,7 +53,7 @@ PARTNERS: dict[str, type[Mixing]] = {
 
 
 def split_spec(spec: str) -> tuple[list[str], str]:
-    """Specs of the partners, the outermost first, and of the objective that they mix for.
+    """Specs of the mixers, the outermost first, and of the objective that they mix for.
 
     Raises:
         InputError: something else stands before the objective, or there is no objective.
@@ -62,36 +62,34 @@ def split_spec(spec: str) -> tuple[list[str], str]:
         >>> split_spec("cutmix:alpha=0.5+label_smoothing:smoothing=0.2")
         (['cutmix:alpha=0.5'], 'label_smoothing:smoothing=0.2')
     """
-    *partners, objective = parts_of(spec)
-    for part in partners:
+    *mixers, objective = parts_of(spec)
+    for part in mixers:
         name = part.partition(":")[0]
-        if name not in PARTNERS:
+        if name not in MIXERS:
             raise InputError(
-                f"{name!r} in {spec!r} mixes no images; before a + pass {' or '.join(PARTNERS)}"
+                f"{name!r} in {spec!r} mixes no images; before a + pass {' or '.join(MIXERS)}"
             )
-    names = [part.partition(":")[0] for part in partners]
+    names = [part.partition(":")[0] for part in mixers]
     if len(set(names)) < len(names):
-        raise InputError(f"{spec!r} names a partner twice; pass each once")
+        raise InputError(f"{spec!r} names a mixer twice; pass each once")
     name = objective.partition(":")[0]
-    if name in PARTNERS or (partners and not name):
-        partner = name or partners[-1].partition(":")[0]
-        raise InputError(
-            f"{partner} mixes images for another objective; pass it as {partner}+standard"
-        )
-    return partners, objective
+    if name in MIXERS or (mixers and not name):
+        mixer = name or mixers[-1].partition(":")[0]
+        raise InputError(f"{mixer} mixes images for another objective; pass it as {mixer}+standard")
+    return mixers, objective
 
 
-def check_partners(partners: list[str], name: str, objectives: dict[str, type[Objective]]) -> None:
-    """Raise InputError if the objective of this name cannot use the partners' mixed images.
+def check_mixers(mixers: list[str], name: str, objectives: dict[str, type[Objective]]) -> None:
+    """Raise InputError if the objective of this name cannot use the mixers' mixed images.
 
     Example:
         >>> from selfexplain.objectives import Standard
-        >>> check_partners(["mixup"], "standard", {"standard": Standard})
+        >>> check_mixers(["mixup"], "standard", {"standard": Standard})
     """
-    if partners and (reason := refusal(objectives[name])):
+    if mixers and (reason := refusal(objectives[name])):
         others = [other for other, kind in objectives.items() if not refusal(kind)]
-        partner = partners[-1].partition(":")[0]
-        raise InputError(f"{name} {reason}; after {partner}+ pass {' or '.join(others)}")
+        mixer = mixers[-1].partition(":")[0]
+        raise InputError(f"{name} {reason}; after {mixer}+ pass {' or '.join(others)}")
 
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -126,17 +124,17 @@ def build_objective(
     model: nn.Module,
     options: ObjectiveOptions,
     context: ObjectiveContext,
-    beside: Callable[[Objective], Objective] = lambda objective: objective,
+    wrap: Callable[[Objective], Objective] = lambda objective: objective,
 ) -> Objective:
     """Build an objective around a model.
 
     Args:
         spec: `NAME`, or `NAME:option=value,option=value` to differ from `options`; before it, each
-            with a `+` after it, any number of partners that mix images, specified alike.
+            with a `+` after it, any number of mixers that mix images, specified alike.
         model: the model to be trained.
         options: options of all objectives.
         context: what else some objectives need to know of the run.
-        beside: puts another loss beside the objective's, inside the partners, so that both see the
+        wrap: puts another loss beside the objective's, inside the mixers, so that both see the
             mixed images and labels.
 
     Raises:
@@ -156,17 +154,17 @@ def build_objective(
     """
     name, values = resolve(spec, options)
     with _said_of(name, OBJECTIVES[name]):
-        objective = OBJECTIVES[name].in_context(model, context, **values)
-    objective = beside(objective)
-    for partner in reversed(split_spec(spec)[0]):
-        name, values = _named(partner, options)
-        with _said_of(name, PARTNERS[name]):
-            objective = PARTNERS[name].around(objective, context, **values)
+        objective = OBJECTIVES[name].from_context(model, context, **values)
+    objective = wrap(objective)
+    for mixer in reversed(split_spec(spec)[0]):
+        name, values = _named(mixer, options)
+        with _said_of(name, MIXERS[name]):
+            objective = MIXERS[name].around(objective, context, **values)
     return objective
 
 
 def resolve(spec: str, options: ObjectiveOptions) -> tuple[str, dict[str, Any]]:
-    """Name and option values of a spec's objective; partners before it are checked too.
+    """Name and option values of a spec's objective; mixers before it are checked too.
 
     Raises:
         InputError: as `build_objective`, but for values that do not fit.
@@ -175,16 +173,16 @@ def resolve(spec: str, options: ObjectiveOptions) -> tuple[str, dict[str, Any]]:
         >>> resolve("mixup+label_smoothing:smoothing=0.2", ObjectiveOptions())
         ('label_smoothing', {'smoothing': 0.2})
     """
-    partners, objective = split_spec(spec)
-    for partner in partners:
-        _named(partner, options)
+    mixers, objective = split_spec(spec)
+    for mixer in mixers:
+        _named(mixer, options)
     name, values = _named(objective, options)
-    check_partners(partners, name, OBJECTIVES)
+    check_mixers(mixers, name, OBJECTIVES)
     return name, values
 
 
 def option_values(spec: str, options: ObjectiveOptions) -> dict[str, Any]:
-    """Option values of a spec's objective, and those of its partners under `PARTNER.option`.
+    """Option values of a spec's objective, and those of its mixers under `MIXER.option`.
 
     Raises:
         InputError: as `resolve`.
@@ -194,8 +192,8 @@ def option_values(spec: str, options: ObjectiveOptions) -> dict[str, Any]:
         {'smoothing': 0.2, 'mixup.alpha': 1.0, 'mixup.probability': 1.0}
     """
     _, values = resolve(spec, options)
-    for partner in split_spec(spec)[0]:
-        name, given = _named(partner, options)
+    for mixer in split_spec(spec)[0]:
+        name, given = _named(mixer, options)
         values |= {f"{name}.{option}": value for option, value in given.items()}
     return values
 
@@ -214,7 +212,7 @@ def teacher_spec_of(spec: str, options: ObjectiveOptions) -> str | None:
 def _named(part: str, options: ObjectiveOptions) -> tuple[str, dict[str, Any]]:
     """Name and option values of one part of a spec."""
     name, _, overrides = part.partition(":")
-    if name not in OBJECTIVES and name not in PARTNERS:
+    if name not in OBJECTIVES and name not in MIXERS:
         near = difflib.get_close_matches(name, OBJECTIVES, n=1) or list(OBJECTIVES)
         raise InputError(f"there is no objective {name!r}; pass {' or '.join(near)}")
     base = getattr(options, name, None)
@@ -280,7 +278,7 @@ def _value(text: str, hint: Any) -> Any:
 
 # Which options of an objective's spec are open to tuning, and a spec with them set.
 #
-# An option of the objective goes by its name, one of a partner before it by `PARTNER.option`, as
+# An option of the objective goes by its name, one of a mixer before it by `MIXER.option`, as
 # on the command line: `mixup.alpha`.
 
 
@@ -288,7 +286,7 @@ Value = str | int | float | bool
 
 
 def free_options(spec: str) -> dict[str, Tunable]:
-    """The tunable options of a spec, of its partners too, that the spec does not fix.
+    """The tunable options of a spec, of its mixers too, that the spec does not fix.
 
     Example:
         >>> list(free_options("mixup+label_smoothing"))
@@ -296,7 +294,7 @@ def free_options(spec: str) -> dict[str, Tunable]:
         >>> list(free_options("mixup+label_smoothing:smoothing=0.2"))
         ['mixup.alpha']
     """
-    classes = {**OBJECTIVES, **PARTNERS}
+    classes = {**OBJECTIVES, **MIXERS}
     parts = [(prefix, *part.partition(":")[::2]) for prefix, part in _prefixed(spec)]
     fixed = {f"{p}{each.partition('=')[0]}" for p, _, given in parts for each in given.split(",")}
     return {
@@ -357,8 +355,8 @@ def lies_in(value: object, tunable: Tunable) -> bool:
 
 def _prefixed(spec: str) -> list[tuple[str, str]]:
     """The parts of a spec, each after what its options' names begin with."""
-    *partners, objective = parts_of(spec)
-    return [*((f"{p.partition(':')[0]}.", p) for p in partners), ("", objective)]
+    *mixers, objective = parts_of(spec)
+    return [*((f"{p.partition(':')[0]}.", p) for p in mixers), ("", objective)]
 
 
 def _text(value: Value) -> str:

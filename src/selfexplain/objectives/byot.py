@@ -195,7 +195,7 @@ class BYOT(Objective):
     """
 
     takes_soft_labels = True
-    recordable = True
+    capturable = True
     tunable: ClassVar[Mapping[str, Tunable]] = {
         "alpha": Range(0.05, 0.5, log=True),
         "temperature": Range(1.0, 5.0),
@@ -225,7 +225,7 @@ class BYOT(Objective):
         ).to(like.device, like.dtype)
 
     @classmethod
-    def in_context(
+    def from_context(
         cls,
         model: nn.Module,
         context: ObjectiveContext,

@@ -400,7 +400,7 @@ def _costs(
             (x_BCHW, y_B, index_B),
             fabric=fabric,
             compiled=config.training.compile,
-            recorded=config.training.cuda_graph,
+            cuda_graph=config.training.cuda_graph,
         )
     costs = {
         name: {"step_seconds": c.step_seconds, "cost": c.ratio} for name, c in measured.items()

@@ -332,5 +332,5 @@ def build_seeded(
             make_model(auxiliary=True),
             config.options,
             context,
-            beside=lambda objective: with_auxiliary_head(objective, described),
+            wrap=lambda objective: with_auxiliary_head(objective, described),
         )

@@ -149,7 +149,7 @@ def open_snapshots(
     x_BCHW, y_B = before.read(before.shown[:1])
     try:
         # By a reader of its own, so that the objective finds its layer in training as ever.
-        reader = introspective_of(objective, objective.model, x_BCHW, beside=True)
+        reader = introspective_of(objective, objective.model, x_BCHW, always_new=True)
         explain(reader, objective.model, x_BCHW, y_B)
     except InputError:
         return None
@@ -207,7 +207,7 @@ def soft_target(reader: Introspective, model: nn.Module, x_BCHW: Tensor, y_B: Te
 
 
 def introspective_of(
-    objective: Objective, model: nn.Module, x_BCHW: Tensor, *, beside: bool = False
+    objective: Objective, model: nn.Module, x_BCHW: Tensor, *, always_new: bool = False
 ) -> Introspective:
     """What reads a model's explanations: the objective, or one made for another objective's model.
 
@@ -215,7 +215,7 @@ def introspective_of(
         objective: that is trained, whatever it is wrapped in.
         model: whose explanations are read.
         x_BCHW: images, to try kinds of map on.
-        beside: make one in any case, and leave the objective alone.
+        always_new: make one in any case, and leave the objective alone.
 
     Raises:
         InputError: no kind of map can be read from the model.
@@ -223,7 +223,7 @@ def introspective_of(
     while isinstance(objective, Wrapper):
         objective = objective.objective
     if isinstance(objective, Introspective):
-        if objective.model is model and not beside:
+        if objective.model is model and not always_new:
             return objective
         reader = Introspective(model, **asdict(objective.options))
         reader.class_mean, reader.steps = objective.class_mean, objective.steps

@@ -120,7 +120,7 @@ class Objective(KeepsPrecision):
     """Whether labels may be distributions (B, K), as mixed images have them."""
     wants_indices = False
     """Whether each call needs the images' places in the training set: objective(x, y, index_B)."""
-    recordable = False
+    capturable = False
     """Whether all steps of an epoch are the same work on the device, so that one may be recorded
     and replayed without this code: nothing is drawn, counted or decided in Python."""
     tunable: ClassVar[Mapping[str, Tunable]] = {}
@@ -134,7 +134,7 @@ class Objective(KeepsPrecision):
         self.model = model
 
     @classmethod
-    def in_context(cls, model: nn.Module, context: ObjectiveContext, **options: Any) -> Self:
+    def from_context(cls, model: nn.Module, context: ObjectiveContext, **options: Any) -> Self:
         """Build the objective from options alone; what else it needs is taken from the context."""
         del context
         return cls(model, **options)
