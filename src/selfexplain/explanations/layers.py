@@ -15,7 +15,7 @@ from selfexplain.explanations.kinds import (
     MapKind,
     check_images,
     check_kind,
-    check_logits,
+    check_output,
 )
 from selfexplain.explanations.layout import (
     Layout,
@@ -134,7 +134,7 @@ def outputs_and_gradients(model: nn.Module, x_BCHW: Tensor) -> list[tuple[str, T
         stack.enter_context(forward_hooks(model, _keep_outputs(model, outputs)))
         # What starts at zero, such as the last weights of a branch, would hide what lies before it.
         stack.enter_context(other_weights(model.modules(), zeros_only=True))
-        logits_BK = check_logits(model(x_BCHW.clone()), len(x_BCHW))
+        logits_BK = check_output(model(x_BCHW.clone()), len(x_BCHW))
         # Fabric's wrapper forbids to differentiate what it returns.
         logits_BK = outputs.get("_forward_module", logits_BK)
         if not (outputs and logits_BK.requires_grad):

@@ -16,7 +16,7 @@ from selfexplain.explanations.hooks import (
     forward_hooks,
     function_hook,
 )
-from selfexplain.explanations.kinds import check_logits
+from selfexplain.explanations.kinds import check_output
 from selfexplain.explanations.layout import Layout, known_grids, layouts_of, pooled
 from selfexplain.explanations.model_state import preserved
 
@@ -177,7 +177,7 @@ def traced(
             stack.enter_context(function_hook(weights))
         with function_hook(each_tensor(lambda tensor: trace.see(tensor, None))):
             logits = model(x_BCHW)
-    trace.logits_BK = check_logits(logits, len(x_BCHW))
+    trace.logits_BK = check_output(logits, len(x_BCHW))
     return trace
 
 

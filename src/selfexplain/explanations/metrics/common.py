@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from selfexplain.errors import InputError
 from selfexplain.explanations.capture import capture
-from selfexplain.explanations.kinds import MapKind, check_images, check_logits
+from selfexplain.explanations.kinds import MapKind, check_images, check_output
 from selfexplain.explanations.layers import ExplainedLayer
 from selfexplain.explanations.maps import maps_of_own_classes
 from selfexplain.explanations.model_state import preserved
@@ -222,7 +222,7 @@ def check_explained(x_BCHW: Tensor, map_BHW: Tensor, classes_B: Tensor) -> None:
 
 def _logits(model: nn.Module, x_NBCHW: Tensor) -> Tensor:
     count, images = x_NBCHW.shape[:2]
-    logits = check_logits(model(x_NBCHW.flatten(0, 1)), count * images)
+    logits = check_output(model(x_NBCHW.flatten(0, 1)), count * images)
     return logits.view(count, images, -1)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from selfexplain.errors import InputError
 from selfexplain.explanations.hooks import every_output, forward_hooks
-from selfexplain.explanations.kinds import check_logits
+from selfexplain.explanations.kinds import check_output
 from selfexplain.explanations.layout import find_module
 from selfexplain.explanations.model_state import preserved
 
@@ -109,7 +109,7 @@ def probe(model: nn.Module, image_shape: tuple[int, int, int]) -> Probe:
     hooks = every_output(model, lambda name: functools.partial(probed.note, name))
     with preserved(model, x_BCHW, eval_mode=True), torch.no_grad(), forward_hooks(model, hooks):
         logits_BK = model(x_BCHW)
-    probed.logits_BK = check_logits(logits_BK, len(x_BCHW))
+    probed.logits_BK = check_output(logits_BK, len(x_BCHW))
     probed.classes = probed.logits_BK.shape[1]
     return probed
 
