@@ -13,8 +13,8 @@ from selfexplain.training.cuda_graph import ORDINARY_STEPS, gradient_step
 WAYS = {
     "as written": {},
     "compiled": {"compiled": True},
-    "recorded": {"recorded": True},
-    "compiled and recorded": {"compiled": True, "recorded": True},
+    "recorded": {"cuda_graph": True},
+    "compiled and recorded": {"compiled": True, "cuda_graph": True},
 }
 STEPS = 50
 """In a round; the GPU is waited for after them."""
@@ -37,21 +37,21 @@ def run(device: torch.device) -> list[dict[str, object]]:
 
 
 def _steps(
-    device: torch.device, *, compiled: bool = False, recorded: bool = False
+    device: torch.device, *, compiled: bool = False, cuda_graph: bool = False
 ) -> Callable[[], None]:
     """A function that takes so many training steps with the standard objective."""
     fabric = Fabric(accelerator=device.type, devices=1, precision="bf16-mixed")
     made = objective("standard").train()
     optimiser = torch.optim.SGD(made.parameters(), lr=1e-3, momentum=0.9, nesterov=True)
-    wrapped, stepper = fabric.setup(made, optimiser)
-    gradients = gradient_step(made, wrapped, stepper, fabric, recorded=recorded)
+    wrapped, wrapped_optimizer = fabric.setup(made, optimiser)
+    gradients = gradient_step(made, wrapped, wrapped_optimizer, fabric, cuda_graph=cuda_graph)
     parts = CompiledParts(made) if compiled else None
     x_BCHW, y_B, _ = batch(device)
 
     def take(count: int) -> None:
         for _ in range(count):
             gradients(x_BCHW, y_B)
-            stepper.step()
+            wrapped_optimizer.step()
 
     def several(count: int = STEPS) -> None:
         if parts is None:

@@ -137,7 +137,7 @@ def _gradient(
     search.options = options
     levels: list[Level] = list(step.levels)
     if displacement != "declared":
-        levels = [replace(level, displacement=displacement) for level in levels]
+        levels = [replace(level, finite_difference_step=displacement) for level in levels]
     variables = search.variables() | step.start
     found = unroll(levels, step.outer, variables, "architecture", mode).hypergradient
     return torch.cat([tensor.flatten() for tensor in leaves(found)])

@@ -14,7 +14,7 @@ from selfexplain.errors import InputError, import_failure
 from selfexplain.experiments.fit.pretrained import from_pretrained
 from selfexplain.experiments.fit.train import run_training
 from selfexplain.experiments.objective_options import ObjectiveOptions, flag_of
-from selfexplain.experiments.objectives import OBJECTIVES, PARTNERS, resolve
+from selfexplain.experiments.objectives import MIXERS, OBJECTIVES, resolve
 from selfexplain.experiments.options import DataOptions, TrainConfig, shortened
 from selfexplain.experiments.run_dir import run_name
 from selfexplain.limits import Count, Limits, OptionError, Positive, check_options
@@ -154,10 +154,10 @@ def test_an_empty_argument_is_no_folder(capsys: pytest.CaptureFixture[str]) -> N
         assert "is followed by an empty text" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", [*OBJECTIVES, *PARTNERS])
+@pytest.mark.parametrize("name", [*OBJECTIVES, *MIXERS])
 def test_options_in_a_spec_are_checked(name: str) -> None:
     """By name, before there is a model: twice the same, unknown ones and absurd values."""
-    end = "+standard" if name in PARTNERS else ""
+    end = "+standard" if name in MIXERS else ""
     options = getattr(ObjectiveOptions(), name, None)
     fields = [] if options is None else list(get_type_hints(type(options)).items())
     for field, hint in fields:
@@ -186,8 +186,8 @@ def test_options_that_a_spec_leaves_out(spec: str, sentence: str) -> None:
         resolve(spec, ObjectiveOptions())
 
 
-def test_a_partner_stands_once() -> None:
-    with pytest.raises(InputError, match="names a partner twice; pass each once"):
+def test_a_mixer_stands_once() -> None:
+    with pytest.raises(InputError, match="names a mixer twice; pass each once"):
         resolve("mixup+mixup:alpha=0.5+standard", ObjectiveOptions())
 
 

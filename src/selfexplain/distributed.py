@@ -34,10 +34,14 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
-def gathered(rows: Tensor) -> Tensor:
+def gathered(rows: Tensor, *, uneven: bool = False) -> Tensor:
     """Rows (B, ...) of all processes of the default group, in the order of their ranks, detached.
 
-    All processes must take part, with the same number of rows each.
+    All processes must take part.
+
+    Args:
+        rows: as many on each process, on the device that the processes communicate by.
+        uneven: whether their number may differ; for rows on the CPU, and slower.
 
     Example:
         >>> gathered(torch.tensor([3, 1]))
@@ -46,6 +50,10 @@ def gathered(rows: Tensor) -> Tensor:
     rows = rows.detach()
     if world_size() == 1:
         return rows
+    if uneven:
+        pieces: list[Tensor] = [rows] * world_size()
+        dist.all_gather_object(pieces, rows)
+        return torch.cat(pieces)
     rows = rows.contiguous()
     parts = [torch.empty_like(rows) for _ in range(world_size())]
     dist.all_gather(parts, rows)

@@ -129,7 +129,7 @@ def trained(
 
 @pytest.mark.parametrize("spec", [spec for spec in SPECS if spec not in NOT_RECORDED])
 def test_recorded_steps_train_to_the_same_weights(spec: str, tmp_path: Path) -> None:
-    assert objective(spec).recordable
+    assert objective(spec).capturable
     expected = trained(spec, tmp_path / "as written")
     found = trained(spec, tmp_path / "recorded", cuda_graph=True)
     for name, value in expected.items():
@@ -213,7 +213,7 @@ def test_recorded_steps_on_images_that_are_streamed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("spec", NOT_RECORDED)
 def test_other_steps_are_not_recorded(spec: str) -> None:
-    assert not objective(spec).recordable
+    assert not objective(spec).capturable
 
 
 def test_recorded_steps_draw_new_numbers_each_time() -> None:

@@ -51,7 +51,7 @@ class Needs(Focal):
 
 class Sized(Needs):
     @classmethod
-    def in_context(cls, model, context, **options):
+    def from_context(cls, model, context, **options):
         return cls(model, beta=context.num_classes, **options)
 
 class Outer:
@@ -133,7 +133,7 @@ def test_options_are_those_of_the_constructor(own: Path) -> None:
     assert (objective.gamma, objective.rounds, objective.log) == (1.0, 3, True)  # type: ignore[attr-defined]
     assert build("own_losses:Focal").gamma == 2.0  # type: ignore[attr-defined]
     assert build("own_losses:Needs:beta=0.5") is not None
-    assert build("own_losses:Sized") is not None  # its in_context knows
+    assert build("own_losses:Sized") is not None  # its from_context knows
     mixed = build("mixup+own_losses:Outer.Smooth:smoothing=0.2")
     assert isinstance(mixed, Mixup)
     assert isinstance(mixed.objective, LabelSmoothing)

@@ -99,7 +99,7 @@ def test_specs_that_are_tuned_to_the_same_are_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tuner", ["random", "optuna"])
-def test_partners_are_tuned_in_the_same_trials(tuner: str, tmp_path: Path) -> None:
+def test_mixers_are_tuned_in_the_same_trials(tuner: str, tmp_path: Path) -> None:
     specs = ("mixup+standard", "mixup+label_smoothing", "cutmix:alpha=1,probability=1+standard")
     run = Runner(lambda spec: {"accuracy": 90.0 + ("alpha" in spec), "nll": 0.5})
     final, record = tuned(config(tmp_path, objectives=specs, tuner=tuner), run)

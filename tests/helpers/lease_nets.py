@@ -98,7 +98,7 @@ def declared(search: ArchitectureSearch) -> tuple[Declaration, dict[str, Any]]:
     }
     weights = {name: learner.weights for name, learner in search.learners.items()}
     # The oracle's losses are smooth: differences want the small displacement for such.
-    levels = [replace(level, displacement=None) for level in step.levels]
+    levels = [replace(level, finite_difference_step=None) for level in step.levels]
     step = replace(step, levels=levels)
     return step, {"architecture": architecture, **weights, **step.start}
 

@@ -182,7 +182,7 @@ def test_a_level_sets_the_root_mean_square_of_its_displacement(mode: Any, calls:
         return (v["w"] * v["a"]).square().sum()
 
     start = {"w": torch.zeros(4, 25).double(), "a": torch.ones(4, 25).double()}
-    level = Level("w", loss, 0.1, displacement=0.02)
+    level = Level("w", loss, 0.1, finite_difference_step=0.02)
     hypergradient([level], lambda v: (v["w"] - 1).square().sum(), start, "a", mode)
     assert len(seen) == calls
     for displaced in seen[1:]:

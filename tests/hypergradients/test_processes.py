@@ -60,10 +60,10 @@ def problem(part: slice, displacement: float | None = None) -> tuple[Any, ...]:
 
     own = {"maximize": True, "project": torch.tanh, "direction": per_image, "shared": False}
     levels = [
-        Level("w", learns, 0.3, direction=unit, displacement=displacement),
-        Level("z1", explains("z1"), 0.7, displacement=displacement, **own),
-        Level("z2", explains("z1", "z2"), 0.7, displacement=displacement, **own),
-        Level("u", audience, 0.5, displacement=displacement),
+        Level("w", learns, 0.3, direction=unit, finite_difference_step=displacement),
+        Level("z1", explains("z1"), 0.7, finite_difference_step=displacement, **own),
+        Level("z2", explains("z1", "z2"), 0.7, finite_difference_step=displacement, **own),
+        Level("u", audience, 0.5, finite_difference_step=displacement),
     ]
     start = {
         "w": {"w": w},

@@ -52,17 +52,17 @@ def test_compiled_parts_compute_the_same(make: type[Objective]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "recorded", "compiled"),
+    ("make", "cuda_graph", "compiled"),
     [(Standard, True, True), (Standard, False, True), (Mixup, True, False), (Mixup, False, True)],
 )
 def test_what_cannot_be_recorded_is_not_compiled(
-    make: type[Objective], recorded: bool, compiled: bool
+    make: type[Objective], cuda_graph: bool, compiled: bool
 ) -> None:
     objective = Mixup(Standard(resnet()), 10) if make is Mixup else make(resnet())
     parts = CompiledParts(objective, backend="eager")
-    with compiled_steps(parts, objective, recorded=recorded):
+    with compiled_steps(parts, objective, cuda_graph=cuda_graph):
         assert any(m._compiled_call_impl is not None for m in objective.modules()) == compiled
-    with compiled_steps(None, objective, recorded=recorded):
+    with compiled_steps(None, objective, cuda_graph=cuda_graph):
         assert all(m._compiled_call_impl is None for m in objective.modules())
 
 

@@ -314,12 +314,12 @@ class Counting(Standard):
     """A subclass that says nothing of its steps."""
 
 
-@pytest.mark.parametrize(("kind", "recorded"), [(Standard, True), (Counting, False)])
+@pytest.mark.parametrize(("kind", "capturable"), [(Standard, True), (Counting, False)])
 def test_only_objectives_that_say_so_themselves_are_recorded(
-    kind: type[Objective], recorded: bool
+    kind: type[Objective], capturable: bool
 ) -> None:
     objective, fabric = kind(model()), Fabric(accelerator="cpu", devices=1)
     optimiser = torch.optim.SGD(objective.parameters(), lr=0.1)
-    wrapped, stepper = fabric.setup(objective, optimiser)
-    step = gradient_step(objective, wrapped, stepper, fabric, recorded=True)
-    assert isinstance(step, RecordedStep) is recorded
+    wrapped, wrapped_optimizer = fabric.setup(objective, optimiser)
+    step = gradient_step(objective, wrapped, wrapped_optimizer, fabric, cuda_graph=True)
+    assert isinstance(step, RecordedStep) is capturable

@@ -7,10 +7,10 @@ import pytest
 import torch
 from tests.helpers.two_processes import in_two_processes
 
+from selfexplain.distributed import gathered
 from selfexplain.errors import InputError
 from selfexplain.training.processes import (
     exists_for_all,
-    gathered,
     joined_processes,
     mean_numbers,
     take_from_first,
@@ -33,7 +33,7 @@ def told(rank: int, folder: str) -> dict[str, Any]:
         "means": list(means),
         "taken": mine,
         "flags": flags,
-        "gathered": gathered(torch.arange(rank + 1)),
+        "gathered": gathered(torch.arange(rank + 1), uneven=True),
         "numbers": mean_numbers({"loss": float(rank), "accuracy": 10.0}),
         "exists": [exists_for_all(seen), exists_for_all(Path(folder) / "absent")],
     }

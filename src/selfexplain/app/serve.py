@@ -63,7 +63,6 @@ def serve(config: AppConfig) -> None:
     explainers = [Explainer(folder) for folder in config.run]
 
     # Here, as it draws with Matplotlib, which is not to hold up a refusal.
-    from selfexplain.app.board import Board, read_examples
 
     board = Board(explainers)
     examples = read_examples(config.run[0], board.explainers[0].class_names)

@@ -17,11 +17,11 @@ from selfexplain.data import (
     take,
 )
 from selfexplain.data.images import Ranges
-from selfexplain.distributed import rank_slice
+from selfexplain.distributed import gathered, rank_slice
 from selfexplain.errors import InputError
 from selfexplain.evaluation import predict
 from selfexplain.experiments.options import DataOptions
-from selfexplain.training.processes import gathered, joined_processes
+from selfexplain.training.processes import joined_processes
 
 # From data options to the images that one seed trains on and is scored on.
 #
@@ -202,4 +202,4 @@ def predict_together(
     part = torch.arange(count)[rank_slice(count, processes.rank, processes.count)]
     only = None if processes.count == 1 else part
     logits_NK, y_N = predict(model, scored(only=only).epoch(0))
-    return gathered(logits_NK), gathered(y_N)
+    return gathered(logits_NK, uneven=True), gathered(y_N, uneven=True)

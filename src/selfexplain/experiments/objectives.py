@@ -49,7 +49,7 @@ from selfexplain.objectives.shared.base import Tunable
 # What may stand before an objective on the command line and mix images for it.
 
 
-PARTNERS: dict[str, type[Mixing]] = {
+MIXERS: dict[str, type[Mixing]] = {
     "mixup": Mixup,
     "cutmix": CutMix,
 }
@@ -57,7 +57,7 @@ PARTNERS: dict[str, type[Mixing]] = {
 
 
 def split_spec(spec: str) -> tuple[list[str], str]:
-    """Specs of the partners, the outermost first, and of the objective that they mix for.
+    """Specs of the mixers, the outermost first, and of the objective that they mix for.
 
     Raises:
         InputError: something else stands before the objective, or there is no objective.
@@ -66,35 +66,33 @@ def split_spec(spec: str) -> tuple[list[str], str]:
         >>> split_spec("cutmix:alpha=0.5+label_smoothing:smoothing=0.2")
         (['cutmix:alpha=0.5'], 'label_smoothing:smoothing=0.2')
     """
-    *partners, objective = parts_of(spec)
-    for part in partners:
+    *mixers, objective = parts_of(spec)
+    for part in mixers:
         name = part.partition(":")[0]
-        if name not in PARTNERS:
+        if name not in MIXERS:
             raise InputError(
-                f"{name!r} in {spec!r} mixes no images; before a + pass {' or '.join(PARTNERS)}"
+                f"{name!r} in {spec!r} mixes no images; before a + pass {' or '.join(MIXERS)}"
             )
-    names = [part.partition(":")[0] for part in partners]
+    names = [part.partition(":")[0] for part in mixers]
     if len(set(names)) < len(names):
-        raise InputError(f"{spec!r} names a partner twice; pass each once")
+        raise InputError(f"{spec!r} names a mixer twice; pass each once")
     name = objective.partition(":")[0]
-    if name in PARTNERS or (partners and not name):
-        partner = name or partners[-1].partition(":")[0]
-        raise InputError(
-            f"{partner} mixes images for another objective; pass it as {partner}+standard"
-        )
-    return partners, objective
+    if name in MIXERS or (mixers and not name):
+        mixer = name or mixers[-1].partition(":")[0]
+        raise InputError(f"{mixer} mixes images for another objective; pass it as {mixer}+standard")
+    return mixers, objective
 
 
-def check_partners(partners: list[str], name: str) -> None:
-    """Raise InputError if the objective of this name cannot use the partners' mixed images.
+def check_mixers(mixers: list[str], name: str) -> None:
+    """Raise InputError if the objective of this name cannot use the mixers' mixed images.
 
     Example:
-        >>> check_partners(["mixup"], "standard")
+        >>> check_mixers(["mixup"], "standard")
     """
-    if partners and (reason := refusal(objective_class(name))):
+    if mixers and (reason := refusal(objective_class(name))):
         others = [other for other, kind in OBJECTIVES.items() if not refusal(kind)]
-        partner = partners[-1].partition(":")[0]
-        raise InputError(f"{name} {reason}; after {partner}+ pass {' or '.join(others)}")
+        mixer = mixers[-1].partition(":")[0]
+        raise InputError(f"{name} {reason}; after {mixer}+ pass {' or '.join(others)}")
 
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -138,7 +136,7 @@ def is_own_objective(part: str) -> bool:
         (True, False)
     """
     name = part.partition(":")[0]
-    return name not in OBJECTIVES and name not in PARTNERS and OWN.match(part) is not None
+    return name not in OBJECTIVES and name not in MIXERS and OWN.match(part) is not None
 
 
 def split_options(part: str) -> tuple[str, str | None]:
@@ -215,7 +213,7 @@ def _check_own(name: str, given: Mapping[str, Any]) -> None:
     """Raise InputError if the constructor of a user's class needs more than a model and these."""
     kind = objective_class(name)
     below = kind.__mro__[: kind.__mro__.index(Objective)]
-    if any("in_context" in vars(each) for each in below):
+    if any("from_context" in vars(each) for each in below):
         return  # which may give the rest
     lacking = [
         p.name
@@ -226,7 +224,7 @@ def _check_own(name: str, given: Mapping[str, Any]) -> None:
         raise InputError(
             f"objective {name!r} needs {' and '.join(lacking)}, without a default; pass "
             f"{name}:{','.join(f'{each}=VALUE' for each in lacking)}, or give the class an "
-            "in_context that knows"
+            "from_context that knows"
         )
 
 
@@ -234,7 +232,7 @@ def _build_own(
     name: str, model: nn.Module, context: ObjectiveContext, values: Mapping[str, Any]
 ) -> Objective:
     try:
-        objective = objective_class(name).in_context(model, context, **values)
+        objective = objective_class(name).from_context(model, context, **values)
     except InputError:
         raise
     except Exception as error:  # a user's class may raise anything
@@ -287,18 +285,18 @@ def build_objective(
     model: nn.Module,
     options: ObjectiveOptions,
     context: ObjectiveContext,
-    beside: Callable[[Objective], Objective] = lambda objective: objective,
+    wrap: Callable[[Objective], Objective] = lambda objective: objective,
 ) -> Objective:
     """Build an objective around a model.
 
     Args:
         spec: `NAME`, or `NAME:option=value,option=value` to differ from `options`; before it, each
-            with a `+` after it, any number of partners that mix images, specified alike. The name
+            with a `+` after it, any number of mixers that mix images, specified alike. The name
             of an objective of your own is `package.module:Class`.
         model: the model to be trained.
         options: options of all objectives.
         context: what else some objectives need to know of the run.
-        beside: puts another loss beside the objective's, inside the partners, so that both see the
+        wrap: puts another loss beside the objective's, inside the mixers, so that both see the
             mixed images and labels.
 
     Raises:
@@ -322,17 +320,17 @@ def build_objective(
         if is_own_objective(name):
             objective = _build_own(name, model, context, values)
         else:
-            objective = kind.in_context(model, context, **values)
-    objective = beside(objective)
-    for partner in reversed(split_spec(spec)[0]):
-        name, values = _named(partner, options)
-        with _said_of(name, PARTNERS[name]):
-            objective = PARTNERS[name].around(objective, context, **values)
+            objective = kind.from_context(model, context, **values)
+    objective = wrap(objective)
+    for mixer in reversed(split_spec(spec)[0]):
+        name, values = _named(mixer, options)
+        with _said_of(name, MIXERS[name]):
+            objective = MIXERS[name].around(objective, context, **values)
     return objective
 
 
 def resolve(spec: str, options: ObjectiveOptions) -> tuple[str, dict[str, Any]]:
-    """Name and option values of a spec's objective; partners before it are checked too.
+    """Name and option values of a spec's objective; mixers before it are checked too.
 
     Of an objective of the user's own, the values that the spec gives.
 
@@ -343,16 +341,16 @@ def resolve(spec: str, options: ObjectiveOptions) -> tuple[str, dict[str, Any]]:
         >>> resolve("mixup+label_smoothing:smoothing=0.2", ObjectiveOptions())
         ('label_smoothing', {'smoothing': 0.2})
     """
-    partners, objective = split_spec(spec)
-    for partner in partners:
-        _named(partner, options)
+    mixers, objective = split_spec(spec)
+    for mixer in mixers:
+        _named(mixer, options)
     name, values = _named(objective, options)
-    check_partners(partners, name)
+    check_mixers(mixers, name)
     return name, values
 
 
 def option_values(spec: str, options: ObjectiveOptions) -> dict[str, Any]:
-    """Option values of a spec's objective, and those of its partners under `PARTNER.option`.
+    """Option values of a spec's objective, and those of its mixers under `MIXER.option`.
 
     Raises:
         InputError: as `resolve`.
@@ -365,8 +363,8 @@ def option_values(spec: str, options: ObjectiveOptions) -> dict[str, Any]:
     if is_own_objective(name):
         parameters = _own_parameters(objective_class(name))
         values = {n: p.default for n, p in parameters.items() if p.default is not p.empty} | values
-    for partner in split_spec(spec)[0]:
-        name, given = _named(partner, options)
+    for mixer in split_spec(spec)[0]:
+        name, given = _named(mixer, options)
         values |= {f"{name}.{option}": value for option, value in given.items()}
     return values
 
@@ -385,7 +383,7 @@ def teacher_spec_of(spec: str, options: ObjectiveOptions) -> str | None:
 def _named(part: str, options: ObjectiveOptions) -> tuple[str, dict[str, Any]]:
     """Name and option values of one part of a spec."""
     name, overrides = split_options(part)
-    if name not in PARTNERS:
+    if name not in MIXERS:
         objective_class(name)
     base = getattr(options, name, None)
     texts = [] if overrides is None else overrides.split(",")
@@ -420,7 +418,7 @@ def _said_of(name: str, kind: type) -> Iterator[None]:
 
 
 def _hints(name: str, options: ObjectiveOptions) -> dict[str, Any]:
-    """Option -> type, of an objective or a partner."""
+    """Option -> type, of an objective or a mixer."""
     if is_own_objective(name):
         return _own_hints(objective_class(name))
     base = getattr(options, name, None)
@@ -461,7 +459,7 @@ def _value(text: str, hint: Any) -> Any:
 
 # Which options of an objective's spec are open to tuning, and a spec with them set.
 #
-# An option of the objective goes by its name, one of a partner before it by `PARTNER.option`, as
+# An option of the objective goes by its name, one of a mixer before it by `MIXER.option`, as
 # on the command line: `mixup.alpha`.
 
 
@@ -469,7 +467,7 @@ Value = str | int | float | bool
 
 
 def free_options(spec: str) -> dict[str, Tunable]:
-    """The tunable options of a spec, of its partners too, that the spec does not fix.
+    """The tunable options of a spec, of its mixers too, that the spec does not fix.
 
     Example:
         >>> list(free_options("mixup+label_smoothing"))
@@ -486,7 +484,7 @@ def free_options(spec: str) -> dict[str, Tunable]:
     return {
         f"{prefix}{option}": tunable
         for prefix, name, _ in parts
-        for option, tunable in (PARTNERS.get(name) or objective_class(name)).tunable.items()
+        for option, tunable in (MIXERS.get(name) or objective_class(name)).tunable.items()
         if f"{prefix}{option}" not in fixed
     }
 
@@ -541,8 +539,8 @@ def lies_in(value: object, tunable: Tunable) -> bool:
 
 def _prefixed(spec: str) -> list[tuple[str, str]]:
     """The parts of a spec, each after what its options' names begin with."""
-    *partners, objective = parts_of(spec)
-    return [*((f"{p.partition(':')[0]}.", p) for p in partners), ("", objective)]
+    *mixers, objective = parts_of(spec)
+    return [*((f"{p.partition(':')[0]}.", p) for p in mixers), ("", objective)]
 
 
 def _text(value: Value) -> str:

@@ -118,14 +118,14 @@ RECORDS = {
 
 
 @contextmanager
-def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
+def locked(folder: Path, lock_timeout: float = 0.0) -> Iterator[None]:
     """Keep other runs out of a folder; the operating system frees it if the process dies.
 
     What killed processes left half-written in it is cleared away first.
 
     Args:
         folder: made if it does not exist.
-        patience: seconds to wait for another process to leave it.
+        lock_timeout: seconds to wait for another process to leave it.
 
     Raises:
         InputError: another process writes to the folder.
@@ -140,7 +140,7 @@ def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        held = FileLock(folder / LOCK).acquire(timeout=patience)
+        held = FileLock(folder / LOCK).acquire(timeout=lock_timeout)
     except Timeout as error:
         raise InputError(
             f"another process is writing to {folder}; wait for it, or pass another --out"

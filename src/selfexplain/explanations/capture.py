@@ -1,6 +1,6 @@
 """Capture the explained layer's features during a forward pass; the layer before it, if asked."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +11,13 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from selfexplain.errors import InputError
 from selfexplain.explanations.formulas import RECOMPUTED
+from selfexplain.explanations.hooks import (
+    ForwardHook,
+    Place,
+    each_tensor,
+    forward_hooks,
+    function_hook_between,
+)
 from selfexplain.explanations.layers import ExplainedLayer
 from selfexplain.explanations.layout import (
     Layout,
@@ -20,26 +27,10 @@ from selfexplain.explanations.layout import (
     sequences_of,
     to_BFHW,
 )
-from selfexplain.explanations.model_state import (
-    buffers_lent,
-    modules_around,
-    preserved,
-    recomputing,
-    run_eagerly,
-    set_eval,
-)
-from selfexplain.explanations.tracing import (
-    N_IMAGES,
-    WeightWatch,
-    traced,
-    used_weight,
-    watched_between,
-)
+from selfexplain.explanations.model_state import buffers_lent, preserved
+from selfexplain.explanations.tracing import N_IMAGES, LinearWeights, traced
 
 # Keep the explained activation of an ordinary forward, for maps without a second forward.
-
-
-Hook = Callable[..., Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,8 +108,8 @@ class Captured:
         """The live activation, in the graph of the logits, shaped as the layer gave it."""
         if self._activation is None:
             raise InputError(
-                "capture saw no forward through the explained layer; call model(x) inside "
-                "`with capture(model, layer) as seen:` with the model that the layer was found in"
+                "capture saw no forward through the explained layer; call model(x) inside `with "
+                "capture(model, layer) as captured:` with the model that the layer was found in"
             )
         return self._activation
 
@@ -173,67 +164,48 @@ def capture(model: nn.Module, layer: ExplainedLayer) -> Iterator[Captured]:
         ...     nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
         ... )
         >>> x = torch.rand(2, 3, 8, 8)
-        >>> with capture(model, find_explained_layer(model, x)) as seen:
+        >>> with capture(model, find_explained_layer(model, x)) as captured:
         ...     logits = model(x)
-        >>> seen.activation.shape
+        >>> captured.activation.shape
         torch.Size([2, 8, 6, 6])
     """
-    around_head = [] if layer.head is None else _modules_around(model, layer.head.name)
-    head = around_head[-1] if around_head else None
-    seen = Captured(layer, head if isinstance(head, nn.Linear) else None, model)
+    name = _name_in(model, layer.source.name)
+    head_name = None if layer.head is None else _name_in(model, layer.head.name)
+    head = None if head_name is None else model.get_submodule(head_name)
+    captured = Captured(layer, head if isinstance(head, nn.Linear) else None, model)
+    hooks: list[ForwardHook] = []
     with ExitStack() as stack:
-        around = _modules_around(model, layer.source.name)
-        module = around[-1]
-        stack.enter_context(run_eagerly([*around, *around_head]))
         if layer.source.at == "input":
-            stack.callback(module.register_forward_pre_hook(_input_hook(seen)).remove)
+            hooks.append(_input_hook(captured, name))
         elif layer.source.at == "output":
-            stack.callback(module.register_forward_hook(_output_hook(seen)).remove)
+            hooks.append(_output_hook(captured, name))
         else:
-            assert head is not None, "only pooled feature maps are found between modules"
-            stack.enter_context(watched_between(model, module, head, seen.keep_fitting))
-        if seen.linear is not None:
-            stack.enter_context(_head_watched(seen, seen.linear))
+            assert head_name is not None, "only pooled feature maps are found between modules"
+            look = each_tensor(captured.keep_fitting)
+            opens: Place = (name, "output") if name else ("", "input")  # the whole forward
+            closes: Place = (head_name, "input")
+            stack.enter_context(function_hook_between(model, look, opens, closes))
+        if captured.linear is not None and head_name is not None:
+            weights = LinearWeights()
+            if is_parametrized(captured.linear):
+                opens, closes = (head_name, "input"), (head_name, "output")
+                stack.enter_context(function_hook_between(model, weights, opens, closes))
+            hooks.append(_head_hook(captured, head_name, captured.linear, weights))
+        stack.enter_context(forward_hooks(model, hooks))
         inner = dict(model.named_children()).get("_forward_module")
         if inner is not None and layer.head is None:
-            stack.callback(inner.register_forward_hook(_logits_hook(seen)).remove)
-        yield seen
+            hook = _logits_hook(captured)
+            stack.callback(hook.register(inner))  # outside of what is compiled, which may run on
+        yield captured
 
 
-def _modules_around(model: nn.Module, name: str) -> list[nn.Module]:
-    """Return a module by name, last, and those it lies in.
-
-    Walk all modules only if wrappers have changed the names.
-    """
+def _name_in(model: nn.Module, name: str) -> str:
+    """A module's name in this model; all modules are walked only if wrappers have changed it."""
     try:
-        return modules_around(model, name)
+        model.get_submodule(name)
     except AttributeError:
-        return modules_around(model, find_module(model, name)[0])
-
-
-@contextmanager
-def _head_watched(seen: Captured, head: nn.Linear) -> Iterator[None]:
-    """Keep the calls of the head, with the weights that they use."""
-    with ExitStack() as stack:
-        watch, window = WeightWatch(), stack.enter_context(ExitStack())
-
-        def start(*_: Any) -> None:
-            if not recomputing():
-                window.close()
-                window.enter_context(watch)
-
-        def keep(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            if recomputing():
-                return
-            window.close()
-            used = used_weight(head, watch)
-            if used is not None and inputs and isinstance(output, Tensor):
-                seen.head_calls.append(HeadCall(inputs[0], output, *used))
-
-        if is_parametrized(head):
-            stack.callback(head.register_forward_pre_hook(start).remove)
-        stack.callback(head.register_forward_hook(keep).remove)
-        yield
+        return find_module(model, name)[0]
+    return name
 
 
 def _leaf(activation: Tensor) -> Tensor:
@@ -243,47 +215,61 @@ def _leaf(activation: Tensor) -> Tensor:
     return activation.detach().requires_grad_()
 
 
-def _input_hook(seen: Captured) -> Hook:
+def _input_hook(captured: Captured, name: str) -> ForwardHook:
     """Keep the images and pass on a copy."""
 
-    def hook(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    def copy(_module: nn.Module, inputs: tuple[Any, ...], _output: Any) -> tuple[Any, ...] | None:
+        return (_leaf(inputs[0]).clone(), *inputs[1:]) if inputs else None
+
+    def keep(_module: nn.Module, inputs: tuple[Any, ...], _output: Any) -> tuple[Any, ...] | None:
         if not inputs:
             return None
-        if recomputing():  # the same operations, or checkpointing would miss what it counts on
-            return (_leaf(inputs[0]).clone(), *inputs[1:])
-        seen.keep(_leaf(inputs[0]))
-        return (seen.activation.clone(), *inputs[1:])
+        captured.keep(_leaf(inputs[0]))
+        return (captured.activation.clone(), *inputs[1:])
 
-    return hook
+    # the same operations again, or checkpointing would miss what it counts on
+    return ForwardHook((name, "input"), keep, recomputed=copy)
 
 
-def _output_hook(seen: Captured) -> Hook:
+def _output_hook(captured: Captured, name: str) -> ForwardHook:
     """Keep an output; pass on a copy where gradients are to be taken."""
+    fits, pooled = captured.layer.layout.fits, captured.layer.head is not None
 
-    def hook(_module: nn.Module, _inputs: Any, output: Any) -> Tensor | None:
-        if not seen.layer.layout.fits(output):
+    def copy(_module: nn.Module, _inputs: Any, output: Any) -> Tensor | None:
+        return _leaf(output).clone() if fits(output) and not pooled else None
+
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> Tensor | None:
+        if not fits(output):
             return None
-        if recomputing():
-            return None if seen.layer.head is not None else _leaf(output).clone()
-        if seen.layer.head is not None:
-            seen.keep(output)
-            return None
-        seen.keep(_leaf(output))
-        return seen.activation.clone()
+        captured.keep(output if pooled else _leaf(output))
+        return None if pooled else captured.activation.clone()
 
-    return hook
+    return ForwardHook((name, "output"), keep, recomputed=copy)
 
 
-def _logits_hook(seen: Captured) -> Hook:
+def _head_hook(
+    captured: Captured, name: str, head: nn.Linear, weights: LinearWeights
+) -> ForwardHook:
+    """Keep the calls of the head, with the weights that they use."""
+
+    def keep(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        used = weights.of(head)
+        if used is not None and inputs and isinstance(output, Tensor):
+            captured.head_calls.append(HeadCall(inputs[0], output, *used))
+
+    return ForwardHook((name, "output"), keep)
+
+
+def _logits_hook(captured: Captured) -> ForwardHook:
     """Keep the logits and pass on an alias, to which Fabric may tie what it likes."""
 
-    def hook(_module: nn.Module, _inputs: Any, output: Any) -> Tensor | None:
-        if not isinstance(output, Tensor) or recomputing():
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> Tensor | None:
+        if not isinstance(output, Tensor):
             return None
-        seen.inner_logits = output
+        captured.inner_logits = output
         return output.view_as(output)
 
-    return hook
+    return ForwardHook(("_forward_module", "output"), keep)
 
 
 def find_earlier_layer(model: nn.Module, x_BCHW: Tensor, last: ExplainedLayer) -> ExplainedLayer:
@@ -341,7 +327,7 @@ def _before(source: Source, names: list[str]) -> list[str]:
 def _positions_of(model: nn.Module, x_BCHW: Tensor, layer: ExplainedLayer) -> int:
     """The number of positions of an explained layer."""
     x_BCHW = x_BCHW.detach()[:N_IMAGES].clone()
-    with preserved(model, x_BCHW), torch.no_grad(), capture(model, layer) as seen:
-        set_eval(model)
+    still = preserved(model, x_BCHW, eval_mode=True)
+    with still, torch.no_grad(), capture(model, layer) as captured:
         model(x_BCHW)
-    return seen.features_BFHW[0, 0].numel()
+    return captured.features_BFHW[0, 0].numel()

@@ -16,9 +16,9 @@ from selfexplain.explanations.layers import (
     last_responsive_layer,
 )
 from selfexplain.explanations.layout import Source
-from selfexplain.explanations.model_state import preserved, set_eval
+from selfexplain.explanations.model_state import preserved
 from selfexplain.explanations.pooled_head import TOLERANCES, no_pooled_head
-from selfexplain.explanations.tracing import probe
+from selfexplain.explanations.tracing import probe_images
 
 # What float32 products are rounded to where torch.set_float32_matmul_precision allows it.
 PRECISIONS = {"highest": 0.0, "high": 1e-3, "medium": 2e-2}
@@ -116,9 +116,9 @@ class CheckedLayers:
             return False
         if not seen.saw:
             raise _left_out(found)
-        with preserved(model, x_BCHW), torch.no_grad(), capture(model, found) as quiet:
-            set_eval(model)
-            quiet_BK = model(probe(x_BCHW))
+        still = preserved(model, x_BCHW, eval_mode=True)
+        with still, torch.no_grad(), capture(model, found) as quiet:
+            quiet_BK = model(probe_images(x_BCHW))
         reason = _broken_rule(quiet) if bool(disagreement(quiet, quiet_BK, strict=True)) else None
         # Noise before the head, in training alone, is what maps leave out; nothing else is.
         if reason is None and not _only_noise(model, x_BCHW, seen, logits_BK):

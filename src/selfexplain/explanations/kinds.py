@@ -47,30 +47,30 @@ def check_images(x_BCHW: Tensor) -> None:
         )
 
 
-def check_logits(logits: object, batch: int) -> Tensor:
-    """Return ``logits`` if it is a floating-point tensor of shape (``batch``, K).
+def check_output(output: object, batch: int) -> Tensor:
+    """Return what a model returned if it is a floating-point tensor of shape (``batch``, K).
 
     Raises:
         InputError: if it is not; the message says what the model returned.
 
     Example:
         >>> import torch
-        >>> check_logits(torch.zeros(2, 10), batch=2).shape
+        >>> check_output(torch.zeros(2, 10), batch=2).shape
         torch.Size([2, 10])
     """
     from torch import Tensor
 
-    if not isinstance(logits, Tensor):
+    if not isinstance(output, Tensor):
         raise InputError(
-            f"the model returned a {type(logits).__name__}; "
-            "pass a model that returns one tensor of logits (B, K)"
+            f"the model returned a {type(output).__name__}; it must return logits, one tensor of "
+            "shape (batch, classes)"
         )
-    if logits.dim() != 2 or len(logits) != batch or not logits.is_floating_point():
+    if output.dim() != 2 or len(output) != batch or not output.is_floating_point():
         raise InputError(
-            f"the model returned shape {tuple(logits.shape)} of type {logits.dtype}; "
-            f"pass a model that returns floating-point logits (B, K), here ({batch}, K)"
+            f"the model returned {output.dtype} of shape {tuple(output.shape)} for a batch of "
+            f"{batch}; it must return floating-point logits of shape ({batch}, classes)"
         )
-    return logits
+    return output
 
 
 def check_classes(classes: Sequence[int] | None, n_classes: int) -> list[int]:

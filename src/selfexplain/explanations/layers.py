@@ -1,6 +1,5 @@
 """Find the layer to explain: the one that feeds a pooled head, or the last with space."""
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +9,13 @@ from torch import Tensor, nn
 
 from selfexplain.errors import InputError
 from selfexplain.explanations.formulas import gradients_of_score
+from selfexplain.explanations.hooks import ForwardHook, Hook, every_output, forward_hooks
 from selfexplain.explanations.kinds import (
     POOLED_KINDS,
     MapKind,
     check_images,
     check_kind,
-    check_logits,
+    check_output,
 )
 from selfexplain.explanations.layout import (
     Layout,
@@ -28,13 +28,7 @@ from selfexplain.explanations.layout import (
     sequences_of,
     to_BFHW,
 )
-from selfexplain.explanations.model_state import (
-    other_weights,
-    preserved,
-    recomputing,
-    run_eagerly,
-    set_eval,
-)
+from selfexplain.explanations.model_state import other_weights, preserved
 from selfexplain.explanations.pooled_head import (
     PooledHead,
     find_pooled_head,
@@ -42,7 +36,7 @@ from selfexplain.explanations.pooled_head import (
     pooled_head_of,
     refuse_what_is_not_finite,
 )
-from selfexplain.explanations.tracing import N_IMAGES, Trace, probe, traced
+from selfexplain.explanations.tracing import N_IMAGES, Trace, probe_images, traced
 
 # The last layer with space that the logits hang on, for models without a pooled head.
 
@@ -132,18 +126,15 @@ def outputs_and_gradients(model: nn.Module, x_BCHW: Tensor) -> list[tuple[str, T
         >>> [name for name, _, _ in outputs_and_gradients(model, torch.rand(2, 3, 8, 8))]
         ['0', '1', '2', '']
     """
-    x_BCHW = probe(x_BCHW).requires_grad_()
+    x_BCHW = probe_images(x_BCHW).requires_grad_()
     outputs: dict[str, Tensor] = {}
     with ExitStack() as stack:
-        stack.enter_context(preserved(model, x_BCHW))
+        stack.enter_context(preserved(model, x_BCHW, eval_mode=True))
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(run_eagerly(model.modules()))
-        for name, module in model.named_modules():
-            stack.callback(module.register_forward_hook(_keep(outputs, name)).remove)
+        stack.enter_context(forward_hooks(model, _keep_outputs(model, outputs)))
         # What starts at zero, such as the last weights of a branch, would hide what lies before it.
         stack.enter_context(other_weights(model.modules(), zeros_only=True))
-        set_eval(model)
-        logits_BK = check_logits(model(x_BCHW.clone()), len(x_BCHW))
+        logits_BK = check_output(model(x_BCHW.clone()), len(x_BCHW))
         # Fabric's wrapper forbids to differentiate what it returns.
         logits_BK = outputs.get("_forward_module", logits_BK)
         if not (outputs and logits_BK.requires_grad):
@@ -156,19 +147,24 @@ def outputs_and_gradients(model: nn.Module, x_BCHW: Tensor) -> list[tuple[str, T
     return [(name, output, grad) for (name, output), grad in pairs if grad is not None]
 
 
-def _keep(outputs: dict[str, Tensor], name: str) -> Callable[[nn.Module, Any, Any], Tensor | None]:
-    """Make a forward hook that keeps the output, out of reach of in-place changes."""
+def _keep_outputs(model: nn.Module, outputs: dict[str, Tensor]) -> list[ForwardHook]:
+    """Hooks that keep what modules return, out of reach of in-place changes."""
 
-    def hook(_module: nn.Module, _inputs: Any, output: Any) -> Tensor | None:
-        if not isinstance(output, Tensor) or not output.requires_grad:
-            return None
-        if recomputing():  # a copy again, or checkpointing would miss an operation
-            return output.clone()
-        outputs.pop(name, None)  # the last call counts, and takes its place in the order
-        outputs[name] = output
-        return output.clone()
+    def copy(_module: nn.Module, _inputs: Any, output: Any) -> Tensor | None:
+        return output.clone() if isinstance(output, Tensor) and output.requires_grad else None
 
-    return hook
+    def keep(name: str) -> Hook:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> Tensor | None:
+            copied = copy(module, inputs, output)
+            if copied is not None:
+                outputs.pop(name, None)  # the last call counts, and takes its place in the order
+                outputs[name] = output
+            return copied
+
+        return hook
+
+    # a copy again where a part is recomputed, or checkpointing would miss an operation
+    return every_output(model, keep, recomputed=copy)
 
 
 # Choose, once for a model, the layer that maps are computed at.

@@ -16,7 +16,7 @@ from selfexplain.explanations.kinds import (
     check_classes,
     check_images,
     check_kind,
-    check_logits,
+    check_output,
 )
 from selfexplain.explanations.model_state import preserved
 from selfexplain.explanations.pooled_head import no_pooled_head
@@ -86,7 +86,7 @@ def class_maps(
                 explained = layers.find(model, x_BCHW, kind, layer)
                 needs_graph = create_graph or explained.head is None
                 with torch.set_grad_enabled(needs_graph), capture(model, explained) as seen:
-                    logits_BK = check_logits(model(x_BCHW), len(x_BCHW))
+                    logits_BK = check_output(model(x_BCHW), len(x_BCHW))
                 if layers.hold(model, x_BCHW, seen, logits_BK, kind, layer):
                     break
             with torch.set_grad_enabled(needs_graph):
@@ -137,7 +137,7 @@ def maps_of_forward(
         torch.Size([2, 5, 6, 6])
     """
     kind = check_kind(kind)
-    logits_BK = check_logits(logits_BK, len(seen.activation))
+    logits_BK = check_output(logits_BK, len(seen.activation))
     chosen = check_classes(classes, logits_BK.shape[1])
     if seen.linear is not None and kind in POOLED_KINDS:
         check_agreement(seen, logits_BK)
@@ -223,7 +223,7 @@ def maps_of_own_classes(
         torch.Size([2, 1, 6, 6])
     """
     check_kind(kind)
-    classes_BN = _check(classes_BN, check_logits(logits_BK, len(seen.activation)))
+    classes_BN = _check(classes_BN, check_output(logits_BK, len(seen.activation)))
     if seen.linear is not None and kind in POOLED_KINDS:
         check_agreement(seen, logits_BK)
         with torch.set_grad_enabled(create_graph):
@@ -269,7 +269,7 @@ def gradient_of_own_class(
         >>> gradient_of_own_class(seen, logits, torch.tensor([0, 4])).shape
         torch.Size([2, 3, 4, 4])
     """
-    classes_B1 = _check(classes_B.unsqueeze(-1), check_logits(logits_BK, len(seen.activation)))
+    classes_B1 = _check(classes_B.unsqueeze(-1), check_output(logits_BK, len(seen.activation)))
     score = _inner(seen, logits_BK).gather(1, classes_B1).sum()
     with seen.buffers_lent():
         return gradient_of_score(score, seen.activation, create_graph)

@@ -12,61 +12,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from selfexplain.errors import InputError
 
-# Let what `torch.compile` compiled run as it was written, so that hooks inside of it run too.
-#
-# Compiled code is a copy of the forward pass as it was when it was made: hooks that come later
-# are not in it, and it says nothing of that.
-
-
-CALL = "_compiled_call_impl"
-"""Where torch keeps what a compiled module runs in place of its own call; None for nothing."""
-
-
-@contextmanager
-def run_eagerly(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Run those of the modules that are compiled as they were written, for the time of the block.
-
-    A module is compiled by its own `compile()`, or as a whole by `torch.compile(module)`. In the
-    second case all compiled code rests meanwhile. Modules that are not named keep their code.
-
-    Args:
-        modules: those that hooks lie on or in; see `modules_around`.
-
-    Example:
-        >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
-        >>> model.compile(backend="eager")
-        >>> with run_eagerly([model]):
-        ...     model._compiled_call_impl is None
-        True
-        >>> model._compiled_call_impl is None
-        False
-    """
-    modules = list(modules)
-    with ExitStack() as stack:
-        if any(hasattr(module, "_orig_mod") for module in modules):
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        for module in modules:
-            call = getattr(module, CALL)
-            if call is not None:
-                stack.callback(setattr, module, CALL, call)
-                setattr(module, CALL, None)
-        yield
-
-
-def modules_around(model: nn.Module, name: str) -> list[nn.Module]:
-    """The module of that name and those that it lies in, the model first.
-
-    Example:
-        >>> model = nn.Sequential(nn.Sequential(nn.ReLU()))
-        >>> [type(module).__name__ for module in modules_around(model, "0.0")]
-        ['Sequential', 'Sequential', 'ReLU']
-    """
-    around = [model]
-    for part in filter(None, name.split(".")):
-        around.append(getattr(around[-1], part))
-    return around
-
-
 # Give a model other weights for a while: what holds by chance alone does not hold with them.
 
 
@@ -128,7 +73,7 @@ def _other(own: Tensor, generator: torch.Generator, gain: float) -> Tensor:
 
 
 @contextmanager
-def preserved(model: nn.Module, x_BCHW: Tensor) -> Iterator[None]:
+def preserved(model: nn.Module, x_BCHW: Tensor, *, eval_mode: bool = False) -> Iterator[None]:
     """Run extra forwards of ``model`` without a trace, also when something raises inside.
 
     Kept are the train/eval mode of every submodule, all buffers bit for bit, tensors that modules
@@ -136,6 +81,12 @@ def preserved(model: nn.Module, x_BCHW: Tensor) -> Iterator[None]:
     state of the CPU, of ``random``, of NumPy, and of the CUDA device of ``x_BCHW`` (not while a
     CUDA graph is recorded, which keeps its own). Replicas of ``DistributedDataParallel`` do not
     talk to each other meanwhile.
+
+    Args:
+        model: that runs.
+        x_BCHW: what it is given; only its device counts.
+        eval_mode: whether every submodule is in eval mode meanwhile. The flag is set directly:
+            ``train()`` and ``eval()`` may be overridden with side effects.
 
     Raises:
         InputError: a module is lazy and has not been run, so that a forward would build it.
@@ -162,6 +113,9 @@ def preserved(model: nn.Module, x_BCHW: Tensor) -> Iterator[None]:
         # Autocast keeps casts of weights; those made here may lack the graph that others need.
         torch.clear_autocast_cache()
         stack.callback(torch.clear_autocast_cache)
+        if eval_mode:
+            for module in model.modules():
+                module.training = False
         yield
 
 
@@ -173,33 +127,6 @@ def _refuse_unbuilt(model: nn.Module) -> None:
                 f"the model's {name!r} is lazy and has no weights yet; run the model once, as in "
                 "model(images), before it is explained"
             )
-
-
-def set_eval(model: nn.Module) -> None:
-    """Put every submodule in eval mode; ``preserved`` undoes it.
-
-    The flag is set directly: ``train()`` and ``eval()`` may be overridden with side effects.
-
-    Example:
-        >>> model = nn.Dropout()
-        >>> set_eval(model)
-        >>> model.training
-        False
-    """
-    for module in model.modules():
-        module.training = False
-
-
-def recomputing() -> bool:
-    """Tell whether a checkpointed part of a forward runs again, within a backward pass.
-
-    Hooks run then once more, and what they see is no forward of its own.
-
-    Example:
-        >>> recomputing()
-        False
-    """
-    return torch._C._current_graph_task_id() != -1  # noqa: SLF001  (as torch.utils.checkpoint asks)
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Watch one forward: what modules return, and what functions between them are given."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,105 +8,45 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
-from torch.overrides import TorchFunctionMode
 
-from selfexplain.explanations.kinds import check_logits
+from selfexplain.explanations.hooks import (
+    Hook,
+    each_tensor,
+    every_output,
+    forward_hooks,
+    function_hook,
+)
+from selfexplain.explanations.kinds import check_output
 from selfexplain.explanations.layout import Layout, known_grids, layouts_of, pooled
-from selfexplain.explanations.model_state import preserved, recomputing, run_eagerly, set_eval
-
-# See what functions are given, all the time or only between two modules.
+from selfexplain.explanations.model_state import preserved
 
 
-class ArgumentWatch(TorchFunctionMode):
-    """Show every tensor that a torch function is given to ``look``.
-
-    Pooling is often a function of something that no module returned, as in
-    ``F.avg_pool2d(F.relu(self.bn(h)), 8)``; only the call itself shows its input.
-
-    Example:
-        >>> import torch
-        >>> with ArgumentWatch(lambda tensor: print(tuple(tensor.shape))):
-        ...     _ = torch.ones(2, 3).sum()
-        (2, 3)
-    """
-
-    def __init__(self, look: Callable[[Tensor], None]) -> None:
-        super().__init__()
-        self.look = look
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Look at the arguments, then call ``func``."""
-        kwargs = kwargs or {}
-        for value in (*args, *kwargs.values()):
-            if isinstance(value, Tensor):
-                self.look(value)
-        return func(*args, **kwargs)
-
-
-class WeightWatch(TorchFunctionMode):
-    """Keep the weight and the bias that the last ``F.linear`` was given.
+class LinearWeights:
+    """A function hook that keeps the weight and the bias that the last ``F.linear`` was given.
 
     To read the weight of a parametrised layer is to compute it, which may change what it is
-    computed from: spectral normalisation moves its vectors. So it is seen where it is used.
+    computed from: spectral normalisation updates its vectors. So it is seen where it is used.
 
     Example:
-        >>> head = nn.Linear(2, 3)
-        >>> with WeightWatch() as watch:
+        >>> head, weights = nn.Linear(2, 3), LinearWeights()
+        >>> with function_hook(weights):
         ...     _ = head(Tensor([[1.0, 2.0]]))
-        >>> watch.used[0] is head.weight
+        >>> weights.used[0] is head.weight
         True
     """
 
     def __init__(self) -> None:
-        super().__init__()
         self.used: tuple[Tensor, Tensor | None] | None = None
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Look for the weight, then call ``func``."""
-        kwargs = kwargs or {}
-        if func is F.linear:
+    def __call__(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Look for the weight."""
+        if function is F.linear:
             named = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
             self.used = named["weight"], named.get("bias")
-        return func(*args, **kwargs)
 
-
-@contextmanager
-def watched_between(
-    model: nn.Module, opens: nn.Module, closes: nn.Module, look: Callable[[Tensor], None]
-) -> Iterator[None]:
-    """Watch arguments from the end of ``opens`` to the start of ``closes`` in each forward.
-
-    Watching costs some 7 microseconds a call, which is felt in a whole forward but not in the few
-    calls between two modules. If ``opens`` is the model itself, watching starts with its forward.
-
-    Example:
-        >>> model, sizes = nn.Sequential(nn.Flatten(), nn.ReLU(), nn.Linear(4, 1)), []
-        >>> with watched_between(model, model[0], model[2], lambda t: sizes.append(t.numel())):
-        ...     _ = model(Tensor([[[1.0, 2.0], [3.0, 4.0]]]))
-        >>> sizes
-        [4]
-    """
-    with ExitStack() as stack:
-        window = stack.enter_context(ExitStack())
-
-        def start(*_: Any) -> None:
-            if recomputing():
-                return
-            window.close()  # if the module has been called before
-            window.enter_context(ArgumentWatch(look))
-
-        def stop(*_: Any) -> None:
-            window.close()
-
-        whole = opens is model
-        register = opens.register_forward_pre_hook if whole else opens.register_forward_hook
-        stack.callback(register(start).remove)
-        stack.callback(closes.register_forward_pre_hook(stop).remove)
-        yield
+    def of(self, linear: nn.Linear) -> tuple[Tensor, Tensor | None] | None:
+        """What a layer has just been called with; None if that is not known."""
+        return self.used if is_parametrized(linear) else (linear.weight, linear.bias)
 
 
 # Enough to tell tensors apart by value, and cheap.
@@ -191,14 +130,14 @@ class Trace:
         return layouts if self.asked[key] else []
 
 
-def probe(x_BCHW: Tensor) -> Tensor:
+def probe_images(x_BCHW: Tensor) -> Tensor:
     """A few images to look at a model with: copies, out of reach of models that start in place.
 
     Noise stands in for images of one colour, for which the mean of a feature map is its maximum,
     too: a head on either would look like a head on the other. It has a generator of its own.
 
     Example:
-        >>> probe(torch.ones(4, 3, 8, 8)).shape
+        >>> probe_images(torch.ones(4, 3, 8, 8)).shape
         torch.Size([2, 3, 8, 8])
     """
     x_BCHW = x_BCHW.detach()[:N_IMAGES].clone()
@@ -226,47 +165,23 @@ def traced(
         >>> {sighting.module for sighting in seen} == {None, "0"}
         True
     """
-    x_BCHW = probe(x_BCHW)
-    trace = Trace(x_BCHW.shape)
+    x_BCHW = probe_images(x_BCHW)
+    trace, weights = Trace(x_BCHW.shape), LinearWeights()
     with ExitStack() as stack:
-        stack.enter_context(preserved(model, x_BCHW))
+        stack.enter_context(preserved(model, x_BCHW, eval_mode=True))
         stack.enter_context(lent or nullcontext())
         stack.enter_context(torch.no_grad())
-        weights = WeightWatch()
-        stack.enter_context(_watched(model, trace, weights))
-        set_eval(model)
+        notes = every_output(model, lambda name: _note(trace, name, weights))
+        stack.enter_context(forward_hooks(model, notes))
         if any(isinstance(m, nn.Linear) and is_parametrized(m) for m in model.modules()):
-            stack.enter_context(weights)
-        with ArgumentWatch(lambda tensor: trace.see(tensor, None)):
+            stack.enter_context(function_hook(weights))
+        with function_hook(each_tensor(lambda tensor: trace.see(tensor, None))):
             logits = model(x_BCHW)
-    trace.logits_BK = check_logits(logits, len(x_BCHW))
+    trace.logits_BK = check_output(logits, len(x_BCHW))
     return trace
 
 
-@contextmanager
-def _watched(model: nn.Module, trace: Trace, weights: WeightWatch) -> Iterator[None]:
-    """Hook all modules of ``model`` for the time of the block."""
-    with ExitStack() as stack:
-        stack.enter_context(run_eagerly(model.modules()))
-        for name, module in model.named_modules():
-            stack.callback(module.register_forward_hook(_note(trace, name, weights)).remove)
-        yield
-
-
-def used_weight(linear: nn.Linear, watch: WeightWatch) -> tuple[Tensor, Tensor | None] | None:
-    """The weight and the bias that a layer has just been called with; None if they are not known.
-
-    Example:
-        >>> head, watch = nn.Linear(2, 3), WeightWatch()
-        >>> used_weight(head, watch)[1] is head.bias
-        True
-    """
-    if is_parametrized(linear):
-        return watch.used
-    return linear.weight, linear.bias
-
-
-def _note(trace: Trace, name: str, weights: WeightWatch) -> Callable[[nn.Module, Any, Any], None]:
+def _note(trace: Trace, name: str, weights: LinearWeights) -> Hook:
     """Make a forward hook that notes a module's output, and that it was the last to finish."""
 
     def hook(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -280,7 +195,7 @@ def _note(trace: Trace, name: str, weights: WeightWatch) -> Callable[[nn.Module,
         shape = getattr(output, "shape", None)
         trace.returned[name] = type(output).__name__ if shape is None else str(tuple(shape))
         if isinstance(module, nn.Linear) and inputs and isinstance(output, Tensor):
-            used = used_weight(module, weights)
+            used = weights.of(module)
             if used is None:
                 return
             given, gave = inputs[0].detach().clone(), output.detach().clone()

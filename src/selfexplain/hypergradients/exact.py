@@ -157,7 +157,7 @@ def unroll_exact(
             if deep:
                 _check_no_fused_batch_norm(level.name, losses[level.name])
             found[level.name] = gradient
-            seen[level.name] = level.moved(own, gradient)
+            seen[level.name] = level.updated(own, gradient)
         value = outer(seen)
         hypergradient = like(target, gradients(value, target))
     return Unrolled(

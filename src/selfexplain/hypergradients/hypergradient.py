@@ -212,7 +212,7 @@ class _Taken:
     """Gradients towards `names`, with mode one_sided."""
 
 
-def unroll_by_sweep(
+def unroll_backward(
     levels: Sequence[Level],
     outer: Callable[[Variables], Tensor],
     variables: Variables,
@@ -241,7 +241,7 @@ def unroll_by_sweep(
     Example:
         >>> level = Level("w", lambda v: (v["w"] - v["a"]).square(), lr=0.25)
         >>> start = {"w": torch.tensor(0.0), "a": torch.tensor(3.0)}
-        >>> unroll_by_sweep([level], lambda v: v["w"].square(), start, "a").hypergradient
+        >>> unroll_backward([level], lambda v: v["w"].square(), start, "a").hypergradient
         tensor(1.5000)
     """
     seen = constants(levels, variables)
@@ -252,7 +252,7 @@ def unroll_by_sweep(
             names = [*(t.level.name for t in taken), wrt]
             view = {**seen, level.name: variables[level.name]}
             taken.append(_take(level, view, names, mode, processes))
-            seen[level.name] = detached(level.moved(variables[level.name], taken[-1].gradient))
+            seen[level.name] = detached(level.updated(variables[level.name], taken[-1].gradient))
         value, adjoints = gradients_towards(outer, seen, [*(t.level.name for t in taken), wrt])
         (value,) = processes.mean([value])
         adjoints = average_shared(adjoints, own, processes)
@@ -304,10 +304,10 @@ def _take(
 
 
 def _pulled_back(step: _Taken, adjoint: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The adjoint of the moved variable as one of the gradient it was moved along."""
+    """The adjoint of the updated variable as one of the gradient it was moved along."""
     along = fresh(step.gradient)
-    moved = leaves(step.level.moved(step.seen[step.level.name], along))
-    pairs = zip(moved, adjoint, strict=True)
+    updated = leaves(step.level.updated(step.seen[step.level.name], along))
+    pairs = zip(updated, adjoint, strict=True)
     return gradients(torch.stack([(v * a).sum() for v, a in pairs]).sum(), along)
 
 
@@ -326,8 +326,8 @@ def _product(
     squares = square_sum(vector)
     if parts > 1:
         squares = parts * processes.mean([squares])[0]
-    if radius is None and step.level.displacement is not None:
-        radius = step.level.displacement * (parts * sum(t.numel() for t in vector)) ** 0.5
+    if radius is None and step.level.finite_difference_step is not None:
+        radius = step.level.finite_difference_step * (parts * sum(t.numel() for t in vector)) ** 0.5
     return difference_product(
         step.level.loss,
         step.seen,
@@ -410,5 +410,5 @@ def unroll(
             )
         return unroll_exact(levels, outer, variables, wrt)
     if mode in ("finite_difference", "one_sided", "inner_product"):
-        return unroll_by_sweep(levels, outer, variables, wrt, mode, processes=processes)
+        return unroll_backward(levels, outer, variables, wrt, mode, processes=processes)
     raise InputError(f"mode is {mode!r}; pass finite_difference, one_sided, inner_product or exact")

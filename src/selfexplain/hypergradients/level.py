@@ -167,10 +167,10 @@ class Level:
         project: smooth map of the stepped variable, tensor by tensor.
         direction: smooth map of the gradient before the step, tensor by tensor (its normalisation,
             say); None for the gradient itself.
-        displacement: root mean square, over the variable's entries and in their units, of the
-            displacement that a difference makes; None for a small one by precision, right for
-            smooth losses. The gradient of a network with ReLUs jumps wherever a unit switches, and
-            a small displacement then measures where the jumps happen to be; see
+        finite_difference_step: root mean square, over the variable's entries and in their units,
+            of the displacement that a difference makes; None for a small one by precision, right
+            for smooth losses. The gradient of a network with ReLUs jumps wherever a unit switches,
+            and a small displacement then measures where the jumps happen to be; see
             docs/hypergradients.md.
         shared: where several processes share a batch, whether all hold the same variable (weights).
             Then its loss is a mean over the images, and its step goes along the mean gradient. Else
@@ -190,7 +190,7 @@ class Level:
     maximize: bool = False
     project: Callable[[Tensor], Tensor] | None = None
     direction: Callable[[Tensor], Tensor] | None = None
-    displacement: float | None = None
+    finite_difference_step: float | None = None
     shared: bool = True
 
     def gradient(self, seen: Variables, *, create_graph: bool = False) -> tuple[Tensor, Variable]:
@@ -211,18 +211,18 @@ class Level:
             )
         return loss, like(own, gradients(loss, own, create_graph=create_graph))
 
-    def moved(self, own: Variable, gradient: Variable) -> Variable:
+    def updated(self, own: Variable, gradient: Variable) -> Variable:
         """The level's own variable after a step along a gradient, within its constraint."""
         return like(
-            own, [self._moved(v, g) for v, g in zip(leaves(own), leaves(gradient), strict=True)]
+            own, [self._updated(v, g) for v, g in zip(leaves(own), leaves(gradient), strict=True)]
         )
 
     def step(self, seen: Variables, *, create_graph: bool = False) -> Variable:
         """The stepped variable; with a graph back to all that the loss saw if asked."""
         _, gradient = self.gradient(seen, create_graph=create_graph)
-        return self.moved(seen[self.name], gradient)
+        return self.updated(seen[self.name], gradient)
 
-    def _moved(self, v: Tensor, gradient: Tensor) -> Tensor:
+    def _updated(self, v: Tensor, gradient: Tensor) -> Tensor:
         along = gradient if self.direction is None else self.direction(gradient)
         stepped = v.detach() + (self.lr if self.maximize else -self.lr) * along
         return stepped if self.project is None else self.project(stepped)
@@ -257,8 +257,8 @@ def constants(levels: Sequence[Level], variables: Variables) -> dict[str, Variab
         >>> list(constants([level], {"w": torch.ones(1), "a": torch.ones(1)}))
         ['a']
     """
-    moved = {level.name for level in levels}
-    return {name: variable for name, variable in variables.items() if name not in moved}
+    updated = {level.name for level in levels}
+    return {name: variable for name, variable in variables.items() if name not in updated}
 
 
 def check_levels(levels: Sequence[Level], variables: Mapping[str, Variable], wrt: str) -> None:
@@ -348,7 +348,7 @@ def take_steps(
         with torch.enable_grad():
             loss, gradient = level.gradient({**seen, level.name: own})
         losses[level.name], found[level.name] = mean_gradient(level, loss, gradient, processes)
-        seen[level.name] = detached(level.moved(own, found[level.name]))
+        seen[level.name] = detached(level.updated(own, found[level.name]))
     return losses, found, {level.name: seen[level.name] for level in levels}
 
 

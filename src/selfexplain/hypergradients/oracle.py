@@ -49,9 +49,9 @@ def brute_force_hypergradient(
         for entry in range(tensor.numel()):
 
             def value(by: float, which: int = which, entry: int = entry) -> Tensor:
-                moved = [t.detach().clone() for t in leaves(variables[wrt])]
-                moved[which].view(-1)[entry] += by
-                return composed(levels, outer, {**variables, wrt: like(variables[wrt], moved)})
+                updated = [t.detach().clone() for t in leaves(variables[wrt])]
+                updated[which].view(-1)[entry] += by
+                return composed(levels, outer, {**variables, wrt: like(variables[wrt], updated)})
 
             near, far = value(step) - value(-step), value(2 * step) - value(-2 * step)
             gradient.view(-1)[entry] = (8 * near - far) / (12 * step)

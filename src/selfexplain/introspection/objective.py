@@ -96,7 +96,7 @@ class Introspective(Objective):
         self._layers = CheckedLayers()
 
     @classmethod
-    def in_context(cls, model: nn.Module, context: ObjectiveContext, **options: Any) -> Self:
+    def from_context(cls, model: nn.Module, context: ObjectiveContext, **options: Any) -> Self:
         """Build the objective with running means for the run's classes."""
         return cls(model, num_classes=context.num_classes, **options)
 
@@ -110,7 +110,7 @@ class Introspective(Objective):
         self.counts["steps"] = steps
 
     @property
-    def recordable(self) -> bool:  # type: ignore[override]
+    def capturable(self) -> bool:  # type: ignore[override]
         """Whether steps are the same from now on: warm-up over, and class means, if any, begun."""
         options = self.options
         return (
@@ -130,7 +130,7 @@ class Introspective(Objective):
         else:
             logits_BK, seen = self._checked(self.model(x_BCHW), y_B), None
         target_BK = None
-        if self._listens_now():
+        if self._has_target():
             target_BK = self._target(logits_BK, seen, y_B, learn=self._learns_now())
         out = self._loss(logits_BK, target_BK, y_B)
         if self._learns_now():
@@ -223,18 +223,18 @@ class Introspective(Objective):
             return 0.0
         return min(1.0, (since + 1) / (self.options.ramp_steps + 1))
 
-    def _on_beat(self) -> bool:
+    def _is_map_step(self) -> bool:
         """Whether explanations are due; always in evaluation, so that a loss does not wander."""
         since = self.steps - self.options.warmup_steps
         return not self._learns_now() or since % self.options.every == 0
 
     def _explains_now(self) -> bool:
         """Whether this step reads the class maps."""
-        return self._strength() > 0 and self._on_beat()
+        return self._strength() > 0 and self._is_map_step()
 
-    def _listens_now(self) -> bool:
+    def _has_target(self) -> bool:
         """Whether this step has a soft target."""
-        return self._strength() > 0 and (self._on_beat() or self._begun_means() is not None)
+        return self._strength() > 0 and (self._is_map_step() or self._begun_means() is not None)
 
     def _begun_means(self) -> RunningClassMean | None:
         """The running class means, if there are any and they have begun."""

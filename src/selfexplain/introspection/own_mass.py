@@ -136,12 +136,12 @@ class OwnMass(RisingShare, Introspective):
         self.register_buffer("past_N", torch.ones(num_images))
 
     @classmethod
-    def in_context(cls, model: nn.Module, context: ObjectiveContext, **options: Any) -> Self:
+    def from_context(cls, model: nn.Module, context: ObjectiveContext, **options: Any) -> Self:
         """Build the objective with a memory for the run's images."""
         return cls(model, num_images=context.num_images, **options)
 
     @property
-    def recordable(self) -> bool:  # type: ignore[override]
+    def capturable(self) -> bool:  # type: ignore[override]
         """Always: the epoch's share is fixed while an epoch is walked, and nothing is drawn."""
         return True
 

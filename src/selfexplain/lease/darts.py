@@ -59,7 +59,7 @@ class DARTS(ArchitectureSearch):
                     "explainer",
                     explainer_learns(own, *train_batch),
                     learner.lr,
-                    displacement=WEIGHTS_DISPLACEMENT,
+                    finite_difference_step=WEIGHTS_DISPLACEMENT,
                 )
             ],
             outer=explainer_relearns(trial, trial, *val_batch, lambda_=0.0),

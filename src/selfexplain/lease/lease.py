@@ -126,9 +126,14 @@ class LeaSE(ArchitectureSearch):
         )
         return Declaration(
             levels=[
-                Level("explainer", learns, learner.lr, displacement=WEIGHTS_DISPLACEMENT),
+                Level("explainer", learns, learner.lr, finite_difference_step=WEIGHTS_DISPLACEMENT),
                 *explaining.levels,
-                Level("audience", audience_loss, listener.lr, displacement=AUDIENCE_DISPLACEMENT),
+                Level(
+                    "audience",
+                    audience_loss,
+                    listener.lr,
+                    finite_difference_step=AUDIENCE_DISPLACEMENT,
+                ),
             ],
             outer=self.outer(f, g, val_batch),
             start=explaining.start,

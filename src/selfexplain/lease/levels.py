@@ -326,7 +326,7 @@ def explain_by_attack(
                 size,
                 maximize=True,
                 direction=direction,
-                displacement=DISPLACEMENT * eps,
+                finite_difference_step=DISPLACEMENT * eps,
                 shared=False,
             )
         )

@@ -94,8 +94,8 @@ class Learner:
             buffers: running statistics to move in place of the module's own.
         """
         kept = dict(self.module.named_buffers()) if buffers is None else buffers
-        moved = {name: buffer.clone() for name, buffer in kept.items()}
-        self._statistics.append((kept, moved))
+        updated = {name: buffer.clone() for name, buffer in kept.items()}
+        self._statistics.append((kept, updated))
         later = as_function(self.module, kept)
         calls = 0
 
@@ -103,7 +103,7 @@ class Learner:
             nonlocal calls
             calls += 1
             if calls == 1:
-                return functional_call(self.module, {**moved, **weights}, arguments)
+                return functional_call(self.module, {**updated, **weights}, arguments)
             return later(weights, *arguments)
 
         return function
@@ -113,12 +113,12 @@ class Learner:
 
         With several processes their means are taken; counts are the same in all.
         """
-        for kept, moved in self._statistics if keep else ():
-            floats = [name for name in moved if moved[name].is_floating_point()]
-            means = processes.mean([moved[name] for name in floats])
-            moved.update(zip(floats, means, strict=True))
+        for kept, updated in self._statistics if keep else ():
+            floats = [name for name in updated if updated[name].is_floating_point()]
+            means = processes.mean([updated[name] for name in floats])
+            updated.update(zip(floats, means, strict=True))
             for name, buffer in kept.items():
-                buffer.copy_(moved[name])
+                buffer.copy_(updated[name])
         self._statistics.clear()
 
     def state(self) -> dict[str, Any]:
@@ -139,7 +139,7 @@ WEIGHTS_DISPLACEMENT = 1e-3
 of 0.01 over all weights together, a difference through ReLUs is mostly noise: see
 docs/hypergradients.md.
 """
-PATIENCE = 5
+MAX_SKIPPED_STEPS = 5
 """Steps in a row that may be skipped before a search stops."""
 
 
@@ -178,7 +178,7 @@ class ArchitectureSearch(ABC):
 
     Args:
         supernet: the explainer, on its device; it is put in training mode and trained in place.
-        rates: how weights and architecture are moved.
+        rates: how weights and architecture are updated.
         seed: of the start architecture, and of all that a step draws.
         processes: those that share each batch, equal parts each; all then move alike.
 
@@ -271,11 +271,11 @@ class ArchitectureSearch(ABC):
         if not finite:
             self.skipped += 1
             self._skipped_in_a_row += 1
-            if self._skipped_in_a_row >= PATIENCE:
+            if self._skipped_in_a_row >= MAX_SKIPPED_STEPS:
                 raise SearchDivergedError(
-                    f"the gradients of {PATIENCE} steps in a row were not finite, so the search "
-                    f"stops; pass smaller learning rates (now {self.rates.lr:g} for the weights, "
-                    f"{self.rates.architecture_lr:g} for the architecture)"
+                    f"the gradients of {MAX_SKIPPED_STEPS} steps in a row were not finite, so the "
+                    f"search stops; pass smaller learning rates (now {self.rates.lr:g} for the "
+                    f"weights, {self.rates.architecture_lr:g} for the architecture)"
                 )
             return
         self._skipped_in_a_row = 0

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
-from selfexplain.explanations.model_state import modules_around, recomputing, run_eagerly
+from selfexplain.explanations.hooks import ForwardHook, forward_hooks
 from selfexplain.objectives.mixing import Mixing
 from selfexplain.objectives.shared.base import Objective, Wrapper, check_in_range, check_logits
 
@@ -59,26 +59,20 @@ class WithAuxiliaryHead(Wrapper):
     def forward(self, x_BCHW: Tensor, y_B: Tensor, *index_B: Tensor) -> dict[str, Tensor]:
         """Loss of images (B, C, H, W) and labels (B,); the objective's terms, and auxiliary."""
         head = self._head_module()
-        seen: list[object] = []
-
-        def keep(_module: object, _inputs: object, output: object) -> None:
-            if not recomputing():
-                seen.append(output)
-
-        handle = head.register_forward_hook(keep)
-        try:
-            with run_eagerly(modules_around(self.model, self.head)):
-                out: dict[str, Tensor] = self.objective(x_BCHW, y_B, *index_B)
-        finally:
-            handle.remove()
+        outputs: list[object] = []
+        hook = ForwardHook(
+            (self.head, "output"), lambda _module, _inputs, output: outputs.append(output)
+        )
+        with forward_hooks(self.model, [hook]):
+            out: dict[str, Tensor] = self.objective(x_BCHW, y_B, *index_B)
         if not head.training:
             return out
-        if len(seen) != 1:
+        if len(outputs) != 1:
             raise InputError(
-                f"the head {self.head!r} ran {len(seen)} times in a training step; pass a model "
+                f"the head {self.head!r} ran {len(outputs)} times in a training step; pass a model "
                 "that runs it once in each forward pass, and an objective of one pass"
             )
-        auxiliary = F.cross_entropy(check_logits(seen[0], y_B, soft=True), y_B)
+        auxiliary = F.cross_entropy(check_logits(outputs[0], y_B, soft=True), y_B)
         return {
             **out,
             "loss": out["loss"] + self.weight * auxiliary,

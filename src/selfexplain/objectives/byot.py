@@ -4,8 +4,8 @@ Shape suffixes: B batch, C channels, F features, H and W space, K classes.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
 import torch
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
-from selfexplain.explanations.model_state import modules_around, recomputing, run_eagerly
+from selfexplain.explanations.hooks import ForwardHook, Hook, forward_hooks
 from selfexplain.objectives.shared.base import (
     Objective,
     ObjectiveContext,
@@ -66,32 +66,25 @@ def stage_hooks(model: nn.Module, staging: Staging) -> Iterator[CapturedStages]:
         >>> from selfexplain.models import build_model
         >>> from selfexplain.objectives.shared.stages import find_stages
         >>> model = build_model("small_cnn", num_classes=10, in_channels=1)
-        >>> with stage_hooks(model, find_stages(model, (1, 28, 28))) as seen:
+        >>> with stage_hooks(model, find_stages(model, (1, 28, 28))) as captured:
         ...     logits = model(torch.zeros(2, 1, 28, 28))
-        >>> [tuple(map_BCHW.shape) for map_BCHW in seen.maps()]
+        >>> [tuple(map_BCHW.shape) for map_BCHW in captured.maps()]
         [(2, 32, 28, 28), (2, 64, 14, 14)]
     """
-    seen = CapturedStages(staging)
+    captured = CapturedStages(staging)
 
-    def keep(outputs: list[Tensor]) -> Callable[..., None]:
-        def hook(_module: object, _inputs: object, output: Tensor) -> None:
-            if not recomputing():
-                outputs.append(output)
+    def keep(outputs: list[Tensor]) -> Hook:
+        return lambda _module, _inputs, output: outputs.append(output)
 
-        return hook
+    def keep_given(_module: object, inputs: tuple[Tensor, ...], _output: object) -> None:
+        captured.given.append(inputs[0])
 
-    def keep_given(_module: object, inputs: tuple[Tensor, ...]) -> None:
-        if not recomputing():
-            seen.given.append(inputs[0])
-
-    with ExitStack() as stack:
-        for name, outputs in seen.outputs.items():
-            stack.enter_context(run_eagerly(modules_around(model, name)))
-            stack.callback(model.get_submodule(name).register_forward_hook(keep(outputs)).remove)
-        head = model.get_submodule(staging.head)
-        stack.enter_context(run_eagerly(modules_around(model, staging.head)))
-        stack.callback(head.register_forward_pre_hook(keep_given).remove)
-        yield seen
+    hooks = [
+        ForwardHook((name, "output"), keep(outputs)) for name, outputs in captured.outputs.items()
+    ]
+    hooks.append(ForwardHook((staging.head, "input"), keep_given))
+    with forward_hooks(model, hooks):
+        yield captured
 
 
 # A classifier on a stage in the middle of a network.
@@ -202,7 +195,7 @@ class BYOT(Objective):
     """
 
     takes_soft_labels = True
-    recordable = True
+    capturable = True
     tunable: ClassVar[Mapping[str, Tunable]] = {
         "alpha": Range(0.05, 0.5, log=True),
         "temperature": Range(1.0, 5.0),
@@ -232,7 +225,7 @@ class BYOT(Objective):
         ).to(like.device, like.dtype)
 
     @classmethod
-    def in_context(
+    def from_context(
         cls,
         model: nn.Module,
         context: ObjectiveContext,
@@ -250,10 +243,12 @@ class BYOT(Objective):
         Terms: cross_entropy of the model; shallow, distillation and hint: sums over the shallow
         classifiers of their cross-entropy, divergence and squared distance, without weights.
         """
-        with stage_hooks(self.model, self.staging) as seen:
+        with stage_hooks(self.model, self.staging) as captured:
             logits_BK = check_logits(self.model(x_BCHW), y_B, soft=True)
         cross_entropy = F.cross_entropy(logits_BK, y_B)
-        shallow, taught, hinted = self._shallow_terms(seen.maps(), logits_BK, seen.features(), y_B)
+        shallow, taught, hinted = self._shallow_terms(
+            captured.maps(), logits_BK, captured.features(), y_B
+        )
         loss = cross_entropy + (1 - self.alpha) * shallow
         return {
             "loss": loss + self.alpha * taught + self.hint_weight * hinted,

@@ -78,7 +78,7 @@ class CSKD(Objective):
         >>> out["loss"].backward()
     """
 
-    recordable = True
+    capturable = True
     tunable: ClassVar[Mapping[str, Tunable]] = {
         "weight": Range(0.3, 3.0, log=True),
         "temperature": Range(1.0, 8.0, log=True),
@@ -99,7 +99,7 @@ class CSKD(Objective):
         self.memory = Memory("image_KCHW", "seen_K", room=memory_bytes)
 
     @classmethod
-    def in_context(cls, model: nn.Module, context: ObjectiveContext, **options: Any) -> Self:
+    def from_context(cls, model: nn.Module, context: ObjectiveContext, **options: Any) -> Self:
         """Build the objective with room for an image of each of the run's classes."""
         images = torch.empty(context.num_classes, *context.image_shape, device="meta")
         seen = torch.empty(context.num_classes, dtype=torch.bool, device="meta")

@@ -147,14 +147,14 @@ class DistilPart(DistillationObjective):
         self.counts = Counts(steps=0)
 
     @classmethod
-    def in_context(cls, model: nn.Module, context: ObjectiveContext, **options: Any) -> Self:
+    def from_context(cls, model: nn.Module, context: ObjectiveContext, **options: Any) -> Self:
         """Build the objective with the run's teacher and number of classes."""
-        return super().in_context(model, context, num_classes=context.num_classes, **options)
+        return super().from_context(model, context, num_classes=context.num_classes, **options)
 
     def forward(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
         """Loss of images (B, C, H, W) and labels (B,); terms cross_entropy and distillation."""
         logits_BK = check_logits(self.model(x_BCHW), y_B)
-        teacher_BK = self.ask_teacher(x_BCHW, logits_BK).float() / self.temperature
+        teacher_BK = self.teacher_logits(x_BCHW, logits_BK).float() / self.temperature
         if self.training:
             self.means.update(teacher_BK.softmax(dim=1), y_B)
             self.counts["steps"] += 1

@@ -89,7 +89,7 @@ class DKD(DistillationObjective):
         >>> out["loss"].backward()
     """
 
-    recordable = True
+    capturable = True
     tunable: ClassVar[Mapping[str, Tunable]] = {
         "beta": Range(0.5, 16.0, log=True),
         "temperature": Range(1.0, 10.0, log=True),
@@ -132,7 +132,7 @@ class DKD(DistillationObjective):
     def forward(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
         """Loss of images (B, C, H, W) and labels (B,); terms cross_entropy, tckd and nckd."""
         logits_BK = check_logits(self.model(x_BCHW), y_B)
-        teacher_BK = self.ask_teacher(x_BCHW, logits_BK)
+        teacher_BK = self.teacher_logits(x_BCHW, logits_BK)
         z_BK, t_BK = (v.float() / self.temperature for v in (logits_BK, teacher_BK))
         cross_entropy = F.cross_entropy(logits_BK, y_B)
         tckd = self.temperature**2 * target_class_kl(z_BK, t_BK, y_B).mean()

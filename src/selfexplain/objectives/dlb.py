@@ -53,7 +53,7 @@ class DLB(Objective):
     """
 
     takes_soft_labels = True
-    recordable = True
+    capturable = True
     tunable: ClassVar[Mapping[str, Tunable]] = {
         "alpha": Range(0.3, 3.0, log=True),
         "temperature": Range(1.0, 8.0, log=True),
@@ -74,7 +74,7 @@ class DLB(Objective):
         self.last = Memory("x_BCHW", "label_BK", "logits_BK", room=memory_bytes)
 
     @classmethod
-    def in_context(cls, model: nn.Module, context: ObjectiveContext, **options: Any) -> Self:
+    def from_context(cls, model: nn.Module, context: ObjectiveContext, **options: Any) -> Self:
         """Build the objective with room for a batch of the run, if its size is known."""
         room = None
         if context.batch_size is not None:

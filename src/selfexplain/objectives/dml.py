@@ -72,7 +72,7 @@ class DML(Objective):
     """
 
     takes_soft_labels = True
-    recordable = True
+    capturable = True
     tunable: ClassVar[Mapping[str, Tunable]] = {"weight": Range(0.1, 10.0, log=True)}
 
     def __init__(self, model: nn.Module, peers: Sequence[nn.Module], weight: float = 1.0) -> None:
@@ -86,7 +86,7 @@ class DML(Objective):
         self.weight = weight
 
     @classmethod
-    def in_context(
+    def from_context(
         cls, model: nn.Module, context: ObjectiveContext, *, networks: int = 2, **options: Any
     ) -> Self:
         """Build it with peers of the model's kind, so that there are `networks` in all."""

@@ -114,7 +114,7 @@ class AttentionSeparability(ExplainingObjective):
         >>> out["loss"].backward()
     """
 
-    recordable = True
+    capturable = True
     tunable: ClassVar[Mapping[str, Tunable]] = {
         "separability": Range(0.03, 3.0, log=True),
         "consistency": Range(0.03, 3.0, log=True),

@@ -38,7 +38,7 @@ class KD(DistillationObjective):
     """
 
     takes_soft_labels = True
-    recordable = True
+    capturable = True
     tunable: ClassVar[Mapping[str, Tunable]] = {
         "alpha": Range(0.1, 1.0),
         "temperature": Range(1.0, 10.0, log=True),
@@ -56,7 +56,7 @@ class KD(DistillationObjective):
     def forward(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
         """Loss of images (B, C, H, W), labels (B,) or (B, K); cross_entropy and distillation."""
         logits_BK = check_logits(self.model(x_BCHW), y_B, soft=True)
-        teacher_BK = self.ask_teacher(x_BCHW, logits_BK)
+        teacher_BK = self.teacher_logits(x_BCHW, logits_BK)
         cross_entropy = F.cross_entropy(logits_BK, y_B)
         distillation = softened_kl(logits_BK, teacher_BK, self.temperature).mean()
         return {
@@ -103,7 +103,7 @@ class BornAgain(DistillationObjective):
     """
 
     takes_soft_labels = True
-    recordable = True
+    capturable = True
     tunable: ClassVar[Mapping[str, Tunable]] = {"label_weight": Range(0.0, 1.0)}
 
     def __init__(
@@ -130,7 +130,7 @@ class BornAgain(DistillationObjective):
     def forward(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
         """Loss of images (B, C, H, W), labels (B,) or (B, K); cross_entropy and distillation."""
         logits_BK = check_logits(self.model(x_BCHW), y_B, soft=True)
-        teacher_BK = self.ask_teacher(x_BCHW, logits_BK)
+        teacher_BK = self.teacher_logits(x_BCHW, logits_BK)
         distillation = softened_kl(logits_BK, teacher_BK, temperature=1.0).mean()
         cross_entropy = F.cross_entropy(logits_BK, y_B)
         return {

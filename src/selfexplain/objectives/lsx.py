@@ -78,7 +78,7 @@ class LearnerCritic(ExplainingObjective):
         >>> out["loss"].backward()
     """
 
-    recordable = True
+    capturable = True
     tunable: ClassVar[Mapping[str, Tunable]] = {"weight": Range(0.1, 50.0, log=True)}
 
     def __init__(self, model: nn.Module, critic: nn.Module, weight: float = 1.0) -> None:
@@ -88,7 +88,7 @@ class LearnerCritic(ExplainingObjective):
         self.weight = weight
 
     @classmethod
-    def in_context(cls, model: nn.Module, context: ObjectiveContext, **options: Any) -> Self:
+    def from_context(cls, model: nn.Module, context: ObjectiveContext, **options: Any) -> Self:
         """Build the objective with a critic of the learner's kind, with weights of its own."""
         return cls(model, context.make_model(), **options)
 

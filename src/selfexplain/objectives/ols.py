@@ -74,7 +74,7 @@ class OnlineLabelSmoothing(Objective):
         >>> objective(torch.zeros(2, 1, 2, 2), torch.tensor([0, 2]))["loss"].backward()
     """
 
-    recordable = True
+    capturable = True
     tunable: ClassVar[Mapping[str, Tunable]] = {"alpha": Range(0.2, 0.9)}
     soft_KK: Tensor
     sums_KK: Tensor
@@ -88,7 +88,7 @@ class OnlineLabelSmoothing(Objective):
         self.register_buffer("sums_KK", torch.zeros(num_classes, num_classes))
 
     @classmethod
-    def in_context(cls, model: nn.Module, context: ObjectiveContext, **options: Any) -> Self:
+    def from_context(cls, model: nn.Module, context: ObjectiveContext, **options: Any) -> Self:
         """Build the objective with soft labels for the run's classes."""
         return cls(model, num_classes=context.num_classes, **options)
 

@@ -103,7 +103,7 @@ class PSKD(RisingShare, Objective):
     """
 
     wants_indices = True
-    recordable = True
+    capturable = True
     tunable: ClassVar[Mapping[str, Tunable]] = {"alpha": Range(0.3, 1.0)}
     past_NK: Tensor
 
@@ -117,7 +117,7 @@ class PSKD(RisingShare, Objective):
         self.register_buffer("past_NK", torch.zeros(num_images, num_classes))
 
     @classmethod
-    def in_context(cls, model: nn.Module, context: ObjectiveContext, **options: Any) -> Self:
+    def from_context(cls, model: nn.Module, context: ObjectiveContext, **options: Any) -> Self:
         """Build the objective with a table for the run's images and classes."""
         return cls(model, num_images=context.num_images, num_classes=context.num_classes, **options)
 

@@ -25,7 +25,7 @@ class Standard(Objective):
     """
 
     takes_soft_labels = True
-    recordable = True
+    capturable = True
 
     def forward(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
         """Cross-entropy of images (B, C, H, W) and labels (B,) or (B, K)."""
@@ -54,7 +54,7 @@ class LabelSmoothing(Objective):
     """
 
     takes_soft_labels = True
-    recordable = True
+    capturable = True
     tunable: ClassVar[Mapping[str, Tunable]] = {"smoothing": Range(0.02, 0.3, log=True)}
 
     def __init__(self, model: nn.Module, smoothing: float = 0.1) -> None:
@@ -105,7 +105,7 @@ class ConfidencePenalty(Objective):
     """
 
     takes_soft_labels = True
-    recordable = True
+    capturable = True
     tunable: ClassVar[Mapping[str, Tunable]] = {"beta": Range(0.01, 1.0, log=True)}
 
     def __init__(self, model: nn.Module, beta: float = 0.1) -> None:

@@ -79,7 +79,7 @@ class TfKD(Objective):
     """
 
     takes_soft_labels = True
-    recordable = True
+    capturable = True
     tunable: ClassVar[Mapping[str, Tunable]] = {"alpha": Range(0.05, 0.95)}
 
     def __init__(
@@ -107,7 +107,7 @@ class TfKD(Objective):
         self.teacher = None if teacher is None else FrozenTeacher(teacher)
 
     @classmethod
-    def in_context(
+    def from_context(
         cls,
         model: nn.Module,
         context: ObjectiveContext,

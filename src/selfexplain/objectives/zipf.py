@@ -80,7 +80,7 @@ class ZipfLabelSmoothing(Objective):
         >>> out["loss"].backward()
     """
 
-    recordable = True
+    capturable = True
     tunable: ClassVar[Mapping[str, Tunable]] = {"weight": Range(0.03, 1.0, log=True)}
 
     def __init__(self, model: nn.Module, weight: float = 0.1, exponent: float = 1.0) -> None:

@@ -191,7 +191,7 @@ class Run:
     objective: Objective
     wrapped: Any
     optimiser: torch.optim.Optimizer
-    stepper: Any
+    wrapped_optimizer: Any
     average: AveragedModel | None
     gradients: Step | None = None
     """Forward and backward of the epoch that is walked."""
@@ -229,9 +229,13 @@ def start(objective: Objective, options: TrainingOptions, fabric: Fabric) -> Run
             multi_avg_fn=get_ema_multi_avg_fn(options.ema),  # type: ignore[no-untyped-call]
             use_buffers=True,
         )
-    wrapped, stepper = fabric.setup(objective, optimiser)
+    wrapped, wrapped_optimizer = fabric.setup(objective, optimiser)
     return Run(
-        objective=objective, wrapped=wrapped, optimiser=optimiser, stepper=stepper, average=average
+        objective=objective,
+        wrapped=wrapped,
+        optimiser=optimiser,
+        wrapped_optimizer=wrapped_optimizer,
+        average=average,
     )
 
 

@@ -2,7 +2,7 @@
 
 Parts, not whole networks: explanations read a feature map by a hook, and hooks inside of compiled
 code do not run. So each block is compiled on its own, what lies between blocks stays as it is, and
-a block that is hooked itself runs as it was written (explanations/model_state.py).
+a block that is hooked itself runs as it was written (explanations/hooks.py).
 """
 
 from collections.abc import Callable, Iterator
@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from selfexplain.errors import InputError, first_line
-from selfexplain.explanations.model_state import CALL
+from selfexplain.explanations.hooks import CALL
 from selfexplain.objectives.shared.base import Objective
 from selfexplain.objectives.shared.stages import CONTAINERS
-from selfexplain.training.cuda_graph import can_be_recorded
+from selfexplain.training.cuda_graph import is_capturable
 
 # Let the GPU's library time its convolutions and take the fastest.
 
@@ -100,7 +100,7 @@ class CompiledParts:
 
 
 def compiled_steps(
-    parts: CompiledParts | None, objective: Objective, *, recorded: bool
+    parts: CompiledParts | None, objective: Objective, *, cuda_graph: bool
 ) -> AbstractContextManager[None]:
     """What an objective's steps run in, as it is now: with its compiled parts where that pays.
 
@@ -110,16 +110,16 @@ def compiled_steps(
     Args:
         parts: the objective's; None if nothing is to be compiled.
         objective: whose steps they are.
-        recorded: whether steps are recorded where they can be.
+        cuda_graph: whether steps are recorded where they can be.
 
     Example:
         >>> from selfexplain.objectives import Standard
         >>> objective = Standard(nn.Linear(4, 3))
-        >>> with compiled_steps(CompiledParts(objective, "eager"), objective, recorded=True):
+        >>> with compiled_steps(CompiledParts(objective, "eager"), objective, cuda_graph=True):
         ...     print(objective.model(torch.zeros(2, 4)).shape)
         torch.Size([2, 3])
     """
-    if parts is None or (recorded and not can_be_recorded(objective)):
+    if parts is None or (cuda_graph and not is_capturable(objective)):
         return nullcontext()
     return parts.used()
 

@@ -129,7 +129,7 @@ def interleaved_cost(
     *,
     fabric: Fabric,
     compiled: bool = False,
-    recorded: bool = False,
+    cuda_graph: bool = False,
     optimizer: OptimizerName = "sgd",
     rounds: int = 20,
     most_seconds: float = 20.0,
@@ -145,7 +145,7 @@ def interleaved_cost(
         batch: images (B, C, H, W), labels (B,) and places in the training set (B,), on the device.
         fabric: where the steps run.
         compiled: whether the networks' parts are compiled, as in training with that option.
-        recorded: whether steps that can be are recorded, as in training with that option.
+        cuda_graph: whether steps that can be are recorded, as in training with that option.
         optimizer: that takes the steps.
         rounds: most rounds that are measured, after three that are not.
         most_seconds: stop after this time, but not before three measured rounds.
@@ -164,7 +164,7 @@ def interleaved_cost(
     steppers: dict[str, _Stepper] = {}
     before = None
     for name, objective in objectives.items():
-        steppers[name] = _Stepper(objective, batch, fabric, compiled, recorded, optimizer, before)
+        steppers[name] = _Stepper(objective, batch, fabric, compiled, cuda_graph, optimizer, before)
         before = steppers[name].gradients
     started = time.perf_counter()
 
@@ -193,7 +193,7 @@ class _Stepper:
         batch: tuple[Tensor, Tensor, Tensor],
         fabric: Fabric,
         compiled: bool,
-        recorded: bool,
+        cuda_graph: bool,
         optimizer: OptimizerName,
         before: Step | None,
     ) -> None:
@@ -202,13 +202,13 @@ class _Stepper:
         self.batch = batch if objective.wants_indices else batch[:2]
         optimiser = make_optimizer(optimizer, objective, lr=1e-3, weight_decay=0.0)
         wrapped, self.optimiser = fabric.setup(objective, optimiser)
-        if recorded:  # some can be recorded only once they have begun
+        if cuda_graph:  # some can be recorded only once they have begun
             gradient_step(objective, wrapped, self.optimiser, fabric)(*self.batch)
         self.gradients = gradient_step(
-            objective, wrapped, self.optimiser, fabric, recorded=recorded, before=before
+            objective, wrapped, self.optimiser, fabric, cuda_graph=cuda_graph, before=before
         )
         parts = CompiledParts(objective) if compiled else None
-        self.compiled = partial(compiled_steps, parts, objective, recorded=recorded)
+        self.compiled = partial(compiled_steps, parts, objective, cuda_graph=cuda_graph)
 
     def __call__(self) -> None:
         with self.compiled():

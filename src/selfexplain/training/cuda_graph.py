@@ -30,10 +30,10 @@ ORDINARY_STEPS = 2
 def gradient_step(
     objective: Objective,
     wrapped: Any,
-    stepper: Any,
+    optimizer: Any,
     fabric: Fabric,
     *,
-    recorded: bool = False,
+    cuda_graph: bool = False,
     before: Step | None = None,
 ) -> Step:
     """Forward and backward of an objective: a function of a batch that leaves the gradients.
@@ -43,9 +43,9 @@ def gradient_step(
     Args:
         objective: that is trained.
         wrapped: the same, as Fabric gave it back.
-        stepper: its optimiser, as Fabric gave it back.
+        optimizer: its optimiser, as Fabric gave it back.
         fabric: where.
-        recorded: record it, if the objective allows it.
+        cuda_graph: record it, if the objective allows it.
         before: the step of the epoch before, or another whose gradients are used before the next
             step, whose memory a recording shares.
 
@@ -54,8 +54,8 @@ def gradient_step(
         >>> from lightning_fabric import Fabric
         >>> objective = Standard(torch.nn.Linear(4, 3))
         >>> fabric, sgd = Fabric(accelerator="cpu", devices=1), torch.optim.SGD
-        >>> wrapped, stepper = fabric.setup(objective, sgd(objective.parameters(), lr=0.1))
-        >>> step = gradient_step(objective, wrapped, stepper, fabric)
+        >>> wrapped, optimizer = fabric.setup(objective, sgd(objective.parameters(), lr=0.1))
+        >>> step = gradient_step(objective, wrapped, optimizer, fabric)
         >>> sorted(step(torch.ones(2, 4), torch.tensor([0, 2])))
         ['loss', 'output']
         >>> objective.model.weight.grad.shape
@@ -64,28 +64,28 @@ def gradient_step(
 
     def step(*batch: Tensor) -> dict[str, Tensor]:
         out: dict[str, Tensor] = wrapped(*batch)
-        stepper.zero_grad()
+        optimizer.zero_grad()
         fabric.backward(out["loss"])
         # Detached, or what is left of the autograd graph would reach into the recording of a step.
         return {name: term.detach() for name, term in out.items()}
 
-    if not (recorded and can_be_recorded(objective)):
+    if not (cuda_graph and is_capturable(objective)):
         return step
     return RecordedStep(step, before if isinstance(before, RecordedStep) else None)
 
 
-def can_be_recorded(objective: Objective) -> bool:
+def is_capturable(objective: Objective) -> bool:
     """Whether an objective's steps may be recorded, as it is now.
 
     Example:
         >>> from selfexplain.objectives import Standard
         >>> class Counting(Standard):
         ...     pass
-        >>> [can_be_recorded(each(torch.nn.Linear(4, 3))) for each in (Standard, Counting)]
+        >>> [is_capturable(each(torch.nn.Linear(4, 3))) for each in (Standard, Counting)]
         [True, False]
     """
     # A subclass may count or draw, so it has to say for itself that it does not.
-    return "recordable" in vars(type(objective)) and objective.recordable
+    return "capturable" in vars(type(objective)) and objective.capturable
 
 
 class RecordedStep:

@@ -216,7 +216,7 @@ def train(
             before_epoch(epoch)
             objective.begin_epoch(epoch, options.epochs)
             torch.manual_seed(epoch_seed(seed, epoch, fabric.global_rank))
-            compiled = compiled_steps(parts, objective, recorded=options.cuda_graph)
+            compiled = compiled_steps(parts, objective, cuda_graph=options.cuda_graph)
             with autotuned_convolutions(), compiled:
                 metrics = _train_epoch(run, batches, options, fabric, epoch, on_step, path)
             take_from_first(run.buffers())
@@ -246,9 +246,9 @@ def _train_epoch(
     gradients = run.gradients = gradient_step(
         run.objective,
         run.wrapped,
-        run.stepper,
+        run.wrapped_optimizer,
         fabric,
-        recorded=options.cuda_graph,
+        cuda_graph=options.cuda_graph,
         before=run.gradients,
     )
     for step, (x_BCHW, *rest) in enumerate(_steps(run.objective, batches, epoch)):
@@ -258,9 +258,9 @@ def _train_epoch(
             # A gradient that is not finite is no error here: fp16 scaling skips such steps, and
             # elsewhere the loss says so in the next one.
             fabric.clip_gradients(
-                run.wrapped, run.stepper, max_norm=options.clip, error_if_nonfinite=False
+                run.wrapped, run.wrapped_optimizer, max_norm=options.clip, error_if_nonfinite=False
             )
-        run.stepper.step()
+        run.wrapped_optimizer.step()
         if run.average is not None:
             run.average.update_parameters(run.objective.model)
         finite = meter.add(out, rest[0])

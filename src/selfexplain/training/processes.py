@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from selfexplain.distributed import rank, world_size
+from selfexplain.distributed import gathered, rank, world_size
 from selfexplain.errors import InputError, LostProcessError, first_line
 from selfexplain.hypergradients import World
 
@@ -114,24 +114,6 @@ def take_from_first(tensors: Iterable[Tensor]) -> None:
             tensor.copy_(whole)
 
 
-def gathered(tensor_N: Tensor) -> Tensor:
-    """The processes' tensors behind each other, in order of rank; their lengths may differ.
-
-    Args:
-        tensor_N: on the CPU, (N, ...).
-
-    Example:
-        >>> gathered(torch.tensor([1, 2]))
-        tensor([1, 2])
-    """
-    count = joined_processes().count
-    if count == 1:
-        return tensor_N
-    parts: list[Tensor] = [tensor_N] * count
-    dist.all_gather_object(parts, tensor_N)
-    return torch.cat(parts)
-
-
 def mean_numbers(numbers: Mapping[str, float]) -> dict[str, float]:
     """Means over the processes of numbers that all name alike.
 
@@ -141,7 +123,7 @@ def mean_numbers(numbers: Mapping[str, float]) -> dict[str, float]:
     """
     if joined_processes().count == 1:
         return dict(numbers)
-    values_PN = gathered(torch.tensor([list(numbers.values())], dtype=torch.float64))
+    values_PN = gathered(torch.tensor([list(numbers.values())], dtype=torch.float64), uneven=True)
     return dict(zip(numbers, values_PN.mean(0).tolist(), strict=True))
 
 
@@ -155,7 +137,7 @@ def exists_for_all(path: Path) -> bool:
         >>> exists_for_all(Path("absent"))
         False
     """
-    seen_P = gathered(torch.tensor([path.exists()]))
+    seen_P = gathered(torch.tensor([path.exists()]), uneven=True)
     if seen_P.any() != seen_P.all():
         raise InputError(
             f"{path} is not there for every process; pass --out on a file system that all the "

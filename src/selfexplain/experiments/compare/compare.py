@@ -402,7 +402,7 @@ def _costs(
             (x_BCHW, y_B, index_B),
             fabric=fabric,
             compiled=config.training.compile,
-            recorded=config.training.cuda_graph,
+            cuda_graph=config.training.cuda_graph,
             optimizer=config.training.optimizer,
         )
     costs = {

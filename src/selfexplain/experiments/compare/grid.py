@@ -63,7 +63,7 @@ def run_trial(config: TrainConfig, **context: Any) -> TrialResult:
         return None
 
 
-PATIENCE = 30.0
+LOCK_TIMEOUT = 30.0
 """Seconds that a trial waits for its folder: processes that a killed worker had started (to decode
 images) hold its lock until they notice."""
 
@@ -195,7 +195,7 @@ def train_apart(
         config,
         data=loaded(config.data),
         on_step=on_step,
-        patience=PATIENCE,
+        lock_timeout=LOCK_TIMEOUT,
         teachers=teachers,
     )
 

@@ -17,7 +17,7 @@ from selfexplain.experiments.objectives import build_objective
 from selfexplain.experiments.options import SharedConfig, to_dict
 from selfexplain.experiments.run_dir import FinishedRun, weight_shapes
 from selfexplain.experiments.runtime import check_device
-from selfexplain.explanations.model_state import preserved, set_eval
+from selfexplain.explanations.model_state import preserved
 from selfexplain.explanations.pooled_head import refuse_broken_weights
 from selfexplain.models import build_model
 from selfexplain.models.build import is_own
@@ -120,8 +120,7 @@ def freeze_unreached(network: nn.Module, image_shape: Sequence[int]) -> list[str
         for name, parameter in network.named_parameters(remove_duplicate=False)
     }
     buffers = {name: torch.empty_like(b, device="meta") for name, b in network.named_buffers()}
-    with preserved(network, image), torch.enable_grad():
-        set_eval(network)
+    with preserved(network, image, eval_mode=True), torch.enable_grad():
         logits = functional_call(network, {**stand_ins, **buffers}, (image,))
         gradients = torch.autograd.grad(
             logits.sum(), [stand_ins[name] for name, _ in named], allow_unused=True
@@ -333,5 +332,5 @@ def build_seeded(
             make_model(auxiliary=True),
             config.options,
             context,
-            beside=lambda objective: with_auxiliary_head(objective, described),
+            wrap=lambda objective: with_auxiliary_head(objective, described),
         )

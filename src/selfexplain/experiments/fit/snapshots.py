@@ -20,7 +20,7 @@ from selfexplain.data import ImageSet, normalise
 from selfexplain.errors import InputError, first_line
 from selfexplain.experiments.data import Prepared
 from selfexplain.explanations import MapKind, class_maps
-from selfexplain.explanations.model_state import preserved, set_eval
+from selfexplain.explanations.model_state import preserved
 from selfexplain.files import write_tensors
 from selfexplain.introspection import Introspective
 from selfexplain.objectives import Objective
@@ -149,7 +149,7 @@ def open_snapshots(
     x_BCHW, y_B = before.read(before.shown[:1])
     try:
         # By a reader of its own, so that the objective finds its layer in training as ever.
-        reader = introspective_of(objective, objective.model, x_BCHW, beside=True)
+        reader = introspective_of(objective, objective.model, x_BCHW, always_new=True)
         explain(reader, objective.model, x_BCHW, y_B)
     except InputError:
         return None
@@ -184,8 +184,7 @@ def explain(
 
     The first of an image's classes is the true one; its rivals follow, the likest first.
     """
-    with preserved(model, x_BCHW), torch.no_grad():
-        set_eval(model)
+    with preserved(model, x_BCHW, eval_mode=True), torch.no_grad():
         introspective = introspective_of(objective, model, x_BCHW)
         p_BK = model(x_BCHW).softmax(dim=1)
         target_BK = introspective.soft_target(x_BCHW, y_B).float()
@@ -203,13 +202,12 @@ def explain(
 
 def soft_target(reader: Introspective, model: nn.Module, x_BCHW: Tensor, y_B: Tensor) -> Tensor:
     """The soft target (B, K) that the model's explanations give images of known classes."""
-    with preserved(model, x_BCHW):
-        set_eval(model)
+    with preserved(model, x_BCHW, eval_mode=True):
         return reader.soft_target(x_BCHW, y_B).float()
 
 
 def introspective_of(
-    objective: Objective, model: nn.Module, x_BCHW: Tensor, *, beside: bool = False
+    objective: Objective, model: nn.Module, x_BCHW: Tensor, *, always_new: bool = False
 ) -> Introspective:
     """What reads a model's explanations: the objective, or one made for another objective's model.
 
@@ -217,7 +215,7 @@ def introspective_of(
         objective: that is trained, whatever it is wrapped in.
         model: whose explanations are read.
         x_BCHW: images, to try kinds of map on.
-        beside: make one in any case, and leave the objective alone.
+        always_new: make one in any case, and leave the objective alone.
 
     Raises:
         InputError: no kind of map can be read from the model.
@@ -225,15 +223,14 @@ def introspective_of(
     while isinstance(objective, Wrapper):
         objective = objective.objective
     if isinstance(objective, Introspective):
-        if objective.model is model and not beside:
+        if objective.model is model and not always_new:
             return objective
         reader = Introspective(model, **asdict(objective.options))
         reader.class_mean, reader.steps = objective.class_mean, objective.steps
         return reader
     for kind in KINDS:
         try:
-            with preserved(model, x_BCHW):
-                set_eval(model)
+            with preserved(model, x_BCHW, eval_mode=True):
                 class_maps(model, x_BCHW[:1], kind=kind)
         except InputError as error:
             reason = error

@@ -100,7 +100,7 @@ def run_training(
     data: ImageData | None = None,
     on_step: StepCallback = lambda done, total: None,
     teachers: Path | None = None,
-    patience: float = 0.0,
+    lock_timeout: float = 0.0,
 ) -> dict[str, Any]:
     """Train and score as the configuration says; return what `result.json` holds.
 
@@ -112,7 +112,7 @@ def run_training(
             training of its teachers included.
         teachers: folder of the teachers that are trained for this run, which runs may share; None
             for one inside the run's own.
-        patience: seconds to wait for another process to leave the folder.
+        lock_timeout: seconds to wait for another process to leave the folder.
 
     Raises:
         InputError: the folder holds another run, or anything in the configuration cannot be used.
@@ -143,7 +143,7 @@ def run_training(
     )
     if fabric is None:
         check_place(config)
-    with locked(config.out, patience), kept_said(config.out), reraise_oom(remedy):
+    with locked(config.out, lock_timeout), kept_said(config.out), reraise_oom(remedy):
         fabric = fabric if fabric is not None else launch(config.device, config.training)
         folder = config.out / "teachers" if teachers is None else teachers
         with logged(config, first=fabric.is_global_zero) as loggers:

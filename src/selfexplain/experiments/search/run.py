@@ -15,7 +15,7 @@ import torch
 
 from selfexplain.data import ImageData
 from selfexplain.data.datasets import check_spec
-from selfexplain.experiments.compare.grid import PATIENCE, loaded, run_grid
+from selfexplain.experiments.compare.grid import LOCK_TIMEOUT, loaded, run_grid
 from selfexplain.experiments.data import load, prepare
 from selfexplain.experiments.options import DeviceOptions, scheduler_of, to_dict
 from selfexplain.experiments.read_records import read_search_result
@@ -54,7 +54,7 @@ def run_search(
     *,
     data: ImageData | None = None,
     on_step: StepCallback = lambda done, total: None,
-    patience: float = 0.0,
+    lock_timeout: float = 0.0,
 ) -> dict[str, Any]:
     """Search as the configuration says; return what `result.json` holds.
 
@@ -62,7 +62,7 @@ def run_search(
         config: the whole configuration; it is saved in the folder.
         data: the data set, if the caller has loaded it already.
         on_step: called after every step with the number of steps done and of the whole search's.
-        patience: seconds to wait for another process to leave the folder.
+        lock_timeout: seconds to wait for another process to leave the folder.
 
     Raises:
         InputError: the folder holds another run, or anything in the configuration cannot be used.
@@ -87,7 +87,7 @@ def run_search(
     remedy = "pass a smaller --batch-size, or let fewer searches share the GPU"
     if data is None:
         check_spec(config.data.data)
-    with locked(config.out, patience), kept_said(config.out), reraise_oom(remedy):
+    with locked(config.out, lock_timeout), kept_said(config.out), reraise_oom(remedy):
         fabric = launch(DeviceOptions(accelerator=config.accelerator), TrainingOptions())
         fabric.barrier()  # every process has looked at the folder before one writes to it
         result: dict[str, Any] = {}
@@ -223,7 +223,7 @@ def search_apart(config: SearchConfig, on_step: StepCallback) -> dict[str, Any]:
         'selfexplain.experiments.search.run'
     """
     data = None if config.method == "random" else loaded(config.data)
-    return run_search(config, data=data, on_step=on_step, patience=PATIENCE)
+    return run_search(config, data=data, on_step=on_step, lock_timeout=LOCK_TIMEOUT)
 
 
 def summarise_searches(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

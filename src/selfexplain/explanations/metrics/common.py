@@ -4,7 +4,6 @@ Shape suffixes: N variants, B images, C channels, H and W space, K classes.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -12,10 +11,10 @@ from torch import Tensor, nn
 
 from selfexplain.errors import InputError
 from selfexplain.explanations.capture import capture
-from selfexplain.explanations.kinds import MapKind, check_images, check_logits
+from selfexplain.explanations.kinds import MapKind, check_images, check_output
 from selfexplain.explanations.layers import ExplainedLayer
 from selfexplain.explanations.maps import maps_of_own_classes
-from selfexplain.explanations.model_state import preserved, set_eval
+from selfexplain.explanations.model_state import preserved
 
 # What stands in for pixels that are taken away (B batch, C channels, H W space).
 
@@ -84,10 +83,9 @@ def maps_of_classes(
     with torch.inference_mode(mode=False), torch.enable_grad():
         x_BCHW = x_BCHW.detach().clone()  # models may start in place
         index_B1 = classes_B.clone().to(x_BCHW.device)[:, None]
-        with preserved(model, x_BCHW), capture(model, layer) as seen:
-            set_eval(model)
+        with preserved(model, x_BCHW, eval_mode=True), capture(model, layer) as captured:
             return maps_of_own_classes(
-                seen, model(x_BCHW), index_B1, kind=kind, retain_graph=False
+                captured, model(x_BCHW), index_B1, kind=kind, retain_graph=False
             )[:, 0]
 
 
@@ -159,25 +157,6 @@ def _intervals(count: int, size: int, length: int, generator: torch.Generator) -
     return (place >= start) & (place < start + length)
 
 
-@contextmanager
-def untouched(model: nn.Module, x_BCHW: Tensor) -> Iterator[None]:
-    """Run forwards in eval mode and without gradients; afterwards all is as it was.
-
-    Eval mode, whatever mode the model is in: BatchNorm's batch statistics would mix the variants.
-
-    Example:
-        >>> model = nn.Dropout()
-        >>> with untouched(model, torch.zeros(1, 1, 2, 2)):
-        ...     model.training
-        False
-        >>> model.training
-        True
-    """
-    with preserved(model, x_BCHW), torch.no_grad():
-        set_eval(model)
-        yield
-
-
 def class_logits(model: nn.Module, x_NBCHW: Tensor, classes_B: Tensor) -> Tensor:
     """The logit of each image's class, (N, B).
 
@@ -243,7 +222,7 @@ def check_explained(x_BCHW: Tensor, map_BHW: Tensor, classes_B: Tensor) -> None:
 
 def _logits(model: nn.Module, x_NBCHW: Tensor) -> Tensor:
     count, images = x_NBCHW.shape[:2]
-    logits = check_logits(model(x_NBCHW.flatten(0, 1)), count * images)
+    logits = check_output(model(x_NBCHW.flatten(0, 1)), count * images)
     return logits.view(count, images, -1)
 
 

@@ -13,8 +13,8 @@ from selfexplain.explanations.metrics.common import (
     chunks,
     class_probabilities,
     mean_baseline,
-    untouched,
 )
+from selfexplain.explanations.model_state import preserved
 
 STEPS = 32
 """Steps of a path: our choice; the source's code removes 224 of 50,176 pixels at a time."""
@@ -123,7 +123,7 @@ def _area(
     rank_B1HW = pixel_ranks(map_BHW)[:, None]
     count_S = path_counts(map_BHW[0].numel(), steps).to(map_BHW.device)
     parts = []
-    with untouched(model, start_BCHW):
+    with preserved(model, start_BCHW, eval_mode=True), torch.no_grad():
         for chunk in chunks(len(count_S), len(start_BCHW), batch_size):
             changed = rank_B1HW < count_S[chunk.start : chunk.stop, None, None, None, None]
             x_SBCHW = torch.where(changed, end_BCHW, start_BCHW)

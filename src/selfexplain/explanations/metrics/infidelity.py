@@ -15,8 +15,8 @@ from selfexplain.explanations.metrics.common import (
     check_explained,
     chunks,
     class_logits,
-    untouched,
 )
+from selfexplain.explanations.model_state import preserved
 
 
 class Infidelity(NamedTuple):
@@ -89,7 +89,7 @@ def infidelity(
     """
     check_explained(x_BCHW, map_BHW, classes_B)
     foretold, logits = [], []
-    with untouched(model, x_BCHW):
+    with preserved(model, x_BCHW, eval_mode=True), torch.no_grad():
         whole_1B = class_logits(model, x_BCHW[None].clone(), classes_B)
         for chunk in chunks(samples, len(x_BCHW), batch_size):
             draws = [perturbation(x_BCHW) for _ in chunk]

@@ -6,13 +6,12 @@ Source: Adebayo, Gilmer, Muelly, Goodfellow, Hardt, Kim, "Sanity Checks for Sali
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
 
-from selfexplain.explanations.metrics.common import untouched
-from selfexplain.explanations.model_state import run_eagerly
+from selfexplain.explanations.hooks import ForwardHook, forward_hooks
+from selfexplain.explanations.model_state import preserved
 
 # Spearman's rank correlation, on the device (B maps, P places).
 
@@ -162,13 +161,12 @@ def cascade_correlations(
 def _in_order_of_calls(model: nn.Module, x_BCHW: Tensor) -> list[str]:
     """Names of the modules in the order in which a forward enters them first."""
     called: dict[str, None] = {}
-    with untouched(model, x_BCHW), ExitStack() as stack:
-        stack.enter_context(run_eagerly(model.modules()))
-        for name, module in model.named_modules():
-            hook = module.register_forward_pre_hook(
-                lambda _module, _inputs, name=name: called.setdefault(name)
-            )
-            stack.callback(hook.remove)
+
+    def enter(name: str) -> ForwardHook:
+        return ForwardHook((name, "input"), lambda *_: called.setdefault(name))
+
+    hooks = [enter(name) for name, _ in model.named_modules()]
+    with preserved(model, x_BCHW, eval_mode=True), torch.no_grad(), forward_hooks(model, hooks):
         model(x_BCHW.clone())
     return list(called)
 

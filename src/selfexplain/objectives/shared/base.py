@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
+from selfexplain.explanations.kinds import check_output
 from selfexplain.models.pointwise import warn_of_strided_pointwise
 from selfexplain.objectives.shared.memory import KeepsPrecision
 
@@ -120,7 +121,7 @@ class Objective(KeepsPrecision):
     """Whether labels may be distributions (B, K), as mixed images have them."""
     wants_indices = False
     """Whether each call needs the images' places in the training set: objective(x, y, index_B)."""
-    recordable = False
+    capturable = False
     """Whether all steps of an epoch are the same work on the device, so that one may be recorded
     and replayed without this code: nothing is drawn, counted or decided in Python."""
     tunable: ClassVar[Mapping[str, Tunable]] = {}
@@ -134,7 +135,7 @@ class Objective(KeepsPrecision):
         self.model = model
 
     @classmethod
-    def in_context(cls, model: nn.Module, context: ObjectiveContext, **options: Any) -> Self:
+    def from_context(cls, model: nn.Module, context: ObjectiveContext, **options: Any) -> Self:
         """Build the objective from options alone; what else it needs is taken from the context."""
         del context
         return cls(model, **options)
@@ -217,11 +218,11 @@ def check_terms(out: object, name: str, *, learns: bool = True) -> None:
         raise InputError(f"objective {name} returned {said}; {must}")
 
 
-def check_logits(logits_BK: object, y_B: Tensor, *, soft: bool = False) -> Tensor:
+def check_logits(output: object, y_B: Tensor, *, soft: bool = False) -> Tensor:
     """Return the model's output if it is logits (B, K) that fit the labels.
 
     Args:
-        logits_BK: what the model returned.
+        output: what the model returned.
         y_B: class indices, or with `soft` also distributions (B, K).
         soft: whether labels may be distributions.
 
@@ -236,16 +237,7 @@ def check_logits(logits_BK: object, y_B: Tensor, *, soft: bool = False) -> Tenso
         torch.Size([2, 3])
     """
     batch = y_B.shape[0]
-    if not isinstance(logits_BK, Tensor):
-        raise InputError(
-            f"the model returned a {type(logits_BK).__name__}; it must return logits, "
-            "one tensor of shape (batch, classes)"
-        )
-    if logits_BK.ndim != 2 or logits_BK.shape[0] != batch or not logits_BK.is_floating_point():
-        raise InputError(
-            f"the model returned {logits_BK.dtype} of shape {tuple(logits_BK.shape)} for a batch "
-            f"of {batch}; it must return floating-point logits of shape ({batch}, classes)"
-        )
+    logits_BK = check_output(output, batch)
     if y_B.ndim != 1:
         if not soft:
             raise InputError(

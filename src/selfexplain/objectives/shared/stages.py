@@ -3,9 +3,9 @@
 Shape suffixes: B batch, C channels, H and W space.
 """
 
+import functools
 import itertools
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
-from selfexplain.explanations.kinds import check_logits
+from selfexplain.explanations.hooks import every_output, forward_hooks
+from selfexplain.explanations.kinds import check_output
 from selfexplain.explanations.layout import find_module
-from selfexplain.explanations.model_state import preserved, run_eagerly, set_eval
+from selfexplain.explanations.model_state import preserved
 
 # Watch one forward pass: which modules return feature maps, and which layer the logits.
 #
@@ -104,20 +105,13 @@ def probe(model: nn.Module, image_shape: tuple[int, int, int]) -> Probe:
     """
     like = next(model.parameters(), torch.zeros(()))
     x_BCHW = torch.zeros(2, *image_shape, dtype=like.dtype, device=like.device)
-    seen = Probe()
-    with preserved(model, x_BCHW), torch.no_grad(), ExitStack() as stack:
-        set_eval(model)
-        stack.enter_context(run_eagerly(model.modules()))
-        for name, module in model.named_modules():
-            stack.callback(module.register_forward_hook(_noting(seen, name)).remove)
+    probed = Probe()
+    hooks = every_output(model, lambda name: functools.partial(probed.note, name))
+    with preserved(model, x_BCHW, eval_mode=True), torch.no_grad(), forward_hooks(model, hooks):
         logits_BK = model(x_BCHW)
-    seen.logits_BK = check_logits(logits_BK, len(x_BCHW))
-    seen.classes = seen.logits_BK.shape[1]
-    return seen
-
-
-def _noting(seen: Probe, name: str) -> Callable[[nn.Module, Any, Any], None]:
-    return lambda module, inputs, output: seen.note(name, module, inputs, output)
+    probed.logits_BK = check_output(logits_BK, len(x_BCHW))
+    probed.classes = probed.logits_BK.shape[1]
+    return probed
 
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -169,37 +163,37 @@ def find_stages(
         >>> [stage.name for stage in find_stages(model, (3, 32, 32)).stages]
         ['stages.0', 'stages.1']
     """
-    seen = probe(model, image_shape)
+    probed = probe(model, image_shape)
     if layers is None:
-        stages = _halvings(model, seen)
+        stages = _halvings(model, probed)
         if not stages:
             raise InputError(
                 "no module was found after which the resolution of the feature map halves; pass "
                 "layers, names of modules that return (B, C, H, W)"
             )
     else:
-        stages = [_named(model, seen, name) for name in layers]
+        stages = [_named(model, probed, name) for name in layers]
         if len({stage.name for stage in stages}) < max(1, len(stages)):
             raise InputError("layers is empty or names one twice; pass different names of modules")
-    head, features = seen.head()
+    head, features = probed.head()
     return Staging(
         stages=tuple(stages),
-        side=seen.deepest_side(),
+        side=probed.deepest_side(),
         head=head,
         features=features,
-        classes=seen.classes,
+        classes=probed.classes,
     )
 
 
-def _halvings(model: nn.Module, seen: Probe) -> list[Stage]:
+def _halvings(model: nn.Module, probed: Probe) -> list[Stage]:
     """The last outputs before each halving, from as far outside of blocks as there are any."""
-    depth = {stage.name: _blocks_around(model, stage.name) for stage, _ in seen.maps}
+    depth = {stage.name: _blocks_around(model, stage.name) for stage, _ in probed.maps}
     for most in sorted(set(depth.values())):
-        path = [stage for stage, _ in seen.maps if stage.name and depth[stage.name] <= most]
+        path = [stage for stage, _ in probed.maps if stage.name and depth[stage.name] <= most]
         stages = [
             before
             for before, after in itertools.pairwise(path)
-            if after.side <= HALVED * before.side and before.side > seen.deepest_side()
+            if after.side <= HALVED * before.side and before.side > probed.deepest_side()
         ]
         if stages:
             return stages[-MOST:]
@@ -213,11 +207,11 @@ def _blocks_around(model: nn.Module, name: str) -> int:
     return sum(not isinstance(model.get_submodule(outer), CONTAINERS) for outer in around)
 
 
-def _named(model: nn.Module, seen: Probe, name: str) -> Stage:
+def _named(model: nn.Module, probed: Probe, name: str) -> Stage:
     full, _ = find_module(model, name)
-    found = [stage for stage, _ in seen.maps if stage.name == full]
-    if not found:
-        returned = seen.returned.get(full)
+    outputs = [stage for stage, _ in probed.maps if stage.name == full]
+    if not outputs:
+        returned = probed.returned.get(full)
         what = f"returns {returned}" if returned else "is not called in a forward pass"
         raise InputError(f"layer {name!r} {what}; pass layers that return (B, C, H, W)")
-    return Stage(full, -1, found[-1].channels, found[-1].side)
+    return Stage(full, -1, outputs[-1].channels, outputs[-1].side)

@@ -71,7 +71,7 @@ class DistillationObjective(Objective):
         >>> def linear():
         ...     return nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
         >>> taught = DistillationObjective(linear(), linear())
-        >>> taught.ask_teacher(torch.zeros(2, 1, 2, 2), torch.zeros(2, 3)).requires_grad
+        >>> taught.teacher_logits(torch.zeros(2, 1, 2, 2), torch.zeros(2, 3)).requires_grad
         False
     """
 
@@ -82,7 +82,7 @@ class DistillationObjective(Objective):
         self.teacher = FrozenTeacher(teacher)
 
     @classmethod
-    def in_context(cls, model: nn.Module, context: ObjectiveContext, **options: Any) -> Self:
+    def from_context(cls, model: nn.Module, context: ObjectiveContext, **options: Any) -> Self:
         """Build the objective with the run's teacher."""
         if context.teacher is None:
             raise InputError(
@@ -96,7 +96,7 @@ class DistillationObjective(Objective):
         del options
         return "standard"
 
-    def ask_teacher(self, x_BCHW: Tensor, logits_BK: Tensor) -> Tensor:
+    def teacher_logits(self, x_BCHW: Tensor, logits_BK: Tensor) -> Tensor:
         """The teacher's logits (B, K) of the images that the student's logits are of."""
         teacher_BK: Tensor = self.teacher(x_BCHW)
         shape = tuple(teacher_BK.shape) if isinstance(teacher_BK, Tensor) else ()

@@ -42,13 +42,13 @@ def tensors(objective: Objective) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("spec", sorted(NOT_RECORDED))
 def test_others_say_so(spec: str) -> None:
-    assert not begun(spec).recordable
+    assert not begun(spec).capturable
 
 
 @pytest.mark.parametrize("spec", RECORDED)
 def test_memory_stays_where_it_is(spec: str) -> None:
     objective = begun(spec)
-    assert objective.recordable
+    assert objective.capturable
     before = {name: value.data_ptr() for name, value in tensors(objective).items()}
     random_state = torch.get_rng_state()
     steps(objective, 2, first=2)

@@ -1,4 +1,4 @@
-"""Specs with partners: how they nest, what is refused, and that whole runs know them."""
+"""Specs with mixers: how they nest, what is refused, and that whole runs know them."""
 
 import json
 import re
@@ -28,7 +28,7 @@ def build(spec: str, options: ObjectiveOptions | None = None, **more: Any) -> An
     return build_objective(spec, nn.Linear(4, 3), options or ObjectiveOptions(), context, **more)
 
 
-def test_partners_nest_as_they_are_written_each_with_its_options() -> None:
+def test_mixers_nest_as_they_are_written_each_with_its_options() -> None:
     outer = build("mixup:alpha=1e+0,probability=0.5+cutmix:alpha=0.3+label_smoothing:smoothing=0.2")
     assert isinstance(outer, Mixup)
     assert (outer.alpha, outer.probability, outer.num_classes) == (1.0, 0.5, 3)
@@ -38,13 +38,13 @@ def test_partners_nest_as_they_are_written_each_with_its_options() -> None:
     assert outer.objective.objective.smoothing == 0.2
 
 
-def test_options_of_the_run_are_the_partners_defaults() -> None:
+def test_options_of_the_run_are_the_mixers_defaults() -> None:
     options = ObjectiveOptions(mixup=MixupOptions(alpha=0.2))
     assert build("mixup+standard", options).alpha == 0.2
 
 
-def test_what_stands_beside_the_objective_is_inside_the_partners() -> None:
-    built = build("mixup+standard", beside=lambda inner: CutMix(inner, 3, alpha=0.7))
+def test_what_stands_beside_the_objective_is_inside_the_mixers() -> None:
+    built = build("mixup+standard", wrap=lambda inner: CutMix(inner, 3, alpha=0.7))
     assert isinstance(built, Mixup)
     assert built.objective.alpha == 0.7
     assert isinstance(built.objective.objective, Standard)
