@@ -23,3 +23,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     from tests.helpers.app_runs import make_runs
 
     return make_runs(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a finished introspective run, for tests that leave it as it is."""
+    from tests.helpers.command_line import train  # not before a test needs it: it imports much
+
+    out = tmp_path_factory.mktemp("trained") / "run"
+    train(out, "--objective", "introspective", "--image-size", "16")
+    return out

@@ -53,7 +53,8 @@ class Snapshots:
         >>> from selfexplain.experiments.options import DataOptions
         >>> from selfexplain.experiments.data import load, prepare
         >>> options, folder = DataOptions(data="digits"), Path(tempfile.mkdtemp())
-        >>> album = Album(folder, prepare(load(options), options, seed=0), torch.device("cpu"))
+        >>> prepared = prepare(load(options), options, seed=0)
+        >>> album = Snapshots(folder, prepared, torch.device("cpu"))
         >>> objective = Standard(build_model("small_cnn", num_classes=10, in_channels=1))
         >>> album.add(objective, 1, objective.model)
         >>> [path.name for path in (folder / "album").iterdir()]
