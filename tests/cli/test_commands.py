@@ -207,3 +207,20 @@ def test_every_flag_is_documented(capsys: pytest.CaptureFixture[str]) -> None:
             words = flag.split()[2:]  # after the flag and its kind
             explanation = " ".join(words).partition("(default")[0].partition("(required")[0]
             assert len(re.findall("[A-Za-z]{2,}", explanation)) >= 3, flag
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("label_smoothing", "label_smoothing:smoothing=0.1"),
+        ("mixup+standard", "mixup:alpha=1+standard"),
+        ("introspective:weight=0.5,kind=cam", "introspective:kind=cam,weight=0.5"),
+    ],
+)
+def test_two_spellings_of_one_objective_are_not_compared(
+    one: str, other: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("compare", *DIGITS, "--objectives", "standard", one, other)
+    said = refused(capsys, *words, "--out", str(tmp_path / "out"))
+    assert f"{one!r} and {other!r} are one objective" in said
+    assert not (tmp_path / "out").exists()

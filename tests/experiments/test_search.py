@@ -220,6 +220,7 @@ def test_skip_collapse_is_measured_warned_about_and_can_stop_a_search(
         (["--validation", "1"], "validation is 1"),
         (["--method", "darts2", "--control", "saliency"], "has no explanation and no audience"),
         (["--method", "darts1", "--mode", "exact"], "needs no hypergradient"),
+        (["--method", "random", "--stop-at-skips", "2"], "method random has none"),
         (["--control", "random_delta", "--attack", "plain"], "pass --attack normalised"),
     ],
     ids=str,

@@ -106,6 +106,13 @@ class SearchConfig:
             )
         if self.method in ("darts1", "random_search", "random") and self.options.mode is not None:
             raise InputError(f"method {self.method} needs no hypergradient; leave out --mode")
+        if self.method == "random" and self.stop_at_skips is not None:
+            raise OptionError(
+                "stop_at_skips looks at an architecture after each epoch, and method random has "
+                "none; leave it out",
+                type(self),
+                "stop_at_skips",
+            )
 
 
 # The options of `selfexplain search`: one search, or the same search with several seeds.

@@ -34,7 +34,13 @@ from selfexplain.experiments.fit.teacher import (
     with_teachers,
     with_total_cost,
 )
-from selfexplain.experiments.objectives import check_step, resolve
+from selfexplain.experiments.objectives import (
+    check_step,
+    free_options,
+    option_values,
+    resolve,
+    split_spec,
+)
 from selfexplain.experiments.options import CompareConfig, scheduler_of, to_dict
 from selfexplain.experiments.read_records import ENVIRONMENT, read_own_result
 from selfexplain.experiments.run_dir import (
@@ -279,6 +285,7 @@ def run_comparison(
     """
     for spec in config.objectives:
         resolve(spec, config.options)  # a misspelt objective is refused before hours of training
+    _check_distinct(config)
     check_teacher_is_needed(config, config.objectives)
     check_model_name(config.model)
     if config.teacher is not None:
@@ -292,6 +299,22 @@ def run_comparison(
             rows, missing = finished_rows(config)
             return _written(config, rows, unfinished_config(config, missing))
         return _compare(config, watch, run_trials)
+
+
+def _check_distinct(config: CompareConfig) -> None:
+    """Refuse two spellings of one objective, which would be trained and tested as two."""
+    seen: dict[object, str] = {}
+    for spec in config.objectives:
+        mixers, _ = split_spec(spec)
+        names = [mixer.partition(":")[0] for mixer in mixers]
+        values = sorted(option_values(spec, config.options).items())
+        tuned = sorted(free_options(spec)) if config.tune is not None else ()
+        key = repr((names, resolve(spec, config.options)[0], values, tuned))
+        if key in seen and seen[key] != spec:
+            raise InputError(
+                f"{seen[key]!r} and {spec!r} are one objective with the same options; leave one out"
+            )
+        seen[key] = spec
 
 
 def _compare(config: CompareConfig, watch: Watch, run_trials: RunTrials | None) -> dict[str, Any]:
