@@ -137,9 +137,9 @@ def no_room_said() -> Iterator[None]:
 
     Example:
         >>> with no_room_said():
-        ...     raise OSError(errno.ENOSPC, "No space left on device", "/tmp/events")
+        ...     raise OSError(errno.ENOSPC, "No space left on device", "events")
         Traceback (most recent call last):
-        selfexplain.errors.WriteError: /tmp/events cannot be written (No space left on device); ...
+        selfexplain.errors.WriteError: events cannot be written (No space left on device); ...
     """
     try:
         yield

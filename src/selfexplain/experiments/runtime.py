@@ -122,7 +122,8 @@ def by_version_alone(package: str) -> Iterator[None]:
     """Let what is imported within see the version of a package that is not imported yet.
 
     When Fabric is imported it asks whether torchmetrics is of version 1 or later, and imports the
-    whole of it for that, with transformers and pandas: seconds, for what nothing here uses.
+    whole of it for that, with transformers and pandas: seconds, before anything is trained, for
+    what is not used until a run is scored.
     Afterwards whoever imports the package gets the package.
 
     Args:

@@ -283,9 +283,7 @@ def run_comparison(
         >>> [row["objective"] for row in run_comparison(config)["rows"]]
         ['standard', 'introspective']
     """
-    for spec in config.objectives:
-        resolve(spec, config.options)  # a misspelt objective is refused before hours of training
-    _check_distinct(config)
+    _check_distinct(config)  # a misspelt objective, too, is refused before hours of training
     check_teacher_is_needed(config, config.objectives)
     check_model_name(config.model)
     if config.teacher is not None:
@@ -302,15 +300,15 @@ def run_comparison(
 
 
 def _check_distinct(config: CompareConfig) -> None:
-    """Refuse two spellings of one objective, which would be trained and tested as two."""
+    """Refuse an objective that there is not, and two spellings of one, which would count as two."""
     seen: dict[object, str] = {}
     for spec in config.objectives:
-        mixers, _ = split_spec(spec)
-        names = [mixer.partition(":")[0] for mixer in mixers]
+        name, _ = resolve(spec, config.options)
+        mixers = [mixer.partition(":")[0] for mixer in split_spec(spec)[0]]
         values = sorted(option_values(spec, config.options).items())
         tuned = sorted(free_options(spec)) if config.tune is not None else ()
-        key = repr((names, resolve(spec, config.options)[0], values, tuned))
-        if key in seen and seen[key] != spec:
+        key = repr((mixers, name, values, tuned))
+        if key in seen:
             raise InputError(
                 f"{seen[key]!r} and {spec!r} are one objective with the same options; leave one out"
             )
