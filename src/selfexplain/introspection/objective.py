@@ -20,8 +20,8 @@ from selfexplain.errors import InputError
 from selfexplain.explanations import cam, capture, maps_of_forward
 from selfexplain.explanations.capture import Captured
 from selfexplain.explanations.checked import CheckedLayers
-from selfexplain.explanations.layers import ExplainedLayer
-from selfexplain.explanations.model_state import preserved
+from selfexplain.explanations.hooks import preserved
+from selfexplain.explanations.layout import ExplainedLayer
 from selfexplain.introspection.options import options_from
 from selfexplain.introspection.similarity import (
     RunningClassMean,

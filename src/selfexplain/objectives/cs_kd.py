@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from selfexplain.distributed import gathered
 from selfexplain.errors import InputError
-from selfexplain.explanations.model_state import preserved
+from selfexplain.explanations.hooks import preserved
 from selfexplain.objectives.shared.base import (
     Objective,
     ObjectiveContext,

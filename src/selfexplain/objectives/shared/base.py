@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
-from selfexplain.explanations.kinds import check_output
+from selfexplain.explanations.layout import check_output
 from selfexplain.models.pointwise import warn_of_strided_pointwise
 from selfexplain.objectives.shared.memory import KeepsPrecision
 
