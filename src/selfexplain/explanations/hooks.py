@@ -108,6 +108,8 @@ def _backward_pass() -> int:
 
 
 # Functions between modules, whose arguments no module returns.
+
+
 class function_hook(TorchFunctionMode):  # noqa: N801  (used as a context manager, as torch's own)
     """Call a hook before every torch function of the block.
 
@@ -178,6 +180,8 @@ def each_tensor(look: Callable[[Tensor], None]) -> FunctionHook:
 #
 # Compiled code is a copy of the forward pass as it was when it was made: hooks that come later
 # are not in it, and it says nothing of that.
+
+
 CALL = "_compiled_call_impl"
 """Where torch keeps what a compiled module runs in place of its own call; None for nothing."""
 
@@ -286,7 +290,8 @@ def other_weights(
 
     What holds by chance alone does not hold with them: many a layer starts as the identity, as
     BatchNorm in eval mode, a scale of ones, a low-rank update of zeros. Where such a layer lies is
-    not to be read off the weights that a network begins with. Values keep their sign, zeros become positive, and whole numbers stay as they are.
+    not to be read off the weights that a network begins with. Values keep their sign, zeros become
+    positive, and whole numbers stay as they are.
 
     Args:
         modules: whose own tensors are replaced; their submodules' only if they are given, too.

@@ -283,6 +283,8 @@ def _close(a: Tensor, b: Tensor) -> bool:
 
 
 # The last layer with space that the logits hang on, for models without a pooled head.
+
+
 def last_responsive_layer(model: nn.Module, x_BCHW: Tensor) -> tuple[str, Layout]:
     """Find the last module, in order of execution, whose output positions move the logits.
 

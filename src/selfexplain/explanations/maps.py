@@ -327,6 +327,8 @@ def _layers(model: nn.Module, x_BCHW: Tensor, kind: MapKind, layer: str | None) 
 # Maps of classes that each image has for itself: its true one, the one it is mistaken for.
 #
 # Shape suffixes: B batch, N classes of an image, K all classes, H W space.
+
+
 def maps_of_own_classes(
     seen: Captured,
     logits_BK: Tensor,
