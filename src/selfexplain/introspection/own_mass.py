@@ -25,8 +25,13 @@ from selfexplain.introspection.target import (
     uniform_target,
 )
 from selfexplain.objectives.ps_kd import check_places
-from selfexplain.objectives.shared.base import ObjectiveContext, Range, Tunable, check_in_range
-from selfexplain.objectives.shared.functional import true_mask
+from selfexplain.objectives.shared.base import (
+    ObjectiveContext,
+    Range,
+    Tunable,
+    check_in_range,
+    true_mask,
+)
 from selfexplain.objectives.shared.memory import Epochs, RisingShare, check_rows
 
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.explanations import MapKind, maps_of_own_classes
-from selfexplain.explanations.kinds import check_kind
+from selfexplain.explanations.layout import check_kind
 from selfexplain.objectives.shared.base import Range, Tunable, check_in_range
 from selfexplain.objectives.shared.explaining import ExplainingObjective, StepRandom
 

@@ -17,14 +17,16 @@ from torch import Tensor, nn
 from selfexplain.distributed import gathered
 from selfexplain.errors import InputError
 from selfexplain.objectives.shared.base import (
+    Counts,
+    KeepsPrecision,
     ObjectiveContext,
     Range,
     Tunable,
     check_in_range,
     check_logits,
+    non_target,
+    put_together,
 )
-from selfexplain.objectives.shared.functional import non_target, put_together
-from selfexplain.objectives.shared.memory import Counts, KeepsPrecision
 from selfexplain.objectives.shared.teacher import DistillationObjective
 from selfexplain.objectives.teacher_parts import PARTS, Part, permuted_rows, virtual_mass
 

@@ -13,8 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfexplain.objectives.shared.base import Range, Tunable, check_in_range, check_logits
-from selfexplain.objectives.shared.functional import non_target
+from selfexplain.objectives.shared.base import (
+    Range,
+    Tunable,
+    check_in_range,
+    check_logits,
+    non_target,
+)
 from selfexplain.objectives.shared.memory import Epochs
 from selfexplain.objectives.shared.teacher import DistillationObjective
 

@@ -11,8 +11,13 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfexplain.objectives.shared.base import Range, Tunable, check_in_range, check_logits
-from selfexplain.objectives.shared.functional import softened_kl
+from selfexplain.objectives.shared.base import (
+    Range,
+    Tunable,
+    check_in_range,
+    check_logits,
+    softened_kl,
+)
 from selfexplain.objectives.shared.teacher import DistillationObjective
 
 

@@ -15,6 +15,7 @@ from selfexplain.distributed import rank
 from selfexplain.errors import InputError
 from selfexplain.objectives.shared.base import (
     Choice,
+    Counts,
     Objective,
     ObjectiveContext,
     Range,
@@ -23,7 +24,6 @@ from selfexplain.objectives.shared.base import (
     check_in_range,
     check_index_type,
 )
-from selfexplain.objectives.shared.memory import Counts
 
 SEEDS = 2**64
 """How many there are."""

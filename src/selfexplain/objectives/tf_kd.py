@@ -20,8 +20,8 @@ from selfexplain.objectives.shared.base import (
     Tunable,
     check_in_range,
     check_logits,
+    softened_kl,
 )
-from selfexplain.objectives.shared.functional import softened_kl
 from selfexplain.objectives.shared.teacher import FrozenTeacher
 
 PUBLISHED = {
