@@ -185,7 +185,7 @@ def inner_product(
 # A step v' = M(v, g) with g = grad_v loss(v, x), where M is the move (direction, step size,
 # projection). An adjoint a of v' becomes m = (dM/dg)^T a, an exact inner product that costs
 # nothing, and reaches everything else that the loss saw as the mixed product d/dx <g(v, x), m>
-# (products.py). Only first derivatives of the loss are needed for differences, second ones for
+# (above). Only first derivatives of the loss are needed for differences, second ones for
 # inner products, however many levels there are. Where several processes share a batch, whatever a
 # shared variable receives is averaged over them where it is made (docs/hypergradients.md).
 
@@ -233,7 +233,7 @@ def unroll_backward(
         outer: scalar of all stepped variables.
         variables: start values.
         wrt: name of the variable whose gradient is wanted.
-        mode: how mixed products are made; see products.py.
+        mode: how mixed products are made, see above.
         radius: length of the displacement of every level's variable; None for the level's own, or
             else a default by precision.
         processes: those that share the images of all losses.

@@ -4,9 +4,16 @@ from typing import Literal
 
 from selfexplain.hypergradients import Level, Mode, World, as_function
 from selfexplain.hypergradients.level import SINGLE
-from selfexplain.lease.levels import explainer, explainer_learns, explainer_relearns
 from selfexplain.lease.options import Rates
-from selfexplain.lease.search import WEIGHTS_DISPLACEMENT, ArchitectureSearch, Batch, Declaration
+from selfexplain.lease.search import (
+    WEIGHTS_DISPLACEMENT,
+    ArchitectureSearch,
+    Batch,
+    Declaration,
+    explainer,
+    explainer_learns,
+    explainer_relearns,
+)
 from selfexplain.spaces import Supernet
 
 

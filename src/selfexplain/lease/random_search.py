@@ -9,9 +9,14 @@ from torch import Tensor
 from selfexplain.errors import InputError
 from selfexplain.hypergradients import Level, World, as_function
 from selfexplain.hypergradients.level import SINGLE, Variable
-from selfexplain.lease.levels import explainer, explainer_learns
 from selfexplain.lease.options import Rates
-from selfexplain.lease.search import ArchitectureSearch, Batch, Declaration
+from selfexplain.lease.search import (
+    ArchitectureSearch,
+    Batch,
+    Declaration,
+    explainer,
+    explainer_learns,
+)
 from selfexplain.spaces import Supernet, one_hot_architecture, random_genotype
 
 SCORED_BATCHES = 4

@@ -10,9 +10,8 @@ from selfexplain.errors import InputError
 from selfexplain.hypergradients import World
 from selfexplain.hypergradients.level import SINGLE, Function
 from selfexplain.lease.lease import LeaSE, with_gradient_path
-from selfexplain.lease.levels import Loss, Network
 from selfexplain.lease.options import LeaSEOptions, Rates
-from selfexplain.lease.search import Batch
+from selfexplain.lease.search import Batch, Loss, Network
 from selfexplain.spaces import Supernet
 
 
