@@ -180,7 +180,7 @@ def inner_product(
     return {name: tuple(next(found) for _ in leaves(v)) for name, v in towards.items()}
 
 
-# The hypergradient by one backward sweep over the levels, one mixed product each.
+# The hypergradient by one backward pass over the levels, one mixed product each.
 #
 # A step v' = M(v, g) with g = grad_v loss(v, x), where M is the move (direction, step size,
 # projection). An adjoint a of v' becomes m = (dM/dg)^T a, an exact inner product that costs
@@ -190,7 +190,7 @@ def inner_product(
 # shared variable receives is averaged over them where it is made (docs/hypergradients.md).
 
 
-SweepMode = Literal["finite_difference", "one_sided", "inner_product"]
+BackwardMode = Literal["finite_difference", "one_sided", "inner_product"]
 
 
 @dataclass(kw_only=True)
@@ -205,7 +205,7 @@ class _Taken:
     random_state: list[Tensor]
     loss: Tensor
     gradient: Variable
-    """Along which the variable moved."""
+    """Along which the variable was updated."""
     local_gradient: Variable
     """The same of this process's images alone."""
     at_start: Products | None = None
@@ -217,7 +217,7 @@ def unroll_backward(
     outer: Callable[[Variables], Tensor],
     variables: Variables,
     wrt: str,
-    mode: SweepMode = "finite_difference",
+    mode: BackwardMode = "finite_difference",
     radius: float | None = None,
     processes: World = SINGLE,
 ) -> Unrolled:
@@ -276,7 +276,7 @@ def _take(
     level: Level,
     view: dict[str, Variable],
     names: list[str],
-    mode: SweepMode,
+    mode: BackwardMode,
     processes: World,
 ) -> _Taken:
     """The gradient of a level's step, and what its mixed product will need."""
@@ -304,7 +304,7 @@ def _take(
 
 
 def _pulled_back(step: _Taken, adjoint: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The adjoint of the updated variable as one of the gradient it was moved along."""
+    """The adjoint of the updated variable as one of the gradient it was updated along."""
     along = fresh(step.gradient)
     updated = leaves(step.level.updated(step.seen[step.level.name], along))
     pairs = zip(updated, adjoint, strict=True)
@@ -314,7 +314,7 @@ def _pulled_back(step: _Taken, adjoint: tuple[Tensor, ...]) -> tuple[Tensor, ...
 def _product(
     step: _Taken,
     vector: tuple[Tensor, ...],
-    mode: SweepMode,
+    mode: BackwardMode,
     radius: float | None,
     processes: World,
 ) -> Products:

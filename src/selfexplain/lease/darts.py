@@ -26,7 +26,7 @@ class DARTS(ArchitectureSearch):
     Args:
         supernet: the network whose architecture is searched; trained in place.
         order: 2 differentiates through E'; 1 takes E' for E.
-        rates: how weights and architecture are moved.
+        rates: how weights and architecture are updated.
         mode: how the hypergradient of the second order is computed.
         seed: of the start architecture.
         processes: those that share each batch, equal parts each; all then move alike.

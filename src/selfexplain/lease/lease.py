@@ -16,7 +16,7 @@ from selfexplain.lease.search import (
     ArchitectureSearch,
     Batch,
     Declaration,
-    Explanation,
+    ImageFunction,
     Learner,
     Loss,
     Network,
@@ -155,8 +155,8 @@ class Explaining:
 
     levels: list[Level]
     start: dict[str, Variable]
-    delta: Explanation
-    shown: Explanation
+    delta: ImageFunction
+    shown: ImageFunction
 
 
 def explain_by_attack(
@@ -231,7 +231,7 @@ def explain_by_attack(
 def _shown(
     levels: list[Level],
     start: dict[str, Variable],
-    delta: Explanation,
+    delta: ImageFunction,
     x_BCHW: Tensor,
     options: LeaSEOptions,
 ) -> Explaining:
@@ -244,7 +244,7 @@ def _shown(
     return Explaining(levels, start, delta, shown)
 
 
-def _bounded_sum(names: list[str], eps: float) -> Explanation:
+def _bounded_sum(names: list[str], eps: float) -> ImageFunction:
     """Delta of the steps' variables."""
 
     def delta(v: Variables) -> Tensor:
@@ -258,11 +258,11 @@ def _bounded_sum(names: list[str], eps: float) -> Explanation:
     return delta
 
 
-def _in_units_of_x(delta: Explanation, std_C: Tensor) -> Explanation:
+def _in_units_of_x(delta: ImageFunction, std_C: Tensor) -> ImageFunction:
     return lambda v: delta(v) / std_C[:, None, None]
 
 
-def _shuffled(delta: Explanation, order_BP: Tensor) -> Explanation:
+def _shuffled(delta: ImageFunction, order_BP: Tensor) -> ImageFunction:
     return lambda v: shuffled(delta(v), order_BP)
 
 
@@ -298,7 +298,7 @@ class LeaSE(ArchitectureSearch):
     """Learning by self-explanation (Hosseini and Xie, arXiv 2012.12899).
 
     An explainer with a learnable architecture learns, explains its predictions by what perturbs
-    them, an audience learns from the explanations, and the architecture is moved such that both
+    them, an audience learns from the explanations, and the architecture is updated such that both
     then do well on held-out images (search.py has the formulas). One gradient step stands for each
     of the inner levels, and the architecture's gradient runs back through all of them.
 
@@ -309,7 +309,7 @@ class LeaSE(ArchitectureSearch):
         supernet: the explainer; trained in place.
         audience: any classifier (B, C, H, W) -> (B, K) on the same device; trained in place.
         options: see `LeaSEOptions`.
-        rates: how weights and architecture are moved.
+        rates: how weights and architecture are updated.
         std_C: standard deviations by which the images' pixels were divided, so that `eps` is in
             pixel units; None for images in [0, 1].
         seed: of the start architecture, and of what controls draw.
@@ -332,7 +332,7 @@ class LeaSE(ArchitectureSearch):
         'nasbench201'
     """
 
-    seen_by_audience: tuple[str, ...] = ("audience",)
+    audience_depends_on: tuple[str, ...] = ("audience",)
     """Variables that the audience's output depends on, beside its images."""
 
     def __init__(
@@ -376,7 +376,7 @@ class LeaSE(ArchitectureSearch):
             y_B,
             self.options.gamma,
             explaining.shown,
-            seen=self.seen_by_audience,
+            depends_on=self.audience_depends_on,
         )
         return Declaration(
             levels=[

@@ -33,7 +33,7 @@ class RandomSearch(ArchitectureSearch):
 
     Args:
         supernet: trained in place.
-        rates: how the weights are moved.
+        rates: how the weights are updated.
         candidates: how many cells are scored after an epoch.
         seed: of all that is drawn.
         processes: those that share each batch; each scores every candidate on the same images.
@@ -69,7 +69,7 @@ class RandomSearch(ArchitectureSearch):
         self._drawn = self._draw()
 
     def declare(self, train_batch: Batch, val_batch: Batch) -> Declaration:
-        """One level, at the cell that was drawn; the architecture is not moved by a gradient."""
+        """One level, at the cell that was drawn; the architecture is not updated by a gradient."""
         del val_batch
         learner = self.learners["explainer"]
         loss = explainer_learns(explainer(learner.own_step()), *train_batch)

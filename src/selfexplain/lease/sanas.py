@@ -33,7 +33,7 @@ class SANAS(LeaSE):
     Args:
         supernet: the network; trained in place.
         options: of LeaSE; lambda is not used.
-        rates: how weights and architecture are moved.
+        rates: how weights and architecture are updated.
         std_C: standard deviations by which the images' pixels were divided.
         seed: of the start architecture, and of what controls draw.
         processes: those that share each batch, equal parts each; all then move alike.
@@ -50,7 +50,7 @@ class SANAS(LeaSE):
         ['audience', 'delta_1', 'explainer', 'validation']
     """
 
-    seen_by_audience = ("audience", "architecture")
+    audience_depends_on = ("audience", "architecture")
 
     def __init__(
         self,

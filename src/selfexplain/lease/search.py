@@ -43,7 +43,7 @@ Loss = Callable[[Variables], Tensor]
 Network = Callable[[Variables, Tensor], Tensor]
 """Of the variables and images (B, C, H, W): logits (B, K)."""
 
-Explanation = Callable[[Variables], Tensor]
+ImageFunction = Callable[[Variables], Tensor]
 """Of the variables: a perturbation, or what is shown of it, (B, C, H, W)."""
 
 
@@ -63,7 +63,7 @@ def explainer_learns(f: Network, x_BCHW: Tensor, y_B: Tensor) -> Loss:
 
 
 def explainer_explains(
-    f: Network, x_BCHW: Tensor, delta: Explanation, target: Callable[[Tensor], Tensor]
+    f: Network, x_BCHW: Tensor, delta: ImageFunction, target: Callable[[Tensor], Tensor]
 ) -> Loss:
     """Level II: the sum over images of CE(f(x + delta; E, A), target); delta climbs it.
 
@@ -84,7 +84,7 @@ def explainer_explains(
 
 
 def explainer_scores(
-    f: Network, x_BCHW: Tensor, delta: Explanation, target: Callable[[Tensor], Tensor]
+    f: Network, x_BCHW: Tensor, delta: ImageFunction, target: Callable[[Tensor], Tensor]
 ) -> Loss:
     """In place of level II, for plain saliency: the sum over images of the target's score."""
 
@@ -101,8 +101,8 @@ def audience_learns(
     x_BCHW: Tensor,
     y_B: Tensor,
     gamma: float,
-    explained: Explanation,
-    seen: Sequence[str] = ("audience",),
+    explained: ImageFunction,
+    depends_on: Sequence[str] = ("audience",),
 ) -> Loss:
     """Level III: CE(g(x; W), y) + gamma CE(g(x (*) delta; W), y), on training images.
 
@@ -113,7 +113,7 @@ def audience_learns(
         y_B: their labels.
         gamma: weight of the second term; 0 leaves it out.
         explained: x (*) delta.
-        seen: names of the variables that g looks at.
+        depends_on: names of the variables that g looks at.
     """
 
     def loss(v: Variables) -> Tensor:
@@ -123,7 +123,7 @@ def audience_learns(
         # The other term does not depend on the explanation: where derivatives towards that alone
         # are wanted, it is left out. It comes last, so that what it draws (dropout) takes nothing
         # from the term that stays.
-        if gamma == 0 or any(t.requires_grad for name in seen for t in leaves(v[name])):
+        if gamma == 0 or any(t.requires_grad for name in depends_on for t in leaves(v[name])):
             terms.append(cross_entropy(g(v, x_BCHW), y_B))
         return torch.stack(terms).sum()
 
@@ -162,7 +162,7 @@ class OwnPrediction:
         return self.classes_B
 
 
-# A network whose weights are moved along gradients that were computed elsewhere.
+# A network whose weights are updated along gradients that were computed elsewhere.
 
 
 class Learner:
@@ -186,7 +186,7 @@ class Learner:
         self.start_lr, self.rates = lr, rates
         trainable = [p for p in module.parameters() if p.requires_grad]
         # A level's step along its gradient stands for this one, so there is no choice of another.
-        self.optimiser = make_optimizer(
+        self.optimizer = make_optimizer(
             "sgd",
             trainable,
             lr=lr,
@@ -204,12 +204,12 @@ class Learner:
     @property
     def lr(self) -> float:
         """The learning rate now."""
-        return float(self.optimiser.param_groups[0]["lr"])
+        return float(self.optimizer.param_groups[0]["lr"])
 
     def set_lr(self, factor: float) -> None:
         """Set the learning rate between its end (factor 0) and its start value (1)."""
         low = min(self.rates.lr_min, self.start_lr)
-        self.optimiser.param_groups[0]["lr"] = low + (self.start_lr - low) * factor
+        self.optimizer.param_groups[0]["lr"] = low + (self.start_lr - low) * factor
 
     def move(self, gradient: dict[str, Tensor]) -> None:
         """One step along a gradient by name."""
@@ -217,8 +217,8 @@ class Learner:
         for name, found in gradient.items():
             parameters[name].grad = found
         nn.utils.clip_grad_norm_(parameters.values(), self.rates.clip)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
 
     def own_step(self, buffers: dict[str, Tensor] | None = None) -> Function:
         """The network as a function of its parameters whose first call is its own training step.
@@ -259,13 +259,13 @@ class Learner:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds, in memory of its own."""
-        state = {"module": self.module.state_dict(), "optimiser": self.optimiser.state_dict()}
+        state = {"module": self.module.state_dict(), "optimiser": self.optimizer.state_dict()}
         return copy.deepcopy(state)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take back what `state` gave."""
         self.module.load_state_dict(state["module"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.optimizer.load_state_dict(state["optimiser"])
 
 
 Batch = tuple[Tensor, Tensor]
@@ -311,7 +311,7 @@ class Declaration:
 class ArchitectureSearch(ABC):
     """Moves a supernet's architecture by validation batches, its weights by training batches.
 
-    A search is a declaration of its levels (`declare`). Weights and architecture are moved
+    A search is a declaration of its levels (`declare`). Weights and architecture are updated
     together, along gradients that are taken at the same point.
 
     Args:
@@ -343,7 +343,7 @@ class ArchitectureSearch(ABC):
             for name, tensor in supernet.new_architecture(self.generator).items()
         }
         self.learners = {"explainer": Learner(supernet, rates.lr, rates)}
-        self.optimiser = torch.optim.Adam(
+        self.optimizer = torch.optim.Adam(
             self.architecture.values(),
             lr=rates.architecture_lr,
             betas=(0.5, 0.999),
@@ -379,7 +379,7 @@ class ArchitectureSearch(ABC):
             move_architecture: False in a warm-up: the validation batch is not looked at.
 
         Returns:
-            The loss of each level and, if the architecture was moved, of the outer level.
+            The loss of each level and, if the architecture was updated, of the outer level.
 
         Raises:
             SearchDivergedError: several steps in a row had to be skipped.
@@ -420,8 +420,8 @@ class ArchitectureSearch(ABC):
         if isinstance(hypergradient, dict) and hypergradient:
             for name, tensor in self.architecture.items():
                 tensor.grad = hypergradient[name]
-            self.optimiser.step()
-            self.optimiser.zero_grad(set_to_none=True)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
         for name, learner in self.learners.items():
             found = gradients[name]
             if isinstance(found, dict):
@@ -444,7 +444,7 @@ class ArchitectureSearch(ABC):
         """What a checkpoint holds: tensors, numbers and strings."""
         return {
             "architecture": {name: t.detach().clone() for name, t in self.architecture.items()},
-            "optimiser": copy.deepcopy(self.optimiser.state_dict()),
+            "optimiser": copy.deepcopy(self.optimizer.state_dict()),
             "learners": {name: learner.state() for name, learner in self.learners.items()},
             "generator": self.generator.get_state(),
             "skipped": [self.skipped, self._skipped_in_a_row],
@@ -455,7 +455,7 @@ class ArchitectureSearch(ABC):
         with torch.no_grad():
             for name, tensor in self.architecture.items():
                 tensor.copy_(state["architecture"][name])
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.optimizer.load_state_dict(state["optimiser"])
         for name, learner in self.learners.items():
             learner.restore(state["learners"][name])
         self.generator.set_state(state["generator"])

@@ -100,7 +100,7 @@ PREPARATIONS: dict[str, Preparation] = {
 """Name -> function(node, stride) of what an operation does before its weights come in."""
 
 
-class Shape(NamedTuple):
+class OperationShape(NamedTuple):
     """What the weights of an operation depend on."""
 
     channels: int
@@ -109,7 +109,9 @@ class Shape(NamedTuple):
     edges: int
 
 
-def _depthwise_separable(shape: Shape, kernel: int, stride: int, dilation: int) -> list[nn.Module]:
+def _depthwise_separable(
+    shape: OperationShape, kernel: int, stride: int, dilation: int
+) -> list[nn.Module]:
     channels = shape.edges * shape.channels
     return [
         DepthwiseConv2d(channels, kernel, stride, dilation),
@@ -117,11 +119,11 @@ def _depthwise_separable(shape: Shape, kernel: int, stride: int, dilation: int) 
     ]
 
 
-def _repeat(shape: Shape) -> list[nn.Module]:
+def _repeat(shape: OperationShape) -> list[nn.Module]:
     return [Repeat(shape.edges)] if shape.edges > 1 else []
 
 
-def _separable(shape: Shape, kernel: int) -> list[nn.Module]:
+def _separable(shape: OperationShape, kernel: int) -> list[nn.Module]:
     return [
         *_repeat(shape),
         *_depthwise_separable(shape, kernel, shape.stride, dilation=1),
@@ -131,11 +133,11 @@ def _separable(shape: Shape, kernel: int) -> list[nn.Module]:
     ]
 
 
-def _dilated(shape: Shape, kernel: int) -> list[nn.Module]:
+def _dilated(shape: OperationShape, kernel: int) -> list[nn.Module]:
     return [*_repeat(shape), *_depthwise_separable(shape, kernel, shape.stride, dilation=2)]
 
 
-def _convolution(shape: Shape, kernel: int) -> list[nn.Module]:
+def _convolution(shape: OperationShape, kernel: int) -> list[nn.Module]:
     outputs = shape.edges * shape.channels
     return [nn.Conv2d(shape.channels, outputs, kernel, padding=kernel // 2, bias=False)]
 
@@ -144,7 +146,7 @@ class Operation(NamedTuple):
     """Name of the preparation, and the layers between it and the last BatchNorm (None: neither)."""
 
     preparation: str
-    layers: Callable[[Shape], list[nn.Module]] | None = None
+    layers: Callable[[OperationShape], list[nn.Module]] | None = None
 
 
 OPERATIONS: dict[str, Operation] = {
@@ -191,7 +193,7 @@ class Weighted(nn.Module):
         super().__init__()
         layers = operation(name, stride).layers
         assert layers is not None, name
-        self.layers = nn.Sequential(*layers(Shape(channels, stride, affine, edges)))
+        self.layers = nn.Sequential(*layers(OperationShape(channels, stride, affine, edges)))
         self.norm = ScaledBatchNorm(edges * channels, affine=affine)
 
     def forward(self, prepared_BCHW: Tensor, scale_C: Tensor | None = None) -> Tensor:
@@ -264,7 +266,7 @@ def set_drop_path(network: nn.Module, probability: float) -> None:
 # Shape suffixes: B batch, C channels, H and W space, k kernel.
 
 
-COLUMNS = 3
+FAST_COLUMNS = 3
 """Columns of a kernel up to which the gradient towards the kernel is fast."""
 
 
@@ -332,12 +334,12 @@ def kernel_gradient(
         gradient_BCHW, x_BCHW = quarters(gradient_BCHW), quarters(x_BCHW)
     size, width = kernel_C1kk.shape[-1], x_BCHW.shape[-1]
     half = size // 2
-    if size <= COLUMNS:
+    if size <= FAST_COLUMNS:
         return _gradients(gradient_BCHW, x_BCHW, kernel_C1kk, (half, half), towards=1)
     padded_BCHW = F.pad(x_BCHW, (half, half))
     found = []
-    for start in range(0, size, COLUMNS):
-        columns = kernel_C1kk[..., start : start + COLUMNS]
+    for start in range(0, size, FAST_COLUMNS):
+        columns = kernel_C1kk[..., start : start + FAST_COLUMNS]
         seen_BCHW = padded_BCHW[..., start : start + width + columns.shape[-1] - 1]
         found.append(_gradients(gradient_BCHW, seen_BCHW, columns, (half, 0), towards=1))
     return torch.cat(found, dim=-1)
@@ -433,7 +435,7 @@ class DepthwiseConv2d(nn.Conv2d):
         if stride == dilation == 2:  # every pixel that is read has even coordinates
             x_BCHW, stride, dilation = x_BCHW[:, :, ::2, ::2], 1, 1
         on_cpu = x_BCHW.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-        if on_cpu and stride == 1 and (dilation > 1 or self.kernel_size[0] > COLUMNS):
+        if on_cpu and stride == 1 and (dilation > 1 or self.kernel_size[0] > FAST_COLUMNS):
             out: Tensor = _DepthwiseOnCPU.apply(  # type: ignore[no-untyped-call]
                 x_BCHW, self.weight, dilation
             )
