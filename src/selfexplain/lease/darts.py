@@ -29,7 +29,7 @@ class DARTS(ArchitectureSearch):
         rates: how weights and architecture are updated.
         mode: how the hypergradient of the second order is computed.
         seed: of the start architecture.
-        processes: those that share each batch, equal parts each; all then move alike.
+        processes: those that share each batch, equal parts each; all are then updated alike.
 
     Example:
         >>> import torch

@@ -313,7 +313,7 @@ class LeaSE(ArchitectureSearch):
         std_C: standard deviations by which the images' pixels were divided, so that `eps` is in
             pixel units; None for images in [0, 1].
         seed: of the start architecture, and of what controls draw.
-        processes: those that share each batch, equal parts each; all then move alike.
+        processes: those that share each batch, equal parts each; all are then updated alike.
 
     Raises:
         InputError: the audience does not return as many classes as the supernet.

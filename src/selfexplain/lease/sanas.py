@@ -36,7 +36,7 @@ class SANAS(LeaSE):
         rates: how weights and architecture are updated.
         std_C: standard deviations by which the images' pixels were divided.
         seed: of the start architecture, and of what controls draw.
-        processes: those that share each batch, equal parts each; all then move alike.
+        processes: those that share each batch, equal parts each; all are then updated alike.
 
     Example:
         >>> import torch

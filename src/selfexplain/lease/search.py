@@ -176,7 +176,7 @@ class Learner:
     Example:
         >>> learner = Learner(nn.Linear(2, 1, bias=False), 0.1, Rates(weight_decay=0.0))
         >>> before = learner.weights["weight"].clone()
-        >>> learner.move({"weight": torch.ones(1, 2)})
+        >>> learner.update({"weight": torch.ones(1, 2)})
         >>> torch.allclose(before - learner.weights["weight"], torch.tensor([[0.1, 0.1]]))
         True
     """
@@ -211,7 +211,7 @@ class Learner:
         low = min(self.rates.lr_min, self.start_lr)
         self.optimizer.param_groups[0]["lr"] = low + (self.start_lr - low) * factor
 
-    def move(self, gradient: dict[str, Tensor]) -> None:
+    def update(self, gradient: dict[str, Tensor]) -> None:
         """One step along a gradient by name."""
         parameters = dict(self.module.named_parameters())
         for name, found in gradient.items():
@@ -227,7 +227,7 @@ class Learner:
         later one, at displaced parameters, leaves them alone.
 
         Args:
-            buffers: running statistics to move in place of the module's own.
+            buffers: running statistics to update in place of the module's own.
         """
         kept = dict(self.module.named_buffers()) if buffers is None else buffers
         updated = {name: buffer.clone() for name, buffer in kept.items()}
@@ -295,7 +295,7 @@ class Declaration:
     """One step of a search, as levels and an outer loss.
 
     Args:
-        levels: each takes one gradient step; those named as a learner move its weights.
+        levels: each takes one gradient step; those named as a learner update its weights.
         outer: the architecture's loss.
         start: start values of variables that belong to this step alone.
         mode: how the hypergradient is computed; None to ignore how the stepped variables depend on
@@ -318,7 +318,7 @@ class ArchitectureSearch(ABC):
         supernet: the explainer, on its device; it is put in training mode and trained in place.
         rates: how weights and architecture are updated.
         seed: of the start architecture, and of all that a step draws.
-        processes: those that share each batch, equal parts each; all then move alike.
+        processes: those that share each batch, equal parts each; all are then updated alike.
 
     Example:
         >>> from selfexplain.lease import DARTS
@@ -398,10 +398,10 @@ class ArchitectureSearch(ABC):
             hypergradient, outer = unrolled.hypergradient, {"validation": unrolled.outer}
             if step.mode is not None:
                 losses, gradients = dict(unrolled.losses), dict(unrolled.gradients)
-        self._move({name: gradients[name] for name in self.learners}, hypergradient)
+        self._update({name: gradients[name] for name in self.learners}, hypergradient)
         return {name: float(loss) for name, loss in {**losses, **outer}.items()}
 
-    def _move(self, gradients: dict[str, Variable], hypergradient: Variable) -> None:
+    def _update(self, gradients: dict[str, Variable], hypergradient: Variable) -> None:
         everything = [t for v in (*gradients.values(), hypergradient) for t in leaves(v)]
         finite = all_finite(everything)  # the same in all processes, as they are means over them
         for learner in self.learners.values():
@@ -425,7 +425,7 @@ class ArchitectureSearch(ABC):
         for name, learner in self.learners.items():
             found = gradients[name]
             if isinstance(found, dict):
-                learner.move(found)
+                learner.update(found)
 
     def end_epoch(self, held_out: Iterable[Batch]) -> None:
         """Look at held-out batches after an epoch, if the method does; here it does not."""
