@@ -190,7 +190,7 @@ class Run:
 
     objective: Objective
     wrapped: Any
-    optimiser: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer
     wrapped_optimizer: Any
     average: AveragedModel | None
     gradients: Step | None = None
@@ -214,7 +214,7 @@ def start(objective: Objective, options: TrainingOptions, fabric: Fabric) -> Run
     if options.channels_last:
         objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     objective.train()
-    optimiser = make_optimizer(
+    optimizer = make_optimizer(
         options.optimizer,
         objective,
         lr=options.lr,
@@ -229,11 +229,11 @@ def start(objective: Objective, options: TrainingOptions, fabric: Fabric) -> Run
             multi_avg_fn=get_ema_multi_avg_fn(options.ema),  # type: ignore[no-untyped-call]
             use_buffers=True,
         )
-    wrapped, wrapped_optimizer = fabric.setup(objective, optimiser)
+    wrapped, wrapped_optimizer = fabric.setup(objective, optimizer)
     return Run(
         objective=objective,
         wrapped=wrapped,
-        optimiser=optimiser,
+        optimizer=optimizer,
         wrapped_optimizer=wrapped_optimizer,
         average=average,
     )
@@ -246,8 +246,8 @@ def state_of(run: Run, fabric: Fabric, identity: str) -> dict[str, Any]:
         "identity": identity,
         "epochs_done": run.epochs_done,
         "objective": run.objective.state_dict(),
-        "optimizer": type(run.optimiser).__name__,
-        "optimiser": run.optimiser.state_dict(),
+        "optimizer": type(run.optimizer).__name__,
+        "optimiser": run.optimizer.state_dict(),
         "average": None if run.average is None else run.average.state_dict(),
         "precision": fabric.strategy.precision.state_dict(),
     }
@@ -262,14 +262,14 @@ def restore(run: Run, fabric: Fabric, state: dict[str, Any], identity: str, path
     """
     check_identity(state, identity, path)
     made_with = state.get("optimizer", "SGD")  # the only one of 0.1.0, which said nothing of it
-    if made_with != type(run.optimiser).__name__:
+    if made_with != type(run.optimizer).__name__:
         raise InputError(
             f"the checkpoint {path} is of a training with {made_with}, not "
-            f"{type(run.optimiser).__name__}; pass the optimizer it was made with"
+            f"{type(run.optimizer).__name__}; pass the optimizer it was made with"
         )
     with loading_from(path):
         run.objective.load_state_dict(state["objective"])
-        run.optimiser.load_state_dict(state["optimiser"])
+        run.optimizer.load_state_dict(state["optimiser"])
         if run.average is not None:
             run.average.load_state_dict(state["average"])
         fabric.strategy.precision.load_state_dict(state["precision"])

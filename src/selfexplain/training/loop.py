@@ -272,7 +272,7 @@ def _train_epoch(
         raise _diverged("a weight or the loss is not finite", epoch, len(batches), options, path)
     return {
         "epoch": epoch + 1,
-        "learning_rate": run.optimiser.param_groups[0]["lr"],
+        "learning_rate": run.optimizer.param_groups[0]["lr"],
         **mean_numbers(meter.means()),
         "step_seconds": (time.perf_counter() - started) / len(batches),
     }
@@ -287,7 +287,7 @@ def _set_learning_rate(run: Run, options: TrainingOptions, step: int, epoch_step
     factor = cosine_with_warmup(
         step, options.epochs * epoch_steps, options.warmup_epochs * epoch_steps
     )
-    for group in run.optimiser.param_groups:
+    for group in run.optimizer.param_groups:
         group["lr"] = options.largest_lr * factor
 
 
