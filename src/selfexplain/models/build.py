@@ -116,19 +116,18 @@ def check_weights(name: str) -> None:
         lite_file(name)
 
 
-def check_hub_is_meant(name: str, pretrained: bool) -> None:
-    """Raise InputError for the name of weights where training is to start without them.
+def check_without_weights(
+    name: str, remedy: str = "pass --pretrained to start from them, or another model"
+) -> None:
+    """Raise InputError for the name of weights where there shall be none.
 
     Example:
-        >>> check_hub_is_meant("hf:microsoft/resnet-18", pretrained=False)
+        >>> check_without_weights("hf:microsoft/resnet-18")
         Traceback (most recent call last):
         selfexplain.errors.InputError: hf:microsoft/resnet-18 names weights; pass --pretrained ...
     """
-    if not pretrained and (name.startswith("hf:") or SOURCED.match(name)):
-        raise InputError(
-            f"{name} names weights; pass --pretrained to start from them, or another model to "
-            "start from none"
-        )
+    if name.startswith("hf:") or SOURCED.match(name):
+        raise InputError(f"{name} names weights; {remedy}")
 
 
 def pretraining_of(name: str) -> Pretraining:

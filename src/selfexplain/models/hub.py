@@ -7,6 +7,7 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,18 @@ from selfexplain.models.pretrained import Pretraining, first_misfit, imagenet_cl
 
 SOURCED = re.compile(r"timm:(hf[-_]hub|local-dir):")
 """What begins the name of a model of timm's that lies on the hub, or in a folder."""
+
+
+def lies_in_folder(name: object) -> bool:
+    """Whether the name of a model is that of a folder of this machine.
+
+    Example:
+        >>> lies_in_folder("timm:local-dir:weights"), lies_in_folder("timm:resnet18")
+        (True, False)
+    """
+    if not isinstance(name, str):
+        return False
+    return name.startswith("timm:local-dir:") or (name[:3] == "hf:" and Path(name[3:]).is_dir())
 
 
 def timm_for(name: str, *, pretrained: bool) -> Any:

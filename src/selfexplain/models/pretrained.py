@@ -28,6 +28,10 @@ class Pretraining:
         image_size: side in pixels of the square images.
         crop: part of the shorter side that is kept of a photograph, as when they were published.
         class_names: of the K classes of their head.
+
+    Example:
+        >>> lite_pretraining("efficientnet_lite0").image_size
+        224
     """
 
     mean: tuple[float, ...]
