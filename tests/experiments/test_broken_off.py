@@ -18,6 +18,7 @@ import selfexplain
 from selfexplain import __main__ as program
 from selfexplain.app.board import read_examples
 from selfexplain.cli import main
+from selfexplain.distributed import lost_process_said
 from selfexplain.errors import InputError, LostProcessError, WriteError
 from selfexplain.experiments import run_dir as folders
 from selfexplain.experiments.explain.explain import load_run
@@ -32,7 +33,6 @@ from selfexplain.launchers import Failed, Serial, Trial
 from selfexplain.launchers.trials import attempt
 from selfexplain.training import TrainingOptions, processes
 from selfexplain.training.checkpoint import epochs_kept
-from selfexplain.training.processes import lost_process_said
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 

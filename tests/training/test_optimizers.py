@@ -229,7 +229,7 @@ def test_costs_are_timed_with_the_optimizer_of_the_runs(
 def test_a_checkpoint_of_another_optimizer_is_refused(tmp_path: Path) -> None:
     from lightning_fabric import Fabric
 
-    from selfexplain.training.checkpoint import restore, start, state_of
+    from selfexplain.training.loop import restore, start, state_of
 
     fabric = Fabric(accelerator="cpu", devices=1)
 

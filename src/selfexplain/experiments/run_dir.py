@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from selfexplain.data.images import Ranges
+from selfexplain.distributed import lost_process_said
 from selfexplain.errors import BrokenOffError, InputError, first_line
 from selfexplain.experiments.data import Prepared
 from selfexplain.experiments.options import RunConfig, first_process, shortened, to_dict
@@ -35,7 +36,6 @@ from selfexplain.files import (
 from selfexplain.records import escaped, printable
 from selfexplain.training.checkpoint import epochs_kept, loading_from
 from selfexplain.training.log import EpochLog
-from selfexplain.training.processes import lost_process_said
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

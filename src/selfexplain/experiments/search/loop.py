@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from selfexplain.data import Batches, normalise
+from selfexplain.distributed import exists_for_all
 from selfexplain.errors import InputError
 from selfexplain.experiments.data import Prepared, predict_together
 from selfexplain.experiments.fit.snapshots import only_warned
@@ -36,7 +37,6 @@ from selfexplain.training.checkpoint import (
 )
 from selfexplain.training.log import EpochLog
 from selfexplain.training.loggers import Logger
-from selfexplain.training.processes import exists_for_all
 
 # What the explainer would show its audience of a few held-out images, epoch after epoch.
 #
