@@ -61,7 +61,6 @@ class Run:
     average: AveragedModel | None
     gradients: Step | None = None
     """Forward and backward of the epoch that is walked."""
-    epochs_done: int = 0
 
     @property
     def evaluated_model(self) -> nn.Module:
@@ -105,12 +104,9 @@ def start(objective: Objective, options: TrainingOptions, fabric: Fabric) -> Run
     )
 
 
-def state_of(run: Run, fabric: Fabric, identity: str) -> dict[str, Any]:
-    """What a checkpoint holds: tensors, numbers and strings."""
+def state_of(run: Run, fabric: Fabric) -> dict[str, Any]:
+    """What a checkpoint holds of a training: tensors, numbers and strings."""
     return {
-        "format": FORMAT,
-        "identity": identity,
-        "epochs_done": run.epochs_done,
         "objective": run.objective.state_dict(),
         "optimizer": type(run.optimiser).__name__,
         "optimiser": run.optimiser.state_dict(),
@@ -119,27 +115,23 @@ def state_of(run: Run, fabric: Fabric, identity: str) -> dict[str, Any]:
     }
 
 
-def restore(run: Run, fabric: Fabric, state: dict[str, Any], identity: str, path: Path) -> None:
+def restore(run: Run, fabric: Fabric, state: dict[str, Any], path: Path) -> None:
     """Take a run back to where a checkpoint was made.
 
     Raises:
-        InputError: the checkpoint is of another format or configuration, is damaged, or its
-            weights are of another model.
+        InputError: the checkpoint is of another optimizer.
     """
-    check_identity(state, identity, path)
     made_with = state.get("optimizer", "SGD")  # the only one of 0.1.0, which said nothing of it
     if made_with != type(run.optimiser).__name__:
         raise InputError(
             f"the checkpoint {path} is of a training with {made_with}, not "
             f"{type(run.optimiser).__name__}; pass the optimizer it was made with"
         )
-    with loading_from(path):
-        run.objective.load_state_dict(state["objective"])
-        run.optimiser.load_state_dict(state["optimiser"])
-        if run.average is not None:
-            run.average.load_state_dict(state["average"])
-        fabric.strategy.precision.load_state_dict(state["precision"])
-        run.epochs_done = epochs_done(state)
+    run.objective.load_state_dict(state["objective"])
+    run.optimiser.load_state_dict(state["optimiser"])
+    if run.average is not None:
+        run.average.load_state_dict(state["average"])
+    fabric.strategy.precision.load_state_dict(state["precision"])
 
 
 # The learning rate as a function of the step, with no state to save.
@@ -239,6 +231,81 @@ class EpochBatches(Protocol):
         """The same with each image's place in the training set (B,)."""
 
 
+# The epochs of a training, or of a search: resumed, logged, and saved after each.
+
+
+class Epochs(Protocol):
+    """What is taken through epochs: a training, or a search."""
+
+    stopped: bool
+    """Whether it has ended before its last epoch."""
+
+    def begin(self, epoch: int) -> None:
+        """What comes before the global generator is seeded for an epoch, counted from 0."""
+
+    def walk(self, epoch: int) -> dict[str, Any]:
+        """Take the steps of an epoch; what there is to log of it. On every process."""
+
+    def show(self, epoch: int) -> None:
+        """What the first process does after the epoch of this number, from 1, to show it."""
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds: tensors, numbers and strings."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to where a checkpoint was made; what does not fit may raise anything."""
+
+
+def walk_epochs(
+    job: Epochs,
+    epochs: int,
+    *,
+    fabric: Fabric,
+    log: EpochLog,
+    path: Path,
+    seed: int,
+    identity: str,
+    resume: bool,
+) -> int:
+    """Walk the epochs that are left; a line in the log and a checkpoint after each. How many were.
+
+    Args:
+        job: what is walked.
+        epochs: how many there are in all.
+        fabric: where; its first process writes.
+        log: of the epochs.
+        path: of the checkpoint.
+        seed: of everything random in the steps themselves (dropout and the like).
+        identity: a text that stands for the whole configuration.
+        resume: continue from the checkpoint if there is one.
+
+    Raises:
+        InputError: the checkpoint cannot be read, or is of another configuration.
+    """
+    done = 0
+    if resume and exists_for_all(path):
+        state = load_checkpoint(path)
+        check_identity(state, identity, path)
+        with loading_from(path):
+            job.restore(state)
+            done = epochs_done(state)
+    if fabric.is_global_zero:
+        log.cut_after(done)
+    with global_generator_kept(fabric.device):
+        while done < epochs and not job.stopped:
+            job.begin(done)
+            torch.manual_seed(epoch_seed(seed, done, fabric.global_rank))
+            metrics = job.walk(done)
+            done += 1
+            if fabric.is_global_zero:
+                job.show(done)
+                log.write({"epoch": done, **metrics})
+                about = {"format": FORMAT, "identity": identity, "epochs_done": done}
+                save_checkpoint(path, about | job.state())
+            fabric.barrier()
+    return done
+
+
 class DivergedError(InputError):
     """The loss or a weight stopped being a finite number.
 
@@ -306,32 +373,72 @@ def train(
         ...     folder=Path(tempfile.mkdtemp()),
         ... )
     """
-    run = start(objective, options, fabric)
-    parts = CompiledParts(objective) if options.compile else None
-    path = folder / "checkpoint.pt"
-    if resume and exists_for_all(path):
-        restore(run, fabric, load_checkpoint(path), identity, path)
-    log = EpochLog(folder, loggers) if fabric.is_global_zero else None
-    if log is not None:
-        log.cut_after(run.epochs_done)
-    with global_generator_kept(fabric.device):
-        for epoch in range(run.epochs_done, options.epochs):
-            before_epoch(epoch)
-            objective.begin_epoch(epoch, options.epochs)
-            torch.manual_seed(epoch_seed(seed, epoch, fabric.global_rank))
-            compiled = compiled_steps(parts, objective, cuda_graph=options.cuda_graph)
-            with autotuned_convolutions(), compiled:
-                metrics = _train_epoch(run, batches, options, fabric, epoch, on_step, path)
-            take_from_first(run.buffers())
-            if score is not None:
-                metrics |= score(run.evaluated_model)
-            run.epochs_done = epoch + 1
-            if log is not None:
-                after_epoch(epoch + 1, run.evaluated_model)
-                log.write(metrics)
-                save_checkpoint(path, state_of(run, fabric, identity))
-            fabric.barrier()
-    return run.evaluated_model
+    training = _Training(
+        start(objective, options, fabric),
+        batches,
+        options,
+        fabric,
+        folder / "checkpoint.pt",
+        before_epoch,
+        after_epoch,
+        on_step,
+        score,
+    )
+    walk_epochs(
+        training,
+        options.epochs,
+        fabric=fabric,
+        log=EpochLog(folder, loggers),
+        path=training.path,
+        seed=seed,
+        identity=identity,
+        resume=resume,
+    )
+    return training.run.evaluated_model
+
+
+@dataclass
+class _Training:
+    """A training on its way through the epochs; its fields are those of `train`."""
+
+    run: Run
+    batches: EpochBatches
+    options: TrainingOptions
+    fabric: Fabric
+    path: Path
+    before_epoch: Callable[[int], None]
+    after_epoch: Callable[[int, nn.Module], None]
+    on_step: Callable[[int, int], None]
+    score: Callable[[nn.Module], dict[str, float]] | None
+    stopped: bool = False
+
+    def __post_init__(self) -> None:
+        self.parts = CompiledParts(self.run.objective) if self.options.compile else None
+
+    def begin(self, epoch: int) -> None:
+        self.before_epoch(epoch)
+        self.run.objective.begin_epoch(epoch, self.options.epochs)
+
+    def walk(self, epoch: int) -> dict[str, float]:
+        objective, options = self.run.objective, self.options
+        compiled = compiled_steps(self.parts, objective, cuda_graph=options.cuda_graph)
+        with autotuned_convolutions(), compiled:
+            metrics = _train_epoch(
+                self.run, self.batches, options, self.fabric, epoch, self.on_step, self.path
+            )
+        take_from_first(self.run.buffers())
+        if self.score is not None:
+            metrics |= self.score(self.run.evaluated_model)
+        return metrics
+
+    def show(self, epoch: int) -> None:
+        self.after_epoch(epoch, self.run.evaluated_model)
+
+    def state(self) -> dict[str, Any]:
+        return state_of(self.run, self.fabric)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        restore(self.run, self.fabric, state, self.path)
 
 
 def _train_epoch(
@@ -374,7 +481,6 @@ def _train_epoch(
     if not _all_agree(fabric, meter.finite() and all_finite(weights)):
         raise _diverged("a weight or the loss is not finite", epoch, len(batches), options, path)
     return {
-        "epoch": epoch + 1,
         "learning_rate": run.optimiser.param_groups[0]["lr"],
         **mean_numbers(meter.means()),
         "step_seconds": (time.perf_counter() - started) / len(batches),

@@ -120,8 +120,8 @@ def _search(
             "class_names": list(prepared.class_names),
         }
         _write_run(config, device, images, processes.count)
-    progress = SearchProgress(config, search, halves, prepared, device, identity, loggers)
-    progress.run(on_step)
+    progress = SearchProgress(config, search, halves, prepared, fabric, loggers)
+    progress.run(identity, on_step)
     if not fabric.is_global_zero:
         return {}
     write_outcome(config.out, progress.genotype, progress.lines())
