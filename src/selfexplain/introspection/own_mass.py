@@ -25,8 +25,12 @@ from selfexplain.introspection.target import (
 )
 from selfexplain.objectives.options import OwnMassOptions
 from selfexplain.objectives.ps_kd import check_places
-from selfexplain.objectives.shared.base import ObjectiveContext, Range, Tunable
-from selfexplain.objectives.shared.functional import true_mask
+from selfexplain.objectives.shared.base import (
+    ObjectiveContext,
+    Range,
+    Tunable,
+    true_mask,
+)
 from selfexplain.objectives.shared.memory import Epochs, RisingShare, check_rows
 
 

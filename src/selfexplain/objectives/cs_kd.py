@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from selfexplain.distributed import gathered
 from selfexplain.errors import InputError
-from selfexplain.explanations.model_state import preserved
+from selfexplain.explanations.hooks import preserved
 from selfexplain.objectives.options import CSKDOptions
 from selfexplain.objectives.shared.base import (
     Objective,
@@ -23,8 +23,8 @@ from selfexplain.objectives.shared.base import (
     Range,
     Tunable,
     check_logits,
+    softened_kl,
 )
-from selfexplain.objectives.shared.functional import softened_kl
 from selfexplain.objectives.shared.memory import Memory, bytes_of
 
 

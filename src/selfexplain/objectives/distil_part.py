@@ -18,13 +18,15 @@ from torch import Tensor, nn
 from selfexplain.distributed import gathered
 from selfexplain.objectives.options import PARTS, DistilPartOptions, Part
 from selfexplain.objectives.shared.base import (
+    Counts,
+    KeepsPrecision,
     ObjectiveContext,
     Range,
     Tunable,
     check_logits,
+    non_target,
+    put_together,
 )
-from selfexplain.objectives.shared.functional import non_target, put_together
-from selfexplain.objectives.shared.memory import Counts, KeepsPrecision
 from selfexplain.objectives.shared.teacher import DistillationObjective
 
 

@@ -14,8 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.objectives.options import DKDOptions
-from selfexplain.objectives.shared.base import Range, Tunable, check_logits
-from selfexplain.objectives.shared.functional import non_target
+from selfexplain.objectives.shared.base import (
+    Range,
+    Tunable,
+    check_logits,
+    non_target,
+)
 from selfexplain.objectives.shared.memory import Epochs
 from selfexplain.objectives.shared.teacher import DistillationObjective
 

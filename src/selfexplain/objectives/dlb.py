@@ -21,8 +21,8 @@ from selfexplain.objectives.shared.base import (
     Range,
     Tunable,
     check_logits,
+    softened_kl,
 )
-from selfexplain.objectives.shared.functional import softened_kl
 from selfexplain.objectives.shared.memory import Memory, bytes_of
 
 

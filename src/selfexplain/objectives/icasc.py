@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from selfexplain.errors import InputError
 from selfexplain.explanations import capture, find_earlier_layer, maps_of_own_classes
-from selfexplain.explanations.layers import ExplainedLayer
+from selfexplain.explanations.layout import ExplainedLayer
 from selfexplain.objectives.options import AttentionSeparabilityOptions
 from selfexplain.objectives.shared.base import Range, Tunable, check_logits
 from selfexplain.objectives.shared.explaining import ExplainingObjective

@@ -12,8 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.objectives.options import BornAgainOptions, KDOptions
-from selfexplain.objectives.shared.base import Range, Tunable, check_logits
-from selfexplain.objectives.shared.functional import softened_kl
+from selfexplain.objectives.shared.base import (
+    Range,
+    Tunable,
+    check_logits,
+    softened_kl,
+)
 from selfexplain.objectives.shared.teacher import DistillationObjective
 
 

@@ -16,6 +16,7 @@ from selfexplain.errors import InputError
 from selfexplain.objectives.options import MixupOptions
 from selfexplain.objectives.shared.base import (
     Choice,
+    Counts,
     Objective,
     ObjectiveContext,
     Range,
@@ -23,7 +24,6 @@ from selfexplain.objectives.shared.base import (
     Wrapper,
     check_index_type,
 )
-from selfexplain.objectives.shared.memory import Counts
 
 SEEDS = 2**64
 """How many there are."""

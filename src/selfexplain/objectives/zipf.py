@@ -23,8 +23,9 @@ from selfexplain.objectives.shared.base import (
     Range,
     Tunable,
     check_logits,
+    non_target_loss,
+    true_mask,
 )
-from selfexplain.objectives.shared.functional import non_target_loss, true_mask
 
 
 def dense_votes(scores_BKN: Tensor) -> Tensor:
