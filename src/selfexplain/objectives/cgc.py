@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.explanations import MapKind, maps_of_own_classes
-from selfexplain.explanations.layout import check_kind
 from selfexplain.objectives.options import ContrastiveGradCamOptions
 from selfexplain.objectives.shared.base import Range, Tunable
 from selfexplain.objectives.shared.explaining import ExplainingObjective, StepRandom
@@ -197,7 +196,7 @@ class ContrastiveGradCam(ExplainingObjective):
         self.temperature = temperature
         self.min_area = min_area
         self.mirror = mirror
-        self.kind: MapKind = check_kind(kind)
+        self.kind: MapKind = kind
         self.layer = layer
         self.random = StepRandom()
 

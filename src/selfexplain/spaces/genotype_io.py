@@ -9,21 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from selfexplain.errors import InputError
-from selfexplain.files import atomic_file
+from selfexplain.files import DIGEST, atomic_file, is_whole, sealed
 from selfexplain.records import (
     ANYTHING,
-    DIGEST,
     ListOf,
     MapOf,
     Text,
     Whole,
     escaped,
-    is_whole,
     misfit,
     parse_json,
     quoted,
     read_text,
-    sealed,
 )
 from selfexplain.spaces.genotype import FAMILIES, Cell, Edge, Genotype
 from selfexplain.spaces.space import SPACES, families

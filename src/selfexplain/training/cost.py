@@ -18,10 +18,16 @@ import torch
 from torch import Tensor
 
 from selfexplain.objectives.shared.base import Objective
-from selfexplain.training.compile import CompiledParts, autotuned_convolutions, compiled_steps
-from selfexplain.training.cuda_graph import ORDINARY_STEPS, Step, gradient_step
 from selfexplain.training.optimizers import make_optimizer
 from selfexplain.training.options import OptimizerName
+from selfexplain.training.steps import (
+    ORDINARY_STEPS,
+    CompiledParts,
+    Step,
+    autotuned_convolutions,
+    compiled_steps,
+    gradient_step,
+)
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -185,7 +191,7 @@ def interleaved_cost(
 
 
 class _Stepper:
-    """An objective with an optimiser of its own; a call takes the steps of one cycle."""
+    """An objective with an optimizer of its own; a call takes the steps of one cycle."""
 
     def __init__(
         self,

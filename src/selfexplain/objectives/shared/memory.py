@@ -126,7 +126,7 @@ class TensorMemory(nn.Module):
     def keep(self, **tensors: Tensor) -> None:
         """Copy the values of these tensors, which are all of the memory's.
 
-        They are written into the same memory each time, as a recorded step (training/cuda_graph.py)
+        They are written into the same memory each time, as a recorded step (training/steps.py)
         does, unless they have another shape or type than those before.
         """
         tensors = {name: tensors[name] for name in self.names}
