@@ -10,14 +10,13 @@ from torch import Tensor, nn
 
 from selfexplain.errors import InputError
 from selfexplain.experiments.objectives import OBJECTIVES, build_objective
-from selfexplain.models import build_model
 from selfexplain.models.build import SmallCNN
 from selfexplain.objectives import Choice, Mixing, Objective, ObjectiveContext, WithAuxiliaryHead
 from selfexplain.objectives.options import ObjectiveOptions
 
 pytestmark = pytest.mark.slow
 
-CLASSES = 5
+CLASSES, WIDTH = 5, 16
 SPECS = [
     *OBJECTIVES,
     "tf_kd:teacher=self,alpha=0.3",  # the teacher here is untrained: less of it
@@ -70,9 +69,9 @@ class TwoHeaded(SmallCNN):
     """A small CNN with a second head on its second block, which runs in training alone."""
 
     def __init__(self) -> None:
-        super().__init__(CLASSES, in_channels=1)
+        super().__init__(CLASSES, in_channels=1, width=WIDTH)
         self.auxiliary = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, CLASSES)
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2 * WIDTH, CLASSES)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -83,7 +82,7 @@ class TwoHeaded(SmallCNN):
 
 
 def make_model() -> nn.Module:
-    return build_model("small_cnn", num_classes=CLASSES, in_channels=1)
+    return SmallCNN(CLASSES, in_channels=1, width=WIDTH)
 
 
 @functools.cache
