@@ -1,14 +1,15 @@
 """The options of each objective, one class an objective, for the command line."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from selfexplain.explanations import MapKind
 from selfexplain.introspection import IntrospectiveOptions
-from selfexplain.introspection.options import OwnMassControl
+from selfexplain.introspection.options import FORMER_NAMES, OwnMassControl
 from selfexplain.limits import (
     Limits,
     NotNegative,
@@ -296,6 +297,22 @@ class ObjectiveOptions:
     dkd: DKDOptions = field(default_factory=DKDOptions)
     born_again: BornAgainOptions = field(default_factory=BornAgainOptions)
     distil_part: DistilPartOptions = field(default_factory=DistilPartOptions)
+
+
+def recorded_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """An objective's options by the names that records of runs have.
+
+    Example:
+        >>> recorded_names({"map_interval": 3, "weight": 0.1})
+        {'every': 3, 'weight': 0.1}
+    """
+    former = {name: old for old, name in FORMER_NAMES.items()}
+    return {former.get(name, name): value for name, value in values.items()}
+
+
+def names_now(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `recorded_names`: an objective's options by the names of their fields."""
+    return {FORMER_NAMES.get(name, name): value for name, value in values.items()}
 
 
 def flag_of(owner: type, field: str) -> str:

@@ -15,6 +15,7 @@ from torch import nn
 from selfexplain.errors import InputError, first_line
 from selfexplain.experiments.objective_options import ObjectiveOptions, parts_of
 from selfexplain.introspection import Introspective, OwnMass
+from selfexplain.introspection.options import FORMER_NAMES
 from selfexplain.lazy import import_named
 from selfexplain.objectives import (
     BYOT,
@@ -428,6 +429,7 @@ def _hints(name: str, options: ObjectiveOptions) -> dict[str, Any]:
 def _parse(part: str, name: str, hints: Mapping[str, Any]) -> tuple[str, Any]:
     """One `option=value`, the value in the type of the option."""
     option, equals, text = part.partition("=")
+    option = option if option in hints else FORMER_NAMES.get(option, option)
     if option in hints and not equals:
         raise InputError(f"{option} of {name} has no value; pass it as {option}=VALUE")
     if option not in hints:

@@ -17,7 +17,7 @@ from selfexplain.data.decode import BrokenImageError, Files, decode_free
 from selfexplain.data.images import OutgrownError, Ranges
 from selfexplain.errors import InputError, first_line
 from selfexplain.experiments.fit.model import build_of, with_auxiliary_head
-from selfexplain.experiments.objective_options import ObjectiveOptions
+from selfexplain.experiments.objective_options import ObjectiveOptions, names_now
 from selfexplain.experiments.objectives import is_own_objective, resolve, split_spec
 from selfexplain.experiments.reading_options import ExplainConfig
 from selfexplain.experiments.run_dir import load_weights, read_finished
@@ -87,7 +87,10 @@ def _objective_options(config: dict[str, Any]) -> ObjectiveOptions:
     saved = config.get("options", {})
     try:
         return ObjectiveOptions(
-            **{name: field.default_factory(**saved.get(name, {})) for name, field in fields.items()}  # type: ignore[operator]
+            **{
+                name: field.default_factory(**names_now(saved.get(name, {})))
+                for name, field in fields.items()
+            }  # type: ignore[operator]
         )
     except (InputError, TypeError) as error:
         raise InputError(
