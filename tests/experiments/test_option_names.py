@@ -9,10 +9,10 @@ from torch import nn
 
 from selfexplain.errors import InputError
 from selfexplain.experiments.explain.explain import _objective_options
-from selfexplain.experiments.objective_options import ObjectiveOptions
 from selfexplain.experiments.objectives import resolve
 from selfexplain.experiments.options import TrainConfig, to_dict
 from selfexplain.introspection import Introspective
+from selfexplain.objectives.options import ObjectiveOptions
 
 SPECS = ["introspective:every=3", "introspective:map_interval=3"]
 FLAGS = ["--introspective.every", "--introspective.map-interval"]

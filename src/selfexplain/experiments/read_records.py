@@ -30,6 +30,7 @@ CONFIG = {
     "training?": {"epochs": EPOCH, "batch_size": Whole(1)},
     "options?": MapOf(MapOf(ANYTHING)),
     "model?": Text(),
+    "pretrained?": Flag(),
     "genotype?": Text(),
     "init_channels?": Maybe(Whole(1, 4096)),
     "cells?": Maybe(Whole(1, 500)),

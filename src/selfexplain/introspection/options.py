@@ -128,6 +128,22 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
 }
 
 
+def recorded_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """An objective's options by the names that records of runs have.
+
+    Example:
+        >>> recorded_names({"map_interval": 3, "weight": 0.1})
+        {'every': 3, 'weight': 0.1}
+    """
+    former = {name: old for old, name in FORMER_NAMES.items()}
+    return {former.get(name, name): value for name, value in values.items()}
+
+
+def names_now(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `recorded_names`: an objective's options by the names of their fields."""
+    return {FORMER_NAMES.get(name, name): value for name, value in values.items()}
+
+
 def _require(holds: bool, message: str) -> None:
     if not holds:
         raise InputError(message)
@@ -145,7 +161,7 @@ def options_from(given: Mapping[str, Any]) -> IntrospectiveOptions:
     """
     for former, name in FORMER_NAMES.items():
         _require(not {former, name} <= given.keys(), f"{former} and {name} are one; pass {name}")
-    given = {FORMER_NAMES.get(name, name): value for name, value in given.items()}
+    given = names_now(given)
     known = [field.name for field in fields(IntrospectiveOptions)]
     for name in given:
         near = difflib.get_close_matches(name, known, n=1) or known

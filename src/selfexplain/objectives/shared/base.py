@@ -3,7 +3,6 @@
 Shape suffixes: B batch, C channels, H and W space, K classes, J = K - 1 classes that are not true.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -358,21 +357,6 @@ def check_index_type(y_B: Tensor) -> None:
         raise InputError(
             f"the labels are {y_B.dtype}; pass class indices as torch.int64, for example y.long()"
         )
-
-
-def check_in_range(name: str, value: float, low: float, high: float) -> None:
-    """Raise InputError unless low <= value <= high and the value is finite.
-
-    Example:
-        >>> check_in_range("smoothing", 0.1, 0.0, 1.0)
-        >>> check_in_range("temperature", math.inf, 0.01, math.inf)
-        Traceback (most recent call last):
-        selfexplain.errors.InputError: temperature is inf; pass a finite number of at least 0.01
-    """
-    finite = math.isfinite(value)
-    if not (finite and low <= value <= high):
-        limit = f"of at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
-        raise InputError(f"{name} is {value:g}; pass a {'' if finite else 'finite '}number {limit}")
 
 
 # An objective around another one.
