@@ -22,6 +22,7 @@ from selfexplain.experiments.reading_options import ExplainConfig
 from selfexplain.experiments.run_dir import load_weights, read_finished
 from selfexplain.explanations import MapKind, class_maps
 from selfexplain.introspection import Introspective
+from selfexplain.introspection.options import names_now
 from selfexplain.objectives import Objective
 from selfexplain.objectives.options import ObjectiveOptions
 from selfexplain.training.checkpoint import check_format, load_checkpoint, loading_from
@@ -88,7 +89,7 @@ def _objective_options(config: dict[str, Any]) -> ObjectiveOptions:
     kinds = {field.name: type(getattr(plain, field.name)) for field in fields(plain)}
     try:
         return ObjectiveOptions(
-            **{name: kind(**saved.get(name, {})) for name, kind in kinds.items()}
+            **{name: kind(**names_now(saved.get(name, {}))) for name, kind in kinds.items()}
         )
     except (InputError, TypeError) as error:
         raise InputError(
