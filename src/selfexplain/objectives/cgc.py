@@ -225,8 +225,8 @@ class ContrastiveGradCam(ExplainingObjective):
 
     def _explained(self, x_BCHW: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
         """Logits, and what speaks for the true class and where (B, 1, H, W), from one forward."""
-        seen, logits_BK = self.captured(x_BCHW, y_B, self.kind, self.layer)
+        captured, logits_BK = self.captured(x_BCHW, y_B, self.kind, self.layer)
         maps_B1HW = maps_of_own_classes(
-            seen, logits_BK, y_B.unsqueeze(1), kind=self.kind, create_graph=True
+            captured, logits_BK, y_B.unsqueeze(1), kind=self.kind, create_graph=True
         )
         return logits_BK, maps_B1HW.relu()

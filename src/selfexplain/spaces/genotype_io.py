@@ -83,7 +83,7 @@ def _examples() -> str:
 # Genotypes as JSON that people can read: one line a node.
 
 
-LONGEST_NAME = 60
+LONGEST_OPERATION = 60
 """Letters of an operation; no family has longer ones."""
 MOST = 20
 """Cells, nodes or edges; no family has as many."""
@@ -192,9 +192,9 @@ def _cell(cell: Any) -> Cell:
 def _edge(edge: Any) -> Edge:
     match edge:
         case [str(operation), int(source)] if not isinstance(source, bool):
-            return Edge(operation[:LONGEST_NAME], source)
+            return Edge(operation[:LONGEST_OPERATION], source)
         case _:
-            raise TypeError(f"{str(edge)[:LONGEST_NAME]} is no edge")
+            raise TypeError(f"{str(edge)[:LONGEST_OPERATION]} is no edge")
 
 
 PUBLISHED = "published:"

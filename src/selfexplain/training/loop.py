@@ -56,7 +56,7 @@ class Run:
 
     objective: Objective
     wrapped: Any
-    optimiser: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer
     wrapped_optimizer: Any
     average: AveragedModel | None
     gradients: Step | None = None
@@ -74,12 +74,12 @@ class Run:
 
 
 def start(objective: Objective, options: TrainingOptions, fabric: Fabric) -> Run:
-    """Put an objective on the device, and its optimiser and average beside it."""
+    """Put an objective on the device, and its optimizer and average beside it."""
     objective.to(fabric.device)
     if options.channels_last:
         objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     objective.train()
-    optimiser = make_optimizer(
+    optimizer = make_optimizer(
         options.optimizer,
         objective,
         lr=options.lr,
@@ -94,11 +94,11 @@ def start(objective: Objective, options: TrainingOptions, fabric: Fabric) -> Run
             multi_avg_fn=get_ema_multi_avg_fn(options.ema),  # type: ignore[no-untyped-call]
             use_buffers=True,
         )
-    wrapped, wrapped_optimizer = fabric.setup(objective, optimiser)
+    wrapped, wrapped_optimizer = fabric.setup(objective, optimizer)
     return Run(
         objective=objective,
         wrapped=wrapped,
-        optimiser=optimiser,
+        optimizer=optimizer,
         wrapped_optimizer=wrapped_optimizer,
         average=average,
     )
@@ -108,8 +108,8 @@ def state_of(run: Run, fabric: Fabric) -> dict[str, Any]:
     """What a checkpoint holds of a training: tensors, numbers and strings."""
     return {
         "objective": run.objective.state_dict(),
-        "optimizer": type(run.optimiser).__name__,
-        "optimiser": run.optimiser.state_dict(),
+        "optimizer": type(run.optimizer).__name__,
+        "optimiser": run.optimizer.state_dict(),
         "average": None if run.average is None else run.average.state_dict(),
         "precision": fabric.strategy.precision.state_dict(),
     }
@@ -122,13 +122,13 @@ def restore(run: Run, fabric: Fabric, state: dict[str, Any], path: Path) -> None
         InputError: the checkpoint is of another optimizer.
     """
     made_with = state.get("optimizer", "SGD")  # the only one of 0.1.0, which said nothing of it
-    if made_with != type(run.optimiser).__name__:
+    if made_with != type(run.optimizer).__name__:
         raise InputError(
             f"the checkpoint {path} is of a training with {made_with}, not "
-            f"{type(run.optimiser).__name__}; pass the optimizer it was made with"
+            f"{type(run.optimizer).__name__}; pass the optimizer it was made with"
         )
     run.objective.load_state_dict(state["objective"])
-    run.optimiser.load_state_dict(state["optimiser"])
+    run.optimizer.load_state_dict(state["optimiser"])
     if run.average is not None:
         run.average.load_state_dict(state["average"])
     fabric.strategy.precision.load_state_dict(state["precision"])
@@ -481,7 +481,7 @@ def _train_epoch(
     if not _all_agree(fabric, meter.finite() and all_finite(weights)):
         raise _diverged("a weight or the loss is not finite", epoch, len(batches), options, path)
     return {
-        "learning_rate": run.optimiser.param_groups[0]["lr"],
+        "learning_rate": run.optimizer.param_groups[0]["lr"],
         **mean_numbers(meter.means()),
         "step_seconds": (time.perf_counter() - started) / len(batches),
     }
@@ -496,7 +496,7 @@ def _set_learning_rate(run: Run, options: TrainingOptions, step: int, epoch_step
     factor = cosine_with_warmup(
         step, options.epochs * epoch_steps, options.warmup_epochs * epoch_steps
     )
-    for group in run.optimiser.param_groups:
+    for group in run.optimizer.param_groups:
         group["lr"] = options.largest_lr * factor
 
 

@@ -224,7 +224,7 @@ def gradient_step(
     Args:
         objective: that is trained.
         wrapped: the same, as Fabric gave it back.
-        optimizer: its optimiser, as Fabric gave it back.
+        optimizer: its optimizer, as Fabric gave it back.
         fabric: where.
         cuda_graph: record it, if the objective allows it.
         before: the step of the epoch before, or another whose gradients are used before the next

@@ -26,7 +26,12 @@ from selfexplain.evaluation import PairedDifference, Scores, holm, paired_differ
 from selfexplain.experiments.compare.grid import RunTrials, run_all, run_trial
 from selfexplain.experiments.compare.tune import check_tunable, tuned
 from selfexplain.experiments.data import load, prepare
-from selfexplain.experiments.fit.model import build_seeded, check_model, check_place
+from selfexplain.experiments.fit.model import (
+    build_seeded,
+    check_model,
+    check_place,
+    wanted_statistics,
+)
 from selfexplain.experiments.fit.teacher import (
     check_teacher_is_needed,
     stand_in,
@@ -55,7 +60,7 @@ from selfexplain.experiments.run_dir import (
 from selfexplain.experiments.runtime import launch, reraise_oom
 from selfexplain.files import read_json, write_record
 from selfexplain.launchers import Watch, ignore
-from selfexplain.models.build import check_model_name
+from selfexplain.models.build import check_model_name, check_without_weights
 from selfexplain.training.cost import interleaved_cost
 from selfexplain.training.loggers import check_installed
 
@@ -283,7 +288,9 @@ def run_comparison(
     """
     _check_distinct(config)  # a misspelt objective, too, is refused before hours of training
     check_teacher_is_needed(config, config.objectives)
-    check_model_name(config.model)
+    check_model_name(config.model, pretrained=config.pretrained)
+    if not config.pretrained:
+        check_without_weights(config.model)
     if config.teacher is not None:
         read_finished(config.teacher)
     check_place(config)
@@ -383,7 +390,7 @@ def _costs(
     kept = timed_costs(config.out, seed)
     if set(names) <= kept.keys():
         return kept
-    prepared = prepare(data, config.data, seed)
+    prepared = prepare(data, config.data, seed, wanted_statistics(config, data.shape_CHW[0]))
     objectives = {
         name: build_seeded(
             config,

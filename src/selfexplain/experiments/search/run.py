@@ -32,7 +32,7 @@ from selfexplain.experiments.search.setup import (
 from selfexplain.experiments.search_options import SearchConfig, SearchesConfig
 from selfexplain.files import write_record
 from selfexplain.launchers import Watch, ignore
-from selfexplain.models.build import check_model_name
+from selfexplain.models.build import check_model_name, check_without_weights
 from selfexplain.spaces import SPACES, Genotype, random_genotype, to_string
 from selfexplain.training import TrainingOptions
 from selfexplain.training.loggers import Logger, numbers
@@ -80,6 +80,7 @@ def run_search(
     """
     if config.method == "lease":
         check_model_name(config.audience)  # before any data are read
+        check_without_weights(config.audience, "pass an audience that starts from none")
     identity = claim_folder(config)
     done = config.out / "result.json"
     if done.exists():
