@@ -195,7 +195,7 @@ def test_an_example_is_picked_in_place_of_an_upload(page: Page, digit: Path) -> 
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("photo.png", b"only text", "The file is no image that can be read here"),
+        ("photo.png", b"only text", "The file is not an image in a supported format"),
         ("page.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "The file is no image"),
         (
             "huge.png",

@@ -219,7 +219,7 @@ def test_what_cannot_be_used_is_refused_in_a_sentence(tmp_path: Path, copied: Pa
         ReportConfig(dirs=(tmp_path, tmp_path))
     with pytest.raises(InputError, match="a folder; pass a file"):
         ReportConfig(dirs=(tmp_path,), out=tmp_path)
-    with pytest.raises(InputError, match="holds no run and no comparison"):
+    with pytest.raises(InputError, match="contains no run and no comparison"):
         write_report(ReportConfig(dirs=(tmp_path,)))
     with pytest.raises(InputError, match="cannot be written"):
         write_report(ReportConfig(dirs=(copied,), out=copied / "results.json" / "r.html"))

@@ -197,11 +197,13 @@ class ReportConfig:
         Example:
             >>> ReportConfig(dirs=(Path(),)).check_folders()
             Traceback (most recent call last):
-            selfexplain.errors.InputError: . holds no run and no comparison; pass the folder of one
+            selfexplain.errors.InputError: . contains no run and no comparison; pass ...
         """
         for folder in self.dirs:
             if not any(path for pattern in _RECORDS for path in folder.glob(pattern)):
-                raise InputError(f"{folder} holds no run and no comparison; pass the folder of one")
+                raise InputError(
+                    f"{folder} contains no run and no comparison; pass the folder of one"
+                )
 
     @property
     def file(self) -> Path:

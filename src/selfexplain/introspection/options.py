@@ -100,7 +100,10 @@ class IntrospectiveOptions:
             self.control != "weights" or self.measure == "attribution",
             "control weights is for similarity attribution; pass that, or another control",
         )
-        _require(self.tau != 0, "tau is 0; pass a number above 0, or below 0 to push away")
+        _require(
+            self.tau != 0,
+            "tau is 0; pass a number above 0, or below 0 to favour dissimilar classes",
+        )
 
     @property
     def measure(self) -> Similarity:
