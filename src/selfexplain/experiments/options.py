@@ -223,8 +223,12 @@ class TrainConfig(RunConfig):
     """Train one model."""
 
     model: str = "small_cnn"
-    """small_cnn | resnet20 | resnet32 | resnet56 | resnet18 | wrn16_2 | wrn28_10 | timm:NAME |
-    package.module:factory."""
+    """small_cnn | resnet20 | resnet32 | resnet56 | resnet18 | wrn16_2 | wrn28_10 |
+    efficientnet_lite0 (or 1, 2) | timm:NAME | hf:NAME | package.module:factory."""
+    pretrained: bool = False
+    """Start from published weights, with a new head unless the classes are as many, and normalise
+    images as they want: of efficientnet_lite0 (requires the pretrained extra), timm:NAME (of timm,
+    or hf-hub:NAME, or local-dir:DIR) or hf:NAME (of transformers; or a folder)."""
 
     def __post_init__(self) -> None:
         """Refuse a seed that no generator takes; name the folder."""
@@ -241,8 +245,12 @@ class CompareConfig(SharedConfig):
     """
 
     model: str = "small_cnn"
-    """small_cnn | resnet20 | resnet32 | resnet56 | resnet18 | wrn16_2 | wrn28_10 | timm:NAME |
-    package.module:factory."""
+    """small_cnn | resnet20 | resnet32 | resnet56 | resnet18 | wrn16_2 | wrn28_10 |
+    efficientnet_lite0 (or 1, 2) | timm:NAME | hf:NAME | package.module:factory."""
+    pretrained: bool = False
+    """Start from published weights, with a new head unless the classes are as many, and normalise
+    images as they want: of efficientnet_lite0 (requires the pretrained extra), timm:NAME (of timm,
+    or hf-hub:NAME, or local-dir:DIR) or hf:NAME (of transformers; or a folder)."""
     objectives: tuple[str, ...] = ("standard", "label_smoothing", "introspective")
     """Objectives to compare, named as for train; differences are taken against the first. Options
     may follow a colon: introspective:control=permuted. Images may be mixed: mixup+standard.
@@ -336,9 +344,9 @@ def to_dict(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
     if isinstance(config, SharedConfig):  # runs without stay what they were when this was a flag
         values["tensorboard"] = False
     values = {k: v for k, v in values.items() if k not in (*leave_out, *EXCLUDED_FROM_RUN_ID)}
-    for name in ("teacher", "start_seed"):  # runs without stay what they were before these came
-        if values.get(name) is None:
-            values.pop(name, None)
+    # Runs without stay what they were before these came.
+    later = {"teacher": None, "start_seed": None, "pretrained": False}
+    values = {k: v for k, v in values.items() if k not in later or v != later[k]}
     if "training" in values:
         values["training"] = _training_dict(config.training)
     specs = getattr(config, "objectives", None) or [getattr(config, "objective", None)]
