@@ -63,11 +63,11 @@ FORMATS = (".png", ".svg", ".pdf")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExplainConfig:
-    """Plot a trained run's class maps and soft targets for images, or evaluate its maps."""
+    """Draw class maps and soft targets of images by a trained run, or evaluate its maps."""
 
     run: tuple[Path, ...]
     """Folder of a finished run (of train, of retrain, or one of a comparison's runs/); several to
-    compare their maps with --evaluate, with differences from the first."""
+    compare their maps with --evaluate, differences to the first."""
     images: tuple[Path, ...] = ()
     """Image files to explain."""
     out: Path | None = None
