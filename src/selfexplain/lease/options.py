@@ -43,16 +43,16 @@ class LeaSEOptions:
     target: Target = "prediction"
     """What the explanation moves away from: the class that the explainer predicts, or the label."""
     shown: Shown = "product"
-    """What the audience sees in addition to the image x: x * delta / eps, x * |delta| / max |delta|, or
-    x * (1 + |delta| / eps)."""
+    """What the audience sees in addition to the image x: x * delta / eps (product),
+    x * |delta| / max |delta| (magnitude), or x * (1 + |delta| / eps) (emphasis)."""
     lambda_: Annotated[NotNegative, tyro.conf.arg(name="lambda")] = 1.0
     """Weight of the audience's validation loss."""
     gamma: NotNegative = 1.0
     """Weight of the explained images in the audience's training loss."""
     gradient_path: GradientPath | None = None
-    """Through what the architecture is updated: all levels (full); with delta detached; or the
-    explainer's validation loss alone. None for the method's own: full for LeaSE, no_explanation for
-    SANAS."""
+    """Gradients that update the architecture: through all levels (full), with delta detached
+    (no_explanation), or only of the explainer's validation loss (explainer_only). None for the
+    method's default: full for LeaSE, no_explanation for SANAS."""
     control: LeaSEControl = "none"
     """Replacement for the explanation: random noise of its size, the explanation with each image's
     pixels shuffled, or the absolute gradient of the predicted class's score."""
