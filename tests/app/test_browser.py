@@ -159,7 +159,7 @@ def test_an_upload_is_classified_and_explained_by_both_runs(page: Page, digit: P
         percent = int(row.locator(".sx-value").inner_text().split()[0])
         assert 100 * bar["width"] / track["width"] == pytest.approx(percent, abs=1)
     assert "What this run teaches itself" in page.inner_text("#view-0")
-    assert "would teach itself" in page.inner_text("#view-1")
+    assert "would train itself on" in page.inner_text("#view-1")
     assert "introspective" in page.inner_text("body")
 
 
