@@ -133,7 +133,7 @@ def objective_class(name: str) -> type[Objective]:
     if not (isinstance(found, type) and issubclass(found, Objective)):
         what = f"the class {found.__name__}" if isinstance(found, type) else type(found).__name__
         raise InputError(
-            f"objective {name!r} is no objective ({what}); pass a subclass of "
+            f"objective {name!r} is not an objective ({what}); pass a subclass of "
             "selfexplain.objectives.Objective"
         )
     return found
@@ -337,7 +337,7 @@ def _named(part: str, options: ObjectiveOptions) -> tuple[str, dict[str, Any]]:
     base = getattr(options, name, None)
     texts = [] if overrides is None else overrides.split(",")
     if "" in texts:
-        raise InputError(f"{part!r} has a place for an option and none there; leave out its sign")
+        raise InputError(f"{part!r} has a separator without an option; add one, or remove it")
     hints = _hints(name, options)
     pairs = [_parse(text, name, hints) for text in texts]
     given = dict(pairs)

@@ -63,11 +63,11 @@ FORMATS = (".png", ".svg", ".pdf")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExplainConfig:
-    """Plot a trained run's class maps and soft targets for images, or evaluate its maps."""
+    """Draw class maps and soft targets of images by a trained run, or evaluate its maps."""
 
     run: tuple[Path, ...]
     """Folder of a finished run (of train, of retrain, or one of a comparison's runs/); several to
-    compare their maps with --evaluate, with differences from the first."""
+    compare their maps with --evaluate, differences to the first."""
     images: tuple[Path, ...] = ()
     """Image files to explain."""
     out: Path | None = None
@@ -197,11 +197,13 @@ class ReportConfig:
         Example:
             >>> ReportConfig(dirs=(Path(),)).check_folders()
             Traceback (most recent call last):
-            selfexplain.errors.InputError: . holds no run and no comparison; pass the folder of one
+            selfexplain.errors.InputError: . contains no run and no comparison; pass ...
         """
         for folder in self.dirs:
             if not any(path for pattern in _RECORDS for path in folder.glob(pattern)):
-                raise InputError(f"{folder} holds no run and no comparison; pass the folder of one")
+                raise InputError(
+                    f"{folder} contains no run and no comparison; pass the folder of one"
+                )
 
     @property
     def file(self) -> Path:

@@ -43,24 +43,24 @@ class IntrospectiveOptions:
     layer: str | None = None
     """Layer whose maps are read, by module name; None for the last feature map."""
     similarity: SimilarityMeasure | None = None
-    """How a class's explanation is compared with the true class's: attribution, the cosine of the
-    attributions to every feature and place (kind cam only); or, from the class maps, their cosine,
-    their distance, votes of the places, or attended_votes, those where the true class is seen. None
-    for attribution with kind cam, cosine with the others."""
+    """How a class's explanation is compared with that of the true class: attribution, the cosine of
+    the attributions to every feature and position (kind cam only); or, from the class maps, their
+    cosine, their distance, votes of the positions, or attended_votes, only those where the true
+    class is seen. None for attribution with kind cam, cosine with the others."""
     centre: bool = False
-    """Subtract the mean over classes from the explanations before they are compared."""
+    """Subtract the mean over classes from the explanations before comparing them."""
     aggregation: Aggregation = "instance"
     """One target for each image, or one for each class from a running mean over its images."""
     momentum: Share = 0.9
-    """Share that the running mean of a class keeps at each step (class aggregation)."""
+    """Momentum of the running mean of a class (class aggregation)."""
     shape: TargetShape = "zipf"
     """Target from similarity: softmax of values, or Zipf's law over their ranks."""
     tau: float = 1.0
-    """Temperature of the softmax shape; negative pushes mass away from look-alikes."""
+    """Temperature of the softmax shape; negative values favour dissimilar classes."""
     exponent: NotNegative = 1.0
     """Exponent of the zipf shape: q ~ rank ** -exponent; 0 is uniform."""
     uniform_share: Share = 0.0
-    """Share of the target that is spread evenly over the non-true classes, in [0, 1]."""
+    """Share of the target spread uniformly over the non-true classes, in [0, 1]."""
     form: LossForm = "non_true"
     """mixed: CE against (1-m) onehot + m q. ce_kl: CE + w T^2 KL to that target. non_true: CE +
     w T^2 KL over the non-true classes only."""
@@ -69,22 +69,21 @@ class IntrospectiveOptions:
     temperature: Positive = 1.0
     """Temperature T of the KL term."""
     mass: TargetMass = "fixed"
-    """Where the target's non-true mass m comes from (forms mixed and ce_kl): the number
-    `mass_value`, or the model's own non-true probability."""
+    """Source of the target's non-true mass m (forms mixed and ce_kl): fixed, the number
+    `mass_value`; or own, the model's own non-true probability."""
     mass_value: Share = 0.1
-    """Non-true mass m when it is fixed, in [0, 1]; the most that it may be when it is the
-    model's own."""
+    """Non-true mass m if it is fixed, in [0, 1]; its upper limit if it is the model's own."""
     warmup_steps: Natural = 0
-    """Steps of plain training before the model begins to listen to itself."""
+    """Steps of standard training before introspection starts."""
     ramp_steps: Natural = 0
-    """Steps over which weight and mass then grow linearly from zero to their full value."""
+    """Steps over which weight and mass then increase linearly from zero to their full value."""
     map_interval: Annotated[Count, tyro.conf.arg(aliases=["--introspective.every"])] = 1
-    """Explain on every n-th step only; the other steps use the running mean (class aggregation) or
-    plain cross-entropy."""
+    """Explain only in every n-th step; the other steps use the running mean (class aggregation) or
+    ordinary cross-entropy."""
     control: IntrospectiveControl = "none"
     """permuted: the same target values on shuffled classes. uniform: no similarity. logits: the
     same construction from the logits instead of the explanations. weights: from the cosine of the
-    head's weights, which knows the classes but not the image."""
+    head's weights, which depends on the classes but not on the image."""
 
     def __post_init__(self) -> None:
         """Refuse values outside their limits."""
@@ -102,7 +101,10 @@ class IntrospectiveOptions:
             self.control != "weights" or self.measure == "attribution",
             "control weights is for similarity attribution; pass that, or another control",
         )
-        _require(self.tau != 0, "tau is 0; pass a number above 0, or below 0 to push away")
+        _require(
+            self.tau != 0,
+            "tau is 0; pass a number above 0, or below 0 to favour dissimilar classes",
+        )
 
     @property
     def measure(self) -> SimilarityMeasure:
