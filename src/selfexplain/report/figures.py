@@ -274,7 +274,7 @@ def top_classes_figure(
         ['c\n60 %', 'a\n20 %']
     """
     rows, top = len(images_BCHW), min(top, len(class_names))
-    figure = Figure(figsize=(1.9 * (top + 1) + 3.0, 2.2 * rows + 0.3), layout="constrained")
+    figure = Figure(figsize=(1.6 * (top + 1) + 2.6, 1.9 * rows + 0.3), layout="constrained")
     grid = figure.subplots(rows, top + 2, squeeze=False, width_ratios=[1.0] * (top + 1) + [1.3])
     for axes, image_CHW, maps_KHW, p_K, target_K in zip(
         grid, images_BCHW, maps_BKHW, p_BK, target_BK, strict=True

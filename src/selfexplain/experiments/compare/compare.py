@@ -298,7 +298,7 @@ def run_comparison(
     check_place(config)
     check_tunable(config)
     check_installed(config.loggers)
-    _claim_folder(config)
+    claim_comparison(config)
     with locked(config.out), kept_said(config.out):
         if config.finished_only:
             rows, missing = finished_rows(config)
@@ -323,7 +323,7 @@ def _check_distinct(config: CompareConfig) -> None:
 
 
 def _compare(config: CompareConfig, watch: Watch, run_trials: RunTrials | None) -> dict[str, Any]:
-    _claim_folder(config)  # again: another command may have left it a moment ago
+    claim_comparison(config)  # again: another command may have left it a moment ago
     fabric = launch(config.device, config.training)
     data = load(config.data)
     start = build_seeded(config, "standard", config.seeds[0], data, num_images=1)
@@ -441,8 +441,12 @@ def _costs(
     return costs
 
 
-def _claim_folder(config: CompareConfig) -> None:
-    """Check that the folder is free or holds this comparison, to which runs may be added."""
+def claim_comparison(config: CompareConfig) -> None:
+    """Check that the folder is free or holds this comparison, to which runs may be added.
+
+    Raises:
+        InputError: it holds anything else.
+    """
     path = config.out / "compare.json"
     if path.exists():
         # Each run checks the options of its own objective.
