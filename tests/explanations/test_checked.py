@@ -19,6 +19,7 @@ from selfexplain.explanations import (
     find_explained_layer,
     maps_of_forward,
 )
+from selfexplain.explanations.kinds import KINDS
 from selfexplain.introspection import Introspective
 from selfexplain.objectives import ContrastiveGradCam, Objective, ZipfLabelSmoothing
 
@@ -515,6 +516,23 @@ def test_what_is_not_finite_is_called_that(make, kind):
             weight[0] = torch.inf
         with pytest.raises(InputError, match=f"the model's '{name}' holds NaN or infinite values"):
             explain(net, images())
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_not_finite_is_called_that_after_the_layer_was_found(kind, value):
+    net = residual_net()
+    class_maps(net, images(), kind=kind)
+    spoilt = images()
+    spoilt[1, 0, 0, 0] = value
+    with pytest.raises(InputError, match=r"NaN or infinite pixels \(in image 1 of the batch"):
+        class_maps(net, spoilt, kind=kind)
+    assert class_maps(net, images(), kind=kind).isfinite().all()
+    name, weight = list(net.named_parameters())[-2]
+    with torch.no_grad():
+        weight[0] = value
+    with pytest.raises(InputError, match=f"the model's '{name}' holds NaN or infinite values"):
+        class_maps(net, images(), kind=kind)
 
 
 def test_what_is_remembered_is_no_part_of_a_checkpoint():
