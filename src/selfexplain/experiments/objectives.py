@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from selfexplain.errors import InputError, first_line
+from selfexplain.introspection.options import FORMER_NAMES
 from selfexplain.lazy import import_named
 from selfexplain.objectives import Choice, Mixing, Objective, ObjectiveContext
 from selfexplain.objectives.mixing import refusal
@@ -376,6 +377,7 @@ def _hints(name: str, options: ObjectiveOptions) -> dict[str, Any]:
 def _parse(part: str, name: str, hints: Mapping[str, Any]) -> tuple[str, Any]:
     """One `option=value`, the value in the type of the option."""
     option, equals, text = part.partition("=")
+    option = option if option in hints else FORMER_NAMES.get(option, option)
     if option in hints and not equals:
         raise InputError(f"{option} of {name} has no value; pass it as {option}=VALUE")
     if option not in hints:

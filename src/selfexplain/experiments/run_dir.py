@@ -313,6 +313,7 @@ def check_free(folder: Path) -> None:
         "architecture.png",
         "teachers",
         "report.html",
+        "photograph.png",
     }
     files = {path.name for path in folder.iterdir()} if folder.exists() else set()
     # Names that begin with a dot are locks and files that are being written.

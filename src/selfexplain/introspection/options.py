@@ -3,7 +3,9 @@
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
+
+import tyro
 
 from selfexplain.errors import InputError
 from selfexplain.explanations import MapKind
@@ -75,7 +77,7 @@ class IntrospectiveOptions:
     """Steps of standard training before introspection starts."""
     ramp_steps: Natural = 0
     """Steps over which weight and mass then increase linearly from zero to their full value."""
-    every: Count = 1
+    map_interval: Annotated[Count, tyro.conf.arg(aliases=["--introspective.every"])] = 1
     """Explain only in every n-th step; the other steps use the running mean (class aggregation) or
     ordinary cross-entropy."""
     control: IntrospectiveControl = "none"
@@ -112,6 +114,11 @@ class IntrospectiveOptions:
         return "attribution" if self.kind == "cam" and self.layer is None else "cosine"
 
 
+FORMER_NAMES = {"every": "map_interval"}
+"""What options were called in version 0.1.0, which specs, calls and flags still may say, and which
+records of runs do, so that a run stays the run that it was."""
+
+
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "kind": get_args(MapKind),
     "similarity": (None, "attribution", *get_args(MapSimilarity)),
@@ -121,6 +128,22 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
     "mass": get_args(TargetMass),
     "control": get_args(IntrospectiveControl),
 }
+
+
+def recorded_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """An objective's options by the names that records of runs have.
+
+    Example:
+        >>> recorded_names({"map_interval": 3, "weight": 0.1})
+        {'every': 3, 'weight': 0.1}
+    """
+    former = {name: old for old, name in FORMER_NAMES.items()}
+    return {former.get(name, name): value for name, value in values.items()}
+
+
+def names_now(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `recorded_names`: an objective's options by the names of their fields."""
+    return {FORMER_NAMES.get(name, name): value for name, value in values.items()}
 
 
 def _require(holds: bool, message: str) -> None:
@@ -138,6 +161,9 @@ def options_from(given: Mapping[str, Any]) -> IntrospectiveOptions:
         >>> options_from({"weight": 0.1}).weight
         0.1
     """
+    for former, name in FORMER_NAMES.items():
+        _require(not {former, name} <= given.keys(), f"{former} and {name} are one; pass {name}")
+    given = names_now(given)
     known = [field.name for field in fields(IntrospectiveOptions)]
     for name in given:
         near = difflib.get_close_matches(name, known, n=1) or known
