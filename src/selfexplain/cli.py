@@ -305,8 +305,8 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
     for word, before in zip(words, ["", *words], strict=False):
         if not word.partition("=")[2] and (word == "" or word.endswith("=")):
             raise InputError(
-                f"{word.rstrip('=') or before or 'the command'} is followed by an empty text; pass "
-                "a value, or leave it out"
+                f"{word.rstrip('=') or before or 'the command'} is followed by an empty string; "
+                "pass a value, or leave it out"
             )
     try:
         command: Command = tyro.cli(

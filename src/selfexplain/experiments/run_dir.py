@@ -457,7 +457,7 @@ def median_step_seconds(folder: Path) -> float:
     seconds = [value for value in values if isinstance(value, float)]
     if not seconds:
         raise InputError(
-            f"{log.path} is missing or says of no epoch what a step took (step_seconds); put it "
+            f"{log.path} is missing or has no time per step (step_seconds); put it "
             f"back, or delete {folder / 'checkpoint.pt'} to train this run again"
         )
     return statistics.median(seconds)
