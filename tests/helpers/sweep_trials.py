@@ -1,5 +1,6 @@
 """Trials that worker processes can import. Each keeps a diary: a line for every step it takes."""
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -29,6 +30,11 @@ def count_up(folder: Path, on_step) -> int:
 def refused(folder: Path, on_step) -> int:
     count_up(folder, on_step)
     raise InputError("the loss became nan; pass a smaller --lr")
+
+
+def on_a_full_disk(folder: Path, on_step) -> int:
+    count_up(folder, on_step)
+    raise OSError(errno.ENOSPC, "No space left on device", str(folder / "events"))
 
 
 def raising_once(folder: Path, on_step) -> int:
@@ -92,7 +98,7 @@ def without_room_at_first(folder: Path, on_step) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "no-room").exists():
         (folder / "no-room").touch()
-        raise OutOfMemoryError("the GPU has no memory left")
+        raise OutOfMemoryError("the GPU is out of memory")
     return count_up(folder, on_step)
 
 
@@ -102,4 +108,4 @@ def slow(folder: Path, on_step) -> int:
 
 
 def never_enough(folder: Path, on_step) -> int:
-    raise OutOfMemoryError("the GPU has no memory left")
+    raise OutOfMemoryError("the GPU is out of memory")

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from selfexplain.data.images import ImageSet, to_device
 from selfexplain.errors import InputError
+from selfexplain.limits import Natural, check_options
 
 # Mean and spread of the pixel values of each channel, and normalising by them.
 
@@ -101,16 +102,12 @@ class Augmentation:
         Augmentation(crop_padding=4, flip=True, cutout=8)
     """
 
-    crop_padding: int = 4
+    crop_padding: Natural = 4
     flip: bool = True
-    cutout: int = 0
+    cutout: Natural = 0
 
     def __post_init__(self) -> None:
-        for name in ("crop_padding", "cutout"):
-            if getattr(self, name) < 0:
-                raise InputError(
-                    f"{name} is {getattr(self, name)}; pass a number of pixels of at least 0"
-                )
+        check_options(self)
 
     def check_fits(self, height: int, width: int) -> None:
         """Raise InputError if an image could be lost from sight altogether."""

@@ -26,7 +26,7 @@ class QualityOptions:
     """Which images explanations are evaluated on, and with how many samples; for --evaluate."""
 
     count: Count = 200
-    """Number of images, drawn by --seed from those that the run was scored on; all if there are
+    """Number of images, drawn with --seed from the run's evaluation split; all if there are
     fewer."""
     seed: Seed = 0
     """Seed of the images, perturbations and randomised weights: the same for all runs."""
@@ -78,16 +78,16 @@ class ExplainConfig:
     pretrained: bool = False
     """Give --model its published weights."""
     images: tuple[Path, ...] = ()
-    """Image files to draw."""
+    """Image files to explain."""
     out: Path | None = None
-    """File to write: a picture as .png, .svg or .pdf; with --evaluate .json, by default
+    """File to write: a figure as .png, .svg or .pdf; with --evaluate .json, by default
     explanations.json in the first run's folder."""
     kind: tuple[MapKind, ...] = ("cam",)
     """Kind of the class maps; several with --evaluate."""
     layer: str | None = None
     """Layer of the maps, by module name; None for the last feature map."""
     evaluate: bool = False
-    """Instead of drawing maps, measure how good they are on images that the run was scored on."""
+    """Instead of plotting maps, measure their quality on the run's evaluation split."""
     quality: Annotated[QualityOptions, tyro.conf.arg(name="")] = field(
         default_factory=QualityOptions
     )
@@ -162,7 +162,7 @@ Format = Literal["onnx", "torch_export", "source"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportConfig:
-    """Write a trained classifier in forms that others can use."""
+    """Export a trained classifier in portable formats."""
 
     run: Path
     """Folder of a finished run (of train, of retrain, or one of a comparison's runs/)."""
@@ -195,9 +195,9 @@ _RECORDS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportConfig:
-    """Write one HTML file that shows what trainings, comparisons, studies or searches left.
+    """Write one HTML file with the results of training runs, comparisons, studies or searches.
 
-    It needs no other file and no network.
+    It needs no other file and no network access.
     """
 
     dirs: tyro.conf.Positional[tuple[Path, ...]]
@@ -225,11 +225,13 @@ class ReportConfig:
         Example:
             >>> ReportConfig(dirs=(Path(),)).check_folders()
             Traceback (most recent call last):
-            selfexplain.errors.InputError: . holds no run and no comparison; pass the folder of one
+            selfexplain.errors.InputError: . contains no run and no comparison; pass ...
         """
         for folder in self.dirs:
             if not any(path for pattern in _RECORDS for path in folder.glob(pattern)):
-                raise InputError(f"{folder} holds no run and no comparison; pass the folder of one")
+                raise InputError(
+                    f"{folder} contains no run and no comparison; pass the folder of one"
+                )
 
     @property
     def file(self) -> Path:

@@ -49,15 +49,13 @@ from selfexplain.experiments.objectives import (
 from selfexplain.experiments.options import CompareConfig, scheduler_of, to_dict
 from selfexplain.experiments.read_records import ENVIRONMENT, read_own_result
 from selfexplain.experiments.run_dir import (
-    check_free,
-    check_same_config,
     check_tensors,
+    claim_comparison,
     claim_folder,
     environment,
-    kept_said,
     locked,
     read_finished,
-    saved_config,
+    write_config,
 )
 from selfexplain.experiments.runtime import launch, reraise_oom
 from selfexplain.files import read_json, write_record
@@ -243,7 +241,7 @@ def environment_of(config: CompareConfig) -> dict[str, Any]:
     """
     path = config.out / "compare.json"
     if not path.exists():
-        raise InputError(f"{config.out} holds no comparison; pass --out with the folder of one")
+        raise InputError(f"{config.out} contains no comparison; pass --out with the folder of one")
     environment: dict[str, Any] = read_json(path, {"environment": ENVIRONMENT})["environment"]
     return environment
 
@@ -299,7 +297,7 @@ def run_comparison(
     check_tunable(config)
     check_installed(config.loggers)
     claim_comparison(config)
-    with locked(config.out), kept_said(config.out):
+    with locked(config.out):
         if config.finished_only:
             rows, missing = finished_rows(config)
             return _written(config, rows, unfinished_config(config, missing))
@@ -329,11 +327,7 @@ def _compare(config: CompareConfig, watch: Watch, run_trials: RunTrials | None) 
     start = build_seeded(config, "standard", config.seeds[0], data, num_images=1)
     check_model(start.model, config.model, data.shape_CHW, data.num_classes)
     if fabric.is_global_zero:
-        shared = to_dict(config, leave_out=("out",))
-        write_record(
-            config.out / "compare.json",
-            {"schema": 1, "config": shared, "environment": environment(fabric.device)},
-        )
+        write_config("compare.json", config, environment(fabric.device))
     scheduler = scheduler_of(config.sweep)
     through = partial(
         run_all,
@@ -439,19 +433,3 @@ def _costs(
     if fabric.is_global_zero:
         write_record(config.out / "cost" / f"seed{seed}.json", costs)
     return costs
-
-
-def claim_comparison(config: CompareConfig) -> None:
-    """Check that the folder is free or holds this comparison, to which runs may be added.
-
-    Raises:
-        InputError: it holds anything else.
-    """
-    path = config.out / "compare.json"
-    if path.exists():
-        # Each run checks the options of its own objective.
-        free = ("out", "objectives", "seeds", "options")
-        old = {k: v for k, v in saved_config(path).items() if k not in free}
-        check_same_config(old, to_dict(config, leave_out=free), config.out)
-    else:
-        check_free(config.out)

@@ -40,7 +40,7 @@ from selfexplain.experiments.read_records import read_own_result
 from selfexplain.experiments.run_dir import (
     check_tensors,
     claim_folder,
-    kept_said,
+    images_of,
     locked,
     median_step_seconds,
     read_finished,
@@ -144,7 +144,7 @@ def run_training(
     )
     if fabric is None:
         check_place(config)
-    with locked(config.out, lock_timeout), kept_said(config.out), reraise_oom(remedy):
+    with locked(config.out, lock_timeout), reraise_oom(remedy):
         fabric = fabric if fabric is not None else launch(config.device, config.training)
         folder = config.out / "teachers" if teachers is None else teachers
         with logged(config, first=fabric.is_global_zero) as loggers:
@@ -197,7 +197,7 @@ def _train_and_score(
     fabric.barrier()  # every process has looked at the folder before one writes to it
     album = None
     if fabric.is_global_zero:
-        write_run(config, prepared, fabric)
+        write_run(config, images_of(prepared), fabric.device, fabric.world_size)
         album = open_snapshots(config.out, prepared, fabric.device, objective)
     logits = partial(_logits, config, prepared, fabric)
     model = train(
