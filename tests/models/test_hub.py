@@ -185,12 +185,25 @@ def test_names_that_lead_nowhere(
 
 
 def test_a_name_of_weights_needs_that_they_are_wanted() -> None:
-    for name in ("hf:me/tiny", "timm:local-dir:here", "timm:hf-hub:me/tiny", "timm:hf_hub:me/tiny"):
+    for name in (
+        "hf:me/tiny",
+        "timm:local-dir:here",
+        "timm:hf-hub:me/tiny",
+        "timm:hf_hub:me/tiny",
+        "timm:test_resnet.r160_in1k",
+    ):
         assert not is_own(name)
         with pytest.raises(InputError, match="names weights; pass --pretrained"):
             check_without_weights(name)
     for name in ("timm:resnet18", "resnet20", "mine:hf", "efficientnet_lite0"):
         check_without_weights(name)
+
+
+def test_a_network_is_built_again_by_the_name_of_its_weights() -> None:
+    """As a finished run does, whose own weights it then gets."""
+    pytest.importorskip("timm", reason="needs timm")
+    model = build_model("timm:test_resnet.r160_in1k", num_classes=3, in_channels=1)
+    assert model(torch.rand(2, 1, 64, 64)).shape == (2, 3)
 
 
 def test_missing_packages_say_which_extra(monkeypatch: pytest.MonkeyPatch) -> None:

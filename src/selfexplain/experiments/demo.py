@@ -28,24 +28,23 @@ It comes with matplotlib.
 """
 
 
-def demo_photograph(config: CompareConfig) -> Path:
+def demo_photograph(out: Path) -> Path:
     """Explain a photograph by a network that knows ImageNet: its five most probable classes.
 
     Args:
-        config: of the comparison, in whose folder the picture is put.
+        out: folder for the picture.
 
     Returns:
         The picture's file.
 
     Raises:
-        InputError: the folder holds something else, or the weights are not installed.
+        InputError: the weights are not installed.
     """
-    claim_comparison(config)
     run = load_published("efficientnet_lite0")
     images_BCHW = read_images([Path(matplotlib.get_data_path()) / PHOTOGRAPH], run.shape_CHW)
     figure = explain_tensor(run, images_BCHW, top=TOP)
-    config.out.mkdir(parents=True, exist_ok=True)
-    path = config.out / "photograph.png"
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "photograph.png"
     save_figure(figure, path)
     return path
 

@@ -11,7 +11,7 @@ from selfexplain.errors import InputError, first_line
 from selfexplain.lazy import import_named
 from selfexplain.models.efficientnet_lite import SIZES, EfficientNetLite
 from selfexplain.models.hub import (
-    SOURCED,
+    OF_WEIGHTS,
     build_hf,
     build_timm,
     hf_pretraining,
@@ -170,7 +170,7 @@ def check_without_weights(
         Traceback (most recent call last):
         selfexplain.errors.InputError: hf:microsoft/resnet-18 names weights; pass --pretrained ...
     """
-    if name.startswith("hf:") or SOURCED.match(name):
+    if OF_WEIGHTS.match(name):
         raise InputError(f"{name} names weights; {remedy}")
 
 

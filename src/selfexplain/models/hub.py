@@ -18,6 +18,8 @@ from selfexplain.models.pretrained import Pretraining, first_misfit, imagenet_cl
 
 SOURCED = re.compile(r"timm:(hf[-_]hub|local-dir):")
 """What begins the name of a model of timm's that lies on the hub, or in a folder."""
+OF_WEIGHTS = re.compile(rf"hf:|{SOURCED.pattern}|timm:[^:]*\.")
+"""What begins the name of weights, and not of a network alone."""
 
 
 def lies_in_folder(name: object) -> bool:
@@ -46,7 +48,7 @@ def timm_for(name: str, *, pretrained: bool) -> Any:
     if SOURCED.match(name):
         return timm
     known = name.removeprefix("timm:")
-    architecture = known.partition(".")[0] if pretrained else known
+    architecture = known.partition(".")[0]  # after which timm names weights
     if architecture not in timm.list_models():
         near = difflib.get_close_matches(known, timm.list_models(), n=3)
         raise InputError(f"timm has no model {known!r}; near names: {', '.join(near) or 'none'}")
