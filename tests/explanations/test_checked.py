@@ -533,7 +533,7 @@ def test_what_is_not_finite_is_called_that_after_the_layer_was_found(kind, value
     name, weight = list(net.named_parameters())[-2]
     with torch.no_grad():
         weight[0] = value
-    with pytest.raises(InputError, match=f"the model's '{name}' holds NaN or infinite values"):
+    with pytest.raises(InputError, match=f"the model's '{name}' contains NaN or infinite values"):
         class_maps(net, images(), kind=kind)
 
 
