@@ -163,7 +163,7 @@ def permuted(q_RBK: Tensor, is_true_RBK: Tensor, generator: torch.Generator) -> 
 def gradient_of_logits(
     z_RBK: Tensor, is_true_RBK: Tensor, mass_RB: Tensor, q_RBK: Tensor, loss: Loss
 ) -> Tensor:
-    """Derivative of each image's loss by its logits, (R, B, K), in closed form; q and the mass are constants."""
+    """Derivative of each image's loss by its logits, (R, B, K); q and the mass are constants."""
     onehot_RBK = is_true_RBK.to(z_RBK)
     m_RB1 = mass_RB.unsqueeze(-1)
     plain_RBK = z_RBK.softmax(-1) - onehot_RBK

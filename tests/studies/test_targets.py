@@ -1,6 +1,7 @@
 """The laboratory of targets: its written-out gradients and similarities against the library's."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from studies.targets.forms import FORMS, Form, gradient_of_logits, softmax_of_others
 from studies.targets.head_study import Laboratory, table
 from studies.targets.heads import Heads, TrainingSets, train_heads
+from studies.targets.likelihood import Asked, fit, log_likelihood, verdicts
 from torch import Tensor, nn
 
 from selfexplain.introspection import OwnMass, attribution_cosine, similarity_to_true
@@ -193,3 +195,44 @@ def test_the_table_pairs_a_form_with_its_control() -> None:
     line = next(line for line in made.splitlines() if line.startswith("| own, attribution |"))
     assert "+2.10" in line
     assert "+1.10" in line
+
+
+def asked_of(true_M: Tensor, told_MK: Tensor) -> Asked:
+    noise = torch.randn(len(true_M), 6, generator=torch.Generator().manual_seed(2))
+    named_M = (true_M + 1) % 6
+    return Asked(
+        logits_MK=noise,
+        named_M=named_M,
+        true_M=true_M,
+        similarities={
+            "head weights": noise.roll(1, 0),
+            "telling": told_MK,
+            "idle": noise.roll(2, 0),
+        },
+    )
+
+
+def test_a_similarity_that_knows_the_label_gains_likelihood_and_noise_does_not() -> None:
+    true_M = torch.arange(600) % 6
+    told_MK = F.one_hot(true_M, 6) + torch.randn(600, 6, generator=torch.Generator().manual_seed(3))
+    found = verdicts(asked_of(true_M, told_MK))
+    telling, idle = found["telling"], found["idle"]
+    over = "logits and head weights"
+    assert telling[f"gain over {over}"] > 5 * telling[f"standard error, {over}"]
+    assert telling["gain over both, shuffled"] < 0.01
+    assert abs(idle[f"gain over {over}"]) < 0.01
+    assert found["logits"]["log_likelihood"] == pytest.approx(-math.log(5), abs=0.02)
+
+
+def test_the_fit_is_that_of_the_highest_likelihood() -> None:
+    """By brute force over a grid."""
+    true_M = torch.arange(300) % 6
+    named_M = (true_M + 1) % 6
+    terms = F.one_hot(true_M, 6) + torch.randn(300, 6, generator=torch.Generator().manual_seed(3))
+    terms_MKT = terms.double().unsqueeze(2)
+    (found,) = fit(terms_MKT, named_M, true_M)
+    grid = torch.linspace(-1, 3, 801, dtype=torch.float64)
+    values = torch.stack(
+        [log_likelihood(terms_MKT, w.reshape(1), named_M, true_M).mean() for w in grid]
+    )
+    assert float(found) == pytest.approx(float(grid[values.argmax()]), abs=0.006)
