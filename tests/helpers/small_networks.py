@@ -12,6 +12,7 @@ import torch
 from tests.oracles.spaces import plain_logits
 from torch import Tensor, nn
 
+from selfexplain.models.efficientnet_lite import InvertedResidual
 from selfexplain.models.resnet import (
     PreactivationBlock,
     ResNet,
@@ -149,6 +150,14 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         for step in (2, 4)
     },
     "shortcut of zeros": lambda: ZeroPadShortcut(3),
+    **{
+        f"inverted residual of {n} channels by {step}": lambda n=n, step=step: nn.Sequential(
+            nn.Conv2d(IN_CHANNELS, n, 3, padding=1),
+            InvertedResidual(n, n, kernel=5, stride=step, expansion=n - 1),
+        )
+        for n in (2, 5)
+        for step in (1, 2)
+    },
     "small CNN": lambda: SmallCNN(3, IN_CHANNELS),
     "auxiliary head, 4 channels": lambda: nn.Sequential(
         nn.Conv2d(IN_CHANNELS, 4, 3, padding=1),

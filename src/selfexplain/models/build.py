@@ -2,12 +2,15 @@
 
 import difflib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import nn
 
 from selfexplain.errors import InputError, first_line, import_failure
 from selfexplain.lazy import import_named
+from selfexplain.models.efficientnet_lite import SIZES, EfficientNetLite
+from selfexplain.models.pretrained import load_lite
 from selfexplain.models.resnet import WideResNet, cifar_resnet, resnet18
 from selfexplain.models.small_cnn import SmallCNN
 
@@ -19,32 +22,46 @@ BUILT_IN: dict[str, Callable[[int, int], nn.Module]] = {
     "resnet18": resnet18,
     "wrn16_2": lambda classes, channels: WideResNet(16, 2, classes, channels),
     "wrn28_10": lambda classes, channels: WideResNet(28, 10, classes, channels),
+    **{name: partial(EfficientNetLite, size=size) for name, size in SIZES.items()},
 }
 """Name -> factory(num_classes, in_channels) of the networks that come with selfexplain."""
 
 
-def build_model(name: str, *, num_classes: int, in_channels: int) -> nn.Module:
-    """Build an untrained classifier by name; its weights come from torch's global generator.
+def build_model(
+    name: str, *, num_classes: int, in_channels: int, pretrained: bool = False
+) -> nn.Module:
+    """Build a classifier by name; its weights come from torch's global generator.
 
     Args:
         name: a key of `BUILT_IN`; `timm:NAME` for a model of timm; or `package.module:factory`
             for your own, called as `factory(num_classes=..., in_channels=...)`.
         num_classes: number of classes K.
         in_channels: channels C of the images.
+        pretrained: start from the weights that the network learned on ImageNet; its head is new
+            unless the number of classes is theirs. `wanted_input` says how to normalise images.
 
     Returns:
         A module that maps images (B, C, H, W) to logits (B, K).
 
     Raises:
-        InputError: the name is unknown, or what it names cannot be imported or called.
+        InputError: the name is unknown, or what it names cannot be imported or called, or there are
+            no weights of it.
 
     Example:
         >>> type(build_model("resnet20", num_classes=10, in_channels=3)).__name__
         'ResNet'
     """
     check_model_name(name)
+    if pretrained and name not in SIZES:
+        raise InputError(
+            f"there are no weights of {name}; pass one of {', '.join(SIZES)}, or leave out "
+            "--pretrained"
+        )
     if name in BUILT_IN:
-        return BUILT_IN[name](num_classes, in_channels)
+        model = BUILT_IN[name](num_classes, in_channels)
+        if pretrained:
+            load_lite(model, name)
+        return model
     if name.startswith("timm:"):
         return _build_timm(name.removeprefix("timm:"), num_classes, in_channels)
     return _build_own(name, num_classes, in_channels)
