@@ -232,7 +232,8 @@ def _ask(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, config: LikelihoodConfig
     for label, kind, at in asked:
         maps_BKHW = class_maps(model, x_BCHW, kind=kind, layer=at)
         for measure in MEASURES:
-            for centre in (False, True):
+            # Votes do not change when something is taken from all classes' maps.
+            for centre in (False, True) if measure == "cosine" else (False,):
                 name = f"{label}, {measure}{', centred' if centre else ''}"
                 similarities[name] = similarity_to_true(
                     maps_BKHW, named_B, measure=measure, centre=centre
