@@ -29,7 +29,7 @@ from selfexplain.evaluation import fit_temperature, holm, paired_difference, sco
 from selfexplain.files import read_tensors
 
 LEARNING_RATES = (3.0, 10.0, 30.0)
-DECAYS = (3e-6, 1e-5, 3e-5, 1e-4)
+DECAYS = (1e-5, 3e-5, 1e-4)
 EPOCHS = (20, 60)
 
 
