@@ -10,14 +10,15 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from selfexplain import cli
+from selfexplain.cli import flag_of
 from selfexplain.errors import InputError, import_failure
 from selfexplain.experiments.fit.pretrained import from_pretrained
 from selfexplain.experiments.fit.train import run_training
-from selfexplain.experiments.objective_options import ObjectiveOptions, flag_of
 from selfexplain.experiments.objectives import MIXERS, OBJECTIVES, resolve
 from selfexplain.experiments.options import DataOptions, TrainConfig, shortened
 from selfexplain.experiments.run_dir import run_name
 from selfexplain.limits import Count, Limits, OptionError, Positive, check_options
+from selfexplain.objectives.options import ObjectiveOptions
 
 COMMANDS = {each.__metadata__[0].name: get_args(each)[0] for each in get_args(cli.Command)}
 DATA = DataOptions(data="digits")

@@ -13,7 +13,6 @@ import tyro
 
 from selfexplain.app.serve import AppConfig, serve
 from selfexplain.errors import InputError, exit_on_bad_input, first_line
-from selfexplain.experiments.objective_options import flag_of
 from selfexplain.experiments.options import (
     CompareConfig,
     RetrainConfig,
@@ -25,7 +24,8 @@ from selfexplain.experiments.options import (
 from selfexplain.experiments.reading_options import ExplainConfig, ExportConfig, ReportConfig
 from selfexplain.experiments.search_options import LookupConfig, SearchConfig, SearchesConfig
 from selfexplain.files import atomic_file, no_room_said
-from selfexplain.limits import OptionError, check_options
+from selfexplain.limits import OptionError, check_options, hints_of
+from selfexplain.objectives.options import ObjectiveOptions
 from selfexplain.records import escaped
 
 if TYPE_CHECKING:
@@ -310,6 +310,22 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
         said = str(error).removeprefix(field)
         raise InputError(flag_of(error.owner, error.field) + said) from error
     return command
+
+
+def flag_of(owner: type, field: str) -> str:
+    """What sets a field of the options on the command line.
+
+    Example:
+        >>> from selfexplain.objectives.options import MixupOptions
+        >>> flag_of(MixupOptions, "alpha")
+        '--mixup.alpha'
+    """
+    groups = {kind: f"{name}." for name, kind in hints_of(ObjectiveOptions).items()}
+    annotations = getattr(hints_of(owner)[field], "__metadata__", ())
+    if tyro.conf.Positional in annotations:  # typed without a flag
+        return field.upper()
+    given: list[str] = [name for a in annotations if (name := getattr(a, "name", None))]
+    return "--" + (groups.get(owner, "") + (given or [field])[0]).replace("_", "-")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

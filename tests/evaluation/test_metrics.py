@@ -1,10 +1,13 @@
 """Scores against their definitions."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
+from torchmetrics.functional.classification import multiclass_calibration_error
 
-from selfexplain.evaluation import predict, score
+from selfexplain.evaluation import calibration_error, predict, score
 
 torch.manual_seed(0)
 LOGITS = torch.randn(400, 5) * 2
@@ -35,6 +38,51 @@ def test_ece_by_definition() -> None:
             gap = (right[inside].mean() - confidence[inside].mean()).abs().item()
             ece += inside.float().mean().item() * gap
     assert score(LOGITS, LABELS).ece == pytest.approx(100 * ece, rel=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_ece_is_torchmetrics_to_the_last_bit(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for N, K, scale in itertools.product((1, 2, 33, 600), (2, 7, 20), (0.01, 1, 3, 100)):
+        logits_NK = (scale * torch.randn(N, K, generator=generator)).to(dtype)
+        y_N = torch.randint(0, K, (N,), generator=generator)
+        assert calibration_error(logits_NK, y_N) == torchmetrics_ece(logits_NK, y_N)
+        rough_NK = logits_NK.round()  # many equal confidences, some of two classes
+        assert calibration_error(rough_NK, y_N) == torchmetrics_ece(rough_NK, y_N)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_ece_on_the_edges_of_bins_is_that_of_torchmetrics(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    N, others, on_edges = 2000, 15, 0
+    for edge in torch.linspace(0, 1, 16)[1:-1]:
+        # The top class within some last places of the edge; the others share what is left.
+        logits_NK = torch.zeros(N, others + 1, dtype=dtype)
+        logits_NK[:, 3] = (edge.double() * others / (1 - edge.double())).log()
+        logits_NK += 2e-7 * torch.randn(N, others + 1, generator=generator)
+        confidence_N = logits_NK.softmax(dim=1).amax(dim=1).float()
+        on_edges += int((confidence_N == edge).any())
+        for side_N in (confidence_N < edge, confidence_N == edge, confidence_N > edge):
+            inside_NK = logits_NK[side_N] if side_N.any() else logits_NK
+            for y_N in torch.full((len(inside_NK),), 0), torch.full((len(inside_NK),), 3):
+                assert calibration_error(inside_NK, y_N) == torchmetrics_ece(inside_NK, y_N)
+    assert on_edges >= 10  # of 14; some no softmax in float32 can give
+
+
+def test_ece_of_certainty_is_that_of_torchmetrics() -> None:
+    """Confidences of exactly 1 and 0, beside one in the last bin below 1."""
+    logits_NK = torch.tensor([[900.0, 0.0], [0.0, 900.0], [900.0, 0.0], [3.0, 0.0]])
+    y_N = torch.tensor([0, 0, 1, 0])
+    assert calibration_error(logits_NK, y_N) == torchmetrics_ece(logits_NK, y_N)
+    assert calibration_error(logits_NK[:2], y_N[:2]) == 50
+
+
+def torchmetrics_ece(logits_NK: torch.Tensor, y_N: torch.Tensor) -> float:
+    return 100 * float(
+        multiclass_calibration_error(
+            logits_NK.softmax(dim=1), y_N, num_classes=logits_NK.shape[1], n_bins=15, norm="l1"
+        )
+    )
 
 
 def test_predict_keeps_every_mode() -> None:

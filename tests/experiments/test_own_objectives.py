@@ -12,7 +12,6 @@ from torch import nn
 from selfexplain.cli import main
 from selfexplain.errors import InputError
 from selfexplain.experiments.explain.explain import load_run
-from selfexplain.experiments.objective_options import ObjectiveOptions
 from selfexplain.experiments.objectives import (
     build_objective,
     check_step,
@@ -25,12 +24,13 @@ from selfexplain.experiments.objectives import (
 )
 from selfexplain.launchers.local import worker_environment
 from selfexplain.objectives import LabelSmoothing, Mixup, ObjectiveContext
+from selfexplain.objectives.options import ObjectiveOptions
 
 OWN = """
 from torch import nn
 from selfexplain.launchers.local import worker_environment
 from selfexplain.objectives import LabelSmoothing, Objective, Range, Standard
-from selfexplain.objectives.shared.base import check_in_range
+from selfexplain.limits import check_in_range
 
 class Focal(Objective):
     tunable = {"gamma": Range(0.5, 5.0)}

@@ -11,7 +11,7 @@ from PIL import Image
 from selfexplain.cli import main, parse
 from selfexplain.experiments.compare.study_kd import StudyKDConfig, part_spec, study_of
 from selfexplain.experiments.fit.teacher import run_folder
-from selfexplain.objectives.teacher_parts import PARTS
+from selfexplain.objectives.options import PARTS
 from selfexplain.report import study_figure, study_markdown, study_table
 
 pytestmark = pytest.mark.slow

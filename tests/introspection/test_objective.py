@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from selfexplain.errors import InputError
 from selfexplain.explanations import class_maps
 from selfexplain.introspection import Introspective
-from selfexplain.introspection.similarity import (
+from selfexplain.introspection.target import (
     RunningClassMean,
     attribution_cosine,
     similarity_to_true,
+    softmax_target,
+    zipf_target,
 )
-from selfexplain.introspection.target import softmax_target, zipf_target
 from selfexplain.models import build_model
 from selfexplain.objectives import LabelSmoothing, Standard
 

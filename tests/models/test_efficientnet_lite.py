@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from selfexplain.errors import InputError
 from selfexplain.explanations import class_maps
-from selfexplain.explanations.pooled_head import find_pooled_head
+from selfexplain.explanations.layers import find_pooled_head
 from selfexplain.models import build_model, pretrained
 from selfexplain.models.efficientnet_lite import SIZES, from_published
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
-from selfexplain.experiments.objective_options import ObjectiveOptions
 from selfexplain.experiments.objectives import OBJECTIVES, build_objective
 from selfexplain.models import build_model
 from selfexplain.models.small_cnn import SmallCNN
 from selfexplain.objectives import Choice, Mixing, Objective, ObjectiveContext, WithAuxiliaryHead
+from selfexplain.objectives.options import ObjectiveOptions
 
 pytestmark = pytest.mark.slow
 

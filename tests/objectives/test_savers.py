@@ -26,7 +26,7 @@ from selfexplain.adapters.huggingface import ObjectiveTrainer
 from selfexplain.adapters.lightning import ObjectiveModule
 from selfexplain.errors import InputError
 from selfexplain.introspection.own_mass import OwnMass
-from selfexplain.introspection.similarity import RunningClassMean
+from selfexplain.introspection.target import RunningClassMean
 from selfexplain.objectives import CSKD, DLB, PSKD, Mixup, Objective, OnlineLabelSmoothing
 from selfexplain.objectives.shared.base import Wrapper
 from selfexplain.objectives.shared.memory import Epochs, Memory

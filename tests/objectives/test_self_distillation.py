@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from selfexplain.errors import InputError
 from selfexplain.models import build_model
 from selfexplain.objectives import CSKD, DLB, PSKD, Objective, OnlineLabelSmoothing
-from selfexplain.objectives.shared.functional import softened_kl
+from selfexplain.objectives.shared.base import softened_kl
 from selfexplain.objectives.shared.memory import Memory
 
 K = 4

@@ -9,10 +9,10 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
-from selfexplain.experiments.objective_options import ObjectiveOptions
 from selfexplain.experiments.objectives import build_objective, resolve
 from selfexplain.models import build_model
 from selfexplain.objectives import ObjectiveContext, OnlineLabelSmoothing, TfKD, ZipfLabelSmoothing
+from selfexplain.objectives.options import ObjectiveOptions
 from selfexplain.objectives.zipf import zipf_of_votes
 
 K = 5

@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from selfexplain.errors import InputError
-from selfexplain.experiments.objective_options import ObjectiveOptions, parts_of
 from selfexplain.launchers import LocalWorkers, RayCluster, Scheduler, Serial
 from selfexplain.limits import (
     Count,
@@ -27,7 +26,7 @@ from selfexplain.limits import (
     check_once,
     check_options,
 )
-from selfexplain.objectives.teacher_parts import PARTS
+from selfexplain.objectives.options import PARTS, ObjectiveOptions, parts_of
 from selfexplain.spaces import SPACES, load_genotype, to_string
 from selfexplain.spaces.space import Form
 from selfexplain.training import TrainingOptions

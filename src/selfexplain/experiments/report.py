@@ -11,7 +11,6 @@ from torch import Tensor
 
 from selfexplain.errors import InputError
 from selfexplain.experiments.fit.teacher import run_folder
-from selfexplain.experiments.objective_options import parts_of
 from selfexplain.experiments.read_records import (
     COMPARED,
     LOOKUPS,
@@ -28,6 +27,7 @@ from selfexplain.experiments.read_records import (
 from selfexplain.experiments.reading_options import ReportConfig
 from selfexplain.experiments.run_dir import kept_digest
 from selfexplain.files import atomic_file, read_json, read_shaped
+from selfexplain.objectives.options import parts_of
 from selfexplain.records import printable
 from selfexplain.report import disambiguate
 from selfexplain.report.html import FRAMES, Section, linspace_indices, page, paragraph

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 # What a result depends on beside its configuration: versions, hardware, commit.
 
 
-PACKAGES = ("selfexplain", "torch", "numpy", "lightning-fabric", "torchmetrics", "datasets")
+PACKAGES = ("selfexplain", "torch", "numpy", "lightning-fabric", "datasets")
 
 
 def environment(device: torch.device) -> dict[str, object]:

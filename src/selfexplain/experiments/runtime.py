@@ -121,9 +121,9 @@ def launch(device: DeviceOptions, training: TrainingOptions) -> Fabric:
 def by_version_alone(package: str) -> Iterator[None]:
     """Let what is imported within see the version of a package that is not imported yet.
 
-    When Fabric is imported it asks whether torchmetrics is of version 1 or later, and imports the
-    whole of it for that, with transformers and pandas: seconds, before anything is trained, for
-    what is not used until a run is scored.
+    When Fabric is imported it asks whether torchmetrics, where there is one (Lightning brings it),
+    is of version 1 or later, and imports the whole of it for that, with transformers and pandas:
+    seconds, before anything is trained, for what no run uses.
     Afterwards whoever imports the package gets the package.
 
     Args:

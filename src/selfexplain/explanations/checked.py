@@ -8,17 +8,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
-from selfexplain.explanations.capture import Captured, capture
-from selfexplain.explanations.kinds import MapKind
+from selfexplain.explanations import MapKind
+from selfexplain.explanations.capture import Captured, capture, probe_images
+from selfexplain.explanations.hooks import preserved
 from selfexplain.explanations.layers import (
-    ExplainedLayer,
+    TOLERANCES,
     find_explained_layer,
     last_responsive_layer,
+    no_pooled_head,
 )
-from selfexplain.explanations.layout import Source
-from selfexplain.explanations.model_state import preserved
-from selfexplain.explanations.pooled_head import TOLERANCES, no_pooled_head
-from selfexplain.explanations.tracing import probe_images
+from selfexplain.explanations.layout import ExplainedLayer, Source
 
 # What float32 products are rounded to where torch.set_float32_matmul_precision allows it.
 PRECISIONS = {"highest": 0.0, "high": 1e-3, "medium": 2e-2}

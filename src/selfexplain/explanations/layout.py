@@ -1,4 +1,7 @@
-"""Where features and space lie in a layer's output (B batch, F features, H W space, T tokens)."""
+"""Shapes: of images and logits, and where features and space lie in a layer's output.
+
+B batch, C channels, F features, H W space, K classes, T tokens.
+"""
 
 import difflib
 from collections.abc import Collection, Iterable, Sequence
@@ -9,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
+from selfexplain.explanations import KINDS, MapKind
 
 # Which tensor of a forward is explained, and names of layers that survive wrappers.
 
@@ -334,3 +338,130 @@ def pooled(activation: Tensor, layout: Layout) -> Tensor:
         torch.Size([2, 8])
     """
     return to_BFHW(activation, layout).mean((2, 3))
+
+
+@dataclass(frozen=True, slots=True)
+class PooledHead:
+    """A linear head on the spatial mean of a feature map.
+
+    Attributes:
+        linear: the layer whose output is the logits.
+        name: its name in the model.
+        source: where the feature map shows in a forward.
+        layout: how to read the feature map.
+        layers: names of all modules that return that very feature map; none where it is the result
+            of a function.
+
+    Example:
+        >>> source, layout = Source("output", "layer4"), Layout("BCHW", 8)
+        >>> PooledHead(nn.Linear(8, 5), "fc", source, layout, layers=("layer4",)).name
+        'fc'
+    """
+
+    linear: nn.Linear
+    name: str
+    source: Source
+    layout: Layout
+    layers: tuple[str, ...]
+
+
+# What the search for the layer to explain finds.
+@dataclass(frozen=True, slots=True)
+class ExplainedLayer:
+    """Where the explained activation shows in a forward, and how maps are made of it.
+
+    It holds names, not the model: it also serves copies and wrapped versions of the model.
+
+    Attributes:
+        source: where the activation shows.
+        layout: how to read it.
+        head: the linear head that it is averaged into; None if maps need backward passes.
+
+    Example:
+        >>> ExplainedLayer(Source("output", "layer3"), Layout("BCHW", 8)).source.name
+        'layer3'
+    """
+
+    source: Source
+    layout: Layout
+    head: PooledHead | None = None
+
+
+# Checks of what users pass, and of what their models return.
+
+
+# With a spatial mean under a linear head the gradient is w_k / (H W): these need no backward pass.
+POOLED_KINDS: tuple[MapKind, ...] = ("cam", "grad_cam", "feature_x_gradient")
+
+
+def check_kind(kind: MapKind) -> MapKind:
+    """Return ``kind`` if there is such a kind of map.
+
+    Raises:
+        InputError: if there is not; the message lists the kinds.
+
+    Example:
+        >>> check_kind("cam")
+        'cam'
+    """
+    if kind not in KINDS:
+        raise InputError(f"kind {kind!r} is unknown; pass one of {', '.join(KINDS)}")
+    return kind
+
+
+def check_images(x_BCHW: Tensor) -> None:
+    """Raise ``InputError`` unless ``x_BCHW`` is a floating-point batch of at least one image.
+
+    Example:
+        >>> import torch
+        >>> check_images(torch.zeros(2, 3, 8, 8))
+    """
+    if x_BCHW.dim() != 4 or x_BCHW.numel() == 0 or not x_BCHW.is_floating_point():
+        raise InputError(
+            f"x has shape {tuple(x_BCHW.shape)} and type {x_BCHW.dtype}; "
+            "pass floating-point images of shape (B, C, H, W)"
+        )
+
+
+def check_output(output: object, batch: int) -> Tensor:
+    """Return what a model returned if it is a floating-point tensor of shape (``batch``, K).
+
+    Raises:
+        InputError: if it is not; the message says what the model returned.
+
+    Example:
+        >>> import torch
+        >>> check_output(torch.zeros(2, 10), batch=2).shape
+        torch.Size([2, 10])
+    """
+    if not isinstance(output, Tensor):
+        raise InputError(
+            f"the model returned a {type(output).__name__}; it must return logits, one tensor of "
+            "shape (batch, classes)"
+        )
+    if output.dim() != 2 or len(output) != batch or not output.is_floating_point():
+        raise InputError(
+            f"the model returned {output.dtype} of shape {tuple(output.shape)} for a batch of "
+            f"{batch}; it must return floating-point logits of shape ({batch}, classes)"
+        )
+    return output
+
+
+def check_classes(classes: Sequence[int] | None, n_classes: int) -> list[int]:
+    """Return the class indices asked for; all of them where ``classes`` is None.
+
+    Raises:
+        InputError: if there are none, or one is not in 0 .. ``n_classes`` - 1.
+
+    Example:
+        >>> check_classes(None, 3), check_classes([2, 0], 3)
+        ([0, 1, 2], [2, 0])
+    """
+    chosen = list(range(n_classes)) if classes is None else [int(k) for k in classes]
+    outside = [k for k in chosen if not 0 <= k < n_classes]
+    if outside or not chosen:
+        raise InputError(
+            f"classes {outside or chosen} cannot be used; "
+            f"pass class indices from 0 to {n_classes - 1}, or None for all"
+        )
+    return chosen

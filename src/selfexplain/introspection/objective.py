@@ -20,34 +20,32 @@ from selfexplain.errors import InputError
 from selfexplain.explanations import cam, capture, maps_of_forward
 from selfexplain.explanations.capture import Captured
 from selfexplain.explanations.checked import CheckedLayers
-from selfexplain.explanations.layers import ExplainedLayer
-from selfexplain.explanations.model_state import preserved
+from selfexplain.explanations.hooks import preserved
+from selfexplain.explanations.layout import ExplainedLayer
 from selfexplain.introspection.options import options_from
-from selfexplain.introspection.similarity import (
+from selfexplain.introspection.target import (
     RunningClassMean,
     attribution_cosine,
-    find_num_classes,
-    similarity_to_true,
-)
-from selfexplain.introspection.target import (
     blend_uniform,
     distillation_loss,
+    find_num_classes,
     mixed_target,
-    non_target_loss,
     permuted_target,
+    similarity_to_true,
     soft_cross_entropy,
     softmax_target,
     uniform_target,
     zipf_target,
 )
 from selfexplain.objectives.shared.base import (
+    Counts,
     Objective,
     ObjectiveContext,
     Range,
     Tunable,
     check_logits,
+    non_target_loss,
 )
-from selfexplain.objectives.shared.memory import Counts
 
 
 class Introspective(Objective):

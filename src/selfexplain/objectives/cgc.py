@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.explanations import MapKind, maps_of_own_classes
-from selfexplain.explanations.kinds import check_kind
-from selfexplain.objectives.shared.base import Range, Tunable, check_in_range
+from selfexplain.explanations.layout import check_kind
+from selfexplain.objectives.options import ContrastiveGradCamOptions
+from selfexplain.objectives.shared.base import Range, Tunable
 from selfexplain.objectives.shared.explaining import ExplainingObjective, StepRandom
 
 # Another view of an image: a random part of it, resized, perhaps mirrored; for maps as for
@@ -176,16 +177,21 @@ class ContrastiveGradCam(ExplainingObjective):
     def __init__(
         self,
         model: nn.Module,
-        weight: float = 0.5,
-        temperature: float = 0.5,
-        min_area: float = 0.08,
-        mirror: bool = True,
-        kind: MapKind = "grad_cam",
-        layer: str | None = None,
+        weight: float = ContrastiveGradCamOptions.weight,
+        temperature: float = ContrastiveGradCamOptions.temperature,
+        min_area: float = ContrastiveGradCamOptions.min_area,
+        mirror: bool = ContrastiveGradCamOptions.mirror,
+        kind: MapKind = ContrastiveGradCamOptions.kind,
+        layer: str | None = ContrastiveGradCamOptions.layer,
     ) -> None:
-        check_in_range("weight", weight, 0.0, float("inf"))
-        check_in_range("temperature", temperature, 1e-6, float("inf"))
-        check_in_range("min_area", min_area, 0.01, 1.0)
+        ContrastiveGradCamOptions.check(
+            weight=weight,
+            temperature=temperature,
+            min_area=min_area,
+            mirror=mirror,
+            kind=kind,
+            layer=layer,
+        )
         super().__init__(model)
         self.weight = weight
         self.temperature = temperature

@@ -15,16 +15,16 @@ from torch import Tensor, nn
 
 from selfexplain.distributed import gathered
 from selfexplain.errors import InputError
-from selfexplain.explanations.model_state import preserved
+from selfexplain.explanations.hooks import preserved
+from selfexplain.objectives.options import CSKDOptions
 from selfexplain.objectives.shared.base import (
     Objective,
     ObjectiveContext,
     Range,
     Tunable,
-    check_in_range,
     check_logits,
+    softened_kl,
 )
-from selfexplain.objectives.shared.functional import softened_kl
 from selfexplain.objectives.shared.memory import Memory, bytes_of
 
 
@@ -87,12 +87,11 @@ class CSKD(Objective):
     def __init__(
         self,
         model: nn.Module,
-        weight: float = 1.0,
-        temperature: float = 4.0,
+        weight: float = CSKDOptions.weight,
+        temperature: float = CSKDOptions.temperature,
         memory_bytes: int | None = None,
     ) -> None:
-        check_in_range("weight", weight, 0.0, float("inf"))
-        check_in_range("temperature", temperature, 0.01, float("inf"))
+        CSKDOptions.check(weight=weight, temperature=temperature)
         super().__init__(model)
         self.weight = weight
         self.temperature = temperature

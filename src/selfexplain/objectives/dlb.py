@@ -14,15 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.distributed import gathered, own_part
+from selfexplain.objectives.options import DLBOptions
 from selfexplain.objectives.shared.base import (
     Objective,
     ObjectiveContext,
     Range,
     Tunable,
-    check_in_range,
     check_logits,
+    softened_kl,
 )
-from selfexplain.objectives.shared.functional import softened_kl
 from selfexplain.objectives.shared.memory import Memory, bytes_of
 
 
@@ -62,12 +62,11 @@ class DLB(Objective):
     def __init__(
         self,
         model: nn.Module,
-        alpha: float = 1.0,
-        temperature: float = 3.0,
+        alpha: float = DLBOptions.alpha,
+        temperature: float = DLBOptions.temperature,
         memory_bytes: int | None = None,
     ) -> None:
-        check_in_range("alpha", alpha, 0.0, float("inf"))
-        check_in_range("temperature", temperature, 0.01, float("inf"))
+        DLBOptions.check(alpha=alpha, temperature=temperature)
         super().__init__(model)
         self.alpha = alpha
         self.temperature = temperature

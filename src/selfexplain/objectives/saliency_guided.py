@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.explanations import maps_of_own_classes
-from selfexplain.objectives.shared.base import Range, Tunable, check_in_range
+from selfexplain.objectives.options import SaliencyGuidedOptions
+from selfexplain.objectives.shared.base import Range, Tunable
 from selfexplain.objectives.shared.explaining import ExplainingObjective, StepRandom
 
 
@@ -103,10 +104,13 @@ class SaliencyGuided(ExplainingObjective):
     }
 
     def __init__(
-        self, model: nn.Module, share: float = 0.5, weight: float = 1.0, signed: bool = False
+        self,
+        model: nn.Module,
+        share: float = SaliencyGuidedOptions.share,
+        weight: float = SaliencyGuidedOptions.weight,
+        signed: bool = SaliencyGuidedOptions.signed,
     ) -> None:
-        check_in_range("share", share, 0.0, 1.0)
-        check_in_range("weight", weight, 0.0, float("inf"))
+        SaliencyGuidedOptions.check(share=share, weight=weight, signed=signed)
         super().__init__(model)
         self.share = share
         self.weight = weight

@@ -17,14 +17,15 @@ from selfexplain.errors import InputError
 from selfexplain.explanations import cam, capture
 from selfexplain.explanations.capture import Captured
 from selfexplain.explanations.checked import CheckedLayers
+from selfexplain.objectives.options import ZipfOptions
 from selfexplain.objectives.shared.base import (
     Objective,
     Range,
     Tunable,
-    check_in_range,
     check_logits,
+    non_target_loss,
+    true_mask,
 )
-from selfexplain.objectives.shared.functional import non_target_loss, true_mask
 
 
 def dense_votes(scores_BKN: Tensor) -> Tensor:
@@ -83,9 +84,13 @@ class ZipfLabelSmoothing(Objective):
     capturable = True
     tunable: ClassVar[Mapping[str, Tunable]] = {"weight": Range(0.03, 1.0, log=True)}
 
-    def __init__(self, model: nn.Module, weight: float = 0.1, exponent: float = 1.0) -> None:
-        check_in_range("weight", weight, 0.0, float("inf"))
-        check_in_range("exponent", exponent, 0.0, float("inf"))
+    def __init__(
+        self,
+        model: nn.Module,
+        weight: float = ZipfOptions.weight,
+        exponent: float = ZipfOptions.exponent,
+    ) -> None:
+        ZipfOptions.check(weight=weight, exponent=exponent)
         super().__init__(model)
         self.weight = weight
         self.exponent = exponent

@@ -4,7 +4,7 @@ Shape suffixes: B images, C channels, H and W space, K classes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +17,13 @@ from selfexplain.data.decode import BrokenImageError, Files, decode_free
 from selfexplain.data.images import OutgrownError, Ranges
 from selfexplain.errors import InputError, first_line
 from selfexplain.experiments.fit.model import build_of, with_auxiliary_head
-from selfexplain.experiments.objective_options import ObjectiveOptions
 from selfexplain.experiments.objectives import is_own_objective, resolve, split_spec
 from selfexplain.experiments.reading_options import ExplainConfig
 from selfexplain.experiments.run_dir import load_weights, read_finished
 from selfexplain.explanations import MapKind, class_maps
 from selfexplain.introspection import Introspective
 from selfexplain.objectives import Objective
+from selfexplain.objectives.options import ObjectiveOptions
 from selfexplain.training.checkpoint import check_format, load_checkpoint, loading_from
 
 if TYPE_CHECKING:
@@ -83,11 +83,12 @@ def load_run(folder: Path, kind: MapKind = "cam", layer: str | None = None) -> T
 
 def _objective_options(config: dict[str, Any]) -> ObjectiveOptions:
     """The options as they were when the run was made."""
-    fields = ObjectiveOptions.__dataclass_fields__
     saved = config.get("options", {})
+    plain = ObjectiveOptions()
+    kinds = {field.name: type(getattr(plain, field.name)) for field in fields(plain)}
     try:
         return ObjectiveOptions(
-            **{name: field.default_factory(**saved.get(name, {})) for name, field in fields.items()}  # type: ignore[operator]
+            **{name: kind(**saved.get(name, {})) for name, kind in kinds.items()}
         )
     except (InputError, TypeError) as error:
         raise InputError(

@@ -17,8 +17,8 @@ from selfexplain.experiments.objectives import build_objective
 from selfexplain.experiments.options import SharedConfig, to_dict
 from selfexplain.experiments.run_dir import FinishedRun, weight_shapes
 from selfexplain.experiments.runtime import check_device
-from selfexplain.explanations.model_state import preserved
-from selfexplain.explanations.pooled_head import refuse_broken_weights
+from selfexplain.explanations.hooks import preserved
+from selfexplain.explanations.layers import refuse_broken_weights
 from selfexplain.models import build_model
 from selfexplain.models.build import is_own
 from selfexplain.objectives import Objective, ObjectiveContext, WithAuxiliaryHead

@@ -10,13 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from selfexplain.explanations.hooks import preserved
 from selfexplain.explanations.metrics.common import (
     Perturbation,
     check_explained,
     chunks,
     class_logits,
 )
-from selfexplain.explanations.model_state import preserved
 
 
 class Infidelity(NamedTuple):

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from selfexplain.explanations import MapKind, capture
 from selfexplain.explanations.capture import Captured
 from selfexplain.explanations.checked import CheckedLayers
-from selfexplain.explanations.layers import ExplainedLayer
-from selfexplain.objectives.shared.base import Objective, check_logits
-from selfexplain.objectives.shared.memory import Counts
+from selfexplain.explanations.layout import ExplainedLayer
+from selfexplain.objectives.shared.base import Counts, Objective, check_logits
 
 
 class ExplainingObjective(Objective):

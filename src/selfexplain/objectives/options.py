@@ -1,14 +1,15 @@
-"""The options of each objective, one class an objective, for the command line."""
+"""The options of each objective: the one place of their defaults, limits and help.
+
+The command line is made of these classes, and the objectives' constructors take defaults and limits
+from them. Nothing here imports torch, for which `--help` would have to wait.
+"""
 
 import re
-from dataclasses import dataclass, field
-from typing import Annotated, Literal
-
-import tyro
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 from selfexplain.explanations import MapKind
-from selfexplain.introspection import IntrospectiveOptions
-from selfexplain.introspection.options import OwnMassControl
+from selfexplain.introspection.options import IntrospectiveOptions, OwnMassControl
 from selfexplain.limits import (
     Limits,
     NotNegative,
@@ -16,12 +17,11 @@ from selfexplain.limits import (
     Share,
     Temperature,
     check_options,
-    hints_of,
+    check_values,
 )
-from selfexplain.objectives.teacher_parts import Part
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Checked:
     """Options that keep to the limits they are declared with."""
 
@@ -29,8 +29,19 @@ class Checked:
         """Refuse values outside of them."""
         check_options(self)
 
+    @classmethod
+    def check(cls, **values: Any) -> None:
+        """Raise InputError for the first value outside of the limits of the field of its name.
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+        Example:
+            >>> LabelSmoothingOptions.check(smoothing=2)
+            Traceback (most recent call last):
+            selfexplain.limits.OptionError: smoothing is 2; pass a number from 0 to 1
+        """
+        check_values(cls, values)
+
+
+@dataclass(frozen=True, kw_only=True)
 class LabelSmoothingOptions(Checked):
     """Options of the objective label_smoothing."""
 
@@ -38,7 +49,7 @@ class LabelSmoothingOptions(Checked):
     """Mass spread evenly over all classes."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class ConfidencePenaltyOptions(Checked):
     """Options of the objective confidence_penalty."""
 
@@ -46,7 +57,7 @@ class ConfidencePenaltyOptions(Checked):
     """Weight of the entropy that is rewarded."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class MixupOptions(Checked):
     """Options of mixup, before another objective: mixup+standard."""
 
@@ -56,17 +67,12 @@ class MixupOptions(Checked):
     """Of mixing in a step."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CutMixOptions(Checked):
+@dataclass(frozen=True, kw_only=True)
+class CutMixOptions(MixupOptions):
     """Options of cutmix, before another objective: cutmix+standard."""
 
-    alpha: Positive = 1.0
-    """Shares of the two images are drawn from Beta(alpha, alpha)."""
-    probability: Share = 1.0
-    """Of mixing in a step."""
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class DMLOptions(Checked):
     """Options of the objective dml."""
 
@@ -76,7 +82,7 @@ class DMLOptions(Checked):
     """Weight of the divergence from the other networks."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class BYOTOptions(Checked):
     """Options of the objective byot."""
 
@@ -90,7 +96,7 @@ class BYOTOptions(Checked):
     """Weight of the squared distance to the deepest features."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class SaliencyGuidedOptions(Checked):
     """Options of the objective saliency_guided."""
 
@@ -102,7 +108,7 @@ class SaliencyGuidedOptions(Checked):
     """Rank pixels by the signed gradient in place of its magnitude."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class ContrastiveGradCamOptions(Checked):
     """Options of the objective cgc."""
 
@@ -120,7 +126,7 @@ class ContrastiveGradCamOptions(Checked):
     """Name of the layer to explain; None for the last with positions."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class AttentionSeparabilityOptions(Checked):
     """Options of the objective icasc."""
 
@@ -140,7 +146,7 @@ class AttentionSeparabilityOptions(Checked):
     """Name of the inner layer; None for the last with more positions than the other."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class LearnerCriticOptions(Checked):
     """Options of the objective lsx."""
 
@@ -148,7 +154,7 @@ class LearnerCriticOptions(Checked):
     """Weight of the critic's loss in what the learner learns."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class KDOptions(Checked):
     """Options of the objective kd."""
 
@@ -158,7 +164,7 @@ class KDOptions(Checked):
     """Softens teacher and student."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class CSKDOptions(Checked):
     """Options of the objective cs_kd."""
 
@@ -168,7 +174,7 @@ class CSKDOptions(Checked):
     """Softens both predictions in that term."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class PSKDOptions(Checked):
     """Options of the objective ps_kd."""
 
@@ -176,21 +182,22 @@ class PSKDOptions(Checked):
     """Share of the model's own past prediction in the target of the last epoch."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class OwnMassOptions(Checked):
     """Options of the objective own_mass."""
 
     alpha: Share = 0.8
     """Share of the model's own past non-target mass in the target of the last epoch."""
-    kappa: NotNegative = 1.0
-    """How far that mass leans to classes with similar explanations; 0 spreads it evenly."""
+    kappa: Annotated[float, Limits(least=-100, most=100)] = 1.0
+    """How far that mass leans to classes with similar explanations; 0 spreads it evenly, and
+    below 0 it leans away."""
     cap: Share = 1.0
     """The most that the non-target mass of a target may be."""
     control: OwnMassControl = "none"
     """permuted: the same values on shuffled classes."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class TfKDOptions(Checked):
     """Options of the objective tf_kd."""
 
@@ -204,7 +211,7 @@ class TfKDOptions(Checked):
     """The virtual teacher's probability of the true class; None for 0.99."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class OLSOptions(Checked):
     """Options of the objective ols."""
 
@@ -212,7 +219,7 @@ class OLSOptions(Checked):
     """Weight of the label; the rest is the soft label's."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class ZipfOptions(Checked):
     """Options of the objective zipf."""
 
@@ -222,7 +229,7 @@ class ZipfOptions(Checked):
     """How fast the target falls with the rank."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class DLBOptions(Checked):
     """Options of the objective dlb."""
 
@@ -232,7 +239,7 @@ class DLBOptions(Checked):
     """Softens both predictions in that term."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class DKDOptions(Checked):
     """Options of the objective dkd."""
 
@@ -246,7 +253,7 @@ class DKDOptions(Checked):
     """Share of the epochs over which the distillation grows to its weight."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class BornAgainOptions(Checked):
     """Options of the objective born_again."""
 
@@ -256,7 +263,37 @@ class BornAgainOptions(Checked):
     """Weight of the cross-entropy with the labels."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+# The parts that a teacher's output is cut into, and what stands in for those that are left out.
+
+
+Mass = Literal["image", "class", "all", "virtual"]
+"""Whose mass of the true class: the image's, the mean of its class or of all, a made-up one."""
+Others = Literal["image", "class", "permuted", "even"]
+"""How the other classes share the rest: as for the image, its class; in a wrong order; evenly."""
+Part = Literal[
+    "full",
+    "true_only",
+    "permuted",
+    "averaged",
+    "class_mean",
+    "similarity",
+    "uniform",
+    "virtual",
+]
+PARTS: dict[Part, tuple[Mass, Others]] = {
+    "full": ("image", "image"),
+    "true_only": ("image", "even"),
+    "permuted": ("image", "permuted"),
+    "averaged": ("image", "class"),
+    "class_mean": ("class", "class"),
+    "similarity": ("all", "image"),
+    "uniform": ("all", "even"),
+    "virtual": ("virtual", "even"),
+}
+"""What each part keeps of the teacher: (mass of the true class, shares of the others)."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DistilPartOptions(Checked):
     """Options of the objective distil_part."""
 
@@ -270,47 +307,67 @@ class DistilPartOptions(Checked):
     """Confidence of the virtual teacher, before it is softened."""
 
 
+# Which objectives there are, and whose options are whose.
+
+
+CLASSES = {
+    "standard": "selfexplain.objectives:Standard",
+    "label_smoothing": "selfexplain.objectives:LabelSmoothing",
+    "confidence_penalty": "selfexplain.objectives:ConfidencePenalty",
+    "introspective": "selfexplain.introspection:Introspective",
+    "own_mass": "selfexplain.introspection:OwnMass",
+    "dml": "selfexplain.objectives:DML",
+    "byot": "selfexplain.objectives:BYOT",
+    "saliency_guided": "selfexplain.objectives:SaliencyGuided",
+    "cgc": "selfexplain.objectives:ContrastiveGradCam",
+    "icasc": "selfexplain.objectives:AttentionSeparability",
+    "lsx": "selfexplain.objectives:LearnerCritic",
+    "kd": "selfexplain.objectives:KD",
+    "cs_kd": "selfexplain.objectives:CSKD",
+    "ps_kd": "selfexplain.objectives:PSKD",
+    "tf_kd": "selfexplain.objectives:TfKD",
+    "ols": "selfexplain.objectives:OnlineLabelSmoothing",
+    "zipf": "selfexplain.objectives:ZipfLabelSmoothing",
+    "dlb": "selfexplain.objectives:DLB",
+    "distil_part": "selfexplain.objectives:DistilPart",
+    "born_again": "selfexplain.objectives:BornAgain",
+    "dkd": "selfexplain.objectives:DKD",
+}
+"""Name of an objective on the command line -> its class, which imports torch. Its options, where it
+has any, are the field of its name in `ObjectiveOptions`."""
+MIXER_CLASSES = {
+    "mixup": "selfexplain.objectives:Mixup",
+    "cutmix": "selfexplain.objectives:CutMix",
+}
+"""The same of what may stand before an objective and mixes images for it."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectiveOptions:
     """Options of every objective; only those of the objective in use count."""
 
-    label_smoothing: LabelSmoothingOptions = field(default_factory=LabelSmoothingOptions)
-    confidence_penalty: ConfidencePenaltyOptions = field(default_factory=ConfidencePenaltyOptions)
-    introspective: IntrospectiveOptions = field(default_factory=IntrospectiveOptions)
-    own_mass: OwnMassOptions = field(default_factory=OwnMassOptions)
-    mixup: MixupOptions = field(default_factory=MixupOptions)
-    cutmix: CutMixOptions = field(default_factory=CutMixOptions)
-    dml: DMLOptions = field(default_factory=DMLOptions)
-    byot: BYOTOptions = field(default_factory=BYOTOptions)
-    saliency_guided: SaliencyGuidedOptions = field(default_factory=SaliencyGuidedOptions)
-    cgc: ContrastiveGradCamOptions = field(default_factory=ContrastiveGradCamOptions)
-    icasc: AttentionSeparabilityOptions = field(default_factory=AttentionSeparabilityOptions)
-    lsx: LearnerCriticOptions = field(default_factory=LearnerCriticOptions)
-    kd: KDOptions = field(default_factory=KDOptions)
-    cs_kd: CSKDOptions = field(default_factory=CSKDOptions)
-    ps_kd: PSKDOptions = field(default_factory=PSKDOptions)
-    tf_kd: TfKDOptions = field(default_factory=TfKDOptions)
-    ols: OLSOptions = field(default_factory=OLSOptions)
-    zipf: ZipfOptions = field(default_factory=ZipfOptions)
-    dlb: DLBOptions = field(default_factory=DLBOptions)
-    dkd: DKDOptions = field(default_factory=DKDOptions)
-    born_again: BornAgainOptions = field(default_factory=BornAgainOptions)
-    distil_part: DistilPartOptions = field(default_factory=DistilPartOptions)
-
-
-def flag_of(owner: type, field: str) -> str:
-    """What sets a field of the options on the command line.
-
-    Example:
-        >>> flag_of(MixupOptions, "alpha")
-        '--mixup.alpha'
-    """
-    groups = {kind: f"{name}." for name, kind in hints_of(ObjectiveOptions).items()}
-    annotations = getattr(hints_of(owner)[field], "__metadata__", ())
-    if tyro.conf.Positional in annotations:  # typed without a flag
-        return field.upper()
-    given: list[str] = [name for a in annotations if (name := getattr(a, "name", None))]
-    return "--" + (groups.get(owner, "") + (given or [field])[0]).replace("_", "-")
+    label_smoothing: LabelSmoothingOptions = LabelSmoothingOptions()
+    confidence_penalty: ConfidencePenaltyOptions = ConfidencePenaltyOptions()
+    introspective: IntrospectiveOptions = IntrospectiveOptions()  # noqa: RUF009 - it is frozen
+    own_mass: OwnMassOptions = OwnMassOptions()
+    mixup: MixupOptions = MixupOptions()
+    cutmix: CutMixOptions = CutMixOptions()
+    dml: DMLOptions = DMLOptions()
+    byot: BYOTOptions = BYOTOptions()
+    saliency_guided: SaliencyGuidedOptions = SaliencyGuidedOptions()
+    cgc: ContrastiveGradCamOptions = ContrastiveGradCamOptions()
+    icasc: AttentionSeparabilityOptions = AttentionSeparabilityOptions()
+    lsx: LearnerCriticOptions = LearnerCriticOptions()
+    kd: KDOptions = KDOptions()
+    cs_kd: CSKDOptions = CSKDOptions()
+    ps_kd: PSKDOptions = PSKDOptions()
+    tf_kd: TfKDOptions = TfKDOptions()
+    ols: OLSOptions = OLSOptions()
+    zipf: ZipfOptions = ZipfOptions()
+    dlb: DLBOptions = DLBOptions()
+    dkd: DKDOptions = DKDOptions()
+    born_again: BornAgainOptions = BornAgainOptions()
+    distil_part: DistilPartOptions = DistilPartOptions()
 
 
 def parts_of(spec: str) -> list[str]:
