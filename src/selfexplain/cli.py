@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DemoConfig:
-    """Train three ways on real images of digits, compare, draw explanations, and search a cell."""
+    """Train with three objectives on digits, compare, plot explanations, and search for a cell."""
 
     out: Path = Path("runs/demo")
     """Folder for the results."""

@@ -4,19 +4,16 @@ A shape is a class of values (`Number`, `Text`, ...), or a dictionary of field -
 object with at least these fields; a field whose name ends in a question mark may be missing.
 """
 
-import hashlib
 import json
 import math
 import stat
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from selfexplain.errors import InputError
 
-DIGEST = "sha256"
-"""Where something that was written says what it must hold: a field of JSON, or of metadata."""
 DEEPEST = 100
 """Levels of lists and objects inside one another."""
 LARGEST = 2**30
@@ -317,45 +314,6 @@ def _depth(value: Any) -> int:
         if depth > DEEPEST:
             break
     return depth
-
-
-def sealed(
-    record: Mapping[str, Any], default: Callable[[Any], Any] | None = None
-) -> dict[str, Any]:
-    """A record as JSON has it, and last a digest of all that stands in it.
-
-    Args:
-        record: an object.
-        default: as for `json.dumps`: what becomes of values that JSON does not have.
-
-    Example:
-        >>> record = sealed({"loss": 0.83})
-        >>> damaged = record | {"loss": 0.93}
-        >>> is_whole(record), is_whole(damaged), is_whole({"loss": 0.93})
-        (True, False, True)
-    """
-    plain = json.loads(json.dumps(record, default=default))
-    return {**plain, DIGEST: _digest(plain)}
-
-
-def is_whole(record: Mapping[str, Any]) -> bool:
-    """Whether a record holds what its digest says; one without a digest is believed."""
-    return bool(record.get(DIGEST, kept := _digest(record)) == kept)
-
-
-def unsealed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record without its digest, if it has any.
-
-    Example:
-        >>> unsealed(sealed({"loss": 0.83}))
-        {'loss': 0.83}
-    """
-    return {name: value for name, value in record.items() if name != DIGEST}
-
-
-def _digest(record: Mapping[str, Any]) -> str:
-    """SHA-256 of what a record says, in whatever order and layout."""
-    return hashlib.sha256(json.dumps(unsealed(record), sort_keys=True).encode()).hexdigest()
 
 
 def read_text(path: Path, remedy: str, errors: str = "strict") -> str:

@@ -19,7 +19,7 @@ from selfexplain.introspection import Introspective
 from selfexplain.models import build_model
 from selfexplain.objectives import Standard
 from selfexplain.training import CompiledParts, TrainingOptions, train
-from selfexplain.training.cuda_graph import RecordedStep
+from selfexplain.training.steps import RecordedStep
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

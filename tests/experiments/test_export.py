@@ -223,7 +223,7 @@ def test_code_that_a_publisher_names_is_not_run_unasked(
     export_run(ExportConfig(run=run, out=tmp_path / "out"))
     (tmp_path / "code_of_mine.py").write_text(
         "from pathlib import Path\n"
-        "from selfexplain.models.small_cnn import SmallCNN\n"
+        "from selfexplain.models.build import SmallCNN\n"
         "Path(__file__).with_name('imported').touch()\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))

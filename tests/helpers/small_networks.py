@@ -12,6 +12,7 @@ import torch
 from tests.oracles.spaces import plain_logits
 from torch import Tensor, nn
 
+from selfexplain.models.build import SmallCNN
 from selfexplain.models.efficientnet_lite import InvertedResidual
 from selfexplain.models.resnet import (
     PreactivationBlock,
@@ -19,7 +20,6 @@ from selfexplain.models.resnet import (
     ZeroPadShortcut,
     projection_shortcut,
 )
-from selfexplain.models.small_cnn import SmallCNN
 from selfexplain.objectives.byot import BYOT
 from selfexplain.spaces import Genotype, build_network, build_supernet, random_genotype
 from selfexplain.spaces.darts import AuxiliaryHead

@@ -1,5 +1,6 @@
 """Trials that worker processes can import. Each keeps a diary: a line for every step it takes."""
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -29,6 +30,11 @@ def count_up(folder: Path, on_step) -> int:
 def refused(folder: Path, on_step) -> int:
     count_up(folder, on_step)
     raise InputError("the loss became nan; pass a smaller --lr")
+
+
+def on_a_full_disk(folder: Path, on_step) -> int:
+    count_up(folder, on_step)
+    raise OSError(errno.ENOSPC, "No space left on device", str(folder / "events"))
 
 
 def raising_once(folder: Path, on_step) -> int:

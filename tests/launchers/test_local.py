@@ -1,6 +1,7 @@
 """Schedulers on this machine: every trial to its end, once, whatever happens to its worker."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,8 @@ import pytest
 from tests.helpers import sweep_trials
 from tests.helpers.sweep_trials import STEPS, count_up, diary, trials
 
-from selfexplain.errors import InputError
+from selfexplain.errors import InputError, WriteError
+from selfexplain.experiments.run_dir import kept_said
 from selfexplain.launchers import Done, Failed, LocalWorkers, Serial, Started, Step, Trial
 from selfexplain.launchers.local import cores, gpus_here, worker_environment
 
@@ -75,6 +77,32 @@ def test_bad_input_fails_a_trial_and_not_the_others(scheduler, tmp_path: Path) -
     with pytest.raises(InputError, match=r"1 of 2 runs failed.* refused: the loss became nan"):
         outcome.complete()
     assert len(diary(tmp_path, "refused")) == STEPS
+
+
+@pytest.mark.parametrize("workers", [None, 1])
+def test_a_full_disk_breaks_off_the_sweep(workers: int | None, tmp_path: Path) -> None:
+    """It says so once, and what is kept; the other trials are not begun."""
+    scheduler = Serial() if workers is None else LocalWorkers(workers)
+    watch = Watch()
+    several = trials(
+        tmp_path / "sweep", count_up, sweep_trials.on_a_full_disk, sweep_trials.raising
+    )
+    (tmp_path / "sweep" / "count_up").mkdir(parents=True)
+    (tmp_path / "sweep" / "count_up" / "checkpoint.pt").touch()  # as of a run that is done
+    with pytest.raises(WriteError) as told, kept_said(tmp_path / "sweep"):
+        scheduler.run(several, watch)
+    assert re.fullmatch(
+        r"\S+/events cannot be written \(No space left on device\); make room on that disk, or "
+        "pass another --out; what its runs have finished is kept, and the same command again goes "
+        "on from it",
+        str(told.value),
+    )
+    assert [name for name, m in watch.news if isinstance(m, Started)] == [
+        "count_up",
+        "on_a_full_disk",
+    ]
+    assert not watch.of(Started, "raising")
+    assert scheduler.apart is False or gone_soon(watch.pids())
 
 
 def test_killed_worker_loses_one_step_at_most(tmp_path: Path) -> None:

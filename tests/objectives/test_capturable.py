@@ -1,6 +1,6 @@
 """Objectives whose steps are recorded and replayed: what that asks of them, without a GPU.
 
-A replay repeats the work of the device alone (training/cuda_graph.py). So such a step decides
+A replay repeats the work of the device alone (training/steps.py). So such a step decides
 nothing by values, draws nothing on the CPU, and finds and leaves its memory where it was.
 """
 

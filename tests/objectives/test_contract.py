@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from selfexplain.errors import InputError
 from selfexplain.experiments.objectives import OBJECTIVES, build_objective
 from selfexplain.models import build_model
-from selfexplain.models.small_cnn import SmallCNN
+from selfexplain.models.build import SmallCNN
 from selfexplain.objectives import Choice, Mixing, Objective, ObjectiveContext, WithAuxiliaryHead
 from selfexplain.objectives.options import ObjectiveOptions
 

@@ -29,7 +29,7 @@ from selfexplain.introspection.own_mass import OwnMass
 from selfexplain.introspection.target import RunningClassMean
 from selfexplain.objectives import CSKD, DLB, PSKD, Mixup, Objective, OnlineLabelSmoothing
 from selfexplain.objectives.shared.base import Wrapper
-from selfexplain.objectives.shared.memory import Epochs, Memory
+from selfexplain.objectives.shared.memory import Epochs, TensorMemory
 
 pytestmark = pytest.mark.slow
 
@@ -242,12 +242,12 @@ def as_0_1_0(objective: Objective) -> dict[str, Any]:
     state: dict[str, Any] = dict(objective.state_dict())
     for prefix, module in objective.named_modules():
         start = f"{prefix}." if prefix else ""
-        if isinstance(module, (RunningClassMean, Epochs, Memory)):
+        if isinstance(module, (RunningClassMean, Epochs, TensorMemory)):
             del state[f"{start}_extra_state"]
         elif hasattr(module, "counts"):
             names = module.counts.names
             state[f"{start}_extra_state"] = {name: module.counts[name] for name in names}
-        if isinstance(module, Memory):
+        if isinstance(module, TensorMemory):
             del state[f"{start}table._extra_state"]
             for name in module.names:
                 state[start + name] = torch.empty(0) if module.empty else module[name]

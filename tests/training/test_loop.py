@@ -19,9 +19,9 @@ from selfexplain.objectives import Objective, Standard
 from selfexplain.training import DivergedError, TrainingOptions, train
 from selfexplain.training.checkpoint import load_checkpoint, save_checkpoint
 from selfexplain.training.cost import interleaved_cost
-from selfexplain.training.cuda_graph import RecordedStep, gradient_step
 from selfexplain.training.log import EpochLog
 from selfexplain.training.loop import cosine_with_warmup
+from selfexplain.training.steps import RecordedStep, gradient_step
 
 
 class Batches:

@@ -38,7 +38,7 @@ from selfexplain.data.images import (
     unclear_floats,
 )
 from selfexplain.data.labels import abridged
-from selfexplain.data.splits import hold_out
+from selfexplain.data.loader import hold_out
 from selfexplain.errors import InputError
 
 # The handwritten digits that come with scikit-learn: a data set that needs no download.

@@ -122,11 +122,23 @@ def side_of(shape_CHW: tuple[int, int, int]) -> int:
     return height
 
 
-def prepare(data: ImageData, options: DataOptions, seed: int) -> Prepared:
+def prepare(
+    data: ImageData,
+    options: DataOptions,
+    seed: int,
+    statistics: tuple[Tensor, Tensor] | None = None,
+) -> Prepared:
     """Draw the splits of one seed.
 
     The held-out part is drawn first, from all training images, so that it does not depend on how
     many of the others are then trained on.
+
+    Args:
+        data: the data set.
+        options: how to split and augment it.
+        seed: of the splits.
+        statistics: mean and standard deviation (C,) to normalise by, in units of [0, 1]; None for
+            those of the images that are trained on.
 
     Example:
         >>> options = DataOptions(data="digits", train_size=100, validation=0.2)
@@ -140,7 +152,7 @@ def prepare(data: ImageData, options: DataOptions, seed: int) -> Prepared:
         train, scored = train.subset(train_indices), train.subset(held_out)
     if options.train_size is not None:
         train = train.subset(take(train.labels_N, options.train_size, seed))
-    mean_C, std_C = channel_statistics(train)
+    mean_C, std_C = channel_statistics(train) if statistics is None else statistics
     return Prepared(
         train=train,
         scored=scored,

@@ -26,7 +26,7 @@ class QualityOptions:
     """Which images explanations are evaluated on, and with how many samples; for --evaluate."""
 
     count: Count = 200
-    """Number of images, drawn by --seed from those that the run was scored on; all if there are
+    """Number of images, drawn with --seed from the run's evaluation split; all if there are
     fewer."""
     seed: Seed = 0
     """Seed of the images, perturbations and randomised weights: the same for all runs."""
@@ -63,22 +63,22 @@ FORMATS = (".png", ".svg", ".pdf")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExplainConfig:
-    """Draw class maps and soft targets of images by a trained run, or evaluate its maps."""
+    """Plot a trained run's class maps and soft targets for images, or evaluate its maps."""
 
     run: tuple[Path, ...]
     """Folder of a finished run (of train, of retrain, or one of a comparison's runs/); several to
-    compare their maps with --evaluate, differences to the first."""
+    compare their maps with --evaluate, with differences from the first."""
     images: tuple[Path, ...] = ()
-    """Image files to draw."""
+    """Image files to explain."""
     out: Path | None = None
-    """File to write: a picture as .png, .svg or .pdf; with --evaluate .json, by default
+    """File to write: a figure as .png, .svg or .pdf; with --evaluate .json, by default
     explanations.json in the first run's folder."""
     kind: tuple[MapKind, ...] = ("cam",)
     """Kind of the class maps; several with --evaluate."""
     layer: str | None = None
     """Layer of the maps, by module name; None for the last feature map."""
     evaluate: bool = False
-    """Instead of drawing maps, measure how good they are on images that the run was scored on."""
+    """Instead of plotting maps, measure their quality on the run's evaluation split."""
     quality: Annotated[QualityOptions, tyro.conf.arg(name="")] = field(
         default_factory=QualityOptions
     )
@@ -134,7 +134,7 @@ Format = Literal["onnx", "torch_export", "source"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportConfig:
-    """Write a trained classifier in forms that others can use."""
+    """Export a trained classifier in portable formats."""
 
     run: Path
     """Folder of a finished run (of train, of retrain, or one of a comparison's runs/)."""
@@ -167,9 +167,9 @@ _RECORDS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportConfig:
-    """Write one HTML file that shows what trainings, comparisons, studies or searches left.
+    """Write one HTML file with the results of training runs, comparisons, studies or searches.
 
-    It needs no other file and no network.
+    It needs no other file and no network access.
     """
 
     dirs: tyro.conf.Positional[tuple[Path, ...]]

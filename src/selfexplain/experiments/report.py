@@ -1,8 +1,9 @@
 """The report: one HTML file on what one or several folders hold."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -35,7 +36,6 @@ from selfexplain.report.sections import (
     EpochSnapshot,
     Predictions,
     Record,
-    Similarity,
     Snapshots,
     classes_section,
     comparison_results,
@@ -84,8 +84,8 @@ def read_record(folder: Path) -> Record:
         metrics=printable(read_metrics(folder)),
         result=read_result(done) if done.exists() else None,
         predictions=_predictions(folder, len(class_names)),
-        similarity=_similarity(folder, len(class_names)),
         control=_control(config["objective"], config.get("options", {})),
+        read=partial(_kept, folder, len(class_names)),
     )
 
 
@@ -136,31 +136,23 @@ def _control(spec: str, options: dict[str, dict[str, Any]]) -> str:
     return str(own.get("control", options.get(name, {}).get("control", "none")))
 
 
+def _kept(
+    folder: Path, classes: int, name: str, shapes: Mapping[str, str]
+) -> dict[str, Tensor] | None:
+    """The tensors of a file of a run, checked; None if there is no such file."""
+    path = folder / name
+    if not path.exists():
+        return None
+    return read_shaped(path, shapes, {"K": classes}, digest=kept_digest(folder, name))
+
+
 def _predictions(folder: Path, classes: int) -> Predictions | None:
-    path = folder / "predictions.safetensors"
-    if not path.exists():
+    name = "predictions.safetensors"
+    found = _kept(folder, classes, name, {"logits": "float NK", "labels": "int N"})
+    if found is None:
         return None
-    found = read_shaped(
-        path,
-        {"logits": "float NK", "labels": "int N"},
-        {"K": classes},
-        digest=kept_digest(folder, path.name),
-    )
-    _check_indices(path, "labels", found["labels"], classes)
+    _check_indices(folder / name, "labels", found["labels"], classes)
     return Predictions(logits_NK=found["logits"], labels_N=found["labels"])
-
-
-def _similarity(folder: Path, classes: int) -> Similarity | None:
-    path = folder / "similarity.safetensors"
-    if not path.exists():
-        return None
-    found = read_shaped(
-        path,
-        {"similarity": "float KK", "count": "int K"},
-        {"K": classes},
-        digest=kept_digest(folder, path.name),
-    )
-    return Similarity(similarity_KK=found["similarity"], count_K=found["count"])
 
 
 def _check_indices(path: Path, name: str, index: Tensor, classes: int) -> None:

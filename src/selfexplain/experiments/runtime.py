@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from selfexplain.distributed import joining_said
 from selfexplain.errors import InputError, OutOfMemoryError, first_line
 from selfexplain.experiments.options import DeviceOptions, RunConfig, devices_and_machines, to_dict
 from selfexplain.experiments.search_options import SearchConfig
@@ -18,7 +19,6 @@ from selfexplain.training import TrainingOptions
 from selfexplain.training.loggers import Logger, check_installed, opened
 from selfexplain.training.loop import FABRIC_PRECISION
 from selfexplain.training.optimizers import check_optimizer
-from selfexplain.training.processes import joining_said
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

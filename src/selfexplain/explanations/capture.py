@@ -15,7 +15,7 @@ from selfexplain.explanations.hooks import (
     RECOMPUTED,
     ForwardHook,
     Hook,
-    Place,
+    HookPlace,
     buffers_lent,
     each_tensor,
     every_output,
@@ -26,7 +26,7 @@ from selfexplain.explanations.hooks import (
 )
 from selfexplain.explanations.layout import (
     ExplainedLayer,
-    Layout,
+    FeatureLayout,
     check_output,
     find_module,
     known_grids,
@@ -81,7 +81,7 @@ class Sighting:
     tensor: Tensor
     module: str | None  # that returned it; None for arguments of functions
     after: str | None  # the last module that had finished by then
-    means: list[tuple[Layout, Tensor]]
+    means: list[tuple[FeatureLayout, Tensor]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,7 +137,7 @@ class Trace:
             self.sightings.append(Sighting(tensor, module, after, means))
         self.busy = False
 
-    def _known(self, layouts: list[Layout], tensor: object) -> list[Layout]:
+    def _known(self, layouts: list[FeatureLayout], tensor: object) -> list[FeatureLayout]:
         """Ask once for each number and width of tokens, and again when a map was seen since."""
         if not isinstance(tensor, Tensor) or not layouts or layouts[0].grid is None:
             return layouts
@@ -179,8 +179,8 @@ def traced(
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(32, 5))
-        >>> seen = traced(model, torch.ones(2, 3, 4, 4)).sightings
-        >>> {sighting.module for sighting in seen} == {None, "0"}
+        >>> captured = traced(model, torch.ones(2, 3, 4, 4)).sightings
+        >>> {sighting.module for sighting in captured} == {None, "0"}
         True
     """
     x_BCHW = probe_images(x_BCHW)
@@ -262,11 +262,11 @@ class Captured:
         checked: whether ``logits = W mean + b`` has been checked (``checked.py``).
 
     Example:
-        >>> from selfexplain.explanations.layout import Layout
-        >>> from selfexplain.explanations.layout import Source
-        >>> seen = Captured(ExplainedLayer(Source("input", ""), Layout("BCHW", 3)), linear=None)
-        >>> seen.keep(torch.zeros(2, 3, 8, 8))
-        >>> seen.activation.shape
+        >>> from selfexplain.explanations.layout import FeatureLayout, TensorSource
+        >>> layer = ExplainedLayer(TensorSource("input", ""), FeatureLayout("BCHW", 3))
+        >>> captured = Captured(layer, linear=None)
+        >>> captured.keep(torch.zeros(2, 3, 8, 8))
+        >>> captured.activation.shape
         torch.Size([2, 3, 8, 8])
     """
 
@@ -388,8 +388,8 @@ def capture(model: nn.Module, layer: ExplainedLayer) -> Iterator[Captured]:
         else:
             assert head_name is not None, "only pooled feature maps are found between modules"
             look = each_tensor(captured.keep_fitting)
-            opens: Place = (name, "output") if name else ("", "input")  # the whole forward
-            closes: Place = (head_name, "input")
+            opens: HookPlace = (name, "output") if name else ("", "input")  # the whole forward
+            closes: HookPlace = (head_name, "input")
             stack.enter_context(function_hook_between(model, look, opens, closes))
         if captured.linear is not None and head_name is not None:
             weights = LinearWeights()

@@ -24,7 +24,7 @@ from selfexplain.explanations.layout import find_module
 Hook = Callable[[nn.Module, tuple[Any, ...], Any], Any]
 """Given the module, its inputs and its output; returns what goes on in its place, None for it."""
 
-Place = tuple[str, Literal["input", "output"]]
+HookPlace = tuple[str, Literal["input", "output"]]
 """A module's name, and whether a forward is met where it enters the module or where it leaves."""
 
 FunctionHook = Callable[[Any, tuple[Any, ...], dict[str, Any]], None]
@@ -46,7 +46,7 @@ class ForwardHook:
         ('layer4', 'output')
     """
 
-    place: Place
+    place: HookPlace
     call: Hook
     recomputed: Hook | None = None
 
@@ -137,7 +137,7 @@ class function_hook(TorchFunctionMode):  # noqa: N801  (used as a context manage
 
 @contextmanager
 def function_hook_between(
-    model: nn.Module, call: FunctionHook, opens: Place, closes: Place
+    model: nn.Module, call: FunctionHook, opens: HookPlace, closes: HookPlace
 ) -> Iterator[None]:
     """Call a hook before torch functions between two places of each forward.
 

@@ -30,9 +30,9 @@ from selfexplain.explanations.hooks import (
 from selfexplain.explanations.layout import (
     POOLED_KINDS,
     ExplainedLayer,
-    Layout,
+    FeatureLayout,
     PooledHead,
-    Source,
+    TensorSource,
     check_images,
     check_kind,
     check_output,
@@ -79,7 +79,7 @@ def find_pooled_head(model: nn.Module, x_BCHW: Tensor) -> PooledHead:
         ...     nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
         ... )
         >>> find_pooled_head(model, torch.rand(2, 3, 8, 8)).source
-        Source(at='output', name='0')
+        TensorSource(at='output', name='0')
     """
     check_images(x_BCHW)
     trace = traced(model, x_BCHW)
@@ -109,7 +109,7 @@ def pooled_head_of(model: nn.Module, x_BCHW: Tensor, trace: Trace) -> PooledHead
         return head
     call = _head_call(trace)
     assert call is not None, "a head was found"
-    first = next(i for i, seen in enumerate(trace.sightings) if _mean_is(seen, call.input))
+    first = next(i for i, sighting in enumerate(trace.sightings) if _mean_is(sighting, call.input))
     after = [
         module
         for name, module in model.named_modules()
@@ -185,13 +185,15 @@ def search(trace: Trace) -> PooledHead | str:
         return "no nn.Linear returns the logits" + (_split(trace) or _convolution_head(trace))
     reason = f"the input of the head {call.name!r} is not the spatial mean of a feature map"
     before = trace.sightings[: call.sightings]
-    matches = [(seen, layout) for seen in before if (layout := _mean_is(seen, call.input))]
+    matches = [
+        (sighting, layout) for sighting in before if (layout := _mean_is(sighting, call.input))
+    ]
     if not matches:
         return reason + (_single_position(trace, call.linear.in_features) or _between_them(call))
     last, layout = matches[-1]
-    same = [seen for seen, _ in matches if seen.tensor is last.tensor]
+    same = [sighting for sighting, _ in matches if sighting.tensor is last.tensor]
     layers = tuple(n for n in trace.called if _last_of(n, trace.sightings, layout) in same)
-    source = Source("output", layers[-1]) if layers else _between(before, layout, same)
+    source = TensorSource("output", layers[-1]) if layers else _between(before, layout, same)
     return PooledHead(call.linear, call.name, source, layout, layers) if source else reason
 
 
@@ -251,25 +253,29 @@ def _narrows(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d) and {module.kernel_size, module.stride} != {(1, 1)}
 
 
-def _mean_is(seen: Sighting, vector_BF: Tensor) -> Layout | None:
-    """Return the layout in which the spatial mean of ``seen`` is ``vector_BF``."""
-    return next((layout for layout, mean in seen.means if _close(mean, vector_BF)), None)
+def _mean_is(sighting: Sighting, vector_BF: Tensor) -> FeatureLayout | None:
+    """Return the layout in which the spatial mean of the sighting is ``vector_BF``."""
+    return next((layout for layout, mean in sighting.means if _close(mean, vector_BF)), None)
 
 
-def _last_of(name: str, sightings: list[Sighting], layout: Layout) -> Sighting | None:
+def _last_of(name: str, sightings: list[Sighting], layout: FeatureLayout) -> Sighting | None:
     """Return the last output of a module in this layout: the one that a hook will keep."""
     found = (s for s in reversed(sightings) if s.module == name and layout.fits(s.tensor))
     return next(found, None)
 
 
-def _between(before: list[Sighting], layout: Layout, same: list[Sighting]) -> Source | None:
+def _between(
+    before: list[Sighting], layout: FeatureLayout, same: list[Sighting]
+) -> TensorSource | None:
     """Return the source of a feature map that no module returns.
 
     In a later forward the last argument that fits is taken; here it must be the right one.
     """
-    fitting = [seen for seen in before if seen.module is None and layout.fits(seen.tensor)]
+    fitting = [
+        sighting for sighting in before if sighting.module is None and layout.fits(sighting.tensor)
+    ]
     last = fitting[-1] if fitting else None
-    return Source("function", last.after or "") if last in same and last is not None else None
+    return TensorSource("function", last.after or "") if last in same and last is not None else None
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
@@ -285,7 +291,7 @@ def _close(a: Tensor, b: Tensor) -> bool:
 # The last layer with space that the logits hang on, for models without a pooled head.
 
 
-def last_responsive_layer(model: nn.Module, x_BCHW: Tensor) -> tuple[str, Layout]:
+def last_responsive_layer(model: nn.Module, x_BCHW: Tensor) -> tuple[str, FeatureLayout]:
     """Find the last module, in order of execution, whose output positions move the logits.
 
     In a vision transformer with a class token, what follows the last mixing of tokens is passed
@@ -324,7 +330,9 @@ def last_responsive_layer(model: nn.Module, x_BCHW: Tensor) -> tuple[str, Layout
     )
 
 
-def outputs_with_space(model: nn.Module, x_BCHW: Tensor) -> list[tuple[str, Layout | None, Tensor]]:
+def outputs_with_space(
+    model: nn.Module, x_BCHW: Tensor
+) -> list[tuple[str, FeatureLayout | None, Tensor]]:
     """Names, layouts and gradients of outputs with positions, in order of execution.
 
     What attention heads compute is left out. Sequences without a known grid have no layout.
@@ -339,7 +347,7 @@ def outputs_with_space(model: nn.Module, x_BCHW: Tensor) -> list[tuple[str, Layo
     outputs = [output for _, output, _ in all_found]
     sequences = sequences_of(outputs, image_BCHW)
     found = []
-    known: dict[Layout, bool] = {}
+    known: dict[FeatureLayout, bool] = {}
     for name, output, gradient in all_found:
         layouts = layouts_of(output, image_BCHW)
         if layouts and layouts[0] not in known:
@@ -449,13 +457,13 @@ def find_explained_layer(
     name = None if layer is None else find_module(model, layer)[0]
     trace = traced(model, x_BCHW)
     if name is None and kind not in POOLED_KINDS:
-        return ExplainedLayer(Source("input", ""), Layout("BCHW", x_BCHW.shape[1]))
+        return ExplainedLayer(TensorSource("input", ""), FeatureLayout("BCHW", x_BCHW.shape[1]))
     if kind in POOLED_KINDS and (pooled := _pooled_layer(model, x_BCHW, trace, kind, name)):
         return pooled
     if name is None:
         name, layout = last_responsive_layer(model, x_BCHW)
-        return ExplainedLayer(Source("output", name), layout)
-    return ExplainedLayer(Source("output", name), _layout_of(trace, name))
+        return ExplainedLayer(TensorSource("output", name), layout)
+    return ExplainedLayer(TensorSource("output", name), _layout_of(trace, name))
 
 
 def _pooled_layer(
@@ -472,23 +480,23 @@ def _pooled_layer(
     if name is None:
         return ExplainedLayer(head.source, head.layout, head)
     if name in head.layers:
-        return ExplainedLayer(Source("output", name), head.layout, head)
+        return ExplainedLayer(TensorSource("output", name), head.layout, head)
     if kind == "cam":
         raise no_pooled_head(f"layer {name!r} is not that feature map; leave layer out for cam")
     return None
 
 
-def _layout_of(trace: Trace, name: str) -> Layout:
+def _layout_of(trace: Trace, name: str) -> FeatureLayout:
     """Return the layout of the last output with space of a module."""
     if name not in trace.called:
         raise InputError(
             f"layer {name!r} is not called in a forward; pass the name of a layer that is"
         )
-    seen = next((s for s in reversed(trace.sightings) if s.module == name), None)
+    sighting = next((s for s in reversed(trace.sightings) if s.module == name), None)
     sequences = sequences_of(trace.outputs.values(), trace.image_BCHW)
-    if seen is None or is_of_heads(seen.tensor, (), sequences, trace.image_BCHW):
+    if sighting is None or is_of_heads(sighting.tensor, (), sequences, trace.image_BCHW):
         raise no_positions(name, trace.returned[name], trace.image_BCHW)
-    return seen.means[0][0]
+    return sighting.means[0][0]
 
 
 def explainable_layers(model: nn.Module, x_BCHW: Tensor, kind: MapKind) -> tuple[str, ...]:
@@ -550,25 +558,29 @@ def find_earlier_layer(model: nn.Module, x_BCHW: Tensor, last: ExplainedLayer) -
     trace = traced(model, x_BCHW)
     sightings, image_BCHW = trace.sightings, trace.image_BCHW
     sequences = sequences_of(trace.outputs.values(), image_BCHW)
-    tokens = [layout for seen in sightings for layout, _ in seen.means if layout.axes == "BTD"]
-    positions: dict[str, tuple[Layout, int]] = {}
-    for seen in sightings:
-        if seen.module is not None and not is_of_heads(seen.tensor, tokens, sequences, image_BCHW):
-            positions.pop(seen.module, None)  # a hook keeps a module's last call
-            layout = seen.means[0][0]
-            positions[seen.module] = layout, to_BFHW(seen.tensor, layout)[0, 0].numel()
+    tokens = [
+        layout for sighting in sightings for layout, _ in sighting.means if layout.axes == "BTD"
+    ]
+    positions: dict[str, tuple[FeatureLayout, int]] = {}
+    for sighting in sightings:
+        if sighting.module is not None and not is_of_heads(
+            sighting.tensor, tokens, sequences, image_BCHW
+        ):
+            positions.pop(sighting.module, None)  # a hook keeps a module's last call
+            layout = sighting.means[0][0]
+            positions[sighting.module] = layout, to_BFHW(sighting.tensor, layout)[0, 0].numel()
     limit = _positions_of(model, x_BCHW, last)
     for name in reversed(_before(last.source, list(positions))):
         layout, count = positions[name]
         if count > limit:
-            return ExplainedLayer(Source("output", name), layout)
+            return ExplainedLayer(TensorSource("output", name), layout)
     raise InputError(
         f"no earlier layer has more positions than the last one, which has {limit}; pass the name "
         "of an earlier layer"
     )
 
 
-def _before(source: Source, names: list[str]) -> list[str]:
+def _before(source: TensorSource, names: list[str]) -> list[str]:
     """The modules, of ``names`` in order of execution, that finish before the source shows."""
     if source.at == "input":
         return []

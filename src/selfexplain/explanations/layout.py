@@ -22,7 +22,7 @@ WRAPPERS = ("module", "_forward_module", "_orig_mod")
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class TensorSource:
     """Where a tensor shows in a forward.
 
     ``input``: what module ``name`` is called with. ``output``: what it returns. ``function``: the
@@ -30,7 +30,7 @@ class Source:
     the head. The name of the model itself is ``""``.
 
     Example:
-        >>> Source("output", "layer4").name
+        >>> TensorSource("output", "layer4").name
         'layer4'
     """
 
@@ -115,12 +115,14 @@ def token_grid(tokens: int, height: int, width: int) -> TokenGrid | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class FeatureLayout:
     """How to read a layer's output: the order of its axes, its width, and the grid of its tokens.
 
     Example:
-        >>> Layout("BCHW", 8).fits(torch.zeros(2, 8, 4, 4)), Layout("BTD", 8).channel_axis
-        (True, 2)
+        >>> FeatureLayout("BCHW", 8).fits(torch.zeros(2, 8, 4, 4))
+        True
+        >>> FeatureLayout("BTD", 8).channel_axis
+        2
     """
 
     axes: Literal["BCHW", "BHWC", "BTD"]
@@ -140,7 +142,7 @@ class Layout:
         return size[self.channel_axis] == self.channels and size[1:].numel() > self.channels
 
 
-def layouts_of(output: object, image_BCHW: torch.Size) -> list[Layout]:
+def layouts_of(output: object, image_BCHW: torch.Size) -> list[FeatureLayout]:
     """List the layouts that ``output`` may have for a batch of images of shape ``image_BCHW``.
 
     The conventional one (features first, or tokens) comes first, unless only the other one has the
@@ -156,16 +158,16 @@ def layouts_of(output: object, image_BCHW: torch.Size) -> list[Layout]:
         return []
     if output.dim() == 0 or len(output) != batch:
         return []
-    found: list[Layout] = []
+    found: list[FeatureLayout] = []
     if output.dim() == 4:
-        found = [Layout("BCHW", output.shape[1]), Layout("BHWC", output.shape[3])]
+        found = [FeatureLayout("BCHW", output.shape[1]), FeatureLayout("BHWC", output.shape[3])]
         if not like_image(output.shape[2:], image_BCHW) and like_image(
             output.shape[1:3], image_BCHW
         ):
             found.reverse()
     elif output.dim() == 3:
         grid = token_grid(output.shape[1], height, width)
-        found = [Layout("BTD", output.shape[2], grid)] if grid else []
+        found = [FeatureLayout("BTD", output.shape[2], grid)] if grid else []
     return found if found and found[0].fits(output) else []
 
 
@@ -182,8 +184,8 @@ def like_image(sides: Sequence[int], image_BCHW: torch.Size) -> bool:
 
 
 def known_grids(
-    layouts: list[Layout], outputs: Collection[object], image_BCHW: torch.Size
-) -> list[Layout]:
+    layouts: list[FeatureLayout], outputs: Collection[object], image_BCHW: torch.Size
+) -> list[FeatureLayout]:
     """Leave out grids of tokens that contradict the feature maps which tokens are made of.
 
     The number of tokens alone may fit another grid: 5 x 5 patches are as many tokens as 4 x 4 and
@@ -195,7 +197,8 @@ def known_grids(
         image_BCHW: the shape of the images.
 
     Example:
-        >>> layouts, image_BCHW = [Layout("BTD", 8, TokenGrid(0, 5, 5))], torch.Size([2, 3, 70, 70])
+        >>> layouts = [FeatureLayout("BTD", 8, TokenGrid(0, 5, 5))]
+        >>> image_BCHW = torch.Size([2, 3, 70, 70])
         >>> patches = [torch.zeros(2, 8, 4, 4), torch.zeros(2, 25, 8)]
         >>> [len(known_grids(layouts, seen, image_BCHW)) for seen in ([], patches)]
         [1, 0]
@@ -203,7 +206,7 @@ def known_grids(
     return [layout for layout in layouts if _is_known(layout, outputs, image_BCHW)]
 
 
-def _is_known(layout: Layout, outputs: Collection[object], image_BCHW: torch.Size) -> bool:
+def _is_known(layout: FeatureLayout, outputs: Collection[object], image_BCHW: torch.Size) -> bool:
     grid = layout.grid
     if grid is None:
         return True
@@ -253,7 +256,7 @@ def sequences_of(outputs: Iterable[object], image_BCHW: torch.Size) -> set[tuple
 
 def is_of_heads(
     output: Tensor,
-    tokens: Iterable[Layout],
+    tokens: Iterable[FeatureLayout],
     sequences: Iterable[tuple[int, int]],
     image_BCHW: torch.Size,
 ) -> bool:
@@ -304,14 +307,14 @@ def no_positions(name: str, returned: str, image_BCHW: torch.Size) -> InputError
     )
 
 
-def to_BFHW(activation: Tensor, layout: Layout) -> Tensor:
+def to_BFHW(activation: Tensor, layout: FeatureLayout) -> Tensor:
     """View an activation as (B, F, H, W); prefix tokens are left out.
 
     Raises:
         InputError: if there are more or fewer tokens than the layout was found with.
 
     Example:
-        >>> to_BFHW(torch.zeros(2, 17, 8), Layout("BTD", 8, TokenGrid(1, 4, 4))).shape
+        >>> to_BFHW(torch.zeros(2, 17, 8), FeatureLayout("BTD", 8, TokenGrid(1, 4, 4))).shape
         torch.Size([2, 8, 4, 4])
     """
     if layout.axes == "BCHW":
@@ -330,11 +333,11 @@ def to_BFHW(activation: Tensor, layout: Layout) -> Tensor:
     return patches_BHWD.permute(0, 3, 1, 2)
 
 
-def pooled(activation: Tensor, layout: Layout) -> Tensor:
+def pooled(activation: Tensor, layout: FeatureLayout) -> Tensor:
     """Average an activation over its positions: (B, F).
 
     Example:
-        >>> pooled(torch.ones(2, 8, 4, 4), Layout("BCHW", 8)).shape
+        >>> pooled(torch.ones(2, 8, 4, 4), FeatureLayout("BCHW", 8)).shape
         torch.Size([2, 8])
     """
     return to_BFHW(activation, layout).mean((2, 3))
@@ -353,15 +356,15 @@ class PooledHead:
             of a function.
 
     Example:
-        >>> source, layout = Source("output", "layer4"), Layout("BCHW", 8)
+        >>> source, layout = TensorSource("output", "layer4"), FeatureLayout("BCHW", 8)
         >>> PooledHead(nn.Linear(8, 5), "fc", source, layout, layers=("layer4",)).name
         'fc'
     """
 
     linear: nn.Linear
     name: str
-    source: Source
-    layout: Layout
+    source: TensorSource
+    layout: FeatureLayout
     layers: tuple[str, ...]
 
 
@@ -378,12 +381,12 @@ class ExplainedLayer:
         head: the linear head that it is averaged into; None if maps need backward passes.
 
     Example:
-        >>> ExplainedLayer(Source("output", "layer3"), Layout("BCHW", 8)).source.name
+        >>> ExplainedLayer(TensorSource("output", "layer3"), FeatureLayout("BCHW", 8)).source.name
         'layer3'
     """
 
-    source: Source
-    layout: Layout
+    source: TensorSource
+    layout: FeatureLayout
     head: PooledHead | None = None
 
 

@@ -14,7 +14,7 @@ from selfexplain.explanations.hooks import gradients_of_score, preserved
 from selfexplain.explanations.layers import no_pooled_head
 from selfexplain.explanations.layout import (
     POOLED_KINDS,
-    Layout,
+    FeatureLayout,
     check_classes,
     check_images,
     check_kind,
@@ -95,7 +95,7 @@ OF_GRADIENT: dict[MapKind, Callable[[Tensor, Tensor], Tensor]] = {
 def maps_by_gradient(
     logits_BK: Tensor,
     activation: Tensor,
-    layout: Layout,
+    layout: FeatureLayout,
     *,
     kind: MapKind,
     classes: Sequence[int],
@@ -124,8 +124,8 @@ def maps_by_gradient(
         InputError: if the logits do not depend on ``activation``.
 
     Example:
-        >>> a = torch.ones(1, 1, 2, 2, requires_grad=True)
-        >>> maps_by_gradient(a.sum((2, 3)), a, Layout("BCHW", 1), kind="gradient", classes=[0])
+        >>> a, layout = torch.ones(1, 1, 2, 2, requires_grad=True), FeatureLayout("BCHW", 1)
+        >>> maps_by_gradient(a.sum((2, 3)), a, layout, kind="gradient", classes=[0])
         tensor([[[[1., 1.],
                   [1., 1.]]]])
     """
@@ -233,13 +233,13 @@ def class_maps(
             for _ in range(2):  # again, if the layer is another one now
                 explained = layers.find(model, x_BCHW, kind, layer)
                 needs_graph = create_graph or explained.head is None
-                with torch.set_grad_enabled(needs_graph), capture(model, explained) as seen:
+                with torch.set_grad_enabled(needs_graph), capture(model, explained) as captured:
                     logits_BK = check_output(model(x_BCHW), len(x_BCHW))
-                if layers.hold(model, x_BCHW, seen, logits_BK, kind, layer):
+                if layers.hold(model, x_BCHW, captured, logits_BK, kind, layer):
                     break
             with torch.set_grad_enabled(needs_graph):
                 return maps_of_forward(
-                    seen,
+                    captured,
                     logits_BK,
                     kind=kind,
                     classes=classes,
@@ -249,7 +249,7 @@ def class_maps(
 
 
 def maps_of_forward(
-    seen: Captured,
+    captured: Captured,
     logits_BK: Tensor,
     *,
     kind: MapKind = "cam",
@@ -260,7 +260,7 @@ def maps_of_forward(
     """Class maps of a forward that ``capture`` watched, from that forward's own graph.
 
     Args:
-        seen: from ``capture``, with a layer that was found for this kind.
+        captured: from ``capture``, with a layer that was found for this kind.
         logits_BK: what that forward returned.
         kind: one of ``KINDS``.
         classes: indices of the classes; None for all.
@@ -279,26 +279,26 @@ def maps_of_forward(
         ... )
         >>> x = torch.rand(2, 3, 8, 8)
         >>> from selfexplain.explanations import find_explained_layer
-        >>> with capture(model, find_explained_layer(model, x)) as seen:
+        >>> with capture(model, find_explained_layer(model, x)) as captured:
         ...     logits = model(x)
-        >>> maps_of_forward(seen, logits).shape
+        >>> maps_of_forward(captured, logits).shape
         torch.Size([2, 5, 6, 6])
     """
     kind = check_kind(kind)
-    logits_BK = check_output(logits_BK, len(seen.activation))
+    logits_BK = check_output(logits_BK, len(captured.activation))
     chosen = check_classes(classes, logits_BK.shape[1])
-    if seen.linear is not None and kind in POOLED_KINDS:
-        check_agreement(seen, logits_BK)
+    if captured.linear is not None and kind in POOLED_KINDS:
+        check_agreement(captured, logits_BK)
         with torch.set_grad_enabled(create_graph):
-            weight_KF = seen.weight_KF
-            return closed_form(seen, weight_KF if classes is None else weight_KF[chosen], kind)
+            weight_KF = captured.weight_KF
+            return closed_form(captured, weight_KF if classes is None else weight_KF[chosen], kind)
     if kind == "cam":
         raise no_pooled_head("this layer was found for another kind")
-    with seen.buffers_lent():
+    with captured.buffers_lent():
         return maps_by_gradient(
-            logits_BK if seen.inner_logits is None else seen.inner_logits,
-            seen.activation,
-            seen.layer.layout,
+            logits_BK if captured.inner_logits is None else captured.inner_logits,
+            captured.activation,
+            captured.layer.layout,
             kind=kind,
             classes=chosen,
             create_graph=create_graph,
@@ -306,13 +306,13 @@ def maps_of_forward(
         )
 
 
-def closed_form(seen: Captured, weight_KF: Tensor, kind: MapKind) -> Tensor:
+def closed_form(captured: Captured, weight_KF: Tensor, kind: MapKind) -> Tensor:
     """Maps at the pooled layer; the other two kinds are CAM over the number of positions.
 
     The weight's rows are those of the classes: (K, F), or (B, K, F) for each image its own.
     """
-    seen.check_graph()
-    maps_BKHW = cam(seen.features_BFHW, weight_KF)
+    captured.check_graph()
+    maps_BKHW = cam(captured.features_BFHW, weight_KF)
     return maps_BKHW if kind == "cam" else maps_BKHW / maps_BKHW.shape[2:].numel()
 
 
@@ -330,7 +330,7 @@ def _layers(model: nn.Module, x_BCHW: Tensor, kind: MapKind, layer: str | None) 
 
 
 def maps_of_own_classes(
-    seen: Captured,
+    captured: Captured,
     logits_BK: Tensor,
     classes_BN: Tensor,
     *,
@@ -345,7 +345,7 @@ def maps_of_own_classes(
     gradients are those of the sum over the batch of each image's own logit.
 
     Args:
-        seen: from ``capture``, with a layer that was found for this kind.
+        captured: from ``capture``, with a layer that was found for this kind.
         logits_BK: what that forward returned.
         classes_BN: class indices, N for each image.
         kind: one of ``KINDS``.
@@ -365,24 +365,24 @@ def maps_of_own_classes(
         ...     nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
         ... )
         >>> x = torch.rand(2, 3, 8, 8)
-        >>> with capture(model, find_explained_layer(model, x)) as seen:
+        >>> with capture(model, find_explained_layer(model, x)) as captured:
         ...     logits = model(x)
-        >>> maps_of_own_classes(seen, logits, torch.tensor([[0], [4]])).shape
+        >>> maps_of_own_classes(captured, logits, torch.tensor([[0], [4]])).shape
         torch.Size([2, 1, 6, 6])
     """
     check_kind(kind)
-    classes_BN = _check(classes_BN, check_output(logits_BK, len(seen.activation)))
-    if seen.linear is not None and kind in POOLED_KINDS:
-        check_agreement(seen, logits_BK)
+    classes_BN = _check(classes_BN, check_output(logits_BK, len(captured.activation)))
+    if captured.linear is not None and kind in POOLED_KINDS:
+        check_agreement(captured, logits_BK)
         with torch.set_grad_enabled(create_graph):
-            return closed_form(seen, seen.weight_KF[classes_BN], kind)
+            return closed_form(captured, captured.weight_KF[classes_BN], kind)
     if kind == "cam":
         raise no_pooled_head("this layer was found for another kind")
-    with seen.buffers_lent():
+    with captured.buffers_lent():
         return maps_by_gradient(
-            _inner(seen, logits_BK).gather(1, classes_BN),
-            seen.activation,
-            seen.layer.layout,
+            _inner(captured, logits_BK).gather(1, classes_BN),
+            captured.activation,
+            captured.layer.layout,
             kind=kind,
             classes=range(classes_BN.shape[1]),
             create_graph=create_graph,
@@ -391,18 +391,18 @@ def maps_of_own_classes(
 
 
 def gradient_of_own_class(
-    seen: Captured, logits_BK: Tensor, classes_B: Tensor, *, create_graph: bool = False
+    captured: Captured, logits_BK: Tensor, classes_B: Tensor, *, create_graph: bool = False
 ) -> Tensor:
     """Gradient of each image's own logit for the explained activation, feature by feature.
 
     Args:
-        seen: from ``capture``, with a layer that was found for a kind with backward passes.
+        captured: from ``capture``, with a layer that was found for a kind with backward passes.
         logits_BK: what that forward returned; its graph stays usable.
         classes_B: a class index for each image.
         create_graph: make the gradient differentiable.
 
     Returns:
-        The gradient, in the shape of ``seen.activation``.
+        The gradient, in the shape of ``captured.activation``.
 
     Raises:
         InputError: if the logits do not depend on the activation, or an argument cannot be used.
@@ -412,20 +412,20 @@ def gradient_of_own_class(
         >>> from selfexplain.explanations import capture, find_explained_layer
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(48, 5))
         >>> x = torch.rand(2, 3, 4, 4)
-        >>> with capture(model, find_explained_layer(model, x, kind="gradient")) as seen:
+        >>> with capture(model, find_explained_layer(model, x, kind="gradient")) as captured:
         ...     logits = model(x)
-        >>> gradient_of_own_class(seen, logits, torch.tensor([0, 4])).shape
+        >>> gradient_of_own_class(captured, logits, torch.tensor([0, 4])).shape
         torch.Size([2, 3, 4, 4])
     """
-    classes_B1 = _check(classes_B.unsqueeze(-1), check_output(logits_BK, len(seen.activation)))
-    score = _inner(seen, logits_BK).gather(1, classes_B1).sum()
-    with seen.buffers_lent():
-        return gradient_of_score(score, seen.activation, create_graph)
+    classes_B1 = _check(classes_B.unsqueeze(-1), check_output(logits_BK, len(captured.activation)))
+    score = _inner(captured, logits_BK).gather(1, classes_B1).sum()
+    with captured.buffers_lent():
+        return gradient_of_score(score, captured.activation, create_graph)
 
 
-def _inner(seen: Captured, logits_BK: Tensor) -> Tensor:
+def _inner(captured: Captured, logits_BK: Tensor) -> Tensor:
     """The logits that may be differentiated; Fabric's wrapper forbids it for those it returns."""
-    return logits_BK if seen.inner_logits is None else seen.inner_logits
+    return logits_BK if captured.inner_logits is None else captured.inner_logits
 
 
 def _check(classes_BN: Tensor, logits_BK: Tensor) -> Tensor:

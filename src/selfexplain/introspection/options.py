@@ -11,13 +11,13 @@ from selfexplain.limits import Count, Natural, NotNegative, Positive, Share, che
 
 MapSimilarity = Literal["cosine", "distance", "votes", "attended_votes"]
 """Measures that read class maps."""
-Similarity = Literal["attribution", MapSimilarity]
+SimilarityMeasure = Literal["attribution", MapSimilarity]
 """All measures; `attribution` reads the features that the maps are sums of."""
 Aggregation = Literal["instance", "class"]
-Shape = Literal["softmax", "zipf"]
-Mass = Literal["fixed", "own"]
-Form = Literal["mixed", "ce_kl", "non_true"]
-Control = Literal["none", "permuted", "uniform", "logits", "weights"]
+TargetShape = Literal["softmax", "zipf"]
+TargetMass = Literal["fixed", "own"]
+LossForm = Literal["mixed", "ce_kl", "non_true"]
+IntrospectiveControl = Literal["none", "permuted", "uniform", "logits", "weights"]
 OwnMassControl = Literal["none", "permuted"]
 
 
@@ -40,7 +40,7 @@ class IntrospectiveOptions:
     """Kind of the class maps."""
     layer: str | None = None
     """Layer whose maps are read, by module name; None for the last feature map."""
-    similarity: Similarity | None = None
+    similarity: SimilarityMeasure | None = None
     """How a class's explanation is compared with the true class's: attribution, the cosine of the
     attributions to every feature and place (kind cam only); or, from the class maps, their cosine,
     their distance, votes of the places, or attended_votes, those where the true class is seen. None
@@ -51,7 +51,7 @@ class IntrospectiveOptions:
     """One target for each image, or one for each class from a running mean over its images."""
     momentum: Share = 0.9
     """Share that the running mean of a class keeps at each step (class aggregation)."""
-    shape: Shape = "zipf"
+    shape: TargetShape = "zipf"
     """Target from similarity: softmax of values, or Zipf's law over their ranks."""
     tau: float = 1.0
     """Temperature of the softmax shape; negative pushes mass away from look-alikes."""
@@ -59,14 +59,14 @@ class IntrospectiveOptions:
     """Exponent of the zipf shape: q ~ rank ** -exponent; 0 is uniform."""
     uniform_share: Share = 0.0
     """Share of the target that is spread evenly over the non-true classes, in [0, 1]."""
-    form: Form = "non_true"
+    form: LossForm = "non_true"
     """mixed: CE against (1-m) onehot + m q. ce_kl: CE + w T^2 KL to that target. non_true: CE +
     w T^2 KL over the non-true classes only."""
     weight: NotNegative = 0.3
     """Weight w of the KL term (forms ce_kl and non_true)."""
     temperature: Positive = 1.0
     """Temperature T of the KL term."""
-    mass: Mass = "fixed"
+    mass: TargetMass = "fixed"
     """Where the target's non-true mass m comes from (forms mixed and ce_kl): the number
     `mass_value`, or the model's own non-true probability."""
     mass_value: Share = 0.1
@@ -79,7 +79,7 @@ class IntrospectiveOptions:
     every: Count = 1
     """Explain on every n-th step only; the other steps use the running mean (class aggregation) or
     plain cross-entropy."""
-    control: Control = "none"
+    control: IntrospectiveControl = "none"
     """permuted: the same target values on shuffled classes. uniform: no similarity. logits: the
     same construction from the logits instead of the explanations. weights: from the cosine of the
     head's weights, which knows the classes but not the image."""
@@ -103,7 +103,7 @@ class IntrospectiveOptions:
         _require(self.tau != 0, "tau is 0; pass a number above 0, or below 0 to push away")
 
     @property
-    def measure(self) -> Similarity:
+    def measure(self) -> SimilarityMeasure:
         """The similarity in force."""
         if self.similarity is not None:
             return self.similarity
@@ -114,10 +114,10 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
     "kind": get_args(MapKind),
     "similarity": (None, "attribution", *get_args(MapSimilarity)),
     "aggregation": get_args(Aggregation),
-    "shape": get_args(Shape),
-    "form": get_args(Form),
-    "mass": get_args(Mass),
-    "control": get_args(Control),
+    "shape": get_args(TargetShape),
+    "form": get_args(LossForm),
+    "mass": get_args(TargetMass),
+    "control": get_args(IntrospectiveControl),
 }
 
 

@@ -148,16 +148,16 @@ class OwnMass(RisingShare, Introspective):
     def forward(self, x_BCHW: Tensor, y_B: Tensor, *index_B: Tensor) -> dict[str, Tensor]:
         """Loss of images (B, C, H, W), labels (B,) and places in the training set (B,)."""
         if self.kappa == 0:
-            logits_BK, seen = self._checked(self.model(x_BCHW), y_B), None
+            logits_BK, captured = self._checked(self.model(x_BCHW), y_B), None
         else:
-            logits_BK, seen = self._explained_forward(x_BCHW, y_B)
+            logits_BK, captured = self._explained_forward(x_BCHW, y_B)
         place_B = check_places(index_B, y_B, len(self.past_N))
         if self.training:
             self.epochs.check_begun()
-        if seen is None:
+        if captured is None:
             q_BK = uniform_target(logits_BK.detach().float(), y_B)
         else:
-            q_BK = self.target_of(self._similarity(logits_BK, seen, y_B), y_B)
+            q_BK = self.target_of(self._similarity(logits_BK, captured, y_B), y_B)
         if self.own_control == "permuted":
             q_BK = hashed_permutation(q_BK, y_B, place_B, self.epochs.done()[0])
         mass_B = (self.share * (1 - self.past_N[place_B])).clamp_max(self.cap)

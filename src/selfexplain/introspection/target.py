@@ -238,7 +238,7 @@ class RunningClassMean(nn.Module):
         self.counts.load(state)
 
     def _keep(self, mean_KK: Tensor, seen_K: Tensor) -> None:
-        """Keep both in place: a recorded step (training/cuda_graph.py) knows where.
+        """Keep both in place: a recorded step (training/steps.py) knows where.
 
         Nothing can be written into what was made in inference mode outside it.
         """

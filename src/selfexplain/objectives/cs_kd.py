@@ -25,7 +25,7 @@ from selfexplain.objectives.shared.base import (
     check_logits,
     softened_kl,
 )
-from selfexplain.objectives.shared.memory import Memory, bytes_of
+from selfexplain.objectives.shared.memory import TensorMemory, bytes_of
 
 
 def previous_of_class(y_B: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class CSKD(Objective):
         super().__init__(model)
         self.weight = weight
         self.temperature = temperature
-        self.memory = Memory("image_KCHW", "seen_K", room=memory_bytes)
+        self.memory = TensorMemory("image_KCHW", "seen_K", room=memory_bytes)
 
     @classmethod
     def from_context(cls, model: nn.Module, context: ObjectiveContext, **options: Any) -> Self:

@@ -23,7 +23,7 @@ from selfexplain.objectives.shared.base import (
     check_logits,
     softened_kl,
 )
-from selfexplain.objectives.shared.memory import Memory, bytes_of
+from selfexplain.objectives.shared.memory import TensorMemory, bytes_of
 
 
 class DLB(Objective):
@@ -70,7 +70,7 @@ class DLB(Objective):
         super().__init__(model)
         self.alpha = alpha
         self.temperature = temperature
-        self.last = Memory("x_BCHW", "label_BK", "logits_BK", room=memory_bytes)
+        self.last = TensorMemory("x_BCHW", "label_BK", "logits_BK", room=memory_bytes)
 
     @classmethod
     def from_context(cls, model: nn.Module, context: ObjectiveContext, **options: Any) -> Self:

@@ -50,7 +50,7 @@ class DML(Objective):
         L   = sum_k L_k
 
     Each network's gradient is that of its own L_k, as published. Published too is that the networks
-    are moved in turn, each with the others' newest predictions; here all are moved in one step.
+    are updated in turn, each with the others' newest predictions; here all are in one step.
 
     Args:
         model: maps images (B, C, H, W) to logits (B, K); its logits are the output.

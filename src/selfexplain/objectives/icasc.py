@@ -183,8 +183,8 @@ class AttentionSeparability(ExplainingObjective):
             raise InputError("the model has one class; pass a model of at least two for icasc")
         classes_B2 = torch.stack((y_B, most_confusing(logits_BK, y_B)), dim=1)
         last_B2HW, inner_B2HW = (
-            maps_of_own_classes(seen, logits_BK, classes_B2, kind="grad_cam", create_graph=True)
-            for seen in (seen_last, seen_inner)
+            maps_of_own_classes(captured, logits_BK, classes_B2, kind="grad_cam", create_graph=True)
+            for captured in (seen_last, seen_inner)
         )
         wide = torch.promote_types(logits_BK.dtype, torch.float32)
         return logits_BK, last_B2HW.to(wide).relu(), inner_B2HW.to(wide).relu()

@@ -96,8 +96,8 @@ class LearnerCritic(ExplainingObjective):
 
     def explained_loss(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
         """Loss of images (B, C, H, W) and labels (B,); terms cross_entropy and critic."""
-        seen, logits_BK = self.captured(x_BCHW, y_B, "input_x_gradient")
-        gradient_BCHW = gradient_of_own_class(seen, logits_BK, y_B, create_graph=True)
+        captured, logits_BK = self.captured(x_BCHW, y_B, "input_x_gradient")
+        gradient_BCHW = gradient_of_own_class(captured, logits_BK, y_B, create_graph=True)
         evidence_BCHW = evidence(x_BCHW.detach(), gradient_BCHW)
         heard_BCHW = scale_gradient(evidence_BCHW, self.weight)
         critic = F.cross_entropy(check_logits(self.critic(heard_BCHW), y_B), y_B)

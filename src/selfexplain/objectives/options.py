@@ -46,7 +46,7 @@ class LabelSmoothingOptions(Checked):
     """Options of the objective label_smoothing."""
 
     smoothing: Share = 0.1
-    """Mass spread evenly over all classes."""
+    """Mass spread uniformly over all classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class ConfidencePenaltyOptions(Checked):
     """Options of the objective confidence_penalty."""
 
     beta: NotNegative = 0.1
-    """Weight of the entropy that is rewarded."""
+    """Weight of the entropy bonus."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +62,9 @@ class MixupOptions(Checked):
     """Options of mixup, before another objective: mixup+standard."""
 
     alpha: Positive = 1.0
-    """Shares of the two images are drawn from Beta(alpha, alpha)."""
+    """The mixing coefficient is drawn from Beta(alpha, alpha)."""
     probability: Share = 1.0
-    """Of mixing in a step."""
+    """Probability of mixing in a step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class DMLOptions(Checked):
     """Options of the objective dml."""
 
     networks: Annotated[int, Limits(least=2, most=100)] = 2
-    """How many networks learn together, the one that is scored included."""
+    """Number of networks trained together, including the one that is evaluated."""
     weight: NotNegative = 1.0
     """Weight of the divergence from the other networks."""
 
@@ -87,11 +87,11 @@ class BYOTOptions(Checked):
     """Options of the objective byot."""
 
     layers: str | None = None
-    """Modules that get a classifier, with a / between: block1/block2; None to find the stages."""
+    """Modules that get a classifier, separated by /: block1/block2; None to find the stages."""
     alpha: Share = 0.1
-    """Weight of what the deepest classifier says, against the label's."""
+    """Weight of the deepest classifier's prediction; the label has the rest."""
     temperature: Positive = 3.0
-    """Softens both sides of what the deepest classifier says."""
+    """Temperature of that distillation term."""
     hint_weight: NotNegative = 1e-6
     """Weight of the squared distance to the deepest features."""
 
@@ -101,11 +101,11 @@ class SaliencyGuidedOptions(Checked):
     """Options of the objective saliency_guided."""
 
     share: Share = 0.5
-    """Share of the pixels, those of the smallest gradient, that are replaced by random values."""
+    """Fraction of the pixels, those with the smallest gradients, replaced by random values."""
     weight: NotNegative = 1.0
-    """Weight of the divergence between the predictions of whole and masked images."""
+    """Weight of the divergence between the predictions for the original and the masked images."""
     signed: bool = False
-    """Rank pixels by the signed gradient in place of its magnitude."""
+    """Rank pixels by the signed gradient instead of its magnitude."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,17 +113,17 @@ class ContrastiveGradCamOptions(Checked):
     """Options of the objective cgc."""
 
     weight: NotNegative = 0.5
-    """Weight of the contrast between maps."""
+    """Weight of the contrastive loss between maps."""
     temperature: Annotated[float, Limits(least=1e-6)] = 0.5
-    """Divides the cosines of maps."""
+    """Temperature that divides the cosine similarities of maps."""
     min_area: Annotated[float, Limits(least=0.01, most=1)] = 0.08
-    """Least area of the part of an image that is its other view, as a share of the image."""
+    """Minimum area of the random crop, as a fraction of the image."""
     mirror: bool = True
-    """Mirror half of the parts left to right; no, for digits."""
+    """Flip half of the crops horizontally; turn off for digits."""
     kind: MapKind = "grad_cam"
     """Kind of map."""
     layer: str | None = None
-    """Name of the layer to explain; None for the last with positions."""
+    """Name of the layer to explain; None for the last one with spatial positions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,19 +131,19 @@ class AttentionSeparabilityOptions(Checked):
     """Options of the objective icasc."""
 
     separability: NotNegative = 1.0
-    """Weight of the overlap of the true class's attention with the most confusing one's."""
+    """Weight of the overlap between the attention of the true and of the most confusing class."""
     consistency: NotNegative = 1.0
-    """Weight of the inner layer's attention outside of the last layer's."""
+    """Weight of the inner layer's attention outside the last layer's."""
     sigma: Share = 0.55
-    """Share of the highest attention from which on a place counts as attended to."""
+    """Threshold above which a position counts as attended to, as a fraction of the maximum."""
     omega: NotNegative = 100.0
-    """Steepness of that limit."""
+    """Steepness of that threshold."""
     theta: Share = 0.8
-    """Share of the inner attention that counts as consistent."""
+    """Fraction of the inner attention from which on it counts as consistent."""
     layer: str | None = None
-    """Name of the last layer; None for the last with positions."""
+    """Name of the last layer; None for the last one with spatial positions."""
     inner_layer: str | None = None
-    """Name of the inner layer; None for the last with more positions than the other."""
+    """Name of the inner layer; None for the last one with more positions than the last layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +151,7 @@ class LearnerCriticOptions(Checked):
     """Options of the objective lsx."""
 
     weight: NotNegative = 1.0
-    """Weight of the critic's loss in what the learner learns."""
+    """Weight of the critic's loss in the learner's loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,9 +159,9 @@ class KDOptions(Checked):
     """Options of the objective kd."""
 
     alpha: Share = 0.9
-    """Share of the distillation; the rest is the cross-entropy with the labels."""
+    """Weight of the distillation; the cross-entropy with the labels has the rest."""
     temperature: Temperature = 4.0
-    """Softens teacher and student."""
+    """Temperature of teacher and student."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,9 +169,9 @@ class CSKDOptions(Checked):
     """Options of the objective cs_kd."""
 
     weight: NotNegative = 1.0
-    """Weight of the term that makes predictions for images of one class agree."""
+    """Weight of the term that makes predictions for images of the same class agree."""
     temperature: Temperature = 4.0
-    """Softens both predictions in that term."""
+    """Temperature of both predictions in that term."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +179,7 @@ class PSKDOptions(Checked):
     """Options of the objective ps_kd."""
 
     alpha: Share = 0.8
-    """Share of the model's own past prediction in the target of the last epoch."""
+    """Weight of the model's own past prediction in the target in the last epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,12 +187,12 @@ class OwnMassOptions(Checked):
     """Options of the objective own_mass."""
 
     alpha: Share = 0.8
-    """Share of the model's own past non-target mass in the target of the last epoch."""
+    """Fraction of the model's own past non-target mass used as the target's in the last epoch."""
     kappa: Annotated[float, Limits(least=-100, most=100)] = 1.0
-    """How far that mass leans to classes with similar explanations; 0 spreads it evenly, and
-    below 0 it leans away."""
+    """How strongly that mass favours classes with similar explanations; 0 spreads it uniformly, and
+    below 0 it favours dissimilar ones."""
     cap: Share = 1.0
-    """The most that the non-target mass of a target may be."""
+    """Upper limit of a target's non-target mass."""
     control: OwnMassControl = "none"
     """permuted: the same values on shuffled classes."""
 
@@ -202,11 +202,12 @@ class TfKDOptions(Checked):
     """Options of the objective tf_kd."""
 
     teacher: Literal["virtual", "self"] = "virtual"
-    """virtual: made by hand; self: a model of the same kind, trained before."""
+    """virtual: a fixed distribution; self: a trained model of the same architecture."""
     alpha: Share | None = None
     """Weight of the teacher; None for 0.1 (virtual) or 0.95 (self)."""
     temperature: Temperature | None = None
-    """Softens the teacher, and against teacher self the model too; None for 20 (virtual) or 6."""
+    """Temperature of the teacher and, with teacher self, of the model too; None for 20 (virtual) or
+    6 (self)."""
     correct: Share | None = None
     """The virtual teacher's probability of the true class; None for 0.99."""
 
@@ -216,7 +217,7 @@ class OLSOptions(Checked):
     """Options of the objective ols."""
 
     alpha: Share = 0.5
-    """Weight of the label; the rest is the soft label's."""
+    """Weight of the label; the soft label has the rest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +227,7 @@ class ZipfOptions(Checked):
     weight: NotNegative = 0.1
     """Weight of the term over the non-true classes."""
     exponent: NotNegative = 1.0
-    """How fast the target falls with the rank."""
+    """Exponent of the rank: how fast the target falls with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,9 +235,9 @@ class DLBOptions(Checked):
     """Options of the objective dlb."""
 
     alpha: NotNegative = 1.0
-    """Weight of the agreement with the step before."""
+    """Weight of the consistency with the previous step."""
     temperature: Temperature = 3.0
-    """Softens both predictions in that term."""
+    """Temperature of both predictions in that term."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,13 +245,13 @@ class DKDOptions(Checked):
     """Options of the objective dkd."""
 
     alpha: NotNegative = 1.0
-    """Weight of the divergence between "the true class or another"."""
+    """Weight of the divergence over true class against all others."""
     beta: NotNegative = 8.0
-    """Weight of the divergence between the other classes."""
+    """Weight of the divergence over the other classes."""
     temperature: Temperature = 4.0
-    """Softens teacher and student."""
+    """Temperature of teacher and student."""
     warmup: Share = 1 / 12
-    """Share of the epochs over which the distillation grows to its weight."""
+    """Fraction of the epochs over which the distillation weight increases linearly from zero."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,7 +259,7 @@ class BornAgainOptions(Checked):
     """Options of the objective born_again."""
 
     generations: Annotated[int, Limits(least=1, most=100)] = 1
-    """Which generation the student is, counted from 1; those before it are trained first."""
+    """Generation of the student, counted from 1; earlier ones are trained first."""
     label_weight: NotNegative = 0.0
     """Weight of the cross-entropy with the labels."""
 
@@ -298,13 +299,13 @@ class DistilPartOptions(Checked):
     """Options of the objective distil_part."""
 
     part: Part = "full"
-    """What is kept of the teacher's output (docs/how-to/study-kd.md)."""
+    """Which part of the teacher's output is kept (docs/how-to/study-kd.md)."""
     alpha: Share = 0.9
-    """Share of the distillation; the rest is the cross-entropy with the labels."""
+    """Weight of the distillation; the cross-entropy with the labels has the rest."""
     temperature: Temperature = 4.0
-    """Softens teacher and student."""
+    """Temperature of teacher and student."""
     confidence: Share = 0.99
-    """Confidence of the virtual teacher, before it is softened."""
+    """Confidence of the virtual teacher, before softening."""
 
 
 # Which objectives there are, and whose options are whose.
@@ -344,7 +345,7 @@ MIXER_CLASSES = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectiveOptions:
-    """Options of every objective; only those of the objective in use count."""
+    """Options of every objective; only those of the objective in use have an effect."""
 
     label_smoothing: LabelSmoothingOptions = LabelSmoothingOptions()
     confidence_penalty: ConfidencePenaltyOptions = ConfidencePenaltyOptions()

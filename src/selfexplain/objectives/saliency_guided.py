@@ -119,9 +119,9 @@ class SaliencyGuided(ExplainingObjective):
 
     def explained_loss(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
         """Loss of images (B, C, H, W) and labels (B,); terms cross_entropy and divergence."""
-        seen, logits_BK = self.captured(x_BCHW, y_B, "gradient")
+        captured, logits_BK = self.captured(x_BCHW, y_B, "gradient")
         gradient_BHW = maps_of_own_classes(
-            seen, logits_BK, y_B.unsqueeze(1), kind="gradient"
+            captured, logits_BK, y_B.unsqueeze(1), kind="gradient"
         ).squeeze(1)
         masked_BCHW = self._masked(x_BCHW, gradient_BHW)
         cross_entropy = F.cross_entropy(logits_BK, y_B)

@@ -9,21 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from selfexplain.errors import InputError
-from selfexplain.files import atomic_file
+from selfexplain.files import DIGEST, atomic_file, is_whole, sealed
 from selfexplain.records import (
     ANYTHING,
-    DIGEST,
     ListOf,
     MapOf,
     Text,
     Whole,
     escaped,
-    is_whole,
     misfit,
     parse_json,
     quoted,
     read_text,
-    sealed,
 )
 from selfexplain.spaces.genotype import FAMILIES, Cell, Edge, Genotype
 from selfexplain.spaces.space import SPACES, families
@@ -86,7 +83,7 @@ def _examples() -> str:
 # Genotypes as JSON that people can read: one line a node.
 
 
-LONGEST_NAME = 60
+LONGEST_OPERATION = 60
 """Letters of an operation; no family has longer ones."""
 MOST = 20
 """Cells, nodes or edges; no family has as many."""
@@ -195,9 +192,9 @@ def _cell(cell: Any) -> Cell:
 def _edge(edge: Any) -> Edge:
     match edge:
         case [str(operation), int(source)] if not isinstance(source, bool):
-            return Edge(operation[:LONGEST_NAME], source)
+            return Edge(operation[:LONGEST_OPERATION], source)
         case _:
-            raise TypeError(f"{str(edge)[:LONGEST_NAME]} is no edge")
+            raise TypeError(f"{str(edge)[:LONGEST_OPERATION]} is no edge")
 
 
 PUBLISHED = "published:"

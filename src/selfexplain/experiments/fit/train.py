@@ -26,6 +26,7 @@ from selfexplain.experiments.fit.model import (
     check_place,
     drop_path_schedule,
     size_of,
+    wanted_statistics,
 )
 from selfexplain.experiments.fit.snapshots import open_snapshots
 from selfexplain.experiments.fit.teacher import (
@@ -39,7 +40,7 @@ from selfexplain.experiments.read_records import read_own_result
 from selfexplain.experiments.run_dir import (
     check_tensors,
     claim_folder,
-    kept_said,
+    images_of,
     locked,
     median_step_seconds,
     read_finished,
@@ -47,7 +48,7 @@ from selfexplain.experiments.run_dir import (
     write_run,
 )
 from selfexplain.experiments.runtime import launch, logged, reraise_oom
-from selfexplain.models.build import check_model_name
+from selfexplain.models.build import check_model_name, check_without_weights
 from selfexplain.objectives import Objective
 from selfexplain.training import train
 from selfexplain.training.loggers import Logger, numbers
@@ -143,7 +144,7 @@ def run_training(
     )
     if fabric is None:
         check_place(config)
-    with locked(config.out, lock_timeout), kept_said(config.out), reraise_oom(remedy):
+    with locked(config.out, lock_timeout), reraise_oom(remedy):
         fabric = fabric if fabric is not None else launch(config.device, config.training)
         folder = config.out / "teachers" if teachers is None else teachers
         with logged(config, first=fabric.is_global_zero) as loggers:
@@ -165,7 +166,9 @@ def check_run(config: RunConfig) -> None:
     resolve(config.objective, config.options)
     check_teacher_is_needed(config, [config.objective])
     if isinstance(config, TrainConfig):
-        check_model_name(config.model)
+        check_model_name(config.model, pretrained=config.pretrained)
+        if not config.pretrained:
+            check_without_weights(config.model)
     if config.teacher is not None:
         read_finished(config.teacher)
 
@@ -180,7 +183,8 @@ def _train_and_score(
     loggers: Sequence[Logger],
 ) -> dict[str, Any]:
     data = data if data is not None else load(config.data)
-    prepared = prepare(data, config.data, config.seed)
+    statistics = wanted_statistics(config, data.shape_CHW[0])
+    prepared = prepare(data, config.data, config.seed, statistics)
     objective = _objective(config, data, prepared, fabric, teachers, on_step)
     batches = prepared.training_batches(
         batch_size=config.training.batch_size,
@@ -193,7 +197,7 @@ def _train_and_score(
     fabric.barrier()  # every process has looked at the folder before one writes to it
     album = None
     if fabric.is_global_zero:
-        write_run(config, prepared, fabric)
+        write_run(config, images_of(prepared), fabric.device, fabric.world_size)
         album = open_snapshots(config.out, prepared, fabric.device, objective)
     logits = partial(_logits, config, prepared, fabric)
     model = train(

@@ -64,7 +64,7 @@ def check_rows(state_dict: Mapping[str, Any], name: str, table: Tensor, what: st
         )
 
 
-class Memory(nn.Module):
+class TensorMemory(nn.Module):
     """Named tensors that are remembered from one step to the next; the data decide their shapes.
 
     They lie one behind the other in bytes whose number is fixed, and what each is stands in a table
@@ -80,11 +80,11 @@ class Memory(nn.Module):
         InputError: the room is negative.
 
     Example:
-        >>> memory = Memory("image_BCHW", "y_B", room=1000)
+        >>> memory = TensorMemory("image_BCHW", "y_B", room=1000)
         >>> memory.empty
         True
         >>> memory.keep(image_BCHW=torch.ones(2, 1, 4, 4), y_B=torch.tensor([0, 1]))
-        >>> other = Memory("image_BCHW", "y_B", room=1000)
+        >>> other = TensorMemory("image_BCHW", "y_B", room=1000)
         >>> _ = other.load_state_dict(memory.state_dict())
         >>> other["y_B"]
         tensor([0, 1])
@@ -126,7 +126,7 @@ class Memory(nn.Module):
     def keep(self, **tensors: Tensor) -> None:
         """Copy the values of these tensors, which are all of the memory's.
 
-        They are written into the same memory each time, as a recorded step (training/cuda_graph.py)
+        They are written into the same memory each time, as a recorded step (training/steps.py)
         does, unless they have another shape or type than those before.
         """
         tensors = {name: tensors[name] for name in self.names}
