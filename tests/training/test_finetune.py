@@ -80,17 +80,6 @@ def test_what_lies_in_no_block_is_frozen_with_the_first() -> None:
     model = Positions()
     freeze(model, "body")
     assert learning(model) == {"head.weight", "head.bias"}
-    freeze(model, None)
-    assert learning(model) == {name for name, _ in model.named_parameters()}
-
-
-def test_unfreezing_lets_all_learn_again() -> None:
-    model = build_model("small_cnn", num_classes=4, in_channels=3).train()
-    freeze(model, "block2")
-    model.train()
-    freeze(model, None)
-    assert all(module.training for module in model.modules())
-    assert len(learning(model)) == len(list(model.parameters()))
 
 
 def test_a_layer_that_does_not_exist_is_refused_with_near_names() -> None:

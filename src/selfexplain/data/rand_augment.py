@@ -67,7 +67,7 @@ def rotate(amount_G: Tensor, height: int, width: int) -> Tensor:
 
 def _matrix(like_G: Tensor, *entries: float | Tensor) -> Tensor:
     columns = [torch.as_tensor(entry).to(like_G).expand_as(like_G) for entry in entries]
-    return torch.stack(columns, dim=1).unflatten(1, (2, 3))
+    return torch.stack(columns, dim=1).reshape(-1, 2, 3)
 
 
 def warp(images_BCHW: Tensor, matrix_B23: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ def warp(images_BCHW: Tensor, matrix_B23: Tensor) -> Tensor:
     index_BP = (y_BP.clamp(0, H - 1) * W + x_BP.clamp(0, W - 1)).long()
     index_BCP = index_BP.unsqueeze(1).expand(B, C, -1)
     moved_BCP = images_BCHW.flatten(2).gather(2, index_BCP)
-    return moved_BCP.masked_fill(~inside_BP.unsqueeze(1), 0).unflatten(2, (H, W))
+    return moved_BCP.masked_fill(~inside_BP.unsqueeze(1), 0).reshape(B, C, H, W)
 
 
 def brightness(x_GCHW: Tensor, amount_G: Tensor) -> Tensor:

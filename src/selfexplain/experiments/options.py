@@ -234,6 +234,7 @@ class TrainConfig(RunConfig):
         """Refuse a seed that no generator takes; name the folder."""
         check_options(self)
         check_once(self, "loggers")
+        check_validated(self)
         name_folder(self, "train", self.model)
 
 
@@ -273,6 +274,7 @@ class CompareConfig(SharedConfig):
         """Refuse a comparison of nothing, and a tuning of nothing."""
         check_options(self)
         check_once(self, "loggers")
+        check_validated(self)
         if self.finished_only and self.tune is not None:
             raise OptionError(
                 "finished_only makes no table of a tuned comparison; leave out --finished-only, "
@@ -295,6 +297,29 @@ class CompareConfig(SharedConfig):
                 "devices",
             )
         name_folder(self, "compare", self.model, free=("objectives", "seeds"))
+
+
+def check_validated(config: SharedConfig) -> None:
+    """Refuse to choose an epoch on the test images, and what a head alone cannot do.
+
+    Raises:
+        InputError: epochs are to be chosen and nothing is held out; or a head alone is averaged.
+    """
+    training = config.training
+    for name, asked in {"keep_best": training.keep_best, "patience": training.patience}.items():
+        if asked and not config.data.validation:
+            raise OptionError(
+                f"{name} chooses an epoch by its accuracy, which must not be the test images'; "
+                "pass --validation 0.1 too",
+                TrainingOptions,
+                name,
+            )
+    if training.freeze == "all" and training.ema:
+        raise OptionError(
+            "freeze is all, and an average of a head's weights is not kept; leave out --ema",
+            TrainingOptions,
+            "freeze",
+        )
 
 
 def name_folder(config: Any, *words: str, free: tuple[str, ...] = ()) -> None:
@@ -362,7 +387,18 @@ def _training_dict(options: TrainingOptions) -> dict[str, Any]:
     values = asdict(options)
     values |= {"lr": options.largest_lr, "weight_decay": options.used_weight_decay}
     # A run without what later versions brought stays what it was.
-    later = {"compile": False, "cuda_graph": False, "optimizer": "sgd", "decay_vectors": True}
+    later = {
+        "compile": False,
+        "cuda_graph": False,
+        "optimizer": "sgd",
+        "decay_vectors": True,
+        "freeze": None,
+        "head_epochs": 0,
+        "body_lr": 1.0,
+        "layer_decay": 1.0,
+        "keep_best": False,
+        "patience": 0,
+    }
     return {k: v for k, v in values.items() if k not in later or v != later[k]}
 
 

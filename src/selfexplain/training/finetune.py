@@ -109,16 +109,17 @@ def _is_part(name: str, whole: str) -> bool:
     return name == whole or name.startswith(f"{whole}.")
 
 
-def freeze(model: nn.Module, until: str | None) -> None:
-    """Let the blocks up to one learn nothing, and let all others learn.
+def freeze(model: nn.Module, until: str) -> None:
+    """Let the blocks up to one learn nothing.
 
     Frozen parameters require no gradient, and frozen blocks are in evaluation mode, so that their
-    BatchNorm keeps the statistics that it came with and dropout is off. Call it again after
-    `model.train()`, which puts all blocks into training mode.
+    BatchNorm keeps the statistics that it came with and dropout is off. What lies in no block, as
+    position embeddings, comes first and is frozen too. Call it again after `model.train()`, which
+    puts all blocks into training mode.
 
     Args:
         model: a classifier, in training mode.
-        until: as of `frozen_blocks`; None for nothing.
+        until: as of `frozen_blocks`.
 
     Raises:
         InputError: as `frozen_blocks`.
@@ -132,17 +133,17 @@ def freeze(model: nn.Module, until: str | None) -> None:
         >>> net[1].training
         False
     """
-    frozen = set(frozen_blocks(model, until)) if until is not None else set()
-    model.requires_grad_(not frozen)  # what lies in no block, as position embeddings, comes first
-    for name, block in blocks_of(model).items():
-        block.requires_grad_(name not in frozen)
-        if name in frozen:
-            block.eval()
+    frozen = set(frozen_blocks(model, until))
+    blocks = blocks_of(model)
+    learning = {id(p) for name in blocks.keys() - frozen for p in blocks[name].parameters()}
+    for parameter in model.parameters():
+        if id(parameter) not in learning:
+            parameter.requires_grad_(False)
+    for name in frozen:
+        blocks[name].eval()
 
 
-def lr_scales(
-    model: nn.Module, *, layer_decay: float = 1.0, body: float = 1.0
-) -> dict[str, float]:
+def lr_scales(model: nn.Module, *, layer_decay: float = 1.0, body: float = 1.0) -> dict[str, float]:
     """Factor on the learning rate of every block, 1 for the head.
 
     A block that lies d blocks before the head learns with body * layer_decay ** d (ULMFiT's
