@@ -175,9 +175,9 @@ def test_options_in_a_spec_are_checked(name: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "sentence"),
     [
-        ("standard:", "'standard:' has a place for an option and none there"),
-        ("zipf:exponent=1,", "has a place for an option and none there"),
-        ("mixup:+standard", "'mixup:' has a place for an option and none there"),
+        ("standard:", "'standard:' has a separator without an option"),
+        ("zipf:exponent=1,", "has a separator without an option"),
+        ("mixup:+standard", "'mixup:' has a separator without an option"),
         ("zipf:exponent", "exponent of zipf has no value; pass it as exponent=VALUE"),
     ],
 )
@@ -247,7 +247,7 @@ def test_long_names_are_cut_and_told_apart() -> None:
         ({"model": "resnet21"}, "there is no model 'resnet21'"),
         ({"model": "no_such_module:make"}, "cannot be imported"),
         ({"model": "math:pi"}, "'math:pi' is a float; pass package.module:factory"),
-        ({"objective": "kd", "teacher": Path("absent")}, "absent holds no finished run"),
+        ({"objective": "kd", "teacher": Path("absent")}, "absent contains no finished run"),
         ({"teacher": Path("absent")}, "leave out --teacher"),
     ],
 )

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DemoConfig:
-    """Train with three objectives on digits, compare, plot explanations, and search for a cell."""
+    """Explain a photograph, compare three objectives on digits, and search for a cell."""
 
     out: Path = Path("runs/demo")
     """Folder for the results."""
@@ -238,9 +238,20 @@ def _app(config: AppConfig, console: Console) -> None:
 
 def _demo(command: DemoConfig, console: Console) -> None:
     from selfexplain.experiments.data import load
-    from selfexplain.experiments.demo import demo_config, demo_picture, demo_search
+    from selfexplain.experiments.demo import (
+        demo_config,
+        demo_photograph,
+        demo_picture,
+        demo_search,
+    )
 
     config = demo_config(command.out)
+    console.print("A photograph, explained by a network that knows ImageNet:")
+    try:
+        console.print(f"Picture: {demo_photograph(config)}", soft_wrap=True)
+    except InputError as error:  # its weights are an extra; what follows needs none
+        console.print(f"No picture: {error}", soft_wrap=True)
+    console.print("\nThree ways to train on digits, with three seeds each:")
     _compare_and_tell(config, console)  # its report follows, with the search on the same page
     picture = demo_picture(config, load(config.data))
     console.print(f"Picture: {picture}", soft_wrap=True)

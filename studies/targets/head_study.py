@@ -3,14 +3,15 @@
     python -m studies.targets.head_study \
         --features data/targets/cifar100.pt --out results/targets/head
 
-Three steps, each of which continues where it was stopped: the learning rate is chosen for the plain
-head; every form's setting, weight decay and number of epochs on the validation images, with seeds
-of their own; then every form is trained on the seeds of the test, and asked once. Each line of the
+Two steps, each of which continues where it was stopped: every form's setting, learning rate, weight
+decay and number of epochs are chosen on the validation images, with seeds of their own; then every
+form is trained on the seeds of the test, and asked once. Each line of the
 logs is one setting with all of its seeds; `table.md` is made from them.
 
 Shape suffixes: R seeds, M images, C features, P places, K classes.
 """
 
+import itertools
 import json
 import time
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ from selfexplain.errors import exit_on_bad_input
 from selfexplain.evaluation import fit_temperature, holm, paired_difference, score
 from selfexplain.files import read_tensors
 
-LEARNING_RATES = (3.0, 10.0, 30.0)
+LEARNING_RATES = (3.0, 10.0)
 DECAYS = (1e-5, 3e-5, 1e-4)
 EPOCHS = (20, 60)
 
@@ -137,12 +138,11 @@ class Laboratory:
         return found
 
 
-def settings_of(form: Form, lr: float) -> Iterator[dict[str, Any]]:
+def settings_of(form: Form) -> Iterator[dict[str, Any]]:
     """Every setting of a form that is tried."""
-    for knobs in form.settings:
-        for decay in DECAYS:
-            for epochs in EPOCHS:
-                yield {"knobs": dict(knobs), "lr": lr, "decay": decay, "epochs": epochs}
+    grid = itertools.product(form.settings, LEARNING_RATES, DECAYS, EPOCHS)
+    for knobs, lr, decay, epochs in grid:
+        yield {"knobs": dict(knobs), "lr": lr, "decay": decay, "epochs": epochs}
 
 
 class Log:
@@ -174,12 +174,10 @@ def mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def tune(
-    name: str, laboratory: Laboratory, lr: float, log: Log, seeds: list[int]
-) -> dict[str, Any]:
+def tune(name: str, laboratory: Laboratory, log: Log, seeds: list[int]) -> dict[str, Any]:
     """Try every setting of a form on validation; the best line."""
     rows = []
-    for setting in settings_of(FORMS[name], lr):
+    for setting in settings_of(FORMS[name]):
         key = {"form": name, **setting}
         row = log.find(key)
         if row is None:
@@ -198,11 +196,9 @@ def run(config: HeadStudyConfig) -> None:
     laboratory = Laboratory(features, config.per_class)
     tuned, tested = Log(config.out / "tune.jsonl"), Log(config.out / "test.jsonl")
     tune_seeds = list(range(100, 100 + config.tune_seeds))
-    plain = [tune("plain", laboratory, lr, tuned, tune_seeds) for lr in LEARNING_RATES]
-    lr = best(plain)["lr"]
     seeds = list(range(config.seeds))
     for name in config.forms:
-        chosen = tune(name, laboratory, lr, tuned, tune_seeds)
+        chosen = tune(name, laboratory, tuned, tune_seeds)
         setting = {key: chosen[key] for key in ("knobs", "lr", "decay", "epochs")}
         if tested.find({"form": name}) is None:
             heads = laboratory.train(FORMS[name], setting, seeds)
@@ -224,6 +220,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         setting = ", ".join(
             [
                 *(f"{k} {v:g}" for k, v in row["knobs"].items()),
+                f"lr {row['lr']:g}",
                 f"decay {row['decay']:g}",
                 f"{row['epochs']} epochs",
             ]

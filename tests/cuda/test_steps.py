@@ -185,7 +185,7 @@ def test_what_cannot_be_recorded_is_one_sentence() -> None:
     recorded = RecordedStep(step)
     for _ in range(2):
         recorded(torch.ones(3, device=GPU))
-    with pytest.raises(InputError, match=r"cannot be recorded .* leave out --cuda-graph"):
+    with pytest.raises(InputError, match=r"cannot be captured .* leave out --cuda-graph"):
         recorded(torch.ones(3, device=GPU))
     assert float(torch.ones(3, device=GPU).sum()) == 3  # the device is as usable as before
 

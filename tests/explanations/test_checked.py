@@ -513,7 +513,9 @@ def test_what_is_not_finite_is_called_that(make, kind):
         name, weight = list(net.named_parameters())[-2]
         with torch.no_grad():
             weight[0] = torch.inf
-        with pytest.raises(InputError, match=f"the model's '{name}' holds NaN or infinite values"):
+        with pytest.raises(
+            InputError, match=f"the model's '{name}' contains NaN or infinite values"
+        ):
             explain(net, images())
 
 

@@ -8,14 +8,11 @@ from pathlib import Path
 
 import pytest
 from tests.helpers import sweep_trials
-from tests.helpers.sweep_trials import STEPS, count_up, diary
+from tests.helpers.sweep_trials import STEPS, count_up, diary, on_a_share
 
 from selfexplain.cli import main
 from selfexplain.errors import InputError
-from selfexplain.experiments.compare.grid import run_all
-from selfexplain.experiments.options import DataOptions, TrainConfig
-from selfexplain.launchers import Failed, Message, RayCluster, Serial, Started, Step, Trial
-from selfexplain.training import TrainingOptions
+from selfexplain.launchers import Failed, Message, RayCluster, Started, Step, Trial
 
 pytestmark = pytest.mark.slow
 
@@ -24,9 +21,11 @@ ray = pytest.importorskip("ray", reason="the ray extra is not installed")
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
+    """It claims to have a GPU (Ray counts, CUDA is idle), and cores for more than may share it."""
     ray.init(
         address="local",
-        num_cpus=2,
+        num_cpus=3,
+        num_gpus=1,
         include_dashboard=False,
         log_to_driver=False,
         logging_level="ERROR",
@@ -35,15 +34,6 @@ def cluster() -> Iterator[None]:
     )
     yield
     ray.shutdown()
-
-
-def training(out: Path) -> TrainConfig:
-    return TrainConfig(
-        data=DataOptions(data="digits", train_size=100),
-        training=TrainingOptions(epochs=1, batch_size=50),
-        objective="standard",
-        out=out,
-    )
 
 
 def test_cluster_runs_every_trial_to_its_end(cluster: None, tmp_path: Path) -> None:
@@ -67,7 +57,7 @@ def test_cluster_runs_every_trial_to_its_end(cluster: None, tmp_path: Path) -> N
         Trial("refused", sweep_trials.refused, tmp_path / "refused"),
         Trial("raising_once", sweep_trials.raising_once, tmp_path / "raising_once"),
     ]
-    outcome = RayCluster().run(trials, watch)
+    outcome = RayCluster(gpus_per_run=0).run(trials, watch)
     assert outcome.results == {"killed": STEPS, "raising_once": STEPS}
     assert list(outcome.failures) == ["refused"]
     assert {n: m.retry for n, m in failed().items()} == {
@@ -83,27 +73,39 @@ def test_cluster_runs_every_trial_to_its_end(cluster: None, tmp_path: Path) -> N
     assert sorted(begun) == ["killed", "killed", "raising_once", "raising_once", "refused"]
 
 
-def test_run_is_the_same_on_a_cluster(
-    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also: folders may be relative to the one that the command is started in."""
-    monkeypatch.chdir(tmp_path)
-    (there,) = run_all([training(Path("there"))], RayCluster())
-    (here,) = run_all([training(Path("here"))], Serial())
-    for result in (there, here):
-        del result["step_seconds"]
-    assert there == here
-    a, b = ((tmp_path / out / "model.safetensors").read_bytes() for out in ("there", "here"))
-    assert a == b
-
-
 def test_run_that_the_cluster_has_no_room_for(cluster: None, tmp_path: Path) -> None:
     trial = Trial("a", count_up, tmp_path)
-    with pytest.raises(InputError, match="3 CPUs, and the cluster has 2; pass a smaller --cpus"):
-        RayCluster(cpus_per_run=3).run([trial])
+    with pytest.raises(InputError, match="4 CPUs, and the cluster has 3; pass a smaller --cpus"):
+        RayCluster(cpus_per_run=4).run([trial])
     with pytest.raises(InputError, match="pass a smaller --gpus-per-run"):
         RayCluster(gpus_per_run=64).run([trial])
     assert ray.is_initialized()  # who started the cluster ends it
+
+
+def share(names: str, folder: Path, gpus: float | None, together: int) -> list[dict[str, object]]:
+    """Trials, the first of which wait until so many have come."""
+    trials = [Trial(name, on_a_share, (folder, together)) for name in names]
+    outcome = RayCluster(gpus_per_run=gpus, retries=0).run(trials)
+    assert outcome.failures == {}
+    return list(outcome.results.values())
+
+
+def test_two_halves_share_a_gpu(cluster: None, tmp_path: Path) -> None:
+    """Two run side by side on GPU 0, the third waits for its turn."""
+    found = share("abc", tmp_path, 0.5, together=2)
+    assert [trial["visible"] for trial in found] == ["0", "0", "0"]
+    assert max(trial["most"] for trial in found) == 2
+
+
+def test_without_a_share_each_has_the_gpu_alone(cluster: None, tmp_path: Path) -> None:
+    found = share("ab", tmp_path, None, together=1)
+    assert found == [{"most": 1, "visible": "0"}] * 2
+
+
+def test_a_run_that_asks_for_none_sees_none(cluster: None, tmp_path: Path) -> None:
+    """Otherwise every run would take the first GPU of its machine."""
+    found = share("ab", tmp_path, 0, together=2)
+    assert found == [{"most": 2, "visible": ""}] * 2
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:port"])

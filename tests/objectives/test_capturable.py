@@ -23,7 +23,7 @@ NOT_RECORDED = {
     "distil_part:part=class_mean",
     "distil_part:part=similarity",
     "introspective:control=permuted",
-    "introspective:aggregation=class,every=3,ramp_steps=4",
+    "introspective:aggregation=class,map_interval=3,ramp_steps=4",
 }
 RECORDED = [s for s in SPECS if s not in NOT_RECORDED and not s.startswith(("aux", "mix", "cut"))]
 

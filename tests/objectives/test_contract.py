@@ -10,14 +10,13 @@ from torch import Tensor, nn
 
 from selfexplain.errors import InputError
 from selfexplain.experiments.objectives import OBJECTIVES, build_objective
-from selfexplain.models import build_model
 from selfexplain.models.build import SmallCNN
 from selfexplain.objectives import Choice, Mixing, Objective, ObjectiveContext, WithAuxiliaryHead
 from selfexplain.objectives.options import ObjectiveOptions
 
 pytestmark = pytest.mark.slow
 
-CLASSES = 5
+CLASSES, WIDTH = 5, 16
 SPECS = [
     *OBJECTIVES,
     "tf_kd:teacher=self,alpha=0.3",  # the teacher here is untrained: less of it
@@ -32,7 +31,7 @@ SPECS = [
     "introspective:control=logits",
     "introspective:control=weights",
     "introspective:kind=grad_cam,layer=block2,similarity=distance",
-    "introspective:aggregation=class,every=3,ramp_steps=4",
+    "introspective:aggregation=class,map_interval=3,ramp_steps=4",
     "cgc:layer=block2",
     "icasc:layer=block2,inner_layer=block1",
     "auxiliary+icasc",
@@ -43,7 +42,7 @@ SPECS = [
     "auxiliary+standard",
     "auxiliary+introspective",
     "auxiliary+introspective:kind=grad_cam,layer=block2,similarity=distance",
-    "auxiliary+introspective:aggregation=class,every=3,ramp_steps=4",
+    "auxiliary+introspective:aggregation=class,map_interval=3,ramp_steps=4",
     "dml:networks=3,weight=0.5",
     "auxiliary+dml",
     "byot:layers=halve/block2.0,alpha=0.5,hint_weight=0.01",
@@ -70,9 +69,9 @@ class TwoHeaded(SmallCNN):
     """A small CNN with a second head on its second block, which runs in training alone."""
 
     def __init__(self) -> None:
-        super().__init__(CLASSES, in_channels=1)
+        super().__init__(CLASSES, in_channels=1, width=WIDTH)
         self.auxiliary = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, CLASSES)
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2 * WIDTH, CLASSES)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -83,7 +82,7 @@ class TwoHeaded(SmallCNN):
 
 
 def make_model() -> nn.Module:
-    return build_model("small_cnn", num_classes=CLASSES, in_channels=1)
+    return SmallCNN(CLASSES, in_channels=1, width=WIDTH)
 
 
 @functools.cache
@@ -343,7 +342,7 @@ def test_bad_options_are_named() -> None:
         "introspective:weight=high": "pass a number",
         "introspective:centre=yes": "pass true or false",
         "introspective:tau=0": "tau is 0",
-        "introspective:every=0": "every is 0",
+        "introspective:map_interval=0": "map_interval is 0",
         "introspective:form=sum": "form is 'sum'; pass one of mixed, ce_kl, non_true",
         "kd:alpha=2": "alpha is 2; pass a number from 0 to 1",
         "kd:temperature=0": "temperature is 0",

@@ -94,7 +94,7 @@ def test_help_names_every_objective() -> None:
 
 
 def test_help_says_what_tf_kd_takes_for_none() -> None:
-    said = inspect.getsource(type(OPTIONS.tf_kd))
+    said = " ".join(inspect.getsource(type(OPTIONS.tf_kd)).split())
     for option in ("alpha", "temperature"):
         virtual, trained = (PUBLISHED[kind][option] for kind in ("virtual", "self"))
         assert f"None for {virtual:g} (virtual) or {trained:g}" in said

@@ -34,7 +34,7 @@ from selfexplain.objectives.shared.memory import Epochs, TensorMemory
 pytestmark = pytest.mark.slow
 
 REMEMBERING = [
-    "introspective:aggregation=class,every=3,ramp_steps=4",
+    "introspective:aggregation=class,map_interval=3,ramp_steps=4",
     "introspective:control=permuted",
     "saliency_guided",
     "cgc",
@@ -44,7 +44,7 @@ REMEMBERING = [
     "ols",
     "dkd",
     "distil_part:part=permuted",
-    "auxiliary+introspective:aggregation=class,every=3,ramp_steps=4",
+    "auxiliary+introspective:aggregation=class,map_interval=3,ramp_steps=4",
     "mixup+dlb",
     "cutmix:probability=0.5+mixup:alpha=0.3+confidence_penalty",
 ]

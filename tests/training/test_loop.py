@@ -91,7 +91,7 @@ def test_resumed_run_equals_an_unbroken_one(
     tmp_path: Path, ema: float, at: int, optimizer: str
 ) -> None:
     def objective() -> Objective:
-        return Introspective(model(), aggregation="class", every=2)
+        return Introspective(model(), aggregation="class", map_interval=2)
 
     how = {"ema": ema, "optimizer": optimizer}
     unbroken = run(tmp_path / "a", objective(), **how)

@@ -144,7 +144,7 @@ def launch(page: Any, config: AppConfig, uploads: Path) -> None:
         check_version(page)
     except OSError as error:
         raise InputError(
-            f"{config.host}:{config.port} cannot be listened on; pass another --port or --host"
+            f"{config.host}:{config.port} is not available; pass another --port or --host"
         ) from error
     except InputError:
         page.close(verbose=False)

@@ -8,6 +8,7 @@ from selfexplain.data.images import ImageSet, MemoryImages, to_device
 from selfexplain.data.transforms import Augmentation, augment, draw, find_corruption, normalise
 from selfexplain.distributed import check_ranks, rank_slice
 from selfexplain.errors import InputError
+from selfexplain.limits import check_in_range
 from selfexplain.seeding import named_generator
 
 
@@ -177,8 +178,8 @@ class Batches:
 
 
 def _check_sizes(count: int, batch_size: int, drop_last: bool, workers: int) -> None:
-    if batch_size < 1:
-        raise InputError(f"batch_size is {batch_size}; pass a number of at least 1")
+    check_in_range("batch_size", batch_size, 1)
+    check_in_range("workers", workers, 0)
     if count == 0:
         raise InputError("the image set is empty; pass at least one image")
     if drop_last and batch_size > count:
@@ -186,8 +187,6 @@ def _check_sizes(count: int, batch_size: int, drop_last: bool, workers: int) -> 
             f"batch_size {batch_size} is larger than the {count} images there are, and a "
             f"smaller last batch is left out (drop_last); pass at most {count}"
         )
-    if workers < 0:
-        raise InputError(f"workers is {workers}; pass a number of at least 0")
 
 
 def _check_places(count: int, places_N: torch.Tensor) -> None:

@@ -255,7 +255,7 @@ def parquet_files(folder: Path) -> dict[str, list[str]]:
     found = {"train": train, "test": test or validation}
     for path in [*train, *found["test"]]:
         if not Path(path).is_file():  # a named pipe would be waited for
-            raise InputError(f"{path} is no plain file; pass a folder of Parquet files")
+            raise InputError(f"{path} is not a regular file; pass a folder of Parquet files")
     return found
 
 

@@ -26,6 +26,7 @@ from selfexplain.data.rand_augment import (
     draw_operations,
 )
 from selfexplain.errors import InputError
+from selfexplain.limits import Natural, check_options
 
 # Mean and spread of the pixel values of each channel, and normalising by them.
 
@@ -109,18 +110,14 @@ class Augmentation:
         Augmentation(crop_padding=4, flip=True, cutout=8, policy='none')
     """
 
-    crop_padding: int = 4
+    crop_padding: Natural = 4
     flip: bool = True
-    cutout: int = 0
+    cutout: Natural = 0
     policy: Policy = "none"
 
     def __post_init__(self) -> None:
+        check_options(self)
         check_policy(self.policy)
-        for name in ("crop_padding", "cutout"):
-            if getattr(self, name) < 0:
-                raise InputError(
-                    f"{name} is {getattr(self, name)}; pass a number of pixels of at least 0"
-                )
 
     def check_fits(self, height: int, width: int) -> None:
         """Raise InputError if an image could be lost from sight altogether."""

@@ -17,11 +17,10 @@ from selfexplain.data import (
     take,
 )
 from selfexplain.data.images import Ranges
-from selfexplain.distributed import gathered, rank_slice
+from selfexplain.distributed import gathered, rank, rank_slice, world_size
 from selfexplain.errors import InputError
 from selfexplain.evaluation import predict
 from selfexplain.experiments.options import DataOptions
-from selfexplain.training.processes import joined_processes
 
 # From data options to the images that one seed trains on and is scored on.
 #
@@ -207,11 +206,11 @@ def predict_together(
         >>> logits_NK.shape, torch.equal(y_N, prepared.scored.labels_N)
         (torch.Size([144, 10]), True)
     """
-    count, processes = len(prepared.scored), joined_processes()
+    count, processes = len(prepared.scored), world_size()
     scored = partial(prepared.scored_batches, device=device, workers=workers, corruption=corruption)
-    if count < processes.count:  # a part would be empty
+    if count < processes:  # a part would be empty
         return predict(model, scored().epoch(0))
-    part = torch.arange(count)[rank_slice(count, processes.rank, processes.count)]
-    only = None if processes.count == 1 else part
+    part = torch.arange(count)[rank_slice(count, rank(), processes)]
+    only = None if processes == 1 else part
     logits_NK, y_N = predict(model, scored(only=only).epoch(0))
     return gathered(logits_NK, uneven=True), gathered(y_N, uneven=True)

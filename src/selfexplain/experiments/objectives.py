@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from selfexplain.errors import InputError, first_line
+from selfexplain.introspection.options import FORMER_NAMES
 from selfexplain.lazy import import_named
 from selfexplain.objectives import Choice, Mixing, Objective, ObjectiveContext
 from selfexplain.objectives.mixing import refusal
@@ -132,7 +133,7 @@ def objective_class(name: str) -> type[Objective]:
     if not (isinstance(found, type) and issubclass(found, Objective)):
         what = f"the class {found.__name__}" if isinstance(found, type) else type(found).__name__
         raise InputError(
-            f"objective {name!r} is no objective ({what}); pass a subclass of "
+            f"objective {name!r} is not an objective ({what}); pass a subclass of "
             "selfexplain.objectives.Objective"
         )
     return found
@@ -336,7 +337,7 @@ def _named(part: str, options: ObjectiveOptions) -> tuple[str, dict[str, Any]]:
     base = getattr(options, name, None)
     texts = [] if overrides is None else overrides.split(",")
     if "" in texts:
-        raise InputError(f"{part!r} has a place for an option and none there; leave out its sign")
+        raise InputError(f"{part!r} has a separator without an option; add one, or remove it")
     hints = _hints(name, options)
     pairs = [_parse(text, name, hints) for text in texts]
     given = dict(pairs)
@@ -376,6 +377,7 @@ def _hints(name: str, options: ObjectiveOptions) -> dict[str, Any]:
 def _parse(part: str, name: str, hints: Mapping[str, Any]) -> tuple[str, Any]:
     """One `option=value`, the value in the type of the option."""
     option, equals, text = part.partition("=")
+    option = option if option in hints else FORMER_NAMES.get(option, option)
     if option in hints and not equals:
         raise InputError(f"{option} of {name} has no value; pass it as {option}=VALUE")
     if option not in hints:

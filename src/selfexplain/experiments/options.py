@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from selfexplain.errors import InputError
+from selfexplain.introspection.options import recorded_names
 from selfexplain.launchers import LocalWorkers, RayCluster, Scheduler, Serial
 from selfexplain.limits import (
     Count,
@@ -377,7 +378,9 @@ def to_dict(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
     specs = getattr(config, "objectives", None) or [getattr(config, "objective", None)]
     if "options" in values and specs != [None]:
         used = {part.partition(":")[0] for spec in specs for part in parts_of(spec)}
-        values["options"] = {k: v for k, v in values["options"].items() if k in used}
+        values["options"] = {
+            k: recorded_names(v) for k, v in values["options"].items() if k in used
+        }
     result: dict[str, Any] = json.loads(json.dumps(values, default=str))
     return result
 

@@ -63,11 +63,20 @@ FORMATS = (".png", ".svg", ".pdf")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExplainConfig:
-    """Plot a trained run's class maps and soft targets for images, or evaluate its maps."""
+    """Draw class maps and soft targets of images by a trained run, or evaluate its maps.
 
-    run: tuple[Path, ...]
+    A network with published weights needs no run: --model efficientnet_lite0 --pretrained.
+    """
+
+    run: tuple[Path, ...] = ()
     """Folder of a finished run (of train, of retrain, or one of a comparison's runs/); several to
-    compare their maps with --evaluate, with differences from the first."""
+    compare their maps with --evaluate, differences to the first."""
+    model: str | None = None
+    """In place of a run, a network with published weights, which --pretrained asks for:
+    efficientnet_lite0 (requires the pretrained extra), timm:NAME or hf:NAME. Maps of its five most
+    probable classes are drawn."""
+    pretrained: bool = False
+    """Give --model its published weights."""
     images: tuple[Path, ...] = ()
     """Image files to explain."""
     out: Path | None = None
@@ -86,17 +95,36 @@ class ExplainConfig:
     def __post_init__(self) -> None:
         """Refuse what drawing, or evaluating, cannot use."""
         check_options(self)
+        if not self.kind:
+            raise OptionError("kind is empty; pass at least one", ExplainConfig, "kind")
         for name in ("run", "kind"):
-            values = getattr(self, name)
-            if not values:
-                raise OptionError(f"{name} is empty; pass at least one", ExplainConfig, name)
             check_once(self, name)
+        self._check_who()
         if self.evaluate:
             self._check_evaluation()
         else:
             self._check_drawing()
         if self.out is not None and self.out.is_dir():
             raise OptionError(f"out is {self.out}, a folder; pass a file", ExplainConfig, "out")
+
+    def _check_who(self) -> None:
+        """Refuse neither a run nor a model, and both."""
+        if self.run and (self.model is not None or self.pretrained):
+            raise InputError("a run has its model; pass --run, or --model and --pretrained")
+        if not self.run and self.model is None:
+            said = "run is empty; pass a folder, or --model efficientnet_lite0 --pretrained"
+            raise OptionError(said, ExplainConfig, "run")
+        if self.model is not None and not self.pretrained:
+            raise OptionError(
+                f"model is {self.model}, which knows nothing yet; pass --pretrained too, or --run",
+                ExplainConfig,
+                "model",
+            )
+        if self.model is not None and self.evaluate:
+            raise InputError(
+                "evaluate takes the images that a run was scored on; pass --run, or leave out "
+                "--evaluate"
+            )
 
     def _check_evaluation(self) -> None:
         if self.images:
@@ -197,11 +225,13 @@ class ReportConfig:
         Example:
             >>> ReportConfig(dirs=(Path(),)).check_folders()
             Traceback (most recent call last):
-            selfexplain.errors.InputError: . holds no run and no comparison; pass the folder of one
+            selfexplain.errors.InputError: . contains no run and no comparison; pass ...
         """
         for folder in self.dirs:
             if not any(path for pattern in _RECORDS for path in folder.glob(pattern)):
-                raise InputError(f"{folder} holds no run and no comparison; pass the folder of one")
+                raise InputError(
+                    f"{folder} contains no run and no comparison; pass the folder of one"
+                )
 
     @property
     def file(self) -> Path:

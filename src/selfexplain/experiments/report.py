@@ -333,7 +333,7 @@ def search_sections(folder: Path) -> list[Section]:
         ['Search', 'Cell']
     """
     if not holds_search(folder):
-        raise InputError(f"{folder} holds no search; pass the folder of selfexplain search")
+        raise InputError(f"{folder} contains no search; pass the folder of selfexplain search")
     if _holds_seeds(folder):
         sections = _sections_of_seeds(folder)
     else:
@@ -474,14 +474,14 @@ def sections_of(folder: Path) -> list[Section]:
         >>> import tempfile
         >>> sections_of(Path(tempfile.mkdtemp()))
         Traceback (most recent call last):
-        selfexplain.errors.InputError: ... holds no run and no comparison; pass the folder of one
+        selfexplain.errors.InputError: ... contains no run and no comparison; pass the folder of one
     """
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}; pass folders of runs")
     for holds, sections in KINDS:
         if holds(folder):
             return sections(folder)
-    raise InputError(f"{folder} holds no run and no comparison; pass the folder of one")
+    raise InputError(f"{folder} contains no run and no comparison; pass the folder of one")
 
 
 def _holds(name: str) -> Callable[[Path], bool]:

@@ -313,6 +313,7 @@ def check_free(folder: Path) -> None:
         "architecture.png",
         "teachers",
         "report.html",
+        "photograph.png",
     }
     files = {path.name for path in folder.iterdir()} if folder.exists() else set()
     # Names that begin with a dot are locks and files that are being written.
@@ -322,7 +323,7 @@ def check_free(folder: Path) -> None:
             raise InputError(
                 f"{folder} holds {held[0]}, which this command cannot continue; pass another --out"
             )
-        raise InputError(f"{folder} is not empty and holds no run; pass another --out")
+        raise InputError(f"{folder} is not empty but contains no run; pass another --out")
 
 
 def saved_config(path: Path) -> dict[str, Any]:
@@ -333,7 +334,7 @@ def saved_config(path: Path) -> dict[str, Any]:
     """
     config = read_json(path).get("config")
     if not isinstance(config, dict):
-        raise InputError(f"{path} holds no configuration; delete it, or pass another folder")
+        raise InputError(f"{path} contains no configuration; delete it, or pass another folder")
     return config
 
 
@@ -514,11 +515,11 @@ def read_finished(folder: Path) -> FinishedRun:
     Example:
         >>> read_finished(Path("absent"))
         Traceback (most recent call last):
-        selfexplain.errors.InputError: absent holds no finished run; pass a folder with run.json ...
+        selfexplain.errors.InputError: absent contains no finished run; pass a folder with ...
     """
     if not (folder / "model.safetensors").exists():
         raise InputError(
-            f"{folder} holds no finished run; pass a folder with run.json and model.safetensors"
+            f"{folder} contains no finished run; pass a folder with run.json and model.safetensors"
         )
     path = folder / "run.json"
     run = read_json(path, FINISHED)

@@ -43,13 +43,13 @@ def reraise_oom(remedy: str) -> Iterator[None]:
         ...     raise RuntimeError("CUDA error: out of memory")
         Traceback (most recent call last):
         ...
-        selfexplain.errors.OutOfMemoryError: the GPU has no memory left; pass a smaller --batch-size
+        selfexplain.errors.OutOfMemoryError: the GPU is out of memory; pass a smaller --batch-size
     """
     try:
         yield
     except RuntimeError as error:  # OutOfMemoryError is one, too
         if isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in SIGNS):
-            raise OutOfMemoryError(f"the GPU has no memory left; {remedy}") from error
+            raise OutOfMemoryError(f"the GPU is out of memory; {remedy}") from error
         raise
 
 

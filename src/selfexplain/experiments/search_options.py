@@ -30,7 +30,7 @@ class SearchConfig:
 
     data: Annotated[DataOptions, tyro.conf.arg(name="")]
     space: Space = "nasbench201"
-    """Search space."""
+    """Search space, which defines the possible cells."""
     method: Method = "lease"
     """lease (learning by self-explanation), sanas, darts1 or darts2 (first and second order),
     random_search (random search with weight sharing), or random: one randomly drawn cell."""

@@ -17,18 +17,19 @@ from selfexplain.explanations.hooks import (
     Hook,
     HookPlace,
     buffers_lent,
+    child_of,
     each_tensor,
     every_output,
     forward_hooks,
     function_hook,
     function_hook_between,
+    modules_around,
     preserved,
 )
 from selfexplain.explanations.layout import (
     ExplainedLayer,
     FeatureLayout,
     check_output,
-    find_module,
     known_grids,
     layouts_of,
     pooled,
@@ -375,9 +376,8 @@ def capture(model: nn.Module, layer: ExplainedLayer) -> Iterator[Captured]:
         >>> captured.activation.shape
         torch.Size([2, 8, 6, 6])
     """
-    name = _name_in(model, layer.source.name)
-    head_name = None if layer.head is None else _name_in(model, layer.head.name)
-    head = None if head_name is None else model.get_submodule(head_name)
+    name, head_name = layer.source.name, None if layer.head is None else layer.head.name
+    head = None if head_name is None else modules_around(model, head_name)[-1]
     captured = Captured(layer, head if isinstance(head, nn.Linear) else None, model)
     hooks: list[ForwardHook] = []
     with ExitStack() as stack:
@@ -398,20 +398,11 @@ def capture(model: nn.Module, layer: ExplainedLayer) -> Iterator[Captured]:
                 stack.enter_context(function_hook_between(model, weights, opens, closes))
             hooks.append(_head_hook(captured, head_name, captured.linear, weights))
         stack.enter_context(forward_hooks(model, hooks))
-        inner = dict(model.named_children()).get("_forward_module")
+        inner = child_of(model, "_forward_module")
         if inner is not None and layer.head is None:
             hook = _logits_hook(captured)
             stack.callback(hook.register(inner))  # outside of what is compiled, which may run on
         yield captured
-
-
-def _name_in(model: nn.Module, name: str) -> str:
-    """A module's name in this model; all modules are walked only if wrappers have changed it."""
-    try:
-        model.get_submodule(name)
-    except AttributeError:
-        return find_module(model, name)[0]
-    return name
 
 
 def _leaf(activation: Tensor) -> Tensor:

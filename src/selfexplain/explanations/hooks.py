@@ -7,7 +7,7 @@ that read feature maps.
 
 import random
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -207,7 +207,7 @@ def run_eagerly(modules: Iterable[nn.Module]) -> Iterator[None]:
     """
     modules = dict.fromkeys(modules)
     with ExitStack() as stack:
-        if any(hasattr(module, "_orig_mod") for module in modules):
+        if any(child_of(module, "_orig_mod") is not None for module in modules):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         for module in modules:
             call = getattr(module, CALL)
@@ -215,6 +215,12 @@ def run_eagerly(modules: Iterable[nn.Module]) -> Iterator[None]:
                 stack.callback(setattr, module, CALL, call)
                 setattr(module, CALL, None)
         yield
+
+
+def child_of(module: nn.Module, name: str) -> nn.Module | None:
+    """A submodule, if there is one, without the search that a missing attribute costs."""
+    children: Mapping[str, nn.Module] = vars(module)["_modules"]
+    return children[name] if name in children else None  # noqa: SIM401 - scripted ones have no get
 
 
 def modules_around(model: nn.Module, name: str) -> list[nn.Module]:
@@ -233,7 +239,8 @@ def modules_around(model: nn.Module, name: str) -> list[nn.Module]:
     around = [model]
     try:
         for part in filter(None, name.split(".")):
-            around.append(getattr(around[-1], part))
+            child = child_of(around[-1], part)
+            around.append(getattr(around[-1], part) if child is None else child)
     except AttributeError:
         return modules_around(model, find_module(model, name)[0])
     return around

@@ -126,13 +126,13 @@ def refuse_what_is_not_finite(model: nn.Module, x_BCHW: Tensor, logits_BK: Tenso
     Example:
         >>> refuse_what_is_not_finite(nn.Flatten(), torch.full((1, 1, 1, 1), torch.nan), Tensor())
         Traceback (most recent call last):
-        selfexplain.errors.InputError: x holds NaN or infinite pixels (in image 0 of the batch); ...
+        selfexplain.errors.InputError: x contains NaN or infinite pixels (in image 0 of ...
     """
     broken_B = ~x_BCHW.detach().isfinite().flatten(1).all(dim=1)
     if bool(broken_B.any()):
         raise InputError(
-            f"x holds NaN or infinite pixels (in image {int(broken_B.nonzero()[0])} of the batch); "
-            "pass finite images"
+            f"x contains NaN or infinite pixels (in image {int(broken_B.nonzero()[0])} of the "
+            "batch); pass finite images"
         )
     refuse_broken_weights(model)
     if not bool(logits_BK.isfinite().all()):
@@ -154,7 +154,7 @@ def refuse_broken_weights(model: nn.Module) -> None:
         # A mask of attention may hold minus infinity.
         if bool((tensor.isnan() if "mask" in name else ~tensor.isfinite()).any()):
             raise InputError(
-                f"the model's {name!r} holds NaN or infinite values; pass a model whose weights "
+                f"the model's {name!r} contains NaN or infinite values; pass a model whose weights "
                 "are finite"
             )
 

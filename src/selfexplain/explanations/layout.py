@@ -301,8 +301,8 @@ def no_positions(name: str, returned: str, image_BCHW: torch.Size) -> InputError
         True
     """
     return InputError(
-        f"layer {name!r} returns {returned}, which has no positions; pass a layer that returns "
-        "(B, C, H, W), or tokens (B, T, D) in a grid that fits images of "
+        f"layer {name!r} returns {returned}, which has no spatial positions; pass a layer that "
+        "returns (B, C, H, W), or tokens (B, T, D) in a grid that fits images of "
         f"{image_BCHW[2]} x {image_BCHW[3]} pixels"
     )
 

@@ -85,7 +85,7 @@ class Introspective(Objective):
     ) -> None:
         super().__init__(model)
         self.options = options_from(options)
-        self.period = self.options.every
+        self.period = self.options.map_interval
         self.counts = Counts(steps=0)
         self.class_mean: RunningClassMean | None = None
         if self.options.aggregation == "class":
@@ -100,7 +100,7 @@ class Introspective(Objective):
 
     @property
     def steps(self) -> int:
-        """Training steps so far, for warm-up, ramp and beat."""
+        """Training steps so far, for warm-up, ramp and the steps with maps."""
         return self.counts["steps"]
 
     @steps.setter
@@ -113,7 +113,7 @@ class Introspective(Objective):
         options = self.options
         return (
             (self.class_mean is None or self.class_mean.started)
-            and options.every == 1
+            and options.map_interval == 1
             and options.control != "permuted"
             and self.steps >= options.warmup_steps + options.ramp_steps
         )
@@ -224,7 +224,7 @@ class Introspective(Objective):
     def _is_map_step(self) -> bool:
         """Whether explanations are due; always in evaluation, so that a loss does not wander."""
         since = self.steps - self.options.warmup_steps
-        return not self._learns_now() or since % self.options.every == 0
+        return not self._learns_now() or since % self.options.map_interval == 0
 
     def _explains_now(self) -> bool:
         """Whether this step reads the class maps."""
@@ -284,7 +284,7 @@ class Introspective(Objective):
         """The detached soft target q (B, K) of this step; `learn` moves the running means."""
         if self.options.control == "uniform":  # whose target reads no values
             similarity_BK = logits_BK.detach().float()
-        elif captured is None:  # between beats, where nothing but running means is listened to
+        elif captured is None:  # between steps with maps: running means alone are learnt from
             assert self.class_mean is not None
             similarity_BK = self.class_mean(y_B)
         else:

@@ -188,7 +188,7 @@ def pretraining_of(name: str) -> Pretraining:
         >>> found.image_size, found.class_names[985]
         (224, 'daisy')
     """
-    check_weights(name)
+    check_model_name(name, pretrained=True)
     if name.startswith("timm:"):
         return timm_pretraining(name)
     if name.startswith("hf:"):

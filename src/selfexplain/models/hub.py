@@ -108,7 +108,6 @@ def timm_pretraining(name: str) -> Pretraining:
         mean=tuple(described["mean"]),
         std=tuple(described["std"]),
         image_size=int(described["input_size"][-1]),
-        crop=float(described.get("crop_pct") or 0.875),
         class_names=_names(described.get("label_names"), classes),
     )
 
@@ -251,7 +250,6 @@ def hf_pretraining(name: str) -> Pretraining:
         mean=tuple(unit * value for value in mean),
         std=tuple(unit * value for value in std),
         image_size=cropped,
-        crop=min(1.0, cropped / resized),
         class_names=_names(
             [config.id2label[k] for k in sorted(config.id2label)], config.num_labels
         ),

@@ -26,7 +26,6 @@ class Pretraining:
         mean: of each channel, in units of [0, 1]; it is taken from the pixels.
         std: of each channel, in the same units; pixels are then divided by it.
         image_size: side in pixels of the square images.
-        crop: part of the shorter side that is kept of a photograph, as when they were published.
         class_names: of the K classes of their head.
 
     Example:
@@ -37,7 +36,6 @@ class Pretraining:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     image_size: int
-    crop: float
     class_names: tuple[str, ...]
 
     def statistics(self, channels: int) -> tuple[Tensor, Tensor]:
@@ -73,9 +71,8 @@ def lite_pretraining(name: str) -> Pretraining:
         >>> lite_pretraining("efficientnet_lite1").image_size
         240
     """
-    side = SIZES[name].image_size
     mean, std = 127 / 255, 128 / 255
-    return Pretraining((mean,) * 3, (std,) * 3, side, side / (side + 32), imagenet_classes())
+    return Pretraining((mean,) * 3, (std,) * 3, SIZES[name].image_size, imagenet_classes())
 
 
 def load_lite(model: nn.Module, name: str) -> None:

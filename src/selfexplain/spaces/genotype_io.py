@@ -68,12 +68,12 @@ def from_string(text: str) -> Genotype:
     text = text.strip()
     if len(text) > LONGEST_TEXT:
         raise InputError(
-            f"{quoted(text)} has {len(text)} letters and is no genotype; pass {_examples()}"
+            f"{quoted(text)} has {len(text)} letters and is not a genotype; pass {_examples()}"
         )
     for space in families():
         if re.match(space.text_pattern, text):
             return space.from_string(text)
-    raise InputError(f"{quoted(text)} is no genotype; pass {_examples()}")
+    raise InputError(f"{quoted(text)} is not a genotype; pass {_examples()}")
 
 
 def _examples() -> str:
@@ -161,7 +161,7 @@ def from_plain(data: Any, where: str) -> Genotype:
     """
     if found := misfit(data, SHAPE):
         raise InputError(
-            f'{where} is no genotype ({found}); write {{"family": "darts", "cells": {{"normal": '
+            f'{where} is not a genotype ({found}); write {{"family": "darts", "cells": {{"normal": '
             '{"nodes": {"2": [["sep_conv_3x3", 0], ...], ...}, "concat": [2, 3, 4, 5]}, ...}}'
         )
     try:
@@ -169,7 +169,7 @@ def from_plain(data: Any, where: str) -> Genotype:
         numbers = {name: [int(n) for n in cell["nodes"]] for name, cell in data["cells"].items()}
         genotype = Genotype(data["family"], cells)
     except (InputError, TypeError, ValueError) as error:
-        raise InputError(f"{where} is no genotype: {escaped(str(error))}") from error
+        raise InputError(f"{where} is not a genotype: {escaped(str(error))}") from error
     family = genotype.family
     rules = FAMILIES[family]
     wanted = list(range(rules.inputs, rules.inputs + rules.nodes))
@@ -271,7 +271,7 @@ def _load(spec: str) -> Genotype:
         text = read_text(Path(spec), "pass the path of a genotype file")
     except InputError as error:
         raise InputError(
-            f"{escaped(shown)!r} is no genotype that can be read; pass the path of a genotype "
+            f"{escaped(shown)!r} is not a genotype that can be read; pass the path of a genotype "
             "file, published:NAME, or a genotype as its benchmark writes it"
         ) from error
     if not text.lstrip().startswith("{"):

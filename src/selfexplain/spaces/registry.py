@@ -129,7 +129,7 @@ def _darts_cell(fields: dict[str, list[Any]], name: str) -> Cell:
             case (str(operation), int(source)) if _is_node(source):
                 edges.append(Edge(operation, source))
             case _:
-                raise ValueError(f"{pair} is no pair of operation and node")
+                raise ValueError(f"{pair} is not a pair of operation and node")
     nodes = tuple(tuple(edges[start : start + 2]) for start in range(0, len(edges), 2))
     concat = fields[f"{name}_concat"]
     if not all(map(_is_node, concat)):

@@ -59,7 +59,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             "not a checkpoint of selfexplain: delete it to start this run again"
         ) from error
     if not isinstance(state, dict):
-        raise InputError(f"the checkpoint {path} holds no run; pass the folder of a run")
+        raise InputError(f"the checkpoint {path} contains no run; pass the folder of a run")
     return state
 
 

@@ -341,7 +341,7 @@ class RecordedStep:
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
                 raise InputError(
-                    f"the training step cannot be recorded ({first_line(error)}); leave out "
+                    f"the training step cannot be captured ({first_line(error)}); leave out "
                     "--cuda-graph"
                 ) from error
             graph.capture_end()

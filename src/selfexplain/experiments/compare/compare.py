@@ -241,7 +241,7 @@ def environment_of(config: CompareConfig) -> dict[str, Any]:
     """
     path = config.out / "compare.json"
     if not path.exists():
-        raise InputError(f"{config.out} holds no comparison; pass --out with the folder of one")
+        raise InputError(f"{config.out} contains no comparison; pass --out with the folder of one")
     environment: dict[str, Any] = read_json(path, {"environment": ENVIRONMENT})["environment"]
     return environment
 

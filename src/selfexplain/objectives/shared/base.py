@@ -295,7 +295,7 @@ def check_terms(out: object, name: str, *, learns: bool = True) -> None:
         said = f"a loss of shape {tuple(loss.shape)} and type {loss.dtype}"
         raise InputError(f"objective {name} returned {said}; {must}")
     if learns and not loss.requires_grad:
-        raise InputError(f"objective {name} returned a loss without a graph; {must}")
+        raise InputError(f"objective {name} returned a detached loss; {must}")
     if output.ndim != 2:
         said = f"an output of shape {tuple(output.shape)}"
         raise InputError(f"objective {name} returned {said}; {must}")

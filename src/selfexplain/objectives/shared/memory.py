@@ -174,7 +174,7 @@ class TensorMemory(nn.Module):
             self._warned = True
             needed, room = bytes_of(tensors.values()), len(self._bytes_N)
             warnings.warn(
-                f"what this objective remembers takes {needed} bytes and has room for {room} in a "
+                f"the state of this objective takes {needed} bytes and has room for {room} in a "
                 "checkpoint, so a training that is continued from one begins without it; pass "
                 f"memory_bytes={needed} to the objective",
                 stacklevel=2,
@@ -317,7 +317,7 @@ class Epochs(nn.Module):
         """
         if not self.begun:
             raise InputError(
-                "this objective learns from the epoch before; call objective.begin_epoch(epoch, "
+                "this objective learns from the previous epoch; call objective.begin_epoch(epoch, "
                 "epochs) before each epoch, with epochs counted from 0"
             )
 

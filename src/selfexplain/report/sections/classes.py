@@ -132,13 +132,14 @@ def _body(record: Record, similarity: Similarity, confusion_KK: Tensor) -> str:
 
 
 NOTHING = (
-    "The runs have left no matrix of similar classes: they are not finished, or were made before "
+    "The runs have no matrix of similar classes: they are not finished, or were made before "
     "selfexplain kept it."
 )
 READING = (
-    "First: how much of the soft target the model's explanations give to each other class, as a "
-    "mean over at most 2000 scored images, by class (row). Second: how many of all scored images "
-    "of a class, in %, the model takes for the other class; right answers are left out."
+    "First: the share of the soft target that the explanations give to each other class, as a "
+    "mean over at most 2000 evaluation images, by class (row). Second: what share of all "
+    "evaluation images of a class, in %, the model predicts as the other class; correct ones are "
+    "left out."
 )
 
 
