@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from selfexplain.data import Batches
+from selfexplain.data.loader import balanced_weights, epoch_order
 from selfexplain.distributed import rank_slice
 from selfexplain.errors import InputError
 from selfexplain.evaluation import evaluating
@@ -59,6 +60,7 @@ class FeatureBatches:
         seed: equal seeds give equal batches.
         rank: number of this process.
         world_size: how many processes share each batch.
+        balanced: as of `Batches`.
 
     Example:
         >>> batches = FeatureBatches(torch.rand(2, 9, 4, 1, 1), torch.arange(9), batch_size=4)
@@ -75,11 +77,13 @@ class FeatureBatches:
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        balanced: bool = False,
     ) -> None:
         self.features_VNFHW = features_VNFHW
         self.labels_N = labels_N.to(features_VNFHW.device)
         self.batch_size = min(batch_size, len(labels_N))
         self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.weights_N = balanced_weights(labels_N) if balanced else None
 
     def __len__(self) -> int:
         """The number of steps of an epoch."""
@@ -92,7 +96,7 @@ class FeatureBatches:
     def indexed_epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """The same with each image's place in the training set (B,)."""
         views, count = self.features_VNFHW.shape[:2]
-        order_N = torch.randperm(count, generator=named_generator("order", self.seed, epoch))
+        order_N = epoch_order(count, self.weights_N, named_generator("order", self.seed, epoch))
         view_N = torch.randint(
             views, (count,), generator=named_generator("views", self.seed, epoch)
         )
@@ -203,6 +207,7 @@ def head_and_batches(
         seed=config.start,
         rank=fabric.global_rank,
         world_size=fabric.world_size,
+        balanced=prepared.balanced,
     )
     return nn.Sequential(nn.Identity(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear), batches
 
