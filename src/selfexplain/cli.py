@@ -278,7 +278,7 @@ def _demo(command: DemoConfig, console: Console) -> None:
     console.print(f"Folder: {config.out.resolve()}", soft_wrap=True)
 
 
-COMMANDS: dict[type, Callable[[Any, Console], None]] = {
+COMMANDS: dict[type, Callable[[Any, Console], object]] = {
     TrainConfig: _train,
     RetrainConfig: _train,
     FinetuneConfig: _finetune,

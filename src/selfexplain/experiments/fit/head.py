@@ -266,8 +266,8 @@ def head_alone(
     """Within it the objective's model is its head alone, and batches are of features."""
     whole = objective.model
     head, batches = head_and_batches(whole, config, prepared, fabric)
-    objective.model = head
+    objective.replace_model(head)
     try:
         yield batches
     finally:
-        objective.model = whole
+        objective.replace_model(whole)

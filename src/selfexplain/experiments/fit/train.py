@@ -265,11 +265,12 @@ def _shown(
         if whole is None:
             album.add(objective, epoch, model)
             return
-        head, objective.model = objective.model, whole
+        head = objective.model
+        objective.replace_model(whole)
         try:
             album.add(objective, epoch, whole)
         finally:
-            objective.model = head
+            objective.replace_model(head)
 
     return add
 
