@@ -252,7 +252,7 @@ def make_optimizer(
             muon, which shrink weights by lr times it: equal parts of a weight, at these rates.
         decay_vectors: as of `parameter_groups`; for a module.
         nesterov: whether sgd's momentum is Nesterov's.
-        lr_scales: as of `parameter_groups`; for a module, by whoever sets the learning rate.
+        lr_scales: as of `parameter_groups`, for a module; see `finetune.parameter_scales`.
 
     Raises:
         InputError: there is no such optimizer here, or it needs a module and is given parameters.
@@ -275,6 +275,8 @@ def make_optimizer(
             split_hidden=name == "muon",
             lr_scales=lr_scales,
         )
+        for group in groups:
+            group["lr"] = lr * group.get("lr_scale", 1.0)
     elif name == "muon":
         raise InputError(
             "muon has to know the layers that parameters belong to; pass the module in their place"
