@@ -222,11 +222,11 @@ class Findings:
                     [
                         part[both].mean() if both.any() else torch.tensor(0.0)
                         for part, both in zip(
-                            overlap_B.split(sizes), both_B.split(sizes), strict=True
+                            torch.split(overlap_B, sizes), torch.split(both_B, sizes), strict=True
                         )
                     ]
                 ),
-                "explained": torch.stack([both.sum() for both in both_B.split(sizes)]),
+                "explained": torch.stack([both.sum() for both in torch.split(both_B, sizes)]),
                 "looked": torch.tensor(sizes),
             },
         )
@@ -275,9 +275,9 @@ class Findings:
     def _maps(self, place_B: Tensor, classes_BR: Tensor) -> Tensor:
         """Maps (B, R, H, W) of each image's own classes; images of the same classes together."""
         maps: dict[int, Tensor] = {}
-        for classes_R in classes_BR.unique(dim=0):
+        for classes_R in torch.unique(classes_BR, dim=0):
             rows = (classes_BR == classes_R).all(dim=1).nonzero()[:, 0]
-            for part in rows.split(TOGETHER):
+            for part in torch.split(rows, TOGETHER):
                 x_BCHW, _ = self.read(place_B[part])
                 with preserved(self.model, x_BCHW, eval_mode=True):
                     found = class_maps(
@@ -330,7 +330,7 @@ def border_statistics(share_B: Tensor, class_B: Tensor, classes: int) -> dict[st
     """
     share_K, error_K = torch.zeros(classes), torch.zeros(classes)
     count_K = torch.zeros(classes, dtype=torch.int64)
-    for k in class_B.unique().tolist():
+    for k in torch.unique(class_B).tolist():
         mine = share_B[(class_B == k) & share_B.isfinite()]
         if len(mine) > 1:
             count_K[k] = len(mine)
