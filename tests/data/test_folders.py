@@ -42,6 +42,24 @@ def test_train_and_test_folders(split_folder):
     assert first_pixels == [20, 21, 22, 23, 10, 11, 12, 13, 0, 1, 2, 3]
 
 
+@pytest.mark.parametrize(("limit", "kind"), [(2**30, MemoryImages), (0, StreamedImages)])
+def test_images_are_named_by_their_files(split_folder, limit, kind):
+    broken = split_folder / "train" / "cat" / "0.png"
+    broken.write_bytes(b"no image")
+    options = {"in_memory_limit": limit, "skip_broken": True}
+    with pytest.warns(UserWarning, match="cannot be decoded"):
+        images = load_data(f"folder:{split_folder}", **options).train
+    assert isinstance(images, kind)
+    last = images.subset(torch.tensor([10, 4]))  # behind the one that was left out
+    assert last.name(0) == str(split_folder / "train" / "dog" / "3.png")
+    assert last.name(1) == str(split_folder / "train" / "cat" / "1.png")
+
+
+def test_images_without_names_have_none():
+    images = MemoryImages(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.arange(3))
+    assert images.subset(torch.tensor([1])).name(0) == ""
+
+
 def test_without_a_train_folder_a_fixed_fifth_is_tested(tmp_path):
     fill(tmp_path, count=10)
     torch.manual_seed(1)

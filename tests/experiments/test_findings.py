@@ -1,13 +1,18 @@
 """What a run on photographs keeps of its mistakes, labels and borders, and what its page says."""
 
+import io
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor
 
+from selfexplain import cli
 from selfexplain.data import ImageData, MemoryImages, normalise
 from selfexplain.errors import InputError
 from selfexplain.evaluation.mislabels import second_opinion
@@ -22,6 +27,7 @@ from selfexplain.experiments.fit.findings import (
     mistakes_of_pair,
     names,
     pictures,
+    write_mislabels,
 )
 from selfexplain.experiments.fit.train import run_training
 from selfexplain.experiments.options import DataOptions, DeviceOptions, TrainConfig
@@ -217,6 +223,18 @@ def test_the_page_says_it_in_plain_words(run: Path, said: tuple[Tensor, Tensor])
     assert "/home/anna" not in page
 
 
+def test_finetune_ends_with_the_sentence(
+    run: Path, said: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "_train", lambda *_: None)
+    told = io.StringIO()
+    config: Any = SimpleNamespace(as_training=lambda: SimpleNamespace(out=run), open=False)
+    cli._finetune(config, Console(file=told, width=80))
+    right = int((said[0].argmax(dim=1) == said[1]).sum())
+    last = told.getvalue().splitlines()[-1]
+    assert last.startswith(f"Of 48 photographs that it was not trained on, {right} are classified")
+
+
 def test_a_damaged_record_is_told(run: Path, tmp_path: Path) -> None:
     for file in run.iterdir():
         if file.is_file():
@@ -278,6 +296,25 @@ def test_doubted_labels_come_by_their_probability() -> None:
     doubted = [i for i in range(40) if int(p_NK[i].argmax()) != int(y_N[i])]
     assert found["place"].tolist() == sorted(doubted, key=lambda i: own[i])[:5]
     assert int(found["doubted"]) == len(doubted)
+
+
+@pytest.mark.parametrize(("features", "judged"), [(3, 40), (9, 8)])
+def test_of_many_images_evenly_spread_ones_are_judged(
+    features: int, judged: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(findings, "WIDE", 8)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.arange(40, dtype=torch.uint8)[:, None, None, None].expand(40, 3, 2, 2)
+    train = MemoryImages(images, torch.arange(40) % 2, list(map(str, range(40))))
+    x_NF = torch.randn(40, features, generator=generator)
+    write_mislabels(tmp_path, train, x_NF, num_classes=2)
+    found = load_file(tmp_path / "mislabels.safetensors")
+    assert int(found["judged"]) == judged
+    places = torch.linspace(0, 39, judged).round().long()
+    wanted = doubted_labels(x_NF[places], train.labels_N[places], 2)
+    told = [int(bytes(name.tolist()).rstrip(b"\0")) for name in found["names"]]
+    assert told == places[wanted["place"]].tolist()
+    assert found["images"][:, 0, 0, 0].tolist() == told
 
 
 def test_the_only_image_of_a_class_is_not_doubted() -> None:

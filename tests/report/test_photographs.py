@@ -134,7 +134,8 @@ def test_pairs_say_how_often_and_what_is_shared() -> None:
 
 def test_doubted_labels_are_told_with_care() -> None:
     said = " ".join(text(mislabels(record_of(NAMES, left("mislabels")))).split())
-    assert "The 8 training photographs whose label is doubted most, out of 12 of 100" in said
+    assert "For 12 of 100 training photographs another class is likelier than the label" in said
+    assert "the 8 most doubtful are shown" in said
     assert "look before you change anything" in said
     assert said.count("cat (1 %) rather dog (90 %)") == 8
 

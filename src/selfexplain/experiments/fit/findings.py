@@ -33,8 +33,9 @@ OF_A_PAIR = 4
 """So many mistakes of a pair of classes are explained."""
 BORDERS, BORDERS_BY_GRADIENT = 500, 100
 """So many scored images say where the evidence lies; fewer where a map takes a backward pass."""
-JUDGED = 20_000
-"""So many training images are judged by heads."""
+JUDGED, WIDE = 20_000, 2048
+"""So many training images are judged by heads; and so many where there are more features, as the
+time grows by the cube of the smaller number."""
 LONGEST = 200
 """Bytes of a name that are kept, from its end."""
 TOGETHER = 32
@@ -362,7 +363,7 @@ def write_mislabels(folder: Path, train: ImageSet, features_NF: Tensor, num_clas
     path = folder / "mislabels.safetensors"
     if path.exists():
         return
-    count = min(JUDGED, len(train))
+    count = min(JUDGED if features_NF.shape[1] <= WIDE else WIDE, len(train))
     judged = torch.linspace(0, len(train) - 1, count).round().long()
     found = doubted_labels(
         features_NF[judged.to(features_NF.device)].cpu(), train.labels_N[judged], num_classes

@@ -145,13 +145,16 @@ def mistakes(record: Record) -> str | None:
         items.append(
             _finding(head, words, picture.name, _trio(picture, found["maps"][i], true, predicted))
         )
+    which = (
+        f"The {len(items)} wrong answers of which the model is surest; the surest come first."
+        if len(items) > 1
+        else "The only wrong answer."
+    )
     return (
         "<h3>The worst mistakes</h3>"
         + paragraph(
-            f"The {len(items)} wrong answers of which the model is surest; the surest come first. "
-            f"Middle: what speaks for the true class; right: for the answer. {OVERLAP}"
-            if len(items) > 1
-            else f"The only wrong answer. {OVERLAP}"
+            f"{which} On the left of the maps: what speaks for the true class; on the right: for "
+            f"the answer. Now and then the answer is right and the label wrong. {OVERLAP}"
         )
         + _folded(items, "mistakes")
     )
@@ -246,7 +249,7 @@ def _all_of(record: Record, k: int) -> str:
     if record.predictions is None:
         return f"the photographs of {record.class_names[k]}"
     count = int((record.predictions.labels_N == k).sum())
-    return f"{count} photographs of {record.class_names[k]}"
+    return f"{count} photograph{'' if count == 1 else 's'} of {record.class_names[k]}"
 
 
 # Labels that may be wrong.
@@ -283,14 +286,18 @@ def mislabels(record: Record) -> str | None:
     return (
         title
         + paragraph(
-            f"The {len(tiles)} training photographs whose label is doubted most, out of {doubted} "
-            f"of {judged} for which another class is likelier. Each was judged by classifiers "
-            "that never saw it in training, on features that never saw these labels. Not "
-            "everything here is mislabelled: look before you change anything. First comes the "
-            "label with the probability it was given, then the likelier class with its own."
+            f"For {doubted} of {judged} training photographs another class is likelier than the "
+            f"label; {_shown(len(tiles), doubted)}. Each was judged by classifiers that never "
+            "saw it in training, on features that never saw these labels. Not everything here "
+            "is mislabelled: look before you change anything. First comes the label with the "
+            "probability it was given, then the likelier class with its own."
         )
         + _folded(tiles, "photographs", kind="doubts", first=FIRST_DOUBTS)
     )
+
+
+def _shown(shown: int, doubted: int) -> str:
+    return "all are shown" if shown == doubted else f"the {shown} most doubtful are shown"
 
 
 # Evidence at the border.
