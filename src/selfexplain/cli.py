@@ -237,7 +237,6 @@ def _app(config: AppConfig, console: Console) -> None:
 
 
 def _demo(command: DemoConfig, console: Console) -> None:
-    from selfexplain.experiments.compare.compare import claim_comparison
     from selfexplain.experiments.data import load
     from selfexplain.experiments.demo import (
         demo_config,
@@ -245,6 +244,7 @@ def _demo(command: DemoConfig, console: Console) -> None:
         demo_picture,
         demo_search,
     )
+    from selfexplain.experiments.run_dir import claim_comparison
 
     config = demo_config(command.out)
     claim_comparison(config)  # before anything is put into somebody else's folder

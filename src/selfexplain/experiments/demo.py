@@ -15,7 +15,6 @@ from selfexplain.experiments.explain.explain import (
 )
 from selfexplain.experiments.fit.teacher import run_folder
 from selfexplain.experiments.options import CompareConfig, DataOptions
-from selfexplain.experiments.run_dir import claim_comparison
 from selfexplain.experiments.search_options import SearchConfig
 from selfexplain.lease import Rates
 from selfexplain.report import save_figure
