@@ -1,5 +1,6 @@
 """What all tests share, those of the docstrings in src/ included."""
 
+import gc
 import importlib.util
 import os
 import sys
@@ -16,12 +17,41 @@ os.environ.setdefault("PYTHONFAULTHANDLER", "1")
 import pytest
 import torch
 
+from selfexplain.experiments.runtime import by_version_alone
+
+with by_version_alone("torchmetrics"):  # or all of it, in every worker
+    import lightning_fabric  # noqa: F401
+
 torch.set_num_threads(1)
+# What is imported stays: looking through it for garbage, again and again, takes seconds.
+gc.disable()
+
+
+# Their examples are run by the tests of each: every worker collects everything, and these import
+# Gradio, Lightning, timm, transformers, MLflow and wandb.
+collect_ignore = [
+    f"src/selfexplain/{name}.py"
+    for name in (
+        "app/page",
+        "adapters/huggingface",
+        "adapters/lightning",
+        "adapters/timm",
+        "adapters/timm_script",
+        "training/loggers/mlflow",
+        "training/loggers/wandb",
+    )
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Slow files first and docstrings' examples last, so that all workers end together."""
     items.sort(key=lambda item: (not item.get_closest_marker("slow"), _is_example(item)))
+
+
+def pytest_collection_finish() -> None:
+    """From here on garbage is looked for among what tests make."""
+    gc.freeze()
+    gc.enable()
 
 
 def _is_example(item: pytest.Item) -> bool:

@@ -110,7 +110,7 @@ def test_flags_are_those_of_the_command_line(capsys: pytest.CaptureFixture[str])
         ),
         ("search --data digits --space darts --cells 2", "--cells is 2, and a darts supernet of"),
         ("compare --data digits --seeds 0 -1", "--seeds is -1; pass a whole number from 0 to 2^63"),
-        ("train --data digits --out=", "--out is followed by an empty text; pass a value"),
+        ("train --data digits --out=", "--out is followed by an empty string; pass a value"),
         (
             "train --data digits --loggers mlflow mlflow",
             "--loggers names one twice; pass each once",
@@ -152,7 +152,7 @@ def test_an_empty_argument_is_no_folder(capsys: pytest.CaptureFixture[str]) -> N
         with pytest.raises(SystemExit) as ended:
             cli.main(words)
         assert ended.value.code == 2
-        assert "is followed by an empty text" in capsys.readouterr().err
+        assert "is followed by an empty string" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", [*OBJECTIVES, *MIXERS])

@@ -15,6 +15,7 @@ from selfexplain.app.serve import AppConfig, serve
 from selfexplain.errors import InputError, exit_on_bad_input, first_line
 from selfexplain.experiments.options import (
     CompareConfig,
+    FinetuneConfig,
     RetrainConfig,
     RunConfig,
     StudyKDConfig,
@@ -70,6 +71,17 @@ def _train(config: RunConfig, console: Console) -> None:
                 f"{result['multiply_adds'] / 1e6:.1f} M multiply-adds for an image"
             )
         console.print(f"Run: {config.out}", soft_wrap=True)
+
+
+def _finetune(config: FinetuneConfig, console: Console) -> None:
+    training = config.as_training()
+    _train(training, console)
+    if first_process():
+        page = _report_after(ReportConfig(dirs=(training.out,)), console)
+        if config.open and page is not None:
+            import webbrowser
+
+            webbrowser.open(page.resolve().as_uri())
 
 
 def _compare(config: CompareConfig, console: Console) -> None:
@@ -142,10 +154,10 @@ def _study(config: StudyKDConfig, console: Console) -> None:
         _report_after(ReportConfig(dirs=(config.out,)), console)
 
 
-def _report_after(config: ReportConfig, console: Console) -> None:
+def _report_after(config: ReportConfig, console: Console) -> Path | None:
     """The report that follows a run by itself: what was computed stands, whatever becomes of it."""
     try:
-        _report(config, console)
+        return _report(config, console)
     except Exception as error:  # it draws what users name, and what earlier runs left
         folders = " ".join(map(str, config.dirs))
         console.print(
@@ -153,13 +165,16 @@ def _report_after(config: ReportConfig, console: Console) -> None:
             f"complete, and selfexplain report {escaped(folders)} tries again",
             soft_wrap=True,
         )
+    return None
 
 
-def _report(config: ReportConfig, console: Console) -> None:
+def _report(config: ReportConfig, console: Console) -> Path:
     config.check_folders()  # before what draws is imported
     from selfexplain.experiments.report import write_report
 
-    console.print(f"Report: {write_report(config)}", soft_wrap=True)
+    path = write_report(config)
+    console.print(f"Report: {path}", soft_wrap=True)
+    return path
 
 
 def _export(config: ExportConfig, console: Console) -> None:
@@ -265,9 +280,10 @@ def _demo(command: DemoConfig, console: Console) -> None:
     console.print(f"Folder: {config.out.resolve()}", soft_wrap=True)
 
 
-COMMANDS: dict[type, Callable[[Any, Console], None]] = {
+COMMANDS: dict[type, Callable[[Any, Console], object]] = {
     TrainConfig: _train,
     RetrainConfig: _train,
+    FinetuneConfig: _finetune,
     CompareConfig: _compare,
     StudyKDConfig: _study,
     ExplainConfig: _explain,
@@ -283,6 +299,7 @@ COMMANDS: dict[type, Callable[[Any, Console], None]] = {
 
 Command = (
     Annotated[TrainConfig, tyro.conf.subcommand("train")]
+    | Annotated[FinetuneConfig, tyro.conf.subcommand("finetune")]
     | Annotated[CompareConfig, tyro.conf.subcommand("compare")]
     | Annotated[StudyKDConfig, tyro.conf.subcommand("study-kd")]
     | Annotated[ExplainConfig, tyro.conf.subcommand("explain")]
@@ -307,8 +324,8 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
     for word, before in zip(words, ["", *words], strict=False):
         if not word.partition("=")[2] and (word == "" or word.endswith("=")):
             raise InputError(
-                f"{word.rstrip('=') or before or 'the command'} is followed by an empty text; pass "
-                "a value, or leave it out"
+                f"{word.rstrip('=') or before or 'the command'} is followed by an empty string; "
+                "pass a value, or leave it out"
             )
     try:
         command: Command = tyro.cli(

@@ -412,7 +412,7 @@ def _opened_tensors(path: Path, remedy: str) -> Iterator[Any]:
 
     try:
         if path.exists() and not path.is_file():  # a fifo may never end
-            raise InputError(f"{path} is no file; {remedy}")
+            raise InputError(f"{path} is not a file; {remedy}")
         with safe_open(path, framework="pt") as file:
             yield file
     # What a damaged header asks for may be more memory than there is, or no shape at all.

@@ -261,7 +261,7 @@ def parse_json(text: str, *, finite: bool = True) -> Any:
     Example:
         >>> parse_json('{"a": 1, "a": 2}')
         Traceback (most recent call last):
-        ValueError: the key 'a' stands twice
+        ValueError: the key 'a' appears twice
     """
     try:
         value = json.loads(
@@ -284,7 +284,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {_shown(twice)} stands twice")
+        raise ValueError(f"the key {_shown(twice)} appears twice")
     return value
 
 
@@ -297,7 +297,7 @@ def _whole(text: str) -> int:
 def _float(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text[:20]} is no finite number")
+        raise ValueError(f"{text[:20]} is not a finite number")
     return value
 
 
@@ -330,12 +330,12 @@ def read_text(path: Path, remedy: str, errors: str = "strict") -> str:
     Example:
         >>> read_text(Path("/"), "pass a file")
         Traceback (most recent call last):
-        selfexplain.errors.InputError: / is no file; pass a file
+        selfexplain.errors.InputError: / is not a file; pass a file
     """
     try:
         about = path.stat()
         if not stat.S_ISREG(about.st_mode):  # another kind may never end
-            raise InputError(f"{path} is no file; {remedy}")
+            raise InputError(f"{path} is not a file; {remedy}")
         if about.st_size > LARGEST:
             raise InputError(f"{path} has {about.st_size} bytes, too many to be read; {remedy}")
         return path.read_text(encoding="utf-8", errors=errors)
@@ -344,7 +344,7 @@ def read_text(path: Path, remedy: str, errors: str = "strict") -> str:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); {remedy}") from error
     except ValueError as error:  # its bytes, or a NUL in its name
-        raise InputError(f"{escaped(str(path))} is no text in UTF-8; {remedy}") from error
+        raise InputError(f"{escaped(str(path))} is not UTF-8 text; {remedy}") from error
 
 
 def checked(value: Any, shape: Any, path: Path, remedy: str) -> Any:

@@ -1,19 +1,23 @@
 """Objectives in the real Trainer of transformers, and in a loop of Accelerate."""
 
+import doctest
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-import transformers
-from accelerate import Accelerator
 from tests.helpers.adapter_objectives import Counting
+from tests.helpers.later import Later
+from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from selfexplain import Introspective
-from selfexplain.adapters.huggingface import Logits, ObjectiveTrainer
 from selfexplain.errors import InputError
 from selfexplain.models import build_model
 from selfexplain.objectives import Objective, Standard
+
+accelerate, transformers = Later("accelerate"), Later("transformers")
+adapter = Later("selfexplain.adapters.huggingface")
 
 
 class Images(Dataset):
@@ -29,19 +33,19 @@ class Images(Dataset):
         return {"pixel_values": self.x[i], "labels": i % 3}
 
 
-def resnet() -> Logits:
+def resnet() -> nn.Module:
     torch.manual_seed(0)
     config = transformers.ResNetConfig(
         embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], num_labels=3
     )
-    return Logits(transformers.ResNetForImageClassification(config))
+    return adapter.Logits(transformers.ResNetForImageClassification(config))
 
 
 MORE = ("compute_loss_func", "compute_metrics", "model_init")
 """What a Trainer takes beside its arguments."""
 
 
-def trainer(objective: Objective | None, folder: Path, **options: object) -> ObjectiveTrainer:
+def trainer(objective: Objective | None, folder: Path, **options: object) -> Any:
     more = {name: options.pop(name) for name in MORE if name in options}
     data = options.pop("data", Images())
     arguments = transformers.TrainingArguments(
@@ -53,7 +57,7 @@ def trainer(objective: Objective | None, folder: Path, **options: object) -> Obj
         disable_tqdm=True,
         **{"per_device_train_batch_size": 8, **options},
     )
-    return ObjectiveTrainer(
+    return adapter.ObjectiveTrainer(
         model=objective, args=arguments, train_dataset=data, eval_dataset=data, **more
     )
 
@@ -155,7 +159,7 @@ def test_gradient_checkpointing_of_the_model_is_what_works() -> None:
     )
     model = transformers.ViTForImageClassification(config)
     model.gradient_checkpointing_enable()
-    objective = Introspective(Logits(model), kind="grad_cam")
+    objective = Introspective(adapter.Logits(model), kind="grad_cam")
     objective(Images().x[:4], torch.arange(4) % 3)["loss"].backward()
     assert all(p.grad is not None for p in model.parameters())
 
@@ -238,7 +242,7 @@ def test_accelerate_needs_no_adapter() -> None:
     objective = Introspective(build_model("small_cnn", num_classes=3, in_channels=1))
     data = TensorDataset(torch.randn(24, 1, 8, 8), torch.arange(24) % 3)
     optimiser = torch.optim.SGD(objective.parameters(), lr=0.05)
-    accelerator = Accelerator(cpu=True)
+    accelerator = accelerate.Accelerator(cpu=True)
     objective, optimiser, loader = accelerator.prepare(
         objective, optimiser, DataLoader(data, batch_size=8)
     )
@@ -251,3 +255,12 @@ def test_accelerate_needs_no_adapter() -> None:
             optimiser.step()
         losses.append(out["loss"].item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_examples() -> None:
+    """Here, as doctest's own collection would import transformers in every worker (conftest.py)."""
+    import selfexplain.adapters.huggingface as module
+
+    found = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
+    assert found.attempted > 0
+    assert found.failed == 0

@@ -1,23 +1,27 @@
 """Objectives in the real Lightning."""
 
+import doctest
+import functools
 from pathlib import Path
 from typing import Any
 
-import lightning
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from tests.helpers.adapter_objectives import Counting
+from tests.helpers.later import Later
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from selfexplain import Introspective
-from selfexplain.adapters.lightning import ObjectiveModule, TellEpochs
 from selfexplain.errors import InputError
 from selfexplain.models import build_model
 from selfexplain.objectives import PSKD, LabelSmoothing, Mixup, Objective, Standard
 from selfexplain.training.optimizers import MuonAdamW
 from selfexplain.training.options import OptimizerName
+
+lightning = Later("lightning")
+callbacks = Later("lightning.pytorch.callbacks")
+adapter = Later("selfexplain.adapters.lightning")
 
 
 def batches(seed: int = 0) -> DataLoader:
@@ -31,7 +35,7 @@ def make(objective: type[Objective]) -> Objective:
     return objective(build_model("small_cnn", num_classes=3, in_channels=1))
 
 
-def trainer(**options: object) -> lightning.Trainer:
+def trainer(**options: object) -> Any:
     return lightning.Trainer(
         accelerator="cpu",
         logger=False,
@@ -43,7 +47,7 @@ def trainer(**options: object) -> lightning.Trainer:
 
 
 def test_equals_a_plain_loop() -> None:
-    plain, module = make(Introspective), ObjectiveModule(make(Introspective))
+    plain, module = make(Introspective), adapter.ObjectiveModule(make(Introspective))
     trainer(max_epochs=2).fit(module, batches())
     optimiser = module.make_optimiser(plain.parameters())
     for _ in range(2):
@@ -58,31 +62,35 @@ def test_equals_a_plain_loop() -> None:
 
 
 def test_logs_terms_and_validation_scores_and_tells_epochs() -> None:
-    module = ObjectiveModule(make(Counting))
+    module = adapter.ObjectiveModule(make(Counting))
     run = trainer(max_epochs=2)
     run.fit(module, batches(), batches(1))
     assert {"loss", "val_nll", "val_accuracy"} <= set(run.logged_metrics)
     assert module.objective.told == [(0, 2), (1, 2)]
 
 
-class Own(lightning.LightningModule):
-    """A user's module with an objective inside."""
+@functools.cache
+def own() -> Any:
+    class Own(lightning.LightningModule):
+        """A user's module with an objective inside."""
 
-    def __init__(self, objective: Objective) -> None:
-        super().__init__()
-        self.inner = objective
+        def __init__(self, objective: Objective) -> None:
+            super().__init__()
+            self.inner = objective
 
-    def training_step(self, batch: list[torch.Tensor], index: int) -> torch.Tensor:
-        return self.inner(*batch)["loss"]
+        def training_step(self, batch: list[torch.Tensor], index: int) -> torch.Tensor:
+            return self.inner(*batch)["loss"]
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1)
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    return Own
 
 
 @pytest.mark.parametrize("limits", [{"max_epochs": 3}, {"max_steps": 9, "max_epochs": -1}])
 def test_callback_tells_the_objectives_of_a_users_module(limits: dict[str, int]) -> None:
-    module = Own(make(Counting))
-    trainer(callbacks=[TellEpochs()], **limits).fit(module, batches())
+    module = own()(make(Counting))
+    trainer(callbacks=[adapter.TellEpochs()], **limits).fit(module, batches())
     assert [epoch for epoch, _ in module.inner.told] == [0, 1, 2]
     assert all(epoch < epochs for epoch, epochs in module.inner.told)
 
@@ -103,7 +111,7 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_call_takes_every_form_of_batch(form: str) -> None:
-    module, run = ObjectiveModule(make(Introspective)), trainer(max_epochs=1)
+    module, run = adapter.ObjectiveModule(make(Introspective)), trainer(max_epochs=1)
     data = given([FORMS[form](x, y) for x, y in batches()])
     run.fit(module, data, data)
     validated = run.validate(module, data, verbose=False)[0]
@@ -118,7 +126,7 @@ def test_every_call_takes_every_form_of_batch(form: str) -> None:
 
 @pytest.mark.parametrize("form", [lambda x: x, lambda x: [x], lambda x: {"pixel_values": x}])
 def test_predicts_without_labels_and_refuses_to_score(form: Any) -> None:
-    module, run = ObjectiveModule(make(Introspective)), trainer(max_epochs=1)
+    module, run = adapter.ObjectiveModule(make(Introspective)), trainer(max_epochs=1)
     data = given([form(x) for x, _ in batches()])
     assert torch.cat(run.predict(module, data)).shape == (24, 3)
     with pytest.raises(InputError, match="a loss needs labels"):
@@ -126,7 +134,7 @@ def test_predicts_without_labels_and_refuses_to_score(form: Any) -> None:
 
 
 def test_a_batch_without_images_is_refused() -> None:
-    module, run = ObjectiveModule(make(Introspective)), trainer(max_epochs=1)
+    module, run = adapter.ObjectiveModule(make(Introspective)), trainer(max_epochs=1)
     for data, message in (
         ([{"text": torch.zeros(2)}], "dict with the keys text; pass images and labels"),
         ([["a.png"]], "list with no images first"),
@@ -135,23 +143,23 @@ def test_a_batch_without_images_is_refused() -> None:
             run.predict(module, given(data))
     ps_kd = PSKD(make(Introspective).model, num_images=24, num_classes=3)
     with pytest.raises(InputError, match="place in the training set; pass batches with a third"):
-        trainer(max_epochs=1).fit(ObjectiveModule(ps_kd), batches())
+        trainer(max_epochs=1).fit(adapter.ObjectiveModule(ps_kd), batches())
 
 
 def test_soft_labels_are_scored_by_their_likeliest_class() -> None:
-    module, run = ObjectiveModule(make(LabelSmoothing)), trainer(max_epochs=1)
+    module, run = adapter.ObjectiveModule(make(LabelSmoothing)), trainer(max_epochs=1)
     soft = given([(x, torch.nn.functional.one_hot(y, 3).float()) for x, y in batches()])
     a, b = (run.validate(module, data, verbose=False)[0] for data in (soft, batches()))
     assert a == pytest.approx(b)
 
 
 def test_loading_needs_an_objective_and_says_so(tmp_path: Path) -> None:
-    run, module = trainer(max_epochs=1), ObjectiveModule(make(Introspective))
+    run, module = trainer(max_epochs=1), adapter.ObjectiveModule(make(Introspective))
     run.fit(module, batches())
     run.save_checkpoint(tmp_path / "a.ckpt")
     with pytest.raises(InputError, match=r"pass objective=.*, built as for the training"):
-        ObjectiveModule.load_from_checkpoint(tmp_path / "a.ckpt")
-    loaded = ObjectiveModule.load_from_checkpoint(
+        adapter.ObjectiveModule.load_from_checkpoint(tmp_path / "a.ckpt")
+    loaded = adapter.ObjectiveModule.load_from_checkpoint(
         tmp_path / "a.ckpt", objective=make(Introspective)
     )
     x, _ = next(iter(batches()))
@@ -161,23 +169,23 @@ def test_loading_needs_an_objective_and_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_an_epoch_that_goes_on_is_told_of(tmp_path: Path) -> None:
-    save = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=4, save_top_k=-1)
+    save = callbacks.ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=4, save_top_k=-1)
     shared = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False}
-    for kind in (ObjectiveModule, Own):
+    for kind in (adapter.ObjectiveModule, own()):
         module, resumed = kind(make(Counting)), kind(make(Counting))
-        callbacks = [save, *([TellEpochs()] if kind is Own else [])]
+        used = [save, *([adapter.TellEpochs()] if kind is own() else [])]
         for each, path in ((module, None), (resumed, tmp_path / "step=4.ckpt")):
-            run = lightning.Trainer(max_epochs=3, callbacks=callbacks, **shared)
+            run = lightning.Trainer(max_epochs=3, callbacks=used, **shared)
             run.fit(each, batches(), ckpt_path=path)
-        told = (resumed.inner if kind is Own else resumed.objective).told
+        told = (resumed.inner if kind is own() else resumed.objective).told
         assert told == [(1, 3), (2, 3)]  # the checkpoint is from within the second epoch
         (tmp_path / "step=4.ckpt").unlink()
 
 
 def test_an_objective_inside_another_is_told_once() -> None:
     inner = make(Counting)
-    module = Own(Mixup(inner, num_classes=3))
-    trainer(callbacks=[TellEpochs()], max_epochs=2).fit(module, batches())
+    module = own()(Mixup(inner, num_classes=3))
+    trainer(callbacks=[adapter.TellEpochs()], max_epochs=2).fit(module, batches())
     assert inner.told == [(0, 2), (1, 2)]
 
 
@@ -190,7 +198,7 @@ def test_the_default_optimiser_trains_a_network_without_normalisation() -> None:
         for inputs, outputs in ((64, 256), (256, 256), (256, 3)):
             layers += [torch.nn.Linear(inputs, outputs), torch.nn.ReLU()]
             torch.nn.init.kaiming_normal_(layers[-2].weight)
-        module = ObjectiveModule(Standard(torch.nn.Sequential(*layers[:-1])))
+        module = adapter.ObjectiveModule(Standard(torch.nn.Sequential(*layers[:-1])))
         optimiser = module.configure_optimizers()
         optimiser.param_groups[0]["lr"] *= factor
         for _ in range(10):
@@ -207,7 +215,7 @@ def test_the_default_optimiser_trains_a_network_without_normalisation() -> None:
 
 @pytest.mark.parametrize(("name", "lr"), [("sgd", 0.01), ("adamw", 1e-3), ("muon", 1e-3)])
 def test_an_optimizer_may_be_named(name: OptimizerName, lr: float) -> None:
-    module = ObjectiveModule(Standard(nn.Linear(2, 3)), name)
+    module = adapter.ObjectiveModule(Standard(nn.Linear(2, 3)), name)
     optimizer = module.configure_optimizers()
     expected = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW, "muon": MuonAdamW}[name]
     assert type(optimizer) is expected
@@ -218,4 +226,13 @@ def test_an_optimizer_may_be_named(name: OptimizerName, lr: float) -> None:
 
 def test_an_optimizer_that_is_not_there_is_refused() -> None:
     with pytest.raises(InputError, match="no optimizer 'lion'; pass sgd, adamw or muon"):
-        ObjectiveModule(Standard(nn.Linear(2, 3)), "lion")  # type: ignore[arg-type]
+        adapter.ObjectiveModule(Standard(nn.Linear(2, 3)), "lion")  # type: ignore[arg-type]
+
+
+def test_examples() -> None:
+    """Here, as doctest's own collection would import Lightning in every worker (conftest.py)."""
+    import selfexplain.adapters.lightning as module
+
+    found = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
+    assert found.attempted > 0
+    assert found.failed == 0

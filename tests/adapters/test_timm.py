@@ -1,23 +1,26 @@
 """Objectives as tasks of the real timm, and explained layers of real models of others."""
 
+import doctest
+import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-import transformers
+from tests.helpers.later import Later
 from torch import nn
 
 from selfexplain import Introspective, class_maps
-from selfexplain.adapters.huggingface import Logits
 from selfexplain.errors import InputError
 from selfexplain.objectives import LabelSmoothing, Mixup, Objective
 
-timm = pytest.importorskip("timm", reason="timm is an extra; make test installs it")
-
-from selfexplain.adapters.timm import ObjectiveTask  # noqa: E402 - needs timm
-from selfexplain.adapters.timm_script import objective_for, run_script  # noqa: E402
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("timm") is None, reason="timm is an extra; make test installs it"
+)
+timm, transformers = Later("timm"), Later("transformers")
+adapter, script = (Later(f"selfexplain.adapters.{name}") for name in ("timm", "timm_script"))
+huggingface = Later("selfexplain.adapters.huggingface")
 
 SIZE = 64
 
@@ -30,7 +33,7 @@ def of_timm(name: str) -> Callable[[], nn.Module]:
 def of_transformers(name: str, **options: object) -> Callable[[], nn.Module]:
     def make() -> nn.Module:
         config = getattr(transformers, f"{name}Config")(num_labels=5, **options)
-        return Logits(getattr(transformers, f"{name}ForImageClassification")(config))
+        return huggingface.Logits(getattr(transformers, f"{name}ForImageClassification")(config))
 
     return make
 
@@ -81,7 +84,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_task_trains_the_objective_and_evaluates_the_model() -> None:
-    task, objective = ObjectiveTask(Introspective(resnet())), Introspective(resnet())
+    task, objective = adapter.ObjectiveTask(Introspective(resnet())), Introspective(resnet())
     mine, theirs = objective(*batch()), task(*batch())
     assert mine.keys() == theirs.keys()
     torch.testing.assert_close(mine["loss"], theirs["loss"])
@@ -102,8 +105,8 @@ def with_means() -> Introspective:
 def test_task_keeps_an_average_and_restores_what_the_objective_remembers(
     make: Callable[[], Objective],
 ) -> None:
-    def task() -> ObjectiveTask:
-        return ObjectiveTask(make())
+    def task() -> nn.Module:
+        return adapter.ObjectiveTask(make())
 
     first = task()
     first.setup_ema(decay=0.5)
@@ -126,6 +129,8 @@ def test_task_keeps_an_average_and_restores_what_the_objective_remembers(
 
 
 SCRIPT = """
+import doctest
+import importlib.util
 import sys
 import timm
 from timm.task import ClassificationTask
@@ -143,9 +148,9 @@ def test_script_runs_with_the_objective_in_place_of_its_loss(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The script builds its task as timm's train.py does."""
-    script, before = tmp_path / "train.py", list(sys.argv)
-    script.write_text(SCRIPT)
-    run_script("introspective:weight=0.5", script, ["resnet10t"])
+    file, before = tmp_path / "train.py", list(sys.argv)
+    file.write_text(SCRIPT)
+    script.run_script("introspective:weight=0.5", file, ["resnet10t"])
     assert "trained ObjectiveTask" in capsys.readouterr().out
     assert sys.argv == before
     assert timm.task.ClassificationTask.__name__ == "ClassificationTask"
@@ -153,6 +158,15 @@ def test_script_runs_with_the_objective_in_place_of_its_loss(
 
 def test_bad_input_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="pass timm's train"):
-        run_script("introspective", tmp_path / "absent.py", [])
+        script.run_script("introspective", tmp_path / "absent.py", [])
     with pytest.raises(InputError, match="there is no objective"):
-        objective_for("introspectiv", resnet())
+        script.objective_for("introspectiv", resnet())
+
+
+def test_examples() -> None:
+    """Here, as doctest's own collection would import timm in every worker (conftest.py)."""
+    import selfexplain.adapters.timm as module
+
+    found = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
+    assert found.attempted > 0
+    assert found.failed == 0

@@ -6,6 +6,7 @@ addresses is set to take it for a public one, so that nothing but the app's own 
 
 import asyncio
 import contextlib
+import doctest
 import http.client
 import importlib.util
 import json
@@ -511,3 +512,12 @@ def test_urls_are_found_wherever_they_stand(tmp_path: Path) -> None:
             assert names_elsewhere({"data": [None, {"a": [url]}]}, tmp_path) == ("%25" not in url)
         assert names_elsewhere({"data": [{"path": url}]}, tmp_path)
         assert names_elsewhere({"data": [{"path": [url]}]}, tmp_path)
+
+
+def test_examples(app: App) -> None:
+    """Here, as doctest's own collection would import Gradio in every worker (conftest.py)."""
+    from selfexplain.app import page
+
+    found = doctest.testmod(page, optionflags=doctest.ELLIPSIS)
+    assert found.attempted > 0
+    assert found.failed == 0

@@ -5,7 +5,6 @@ import itertools
 import pytest
 import torch
 from torch import nn
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 from selfexplain.evaluation import calibration_error, predict, score
 
@@ -78,6 +77,8 @@ def test_ece_of_certainty_is_that_of_torchmetrics() -> None:
 
 
 def torchmetrics_ece(logits_NK: torch.Tensor, y_N: torch.Tensor) -> float:
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
     return 100 * float(
         multiclass_calibration_error(
             logits_NK.softmax(dim=1), y_N, num_classes=logits_NK.shape[1], n_bins=15, norm="l1"

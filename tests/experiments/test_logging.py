@@ -7,10 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import wandb
-from mlflow import MlflowClient
-from mlflow.entities import Run
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tests.helpers.later import Later
 
 from selfexplain.cli import main
 from selfexplain.experiments.fit.train import run_training
@@ -21,11 +18,14 @@ from selfexplain.training import TrainingOptions
 
 pytestmark = pytest.mark.slow
 
+mlflow, wandb = Later("mlflow"), Later("wandb")
+tensorboard = Later("tensorboard.backend.event_processing.event_accumulator")
+
 DIGITS = DataOptions(data="digits", train_size=100, validation=0.05)
 
 
-def only_run(store: Path) -> tuple[MlflowClient, Run]:
-    client = MlflowClient(f"sqlite:///{store}")
+def only_run(store: Path) -> tuple[Any, Any]:
+    client = mlflow.MlflowClient(f"sqlite:///{store}")
     [run] = client.search_runs([client.get_experiment_by_name("selfexplain").experiment_id])
     return client, run
 
@@ -59,7 +59,7 @@ def test_a_training_is_logged_and_a_resumed_one_goes_on(tmp_path: Path) -> None:
     assert [(m.step, m.value) for m in logged] == written
     wandb.teardown()
     assert len(list(out.glob("wandb/offline-run-*/*.wandb"))) == 2
-    events = EventAccumulator(str(out / "tensorboard")).Reload()
+    events = tensorboard.EventAccumulator(str(out / "tensorboard")).Reload()
     assert [e.step for e in events.Scalars("loss")] == [1, 2]
 
 

@@ -200,16 +200,16 @@ def test_pages_of_logged_epochs_alone_are_shown(copied: Path) -> None:
     run = read_json(folder / "run.json")
     run["config"]["training"]["epochs"] = 20000
     (folder / "run.json").write_text(json.dumps(run))
-    for name in ("0003", "9999", "10000", "abc"):
+    for name in ("0003", "9998", "9999", "10000", "abc"):
         shutil.copy(
             folder / "album/epoch-0001.safetensors", folder / f"album/epoch-{name}.safetensors"
         )
-    log = "".join(json.dumps({"epoch": epoch, "loss": 1.0}) + "\n" for epoch in (2, 9999, 10000))
+    log = "".join(json.dumps({"epoch": epoch, "loss": 1.0}) + "\n" for epoch in (9998, 9999, 10000))
     (folder / "metrics.jsonl").write_text(log)
     album = read_snapshots(folder)
     assert album is not None
-    assert [moment.epoch for moment in album.moments] == [2, 9999, 10000]
-    assert "after epoch 2 of 20000" in write_report(ReportConfig(dirs=(folder,))).read_text()
+    assert [moment.epoch for moment in album.moments] == [9998, 9999, 10000]
+    assert "after epoch 9998 of 20000" in write_report(ReportConfig(dirs=(folder,))).read_text()
 
 
 def test_what_cannot_be_used_is_refused_in_a_sentence(tmp_path: Path, copied: Path) -> None:

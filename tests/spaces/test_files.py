@@ -81,8 +81,8 @@ def test_a_file_is_one_line_a_node(tmp_path: Path) -> None:
         ("|nor_conv_3x3~0|+|none~0|skip_connect~1|", "computes 3 nodes; this one has 2"),
         (NB201.replace("nor_conv_3x3", "nor_conv_7x7"), "uses the operation 'nor_conv_7x7'"),
         (NB201.replace("~2", "~5"), "takes node 5; pass 0 to 2"),
-        (NB201.replace("~1", "~x"), "is no node; write it as"),
-        (NB201.removesuffix("|"), "is no node; write it as"),
+        (NB201.replace("~1", "~x"), "is not a node; write it as"),
+        (NB201.removesuffix("|"), "is not a node; write it as"),
         (NB201.replace("none~0|", ""), "takes 2 edges from different nodes"),
         (DARTS_V1[:-1], "cannot be read; pass Genotype"),
         (DARTS_V1.replace("reduce=", "other="), "cannot be read"),
@@ -113,7 +113,7 @@ def test_a_list_of_concatenated_nodes_will_do() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t[: len(t) // 2], "no complete JSON"),
+        (lambda t: t[: len(t) // 2], "not complete JSON"),
         (lambda t: "{}", r"is not a genotype \(family is missing\); write"),
         (
             lambda t: t.replace('"cells"', '"parts"'),

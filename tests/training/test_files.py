@@ -1,5 +1,6 @@
 """Checkpoints and JSON files: whole or not at all, data only."""
 
+import json
 import math
 import re
 from collections.abc import Iterator
@@ -118,3 +119,48 @@ def test_log_forgets_epochs_after_the_checkpoint_and_half_lines(tmp_path: Path) 
         file.write('{"epoch": 4, "lo')
     log.cut_after(2)
     assert log.read() == [{"epoch": 1}, {"epoch": 2}]
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        ((1, 3), "line 2 of .* is of epoch 3, and the line before of epoch 1"),
+        ((1, 2, 2, 3, 4), "line 3 of .* is of epoch 2, and the line before of epoch 2"),
+        ((2, 1, 3, 4), "line 2 of .* is of epoch 1, and the line before of epoch 2"),
+        ((1, 2, 3, 4, 1), "line 5 of .* is of epoch 1, and the line before of epoch 4"),
+    ],
+)
+@pytest.mark.parametrize("sealed", [True, False], ids=["with digests", "as 0.1.0 wrote it"])
+def test_lines_of_a_log_that_are_missing_or_there_twice_are_told(
+    kept: tuple[int, ...], said: str, sealed: bool, tmp_path: Path
+) -> None:
+    log = EpochLog(tmp_path)
+    for epoch in (1, 2, 3, 4):
+        log.write({"epoch": epoch, "loss": 1 / epoch})
+    lines = log.path.read_text().splitlines(keepends=True)
+    if not sealed:
+        lines = [json.dumps({"epoch": epoch}) + "\n" for epoch in (1, 2, 3, 4)]
+    log.path.write_text("".join(lines[epoch - 1] for epoch in kept))
+    for read in (log.read, lambda: log.cut_after(1)):
+        with pytest.raises(InputError, match=f"{said}.*delete the file to go on"):
+            read()
+
+
+def test_a_log_of_a_run_that_broke_off_goes_on_in_order(tmp_path: Path) -> None:
+    """After a line without a checkpoint, a half line, and a file that was deleted in between."""
+    log = EpochLog(tmp_path)
+    for epoch in (1, 2, 3):
+        log.write({"epoch": epoch})
+    log.cut_after(2)
+    log.write({"epoch": 3})
+    assert log.read() == [{"epoch": 1}, {"epoch": 2}, {"epoch": 3}]
+    with log.path.open("ab") as file:
+        file.write(b'{"epoch": 4, "los')
+    log.cut_after(3)
+    log.write({"epoch": 4})
+    assert [line["epoch"] for line in log.read()] == [1, 2, 3, 4]
+    log.path.unlink()
+    log.cut_after(4)
+    for epoch in (5, 6):
+        log.write({"epoch": epoch})
+    assert log.read() == [{"epoch": 5}, {"epoch": 6}]

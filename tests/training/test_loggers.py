@@ -1,21 +1,21 @@
 """TensorBoard, Weights & Biases and MLflow, the real ones, offline."""
 
+import doctest
+import importlib
 import importlib.util
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import pytest
-import wandb
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
-from sqlalchemy import URL
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests.helpers import wandb_reader
+from tests.helpers.later import Later
 
 from selfexplain.errors import InputError
 from selfexplain.training.log import EpochLog
 from selfexplain.training.loggers import check_installed, numbers, opened
+
+mlflow, sqlalchemy, wandb = map(Later, ("mlflow", "sqlalchemy", "wandb"))
+tensorboard = Later("tensorboard.backend.event_processing.event_accumulator")
 
 CONFIG = {"data": {"data": "digits"}, "seed": 0, "objectives": ["standard"]}
 FLAT = {"data.data": "digits", "seed": "0", "objectives": '["standard"]'}
@@ -47,7 +47,7 @@ def log_in_two_goes(name: Any, folder: Path) -> None:
 
 def test_tensorboard_gets_the_scalars_and_the_configuration(tmp_path: Path) -> None:
     log_in_two_goes("tensorboard", tmp_path)
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    events = tensorboard.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     losses = events.Scalars("loss")
     assert [event.step for event in losses] == [1, 2, 3]
     assert [event.value for event in losses] == pytest.approx([1.0, 0.5, 1 / 3])
@@ -93,7 +93,7 @@ def test_mlflow_continues_its_run(tmp_path: Path) -> None:
     before = mlflow.get_tracking_uri()
     log_in_two_goes("mlflow", tmp_path)
     assert mlflow.get_tracking_uri() == before
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow/mlflow.db")
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow/mlflow.db")
     [run] = client.search_runs([client.get_experiment_by_name("selfexplain").experiment_id])
     assert run.info.run_name == tmp_path.name
     assert run.info.status == "FINISHED"
@@ -111,7 +111,7 @@ def test_mlflow_runs_share_a_store_that_the_user_names(
     log("mlflow", tmp_path / "one", (1,), {})
     with pytest.raises(ZeroDivisionError), opened(["mlflow"], tmp_path / "two", CONFIG):
         _ = 1 / 0
-    client = MlflowClient(store)
+    client = mlflow.MlflowClient(store)
     runs = client.search_runs([client.get_experiment_by_name("selfexplain").experiment_id])
     assert {run.info.run_name: run.info.status for run in runs} == {
         "one": "FINISHED",
@@ -122,7 +122,7 @@ def test_mlflow_runs_share_a_store_that_the_user_names(
     kept.write_text("0" * 32 + kept.read_text()[32:])
     with pytest.raises(InputError, match="the one that it began with") as told:
         log("mlflow", tmp_path / "one", (2,), {})
-    assert isinstance(told.value.__cause__, MlflowException)
+    assert isinstance(told.value.__cause__, mlflow.exceptions.MlflowException)
 
 
 def fail_then_run_another(name: Any, folder: Path) -> None:
@@ -134,7 +134,7 @@ def fail_then_run_another(name: Any, folder: Path) -> None:
 
 def test_tensorboard_forgets_a_start_that_failed(tmp_path: Path) -> None:
     fail_then_run_another("tensorboard", tmp_path)
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    events = tensorboard.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("loss")] == [1]
 
 
@@ -150,8 +150,8 @@ def test_mlflow_gives_another_configuration_another_run(tmp_path: Path) -> None:
     folder = tmp_path / "a?b#c %41"
     fail_then_run_another("mlflow", folder)
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
-    store = URL.create("sqlite+pysqlite", database=str(folder / "mlflow" / "mlflow.db"))
-    client = MlflowClient(store.render_as_string())
+    store = sqlalchemy.URL.create("sqlite+pysqlite", database=str(folder / "mlflow" / "mlflow.db"))
+    client = mlflow.MlflowClient(store.render_as_string())
     runs = client.search_runs([client.get_experiment_by_name("selfexplain").experiment_id])
     assert {run.data.params["lr"]: run.info.status for run in runs} == {
         "0.1": "FAILED",
@@ -170,3 +170,12 @@ def test_a_missing_package_names_its_extra(name: Any, monkeypatch: pytest.Monkey
 def test_what_is_no_number_is_left_out() -> None:
     metrics = {"epoch": 1, "loss": float("nan"), "a": {"b": 2, "c": None}, "w": [1.0], "s": "1"}
     assert numbers(metrics) == {"epoch": 1.0, "a/b": 2.0}
+
+
+@pytest.mark.parametrize("name", ["mlflow", "wandb"])
+def test_examples(name: str) -> None:
+    """Here, as doctest's own collection would import the library in every worker (conftest.py)."""
+    module = importlib.import_module(f"selfexplain.training.loggers.{name}")
+    found = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
+    assert found.attempted > 0
+    assert found.failed == 0

@@ -33,6 +33,8 @@ class Batches:
         places_N: Place of each image in a larger set of which these are a part, so that its
             corruption is the same as in the whole, int64; None for the place in this set.
         shuffle: Whether each epoch has its own order; else the order of the set.
+        balanced: Whether each epoch draws its images with replacement so that all classes are
+            equally likely; an epoch then has as many images as without.
         drop_last: Whether a last, smaller batch is left out; else it is shared out as evenly as
             possible, and a process whose part is empty gets no batch for that step.
         rank: Number of this process, from 0.
@@ -63,6 +65,7 @@ class Batches:
         corruption: str | None = None,
         places_N: torch.Tensor | None = None,
         shuffle: bool = True,
+        balanced: bool = False,
         drop_last: bool = True,
         rank: int = 0,
         world_size: int = 1,
@@ -87,6 +90,7 @@ class Batches:
         self.places_N = torch.arange(len(images)) if places_N is None else places_N.cpu()
         _check_places(len(images), self.places_N)
         self.rank, self.world_size = rank, world_size
+        self.weights_N = balanced_weights(images.labels_N) if balanced else None
 
     def __len__(self) -> int:
         """Return the number of steps of an epoch."""
@@ -151,9 +155,8 @@ class Batches:
     def _order(self, epoch: int) -> torch.Tensor:
         if not self.shuffle:
             return torch.arange(len(self.images))
-        return torch.randperm(
-            len(self.images), generator=named_generator("order", self.seed, epoch)
-        )
+        generator = named_generator("order", self.seed, epoch)
+        return epoch_order(len(self.images), self.weights_N, generator)
 
     def _augmented(
         self, images_BCHW: torch.Tensor, moment: tuple[int, int], count: int, mine: slice
@@ -175,6 +178,32 @@ class Batches:
         generators = (named_generator(*key, place) for place in self.places_N[indices_B].tolist())
         drawn_BCHW = self.corruption.draw(self.images.shape_CHW, generators)
         return self.corruption.apply(images_BCHW, drawn_BCHW)
+
+
+def epoch_order(
+    count: int, weights_N: torch.Tensor | None, generator: torch.Generator
+) -> torch.Tensor:
+    """Places of `count` images in a random order, (N,); with weights, drawn with replacement.
+
+    Example:
+        >>> sorted(epoch_order(4, None, torch.Generator()).tolist())
+        [0, 1, 2, 3]
+    """
+    if weights_N is None:
+        return torch.randperm(count, generator=generator)
+    return torch.multinomial(weights_N, count, replacement=True, generator=generator)
+
+
+def balanced_weights(labels_N: torch.Tensor) -> torch.Tensor:
+    """Probability of each image if all classes that occur are equally likely, (N,) float64.
+
+    Example:
+        >>> balanced_weights(torch.tensor([0, 0, 0, 4])).tolist()[::3]
+        [0.16666666666666666, 0.5]
+    """
+    labels_N = labels_N.cpu()
+    counts_K = torch.bincount(labels_N)
+    return 1 / (counts_K[labels_N].double() * int((counts_K > 0).sum()))
 
 
 def _check_sizes(count: int, batch_size: int, drop_last: bool, workers: int) -> None:

@@ -47,7 +47,7 @@ def image_column(features: Features, named: str | None = None) -> str:
         _check_exists(features, named, "image_column")
         if not _holds_images(features[named]):
             raise InputError(
-                f"image_column '{named}' holds {features[named]}, which is no image; "
+                f"image_column '{named}' holds {features[named]}, which is not an image; "
                 f"pass one of {_listed(features)}"
             )
         return named

@@ -38,6 +38,7 @@ class Prepared:
     std_C: Tensor
     augmentation: Augmentation
     ranges: Ranges = field(default_factory=Ranges)
+    balanced: bool = False
 
     def training_batches(
         self,
@@ -56,6 +57,7 @@ class Prepared:
             seed=seed,
             device=device,
             augmentation=self.augmentation,
+            balanced=self.balanced,
             rank=rank,
             world_size=world_size,
             workers=workers,
@@ -160,6 +162,7 @@ def prepare(
         std_C=std_C,
         augmentation=_augmentation(options, data.shape_CHW),
         ranges=data.ranges,
+        balanced=options.balanced,
     )
 
 
@@ -170,6 +173,7 @@ def _augmentation(options: DataOptions, shape_CHW: tuple[int, int, int]) -> Augm
         # A mirrored digit is not a digit; most other things stay what they are.
         flip=options.data != "digits" if options.flip is None else options.flip,
         cutout=options.cutout,
+        policy=options.augment,
     )
 
 

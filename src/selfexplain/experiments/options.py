@@ -6,7 +6,7 @@
 import json
 import os
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -139,6 +139,12 @@ class DataOptions:
     """Flip images horizontally with probability 1/2; None for yes, except for digits."""
     cutout: Natural = 0
     """Side in pixels of a black square at a random position on each image; 0 for none."""
+    augment: Literal["none", "trivial", "rand"] = "none"
+    """Further augmentation, after crop and flip: trivial (TrivialAugment, one random operation of
+    random strength per image), rand (RandAugment, two operations), or none."""
+    balanced: bool = False
+    """Draw training images with replacement so that every class is equally likely, for classes of
+    very different sizes."""
     workers: Annotated[int, tyro.conf.arg(name="loader-workers"), Limits(least=0, most=1024)] = 2
     """Number of processes in each run that decode images, for data too large for memory."""
 
@@ -235,7 +241,62 @@ class TrainConfig(RunConfig):
         """Refuse a seed that no generator takes; name the folder."""
         check_options(self)
         check_once(self, "loggers")
+        check_validated(self)
         name_folder(self, "train", self.model)
+
+
+PHOTOS_UNSET = "PHOTOS"
+"""Stands for data that are given in another way."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinetuneConfig(RunConfig):
+    """Fine-tune a pretrained network on a folder of photographs, and write a page about it.
+
+    First the head learns alone, on features that are computed once; then all layers learn, the
+    first ones slowest. The run is one of `train`: `explain`, `app`, `report` and `export` read it.
+    """
+
+    photos: tyro.conf.Positional[str | None] = None
+    """Folder with a folder of photographs for each class (a fifth of each is held out for the
+    score), or with the folders train and test of such folders. Or pass --data."""
+    data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(
+        default_factory=lambda: DataOptions(data=PHOTOS_UNSET, image_size=128, augment="trivial")
+    )
+    model: str = "efficientnet_lite0"
+    """Pretrained network: efficientnet_lite0 (requires the pretrained extra), timm:NAME or
+    hf:NAME."""
+    training: Annotated[TrainingOptions, tyro.conf.arg(name="")] = field(
+        default_factory=lambda: TrainingOptions(
+            epochs=10,
+            batch_size=32,
+            optimizer="adamw",
+            head_epochs=30,
+            body_lr=0.5,
+            layer_decay=0.9,
+        )
+    )
+    open: bool = False
+    """Show the page in the browser when it is written."""
+
+    def __post_init__(self) -> None:
+        """Refuse data twice or not at all; name the folder as `train` would."""
+        given = self.data.data != PHOTOS_UNSET
+        if self.photos is not None and given:
+            raise InputError("both a folder of photographs and --data are given; pass one of them")
+        if self.photos is None and not given:
+            raise InputError(
+                "there is nothing to learn from; pass a folder that holds a folder of photographs "
+                "for each class, or --data"
+            )
+        if self.photos is not None:
+            object.__setattr__(self, "data", replace(self.data, data=f"folder:{self.photos}"))
+        object.__setattr__(self, "out", self.as_training().out)
+
+    def as_training(self) -> TrainConfig:
+        """The same run as a configuration of `train`."""
+        shared = {f.name: getattr(self, f.name) for f in fields(RunConfig)}
+        return TrainConfig(**shared, model=self.model, pretrained=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -274,6 +335,7 @@ class CompareConfig(SharedConfig):
         """Refuse a comparison of nothing, and a tuning of nothing."""
         check_options(self)
         check_once(self, "loggers")
+        check_validated(self)
         if self.finished_only and self.tune is not None:
             raise OptionError(
                 "finished_only makes no table of a tuned comparison; leave out --finished-only, "
@@ -296,6 +358,29 @@ class CompareConfig(SharedConfig):
                 "devices",
             )
         name_folder(self, "compare", self.model, free=("objectives", "seeds"))
+
+
+def check_validated(config: SharedConfig) -> None:
+    """Refuse to choose an epoch on the test images, and what a head alone cannot do.
+
+    Raises:
+        InputError: epochs are to be chosen and nothing is held out; or a head alone is averaged.
+    """
+    training = config.training
+    for name, asked in {"keep_best": training.keep_best, "patience": training.patience}.items():
+        if asked and not config.data.validation:
+            raise OptionError(
+                f"{name} chooses an epoch by its accuracy, which must not be the test images'; "
+                "pass --validation 0.1 too",
+                TrainingOptions,
+                name,
+            )
+    if training.freeze == "all" and training.ema:
+        raise OptionError(
+            "freeze is all, and an average of a head's weights is not kept; leave out --ema",
+            TrainingOptions,
+            "freeze",
+        )
 
 
 def name_folder(config: Any, *words: str, free: tuple[str, ...] = ()) -> None:
@@ -348,6 +433,10 @@ def to_dict(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
     # Runs without stay what they were before these came.
     later = {"teacher": None, "start_seed": None, "pretrained": False}
     values = {k: v for k, v in values.items() if k not in later or v != later[k]}
+    if "data" in values:
+        values["data"] = {
+            k: v for k, v in values["data"].items() if k not in _LATER_DATA or v != _LATER_DATA[k]
+        }
     if "training" in values:
         values["training"] = _training_dict(config.training)
     specs = getattr(config, "objectives", None) or [getattr(config, "objective", None)]
@@ -360,12 +449,27 @@ def to_dict(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
     return result
 
 
+_LATER_DATA = {"augment": "none", "balanced": False}
+"""Options of data that later versions brought, with what runs had before."""
+
+
 def _training_dict(options: TrainingOptions) -> dict[str, Any]:
     """The options of a training as a run's record holds them, with the rates that it has."""
     values = asdict(options)
     values |= {"lr": options.largest_lr, "weight_decay": options.used_weight_decay}
     # A run without what later versions brought stays what it was.
-    later = {"compile": False, "cuda_graph": False, "optimizer": "sgd", "decay_vectors": True}
+    later = {
+        "compile": False,
+        "cuda_graph": False,
+        "optimizer": "sgd",
+        "decay_vectors": True,
+        "freeze": None,
+        "head_epochs": 0,
+        "body_lr": 1.0,
+        "layer_decay": 1.0,
+        "keep_best": False,
+        "patience": 0,
+    }
     return {k: v for k, v in values.items() if k not in later or v != later[k]}
 
 

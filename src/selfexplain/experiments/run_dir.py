@@ -439,6 +439,22 @@ def write_outcome(
     return result
 
 
+def best_epoch(folder: Path) -> dict[str, float]:
+    """Number, accuracy and NLL of the epoch with the highest accuracy; of equals, the lowest NLL.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> line = '{"epoch": 1, "accuracy": 50.0, "nll": 1.5}'
+        >>> _ = (folder / "metrics.jsonl").write_text(line)
+        >>> best_epoch(folder)
+        {'best_epoch': 1, 'best_accuracy': 50.0, 'best_nll': 1.5}
+    """
+    rows = [row for row in EpochLog(folder).read() if {"accuracy", "nll"} <= row.keys()]
+    best = max(rows, key=lambda row: (row["accuracy"], -row["nll"]))
+    return {f"best_{name}": best[name] for name in ("epoch", "accuracy", "nll")}
+
+
 def median_step_seconds(folder: Path) -> float:
     r"""Seconds of a training step, the median of the epochs' means in `metrics.jsonl`.
 
@@ -457,7 +473,7 @@ def median_step_seconds(folder: Path) -> float:
     seconds = [value for value in values if isinstance(value, float)]
     if not seconds:
         raise InputError(
-            f"{log.path} is missing or says of no epoch what a step took (step_seconds); put it "
+            f"{log.path} is missing or has no time per step (step_seconds); put it "
             f"back, or delete {folder / 'checkpoint.pt'} to train this run again"
         )
     return statistics.median(seconds)

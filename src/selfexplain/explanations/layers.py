@@ -128,17 +128,26 @@ def refuse_what_is_not_finite(model: nn.Module, x_BCHW: Tensor, logits_BK: Tenso
         Traceback (most recent call last):
         selfexplain.errors.InputError: x contains NaN or infinite pixels (in image 0 of ...
     """
-    broken_B = ~x_BCHW.detach().isfinite().flatten(1).all(dim=1)
-    if bool(broken_B.any()):
-        raise InputError(
-            f"x contains NaN or infinite pixels (in image {int(broken_B.nonzero()[0])} of the "
-            "batch); pass finite images"
-        )
+    refuse_broken_images(x_BCHW)
     refuse_broken_weights(model)
     if not bool(logits_BK.isfinite().all()):
         raise InputError(
             "the model's logits are not finite, though its weights and the images are; pass "
             "smaller values, or a model of a wider type, such as float32"
+        )
+
+
+def refuse_broken_images(x_BCHW: Tensor) -> None:
+    """Raise ``InputError`` if a pixel is not finite.
+
+    Example:
+        >>> refuse_broken_images(torch.zeros(1, 1, 1, 1))
+    """
+    broken_B = ~x_BCHW.detach().isfinite().flatten(1).all(dim=1)
+    if bool(broken_B.any()):
+        raise InputError(
+            f"x contains NaN or infinite pixels (in image {int(broken_B.nonzero()[0])} of the "
+            "batch); pass finite images"
         )
 
 

@@ -11,7 +11,11 @@ from selfexplain.explanations import MapKind
 from selfexplain.explanations.capture import Captured, capture
 from selfexplain.explanations.checked import CheckedLayers, check_agreement
 from selfexplain.explanations.hooks import gradients_of_score, preserved
-from selfexplain.explanations.layers import no_pooled_head
+from selfexplain.explanations.layers import (
+    no_pooled_head,
+    refuse_broken_images,
+    refuse_what_is_not_finite,
+)
 from selfexplain.explanations.layout import (
     POOLED_KINDS,
     FeatureLayout,
@@ -226,6 +230,10 @@ def class_maps(
     """
     with torch.inference_mode(mode=False):
         check_images(x_BCHW)
+        # Maps that are recorded as a CUDA graph cannot be looked at.
+        looks = not (x_BCHW.is_cuda and torch.cuda.is_current_stream_capturing())
+        if looks:
+            refuse_broken_images(x_BCHW)
         # A copy, as models may start in place.
         x_BCHW = (x_BCHW if create_graph else x_BCHW.detach()).clone()
         layers = _layers(model, x_BCHW, kind, layer)
@@ -238,7 +246,7 @@ def class_maps(
                 if layers.hold(model, x_BCHW, captured, logits_BK, kind, layer):
                     break
             with torch.set_grad_enabled(needs_graph):
-                return maps_of_forward(
+                maps_BKHW = maps_of_forward(
                     captured,
                     logits_BK,
                     kind=kind,
@@ -246,6 +254,9 @@ def class_maps(
                     create_graph=create_graph,
                     retain_graph=create_graph,
                 )
+            if looks and not bool(maps_BKHW.isfinite().all()):
+                refuse_what_is_not_finite(model, x_BCHW, logits_BK)
+            return maps_BKHW
 
 
 def maps_of_forward(

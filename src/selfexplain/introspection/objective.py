@@ -93,6 +93,11 @@ class Introspective(Objective):
             self.class_mean = RunningClassMean(self.options.momentum, classes)
         self._layers = CheckedLayers()
 
+    def replace_model(self, model: nn.Module) -> None:
+        """Train another model from now on; its layers are looked for anew."""
+        super().replace_model(model)
+        self._layers = CheckedLayers()
+
     @classmethod
     def from_context(cls, model: nn.Module, context: ObjectiveContext, **options: Any) -> Self:
         """Build the objective with running means for the run's classes."""

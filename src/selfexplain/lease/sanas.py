@@ -65,8 +65,8 @@ class SANAS(LeaSE):
         options = with_gradient_path(options or LeaSEOptions(), "no_explanation")
         if options.gradient_path == "explainer_only":
             raise InputError(
-                "gradient_path is explainer_only, but the second copy of the explainer alone moves "
-                "the architecture here; pass full or no_explanation"
+                "gradient_path is explainer_only, but only the second copy of the explainer "
+                "updates the architecture here; pass full or no_explanation"
             )
         rates = rates or Rates()
         second = copy.deepcopy(supernet)

@@ -130,7 +130,7 @@ def lite_file(name: str) -> Path:
     folder = Path(next(iter(found.submodule_search_locations)))
     path = next(iter(sorted(folder.glob("models/*.pth"))), None)
     if path is None:
-        raise InputError(f"{folder} holds no weights; install {_lite_package(name)} again")
+        raise InputError(f"{folder} contains no weights; install {_lite_package(name)} again")
     return path
 
 
@@ -142,7 +142,7 @@ def _read(path: Path, name: str) -> dict[str, Tensor]:
             f"{path} cannot be read ({first_line(error)}); install {_lite_package(name)} again"
         ) from error
     if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
-        raise InputError(f"{path} holds no weights; install {_lite_package(name)} again")
+        raise InputError(f"{path} contains no weights; install {_lite_package(name)} again")
     return weights
 
 

@@ -194,7 +194,7 @@ def _edge(edge: Any) -> Edge:
         case [str(operation), int(source)] if not isinstance(source, bool):
             return Edge(operation[:LONGEST_OPERATION], source)
         case _:
-            raise TypeError(f"{str(edge)[:LONGEST_OPERATION]} is no edge")
+            raise TypeError(f"{str(edge)[:LONGEST_OPERATION]} is not an edge")
 
 
 PUBLISHED = "published:"
@@ -283,7 +283,7 @@ def _load(spec: str) -> Genotype:
         data = parse_json(text)
     except ValueError as error:
         raise InputError(
-            f"{spec} is no complete JSON ({error}); pass a file that save_genotype wrote"
+            f"{spec} is not complete JSON ({error}); pass a file that save_genotype wrote"
         ) from error
     return from_plain(data, spec)
 

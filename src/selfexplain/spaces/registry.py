@@ -41,7 +41,7 @@ def _nasbench201_genotype(text: str) -> Genotype:
         read = [Edge(match[1], int(match[2])) for match in matches if match]
         if len(read) < len(edges) or not re.fullmatch(r"\|.*\|", part.strip()):
             raise InputError(
-                f"{quoted(part)} in {quoted(text)} is no node; write it as |op~0|op~1|"
+                f"{quoted(part)} in {quoted(text)} is not a node; write it as |op~0|op~1|"
             )
         nodes.append(tuple(sorted(read, key=_source)))
     return Genotype("nasbench201", {"cell": Cell(tuple(nodes), NASBENCH201.rules.concat)})

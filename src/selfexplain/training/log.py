@@ -4,8 +4,10 @@ import hashlib
 import importlib.util
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -252,14 +254,24 @@ class EpochLog:
             shape: that a line must have, see `records`.
 
         Raises:
-            InputError: a line before that is not the record of an epoch.
+            InputError: a line before that is not the record of an epoch, or its epoch does not
+                follow that of the line before. (The first may be any: whoever deletes the file and
+                resumes the run begins there.)
         """
         if not self.path.exists():
             return []
         lines = read_text(self.path, _REMEDY, errors="replace").split("\n")
         if not _is_object(lines[-1]):
             lines.pop()
-        return [self._record(number, line, shape) for number, line in enumerate(lines, start=1)]
+        records = [self._record(number, line, shape) for number, line in enumerate(lines, start=1)]
+        for number, (before, record) in enumerate(pairwise(records), start=2):
+            if record["epoch"] != before["epoch"] + 1:
+                raise InputError(
+                    f"line {number} of {self.path} is of epoch {record['epoch']}, and the line "
+                    f"before of epoch {before['epoch']}: lines are missing, or there twice; put "
+                    f"the file back as it was, or {_REMEDY}"
+                )
+        return records
 
     def _record(self, number: int, line: str, shape: Mapping[str, Any]) -> dict[str, Any]:
         try:
@@ -271,8 +283,8 @@ class EpochLog:
             problem = "what it says does not match the SHA-256 digest in it"
         if problem:
             raise InputError(
-                f"line {number} of {self.path} is not the record of an epoch ({problem}); remove "
-                f"that line, or {_REMEDY}"
+                f"line {number} of {self.path} is not the record of an epoch ({problem}); put "
+                f"the file back as it was, or {_REMEDY}"
             )
         return unsealed(record)
 
@@ -303,6 +315,7 @@ def _append(path: Path, line: bytes) -> None:
             written = 0
             while written < len(line):  # a disk that fills up takes a part
                 written += file.write(line[written:])
+            os.fsync(file.fileno())  # before the checkpoint, which says that this epoch is done
         except OSError:
             file.truncate(size)
             raise

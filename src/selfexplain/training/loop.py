@@ -20,6 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from selfexplain.distributed import exists_for_all, mean_numbers, take_from_first
 from selfexplain.errors import InputError
+from selfexplain.files import write_tensors
 from selfexplain.hypergradients import all_finite
 from selfexplain.objectives.shared.base import Objective
 from selfexplain.seeding import epoch_seed, global_generator_kept
@@ -31,6 +32,7 @@ from selfexplain.training.checkpoint import (
     loading_from,
     save_checkpoint,
 )
+from selfexplain.training.finetune import freeze, parameter_scales
 from selfexplain.training.log import EpochLog
 from selfexplain.training.loggers import Logger
 from selfexplain.training.optimizers import make_optimizer
@@ -79,6 +81,8 @@ def start(objective: Objective, options: TrainingOptions, fabric: Fabric) -> Run
     if options.channels_last:
         objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     objective.train()
+    if options.freeze is not None:
+        freeze(objective.model, options.freeze)
     optimizer = make_optimizer(
         options.optimizer,
         objective,
@@ -86,6 +90,7 @@ def start(objective: Objective, options: TrainingOptions, fabric: Fabric) -> Run
         momentum=options.momentum,
         weight_decay=options.weight_decay,
         decay_vectors=options.decay_vectors,
+        lr_scales=_lr_scales(objective, options),
     )
     average = None
     if options.ema:
@@ -102,6 +107,13 @@ def start(objective: Objective, options: TrainingOptions, fabric: Fabric) -> Run
         wrapped_optimizer=wrapped_optimizer,
         average=average,
     )
+
+
+def _lr_scales(objective: Objective, options: TrainingOptions) -> dict[int, float] | None:
+    """Factors on the learning rate, by parameter; None if all learn alike."""
+    if (options.layer_decay, options.body_lr) == (1.0, 1.0):
+        return None
+    return parameter_scales(objective.model, layer_decay=options.layer_decay, body=options.body_lr)
 
 
 def state_of(run: Run, fabric: Fabric) -> dict[str, Any]:
@@ -237,8 +249,9 @@ class EpochBatches(Protocol):
 class Epochs(Protocol):
     """What is taken through epochs: a training, or a search."""
 
-    stopped: bool
-    """Whether it has ended before its last epoch."""
+    @property
+    def stopped(self) -> bool:
+        """Whether it has ended before its last epoch."""
 
     def begin(self, epoch: int) -> None:
         """What comes before the global generator is seeded for an epoch, counted from 0."""
@@ -349,10 +362,12 @@ def train(
         after_epoch: called on the first process after each epoch, counted from 1, with the model
             to be evaluated, before the epoch's checkpoint is written.
         on_step: called after every step with the number of steps done and of the whole run's.
-        score: called after every epoch with the model; what it returns is logged.
+        score: called after every epoch with the model; what it returns is logged. With `keep_best`
+            or `patience`, its accuracy and nll decide.
 
     Raises:
         InputError: the checkpoint cannot be read or is of another configuration.
+        InputError: `keep_best` or `patience` and no `score`.
         DivergedError: the loss or a weight became NaN or infinite; the checkpoint of the last
             good epoch is kept.
 
@@ -373,6 +388,8 @@ def train(
         ...     folder=Path(tempfile.mkdtemp()),
         ... )
     """
+    if score is None and (options.keep_best or options.patience):
+        raise InputError("keep_best and patience need scores of every epoch; pass score")
     training = _Training(
         start(objective, options, fabric),
         batches,
@@ -410,7 +427,15 @@ class _Training:
     after_epoch: Callable[[int, nn.Module], None]
     on_step: Callable[[int, int], None]
     score: Callable[[nn.Module], dict[str, float]] | None
-    stopped: bool = False
+    best: tuple[int, float, float] | None = None
+    """Epoch, accuracy and negative NLL of the best so far."""
+    epochs_done: int = 0
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the accuracy has not risen for `patience` epochs."""
+        waited = 0 if self.best is None else self.epochs_done - self.best[0]
+        return bool(0 < self.options.patience <= waited)
 
     def __post_init__(self) -> None:
         self.parts = CompiledParts(self.run.objective) if self.options.compile else None
@@ -429,16 +454,29 @@ class _Training:
         take_from_first(self.run.buffers())
         if self.score is not None:
             metrics |= self.score(self.run.evaluated_model)
+        self.epochs_done = epoch + 1
+        if self.options.keep_best or self.options.patience:
+            found = metrics["accuracy"], -metrics["nll"]
+            if self.best is None or found > self.best[1:]:
+                self.best = self.epochs_done, *found
         return metrics
 
     def show(self, epoch: int) -> None:
         self.after_epoch(epoch, self.run.evaluated_model)
+        if self.options.keep_best and self.best is not None and self.best[0] == epoch:
+            path = self.path.with_name("best.safetensors")
+            write_tensors(path, self.run.evaluated_model.state_dict())
 
     def state(self) -> dict[str, Any]:
-        return state_of(self.run, self.fabric)
+        best = {} if self.best is None else {"best": list(self.best)}
+        return {**state_of(self.run, self.fabric), **best}
 
     def restore(self, state: dict[str, Any]) -> None:
         restore(self.run, self.fabric, state, self.path)
+        self.epochs_done = epochs_done(state)
+        if "best" in state:
+            epoch, accuracy, nll = state["best"]
+            self.best = epoch, accuracy, nll
 
 
 def _train_epoch(
@@ -481,7 +519,7 @@ def _train_epoch(
     if not _all_agree(fabric, meter.finite() and all_finite(weights)):
         raise _diverged("a weight or the loss is not finite", epoch, len(batches), options, path)
     return {
-        "learning_rate": run.optimizer.param_groups[0]["lr"],
+        "learning_rate": max(group["lr"] for group in run.optimizer.param_groups),
         **mean_numbers(meter.means()),
         "step_seconds": (time.perf_counter() - started) / len(batches),
     }
@@ -497,7 +535,7 @@ def _set_learning_rate(run: Run, options: TrainingOptions, step: int, epoch_step
         step, options.epochs * epoch_steps, options.warmup_epochs * epoch_steps
     )
     for group in run.optimizer.param_groups:
-        group["lr"] = options.largest_lr * factor
+        group["lr"] = options.largest_lr * factor * group.get("lr_scale", 1.0)
 
 
 def _all_agree(fabric: Fabric, holds: bool) -> bool:

@@ -7,6 +7,7 @@ from selfexplain.errors import InputError
 from selfexplain.limits import (
     Count,
     Limits,
+    Natural,
     NotNegative,
     OptionError,
     Positive,
@@ -51,6 +52,23 @@ class TrainingOptions:
     (decoupled from it)."""
     decay_vectors: bool = True
     """Apply weight decay to biases and normalisation scales too."""
+    freeze: str | None = None
+    """Fine-tuning: train only what comes after this layer, named as in the model; all trains the
+    head alone, on features that are computed once, so that an epoch takes seconds. None trains
+    everything."""
+    head_epochs: Natural = 0
+    """Fine-tuning: epochs in which only the head is trained, on features that are computed once,
+    before the epochs in which everything is."""
+    body_lr: Positive = 1.0
+    """Fine-tuning: factor on the learning rate of all layers before the head."""
+    layer_decay: Annotated[float, Limits(above=0, most=1)] = 1.0
+    """Fine-tuning: additional factor on the learning rate from each block to the one before it."""
+    keep_best: bool = False
+    """Also keep the weights of the epoch with the highest validation accuracy, in best.safetensors;
+    requires --validation. The result is still the last epoch's."""
+    patience: Natural = 0
+    """Stop when the validation accuracy has not risen for this many epochs; requires --validation.
+    0 never stops early."""
     warmup_epochs: NotNegative = 0.0
     """Epochs over which the learning rate increases linearly from zero."""
     clip: NotNegative = 0.0

@@ -127,8 +127,8 @@ def _objective_options(config: dict[str, Any]) -> ObjectiveOptions:
         )
     except (InputError, TypeError) as error:
         raise InputError(
-            f"the options in run.json are none of this version ({first_line(error)}); put the file "
-            "back as it was"
+            f"the options in run.json are not those of this version ({first_line(error)}); put the "
+            "file back as it was"
         ) from error
 
 

@@ -55,8 +55,8 @@ def check_model(model: nn.Module, name: str, shape_CHW: tuple[int, int, int], cl
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError(
-            f"model {name} has no parameter that can be trained; set requires_grad for those that "
-            "shall be"
+            f"model {name} has no parameter that can be trained; set requires_grad on those to "
+            "train"
         )
     refuse_broken_weights(model)
     example = torch.zeros(2, *shape_CHW)

@@ -276,7 +276,7 @@ class SearchProgress:
         lines = read_search_lines(self.log, self.config.space)
         if not lines:
             raise InputError(
-                f"{self.log.path} says of no epoch what it brought; put it back as it was, or "
+                f"{self.log.path} has no record of any epoch; put it back as it was, or "
                 f"delete {self.path} to search again"
             )
         return lines

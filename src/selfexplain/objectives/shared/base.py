@@ -217,6 +217,10 @@ class Objective(KeepsPrecision):
         super().__init__()
         self.model = model
 
+    def replace_model(self, model: nn.Module) -> None:
+        """Train another model from now on, such as the head alone; what it remembers stays."""
+        self.model = model
+
     @classmethod
     def from_context(cls, model: nn.Module, context: ObjectiveContext, **options: Any) -> Self:
         """Build the objective from options alone; what else it needs is taken from the context."""

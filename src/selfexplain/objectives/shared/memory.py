@@ -115,7 +115,7 @@ class TensorMemory(nn.Module):
             InputError: nothing has been kept.
         """
         if self.empty:
-            raise InputError("nothing has been kept yet; keep tensors first")
+            raise InputError("nothing has been stored yet; store tensors first")
         return self._beside[name] if self._beside else self._views()[name]
 
     def __getitem__(self, name: str) -> Tensor:
@@ -210,7 +210,7 @@ class TensorMemory(nn.Module):
         needed = 0 if rows_NR is None else _bytes_of_rows(rows_NR)
         if needed > len(self._bytes_N):
             raise InputError(
-                f"the checkpoint remembers {needed} bytes, and the objective has room for "
+                f"the checkpoint has {needed} bytes of state, and the objective has room for "
                 f"{len(self._bytes_N)}; pass memory_bytes={needed} to the objective"
             )
         super()._load_from_state_dict(state_dict, prefix, *args)
