@@ -36,7 +36,7 @@ bench: .venv/.installed-dev
 
 .venv/.installed: .venv/bin/python pyproject.toml constraints.txt
 	@echo "Installing selfexplain into .venv (about a minute the first time) ..."
-	$(PIP) --constraint constraints.txt --editable .
+	$(PIP) --constraint constraints.txt --editable '.[pretrained]'
 	@touch $@
 
 .venv/.installed-dev: .venv/.installed

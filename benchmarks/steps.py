@@ -6,12 +6,12 @@ One row is the check, in each step, that the head is what it was found to be.
 import torch
 from lightning_fabric import Fabric
 
-from selfexplain.experiments.objective_options import ObjectiveOptions
 from selfexplain.experiments.objectives import build_objective
 from selfexplain.explanations.checked import CheckedLayers
 from selfexplain.introspection import Introspective
 from selfexplain.models import build_model
 from selfexplain.objectives import Objective, ObjectiveContext
+from selfexplain.objectives.options import ObjectiveOptions
 from selfexplain.training.cost import interleaved_cost
 
 SPECS = {

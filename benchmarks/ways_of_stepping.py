@@ -6,9 +6,8 @@ import torch
 from lightning_fabric import Fabric
 
 from benchmarks.steps import batch, objective
-from selfexplain.training.compile import CompiledParts
 from selfexplain.training.cost import interleaved_ratios
-from selfexplain.training.cuda_graph import ORDINARY_STEPS, gradient_step
+from selfexplain.training.steps import ORDINARY_STEPS, CompiledParts, gradient_step
 
 WAYS = {
     "as written": {},

@@ -34,10 +34,10 @@ WITHOUT_ALL = {
         "options",
         "search_options",
         "reading_options",
-        "objective_options",
     ),
+    "objectives": ("options",),
 }
-"""Packages whose `__init__` imports nothing, and what of them is for users."""
+"""What else is for users: of packages whose `__init__` imports nothing, and beside `__all__`."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -103,7 +103,8 @@ def reference_pages(source: Path, methods: dict[str, str]) -> dict[str, str]:
     }
     for package, members in WITHOUT_ALL.items():
         blocks = [f"::: selfexplain.{package}.{member}" for member in members]
-        pages[f"api/{package}.md"] = "\n\n".join([_head(package), *blocks])
+        page = f"api/{package}.md"
+        pages[page] = "\n\n".join([pages.get(page) or _head(package), *blocks])
     pages["api/index.md"] = _index(pages)
     return pages
 

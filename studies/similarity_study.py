@@ -31,7 +31,7 @@ from selfexplain.experiments.runtime import launch
 from selfexplain.explanations import capture, class_maps, find_explained_layer
 from selfexplain.introspection import attribution_cosine, similarity_to_true
 from selfexplain.introspection.options import MapSimilarity
-from selfexplain.objectives.shared.functional import true_mask
+from selfexplain.objectives.shared.base import true_mask
 from selfexplain.training import TrainingOptions, train
 
 MAP_MEASURES: tuple[MapSimilarity, ...] = ("cosine", "votes", "attended_votes")

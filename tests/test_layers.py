@@ -14,6 +14,7 @@ LAYERS = (
     {"files", "training.options"},
     {"models", "data", "launchers", "training.optimizers"},
     {"hypergradients", "explanations", "spaces"},
+    {"introspection.options"},
     {"objectives", "evaluation"},
     {"introspection", "lease"},
     {"training", "report"},
@@ -24,7 +25,7 @@ LAYERS = (
 )
 """Modules with a dot are lower than their package: searches make optimizers, too."""
 LAYERS_OF_EXPERIMENTS = (
-    {"objective_options", "reading_options", "read_records"},
+    {"reading_options", "read_records"},
     {"options", "objectives"},
     {"search_options", "data"},
     {"runtime", "run_dir"},

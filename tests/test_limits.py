@@ -10,14 +10,15 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from selfexplain import cli
+from selfexplain.cli import flag_of
 from selfexplain.errors import InputError, import_failure
 from selfexplain.experiments.fit.pretrained import from_pretrained
 from selfexplain.experiments.fit.train import run_training
-from selfexplain.experiments.objective_options import ObjectiveOptions, flag_of
 from selfexplain.experiments.objectives import MIXERS, OBJECTIVES, resolve
 from selfexplain.experiments.options import DataOptions, TrainConfig, shortened
 from selfexplain.experiments.run_dir import run_name
 from selfexplain.limits import Count, Limits, OptionError, Positive, check_options
+from selfexplain.objectives.options import ObjectiveOptions
 
 COMMANDS = {each.__metadata__[0].name: get_args(each)[0] for each in get_args(cli.Command)}
 DATA = DataOptions(data="digits")
@@ -109,7 +110,7 @@ def test_flags_are_those_of_the_command_line(capsys: pytest.CaptureFixture[str])
         ),
         ("search --data digits --space darts --cells 2", "--cells is 2, and a darts supernet of"),
         ("compare --data digits --seeds 0 -1", "--seeds is -1; pass a whole number from 0 to 2^63"),
-        ("train --data digits --out=", "--out is followed by an empty text; pass a value"),
+        ("train --data digits --out=", "--out is followed by an empty string; pass a value"),
         (
             "train --data digits --loggers mlflow mlflow",
             "--loggers names one twice; pass each once",
@@ -151,7 +152,7 @@ def test_an_empty_argument_is_no_folder(capsys: pytest.CaptureFixture[str]) -> N
         with pytest.raises(SystemExit) as ended:
             cli.main(words)
         assert ended.value.code == 2
-        assert "is followed by an empty text" in capsys.readouterr().err
+        assert "is followed by an empty string" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", [*OBJECTIVES, *MIXERS])
@@ -174,9 +175,9 @@ def test_options_in_a_spec_are_checked(name: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "sentence"),
     [
-        ("standard:", "'standard:' has a place for an option and none there"),
-        ("zipf:exponent=1,", "has a place for an option and none there"),
-        ("mixup:+standard", "'mixup:' has a place for an option and none there"),
+        ("standard:", "'standard:' has a separator without an option"),
+        ("zipf:exponent=1,", "has a separator without an option"),
+        ("mixup:+standard", "'mixup:' has a separator without an option"),
         ("zipf:exponent", "exponent of zipf has no value; pass it as exponent=VALUE"),
     ],
 )
@@ -246,7 +247,7 @@ def test_long_names_are_cut_and_told_apart() -> None:
         ({"model": "resnet21"}, "there is no model 'resnet21'"),
         ({"model": "no_such_module:make"}, "cannot be imported"),
         ({"model": "math:pi"}, "'math:pi' is a float; pass package.module:factory"),
-        ({"objective": "kd", "teacher": Path("absent")}, "absent holds no finished run"),
+        ({"objective": "kd", "teacher": Path("absent")}, "absent contains no finished run"),
         ({"teacher": Path("absent")}, "leave out --teacher"),
     ],
 )

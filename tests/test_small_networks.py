@@ -14,13 +14,13 @@ from tests.helpers.small_networks import NETWORKS, images
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from selfexplain.experiments.objective_options import ObjectiveOptions
 from selfexplain.experiments.objectives import OBJECTIVES, build_objective
 from selfexplain.introspection import Introspective
 from selfexplain.lease import LeaSE
 from selfexplain.models import BUILT_IN, PointwiseConv2d, build_model
 from selfexplain.models.pointwise import strided_pointwise
 from selfexplain.objectives import ObjectiveContext, Standard
+from selfexplain.objectives.options import ObjectiveOptions
 from selfexplain.spaces import build_network, build_supernet, published_genotypes
 
 pytestmark = pytest.mark.slow

@@ -13,9 +13,9 @@ import tyro
 
 from selfexplain.app.serve import AppConfig, serve
 from selfexplain.errors import InputError, exit_on_bad_input, first_line
-from selfexplain.experiments.objective_options import flag_of
 from selfexplain.experiments.options import (
     CompareConfig,
+    FinetuneConfig,
     RetrainConfig,
     RunConfig,
     StudyKDConfig,
@@ -25,7 +25,8 @@ from selfexplain.experiments.options import (
 from selfexplain.experiments.reading_options import ExplainConfig, ExportConfig, ReportConfig
 from selfexplain.experiments.search_options import LookupConfig, SearchConfig, SearchesConfig
 from selfexplain.files import atomic_file, no_room_said
-from selfexplain.limits import OptionError, check_options
+from selfexplain.limits import OptionError, check_options, hints_of
+from selfexplain.objectives.options import ObjectiveOptions
 from selfexplain.records import escaped
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DemoConfig:
-    """Train three ways on real images of digits, compare, draw explanations, and search a cell."""
+    """Explain a photograph, compare three objectives on digits, and search for a cell."""
 
     out: Path = Path("runs/demo")
     """Folder for the results."""
@@ -70,6 +71,17 @@ def _train(config: RunConfig, console: Console) -> None:
                 f"{result['multiply_adds'] / 1e6:.1f} M multiply-adds for an image"
             )
         console.print(f"Run: {config.out}", soft_wrap=True)
+
+
+def _finetune(config: FinetuneConfig, console: Console) -> None:
+    training = config.as_training()
+    _train(training, console)
+    if first_process():
+        page = _report_after(ReportConfig(dirs=(training.out,)), console)
+        if config.open and page is not None:
+            import webbrowser
+
+            webbrowser.open(page.resolve().as_uri())
 
 
 def _compare(config: CompareConfig, console: Console) -> None:
@@ -142,10 +154,10 @@ def _study(config: StudyKDConfig, console: Console) -> None:
         _report_after(ReportConfig(dirs=(config.out,)), console)
 
 
-def _report_after(config: ReportConfig, console: Console) -> None:
+def _report_after(config: ReportConfig, console: Console) -> Path | None:
     """The report that follows a run by itself: what was computed stands, whatever becomes of it."""
     try:
-        _report(config, console)
+        return _report(config, console)
     except Exception as error:  # it draws what users name, and what earlier runs left
         folders = " ".join(map(str, config.dirs))
         console.print(
@@ -153,13 +165,16 @@ def _report_after(config: ReportConfig, console: Console) -> None:
             f"complete, and selfexplain report {escaped(folders)} tries again",
             soft_wrap=True,
         )
+    return None
 
 
-def _report(config: ReportConfig, console: Console) -> None:
+def _report(config: ReportConfig, console: Console) -> Path:
     config.check_folders()  # before what draws is imported
     from selfexplain.experiments.report import write_report
 
-    console.print(f"Report: {write_report(config)}", soft_wrap=True)
+    path = write_report(config)
+    console.print(f"Report: {path}", soft_wrap=True)
+    return path
 
 
 def _export(config: ExportConfig, console: Console) -> None:
@@ -238,9 +253,22 @@ def _app(config: AppConfig, console: Console) -> None:
 
 def _demo(command: DemoConfig, console: Console) -> None:
     from selfexplain.experiments.data import load
-    from selfexplain.experiments.demo import demo_config, demo_picture, demo_search
+    from selfexplain.experiments.demo import (
+        demo_config,
+        demo_photograph,
+        demo_picture,
+        demo_search,
+    )
+    from selfexplain.experiments.run_dir import claim_comparison
 
     config = demo_config(command.out)
+    claim_comparison(config)  # before anything is put into somebody else's folder
+    console.print("A photograph, explained by a network that knows ImageNet:")
+    try:
+        console.print(f"Picture: {demo_photograph(config.out)}", soft_wrap=True)
+    except InputError as error:  # its weights are an extra; what follows needs none
+        console.print(f"No picture: {error}", soft_wrap=True)
+    console.print("\nThree ways to train on digits, with three seeds each:")
     _compare_and_tell(config, console)  # its report follows, with the search on the same page
     picture = demo_picture(config, load(config.data))
     console.print(f"Picture: {picture}", soft_wrap=True)
@@ -252,9 +280,10 @@ def _demo(command: DemoConfig, console: Console) -> None:
     console.print(f"Folder: {config.out.resolve()}", soft_wrap=True)
 
 
-COMMANDS: dict[type, Callable[[Any, Console], None]] = {
+COMMANDS: dict[type, Callable[[Any, Console], object]] = {
     TrainConfig: _train,
     RetrainConfig: _train,
+    FinetuneConfig: _finetune,
     CompareConfig: _compare,
     StudyKDConfig: _study,
     ExplainConfig: _explain,
@@ -270,6 +299,7 @@ COMMANDS: dict[type, Callable[[Any, Console], None]] = {
 
 Command = (
     Annotated[TrainConfig, tyro.conf.subcommand("train")]
+    | Annotated[FinetuneConfig, tyro.conf.subcommand("finetune")]
     | Annotated[CompareConfig, tyro.conf.subcommand("compare")]
     | Annotated[StudyKDConfig, tyro.conf.subcommand("study-kd")]
     | Annotated[ExplainConfig, tyro.conf.subcommand("explain")]
@@ -294,8 +324,8 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
     for word, before in zip(words, ["", *words], strict=False):
         if not word.partition("=")[2] and (word == "" or word.endswith("=")):
             raise InputError(
-                f"{word.rstrip('=') or before or 'the command'} is followed by an empty text; pass "
-                "a value, or leave it out"
+                f"{word.rstrip('=') or before or 'the command'} is followed by an empty string; "
+                "pass a value, or leave it out"
             )
     try:
         command: Command = tyro.cli(
@@ -310,6 +340,22 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
         said = str(error).removeprefix(field)
         raise InputError(flag_of(error.owner, error.field) + said) from error
     return command
+
+
+def flag_of(owner: type, field: str) -> str:
+    """What sets a field of the options on the command line.
+
+    Example:
+        >>> from selfexplain.objectives.options import MixupOptions
+        >>> flag_of(MixupOptions, "alpha")
+        '--mixup.alpha'
+    """
+    groups = {kind: f"{name}." for name, kind in hints_of(ObjectiveOptions).items()}
+    annotations = getattr(hints_of(owner)[field], "__metadata__", ())
+    if tyro.conf.Positional in annotations:  # typed without a flag
+        return field.upper()
+    given: list[str] = [name for a in annotations if (name := getattr(a, "name", None))]
+    return "--" + (groups.get(owner, "") + (given or [field])[0]).replace("_", "-")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -12,17 +12,18 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from selfexplain.errors import InputError, WriteError, first_line
-from selfexplain.records import DIGEST, checked, is_whole, parse_json, read_text, sealed, unsealed
+from selfexplain.records import checked, parse_json, read_text
 
 if TYPE_CHECKING:
     from torch import Tensor
+
 
 # Files that are written whole or not at all, and what is said of one that cannot be written.
 
@@ -233,6 +234,49 @@ def write_json(path: Path, value: object) -> None:
         file.write(text.encode())
 
 
+DIGEST = "sha256"
+"""Where something that was written says what it must hold: a field of JSON, or of metadata."""
+
+
+def sealed(
+    record: Mapping[str, Any], default: Callable[[Any], Any] | None = None
+) -> dict[str, Any]:
+    """A record as JSON has it, and last a digest of all that stands in it.
+
+    Args:
+        record: an object.
+        default: as for `json.dumps`: what becomes of values that JSON does not have.
+
+    Example:
+        >>> record = sealed({"loss": 0.83})
+        >>> damaged = record | {"loss": 0.93}
+        >>> is_whole(record), is_whole(damaged), is_whole({"loss": 0.93})
+        (True, False, True)
+    """
+    plain = json.loads(json.dumps(record, default=default))
+    return {**plain, DIGEST: _digest(plain)}
+
+
+def is_whole(record: Mapping[str, Any]) -> bool:
+    """Whether a record holds what its digest says; one without a digest is believed."""
+    return bool(record.get(DIGEST, kept := _digest(record)) == kept)
+
+
+def unsealed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record without its digest, if it has any.
+
+    Example:
+        >>> unsealed(sealed({"loss": 0.83}))
+        {'loss': 0.83}
+    """
+    return {name: value for name, value in record.items() if name != DIGEST}
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    """SHA-256 of what a record says, in whatever order and layout."""
+    return hashlib.sha256(json.dumps(unsealed(record), sort_keys=True).encode()).hexdigest()
+
+
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
     """Write an object as JSON, atomically, with a digest of all that stands in it.
 
@@ -368,7 +412,7 @@ def _opened_tensors(path: Path, remedy: str) -> Iterator[Any]:
 
     try:
         if path.exists() and not path.is_file():  # a fifo may never end
-            raise InputError(f"{path} is no file; {remedy}")
+            raise InputError(f"{path} is not a file; {remedy}")
         with safe_open(path, framework="pt") as file:
             yield file
     # What a damaged header asks for may be more memory than there is, or no shape at all.

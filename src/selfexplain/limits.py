@@ -1,10 +1,12 @@
 """What the options of a dataclass may be: their limits stand beside them, in their hints."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from selfexplain.errors import InputError
 
@@ -106,11 +108,48 @@ def check_options(options: Any) -> None:
         Traceback (most recent call last):
         selfexplain.limits.OptionError: rate is nan; pass a finite number above 0
     """
-    kind: type = type(options)
-    for field in fields(options):
-        value, name = getattr(options, field.name), field.name.rstrip("_")
-        for problem in _problems(value, hints_of(kind)[field.name], Limits()):
-            raise OptionError(f"{name} is {problem}", kind, field.name)
+    values = {each.name: getattr(options, each.name) for each in fields(options)}
+    # Of choices the command line is told; a space of the user's own is one that it does not know.
+    check_values(type(options), values, choices=False)
+
+
+def check_values(kind: type, values: Mapping[str, Any], *, choices: bool = True) -> None:
+    """Raise OptionError for the first value that is not what a dataclass declares its field as.
+
+    Args:
+        kind: the dataclass.
+        values: field -> value.
+        choices: whether to look at those that are one of a few, too.
+
+    Example:
+        >>> @dataclass
+        ... class Options:
+        ...     rate: Positive = 0.1
+        >>> check_values(Options, {"rate": 0})
+        Traceback (most recent call last):
+        selfexplain.limits.OptionError: rate is 0; pass a number above 0
+    """
+    for field, value in values.items():
+        hint = hints_of(kind)[field]
+        of_few = any(get_origin(each) is Literal for each in (hint, *get_args(hint)))
+        if of_few and not choices:
+            continue
+        for problem in _problems(value, hint, Limits()):
+            raise OptionError(f"{field.rstrip('_')} is {problem}", kind, field)
+
+
+def check_in_range(name: str, value: float, low: float, high: float = math.inf) -> None:
+    """Raise InputError unless low <= value <= high and the value is finite.
+
+    Example:
+        >>> check_in_range("smoothing", 0.1, 0.0, 1.0)
+        >>> check_in_range("temperature", math.inf, 0.01)
+        Traceback (most recent call last):
+        selfexplain.errors.InputError: temperature is inf; pass a finite number of at least 0.01
+    """
+    limits = Limits(least=low, most=None if high == math.inf else high)
+    for problem in _of_number(value, float, limits):
+        raise InputError(f"{name} is {problem}")
 
 
 def check_once(options: Any, field: str) -> None:
@@ -155,6 +194,11 @@ def _problems(value: Any, hint: Any, limits: Limits) -> list[str]:
     if type(None) in kinds:
         kinds = tuple(kind for kind in kinds if kind is not type(None))
         return [] if value is None else _problems(value, kinds[0], limits)
+    if get_origin(hint) is Literal:
+        choices = get_args(hint)
+        if isinstance(value, type(choices[0])) and value in choices:
+            return []
+        return [f"{value!r}; pass one of {', '.join(map(str, choices))}"]
     if hint in (int, float):
         return _of_number(value, hint, limits)
     return _of_path(value) if hint is Path and isinstance(value, Path) else []
@@ -162,9 +206,10 @@ def _problems(value: Any, hint: Any, limits: Limits) -> list[str]:
 
 def _of_number(value: Any, kind: type, limits: Limits) -> list[str]:
     said = "whole number" if kind is int else "number"
-    if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)):
+    numbers: Any = Integral if kind is int else Real  # as numpy's are, too
+    if isinstance(value, bool) or not isinstance(value, numbers):
         return [f"{str(value)[:60]!r}; pass {limits.words(said)}"]
-    if isinstance(value, float) and not math.isfinite(value):
+    if not isinstance(value, Integral) and not math.isfinite(value):
         return [f"{value}; pass {limits.words('finite number')}"]
     if not limits.hold(value):
         return [f"{_number(value)}; pass {limits.words(said)}"]

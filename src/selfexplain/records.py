@@ -4,19 +4,16 @@ A shape is a class of values (`Number`, `Text`, ...), or a dictionary of field -
 object with at least these fields; a field whose name ends in a question mark may be missing.
 """
 
-import hashlib
 import json
 import math
 import stat
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from selfexplain.errors import InputError
 
-DIGEST = "sha256"
-"""Where something that was written says what it must hold: a field of JSON, or of metadata."""
 DEEPEST = 100
 """Levels of lists and objects inside one another."""
 LARGEST = 2**30
@@ -264,7 +261,7 @@ def parse_json(text: str, *, finite: bool = True) -> Any:
     Example:
         >>> parse_json('{"a": 1, "a": 2}')
         Traceback (most recent call last):
-        ValueError: the key 'a' stands twice
+        ValueError: the key 'a' appears twice
     """
     try:
         value = json.loads(
@@ -287,7 +284,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {_shown(twice)} stands twice")
+        raise ValueError(f"the key {_shown(twice)} appears twice")
     return value
 
 
@@ -300,7 +297,7 @@ def _whole(text: str) -> int:
 def _float(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text[:20]} is no finite number")
+        raise ValueError(f"{text[:20]} is not a finite number")
     return value
 
 
@@ -319,45 +316,6 @@ def _depth(value: Any) -> int:
     return depth
 
 
-def sealed(
-    record: Mapping[str, Any], default: Callable[[Any], Any] | None = None
-) -> dict[str, Any]:
-    """A record as JSON has it, and last a digest of all that stands in it.
-
-    Args:
-        record: an object.
-        default: as for `json.dumps`: what becomes of values that JSON does not have.
-
-    Example:
-        >>> record = sealed({"loss": 0.83})
-        >>> damaged = record | {"loss": 0.93}
-        >>> is_whole(record), is_whole(damaged), is_whole({"loss": 0.93})
-        (True, False, True)
-    """
-    plain = json.loads(json.dumps(record, default=default))
-    return {**plain, DIGEST: _digest(plain)}
-
-
-def is_whole(record: Mapping[str, Any]) -> bool:
-    """Whether a record holds what its digest says; one without a digest is believed."""
-    return bool(record.get(DIGEST, kept := _digest(record)) == kept)
-
-
-def unsealed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record without its digest, if it has any.
-
-    Example:
-        >>> unsealed(sealed({"loss": 0.83}))
-        {'loss': 0.83}
-    """
-    return {name: value for name, value in record.items() if name != DIGEST}
-
-
-def _digest(record: Mapping[str, Any]) -> str:
-    """SHA-256 of what a record says, in whatever order and layout."""
-    return hashlib.sha256(json.dumps(unsealed(record), sort_keys=True).encode()).hexdigest()
-
-
 def read_text(path: Path, remedy: str, errors: str = "strict") -> str:
     """The text of a file that may be anything.
 
@@ -372,12 +330,12 @@ def read_text(path: Path, remedy: str, errors: str = "strict") -> str:
     Example:
         >>> read_text(Path("/"), "pass a file")
         Traceback (most recent call last):
-        selfexplain.errors.InputError: / is no file; pass a file
+        selfexplain.errors.InputError: / is not a file; pass a file
     """
     try:
         about = path.stat()
         if not stat.S_ISREG(about.st_mode):  # another kind may never end
-            raise InputError(f"{path} is no file; {remedy}")
+            raise InputError(f"{path} is not a file; {remedy}")
         if about.st_size > LARGEST:
             raise InputError(f"{path} has {about.st_size} bytes, too many to be read; {remedy}")
         return path.read_text(encoding="utf-8", errors=errors)
@@ -386,7 +344,7 @@ def read_text(path: Path, remedy: str, errors: str = "strict") -> str:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); {remedy}") from error
     except ValueError as error:  # its bytes, or a NUL in its name
-        raise InputError(f"{escaped(str(path))} is no text in UTF-8; {remedy}") from error
+        raise InputError(f"{escaped(str(path))} is not UTF-8 text; {remedy}") from error
 
 
 def checked(value: Any, shape: Any, path: Path, remedy: str) -> Any:

@@ -159,7 +159,7 @@ def test_an_upload_is_classified_and_explained_by_both_runs(page: Page, digit: P
         percent = int(row.locator(".sx-value").inner_text().split()[0])
         assert 100 * bar["width"] / track["width"] == pytest.approx(percent, abs=1)
     assert "What this run teaches itself" in page.inner_text("#view-0")
-    assert "would teach itself" in page.inner_text("#view-1")
+    assert "would train itself on" in page.inner_text("#view-1")
     assert "introspective" in page.inner_text("body")
 
 
@@ -195,7 +195,7 @@ def test_an_example_is_picked_in_place_of_an_upload(page: Page, digit: Path) -> 
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("photo.png", b"only text", "The file is no image that can be read here"),
+        ("photo.png", b"only text", "The file is not an image in a supported format"),
         ("page.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "The file is no image"),
         (
             "huge.png",

@@ -245,7 +245,7 @@ def test_what_the_page_needs_is_answered(app: App) -> None:
     file = uploaded(app, b"only text")
     end = answered(app, [file, "cam", 10, ""])
     assert end["success"]
-    assert "is no image that can be read here" in json.dumps(end)
+    assert "is not an image in a supported format" in json.dumps(end)
     assert app.ask("GET", f"/gradio_api/file={file['path']}")[1] == b"only text"
     for path in ("/", "/config", "/theme.css", "/gradio_api/heartbeat/abc123"):
         assert app.ask("GET", path)[0] == 200

@@ -41,7 +41,7 @@ def test_a_folder_without_a_run_is_refused(capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(SystemExit) as ended:
         main(["app", "--run", "absent"])
     assert ended.value.code == 2
-    assert "absent holds no finished run" in capsys.readouterr().err
+    assert "absent contains no finished run" in capsys.readouterr().err
 
 
 def test_without_gradio_it_says_what_to_install(
@@ -59,5 +59,5 @@ def test_a_port_in_use_is_named(runs: Runs) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(InputError, match=f"127.0.0.1:{port} cannot be listened on"):
+        with pytest.raises(InputError, match=f"127.0.0.1:{port} is not available"):
             serve(AppConfig(run=(runs[0],), port=port))

@@ -65,7 +65,7 @@ def test_bars_show_the_largest_without_the_explained_class() -> None:
 def test_it_says_whether_the_target_was_the_runs_own() -> None:
     one = explanation()
     assert "What this run teaches itself" in explanation_html(one, maps=1)
-    assert "would teach itself" in explanation_html(replace(one, own=False), maps=1)
+    assert "would train itself on" in explanation_html(replace(one, own=False), maps=1)
 
 
 def test_names_from_outside_are_escaped() -> None:

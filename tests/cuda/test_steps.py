@@ -19,7 +19,7 @@ from selfexplain.introspection import Introspective
 from selfexplain.models import build_model
 from selfexplain.objectives import Standard
 from selfexplain.training import CompiledParts, TrainingOptions, train
-from selfexplain.training.cuda_graph import RecordedStep
+from selfexplain.training.steps import RecordedStep
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -185,7 +185,7 @@ def test_what_cannot_be_recorded_is_one_sentence() -> None:
     recorded = RecordedStep(step)
     for _ in range(2):
         recorded(torch.ones(3, device=GPU))
-    with pytest.raises(InputError, match=r"cannot be recorded .* leave out --cuda-graph"):
+    with pytest.raises(InputError, match=r"cannot be captured .* leave out --cuda-graph"):
         recorded(torch.ones(3, device=GPU))
     assert float(torch.ones(3, device=GPU).sum()) == 3  # the device is as usable as before
 

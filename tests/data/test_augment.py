@@ -108,5 +108,5 @@ def test_augment_is_far_cheaper_than_a_small_convolution():
 
 @pytest.mark.parametrize("name", ["crop_padding", "cutout"])
 def test_negative_numbers(name):
-    with pytest.raises(InputError, match=f"{name} is -1; pass a number of pixels of at least 0"):
+    with pytest.raises(InputError, match=f"{name} is -1; pass a whole number of at least 0"):
         Augmentation(**{name: -1})

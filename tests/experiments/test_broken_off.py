@@ -16,8 +16,10 @@ import torch
 
 import selfexplain
 from selfexplain import __main__ as program
+from selfexplain import distributed
 from selfexplain.app.board import read_examples
 from selfexplain.cli import main
+from selfexplain.distributed import lost_process_said
 from selfexplain.errors import InputError, LostProcessError, WriteError
 from selfexplain.experiments import run_dir as folders
 from selfexplain.experiments.explain.explain import load_run
@@ -30,9 +32,8 @@ from selfexplain.experiments.run_dir import FinishedRun, read_finished
 from selfexplain.files import read_json, write_json
 from selfexplain.launchers import Failed, Serial, Trial
 from selfexplain.launchers.trials import attempt
-from selfexplain.training import TrainingOptions, processes
+from selfexplain.training import TrainingOptions
 from selfexplain.training.checkpoint import epochs_kept
-from selfexplain.training.processes import lost_process_said
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
@@ -253,7 +254,7 @@ def test_a_lost_process_is_one_sentence(run: Path, monkeypatch: pytest.MonkeyPat
     gone = "[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:29500"
     with pytest.raises(GlooError), lost_process_said():  # one process alone loses none
         raise GlooError(gone)
-    monkeypatch.setattr(processes, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
     with pytest.raises(LostProcessError, match="another process") as told, folders.kept_said(run):
         raise GlooError(gone)
     assert "the checkpoint of epoch 2 is kept" in str(told.value)

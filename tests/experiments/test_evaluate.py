@@ -159,7 +159,7 @@ def test_a_run_without_square_images_keeps_its_boxes(tmp_path: Path) -> None:
         (("--radius", "0"), "radius is 0"),
         (("--kind", "cam", "cam"), "names one twice"),
         (("--boxes", "absent.csv"), "absent.csv cannot be read"),
-        (("--run", "absent"), "holds no finished run"),
+        (("--run", "absent"), "contains no finished run"),
         (("--layer", "absent"), "not in the model"),
     ],
 )
@@ -193,11 +193,11 @@ def test_runs_of_different_images_are_refused(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("image,x,y\na.png,0,0\n", "is no table of boxes"),
-        ("", "is no table of boxes"),
+        ("image,x,y\na.png,0,0\n", "is not a table of boxes"),
+        ("", "is not a table of boxes"),
         (
             "image,x_min,y_min,x_max,y_max\na.png,5,0,4,4\n",
-            "line 2: [5.0, 0.0, 4.0, 4.0] is no box",
+            "line 2: [5.0, 0.0, 4.0, 4.0] is not a box",
         ),
         ("image,x_min,y_min,x_max,y_max\na.png,0,0,4\n", "line 2 is too short"),
         ("image,x_min,y_min,x_max,y_max,class\na.png,0,0,4,4,zebra\n", "no class 'zebra'"),

@@ -45,7 +45,7 @@ def test_explain_names_what_is_missing(
     assert "broken.png cannot be decoded (" in said
     assert "; pass an image file" in said  # and no --skip-broken, which explain lacks
     said = refused(capsys, "explain", "--run", str(tmp_path), "--images", str(broken), "--out", out)
-    assert "holds no finished run" in said
+    assert "contains no finished run" in said
     fine = tmp_path / "fine.png"
     Image.new("L", (16, 16)).save(fine)
     said = refused(

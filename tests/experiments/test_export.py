@@ -223,7 +223,7 @@ def test_code_that_a_publisher_names_is_not_run_unasked(
     export_run(ExportConfig(run=run, out=tmp_path / "out"))
     (tmp_path / "code_of_mine.py").write_text(
         "from pathlib import Path\n"
-        "from selfexplain.models.small_cnn import SmallCNN\n"
+        "from selfexplain.models.build import SmallCNN\n"
         "Path(__file__).with_name('imported').touch()\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -328,7 +328,7 @@ def test_a_model_that_onnx_lacks_may_be_written_otherwise(
 
 
 def test_bad_input_is_one_sentence(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no finished run"):
+    with pytest.raises(InputError, match="contains no finished run"):
         export_run(ExportConfig(run=tmp_path, out=tmp_path / "out"))
     with pytest.raises(InputError, match="format source writes the network of a genotype"):
         export_run(ExportConfig(run=run, out=tmp_path / "out", formats=("source",)))
@@ -338,7 +338,7 @@ def test_bad_input_is_one_sentence(run: Path, tmp_path: Path) -> None:
         pretrained.from_pretrained(run)
     export_run(ExportConfig(run=run, out=tmp_path / "out"))
     (tmp_path / "out" / "config.json").write_text("{}")
-    with pytest.raises(InputError, match="is no configuration of selfexplain"):
+    with pytest.raises(InputError, match="is not a configuration of selfexplain"):
         pretrained.from_pretrained(tmp_path / "out")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="pass another --out"):

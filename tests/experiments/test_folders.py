@@ -107,9 +107,9 @@ def test_truncated_checkpoint_stops_the_resumption(
         (lambda text: "junk\n" + text, "line 1 of "),
         (lambda text: text.replace("\n", "\n[]\n", 1), "line 2 of "),
         (lambda text: '{"loss": 1}\n' + text, "line 1 of "),
-        (lambda text: "", "is missing or says of no epoch"),
-        (lambda text: None, "is missing or says of no epoch"),
-        (lambda text: '{"epoch": 1, "seconds": 0.5}\n', "is missing or says of no epoch"),
+        (lambda text: "", "is missing or has no time per step"),
+        (lambda text: None, "is missing or has no time per step"),
+        (lambda text: '{"epoch": 1, "seconds": 0.5}\n', "is missing or has no time per step"),
         (lambda text: text.replace('"loss": ', '"loss": 1', 1), "does not match the SHA-256"),
     ],
 )

@@ -14,10 +14,10 @@ from selfexplain.experiments import objectives
 from selfexplain.experiments.compare.compare import run_comparison
 from selfexplain.experiments.explain.explain import load_run
 from selfexplain.experiments.fit.teacher import run_folder
-from selfexplain.experiments.objective_options import MixupOptions, ObjectiveOptions
 from selfexplain.experiments.objectives import build_objective, resolve, teacher_spec_of
 from selfexplain.experiments.options import CompareConfig, DataOptions
 from selfexplain.objectives import CutMix, LabelSmoothing, Mixup, ObjectiveContext, Standard
+from selfexplain.objectives.options import MixupOptions, ObjectiveOptions
 from selfexplain.training import TrainingOptions
 
 

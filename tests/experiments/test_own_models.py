@@ -57,7 +57,7 @@ def few_classes(num_classes, in_channels):
         ("three_channels", "cannot take images of shape (1, 8, 8)"),
         ("few_classes", "10 classes"),
         ("frozen", "no parameter that can be trained"),
-        ("broken", "the model's '1.weight' holds NaN or infinite values"),
+        ("broken", "the model's '1.weight' contains NaN or infinite values"),
     ],
 )
 def test_own_models_that_do_not_fit(

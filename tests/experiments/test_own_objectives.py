@@ -12,7 +12,6 @@ from torch import nn
 from selfexplain.cli import main
 from selfexplain.errors import InputError
 from selfexplain.experiments.explain.explain import load_run
-from selfexplain.experiments.objective_options import ObjectiveOptions
 from selfexplain.experiments.objectives import (
     build_objective,
     check_step,
@@ -25,12 +24,13 @@ from selfexplain.experiments.objectives import (
 )
 from selfexplain.launchers.local import worker_environment
 from selfexplain.objectives import LabelSmoothing, Mixup, ObjectiveContext
+from selfexplain.objectives.options import ObjectiveOptions
 
 OWN = """
 from torch import nn
 from selfexplain.launchers.local import worker_environment
 from selfexplain.objectives import LabelSmoothing, Objective, Range, Standard
-from selfexplain.objectives.shared.base import check_in_range
+from selfexplain.limits import check_in_range
 
 class Focal(Objective):
     tunable = {"gamma": Range(0.5, 5.0)}
@@ -178,15 +178,15 @@ def test_a_spec_is_a_name_and_options(part: str, expected: tuple[str, str | None
         ("own_exits:Focal", "cannot be imported (SystemExit: used as a script)"),
         ("own_fails:Focal", "cannot be imported (ZeroDivisionError: division by zero)"),
         ("introspectiv:Mine", "(did you mean introspective?)"),
-        ("own_losses:Module", "is no objective (the class Module); pass a subclass of"),
-        ("own_losses:function", "is no objective (function); pass a subclass of"),
-        ("own_losses:number", "is no objective (int); pass a subclass of"),
+        ("own_losses:Module", "is not an objective (the class Module); pass a subclass of"),
+        ("own_losses:function", "is not an objective (function); pass a subclass of"),
+        ("own_losses:number", "is not an objective (int); pass a subclass of"),
         ("own_losses:Needs", "needs beta, without a default; pass own_losses:Needs:beta=VALUE"),
         ("own_losses:Focal:gama=1", "has no option 'gama=1'; pass gamma, as option=value"),
         ("own_losses:Focal:gamma", "gamma of own_losses:Focal has no value"),
         ("own_losses:Focal:rounds=0.5", "pass a whole number"),
         ("own_losses:Focal:log=1", "pass true or false"),
-        ("own_losses:Focal:", "a place for an option and none there"),
+        ("own_losses:Focal:", "a separator without an option"),
         ("own_losses:Focal:gamma=1,gamma=2", "gives an option twice"),
         ("mixup+own_losses:Focal", "own_losses:Focal needs one class for each image"),
         ("own_losses:Focal+standard", "mixes no images; before a + pass mixup or cutmix"),
@@ -210,7 +210,7 @@ def test_what_cannot_be_used_is_refused_before_data_are_read(
         ("Bare", "objective Bare returned a Tensor; it must return a dictionary"),
         ("NoOutput", "returned no 'output'"),
         ("Number", "returned a float as 'loss'"),
-        ("Detached", "returned a loss without a graph"),
+        ("Detached", "returned a detached loss"),
         ("Unreduced", "returned a loss of shape (2,)"),
         ("Crash", "cannot take a step (KeyError: 'oops')"),
     ],

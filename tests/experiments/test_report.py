@@ -96,8 +96,8 @@ def test_old_runs_are_shown_without_what_they_did_not_leave(copied: Path) -> Non
     path = write_report(ReportConfig(dirs=(copied,)))
     assert titles(path) == RESULTS + LEARNED
     text = path.read_text()
-    for sentence in ("no predictions", "no matrix of similar classes", "no album"):
-        assert f"The runs have left {sentence}" in text
+    for sentence in ("no predictions", "no matrix of similar classes", "no recorded explanations"):
+        assert f"The runs have {sentence}" in text
 
 
 def test_unfinished_comparison_and_run(copied: Path) -> None:
@@ -219,7 +219,7 @@ def test_what_cannot_be_used_is_refused_in_a_sentence(tmp_path: Path, copied: Pa
         ReportConfig(dirs=(tmp_path, tmp_path))
     with pytest.raises(InputError, match="a folder; pass a file"):
         ReportConfig(dirs=(tmp_path,), out=tmp_path)
-    with pytest.raises(InputError, match="holds no run and no comparison"):
+    with pytest.raises(InputError, match="contains no run and no comparison"):
         write_report(ReportConfig(dirs=(tmp_path,)))
     with pytest.raises(InputError, match="cannot be written"):
         write_report(ReportConfig(dirs=(copied,), out=copied / "results.json" / "r.html"))

@@ -135,10 +135,12 @@ def test_searches_with_several_seeds_and_lookups(tmp_path: Path) -> None:
 
 
 def test_other_folders_are_refused(tmp_path: Path, folders: Path) -> None:
-    with pytest.raises(InputError, match="holds no search; pass the folder of selfexplain search"):
+    with pytest.raises(
+        InputError, match="contains no search; pass the folder of selfexplain search"
+    ):
         search_sections(tmp_path)
     (tmp_path / "run.json").write_text('{"config": {"objective": "standard"}}')
-    with pytest.raises(InputError, match="holds no search"):
+    with pytest.raises(InputError, match="contains no search"):
         search_sections(tmp_path)
     broken = tmp_path / "broken"
     shutil.copytree(folders / "lease", broken)

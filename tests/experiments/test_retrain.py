@@ -159,7 +159,7 @@ def test_the_genotype_and_not_its_file_is_the_run(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--genotype", "absent.json"), "'absent.json' is no genotype that can be read"),
+        (("--genotype", "absent.json"), "'absent.json' is not a genotype that can be read"),
         (("--genotype", "published:DARTS"), "did you mean PDARTS or"),
         (("--genotype", "|conv~0|"), "computes 3 nodes"),
         ((*NASBENCH201, "--form", "imagenet"), "pass --form small"),

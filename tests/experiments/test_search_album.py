@@ -92,7 +92,7 @@ def test_what_the_album_holds(tmp_path: Path) -> None:
 
 
 def test_explanation_is_one_step_uphill_shown_as_a_picture(tmp_path: Path) -> None:
-    """Against the formulas of levels.py and explanation.py, written out with autograd."""
+    """Against the formulas of lease/search.py and lease/lease.py, written out with autograd."""
     config = tiny(tmp_path)
     data = load(config.data)
     prepared = prepare(data, config.data, config.seed)

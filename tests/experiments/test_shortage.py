@@ -65,7 +65,7 @@ def test_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA")
 
     monkeypatch.setattr(Fabric, "launch", no_room)
-    with pytest.raises(OutOfMemoryError, match="no memory left; let fewer runs share it"):
+    with pytest.raises(OutOfMemoryError, match="out of memory; let fewer runs share it"):
         launch(DeviceOptions(accelerator="cpu"), TrainingOptions())
 
 

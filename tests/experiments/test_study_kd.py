@@ -11,7 +11,7 @@ from PIL import Image
 from selfexplain.cli import main, parse
 from selfexplain.experiments.compare.study_kd import StudyKDConfig, part_spec, study_of
 from selfexplain.experiments.fit.teacher import run_folder
-from selfexplain.objectives.teacher_parts import PARTS
+from selfexplain.objectives.options import PARTS
 from selfexplain.report import study_figure, study_markdown, study_table
 
 pytestmark = pytest.mark.slow
@@ -201,7 +201,7 @@ def test_without_a_shared_seed_the_gain_is_blank(studied: Path, tmp_path: Path) 
     [
         (("--objectives", "distil_part", "standard"), "pass standard distil_part first"),
         (("--distil-part.part", "uniform"), "leave out --distil-part.part"),
-        (("--teacher", "absent"), "absent holds no finished run"),
+        (("--teacher", "absent"), "absent contains no finished run"),
         ((*FEW[:3], "distil_part:part=half"), "pass one of full"),
         (("--distil-part.alpha", "2"), "alpha is 2"),
     ],

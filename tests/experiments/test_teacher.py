@@ -171,7 +171,7 @@ def test_teacher_of_other_statistics_is_renormalised(taught: Path) -> None:
 
 
 def test_teachers_that_do_not_fit_are_named(taught: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no finished run"):
+    with pytest.raises(InputError, match="contains no finished run"):
         run_training(config(tmp_path / "a", teacher=tmp_path))
     with pytest.raises(InputError, match="leave out --teacher"):
         run_training(config(tmp_path / "b", "standard", teacher=taught))

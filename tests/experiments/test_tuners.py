@@ -9,7 +9,6 @@ import torch
 
 from selfexplain.errors import InputError
 from selfexplain.experiments.compare.tune import OptunaTuner, RandomTuner, Tuner, draw
-from selfexplain.experiments.objective_options import ObjectiveOptions
 from selfexplain.experiments.objectives import (
     OBJECTIVES,
     free_options,
@@ -19,6 +18,7 @@ from selfexplain.experiments.objectives import (
     with_options,
 )
 from selfexplain.objectives import Choice, Range
+from selfexplain.objectives.options import ObjectiveOptions
 
 TUNABLES = {
     "weight": Range(0.01, 1.0, log=True),

@@ -6,6 +6,7 @@ import functools
 import pytest
 import torch
 import torch.nn.functional as F
+from selfexplain.explanations.kinds import KINDS
 from tests.helpers.explanations_nets import ViT, residual_net
 from tests.oracles.explanations import reference_class_maps
 from torch import nn
@@ -19,7 +20,6 @@ from selfexplain.explanations import (
     find_explained_layer,
     maps_of_forward,
 )
-from selfexplain.explanations.kinds import KINDS
 from selfexplain.introspection import Introspective
 from selfexplain.objectives import ContrastiveGradCam, Objective, ZipfLabelSmoothing
 
@@ -514,7 +514,9 @@ def test_what_is_not_finite_is_called_that(make, kind):
         name, weight = list(net.named_parameters())[-2]
         with torch.no_grad():
             weight[0] = torch.inf
-        with pytest.raises(InputError, match=f"the model's '{name}' holds NaN or infinite values"):
+        with pytest.raises(
+            InputError, match=f"the model's '{name}' contains NaN or infinite values"
+        ):
             explain(net, images())
 
 
@@ -531,7 +533,7 @@ def test_what_is_not_finite_is_called_that_after_the_layer_was_found(kind, value
     name, weight = list(net.named_parameters())[-2]
     with torch.no_grad():
         weight[0] = value
-    with pytest.raises(InputError, match=f"the model's '{name}' holds NaN or infinite values"):
+    with pytest.raises(InputError, match=f"the model's '{name}' contains NaN or infinite values"):
         class_maps(net, images(), kind=kind)
 
 

@@ -172,8 +172,11 @@ def test_tokens_of_another_image_size_are_refused():
         ({"kind": "gradcam"}, "unknown; pass one of cam, grad_cam, feature_x_gradient, gradient"),
         ({"kind": "grad_cam", "layer": "layer2.con1"}, "such as 'layer2.conv1'"),
         ({"kind": "grad_cam", "layer": "unused"}, "not called"),
-        ({"kind": "grad_cam", "layer": "fc"}, r"returns \(2, 5\), which has no positions"),
-        ({"kind": "grad_cam", "layer": "pool"}, r"returns \(2, 8, 1, 1\), which has no positions"),
+        ({"kind": "grad_cam", "layer": "fc"}, r"returns \(2, 5\), which has no spatial positions"),
+        (
+            {"kind": "grad_cam", "layer": "pool"},
+            r"returns \(2, 8, 1, 1\), which has no spatial positions",
+        ),
         ({"kind": "input_x_gradient", "layer": "layer1"}, "pass layer=None"),
         ({"layer": "layer1"}, "layer 'layer1' is not that feature map"),
         ({"classes": [0, 5]}, r"classes \[5\] .* from 0 to 4"),

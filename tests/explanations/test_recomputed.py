@@ -204,7 +204,9 @@ def test_timm_models_with_checkpoints(name, size, options, layer):
 def test_tokens_without_a_grid_are_refused_as_if_they_were_named(options):
     """70 pixels are 4.4 patches of 16: what attention heads compute must not be taken instead."""
     model, x = timm_model("vit_tiny_patch16_224", 70, options), torch.randn(2, 3, 70, 70)
-    said = "which has no positions; pass a layer .* a grid that fits images of 70 x 70 pixels"
+    said = (
+        "which has no spatial positions; pass a layer .* a grid that fits images of 70 x 70 pixels"
+    )
     for layer in (None, "blocks.1", "blocks.1.attn.qkv"):
         with pytest.raises(InputError, match=said):
             class_maps(model, x, kind="grad_cam", layer=layer)
@@ -217,7 +219,7 @@ def test_tokens_without_a_grid_are_refused_as_if_they_were_named(options):
 def test_what_attention_heads_compute_cannot_be_named(inner):
     for size in (64, 70):
         model = timm_model("vit_tiny_patch16_224", size, {"qk_norm": True})
-        with pytest.raises(InputError, match=r"\(2, 3, 17, 8\), which has no positions"):
+        with pytest.raises(InputError, match=r"\(2, 3, 17, 8\), which has no spatial positions"):
             class_maps(model, torch.randn(2, 3, size, size), kind="grad_cam", layer=inner)
 
 
@@ -240,7 +242,7 @@ def test_the_query_of_an_attention_pool_is_no_feature_map():
     found = find_explained_layer(model, torch.randn(2, 3, 16, 16), kind="grad_cam")
     assert found.layout.grid is not None
     assert (found.layout.grid.height, found.layout.grid.width) == (4, 4)
-    with pytest.raises(InputError, match=r"'1\.q_norm' returns .* which has no positions"):
+    with pytest.raises(InputError, match=r"'1\.q_norm' returns .* which has no spatial positions"):
         class_maps(model, torch.randn(2, 3, 16, 16), kind="grad_cam", layer="1.q_norm")
 
 

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from selfexplain.experiments.objective_options import ObjectiveOptions
 from selfexplain.experiments.objectives import OBJECTIVES, build_objective
 from selfexplain.models import build_model
 from selfexplain.objectives import Objective, ObjectiveContext
+from selfexplain.objectives.options import ObjectiveOptions
 
 GPU = torch.device("cuda")
 CLASSES = 5

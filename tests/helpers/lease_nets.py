@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from selfexplain.hypergradients.exact import batch_norm_arguments
 from selfexplain.hypergradients.level import leaves
 from selfexplain.lease.search import ArchitectureSearch, Batch, Declaration
 from selfexplain.spaces import Supernet, build_supernet
@@ -47,8 +48,7 @@ class PerImageNorm(TorchFunctionMode):
     ) -> Any:
         if func is not F.batch_norm:
             return func(*args, **(kwargs or {}))
-        names = ("input", "running_mean", "running_var", "weight", "bias")
-        given = dict(zip(names, args, strict=False)) | dict(kwargs or {})
+        given = batch_norm_arguments(args, kwargs)
         x_BCHW, weight_C, bias_C = (given.get(n) for n in ("input", "weight", "bias"))
         y_BCHW = F.group_norm(x_BCHW, 1)
         y_BCHW = y_BCHW if weight_C is None else y_BCHW * weight_C[:, None, None]

@@ -12,13 +12,14 @@ import torch
 from tests.oracles.spaces import plain_logits
 from torch import Tensor, nn
 
+from selfexplain.models.build import SmallCNN
+from selfexplain.models.efficientnet_lite import InvertedResidual
 from selfexplain.models.resnet import (
     PreactivationBlock,
     ResNet,
     ZeroPadShortcut,
     projection_shortcut,
 )
-from selfexplain.models.small_cnn import SmallCNN
 from selfexplain.objectives.byot import BYOT
 from selfexplain.spaces import Genotype, build_network, build_supernet, random_genotype
 from selfexplain.spaces.darts import AuxiliaryHead
@@ -149,6 +150,14 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         for step in (2, 4)
     },
     "shortcut of zeros": lambda: ZeroPadShortcut(3),
+    **{
+        f"inverted residual of {n} channels by {step}": lambda n=n, step=step: nn.Sequential(
+            nn.Conv2d(IN_CHANNELS, n, 3, padding=1),
+            InvertedResidual(n, n, kernel=5, stride=step, expansion=n - 1),
+        )
+        for n in (2, 5)
+        for step in (1, 2)
+    },
     "small CNN": lambda: SmallCNN(3, IN_CHANNELS),
     "auxiliary head, 4 channels": lambda: nn.Sequential(
         nn.Conv2d(IN_CHANNELS, 4, 3, padding=1),

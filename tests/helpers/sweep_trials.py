@@ -98,7 +98,7 @@ def without_room_at_first(folder: Path, on_step) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "no-room").exists():
         (folder / "no-room").touch()
-        raise OutOfMemoryError("the GPU has no memory left")
+        raise OutOfMemoryError("the GPU is out of memory")
     return count_up(folder, on_step)
 
 
@@ -108,4 +108,4 @@ def slow(folder: Path, on_step) -> int:
 
 
 def never_enough(folder: Path, on_step) -> int:
-    raise OutOfMemoryError("the GPU has no memory left")
+    raise OutOfMemoryError("the GPU is out of memory")

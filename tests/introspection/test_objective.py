@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from selfexplain.errors import InputError
 from selfexplain.explanations import class_maps
 from selfexplain.introspection import Introspective
-from selfexplain.introspection.similarity import (
+from selfexplain.introspection.target import (
     RunningClassMean,
     attribution_cosine,
     similarity_to_true,
+    softmax_target,
+    zipf_target,
 )
-from selfexplain.introspection.target import softmax_target, zipf_target
 from selfexplain.models import build_model
 from selfexplain.objectives import LabelSmoothing, Standard
 
@@ -154,12 +155,12 @@ def test_warm_up_then_ramp() -> None:
 
 
 def test_every_nth_step() -> None:
-    pairs = train_losses(Introspective(small(), every=3), 7)
+    pairs = train_losses(Introspective(small(), map_interval=3), 7)
     assert [loss > ce for loss, ce in pairs] == [True, False, False, True, False, False, True]
 
 
 def test_running_mean_serves_the_steps_between() -> None:
-    pairs = train_losses(Introspective(small(), every=3, aggregation="class"), 7)
+    pairs = train_losses(Introspective(small(), map_interval=3, aggregation="class"), 7)
     assert all(loss > ce for loss, ce in pairs)
 
 
@@ -263,7 +264,7 @@ def test_bf16_autocast_knows_the_same_order(options: dict[str, str]) -> None:
 
 
 def test_class_not_seen_yet_gets_a_uniform_target() -> None:
-    objective = Introspective(small(), aggregation="class", every=2)
+    objective = Introspective(small(), aggregation="class", map_interval=2)
     seen = Y != 4
     objective(X[seen], Y[seen])
     q = objective.eval().soft_target(X, Y)
@@ -272,7 +273,7 @@ def test_class_not_seen_yet_gets_a_uniform_target() -> None:
 
 
 def test_evaluation_does_not_depend_on_the_beat() -> None:
-    objective = Introspective(small(), every=3)
+    objective = Introspective(small(), map_interval=3)
     losses = []
     for _ in range(4):
         objective.eval()

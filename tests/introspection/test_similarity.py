@@ -6,11 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from selfexplain.introspection.similarity import (
-    MapSimilarity,
-    attribution_cosine,
-    similarity_to_true,
-)
+from selfexplain.introspection.target import MapSimilarity, attribution_cosine, similarity_to_true
 
 torch.manual_seed(0)
 MAPS = torch.randn(3, 5, 2, 3, dtype=torch.float64)

@@ -10,13 +10,13 @@ from selfexplain.introspection.target import (
     blend_uniform,
     distillation_loss,
     mixed_target,
-    non_target_loss,
     permuted_target,
     soft_cross_entropy,
     softmax_target,
     uniform_target,
     zipf_target,
 )
+from selfexplain.objectives.shared.base import non_target_loss
 
 torch.manual_seed(0)
 S = torch.randn(6, 7, dtype=torch.float64)

@@ -176,7 +176,7 @@ def test_what_never_has_room_is_given_up(tmp_path: Path) -> None:
         trials(tmp_path, sweep_trials.never_enough, count_up), watch
     )
     assert outcome.results == {"count_up": STEPS}
-    with pytest.raises(InputError, match="the GPU has no memory left"):
+    with pytest.raises(InputError, match="the GPU is out of memory"):
         outcome.complete()
 
 

@@ -19,7 +19,7 @@ from selfexplain.lease import (
     Rates,
     SearchDivergedError,
 )
-from selfexplain.lease.levels import bounded, normalised, shown_to_audience
+from selfexplain.lease.lease import bounded, normalised, shown_to_audience
 
 SEARCHES: dict[str, Any] = {
     "darts1": lambda **k: DARTS(supernet(), order=1, **k),

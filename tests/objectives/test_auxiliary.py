@@ -74,7 +74,7 @@ def test_a_copy_listens_to_its_own_head() -> None:
 
 
 def test_period_and_warmup_are_the_objectives() -> None:
-    inner = Introspective(network(), every=3, warmup_steps=5)
+    inner = Introspective(network(), map_interval=3, warmup_steps=5)
     objective = WithAuxiliaryHead(inner)
     assert objective.period == 3
     objective.skip_warmup()

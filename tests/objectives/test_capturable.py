@@ -1,6 +1,6 @@
 """Objectives whose steps are recorded and replayed: what that asks of them, without a GPU.
 
-A replay repeats the work of the device alone (training/cuda_graph.py). So such a step decides
+A replay repeats the work of the device alone (training/steps.py). So such a step decides
 nothing by values, draws nothing on the CPU, and finds and leaves its memory where it was.
 """
 
@@ -23,7 +23,7 @@ NOT_RECORDED = {
     "distil_part:part=class_mean",
     "distil_part:part=similarity",
     "introspective:control=permuted",
-    "introspective:aggregation=class,every=3,ramp_steps=4",
+    "introspective:aggregation=class,map_interval=3,ramp_steps=4",
 }
 RECORDED = [s for s in SPECS if s not in NOT_RECORDED and not s.startswith(("aux", "mix", "cut"))]
 

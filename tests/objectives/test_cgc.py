@@ -121,9 +121,9 @@ def test_each_training_step_has_another_view_and_validation_the_same() -> None:
 def test_layers_and_kinds_that_cannot_be_explained_are_named() -> None:
     for options, message in {
         ("layer", "lat"): "such as 'late'",
-        ("layer", "head"): "no positions",
+        ("layer", "head"): "no spatial positions",
         ("kind", "cam"): "pass kind='grad_cam'",
-        ("kind", "cams"): "kind 'cams' is unknown",
+        ("kind", "cams"): "kind is 'cams'; pass one of",
         ("temperature", 0.0): "temperature is 0",
         ("min_area", 2.0): "min_area is 2",
     }.items():

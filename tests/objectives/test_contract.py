@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
-from selfexplain.experiments.objective_options import ObjectiveOptions
 from selfexplain.experiments.objectives import OBJECTIVES, build_objective
-from selfexplain.models.small_cnn import SmallCNN
+from selfexplain.models.build import SmallCNN
 from selfexplain.objectives import Choice, Mixing, Objective, ObjectiveContext, WithAuxiliaryHead
+from selfexplain.objectives.options import ObjectiveOptions
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +31,7 @@ SPECS = [
     "introspective:control=logits",
     "introspective:control=weights",
     "introspective:kind=grad_cam,layer=block2,similarity=distance",
-    "introspective:aggregation=class,every=3,ramp_steps=4",
+    "introspective:aggregation=class,map_interval=3,ramp_steps=4",
     "cgc:layer=block2",
     "icasc:layer=block2,inner_layer=block1",
     "auxiliary+icasc",
@@ -42,7 +42,7 @@ SPECS = [
     "auxiliary+standard",
     "auxiliary+introspective",
     "auxiliary+introspective:kind=grad_cam,layer=block2,similarity=distance",
-    "auxiliary+introspective:aggregation=class,every=3,ramp_steps=4",
+    "auxiliary+introspective:aggregation=class,map_interval=3,ramp_steps=4",
     "dml:networks=3,weight=0.5",
     "auxiliary+dml",
     "byot:layers=halve/block2.0,alpha=0.5,hint_weight=0.01",
@@ -342,7 +342,7 @@ def test_bad_options_are_named() -> None:
         "introspective:weight=high": "pass a number",
         "introspective:centre=yes": "pass true or false",
         "introspective:tau=0": "tau is 0",
-        "introspective:every=0": "every is 0",
+        "introspective:map_interval=0": "map_interval is 0",
         "introspective:form=sum": "form is 'sum'; pass one of mixed, ce_kl, non_true",
         "kd:alpha=2": "alpha is 2; pass a number from 0 to 1",
         "kd:temperature=0": "temperature is 0",

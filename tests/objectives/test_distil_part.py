@@ -8,8 +8,8 @@ from tests.helpers.two_processes import start_two
 from torch import Tensor, nn
 
 from selfexplain.objectives import KD, DistilPart
-from selfexplain.objectives.distil_part import TeacherMeans
-from selfexplain.objectives.teacher_parts import PARTS, virtual_mass
+from selfexplain.objectives.distil_part import TeacherMeans, virtual_mass
+from selfexplain.objectives.options import PARTS
 
 CLASSES, IMAGES, T = 4, 12, 2.0
 Y = torch.arange(IMAGES) % CLASSES

@@ -135,7 +135,7 @@ def test_an_image_whose_attention_all_but_vanishes_has_a_bounded_gradient() -> N
 def test_what_cannot_be_used_is_named() -> None:
     for options, message in {
         ("inner_layer", "earl"): "such as 'early'",
-        ("layer", "head"): "no positions",
+        ("layer", "head"): "no spatial positions",
         ("layer", "conv1"): "pass the name of an earlier layer",
         ("sigma", 2.0): "sigma is 2",
         ("theta", -1.0): "theta is -1",

@@ -22,10 +22,10 @@ from torch.utils.data import DataLoader, Dataset
 from selfexplain import Introspective
 from selfexplain.errors import InputError
 from selfexplain.introspection.own_mass import OwnMass
-from selfexplain.introspection.similarity import RunningClassMean
+from selfexplain.introspection.target import RunningClassMean
 from selfexplain.objectives import CSKD, DLB, PSKD, Mixup, Objective, OnlineLabelSmoothing
 from selfexplain.objectives.shared.base import Wrapper
-from selfexplain.objectives.shared.memory import Epochs, Memory
+from selfexplain.objectives.shared.memory import Epochs, TensorMemory
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,7 @@ in_lightning, in_huggingface = (
 )
 
 REMEMBERING = [
-    "introspective:aggregation=class,every=3,ramp_steps=4",
+    "introspective:aggregation=class,map_interval=3,ramp_steps=4",
     "introspective:control=permuted",
     "saliency_guided",
     "cgc",
@@ -46,7 +46,7 @@ REMEMBERING = [
     "ols",
     "dkd",
     "distil_part:part=permuted",
-    "auxiliary+introspective:aggregation=class,every=3,ramp_steps=4",
+    "auxiliary+introspective:aggregation=class,map_interval=3,ramp_steps=4",
     "mixup+dlb",
     "cutmix:probability=0.5+mixup:alpha=0.3+confidence_penalty",
 ]
@@ -254,12 +254,12 @@ def as_0_1_0(objective: Objective) -> dict[str, Any]:
     state: dict[str, Any] = dict(objective.state_dict())
     for prefix, module in objective.named_modules():
         start = f"{prefix}." if prefix else ""
-        if isinstance(module, (RunningClassMean, Epochs, Memory)):
+        if isinstance(module, (RunningClassMean, Epochs, TensorMemory)):
             del state[f"{start}_extra_state"]
         elif hasattr(module, "counts"):
             names = module.counts.names
             state[f"{start}_extra_state"] = {name: module.counts[name] for name in names}
-        if isinstance(module, Memory):
+        if isinstance(module, TensorMemory):
             del state[f"{start}table._extra_state"]
             for name in module.names:
                 state[start + name] = torch.empty(0) if module.empty else module[name]

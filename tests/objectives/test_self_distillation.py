@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from selfexplain.errors import InputError
 from selfexplain.models import build_model
 from selfexplain.objectives import CSKD, DLB, PSKD, Objective, OnlineLabelSmoothing
-from selfexplain.objectives.shared.functional import softened_kl
-from selfexplain.objectives.shared.memory import Memory
+from selfexplain.objectives.shared.base import softened_kl
+from selfexplain.objectives.shared.memory import TensorMemory
 
 K = 4
 
@@ -264,7 +264,7 @@ def _train_distributed(rank: int, folder: str) -> None:
 
 
 def test_memory_that_was_kept_in_inference_mode_can_be_overwritten() -> None:
-    memory = Memory("a")
+    memory = TensorMemory("a")
     with torch.inference_mode():
         memory.keep(a=torch.zeros(3))
     memory.keep(a=torch.ones(3))
@@ -275,11 +275,11 @@ def test_memory_that_was_kept_in_inference_mode_can_be_overwritten() -> None:
 
 
 def test_memory_loads_what_was_saved_whatever_its_size() -> None:
-    full, other = Memory("a", "b"), Memory("a", "b")
+    full, other = TensorMemory("a", "b"), TensorMemory("a", "b")
     full.keep(a=torch.ones(2, 3), b=torch.tensor([True]))
     other.keep(a=torch.zeros(7), b=torch.zeros(1))
     other.load_state_dict(full.state_dict())
     assert torch.equal(other["a"], torch.ones(2, 3))
     assert other["b"].dtype == torch.bool
-    other.load_state_dict(Memory("a", "b").state_dict())
+    other.load_state_dict(TensorMemory("a", "b").state_dict())
     assert other.empty

@@ -9,10 +9,10 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
-from selfexplain.experiments.objective_options import ObjectiveOptions
 from selfexplain.experiments.objectives import build_objective, resolve
 from selfexplain.models import build_model
 from selfexplain.objectives import ObjectiveContext, OnlineLabelSmoothing, TfKD, ZipfLabelSmoothing
+from selfexplain.objectives.options import ObjectiveOptions
 from selfexplain.objectives.zipf import zipf_of_votes
 
 K = 5
@@ -78,7 +78,7 @@ def test_tf_kd_takes_its_teacher_from_the_run() -> None:
     assert TfKD.teacher_spec(resolve("tf_kd:teacher=self", options)[1]) == "standard"
     for spec, message in {
         "tf_kd:teacher=self": "needs a trained model",
-        "tf_kd:teacher=other": "teacher is 'other'; pass virtual or self",
+        "tf_kd:teacher=other": "teacher is 'other'; pass one of virtual, self",
         "tf_kd:alpha=high": "pass a number",
     }.items():
         with pytest.raises(InputError, match=message):

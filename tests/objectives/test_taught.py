@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from selfexplain.errors import InputError
 from selfexplain.experiments.fit.teacher import trained_first
-from selfexplain.experiments.objective_options import BornAgainOptions, ObjectiveOptions
 from selfexplain.experiments.objectives import OBJECTIVES, build_objective
 from selfexplain.objectives import (
     DKD,
@@ -19,6 +18,7 @@ from selfexplain.objectives import (
     ObjectiveContext,
 )
 from selfexplain.objectives.dkd import non_target_kl, target_class_kl
+from selfexplain.objectives.options import BornAgainOptions, ObjectiveOptions
 
 CLASSES = 4
 TAUGHT = [name for name, kind in OBJECTIVES.items() if issubclass(kind, DistillationObjective)]

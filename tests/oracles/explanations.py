@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from selfexplain.explanations.kinds import MapKind
+from selfexplain.explanations import MapKind
 
 
 def reference_cam(features_FHW: Tensor, weight_F: Tensor) -> Tensor:

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from selfexplain.spaces.darts import PCDARTSSupernet, edge_softmax
 from selfexplain.spaces.genotype import FAMILIES
-from selfexplain.spaces.mixed_op import total
 from selfexplain.spaces.nasbench201 import ResidualReduction
 from selfexplain.spaces.operations import FactorizedReduce
-from selfexplain.spaces.supernet import Supernet
+from selfexplain.spaces.supernet import Supernet, total
 
 
 def plain_logits(supernet: Supernet, x_BCHW: Tensor, architecture: Mapping[str, Tensor]) -> Tensor:

@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,6 +36,11 @@ def predictions(n: int = 300, k: int = 5, scale: float = 2.0) -> Predictions:
     generator = torch.Generator().manual_seed(0)
     logits = scale * torch.randn(n, k, generator=generator)
     return Predictions(logits_NK=logits, labels_N=torch.randint(k, (n,), generator=generator))
+
+
+def left_similarity(k: int) -> Any:
+    """The reader of a run that left a matrix of similar classes."""
+    return lambda name, shapes: {"similarity": torch.rand(k, k), "count": torch.ones(k)}
 
 
 def record(seed: int = 0, objective: str = "a", **more: object) -> Record:
@@ -132,14 +138,13 @@ def test_strongest_pairs_by_brute_force() -> None:
 
 @pytest.mark.parametrize(("k", "labelled"), [(3, True), (40, False)])
 def test_names_stand_beside_a_matrix_as_long_as_they_fit(k: int, labelled: bool) -> None:
-    similarity = Similarity(similarity_KK=torch.rand(k, k), count_K=torch.ones(k))
     names = tuple(f"name{i}{EVIL}" for i in range(k))
     whole = Record(
         objective="a",
         seed=0,
         class_names=names,
         predictions=predictions(k=k),
-        similarity=similarity,
+        read=left_similarity(k),
     )
     body = classes_section([whole]).body
     assert ("name0" in "".join(re.findall(r"<text.*?</text>", body, re.DOTALL))) == labelled
@@ -203,8 +208,7 @@ def test_a_controls_target_is_not_taken_for_the_explanations() -> None:
         moments=(moment(1),),
         epochs=1,
     )
-    similarity = Similarity(similarity_KK=torch.rand(5, 5), count_K=torch.ones(5))
-    more = {"album": album, "predictions": predictions(), "similarity": similarity}
+    more = {"album": album, "predictions": predictions(), "read": left_similarity(5)}
     for control, said in (("permuted", True), ("none", False)):
         run = record(control=control, **more)
         for section in (gallery_section(run), classes_section([run])):

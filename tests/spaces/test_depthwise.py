@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from selfexplain.spaces.depthwise import DepthwiseConv2d
+from selfexplain.spaces.operations import DepthwiseConv2d
 
 
 def derivatives(conv: Callable[[Tensor], Tensor], x: Tensor, weight: Tensor) -> list[Tensor]:

@@ -77,12 +77,12 @@ def test_a_file_is_one_line_a_node(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("conv3x3", "is no genotype; pass"),
+        ("conv3x3", "is not a genotype; pass"),
         ("|nor_conv_3x3~0|+|none~0|skip_connect~1|", "computes 3 nodes; this one has 2"),
         (NB201.replace("nor_conv_3x3", "nor_conv_7x7"), "uses the operation 'nor_conv_7x7'"),
         (NB201.replace("~2", "~5"), "takes node 5; pass 0 to 2"),
-        (NB201.replace("~1", "~x"), "is no node; write it as"),
-        (NB201.removesuffix("|"), "is no node; write it as"),
+        (NB201.replace("~1", "~x"), "is not a node; write it as"),
+        (NB201.removesuffix("|"), "is not a node; write it as"),
         (NB201.replace("none~0|", ""), "takes 2 edges from different nodes"),
         (DARTS_V1[:-1], "cannot be read; pass Genotype"),
         (DARTS_V1.replace("reduce=", "other="), "cannot be read"),
@@ -113,16 +113,19 @@ def test_a_list_of_concatenated_nodes_will_do() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t[: len(t) // 2], "no complete JSON"),
-        (lambda t: "{}", r"is no genotype \(family is missing\); write"),
-        (lambda t: t.replace('"cells"', '"parts"'), r"is no genotype \(cells is missing\); write"),
+        (lambda t: t[: len(t) // 2], "not complete JSON"),
+        (lambda t: "{}", r"is not a genotype \(family is missing\); write"),
+        (
+            lambda t: t.replace('"cells"', '"parts"'),
+            r"is not a genotype \(cells is missing\); write",
+        ),
         (
             lambda t: t.replace('["none", 1]', '["none", "1"]'),
-            r"is no genotype: \['none', '1'\] is no",
+            r"is not a genotype: \['none', '1'\] is no",
         ),
         (
             lambda t: t.replace('["none", 1]', "null"),
-            r"no genotype \(cells\.cell\.nodes\.3\[1\] is None",
+            r"not a genotype \(cells\.cell\.nodes\.3\[1\] is None",
         ),
         (lambda t: t.replace('"3":', '"4":'), r"has nodes \[1, 2, 4\]; number them \[1, 2, 3\]"),
         (lambda t: t.replace('"none"', '"zero"'), "uses the operation 'zero'"),
@@ -155,9 +158,9 @@ def test_damage_that_leaves_a_genotype_is_told(tmp_path: Path) -> None:
 
 
 def test_files_that_are_not_there(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is no genotype that can be read"):
+    with pytest.raises(InputError, match="is not a genotype that can be read"):
         load_genotype(tmp_path / "missing.json")
-    with pytest.raises(InputError, match="is no genotype that can be read"):
+    with pytest.raises(InputError, match="is not a genotype that can be read"):
         load_genotype(tmp_path)
     with pytest.raises(InputError, match="cannot be written"):
         save_genotype(tmp_path, from_string(NB201))

@@ -8,7 +8,7 @@ from tests.oracles.spaces import plain_logits
 from torch import Tensor
 
 from selfexplain.spaces import Supernet, build_supernet
-from selfexplain.spaces.mixed_op import MixedOp
+from selfexplain.spaces.supernet import MixedOp
 
 SPACES = ("nasbench201", "darts", "pcdarts")
 Y = torch.tensor([0, 1, 2, 0])

@@ -16,8 +16,8 @@ from selfexplain.models import build_model
 from selfexplain.models.resnet import ResNet
 from selfexplain.objectives import DML, Mixup, Objective, Standard
 from selfexplain.training import CompiledParts
-from selfexplain.training.compile import compiled_steps, networks_of, parts_of
 from selfexplain.training.cost import interleaved_cost
+from selfexplain.training.steps import compiled_steps, networks_of, parts_of
 
 pytestmark = pytest.mark.slow
 

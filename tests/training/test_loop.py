@@ -19,9 +19,9 @@ from selfexplain.objectives import Objective, Standard
 from selfexplain.training import DivergedError, TrainingOptions, train
 from selfexplain.training.checkpoint import load_checkpoint, save_checkpoint
 from selfexplain.training.cost import interleaved_cost
-from selfexplain.training.cuda_graph import RecordedStep, gradient_step
 from selfexplain.training.log import EpochLog
 from selfexplain.training.loop import cosine_with_warmup
+from selfexplain.training.steps import RecordedStep, gradient_step
 
 
 class Batches:
@@ -91,7 +91,7 @@ def test_resumed_run_equals_an_unbroken_one(
     tmp_path: Path, ema: float, at: int, optimizer: str
 ) -> None:
     def objective() -> Objective:
-        return Introspective(model(), aggregation="class", every=2)
+        return Introspective(model(), aggregation="class", map_interval=2)
 
     how = {"ema": ema, "optimizer": optimizer}
     unbroken = run(tmp_path / "a", objective(), **how)

@@ -229,7 +229,7 @@ def test_costs_are_timed_with_the_optimizer_of_the_runs(
 def test_a_checkpoint_of_another_optimizer_is_refused(tmp_path: Path) -> None:
     from lightning_fabric import Fabric
 
-    from selfexplain.training.checkpoint import restore, start, state_of
+    from selfexplain.training.loop import restore, start, state_of
 
     fabric = Fabric(accelerator="cpu", devices=1)
 
@@ -237,11 +237,11 @@ def test_a_checkpoint_of_another_optimizer_is_refused(tmp_path: Path) -> None:
         return start(Standard(net()), TrainingOptions(optimizer=name), fabric)
 
     path = tmp_path / "checkpoint.pt"
-    state = state_of(begun("adamw"), fabric, "")  # type: ignore[arg-type]
+    state = state_of(begun("adamw"), fabric)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="of a training with AdamW, not SGD"):
-        restore(begun("sgd"), fabric, state, "", path)  # type: ignore[arg-type]
-    old = state_of(begun("sgd"), fabric, "")  # type: ignore[arg-type]
+        restore(begun("sgd"), fabric, state, path)  # type: ignore[arg-type]
+    old = state_of(begun("sgd"), fabric)  # type: ignore[arg-type]
     del old["optimizer"]  # as 0.1.0 wrote it
-    restore(begun("sgd"), fabric, old, "", path)  # type: ignore[arg-type]
+    restore(begun("sgd"), fabric, old, path)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="of a training with SGD, not MuonAdamW"):
-        restore(begun("muon"), fabric, old, "", path)  # type: ignore[arg-type]
+        restore(begun("muon"), fabric, old, path)  # type: ignore[arg-type]

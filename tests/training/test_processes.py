@@ -7,14 +7,9 @@ import pytest
 import torch
 from tests.helpers.two_processes import in_two_processes
 
-from selfexplain.distributed import gathered
+from selfexplain.distributed import exists_for_all, gathered, mean_numbers, take_from_first
 from selfexplain.errors import InputError
-from selfexplain.training.processes import (
-    exists_for_all,
-    joined_processes,
-    mean_numbers,
-    take_from_first,
-)
+from selfexplain.training.processes import joined_processes
 
 
 def told(rank: int, folder: str) -> dict[str, Any]:

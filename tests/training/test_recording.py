@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selfexplain.training.cuda_graph import RecordedStep
+from selfexplain.training.steps import RecordedStep
 
 
 class Recorder(RecordedStep):

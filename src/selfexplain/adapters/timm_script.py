@@ -19,9 +19,9 @@ from torch import nn
 
 from selfexplain.adapters.timm import ObjectiveTask
 from selfexplain.errors import InputError, exit_on_bad_input
-from selfexplain.experiments.objective_options import ObjectiveOptions
 from selfexplain.experiments.objectives import build_objective
 from selfexplain.objectives import Objective, ObjectiveContext
+from selfexplain.objectives.options import ObjectiveOptions
 
 
 def objective_for(spec: str, model: nn.Module) -> Objective:
@@ -43,8 +43,8 @@ def objective_for(spec: str, model: nn.Module) -> Objective:
     objective = build_objective(spec, model, ObjectiveOptions(), context)
     if objective.wants_indices:
         raise InputError(
-            f"{spec} remembers each image, and timm's script does not say which image is which; "
-            "pass another objective, or use selfexplain train"
+            f"{spec} stores data for each image, and timm's script does not say which image is "
+            "which; pass another objective, or use selfexplain train"
         )
     return objective
 

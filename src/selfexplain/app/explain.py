@@ -106,7 +106,7 @@ def _one_sentence() -> Iterator[None]:
         raise
     except UnidentifiedImageError as error:
         raise InputError(
-            f"the file is no image that can be read here, whatever its name says; pass a {NAMES} "
+            f"the file is not an image in a supported format, whatever its name; pass a {NAMES} "
             "file"
         ) from error
     except Image.DecompressionBombError as error:
@@ -116,7 +116,7 @@ def _one_sentence() -> Iterator[None]:
         ) from error
     except Exception as error:  # Pillow's decoders raise almost anything on damaged bytes
         raise InputError(
-            "the image is damaged or cut off and cannot be decoded; pass a whole file"
+            "the image is damaged or truncated and cannot be decoded; pass a complete file"
         ) from error
 
 

@@ -377,7 +377,7 @@ def _refuse_outgoing(event: str, args: tuple[Any, ...]) -> None:
     else:
         return
     if not allowed:
-        raise OutgoingRefusedError("the app reaches nothing but its own page while it runs")
+        raise OutgoingRefusedError("the app may connect only to its own page while it runs")
 
 
 def _text(host: str | bytes | bytearray) -> str:

@@ -25,13 +25,13 @@ MOST_WAITING = 100
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AppConfig:
-    """Show in a browser what a run sees in an image: prediction, class maps, soft target."""
+    """Show a run's prediction, class maps and soft target for any image in a browser."""
 
     run: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction]
     """Folder of a finished run (of train, of retrain, or one of a comparison's runs/); given twice,
     two runs side by side."""
     host: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 lets other machines in."""
+    """Address to listen on; 0.0.0.0 accepts other machines."""
     port: Annotated[int, Limits(least=1, most=65535)] = 7860
     """Port to listen on."""
 
@@ -144,7 +144,7 @@ def launch(page: Any, config: AppConfig, uploads: Path) -> None:
         check_version(page)
     except OSError as error:
         raise InputError(
-            f"{config.host}:{config.port} cannot be listened on; pass another --port or --host"
+            f"{config.host}:{config.port} is not available; pass another --port or --host"
         ) from error
     except InputError:
         page.close(verbose=False)

@@ -244,7 +244,7 @@ def _target(explanation: Explanation) -> str:
     told = (
         f"What this run teaches itself of images of {name} that look like this"
         if explanation.own
-        else f"What the model would teach itself from these maps, if {name} is right"
+        else f"What the model would train itself on with these maps if {name} were correct"
     )
     drawn = bars("soft target", rows, tone="target", write=_percent, full=1.0)
     return f"<section><h3>Soft target</h3><p class='sx-hint'>{told}</p>{drawn}</section>"

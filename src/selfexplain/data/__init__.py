@@ -12,8 +12,7 @@ Example:
 from selfexplain.data.datasets import load_data
 from selfexplain.data.decode import StreamedImages
 from selfexplain.data.images import ImageData, ImageSet, MemoryImages
-from selfexplain.data.loader import Batches
-from selfexplain.data.splits import hold_out, take
+from selfexplain.data.loader import Batches, hold_out, take
 from selfexplain.data.transforms import (
     CORRUPTIONS,
     Augmentation,

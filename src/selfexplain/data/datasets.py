@@ -38,8 +38,9 @@ from selfexplain.data.images import (
     unclear_floats,
 )
 from selfexplain.data.labels import abridged
-from selfexplain.data.splits import hold_out
+from selfexplain.data.loader import hold_out
 from selfexplain.errors import InputError
+from selfexplain.limits import check_in_range
 
 # The handwritten digits that come with scikit-learn: a data set that needs no download.
 
@@ -308,8 +309,8 @@ def load_data(
         >>> len(data.train), len(data.test), data.shape_CHW, data.num_classes
         (1438, 359, (1, 16, 16), 10)
     """
-    if image_size is not None and image_size < 1:
-        raise InputError(f"image_size is {image_size}; pass a number of pixels of at least 1")
+    if image_size is not None:
+        check_in_range("image_size", image_size, 1)
     if channels not in (None, 1, 3):
         raise InputError(f"channels is {channels}; pass 1 for grey or 3 for RGB")
     raw = _read(spec, image_column, label_column)

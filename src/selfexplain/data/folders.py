@@ -10,8 +10,8 @@ import torch
 
 from selfexplain.data.decode import Files, RawData, RawSplit
 from selfexplain.data.labels import check_several, notes_on_names, printable_names
+from selfexplain.data.loader import hold_out
 from selfexplain.data.opening import SUFFIXES
-from selfexplain.data.splits import hold_out
 from selfexplain.errors import InputError
 
 # Fixed for good: a test split that moved with a seed would leak into training.

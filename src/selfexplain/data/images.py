@@ -240,10 +240,10 @@ def unclear_floats() -> InputError:
 
     Example:
         >>> str(unclear_floats())
-        'its floats go beyond 1 and only up to 15, so that their range is unclear; scale them to ...
+        'its floats go beyond 1 and only up to 15, so their range is unclear; scale them to ...
     """
     return InputError(
-        f"its floats go beyond 1 and only up to {_UNCLEAR}, so that their range is unclear; scale "
+        f"its floats go beyond 1 and only up to {_UNCLEAR}, so their range is unclear; scale "
         "them to 0..1"
     )
 

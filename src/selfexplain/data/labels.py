@@ -40,7 +40,7 @@ def classes_of(train_values: Sequence[Any]) -> list[Any]:
         )
     if largest >= len(train_values):
         raise InputError(
-            f"label {largest} in train row {train_values.index(largest)} is no class number, for "
+            f"label {largest} in train row {train_values.index(largest)} is not a class number: "
             f"there are {len(train_values)} images only; number the classes from 0"
         )
     return sorted(set(numbers))

@@ -8,6 +8,7 @@ from selfexplain.data.images import ImageSet, MemoryImages, to_device
 from selfexplain.data.transforms import Augmentation, augment, draw, find_corruption, normalise
 from selfexplain.distributed import check_ranks, rank_slice
 from selfexplain.errors import InputError
+from selfexplain.limits import check_in_range
 from selfexplain.seeding import named_generator
 
 
@@ -32,6 +33,8 @@ class Batches:
         places_N: Place of each image in a larger set of which these are a part, so that its
             corruption is the same as in the whole, int64; None for the place in this set.
         shuffle: Whether each epoch has its own order; else the order of the set.
+        balanced: Whether each epoch draws its images with replacement so that all classes are
+            equally likely; an epoch then has as many images as without.
         drop_last: Whether a last, smaller batch is left out; else it is shared out as evenly as
             possible, and a process whose part is empty gets no batch for that step.
         rank: Number of this process, from 0.
@@ -62,6 +65,7 @@ class Batches:
         corruption: str | None = None,
         places_N: torch.Tensor | None = None,
         shuffle: bool = True,
+        balanced: bool = False,
         drop_last: bool = True,
         rank: int = 0,
         world_size: int = 1,
@@ -86,6 +90,7 @@ class Batches:
         self.places_N = torch.arange(len(images)) if places_N is None else places_N.cpu()
         _check_places(len(images), self.places_N)
         self.rank, self.world_size = rank, world_size
+        self.weights_N = balanced_weights(images.labels_N) if balanced else None
 
     def __len__(self) -> int:
         """Return the number of steps of an epoch."""
@@ -150,9 +155,8 @@ class Batches:
     def _order(self, epoch: int) -> torch.Tensor:
         if not self.shuffle:
             return torch.arange(len(self.images))
-        return torch.randperm(
-            len(self.images), generator=named_generator("order", self.seed, epoch)
-        )
+        generator = named_generator("order", self.seed, epoch)
+        return epoch_order(len(self.images), self.weights_N, generator)
 
     def _augmented(
         self, images_BCHW: torch.Tensor, moment: tuple[int, int], count: int, mine: slice
@@ -176,9 +180,35 @@ class Batches:
         return self.corruption.apply(images_BCHW, drawn_BCHW)
 
 
+def epoch_order(
+    count: int, weights_N: torch.Tensor | None, generator: torch.Generator
+) -> torch.Tensor:
+    """Places of `count` images in a random order, (N,); with weights, drawn with replacement.
+
+    Example:
+        >>> sorted(epoch_order(4, None, torch.Generator()).tolist())
+        [0, 1, 2, 3]
+    """
+    if weights_N is None:
+        return torch.randperm(count, generator=generator)
+    return torch.multinomial(weights_N, count, replacement=True, generator=generator)
+
+
+def balanced_weights(labels_N: torch.Tensor) -> torch.Tensor:
+    """Probability of each image if all classes that occur are equally likely, (N,) float64.
+
+    Example:
+        >>> balanced_weights(torch.tensor([0, 0, 0, 4])).tolist()[::3]
+        [0.16666666666666666, 0.5]
+    """
+    labels_N = labels_N.cpu()
+    counts_K = torch.bincount(labels_N)
+    return 1 / (counts_K[labels_N].double() * int((counts_K > 0).sum()))
+
+
 def _check_sizes(count: int, batch_size: int, drop_last: bool, workers: int) -> None:
-    if batch_size < 1:
-        raise InputError(f"batch_size is {batch_size}; pass a number of at least 1")
+    check_in_range("batch_size", batch_size, 1)
+    check_in_range("workers", workers, 0)
     if count == 0:
         raise InputError("the image set is empty; pass at least one image")
     if drop_last and batch_size > count:
@@ -186,8 +216,6 @@ def _check_sizes(count: int, batch_size: int, drop_last: bool, workers: int) -> 
             f"batch_size {batch_size} is larger than the {count} images there are, and a "
             f"smaller last batch is left out (drop_last); pass at most {count}"
         )
-    if workers < 0:
-        raise InputError(f"workers is {workers}; pass a number of at least 0")
 
 
 def _check_places(count: int, places_N: torch.Tensor) -> None:
@@ -204,3 +232,100 @@ def _check_statistics(channels: int, mean_C: torch.Tensor, std_C: torch.Tensor) 
             f"mean_C has shape {tuple(mean_C.shape)} and std_C {tuple(std_C.shape)}; "
             f"pass one value for each of the {channels} channels"
         )
+
+
+# Stratified choices of images: every class keeps its share.
+
+
+def hold_out(
+    labels_N: torch.Tensor, fraction: float, seed: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Split images into a part to train on and a part to hold out.
+
+    Args:
+        labels_N: Class number of each image.
+        fraction: Share of the images to hold out; round(fraction * N) are, though never none
+            and never all. Where the numbers allow, each class has an image in both parts.
+        seed: Equal seeds give equal splits.
+
+    Returns:
+        Train indices and held-out indices, int64, each sorted.
+
+    Raises:
+        InputError: `fraction` is not between 0 and 1, or there are fewer than two images.
+
+    Example:
+        >>> hold_out(torch.tensor([0, 1, 0, 1]), 0.5, seed=0)[1].shape
+        torch.Size([2])
+    """
+    count = len(labels_N)
+    if not 0 < fraction < 1:
+        raise InputError(f"the fraction to hold out is {fraction}; pass a number between 0 and 1")
+    if count < 2:
+        raise InputError(f"{count} images cannot be split; pass at least 2")
+    total = min(max(1, round(fraction * count)), count - 1)
+    counts_K = _class_counts(labels_N)
+    spare_K = (counts_K - 1).clamp(min=0)
+    high_K = spare_K if int(spare_K.sum()) >= total else counts_K
+    held_out = _choose(labels_N, _shares(counts_K, total, high_K), seed)
+    kept_N = torch.ones(count, dtype=torch.bool)
+    kept_N[held_out] = False
+    return kept_N.nonzero().flatten(), held_out
+
+
+def take(labels_N: torch.Tensor, size: int, seed: int) -> torch.Tensor:
+    """Choose `size` images, at least one of each class that occurs.
+
+    Args:
+        labels_N: Class number of each image.
+        size: How many to choose.
+        seed: Equal seeds give equal choices.
+
+    Returns:
+        (size,) int64 indices, sorted.
+
+    Raises:
+        InputError: `size` is smaller than the number of classes or larger than N.
+
+    Example:
+        >>> take(torch.tensor([0, 1, 0, 1]), 4, seed=0)
+        tensor([0, 1, 2, 3])
+    """
+    counts_K = _class_counts(labels_N)
+    classes, count = int((counts_K > 0).sum()), len(labels_N)
+    if not classes <= size <= count:
+        raise InputError(
+            f"{size} images were asked for; pass a size from {classes} (one for each class) "
+            f"to {count} (all there are)"
+        )
+    return _choose(labels_N, _shares(counts_K, size, counts_K), seed)
+
+
+def _class_counts(labels_N: torch.Tensor) -> torch.Tensor:
+    return torch.bincount(labels_N.cpu())
+
+
+def _shares(counts_K: torch.Tensor, total: int, high_K: torch.Tensor) -> torch.Tensor:
+    """Divide `total` in proportion to `counts_K`, within the bounds.
+
+    Starts from the floor of each exact share and hands out what is left where the gap is widest.
+    """
+    low_K = high_K.clamp(max=1)
+    if int(low_K.sum()) > total:
+        low_K = torch.zeros_like(low_K)
+    exact_K = counts_K.double() * total / counts_K.sum()
+    shares_K = exact_K.floor().long().clamp(low_K, high_K)
+    while (missing := total - int(shares_K.sum())) != 0:
+        step = 1 if missing > 0 else -1
+        movable_K = shares_K < high_K if missing > 0 else shares_K > low_K
+        gap_K = ((exact_K - shares_K) * step).masked_fill(~movable_K, -torch.inf)
+        shares_K[gap_K.argmax()] += step
+    return shares_K
+
+
+def _choose(labels_N: torch.Tensor, shares_K: torch.Tensor, seed: int) -> torch.Tensor:
+    """Choose the first `shares_K[k]` images of class k in one random order of all images."""
+    order_N = torch.randperm(len(labels_N), generator=torch.Generator().manual_seed(seed))
+    shuffled_N = labels_N.cpu()[order_N]
+    chosen = [order_N[shuffled_N == label][:share] for label, share in enumerate(shares_K.tolist())]
+    return torch.cat(chosen).sort().values

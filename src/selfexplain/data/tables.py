@@ -47,7 +47,7 @@ def image_column(features: Features, named: str | None = None) -> str:
         _check_exists(features, named, "image_column")
         if not _holds_images(features[named]):
             raise InputError(
-                f"image_column '{named}' holds {features[named]}, which is no image; "
+                f"image_column '{named}' holds {features[named]}, which is not an image; "
                 f"pass one of {_listed(features)}"
             )
         return named
@@ -255,7 +255,7 @@ def parquet_files(folder: Path) -> dict[str, list[str]]:
     found = {"train": train, "test": test or validation}
     for path in [*train, *found["test"]]:
         if not Path(path).is_file():  # a named pipe would be waited for
-            raise InputError(f"{path} is no plain file; pass a folder of Parquet files")
+            raise InputError(f"{path} is not a regular file; pass a folder of Parquet files")
     return found
 
 

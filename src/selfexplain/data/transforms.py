@@ -18,7 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from selfexplain.data.images import ImageSet, to_device
+from selfexplain.data.rand_augment import (
+    DrawnOperations,
+    Policy,
+    apply_operations,
+    check_policy,
+    draw_operations,
+)
 from selfexplain.errors import InputError
+from selfexplain.limits import Natural, check_options
 
 # Mean and spread of the pixel values of each channel, and normalising by them.
 
@@ -92,25 +100,24 @@ class Augmentation:
         crop_padding: Pixels of black added on every side before a crop of the old size; 0 = off.
         flip: Whether half of the images are mirrored left to right.
         cutout: Side in pixels of a black square put anywhere on the image; 0 = off.
+        policy: trivial (TrivialAugment) or rand (RandAugment), after crop and flip; none = off.
 
     Raises:
-        InputError: A number is negative.
+        InputError: A number is negative, or there is no such policy.
 
     Example:
         >>> Augmentation(cutout=8)
-        Augmentation(crop_padding=4, flip=True, cutout=8)
+        Augmentation(crop_padding=4, flip=True, cutout=8, policy='none')
     """
 
-    crop_padding: int = 4
+    crop_padding: Natural = 4
     flip: bool = True
-    cutout: int = 0
+    cutout: Natural = 0
+    policy: Policy = "none"
 
     def __post_init__(self) -> None:
-        for name in ("crop_padding", "cutout"):
-            if getattr(self, name) < 0:
-                raise InputError(
-                    f"{name} is {getattr(self, name)}; pass a number of pixels of at least 0"
-                )
+        check_options(self)
+        check_policy(self.policy)
 
     def check_fits(self, height: int, width: int) -> None:
         """Raise InputError if an image could be lost from sight altogether."""
@@ -132,6 +139,7 @@ class AugmentationParams:
         centres_B2: Row and column of the centre of the black square.
         crop_padding: As in `Augmentation`.
         cutout: As in `Augmentation`.
+        operations: Of the policy; None if there is none.
 
     Example:
         >>> params = draw(Augmentation(), 6, 8, 8, torch.Generator().manual_seed(0))
@@ -144,6 +152,7 @@ class AugmentationParams:
     centres_B2: torch.Tensor
     crop_padding: int
     cutout: int
+    operations: DrawnOperations | None = None
 
     def part(self, images: slice, device: torch.device | str = "cpu") -> "AugmentationParams":
         """Return the parameters of some of the images, on `device`."""
@@ -153,6 +162,8 @@ class AugmentationParams:
             centres_B2=to_device(self.centres_B2[images], device),
             crop_padding=self.crop_padding,
             cutout=self.cutout,
+            # These stay on the CPU, where they say which images are to be taken together.
+            operations=None if self.operations is None else self.operations.part(images),
         )
 
 
@@ -181,20 +192,24 @@ def draw(
     )
     flips_B = torch.rand(batch_size, generator=generator) < (0.5 if augmentation.flip else 0.0)
     centres_B2 = (torch.rand(batch_size, 2, generator=generator) * size_2).long()
+    operations = None
+    if augmentation.policy != "none":
+        operations = draw_operations(augmentation.policy, batch_size, generator)
     return AugmentationParams(
         offsets_B2=offsets_B2,
         flips_B=flips_B,
         centres_B2=centres_B2,
         crop_padding=augmentation.crop_padding,
         cutout=augmentation.cutout,
+        operations=operations,
     )
 
 
 def augment(images_BCHW: torch.Tensor, params: AugmentationParams) -> torch.Tensor:
-    """Crop out of a black border, mirror, and black out a square: each image as drawn for it.
+    """Crop out of a black border, mirror, apply the policy, black out a square: as drawn for each.
 
     Args:
-        images_BCHW: Images of any dtype, on the device of `params`.
+        images_BCHW: Images, on the device of `params`; uint8, or of any dtype without a policy.
         params: What to do to each image.
 
     Returns:
@@ -217,6 +232,8 @@ def augment(images_BCHW: torch.Tensor, params: AugmentationParams) -> torch.Tens
     padded_BCP = F.pad(images_BCHW, (padding,) * 4).reshape(B, C, -1)
     index_BCP = pixels_BHW.reshape(B, 1, -1).expand(B, C, -1)
     cropped_BCHW = padded_BCP.gather(2, index_BCP).reshape(B, C, H, W)
+    if params.operations is not None:
+        cropped_BCHW = apply_operations(cropped_BCHW, params.operations)
     if params.cutout == 0:
         return cropped_BCHW
     hole_BH = _covered(row_H, params.centres_B2[:, :1], params.cutout)

@@ -17,11 +17,10 @@ from selfexplain.data import (
     take,
 )
 from selfexplain.data.images import Ranges
-from selfexplain.distributed import gathered, rank_slice
+from selfexplain.distributed import gathered, rank, rank_slice, world_size
 from selfexplain.errors import InputError
 from selfexplain.evaluation import predict
 from selfexplain.experiments.options import DataOptions
-from selfexplain.training.processes import joined_processes
 
 # From data options to the images that one seed trains on and is scored on.
 #
@@ -39,6 +38,7 @@ class Prepared:
     std_C: Tensor
     augmentation: Augmentation
     ranges: Ranges = field(default_factory=Ranges)
+    balanced: bool = False
 
     def training_batches(
         self,
@@ -57,6 +57,7 @@ class Prepared:
             seed=seed,
             device=device,
             augmentation=self.augmentation,
+            balanced=self.balanced,
             rank=rank,
             world_size=world_size,
             workers=workers,
@@ -122,11 +123,23 @@ def side_of(shape_CHW: tuple[int, int, int]) -> int:
     return height
 
 
-def prepare(data: ImageData, options: DataOptions, seed: int) -> Prepared:
+def prepare(
+    data: ImageData,
+    options: DataOptions,
+    seed: int,
+    statistics: tuple[Tensor, Tensor] | None = None,
+) -> Prepared:
     """Draw the splits of one seed.
 
     The held-out part is drawn first, from all training images, so that it does not depend on how
     many of the others are then trained on.
+
+    Args:
+        data: the data set.
+        options: how to split and augment it.
+        seed: of the splits.
+        statistics: mean and standard deviation (C,) to normalise by, in units of [0, 1]; None for
+            those of the images that are trained on.
 
     Example:
         >>> options = DataOptions(data="digits", train_size=100, validation=0.2)
@@ -140,7 +153,7 @@ def prepare(data: ImageData, options: DataOptions, seed: int) -> Prepared:
         train, scored = train.subset(train_indices), train.subset(held_out)
     if options.train_size is not None:
         train = train.subset(take(train.labels_N, options.train_size, seed))
-    mean_C, std_C = channel_statistics(train)
+    mean_C, std_C = channel_statistics(train) if statistics is None else statistics
     return Prepared(
         train=train,
         scored=scored,
@@ -149,6 +162,7 @@ def prepare(data: ImageData, options: DataOptions, seed: int) -> Prepared:
         std_C=std_C,
         augmentation=_augmentation(options, data.shape_CHW),
         ranges=data.ranges,
+        balanced=options.balanced,
     )
 
 
@@ -159,6 +173,7 @@ def _augmentation(options: DataOptions, shape_CHW: tuple[int, int, int]) -> Augm
         # A mirrored digit is not a digit; most other things stay what they are.
         flip=options.data != "digits" if options.flip is None else options.flip,
         cutout=options.cutout,
+        policy=options.augment,
     )
 
 
@@ -195,11 +210,11 @@ def predict_together(
         >>> logits_NK.shape, torch.equal(y_N, prepared.scored.labels_N)
         (torch.Size([144, 10]), True)
     """
-    count, processes = len(prepared.scored), joined_processes()
+    count, processes = len(prepared.scored), world_size()
     scored = partial(prepared.scored_batches, device=device, workers=workers, corruption=corruption)
-    if count < processes.count:  # a part would be empty
+    if count < processes:  # a part would be empty
         return predict(model, scored().epoch(0))
-    part = torch.arange(count)[rank_slice(count, processes.rank, processes.count)]
-    only = None if processes.count == 1 else part
+    part = torch.arange(count)[rank_slice(count, rank(), processes)]
+    only = None if processes == 1 else part
     logits_NK, y_N = predict(model, scored(only=only).epoch(0))
     return gathered(logits_NK, uneven=True), gathered(y_N, uneven=True)

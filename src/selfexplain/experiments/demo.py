@@ -1,17 +1,51 @@
-"""The demo: three objectives, three seeds, a search; real images of digits, a few minutes."""
+"""The demo: a photograph explained; then three objectives, three seeds and a search on digits."""
 
 from pathlib import Path
 
+import matplotlib
 import torch
 
 from selfexplain.data import ImageData, MemoryImages
-from selfexplain.experiments.explain.explain import explain_tensor, load_run
+from selfexplain.experiments.explain.explain import (
+    TOP,
+    explain_tensor,
+    load_published,
+    load_run,
+    read_images,
+)
 from selfexplain.experiments.fit.teacher import run_folder
 from selfexplain.experiments.options import CompareConfig, DataOptions
 from selfexplain.experiments.search_options import SearchConfig
 from selfexplain.lease import Rates
 from selfexplain.report import save_figure
 from selfexplain.training import TrainingOptions
+
+PHOTOGRAPH = Path("sample_data", "grace_hopper.jpg")
+"""Rear Admiral Grace M. Hopper, in uniform; James S. Davis for the U.S. Navy, 1984, public domain.
+
+It comes with matplotlib.
+"""
+
+
+def demo_photograph(out: Path) -> Path:
+    """Explain a photograph by a network that knows ImageNet: its five most probable classes.
+
+    Args:
+        out: folder for the picture.
+
+    Returns:
+        The picture's file.
+
+    Raises:
+        InputError: the weights are not installed.
+    """
+    run = load_published("efficientnet_lite0")
+    images_BCHW = read_images([Path(matplotlib.get_data_path()) / PHOTOGRAPH], run.shape_CHW)
+    figure = explain_tensor(run, images_BCHW, top=TOP)
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "photograph.png"
+    save_figure(figure, path)
+    return path
 
 
 def demo_config(out: Path) -> CompareConfig:

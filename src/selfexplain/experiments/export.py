@@ -28,6 +28,7 @@ from selfexplain.experiments.read_records import TRAINED, read_result
 from selfexplain.experiments.reading_options import ExportConfig, Format
 from selfexplain.experiments.run_dir import FinishedRun, read_finished
 from selfexplain.files import atomic_file, cannot_write, read_json, tensor_bytes
+from selfexplain.models.hub import lies_in_folder
 from selfexplain.report.model_card import model_card
 from selfexplain.spaces import load_genotype
 from selfexplain.spaces.standalone import source_of
@@ -70,6 +71,12 @@ def export_run(config: ExportConfig) -> list[Path]:
             upload fails.
     """
     run = read_finished(config.run)
+    if lies_in_folder(run.config.get("model")):
+        raise InputError(
+            f"the model of {config.run} is described in a folder of this machine, "
+            f"{run.config['model']}, which others "
+            "lack; upload that to the hub, and train from there"
+        )
     classifier = classifier_of(run)
     try:
         config.out.mkdir(parents=True, exist_ok=True)

@@ -7,53 +7,25 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pkgutil import resolve_name
 from typing import Any, get_args, get_type_hints
 
 import torch
 from torch import nn
 
 from selfexplain.errors import InputError, first_line
-from selfexplain.experiments.objective_options import ObjectiveOptions, parts_of
-from selfexplain.introspection import Introspective, OwnMass
+from selfexplain.introspection.options import FORMER_NAMES
 from selfexplain.lazy import import_named
-from selfexplain.objectives import (
-    BYOT,
-    CSKD,
-    DKD,
-    DLB,
-    DML,
-    KD,
-    PSKD,
-    AttentionSeparability,
-    BornAgain,
-    Choice,
-    ConfidencePenalty,
-    ContrastiveGradCam,
-    CutMix,
-    DistilPart,
-    LabelSmoothing,
-    LearnerCritic,
-    Mixing,
-    Mixup,
-    Objective,
-    ObjectiveContext,
-    OnlineLabelSmoothing,
-    SaliencyGuided,
-    Standard,
-    TfKD,
-    ZipfLabelSmoothing,
-)
+from selfexplain.objectives import Choice, Mixing, Objective, ObjectiveContext
 from selfexplain.objectives.mixing import refusal
+from selfexplain.objectives.options import CLASSES, MIXER_CLASSES, ObjectiveOptions, parts_of
 from selfexplain.objectives.shared.base import Tunable
 
 # What may stand before an objective on the command line and mix images for it.
 
 
-MIXERS: dict[str, type[Mixing]] = {
-    "mixup": Mixup,
-    "cutmix": CutMix,
-}
-"""Name -> class. Options are the field of its name in `ObjectiveOptions`."""
+MIXERS: dict[str, type[Mixing]] = {n: resolve_name(place) for n, place in MIXER_CLASSES.items()}
+"""Name -> class."""
 
 
 def split_spec(spec: str) -> tuple[list[str], str]:
@@ -95,31 +67,8 @@ def check_mixers(mixers: list[str], name: str) -> None:
         raise InputError(f"{name} {reason}; after {mixer}+ pass {' or '.join(others)}")
 
 
-OBJECTIVES: dict[str, type[Objective]] = {
-    "standard": Standard,
-    "label_smoothing": LabelSmoothing,
-    "confidence_penalty": ConfidencePenalty,
-    "introspective": Introspective,
-    "own_mass": OwnMass,
-    "dml": DML,
-    "byot": BYOT,
-    "saliency_guided": SaliencyGuided,
-    "cgc": ContrastiveGradCam,
-    "icasc": AttentionSeparability,
-    "lsx": LearnerCritic,
-    "kd": KD,
-    "cs_kd": CSKD,
-    "ps_kd": PSKD,
-    "tf_kd": TfKD,
-    "ols": OnlineLabelSmoothing,
-    "zipf": ZipfLabelSmoothing,
-    "dlb": DLB,
-    "distil_part": DistilPart,
-    "born_again": BornAgain,
-    "dkd": DKD,
-}
-"""Name -> class. Options of an objective, where it has any, are the field of its name in
-`ObjectiveOptions`."""
+OBJECTIVES: dict[str, type[Objective]] = {n: resolve_name(p) for n, p in CLASSES.items()}
+"""Name -> class."""
 
 
 # Objectives of the user's own, by `package.module:Class`.
@@ -184,7 +133,7 @@ def objective_class(name: str) -> type[Objective]:
     if not (isinstance(found, type) and issubclass(found, Objective)):
         what = f"the class {found.__name__}" if isinstance(found, type) else type(found).__name__
         raise InputError(
-            f"objective {name!r} is no objective ({what}); pass a subclass of "
+            f"objective {name!r} is not an objective ({what}); pass a subclass of "
             "selfexplain.objectives.Objective"
         )
     return found
@@ -388,7 +337,7 @@ def _named(part: str, options: ObjectiveOptions) -> tuple[str, dict[str, Any]]:
     base = getattr(options, name, None)
     texts = [] if overrides is None else overrides.split(",")
     if "" in texts:
-        raise InputError(f"{part!r} has a place for an option and none there; leave out its sign")
+        raise InputError(f"{part!r} has a separator without an option; add one, or remove it")
     hints = _hints(name, options)
     pairs = [_parse(text, name, hints) for text in texts]
     given = dict(pairs)
@@ -428,6 +377,7 @@ def _hints(name: str, options: ObjectiveOptions) -> dict[str, Any]:
 def _parse(part: str, name: str, hints: Mapping[str, Any]) -> tuple[str, Any]:
     """One `option=value`, the value in the type of the option."""
     option, equals, text = part.partition("=")
+    option = option if option in hints else FORMER_NAMES.get(option, option)
     if option in hints and not equals:
         raise InputError(f"{option} of {name} has no value; pass it as {option}=VALUE")
     if option not in hints:

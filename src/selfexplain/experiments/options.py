@@ -6,7 +6,7 @@
 import json
 import os
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from selfexplain.errors import InputError
-from selfexplain.experiments.objective_options import ObjectiveOptions, parts_of
+from selfexplain.introspection.options import recorded_names
 from selfexplain.launchers import LocalWorkers, RayCluster, Scheduler, Serial
 from selfexplain.limits import (
     Count,
@@ -27,7 +27,7 @@ from selfexplain.limits import (
     check_once,
     check_options,
 )
-from selfexplain.objectives.teacher_parts import PARTS
+from selfexplain.objectives.options import PARTS, ObjectiveOptions, parts_of
 from selfexplain.spaces import SPACES, load_genotype, to_string
 from selfexplain.spaces.space import Form
 from selfexplain.training import TrainingOptions
@@ -125,20 +125,26 @@ class DataOptions:
     channels: Literal[1, 3] | None = None
     """1 for grey, 3 for RGB; None for grey if all images are grey, and RGB if not."""
     skip_broken: bool = False
-    """Leave out images that cannot be decoded instead of stopping."""
+    """Skip images that cannot be decoded instead of stopping."""
     train_size: Count | None = None
-    """Train on this many images only, drawn by the seed with the classes' proportions kept; None
+    """Train on only this many images, drawn with the seed and in proportion to the classes; None
     for all."""
     validation: ShareBelowOne = 0.0
-    """Hold out this share of the training images, drawn by the seed, and score on them instead of
-    the test images, to choose options. 0 scores on the test images."""
+    """Fraction of the training images to hold out as a validation split, drawn with the seed and
+    scored instead of the test images, to choose options. 0 scores on the test images."""
     crop_padding: Annotated[int, Limits(least=0, most=LARGEST_SIDE)] | None = None
     """Width in pixels of the black border added before random crops; None for an eighth of the
     side."""
     flip: bool | None = None
-    """Mirror images left to right at random, half of them; None for yes, except for digits."""
+    """Flip images horizontally with probability 1/2; None for yes, except for digits."""
     cutout: Natural = 0
-    """Side in pixels of a black square put at random on each image; 0 for none."""
+    """Side in pixels of a black square at a random position on each image; 0 for none."""
+    augment: Literal["none", "trivial", "rand"] = "none"
+    """Further augmentation, after crop and flip: trivial (TrivialAugment, one random operation of
+    random strength per image), rand (RandAugment, two operations), or none."""
+    balanced: bool = False
+    """Draw training images with replacement so that every class is equally likely, for classes of
+    very different sizes."""
     workers: Annotated[int, tyro.conf.arg(name="loader-workers"), Limits(least=0, most=1024)] = 2
     """Number of processes in each run that decode images, for data too large for memory."""
 
@@ -152,7 +158,7 @@ class DeviceOptions:
     """Where a run happens."""
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Kind of device; auto takes a GPU if there is one."""
+    """Kind of device; auto uses a GPU if there is one."""
     devices: Annotated[int, Limits(least=1, most=4096)] = 1
     """Number of devices, with one process each. Under torchrun, the number of processes that it
     started."""
@@ -203,13 +209,13 @@ class RunConfig(SharedConfig):
     objective: str = "introspective"
     """standard | label_smoothing | confidence_penalty | introspective | own_mass | zipf | ols |
     cs_kd | ps_kd | dlb | tf_kd | byot | dml | kd | dkd | born_again | saliency_guided | cgc |
-    icasc | lsx, with options of its own after a colon if you like:
-    introspective:weight=0.1,control=permuted. Your own is package.module:Class.
-    mixup+ or cutmix+ before it trains it on mixed images: mixup:alpha=0.5+standard."""
+    icasc | lsx, with its options after a colon: introspective:weight=0.1,control=permuted. Your own
+    is package.module:Class. mixup+ or cutmix+ before it mixes its images:
+    mixup:alpha=0.5+standard."""
     seed: Seed = 0
     """Seed of weights, batches and splits."""
     start_seed: Seed | None = None
-    """Seed of weights and batches alone, to vary them on the same splits; None for --seed."""
+    """Separate seed of weights and batches, to vary them with the same splits; None for --seed."""
     resume: bool = False
     """Continue the run in --out from its last checkpoint, if there is one."""
 
@@ -224,27 +230,89 @@ class TrainConfig(RunConfig):
     """Train one model."""
 
     model: str = "small_cnn"
-    """small_cnn | resnet20 | resnet32 | resnet56 | resnet18 | wrn16_2 | wrn28_10 | timm:NAME |
-    package.module:factory."""
+    """small_cnn | resnet20 | resnet32 | resnet56 | resnet18 | wrn16_2 | wrn28_10 |
+    efficientnet_lite0 (or 1, 2) | timm:NAME | hf:NAME | package.module:factory."""
+    pretrained: bool = False
+    """Start from published weights, with a new head unless the classes are as many, and normalise
+    images as they want: of efficientnet_lite0 (requires the pretrained extra), timm:NAME (of timm,
+    or hf-hub:NAME, or local-dir:DIR) or hf:NAME (of transformers; or a folder)."""
 
     def __post_init__(self) -> None:
         """Refuse a seed that no generator takes; name the folder."""
         check_options(self)
         check_once(self, "loggers")
+        check_validated(self)
         name_folder(self, "train", self.model)
+
+
+PHOTOS_UNSET = "PHOTOS"
+"""Stands for data that are given in another way."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinetuneConfig(RunConfig):
+    """Fine-tune a pretrained network on a folder of photographs, and write a page about it.
+
+    First the head learns alone, on features that are computed once; then all layers learn, the
+    first ones slowest. The run is one of `train`: `explain`, `app`, `report` and `export` read it.
+    """
+
+    photos: tyro.conf.Positional[str | None] = None
+    """Folder with a folder of photographs for each class (a fifth of each is held out for the
+    score), or with the folders train and test of such folders. Or pass --data."""
+    data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(
+        default_factory=lambda: DataOptions(data=PHOTOS_UNSET, image_size=128, augment="trivial")
+    )
+    model: str = "efficientnet_lite0"
+    """Pretrained network: efficientnet_lite0 (requires the pretrained extra), timm:NAME or
+    hf:NAME."""
+    training: Annotated[TrainingOptions, tyro.conf.arg(name="")] = field(
+        default_factory=lambda: TrainingOptions(
+            epochs=10,
+            batch_size=32,
+            optimizer="adamw",
+            head_epochs=30,
+            body_lr=0.5,
+            layer_decay=0.9,
+        )
+    )
+    open: bool = False
+    """Show the page in the browser when it is written."""
+
+    def __post_init__(self) -> None:
+        """Refuse data twice or not at all; name the folder as `train` would."""
+        given = self.data.data != PHOTOS_UNSET
+        if self.photos is not None and given:
+            raise InputError("both a folder of photographs and --data are given; pass one of them")
+        if self.photos is None and not given:
+            raise InputError(
+                "there is nothing to learn from; pass a folder that holds a folder of photographs "
+                "for each class, or --data"
+            )
+        if self.photos is not None:
+            object.__setattr__(self, "data", replace(self.data, data=f"folder:{self.photos}"))
+        object.__setattr__(self, "out", self.as_training().out)
+
+    def as_training(self) -> TrainConfig:
+        """The same run as a configuration of `train`."""
+        shared = {f.name: getattr(self, f.name) for f in fields(RunConfig)}
+        return TrainConfig(**shared, model=self.model, pretrained=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CompareConfig(SharedConfig):
     """Train one model with several objectives and seeds, and compare the objectives.
 
-    The same command again continues a comparison that was stopped; objectives and seeds may be
-    added.
+    Repeating the command continues an interrupted comparison; objectives and seeds may be added.
     """
 
     model: str = "small_cnn"
-    """small_cnn | resnet20 | resnet32 | resnet56 | resnet18 | wrn16_2 | wrn28_10 | timm:NAME |
-    package.module:factory."""
+    """small_cnn | resnet20 | resnet32 | resnet56 | resnet18 | wrn16_2 | wrn28_10 |
+    efficientnet_lite0 (or 1, 2) | timm:NAME | hf:NAME | package.module:factory."""
+    pretrained: bool = False
+    """Start from published weights, with a new head unless the classes are as many, and normalise
+    images as they want: of efficientnet_lite0 (requires the pretrained extra), timm:NAME (of timm,
+    or hf-hub:NAME, or local-dir:DIR) or hf:NAME (of transformers; or a folder)."""
     objectives: tuple[str, ...] = ("standard", "label_smoothing", "introspective")
     """Objectives to compare, named as for train; differences are taken against the first. Options
     may follow a colon: introspective:control=permuted. Images may be mixed: mixup+standard.
@@ -252,21 +320,22 @@ class CompareConfig(SharedConfig):
     seeds: tuple[Seed, ...] = (0, 1, 2)
     """Seeds; every objective is trained with each of them."""
     tune: Count | None = None
-    """Before the seeds are run, try this many settings of each objective that has options to tune,
-    and take the best. Trials are scored on a held-out share of the training images (--validation,
+    """Before the seeds are run, try this many settings of each objective that has tunable options,
+    and use the best. Trials are scored on a validation split of the training images (--validation,
     0.1 if not given); the seeds then train on all training images."""
     tuner: Literal["random", "optuna"] = "random"
-    """How settings after the first, which is the published one, are chosen: drawn at random, or
+    """How settings after the first one, the published one, are chosen: sampled at random, or
     proposed by Optuna (requires the tune extra)."""
     finished_only: bool = False
-    """Train nothing, and make the table from the finished runs in --out. It says which runs are
-    missing. Cannot be combined with --tune."""
+    """Train nothing, and make the table from the finished runs in --out. It lists the missing runs.
+    Cannot be combined with --tune."""
     sweep: Annotated[SweepOptions, tyro.conf.arg(name="")] = field(default_factory=SweepOptions)
 
     def __post_init__(self) -> None:
         """Refuse a comparison of nothing, and a tuning of nothing."""
         check_options(self)
         check_once(self, "loggers")
+        check_validated(self)
         if self.finished_only and self.tune is not None:
             raise OptionError(
                 "finished_only makes no table of a tuned comparison; leave out --finished-only, "
@@ -289,6 +358,29 @@ class CompareConfig(SharedConfig):
                 "devices",
             )
         name_folder(self, "compare", self.model, free=("objectives", "seeds"))
+
+
+def check_validated(config: SharedConfig) -> None:
+    """Refuse to choose an epoch on the test images, and what a head alone cannot do.
+
+    Raises:
+        InputError: epochs are to be chosen and nothing is held out; or a head alone is averaged.
+    """
+    training = config.training
+    for name, asked in {"keep_best": training.keep_best, "patience": training.patience}.items():
+        if asked and not config.data.validation:
+            raise OptionError(
+                f"{name} chooses an epoch by its accuracy, which must not be the test images'; "
+                "pass --validation 0.1 too",
+                TrainingOptions,
+                name,
+            )
+    if training.freeze == "all" and training.ema:
+        raise OptionError(
+            "freeze is all, and an average of a head's weights is not kept; leave out --ema",
+            TrainingOptions,
+            "freeze",
+        )
 
 
 def name_folder(config: Any, *words: str, free: tuple[str, ...] = ()) -> None:
@@ -338,17 +430,27 @@ def to_dict(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
     if isinstance(config, SharedConfig):  # runs without stay what they were when this was a flag
         values["tensorboard"] = False
     values = {k: v for k, v in values.items() if k not in (*leave_out, *EXCLUDED_FROM_RUN_ID)}
-    for name in ("teacher", "start_seed"):  # runs without stay what they were before these came
-        if values.get(name) is None:
-            values.pop(name, None)
+    # Runs without stay what they were before these came.
+    later = {"teacher": None, "start_seed": None, "pretrained": False}
+    values = {k: v for k, v in values.items() if k not in later or v != later[k]}
+    if "data" in values:
+        values["data"] = {
+            k: v for k, v in values["data"].items() if k not in _LATER_DATA or v != _LATER_DATA[k]
+        }
     if "training" in values:
         values["training"] = _training_dict(config.training)
     specs = getattr(config, "objectives", None) or [getattr(config, "objective", None)]
     if "options" in values and specs != [None]:
         used = {part.partition(":")[0] for spec in specs for part in parts_of(spec)}
-        values["options"] = {k: v for k, v in values["options"].items() if k in used}
+        values["options"] = {
+            k: recorded_names(v) for k, v in values["options"].items() if k in used
+        }
     result: dict[str, Any] = json.loads(json.dumps(values, default=str))
     return result
+
+
+_LATER_DATA = {"augment": "none", "balanced": False}
+"""Options of data that later versions brought, with what runs had before."""
 
 
 def _training_dict(options: TrainingOptions) -> dict[str, Any]:
@@ -356,7 +458,18 @@ def _training_dict(options: TrainingOptions) -> dict[str, Any]:
     values = asdict(options)
     values |= {"lr": options.largest_lr, "weight_decay": options.used_weight_decay}
     # A run without what later versions brought stays what it was.
-    later = {"compile": False, "cuda_graph": False, "optimizer": "sgd", "decay_vectors": True}
+    later = {
+        "compile": False,
+        "cuda_graph": False,
+        "optimizer": "sgd",
+        "decay_vectors": True,
+        "freeze": None,
+        "head_epochs": 0,
+        "body_lr": 1.0,
+        "layer_decay": 1.0,
+        "keep_best": False,
+        "patience": 0,
+    }
     return {k: v for k, v in values.items() if k not in later or v != later[k]}
 
 
@@ -431,10 +544,10 @@ def first_process() -> bool:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetrainConfig(RunConfig):
-    """Train the network of a genotype from new weights.
+    """Train the network of a genotype from scratch.
 
-    The run keeps the genotype itself, as its benchmark writes it, and not the path of its file: it
-    is the same run wherever the genotype lay.
+    The run stores the genotype itself, in its benchmark's notation, and not the path of its file:
+    it is the same run wherever the file is.
 
     Example:
         >>> from selfexplain.experiments.options import DataOptions
@@ -516,9 +629,9 @@ def part_spec(part: str) -> str:
 class StudyKDConfig(CompareConfig):
     """Find which part of a teacher's output carries the gain of distillation.
 
-    Trains a teacher for each seed, or takes the one given, then students on the whole of its output
-    and on parts of it, and says how much of the whole's gain over plain training each part brings.
-    The same command again continues a study that was stopped; seeds may be added.
+    Trains a teacher for each seed, or uses the one given, then students on its full output and on
+    parts of it, and reports each part's share of the full output's gain over standard training.
+    Repeating the command continues an interrupted study; seeds may be added.
 
     Example:
         >>> from selfexplain.experiments.options import DataOptions

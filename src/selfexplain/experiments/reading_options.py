@@ -26,7 +26,7 @@ class QualityOptions:
     """Which images explanations are evaluated on, and with how many samples; for --evaluate."""
 
     count: Count = 200
-    """Number of images, drawn by --seed from those that the run was scored on; all if there are
+    """Number of images, drawn with --seed from the run's evaluation split; all if there are
     fewer."""
     seed: Seed = 0
     """Seed of the images, perturbations and randomised weights: the same for all runs."""
@@ -63,22 +63,31 @@ FORMATS = (".png", ".svg", ".pdf")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExplainConfig:
-    """Draw class maps and soft targets of images by a trained run, or evaluate its maps."""
+    """Draw class maps and soft targets of images by a trained run, or evaluate its maps.
 
-    run: tuple[Path, ...]
+    A network with published weights needs no run: --model efficientnet_lite0 --pretrained.
+    """
+
+    run: tuple[Path, ...] = ()
     """Folder of a finished run (of train, of retrain, or one of a comparison's runs/); several to
     compare their maps with --evaluate, differences to the first."""
+    model: str | None = None
+    """In place of a run, a network with published weights, which --pretrained asks for:
+    efficientnet_lite0 (requires the pretrained extra), timm:NAME or hf:NAME. Maps of its five most
+    probable classes are drawn."""
+    pretrained: bool = False
+    """Give --model its published weights."""
     images: tuple[Path, ...] = ()
-    """Image files to draw."""
+    """Image files to explain."""
     out: Path | None = None
-    """File to write: a picture as .png, .svg or .pdf; with --evaluate .json, by default
+    """File to write: a figure as .png, .svg or .pdf; with --evaluate .json, by default
     explanations.json in the first run's folder."""
     kind: tuple[MapKind, ...] = ("cam",)
     """Kind of the class maps; several with --evaluate."""
     layer: str | None = None
     """Layer of the maps, by module name; None for the last feature map."""
     evaluate: bool = False
-    """Instead of drawing maps, measure how good they are on images that the run was scored on."""
+    """Instead of plotting maps, measure their quality on the run's evaluation split."""
     quality: Annotated[QualityOptions, tyro.conf.arg(name="")] = field(
         default_factory=QualityOptions
     )
@@ -86,17 +95,36 @@ class ExplainConfig:
     def __post_init__(self) -> None:
         """Refuse what drawing, or evaluating, cannot use."""
         check_options(self)
+        if not self.kind:
+            raise OptionError("kind is empty; pass at least one", ExplainConfig, "kind")
         for name in ("run", "kind"):
-            values = getattr(self, name)
-            if not values:
-                raise OptionError(f"{name} is empty; pass at least one", ExplainConfig, name)
             check_once(self, name)
+        self._check_who()
         if self.evaluate:
             self._check_evaluation()
         else:
             self._check_drawing()
         if self.out is not None and self.out.is_dir():
             raise OptionError(f"out is {self.out}, a folder; pass a file", ExplainConfig, "out")
+
+    def _check_who(self) -> None:
+        """Refuse neither a run nor a model, and both."""
+        if self.run and (self.model is not None or self.pretrained):
+            raise InputError("a run has its model; pass --run, or --model and --pretrained")
+        if not self.run and self.model is None:
+            said = "run is empty; pass a folder, or --model efficientnet_lite0 --pretrained"
+            raise OptionError(said, ExplainConfig, "run")
+        if self.model is not None and not self.pretrained:
+            raise OptionError(
+                f"model is {self.model}, which knows nothing yet; pass --pretrained too, or --run",
+                ExplainConfig,
+                "model",
+            )
+        if self.model is not None and self.evaluate:
+            raise InputError(
+                "evaluate takes the images that a run was scored on; pass --run, or leave out "
+                "--evaluate"
+            )
 
     def _check_evaluation(self) -> None:
         if self.images:
@@ -134,7 +162,7 @@ Format = Literal["onnx", "torch_export", "source"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportConfig:
-    """Write a trained classifier in forms that others can use."""
+    """Export a trained classifier in portable formats."""
 
     run: Path
     """Folder of a finished run (of train, of retrain, or one of a comparison's runs/)."""
@@ -167,9 +195,9 @@ _RECORDS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportConfig:
-    """Write one HTML file that shows what trainings, comparisons, studies or searches left.
+    """Write one HTML file with the results of training runs, comparisons, studies or searches.
 
-    It needs no other file and no network.
+    It needs no other file and no network access.
     """
 
     dirs: tyro.conf.Positional[tuple[Path, ...]]
@@ -197,11 +225,13 @@ class ReportConfig:
         Example:
             >>> ReportConfig(dirs=(Path(),)).check_folders()
             Traceback (most recent call last):
-            selfexplain.errors.InputError: . holds no run and no comparison; pass the folder of one
+            selfexplain.errors.InputError: . contains no run and no comparison; pass ...
         """
         for folder in self.dirs:
             if not any(path for pattern in _RECORDS for path in folder.glob(pattern)):
-                raise InputError(f"{folder} holds no run and no comparison; pass the folder of one")
+                raise InputError(
+                    f"{folder} contains no run and no comparison; pass the folder of one"
+                )
 
     @property
     def file(self) -> Path:

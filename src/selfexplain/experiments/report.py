@@ -1,8 +1,9 @@
 """The report: one HTML file on what one or several folders hold."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -11,7 +12,6 @@ from torch import Tensor
 
 from selfexplain.errors import InputError
 from selfexplain.experiments.fit.teacher import run_folder
-from selfexplain.experiments.objective_options import parts_of
 from selfexplain.experiments.read_records import (
     COMPARED,
     LOOKUPS,
@@ -28,6 +28,7 @@ from selfexplain.experiments.read_records import (
 from selfexplain.experiments.reading_options import ReportConfig
 from selfexplain.experiments.run_dir import kept_digest
 from selfexplain.files import atomic_file, read_json, read_shaped
+from selfexplain.objectives.options import parts_of
 from selfexplain.records import printable
 from selfexplain.report import disambiguate
 from selfexplain.report.html import FRAMES, Section, linspace_indices, page, paragraph
@@ -35,7 +36,6 @@ from selfexplain.report.sections import (
     EpochSnapshot,
     Predictions,
     Record,
-    Similarity,
     Snapshots,
     classes_section,
     comparison_results,
@@ -84,8 +84,8 @@ def read_record(folder: Path) -> Record:
         metrics=printable(read_metrics(folder)),
         result=read_result(done) if done.exists() else None,
         predictions=_predictions(folder, len(class_names)),
-        similarity=_similarity(folder, len(class_names)),
         control=_control(config["objective"], config.get("options", {})),
+        read=partial(_kept, folder, len(class_names)),
     )
 
 
@@ -136,31 +136,23 @@ def _control(spec: str, options: dict[str, dict[str, Any]]) -> str:
     return str(own.get("control", options.get(name, {}).get("control", "none")))
 
 
+def _kept(
+    folder: Path, classes: int, name: str, shapes: Mapping[str, str]
+) -> dict[str, Tensor] | None:
+    """The tensors of a file of a run, checked; None if there is no such file."""
+    path = folder / name
+    if not path.exists():
+        return None
+    return read_shaped(path, shapes, {"K": classes}, digest=kept_digest(folder, name))
+
+
 def _predictions(folder: Path, classes: int) -> Predictions | None:
-    path = folder / "predictions.safetensors"
-    if not path.exists():
+    name = "predictions.safetensors"
+    found = _kept(folder, classes, name, {"logits": "float NK", "labels": "int N"})
+    if found is None:
         return None
-    found = read_shaped(
-        path,
-        {"logits": "float NK", "labels": "int N"},
-        {"K": classes},
-        digest=kept_digest(folder, path.name),
-    )
-    _check_indices(path, "labels", found["labels"], classes)
+    _check_indices(folder / name, "labels", found["labels"], classes)
     return Predictions(logits_NK=found["logits"], labels_N=found["labels"])
-
-
-def _similarity(folder: Path, classes: int) -> Similarity | None:
-    path = folder / "similarity.safetensors"
-    if not path.exists():
-        return None
-    found = read_shaped(
-        path,
-        {"similarity": "float KK", "count": "int K"},
-        {"K": classes},
-        digest=kept_digest(folder, path.name),
-    )
-    return Similarity(similarity_KK=found["similarity"], count_K=found["count"])
 
 
 def _check_indices(path: Path, name: str, index: Tensor, classes: int) -> None:
@@ -341,7 +333,7 @@ def search_sections(folder: Path) -> list[Section]:
         ['Search', 'Cell']
     """
     if not holds_search(folder):
-        raise InputError(f"{folder} holds no search; pass the folder of selfexplain search")
+        raise InputError(f"{folder} contains no search; pass the folder of selfexplain search")
     if _holds_seeds(folder):
         sections = _sections_of_seeds(folder)
     else:
@@ -482,14 +474,14 @@ def sections_of(folder: Path) -> list[Section]:
         >>> import tempfile
         >>> sections_of(Path(tempfile.mkdtemp()))
         Traceback (most recent call last):
-        selfexplain.errors.InputError: ... holds no run and no comparison; pass the folder of one
+        selfexplain.errors.InputError: ... contains no run and no comparison; pass the folder of one
     """
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}; pass folders of runs")
     for holds, sections in KINDS:
         if holds(folder):
             return sections(folder)
-    raise InputError(f"{folder} holds no run and no comparison; pass the folder of one")
+    raise InputError(f"{folder} contains no run and no comparison; pass the folder of one")
 
 
 def _holds(name: str) -> Callable[[Path], bool]:

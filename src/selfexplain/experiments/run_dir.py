@@ -19,9 +19,10 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from selfexplain.data.images import Ranges
+from selfexplain.distributed import lost_process_said
 from selfexplain.errors import BrokenOffError, InputError, first_line
 from selfexplain.experiments.data import Prepared
-from selfexplain.experiments.options import RunConfig, first_process, shortened, to_dict
+from selfexplain.experiments.options import CompareConfig, first_process, shortened, to_dict
 from selfexplain.experiments.read_records import IMAGES, TRAINED, check_model_of, lengths_agree
 from selfexplain.files import (
     clear_leftovers,
@@ -35,7 +36,6 @@ from selfexplain.files import (
 from selfexplain.records import escaped, printable
 from selfexplain.training.checkpoint import epochs_kept, loading_from
 from selfexplain.training.log import EpochLog
-from selfexplain.training.processes import lost_process_said
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -121,7 +121,8 @@ RECORDS = {
 def locked(folder: Path, lock_timeout: float = 0.0) -> Iterator[None]:
     """Keep other runs out of a folder; the operating system frees it if the process dies.
 
-    What killed processes left half-written in it is cleared away first.
+    What killed processes left half-written in it is cleared away first. Of work that is broken off
+    inside, it is said what is kept (`kept_said`).
 
     Args:
         folder: made if it does not exist.
@@ -129,6 +130,7 @@ def locked(folder: Path, lock_timeout: float = 0.0) -> Iterator[None]:
 
     Raises:
         InputError: another process writes to the folder.
+        BrokenOffError: as `kept_said`.
 
     Example:
         >>> import tempfile
@@ -136,7 +138,8 @@ def locked(folder: Path, lock_timeout: float = 0.0) -> Iterator[None]:
         ...     pass
     """
     if not first_process():  # the first process of a run holds the lock for all of them
-        yield
+        with kept_said(folder):
+            yield
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -150,7 +153,8 @@ def locked(folder: Path, lock_timeout: float = 0.0) -> Iterator[None]:
         raise InputError(f"{folder} cannot be written to ({reason}); pass another --out") from error
     with held:
         clear_leftovers(folder)
-        yield
+        with kept_said(folder):
+            yield
 
 
 @contextmanager
@@ -270,6 +274,22 @@ def claim_folder(config: Any) -> str:
     return identity
 
 
+def claim_comparison(config: CompareConfig) -> None:
+    """Check that a folder is free, or holds this comparison, to which runs may be added.
+
+    Raises:
+        InputError: the folder holds something else.
+    """
+    path = config.out / "compare.json"
+    if path.exists():
+        # Each run checks the options of its own objective.
+        free = ("out", "objectives", "seeds", "options")
+        old = {k: v for k, v in saved_config(path).items() if k not in free}
+        check_same_config(old, to_dict(config, leave_out=free), config.out)
+    else:
+        check_free(config.out)
+
+
 def check_free(folder: Path) -> None:
     """Raise InputError unless a folder is new, or holds nothing but a start that failed.
 
@@ -293,6 +313,7 @@ def check_free(folder: Path) -> None:
         "architecture.png",
         "teachers",
         "report.html",
+        "photograph.png",
     }
     files = {path.name for path in folder.iterdir()} if folder.exists() else set()
     # Names that begin with a dot are locks and files that are being written.
@@ -302,7 +323,7 @@ def check_free(folder: Path) -> None:
             raise InputError(
                 f"{folder} holds {held[0]}, which this command cannot continue; pass another --out"
             )
-        raise InputError(f"{folder} is not empty and holds no run; pass another --out")
+        raise InputError(f"{folder} is not empty but contains no run; pass another --out")
 
 
 def saved_config(path: Path) -> dict[str, Any]:
@@ -313,7 +334,7 @@ def saved_config(path: Path) -> dict[str, Any]:
     """
     config = read_json(path).get("config")
     if not isinstance(config, dict):
-        raise InputError(f"{path} holds no configuration; delete it, or pass another folder")
+        raise InputError(f"{path} contains no configuration; delete it, or pass another folder")
     return config
 
 
@@ -349,29 +370,43 @@ def _differences(old: Any, new: Any, name: str = "") -> list[str]:
     return [told if len(told) <= 200 else f"{name} is another"]  # a genotype is a long text
 
 
-# What a training writes into its folder beside what it learns.
+# What a run writes into its folder beside what it learns.
 
 
-def write_run(config: RunConfig, prepared: Prepared, fabric: Fabric) -> None:
-    """Write `run.json`: configuration, environment, and what it takes to prepare an image."""
-    write_record(
-        config.out / "run.json",
-        {
-            "schema": 1,
-            "config": to_dict(config, leave_out=("out", "resume")),
-            "environment": {**environment(fabric.device), "processes": fabric.world_size},
-            "images": {
-                "class_names": list(prepared.class_names),
-                "shape": list(prepared.train.shape_CHW),
-                "mean": prepared.mean_C.tolist(),
-                "std": prepared.std_C.tolist(),
-                "train": len(prepared.train),
-                "scored": len(prepared.scored),
-                # Only where there is something to say: most images have 8 bits.
-                **({} if prepared.ranges == Ranges() else {"ranges": asdict(prepared.ranges)}),
-            },
-        },
-    )
+def write_config(name: str, config: Any, environment: dict[str, object], **more: object) -> None:
+    """Write what a folder is of: `run.json` of a training or search, `compare.json` of several.
+
+    Args:
+        name: of the file.
+        config: a dataclass with `out`, where the file is written.
+        environment: see `environment`.
+        **more: what else there is to say.
+    """
+    saved = to_dict(config, leave_out=("out", "resume"))
+    record = {"schema": 1, "config": saved, "environment": environment, **more}
+    write_record(config.out / name, record)
+
+
+def write_run(
+    config: Any, images: dict[str, object], device: torch.device, processes: int = 1
+) -> None:
+    """Write `run.json`: configuration, environment, and what is to know of the images."""
+    around = {**environment(device), "processes": processes}
+    write_config("run.json", config, around, images=images)
+
+
+def images_of(prepared: Prepared) -> dict[str, object]:
+    """What it takes to prepare an image for a trained model, and how many there were."""
+    return {
+        "class_names": list(prepared.class_names),
+        "shape": list(prepared.train.shape_CHW),
+        "mean": prepared.mean_C.tolist(),
+        "std": prepared.std_C.tolist(),
+        "train": len(prepared.train),
+        "scored": len(prepared.scored),
+        # Only where there is something to say: most images have 8 bits.
+        **({} if prepared.ranges == Ranges() else {"ranges": asdict(prepared.ranges)}),
+    }
 
 
 def write_outcome(
@@ -404,6 +439,22 @@ def write_outcome(
     return result
 
 
+def best_epoch(folder: Path) -> dict[str, float]:
+    """Number, accuracy and NLL of the epoch with the highest accuracy; of equals, the lowest NLL.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> line = '{"epoch": 1, "accuracy": 50.0, "nll": 1.5}'
+        >>> _ = (folder / "metrics.jsonl").write_text(line)
+        >>> best_epoch(folder)
+        {'best_epoch': 1, 'best_accuracy': 50.0, 'best_nll': 1.5}
+    """
+    rows = [row for row in EpochLog(folder).read() if {"accuracy", "nll"} <= row.keys()]
+    best = max(rows, key=lambda row: (row["accuracy"], -row["nll"]))
+    return {f"best_{name}": best[name] for name in ("epoch", "accuracy", "nll")}
+
+
 def median_step_seconds(folder: Path) -> float:
     r"""Seconds of a training step, the median of the epochs' means in `metrics.jsonl`.
 
@@ -422,7 +473,7 @@ def median_step_seconds(folder: Path) -> float:
     seconds = [value for value in values if isinstance(value, float)]
     if not seconds:
         raise InputError(
-            f"{log.path} is missing or says of no epoch what a step took (step_seconds); put it "
+            f"{log.path} is missing or has no time per step (step_seconds); put it "
             f"back, or delete {folder / 'checkpoint.pt'} to train this run again"
         )
     return statistics.median(seconds)
@@ -464,11 +515,11 @@ def read_finished(folder: Path) -> FinishedRun:
     Example:
         >>> read_finished(Path("absent"))
         Traceback (most recent call last):
-        selfexplain.errors.InputError: absent holds no finished run; pass a folder with run.json ...
+        selfexplain.errors.InputError: absent contains no finished run; pass a folder with ...
     """
     if not (folder / "model.safetensors").exists():
         raise InputError(
-            f"{folder} holds no finished run; pass a folder with run.json and model.safetensors"
+            f"{folder} contains no finished run; pass a folder with run.json and model.safetensors"
         )
     path = folder / "run.json"
     run = read_json(path, FINISHED)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from selfexplain.distributed import joining_said
 from selfexplain.errors import InputError, OutOfMemoryError, first_line
 from selfexplain.experiments.options import DeviceOptions, RunConfig, devices_and_machines, to_dict
 from selfexplain.experiments.search_options import SearchConfig
@@ -18,7 +19,6 @@ from selfexplain.training import TrainingOptions
 from selfexplain.training.loggers import Logger, check_installed, opened
 from selfexplain.training.loop import FABRIC_PRECISION
 from selfexplain.training.optimizers import check_optimizer
-from selfexplain.training.processes import joining_said
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -43,13 +43,13 @@ def reraise_oom(remedy: str) -> Iterator[None]:
         ...     raise RuntimeError("CUDA error: out of memory")
         Traceback (most recent call last):
         ...
-        selfexplain.errors.OutOfMemoryError: the GPU has no memory left; pass a smaller --batch-size
+        selfexplain.errors.OutOfMemoryError: the GPU is out of memory; pass a smaller --batch-size
     """
     try:
         yield
     except RuntimeError as error:  # OutOfMemoryError is one, too
         if isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in SIGNS):
-            raise OutOfMemoryError(f"the GPU has no memory left; {remedy}") from error
+            raise OutOfMemoryError(f"the GPU is out of memory; {remedy}") from error
         raise
 
 

@@ -24,16 +24,16 @@ Method = Literal["lease", "sanas", "darts1", "darts2", "random_search", "random"
 class SearchConfig:
     """Search for an architecture.
 
-    The training images are parted in two: weights learn from one half (or --train-size images of
-    it), the architecture from the other (--validation sets its share).
+    The training images are split in two: weights are trained on one half (or --train-size images of
+    it), the architecture on the other (--validation sets its fraction).
     """
 
     data: Annotated[DataOptions, tyro.conf.arg(name="")]
     space: Space = "nasbench201"
-    """What a cell may be."""
+    """Search space, which defines the possible cells."""
     method: Method = "lease"
     """lease (learning by self-explanation), sanas, darts1 or darts2 (first and second order),
-    random_search (random search with shared weights), or random: one cell, drawn."""
+    random_search (random search with weight sharing), or random: one randomly drawn cell."""
     audience: str = "small_cnn"
     """The model that learns from the explanations (lease): small_cnn | resnet20 | resnet18 | ... |
     timm:NAME | package.module:factory."""
@@ -122,9 +122,9 @@ class SearchConfig:
 class SearchesConfig(SearchConfig):
     """Search for an architecture, once or with several seeds.
 
-    The training images are parted in two: weights learn from one half (or --train-size images of
-    it), the architecture from the other (--validation sets its share). With --seeds the same
-    command again continues what was stopped; seeds may be added.
+    The training images are split in two: weights are trained on one half (or --train-size images of
+    it), the architecture on the other (--validation sets its fraction). With --seeds, repeating the
+    command continues interrupted searches; seeds may be added.
 
     Example:
         >>> from selfexplain.experiments.options import DataOptions
@@ -168,7 +168,7 @@ class SearchesConfig(SearchConfig):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LookupConfig:
-    """Look up what cells of NAS-Bench-201 reach on CIFAR-100."""
+    """Look up the accuracy of NAS-Bench-201 cells on CIFAR-100."""
 
     table: str
     """The benchmark: a Parquet file, or nats:FOLDER to read NATS-Bench with nats_bench."""

@@ -1,21 +1,24 @@
 """What a model says of itself: maps of the evidence for every class."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from selfexplain.lazy import lazily
 
 if TYPE_CHECKING:
-    from selfexplain.explanations.capture import capture, find_earlier_layer
-    from selfexplain.explanations.formulas import cam
-    from selfexplain.explanations.kinds import KINDS, MapKind
-    from selfexplain.explanations.layers import explainable_layers, find_explained_layer
+    from selfexplain.explanations.capture import capture
+    from selfexplain.explanations.layers import (
+        explainable_layers,
+        find_earlier_layer,
+        find_explained_layer,
+        find_pooled_head,
+    )
     from selfexplain.explanations.maps import (
+        cam,
         class_maps,
         gradient_of_own_class,
         maps_of_forward,
         maps_of_own_classes,
     )
-    from selfexplain.explanations.pooled_head import find_pooled_head
 
 __all__ = [
     "KINDS",
@@ -32,14 +35,18 @@ __all__ = [
     "maps_of_own_classes",
 ]
 
+MapKind = Literal["cam", "grad_cam", "feature_x_gradient", "gradient", "input_x_gradient"]
+"""Kinds of class maps, as `class_maps` describes them.
+
+Defined here so that the command line reads them without torch.
+"""
+KINDS: tuple[MapKind, ...] = get_args(MapKind)
+
 lazily(
     __name__,
     {
-        "capture": "capture find_earlier_layer",
-        "formulas": "cam",
-        "kinds": "KINDS MapKind",
-        "layers": "explainable_layers find_explained_layer",
-        "maps": "class_maps gradient_of_own_class maps_of_forward maps_of_own_classes",
-        "pooled_head": "find_pooled_head",
+        "capture": "capture",
+        "layers": "explainable_layers find_earlier_layer find_explained_layer find_pooled_head",
+        "maps": "cam class_maps gradient_of_own_class maps_of_forward maps_of_own_classes",
     },
 )

@@ -1,36 +1,243 @@
-"""Capture the explained layer's features during a forward pass; the layer before it, if asked."""
+"""Capture a forward: all that shows in it, to find a layer; or the explained layer's features."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from selfexplain.errors import InputError
-from selfexplain.explanations.formulas import RECOMPUTED
 from selfexplain.explanations.hooks import (
+    RECOMPUTED,
     ForwardHook,
-    Place,
+    Hook,
+    HookPlace,
+    buffers_lent,
+    child_of,
     each_tensor,
+    every_output,
     forward_hooks,
+    function_hook,
     function_hook_between,
+    modules_around,
+    preserved,
 )
-from selfexplain.explanations.layers import ExplainedLayer
 from selfexplain.explanations.layout import (
-    Layout,
-    Source,
-    find_module,
-    is_of_heads,
-    sequences_of,
+    ExplainedLayer,
+    FeatureLayout,
+    check_output,
+    known_grids,
+    layouts_of,
+    pooled,
     to_BFHW,
 )
-from selfexplain.explanations.model_state import buffers_lent, preserved
-from selfexplain.explanations.tracing import N_IMAGES, LinearWeights, traced
 
-# Keep the explained activation of an ordinary forward, for maps without a second forward.
+
+class LinearWeights:
+    """A function hook that keeps the weight and the bias that the last ``F.linear`` was given.
+
+    To read the weight of a parametrised layer is to compute it, which may change what it is
+    computed from: spectral normalisation updates its vectors. So it is seen where it is used.
+
+    Example:
+        >>> head, weights = nn.Linear(2, 3), LinearWeights()
+        >>> with function_hook(weights):
+        ...     _ = head(Tensor([[1.0, 2.0]]))
+        >>> weights.used[0] is head.weight
+        True
+    """
+
+    def __init__(self) -> None:
+        self.used: tuple[Tensor, Tensor | None] | None = None
+
+    def __call__(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Look for the weight."""
+        if function is F.linear:
+            named = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
+            self.used = named["weight"], named.get("bias")
+
+    def of(self, linear: nn.Linear) -> tuple[Tensor, Tensor | None] | None:
+        """What a layer has just been called with; None if that is not known."""
+        return self.used if is_parametrized(linear) else (linear.weight, linear.bias)
+
+
+# All that shows in one forward: what modules return, what functions between them are given.
+
+
+# Enough to tell tensors apart by value, and cheap.
+N_IMAGES = 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sighting:
+    """A tensor with space, seen as output of a module or as argument of a function.
+
+    Its spatial means are taken on sight, as the tensor may be changed in place later.
+    """
+
+    tensor: Tensor
+    module: str | None  # that returned it; None for arguments of functions
+    after: str | None  # the last module that had finished by then
+    means: list[tuple[FeatureLayout, Tensor]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LinearCall:
+    """One call of a ``nn.Linear``, and how many sightings had been made before it."""
+
+    name: str
+    linear: nn.Linear
+    weight: Tensor  # as it was used, which for a parametrised layer is not free to read
+    bias: Tensor | None
+    input: Tensor
+    given_by: str | None  # the last module that returned the very input
+    given_has_values: bool  # whether that module has parameters or buffers
+    output: Tensor
+    sightings: int
+
+
+@dataclass(slots=True)
+class Trace:
+    """What was seen in one forward.
+
+    Example:
+        >>> trace = traced(nn.Sequential(nn.Flatten(), nn.Linear(48, 5)), torch.ones(2, 3, 4, 4))
+        >>> trace.logits_BK.shape, trace.linear_calls[0].name
+        (torch.Size([2, 5]), '1')
+    """
+
+    image_BCHW: torch.Size
+    sightings: list[Sighting] = field(default_factory=list)
+    linear_calls: list[LinearCall] = field(default_factory=list)
+    called: dict[str, nn.Module] = field(default_factory=dict)
+    returned: dict[str, str] = field(default_factory=dict)
+    finished: dict[str, int] = field(default_factory=dict)
+    """Of each module: how many sightings had been made when its last call ended."""
+    outputs: dict[str, object] = field(default_factory=dict)
+    maps: int = 0
+    """How many outputs have had four axes."""
+    asked: dict[tuple[int, int, int], bool] = field(default_factory=dict)
+    """Whether so many tokens, so wide, after so many maps, have the grid that they seem to have."""
+    logits_BK: Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    busy: bool = False
+
+    def see(self, tensor: object, module: str | None) -> None:
+        """Note ``tensor`` if it has space, but not the work of looking at it."""
+        if self.busy:
+            return
+        self.busy = True
+        layouts = layouts_of(tensor, self.image_BCHW)
+        layouts = self._known(layouts, tensor)
+        if layouts and isinstance(tensor, Tensor):
+            means = [(layout, pooled(tensor.detach(), layout)) for layout in layouts]
+            after = next(reversed(self.called), None)
+            self.sightings.append(Sighting(tensor, module, after, means))
+        self.busy = False
+
+    def _known(self, layouts: list[FeatureLayout], tensor: object) -> list[FeatureLayout]:
+        """Ask once for each number and width of tokens, and again when a map was seen since."""
+        if not isinstance(tensor, Tensor) or not layouts or layouts[0].grid is None:
+            return layouts
+        key = tensor.shape[1], tensor.shape[2], self.maps
+        if key not in self.asked:
+            outputs = [*self.outputs.values(), tensor]
+            self.asked[key] = bool(known_grids(layouts, outputs, self.image_BCHW))
+        return layouts if self.asked[key] else []
+
+
+def probe_images(x_BCHW: Tensor) -> Tensor:
+    """A few images to look at a model with: copies, out of reach of models that start in place.
+
+    Noise stands in for images of one colour, for which the mean of a feature map is its maximum,
+    too: a head on either would look like a head on the other. It has a generator of its own.
+
+    Example:
+        >>> probe_images(torch.ones(4, 3, 8, 8)).shape
+        torch.Size([2, 3, 8, 8])
+    """
+    x_BCHW = x_BCHW.detach()[:N_IMAGES].clone()
+    one_colour_B = (x_BCHW == x_BCHW[:, :, :1, :1]).flatten(1).all(dim=1)
+    noise_BCHW = torch.rand(x_BCHW.shape, generator=torch.Generator().manual_seed(0)).to(x_BCHW)
+    return torch.where(one_colour_B[:, None, None, None], noise_BCHW, x_BCHW)
+
+
+def traced(
+    model: nn.Module, x_BCHW: Tensor, lent: AbstractContextManager[None] | None = None
+) -> Trace:
+    """Watch a forward of a few images in eval mode, without gradients; nothing else is changed.
+
+    Args:
+        model: maps images to logits.
+        x_BCHW: images, of which a few are looked at.
+        lent: what is in force during the forward, such as ``other_weights``.
+
+    Raises:
+        InputError: if the model does not return logits (B, K).
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(32, 5))
+        >>> captured = traced(model, torch.ones(2, 3, 4, 4)).sightings
+        >>> {sighting.module for sighting in captured} == {None, "0"}
+        True
+    """
+    x_BCHW = probe_images(x_BCHW)
+    trace, weights = Trace(x_BCHW.shape), LinearWeights()
+    with ExitStack() as stack:
+        stack.enter_context(preserved(model, x_BCHW, eval_mode=True))
+        stack.enter_context(lent or nullcontext())
+        stack.enter_context(torch.no_grad())
+        notes = every_output(model, lambda name: _note(trace, name, weights))
+        stack.enter_context(forward_hooks(model, notes))
+        if any(isinstance(m, nn.Linear) and is_parametrized(m) for m in model.modules()):
+            stack.enter_context(function_hook(weights))
+        with function_hook(each_tensor(lambda tensor: trace.see(tensor, None))):
+            logits = model(x_BCHW)
+    trace.logits_BK = check_output(logits, len(x_BCHW))
+    return trace
+
+
+def _note(trace: Trace, name: str, weights: LinearWeights) -> Hook:
+    """Make a forward hook that notes a module's output, and that it was the last to finish."""
+
+    def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+        trace.finished[name] = len(trace.sightings)
+        trace.see(output, name)
+        given_by = _returned_by(trace, inputs[0]) if inputs else None
+        trace.called.pop(name, None)
+        trace.outputs[name] = output
+        trace.maps += isinstance(output, Tensor) and output.dim() == 4
+        trace.called[name] = module
+        shape = getattr(output, "shape", None)
+        trace.returned[name] = type(output).__name__ if shape is None else str(tuple(shape))
+        if isinstance(module, nn.Linear) and inputs and isinstance(output, Tensor):
+            used = weights.of(module)
+            if used is None:
+                return
+            given, gave = inputs[0].detach().clone(), output.detach().clone()
+            count = len(trace.sightings)
+            valued = given_by is not None and _has_values(trace.called[given_by])
+            call = LinearCall(name, module, *used, given, given_by, valued, gave, count)
+            trace.linear_calls.append(call)
+
+    return hook
+
+
+def _has_values(module: nn.Module) -> bool:
+    """Whether a module has parameters or buffers."""
+    tensors = (next(module.parameters(), None), next(module.buffers(), None))
+    return any(tensor is not None for tensor in tensors)
+
+
+def _returned_by(trace: Trace, tensor: object) -> str | None:
+    """The last module that returned this very tensor."""
+    return next((name for name in reversed(trace.called) if trace.outputs[name] is tensor), None)
+
+
+# The explained activation of an ordinary forward, for maps without a second forward.
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,11 +263,11 @@ class Captured:
         checked: whether ``logits = W mean + b`` has been checked (``checked.py``).
 
     Example:
-        >>> from selfexplain.explanations.layout import Layout
-        >>> from selfexplain.explanations.layout import Source
-        >>> seen = Captured(ExplainedLayer(Source("input", ""), Layout("BCHW", 3)), linear=None)
-        >>> seen.keep(torch.zeros(2, 3, 8, 8))
-        >>> seen.activation.shape
+        >>> from selfexplain.explanations.layout import FeatureLayout, TensorSource
+        >>> layer = ExplainedLayer(TensorSource("input", ""), FeatureLayout("BCHW", 3))
+        >>> captured = Captured(layer, linear=None)
+        >>> captured.keep(torch.zeros(2, 3, 8, 8))
+        >>> captured.activation.shape
         torch.Size([2, 3, 8, 8])
     """
 
@@ -169,9 +376,8 @@ def capture(model: nn.Module, layer: ExplainedLayer) -> Iterator[Captured]:
         >>> captured.activation.shape
         torch.Size([2, 8, 6, 6])
     """
-    name = _name_in(model, layer.source.name)
-    head_name = None if layer.head is None else _name_in(model, layer.head.name)
-    head = None if head_name is None else model.get_submodule(head_name)
+    name, head_name = layer.source.name, None if layer.head is None else layer.head.name
+    head = None if head_name is None else modules_around(model, head_name)[-1]
     captured = Captured(layer, head if isinstance(head, nn.Linear) else None, model)
     hooks: list[ForwardHook] = []
     with ExitStack() as stack:
@@ -182,8 +388,8 @@ def capture(model: nn.Module, layer: ExplainedLayer) -> Iterator[Captured]:
         else:
             assert head_name is not None, "only pooled feature maps are found between modules"
             look = each_tensor(captured.keep_fitting)
-            opens: Place = (name, "output") if name else ("", "input")  # the whole forward
-            closes: Place = (head_name, "input")
+            opens: HookPlace = (name, "output") if name else ("", "input")  # the whole forward
+            closes: HookPlace = (head_name, "input")
             stack.enter_context(function_hook_between(model, look, opens, closes))
         if captured.linear is not None and head_name is not None:
             weights = LinearWeights()
@@ -192,20 +398,11 @@ def capture(model: nn.Module, layer: ExplainedLayer) -> Iterator[Captured]:
                 stack.enter_context(function_hook_between(model, weights, opens, closes))
             hooks.append(_head_hook(captured, head_name, captured.linear, weights))
         stack.enter_context(forward_hooks(model, hooks))
-        inner = dict(model.named_children()).get("_forward_module")
+        inner = child_of(model, "_forward_module")
         if inner is not None and layer.head is None:
             hook = _logits_hook(captured)
             stack.callback(hook.register(inner))  # outside of what is compiled, which may run on
         yield captured
-
-
-def _name_in(model: nn.Module, name: str) -> str:
-    """A module's name in this model; all modules are walked only if wrappers have changed it."""
-    try:
-        model.get_submodule(name)
-    except AttributeError:
-        return find_module(model, name)[0]
-    return name
 
 
 def _leaf(activation: Tensor) -> Tensor:
@@ -270,64 +467,3 @@ def _logits_hook(captured: Captured) -> ForwardHook:
         return output.view_as(output)
 
     return ForwardHook(("_forward_module", "output"), keep)
-
-
-def find_earlier_layer(model: nn.Module, x_BCHW: Tensor, last: ExplainedLayer) -> ExplainedLayer:
-    """Find the last module whose output has more positions than the layer ``last``.
-
-    In a network of stages that is the end of the stage before the last one, or the normalisation
-    with which the last one begins. Maps of it need backward passes.
-
-    Args:
-        model: the model that ``last`` was found in; left as it was found.
-        x_BCHW: a few images such as the model takes.
-        last: the layer that the other one is to precede, from ``find_explained_layer``.
-
-    Raises:
-        InputError: if no module's output has more positions, as in a vision transformer.
-
-    Example:
-        >>> import torch
-        >>> from selfexplain.explanations import find_explained_layer
-        >>> from selfexplain.models import build_model
-        >>> model = build_model("resnet20", num_classes=10, in_channels=3)
-        >>> x = torch.rand(2, 3, 32, 32)
-        >>> last = find_explained_layer(model, x)
-        >>> last.source.name, find_earlier_layer(model, x, last).source.name
-        ('stages', 'stages.1')
-    """
-    trace = traced(model, x_BCHW)
-    sightings, image_BCHW = trace.sightings, trace.image_BCHW
-    sequences = sequences_of(trace.outputs.values(), image_BCHW)
-    tokens = [layout for seen in sightings for layout, _ in seen.means if layout.axes == "BTD"]
-    positions: dict[str, tuple[Layout, int]] = {}
-    for seen in sightings:
-        if seen.module is not None and not is_of_heads(seen.tensor, tokens, sequences, image_BCHW):
-            positions.pop(seen.module, None)  # a hook keeps a module's last call
-            layout = seen.means[0][0]
-            positions[seen.module] = layout, to_BFHW(seen.tensor, layout)[0, 0].numel()
-    limit = _positions_of(model, x_BCHW, last)
-    for name in reversed(_before(last.source, list(positions))):
-        layout, count = positions[name]
-        if count > limit:
-            return ExplainedLayer(Source("output", name), layout)
-    raise InputError(
-        f"no earlier layer has more positions than the last one, which has {limit}; pass the name "
-        "of an earlier layer"
-    )
-
-
-def _before(source: Source, names: list[str]) -> list[str]:
-    """The modules, of ``names`` in order of execution, that finish before the source shows."""
-    if source.at == "input":
-        return []
-    return names[: names.index(source.name)] if source.at == "output" else names
-
-
-def _positions_of(model: nn.Module, x_BCHW: Tensor, layer: ExplainedLayer) -> int:
-    """The number of positions of an explained layer."""
-    x_BCHW = x_BCHW.detach()[:N_IMAGES].clone()
-    still = preserved(model, x_BCHW, eval_mode=True)
-    with still, torch.no_grad(), capture(model, layer) as captured:
-        model(x_BCHW)
-    return captured.features_BFHW[0, 0].numel()

@@ -8,17 +8,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
-from selfexplain.explanations.capture import Captured, capture
-from selfexplain.explanations.kinds import MapKind
+from selfexplain.explanations import MapKind
+from selfexplain.explanations.capture import Captured, capture, probe_images
+from selfexplain.explanations.hooks import preserved
 from selfexplain.explanations.layers import (
-    ExplainedLayer,
+    TOLERANCES,
     find_explained_layer,
     last_responsive_layer,
+    no_pooled_head,
 )
-from selfexplain.explanations.layout import Source
-from selfexplain.explanations.model_state import preserved
-from selfexplain.explanations.pooled_head import TOLERANCES, no_pooled_head
-from selfexplain.explanations.tracing import probe_images
+from selfexplain.explanations.layout import ExplainedLayer, TensorSource
 
 # What float32 products are rounded to where torch.set_float32_matmul_precision allows it.
 PRECISIONS = {"highest": 0.0, "high": 1e-3, "medium": 2e-2}
@@ -44,9 +43,9 @@ class CheckedLayers:
         ...     nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
         ... )
         >>> layers, x = CheckedLayers(), torch.rand(2, 3, 8, 8)
-        >>> with capture(model, layers.find(model, x, "cam")) as seen:
+        >>> with capture(model, layers.find(model, x, "cam")) as captured:
         ...     logits = model(x)
-        >>> layers.hold(model, x, seen, logits, "cam")
+        >>> layers.hold(model, x, captured, logits, "cam")
         True
     """
 
@@ -77,7 +76,7 @@ class CheckedLayers:
         self,
         model: nn.Module,
         x_BCHW: Tensor,
-        seen: Captured,
+        captured: Captured,
         logits_BK: Tensor,
         kind: MapKind,
         layer: str | None = None,
@@ -87,7 +86,7 @@ class CheckedLayers:
         Args:
             model: that ran.
             x_BCHW: what it was given.
-            seen: of the pass, by ``capture`` with the layer of ``find``.
+            captured: of the pass, by ``capture`` with the layer of ``find``.
             logits_BK: what it returned.
             kind: that the layer was found for.
             layer: its name, if the layer was named.
@@ -95,36 +94,36 @@ class CheckedLayers:
         Raises:
             InputError: there is no such layer any more.
         """
-        if seen.saw and len(seen.activation) != len(logits_BK):
+        if captured.saw and len(captured.activation) != len(logits_BK):
             raise InputError(
-                f"the explained layer {seen.layer.source.name!r} was last given "
-                f"{len(seen.activation)} of {len(logits_BK)} images; pass the model without the "
-                "wrapper that splits the batch"
+                f"the explained layer {captured.layer.source.name!r} was last given "
+                f"{len(captured.activation)} of {len(logits_BK)} images; pass the model without "
+                "the wrapper that splits the batch"
             )
-        if logits_BK.is_meta or (seen.saw and seen.layer.head is None):
+        if logits_BK.is_meta or (captured.saw and captured.layer.head is None):
             return True
         # A recording holds the rule alone, unless dropout is known of: looking for dropout is most
         # of the check's work on a GPU, which a false alarm, an epoch at most, costs less than.
         recording = logits_BK.is_cuda and torch.cuda.is_current_stream_capturing()
         dropout = self._noisy or not recording
-        broken = disagreement(seen, logits_BK, strict=True, dropout=dropout)
-        if seen.saw and not self._is_told(broken, recording):
-            seen.checked = True
+        broken = disagreement(captured, logits_BK, strict=True, dropout=dropout)
+        if captured.saw and not self._is_told(broken, recording):
+            captured.checked = True
             return True
         found = self._look(model, x_BCHW, kind, layer)
-        if found != seen.layer:
+        if found != captured.layer:
             return False
-        if not seen.saw:
+        if not captured.saw:
             raise _left_out(found)
         still = preserved(model, x_BCHW, eval_mode=True)
         with still, torch.no_grad(), capture(model, found) as quiet:
             quiet_BK = model(probe_images(x_BCHW))
         reason = _broken_rule(quiet) if bool(disagreement(quiet, quiet_BK, strict=True)) else None
         # Noise before the head, in training alone, is what maps leave out; nothing else is.
-        if reason is None and not _only_noise(model, x_BCHW, seen, logits_BK):
+        if reason is None and not _only_noise(model, x_BCHW, captured, logits_BK):
             reason = _in_training_alone(found)
         if reason is None:
-            self._noisy = seen.checked = True
+            self._noisy = captured.checked = True
             return True
         if kind == "cam":
             raise no_pooled_head(reason)
@@ -164,27 +163,27 @@ class CheckedLayers:
         return known
 
 
-def check_agreement(seen: Captured, logits_BK: Tensor) -> None:
+def check_agreement(captured: Captured, logits_BK: Tensor) -> None:
     """Raise ``InputError`` if the pass does not satisfy ``logits = W mean + b``.
 
     Nothing is asked while a CUDA graph is recorded, nor twice of one pass.
     """
-    if seen.checked or seen.linear is None or logits_BK.is_meta:
+    if captured.checked or captured.linear is None or logits_BK.is_meta:
         return
     if logits_BK.is_cuda and torch.cuda.is_current_stream_capturing():
         return
-    training = seen.model is not None and seen.model.training
-    if bool(disagreement(seen, logits_BK, strict=not training)):
-        raise no_pooled_head(_broken_rule(seen))
-    seen.checked = True
+    training = captured.model is not None and captured.model.training
+    if bool(disagreement(captured, logits_BK, strict=not training)):
+        raise no_pooled_head(_broken_rule(captured))
+    captured.checked = True
 
 
-def _broken_rule(seen: Captured) -> str:
+def _broken_rule(captured: Captured) -> str:
     """Say of a pass that its logits are not those of the mean of its feature map."""
-    head = seen.layer.head
+    head = captured.layer.head
     name = "" if head is None else f" {head.name!r}"
-    if len(seen.head_calls) > 1:
-        return f"the head{name} is called {len(seen.head_calls)} times in a forward"
+    if len(captured.head_calls) > 1:
+        return f"the head{name} is called {len(captured.head_calls)} times in a forward"
     return (
         f"the logits of this forward are not those that the head{name} gives the spatial mean "
         "of the feature map as it is now"
@@ -217,19 +216,19 @@ def _by_gradient(model: nn.Module, x_BCHW: Tensor, found: ExplainedLayer) -> Exp
     if found.source.at == "output":
         return ExplainedLayer(found.source, found.layout)
     name, layout = last_responsive_layer(model, x_BCHW)
-    return ExplainedLayer(Source("output", name), layout)
+    return ExplainedLayer(TensorSource("output", name), layout)
 
 
 @torch.no_grad()
-def _only_noise(model: nn.Module, x_BCHW: Tensor, seen: Captured, logits_BK: Tensor) -> bool:
+def _only_noise(model: nn.Module, x_BCHW: Tensor, captured: Captured, logits_BK: Tensor) -> bool:
     """Whether all that a pass breaks its rule by is drawn, and lies before the head.
 
     Two more passes tell what is drawn: it differs between them.
     """
     with torch.autocast(logits_BK.device.type, enabled=False):
-        if not _head_gave(seen, logits_BK):
+        if not _head_gave(captured, logits_BK):
             return False
-    with preserved(model, x_BCHW), capture(model, seen.layer) as again:
+    with preserved(model, x_BCHW), capture(model, captured.layer) as again:
         differences = []
         for _ in range(2):
             other_BK = model(x_BCHW.detach().clone())
@@ -244,12 +243,12 @@ def _only_noise(model: nn.Module, x_BCHW: Tensor, seen: Captured, logits_BK: Ten
     return bool(error > rule.tolerance * rule.mean_BF.abs().amax())
 
 
-def _head_gave(seen: Captured, logits_BK: Tensor) -> bool:
+def _head_gave(captured: Captured, logits_BK: Tensor) -> bool:
     """Whether the logits are what the head made of what it was given, on average over its calls."""
-    if not seen.head_calls:
+    if not captured.head_calls:
         return False
-    rule = _Rule(seen, logits_BK)
-    given = [call.input.to(rule.wide) for call in seen.head_calls]
+    rule = _Rule(captured, logits_BK)
+    given = [call.input.to(rule.wide) for call in captured.head_calls]
     width = rule.weight_KF.shape[1]
     if any(x.dim() != 2 or x.shape[1] != width or len(x) != len(logits_BK) for x in given):
         return False
@@ -259,7 +258,7 @@ def _head_gave(seen: Captured, logits_BK: Tensor) -> bool:
 
 @torch.no_grad()
 def disagreement(
-    seen: Captured, logits_BK: Tensor, *, strict: bool, dropout: bool = True
+    captured: Captured, logits_BK: Tensor, *, strict: bool, dropout: bool = True
 ) -> Tensor:
     """Whether a pass breaks ``logits = W mean + b``: a bool of the device, not waited for there.
 
@@ -268,21 +267,21 @@ def disagreement(
     be the mean of several such calls.
 
     Args:
-        seen: the pass, at a pooled head.
+        captured: the pass, at a pooled head.
         logits_BK: what it returned.
         strict: let features be scaled only where some were dropped; else also where they are so few
             that dropout may have spared them all.
         dropout: whether dropout before the head excuses a pass.
     """
-    if not seen.saw or not seen.head_calls:
+    if not captured.saw or not captured.head_calls:
         return torch.ones((), dtype=torch.bool, device=logits_BK.device)
-    given = [call.input for call in seen.head_calls]
-    batch, count = len(logits_BK), seen.layer.layout.channels
-    same = all(x.shape == (batch, count) for x in given) and len(seen.activation) == batch
-    if not same or seen.weight_KF.shape != (logits_BK.shape[1], count):
+    given = [call.input for call in captured.head_calls]
+    batch, count = len(logits_BK), captured.layer.layout.channels
+    same = all(x.shape == (batch, count) for x in given) and len(captured.activation) == batch
+    if not same or captured.weight_KF.shape != (logits_BK.shape[1], count):
         return torch.ones((), dtype=torch.bool, device=logits_BK.device)
     with torch.autocast(logits_BK.device.type, enabled=False):
-        rule = _Rule(seen, logits_BK)
+        rule = _Rule(captured, logits_BK)
         if not logits_BK.is_cuda and rule.surely_gives(rule.mean_BF):
             return torch.zeros((), dtype=torch.bool)
         broken = rule.gives_other(rule.mean_BF)
@@ -300,13 +299,13 @@ def disagreement(
 class _Rule:
     """``logits = W x + b`` of one pass, for several x."""
 
-    def __init__(self, seen: Captured, logits_BK: Tensor) -> None:
-        call = seen.head_calls[-1]
-        of = (seen.activation, logits_BK, call.input, call.output, call.weight_KF)
+    def __init__(self, captured: Captured, logits_BK: Tensor) -> None:
+        call = captured.head_calls[-1]
+        of = (captured.activation, logits_BK, call.input, call.output, call.weight_KF)
         self.tolerance = _tolerance([t.dtype for t in of], logits_BK.device.type)
         widest = torch.promote_types(call.weight_KF.dtype, logits_BK.dtype)
         self.wide = torch.promote_types(widest, torch.float32)
-        self.mean_BF = _mean(seen.features_BFHW.detach(), self.wide)
+        self.mean_BF = _mean(captured.features_BFHW.detach(), self.wide)
         self.weight_KF = call.weight_KF.to(self.wide)
         self.bias_K = None if call.bias_K is None else call.bias_K.to(self.wide)
         self.logits_BK = logits_BK.detach().to(self.wide)

@@ -1,25 +1,41 @@
 """Find the layer to explain: the one that feeds a pooled head, or the last with space."""
 
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from selfexplain.errors import InputError
-from selfexplain.explanations.formulas import gradients_of_score
-from selfexplain.explanations.hooks import ForwardHook, Hook, every_output, forward_hooks
-from selfexplain.explanations.kinds import (
+from selfexplain.explanations import MapKind
+from selfexplain.explanations.capture import (
+    N_IMAGES,
+    LinearCall,
+    Sighting,
+    Trace,
+    capture,
+    probe_images,
+    traced,
+)
+from selfexplain.explanations.hooks import (
+    ForwardHook,
+    Hook,
+    every_output,
+    forward_hooks,
+    gradients_of_score,
+    other_weights,
+    preserved,
+)
+from selfexplain.explanations.layout import (
     POOLED_KINDS,
-    MapKind,
+    ExplainedLayer,
+    FeatureLayout,
+    PooledHead,
+    TensorSource,
     check_images,
     check_kind,
     check_output,
-)
-from selfexplain.explanations.layout import (
-    Layout,
-    Source,
     find_module,
     is_of_heads,
     known_grids,
@@ -28,20 +44,263 @@ from selfexplain.explanations.layout import (
     sequences_of,
     to_BFHW,
 )
-from selfexplain.explanations.model_state import other_weights, preserved
-from selfexplain.explanations.pooled_head import (
-    PooledHead,
-    find_pooled_head,
-    no_pooled_head,
-    pooled_head_of,
-    refuse_what_is_not_finite,
-)
-from selfexplain.explanations.tracing import N_IMAGES, Trace, probe_images, traced
+
+# The linear head, and the feature map that is averaged into it (B batch, F features).
+
+
+# Relative to the largest value; two ways to compute a mean differ by rounding only.
+TOLERANCES = {
+    torch.float64: 1e-9,
+    torch.float32: 1e-4,
+    torch.float16: 5e-3,
+    torch.bfloat16: 2e-2,
+}
+
+
+def find_pooled_head(model: nn.Module, x_BCHW: Tensor) -> PooledHead:
+    """Find the ``nn.Linear`` that returns the logits and the feature map that is pooled into it.
+
+    Watches one forward of two images in eval mode and leaves the model as it was. The feature map
+    is known by its values: its mean over space is the head's input. So pooling may be a module, a
+    function or a reshape and a mean, and dropout may follow it. Tokens (B, T, D) count where the
+    mean is over the patch tokens. It must be so with other weights, too, in a second forward: what
+    lies between pool and head is often the identity at first, as BatchNorm in eval mode is.
+
+    Args:
+        model: any module that maps images (B, C, H, W) to logits (B, K).
+        x_BCHW: a few images such as the model takes.
+
+    Raises:
+        InputError: if there is no such head (a 1x1 convolution is none), or the input is no image
+            batch, or the output no logits.
+
+    Example:
+        >>> model = nn.Sequential(
+        ...     nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+        ... )
+        >>> find_pooled_head(model, torch.rand(2, 3, 8, 8)).source
+        TensorSource(at='output', name='0')
+    """
+    check_images(x_BCHW)
+    trace = traced(model, x_BCHW)
+    head = pooled_head_of(model, x_BCHW, trace)
+    if isinstance(head, str):
+        refuse_what_is_not_finite(model, x_BCHW, trace.logits_BK)
+        raise no_pooled_head(head)
+    return head
+
+
+def pooled_head_of(model: nn.Module, x_BCHW: Tensor, trace: Trace) -> PooledHead | str:
+    """Find the pooled head that the model has with these weights and with others.
+
+    Only what runs after the feature map gets other weights. If these make numbers overflow, they
+    tell nothing.
+
+    Returns:
+        The head, or the reason why there is none.
+
+    Example:
+        >>> model, x = nn.Sequential(nn.Flatten(), nn.Linear(48, 5)), torch.rand(2, 3, 4, 4)
+        >>> pooled_head_of(model, x, traced(model, x))
+        "the input of the head '1' is not the spatial mean of a feature map"
+    """
+    head = search(trace)
+    if isinstance(head, str):
+        return head
+    call = _head_call(trace)
+    assert call is not None, "a head was found"
+    first = next(i for i, sighting in enumerate(trace.sightings) if _mean_is(sighting, call.input))
+    after = [
+        module
+        for name, module in model.named_modules()
+        if trace.finished.get(name, len(trace.sightings)) > first
+    ]
+    # Large ones, so that what bends large logits bends these.
+    again = traced(model, x_BCHW, other_weights(after, gain=8.0))
+    return search(again) if bool(again.logits_BK.isfinite().all()) else head
+
+
+def refuse_what_is_not_finite(model: nn.Module, x_BCHW: Tensor, logits_BK: Tensor) -> None:
+    """Raise ``InputError`` if images, weights or logits are not finite: then nothing can be found.
+
+    Example:
+        >>> refuse_what_is_not_finite(nn.Flatten(), torch.full((1, 1, 1, 1), torch.nan), Tensor())
+        Traceback (most recent call last):
+        selfexplain.errors.InputError: x contains NaN or infinite pixels (in image 0 of ...
+    """
+    refuse_broken_images(x_BCHW)
+    refuse_broken_weights(model)
+    if not bool(logits_BK.isfinite().all()):
+        raise InputError(
+            "the model's logits are not finite, though its weights and the images are; pass "
+            "smaller values, or a model of a wider type, such as float32"
+        )
+
+
+def refuse_broken_images(x_BCHW: Tensor) -> None:
+    """Raise ``InputError`` if a pixel is not finite.
+
+    Example:
+        >>> refuse_broken_images(torch.zeros(1, 1, 1, 1))
+    """
+    broken_B = ~x_BCHW.detach().isfinite().flatten(1).all(dim=1)
+    if bool(broken_B.any()):
+        raise InputError(
+            f"x contains NaN or infinite pixels (in image {int(broken_B.nonzero()[0])} of the "
+            "batch); pass finite images"
+        )
+
+
+def refuse_broken_weights(model: nn.Module) -> None:
+    """Raise ``InputError`` if a parameter or buffer is not finite.
+
+    Example:
+        >>> refuse_broken_weights(nn.Linear(2, 2))
+    """
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            continue
+        # A mask of attention may hold minus infinity.
+        if bool((tensor.isnan() if "mask" in name else ~tensor.isfinite()).any()):
+            raise InputError(
+                f"the model's {name!r} contains NaN or infinite values; pass a model whose weights "
+                "are finite"
+            )
+
+
+def no_pooled_head(reason: str) -> InputError:
+    """Make the error that says why there is no pooled head, and what works without one.
+
+    Example:
+        >>> "grad_cam" in str(no_pooled_head("the head is missing"))
+        True
+    """
+    return InputError(
+        "kind 'cam' needs a feature map whose spatial mean feeds the nn.Linear that returns the "
+        f"logits, but {reason}; pass kind='grad_cam', 'feature_x_gradient', 'gradient' or "
+        "'input_x_gradient'"
+    )
+
+
+def search(trace: Trace) -> PooledHead | str:
+    """Find the pooled head in a trace; otherwise return the reason why there is none.
+
+    Example:
+        >>> search(traced(nn.Sequential(nn.Flatten(), nn.Linear(48, 5)), torch.rand(2, 3, 4, 4)))
+        "the input of the head '1' is not the spatial mean of a feature map"
+    """
+    call = _head_call(trace)
+    if call is None:
+        return "no nn.Linear returns the logits" + (_split(trace) or _convolution_head(trace))
+    reason = f"the input of the head {call.name!r} is not the spatial mean of a feature map"
+    before = trace.sightings[: call.sightings]
+    matches = [
+        (sighting, layout) for sighting in before if (layout := _mean_is(sighting, call.input))
+    ]
+    if not matches:
+        return reason + (_single_position(trace, call.linear.in_features) or _between_them(call))
+    last, layout = matches[-1]
+    same = [sighting for sighting, _ in matches if sighting.tensor is last.tensor]
+    layers = tuple(n for n in trace.called if _last_of(n, trace.sightings, layout) in same)
+    source = TensorSource("output", layers[-1]) if layers else _between(before, layout, same)
+    return PooledHead(call.linear, call.name, source, layout, layers) if source else reason
+
+
+def _head_call(trace: Trace) -> LinearCall | None:
+    """Return the last call of a linear layer that gave the logits."""
+    return next((call for call in reversed(trace.linear_calls) if _is_head(call, trace)), None)
+
+
+def _is_head(call: LinearCall, trace: Trace) -> bool:
+    """Tell whether this call gave the logits, by a plain linear map of a vector."""
+    weight, bias = call.weight.detach(), call.bias
+    if call.input.dim() != 2 or not _close(call.output, trace.logits_BK):
+        return False
+    linear_map = call.input.to(weight.dtype) @ weight.T
+    return _close(linear_map if bias is None else linear_map + bias.detach(), call.output)
+
+
+def _split(trace: Trace) -> str:
+    """Name the head that is given parts of the batch, for the error message."""
+    batch, width = trace.logits_BK.shape
+    for call in reversed(trace.linear_calls):
+        if call.output.dim() == 2 and call.output.shape[1] == width and len(call.output) < batch:
+            return (
+                f" (the head {call.name!r} is given {len(call.output)} of {batch} images: pass the "
+                "model without the wrapper that splits the batch)"
+            )
+    return ""
+
+
+def _between_them(call: LinearCall) -> str:
+    """Name the layer with values of its own that returns the head's input."""
+    return f" (it is what {call.given_by!r} returns)" if call.given_has_values else ""
+
+
+def _convolution_head(trace: Trace) -> str:
+    """Name the 1x1 convolution that seems to be the head, for the error message."""
+    width = trace.logits_BK.shape[1]
+    for name, module in reversed(trace.called.items()):
+        if isinstance(module, nn.Conv2d) and module.out_channels == width:
+            return f" (the head seems to be the convolution {name!r}, which is not supported)"
+    return ""
+
+
+def _single_position(trace: Trace, features: int) -> str:
+    """Name the cause if the images are so small that the last feature map has no space left."""
+    # Where so many features have space anywhere, what returns a single position may be the pool.
+    had_space = any(layout.channels == features for s in trace.sightings for layout, _ in s.means)
+    for name, module in trace.called.items():
+        last = trace.returned[name].endswith(f", {features}, 1, 1)")
+        if last and (not had_space or _narrows(module)):
+            return f" (the feature map at {name!r} has a single position: use larger images)"
+    return ""
+
+
+def _narrows(module: nn.Module) -> bool:
+    """Tell whether a module computes a smaller map than it is given; a pool only averages."""
+    return isinstance(module, nn.Conv2d) and {module.kernel_size, module.stride} != {(1, 1)}
+
+
+def _mean_is(sighting: Sighting, vector_BF: Tensor) -> FeatureLayout | None:
+    """Return the layout in which the spatial mean of the sighting is ``vector_BF``."""
+    return next((layout for layout, mean in sighting.means if _close(mean, vector_BF)), None)
+
+
+def _last_of(name: str, sightings: list[Sighting], layout: FeatureLayout) -> Sighting | None:
+    """Return the last output of a module in this layout: the one that a hook will keep."""
+    found = (s for s in reversed(sightings) if s.module == name and layout.fits(s.tensor))
+    return next(found, None)
+
+
+def _between(
+    before: list[Sighting], layout: FeatureLayout, same: list[Sighting]
+) -> TensorSource | None:
+    """Return the source of a feature map that no module returns.
+
+    In a later forward the last argument that fits is taken; here it must be the right one.
+    """
+    fitting = [
+        sighting for sighting in before if sighting.module is None and layout.fits(sighting.tensor)
+    ]
+    last = fitting[-1] if fitting else None
+    return TensorSource("function", last.after or "") if last in same and last is not None else None
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    """Compare with the tolerance of the coarser type."""
+    if a.shape != b.shape:
+        return False
+    tolerance = max(TOLERANCES.get(t.dtype, 2e-2) for t in (a, b))
+    wide = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+    a, b = a.to(wide), b.to(wide)
+    return bool((a - b).abs().max() <= tolerance * torch.maximum(a.abs().max(), b.abs().max()))
+
 
 # The last layer with space that the logits hang on, for models without a pooled head.
 
 
-def last_responsive_layer(model: nn.Module, x_BCHW: Tensor) -> tuple[str, Layout]:
+def last_responsive_layer(model: nn.Module, x_BCHW: Tensor) -> tuple[str, FeatureLayout]:
     """Find the last module, in order of execution, whose output positions move the logits.
 
     In a vision transformer with a class token, what follows the last mixing of tokens is passed
@@ -80,7 +339,9 @@ def last_responsive_layer(model: nn.Module, x_BCHW: Tensor) -> tuple[str, Layout
     )
 
 
-def outputs_with_space(model: nn.Module, x_BCHW: Tensor) -> list[tuple[str, Layout | None, Tensor]]:
+def outputs_with_space(
+    model: nn.Module, x_BCHW: Tensor
+) -> list[tuple[str, FeatureLayout | None, Tensor]]:
     """Names, layouts and gradients of outputs with positions, in order of execution.
 
     What attention heads compute is left out. Sequences without a known grid have no layout.
@@ -95,7 +356,7 @@ def outputs_with_space(model: nn.Module, x_BCHW: Tensor) -> list[tuple[str, Layo
     outputs = [output for _, output, _ in all_found]
     sequences = sequences_of(outputs, image_BCHW)
     found = []
-    known: dict[Layout, bool] = {}
+    known: dict[FeatureLayout, bool] = {}
     for name, output, gradient in all_found:
         layouts = layouts_of(output, image_BCHW)
         if layouts and layouts[0] not in known:
@@ -167,28 +428,7 @@ def _keep_outputs(model: nn.Module, outputs: dict[str, Tensor]) -> list[ForwardH
     return every_output(model, keep, recomputed=copy)
 
 
-# Choose, once for a model, the layer that maps are computed at.
-
-
-@dataclass(frozen=True, slots=True)
-class ExplainedLayer:
-    """Where the explained activation shows in a forward, and how maps are made of it.
-
-    It holds names, not the model: it also serves copies and wrapped versions of the model.
-
-    Attributes:
-        source: where the activation shows.
-        layout: how to read it.
-        head: the linear head that it is averaged into; None if maps need backward passes.
-
-    Example:
-        >>> ExplainedLayer(Source("output", "layer3"), Layout("BCHW", 8)).source.name
-        'layer3'
-    """
-
-    source: Source
-    layout: Layout
-    head: PooledHead | None = None
+# The layer to explain, and others that may be.
 
 
 def find_explained_layer(
@@ -226,13 +466,13 @@ def find_explained_layer(
     name = None if layer is None else find_module(model, layer)[0]
     trace = traced(model, x_BCHW)
     if name is None and kind not in POOLED_KINDS:
-        return ExplainedLayer(Source("input", ""), Layout("BCHW", x_BCHW.shape[1]))
+        return ExplainedLayer(TensorSource("input", ""), FeatureLayout("BCHW", x_BCHW.shape[1]))
     if kind in POOLED_KINDS and (pooled := _pooled_layer(model, x_BCHW, trace, kind, name)):
         return pooled
     if name is None:
         name, layout = last_responsive_layer(model, x_BCHW)
-        return ExplainedLayer(Source("output", name), layout)
-    return ExplainedLayer(Source("output", name), _layout_of(trace, name))
+        return ExplainedLayer(TensorSource("output", name), layout)
+    return ExplainedLayer(TensorSource("output", name), _layout_of(trace, name))
 
 
 def _pooled_layer(
@@ -249,23 +489,23 @@ def _pooled_layer(
     if name is None:
         return ExplainedLayer(head.source, head.layout, head)
     if name in head.layers:
-        return ExplainedLayer(Source("output", name), head.layout, head)
+        return ExplainedLayer(TensorSource("output", name), head.layout, head)
     if kind == "cam":
         raise no_pooled_head(f"layer {name!r} is not that feature map; leave layer out for cam")
     return None
 
 
-def _layout_of(trace: Trace, name: str) -> Layout:
+def _layout_of(trace: Trace, name: str) -> FeatureLayout:
     """Return the layout of the last output with space of a module."""
     if name not in trace.called:
         raise InputError(
             f"layer {name!r} is not called in a forward; pass the name of a layer that is"
         )
-    seen = next((s for s in reversed(trace.sightings) if s.module == name), None)
+    sighting = next((s for s in reversed(trace.sightings) if s.module == name), None)
     sequences = sequences_of(trace.outputs.values(), trace.image_BCHW)
-    if seen is None or is_of_heads(seen.tensor, (), sequences, trace.image_BCHW):
+    if sighting is None or is_of_heads(sighting.tensor, (), sequences, trace.image_BCHW):
         raise no_positions(name, trace.returned[name], trace.image_BCHW)
-    return seen.means[0][0]
+    return sighting.means[0][0]
 
 
 def explainable_layers(model: nn.Module, x_BCHW: Tensor, kind: MapKind) -> tuple[str, ...]:
@@ -298,3 +538,68 @@ def explainable_layers(model: nn.Module, x_BCHW: Tensor, kind: MapKind) -> tuple
         for name, layout, gradient in outputs_with_space(model, x_BCHW)
         if name and layout is not None and bool(to_BFHW(gradient, layout).any())
     )
+
+
+def find_earlier_layer(model: nn.Module, x_BCHW: Tensor, last: ExplainedLayer) -> ExplainedLayer:
+    """Find the last module whose output has more positions than the layer ``last``.
+
+    In a network of stages that is the end of the stage before the last one, or the normalisation
+    with which the last one begins. Maps of it need backward passes.
+
+    Args:
+        model: the model that ``last`` was found in; left as it was found.
+        x_BCHW: a few images such as the model takes.
+        last: the layer that the other one is to precede, from ``find_explained_layer``.
+
+    Raises:
+        InputError: if no module's output has more positions, as in a vision transformer.
+
+    Example:
+        >>> import torch
+        >>> from selfexplain.explanations import find_explained_layer
+        >>> from selfexplain.models import build_model
+        >>> model = build_model("resnet20", num_classes=10, in_channels=3)
+        >>> x = torch.rand(2, 3, 32, 32)
+        >>> last = find_explained_layer(model, x)
+        >>> last.source.name, find_earlier_layer(model, x, last).source.name
+        ('stages', 'stages.1')
+    """
+    trace = traced(model, x_BCHW)
+    sightings, image_BCHW = trace.sightings, trace.image_BCHW
+    sequences = sequences_of(trace.outputs.values(), image_BCHW)
+    tokens = [
+        layout for sighting in sightings for layout, _ in sighting.means if layout.axes == "BTD"
+    ]
+    positions: dict[str, tuple[FeatureLayout, int]] = {}
+    for sighting in sightings:
+        if sighting.module is not None and not is_of_heads(
+            sighting.tensor, tokens, sequences, image_BCHW
+        ):
+            positions.pop(sighting.module, None)  # a hook keeps a module's last call
+            layout = sighting.means[0][0]
+            positions[sighting.module] = layout, to_BFHW(sighting.tensor, layout)[0, 0].numel()
+    limit = _positions_of(model, x_BCHW, last)
+    for name in reversed(_before(last.source, list(positions))):
+        layout, count = positions[name]
+        if count > limit:
+            return ExplainedLayer(TensorSource("output", name), layout)
+    raise InputError(
+        f"no earlier layer has more positions than the last one, which has {limit}; pass the name "
+        "of an earlier layer"
+    )
+
+
+def _before(source: TensorSource, names: list[str]) -> list[str]:
+    """The modules, of ``names`` in order of execution, that finish before the source shows."""
+    if source.at == "input":
+        return []
+    return names[: names.index(source.name)] if source.at == "output" else names
+
+
+def _positions_of(model: nn.Module, x_BCHW: Tensor, layer: ExplainedLayer) -> int:
+    """The number of positions of an explained layer."""
+    x_BCHW = x_BCHW.detach()[:N_IMAGES].clone()
+    still = preserved(model, x_BCHW, eval_mode=True)
+    with still, torch.no_grad(), capture(model, layer) as captured:
+        model(x_BCHW)
+    return captured.features_BFHW[0, 0].numel()

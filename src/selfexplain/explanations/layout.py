@@ -1,4 +1,7 @@
-"""Where features and space lie in a layer's output (B batch, F features, H W space, T tokens)."""
+"""Shapes: of images and logits, and where features and space lie in a layer's output.
+
+B batch, C channels, F features, H W space, K classes, T tokens.
+"""
 
 import difflib
 from collections.abc import Collection, Iterable, Sequence
@@ -9,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
+from selfexplain.explanations import KINDS, MapKind
 
 # Which tensor of a forward is explained, and names of layers that survive wrappers.
 
@@ -18,7 +22,7 @@ WRAPPERS = ("module", "_forward_module", "_orig_mod")
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class TensorSource:
     """Where a tensor shows in a forward.
 
     ``input``: what module ``name`` is called with. ``output``: what it returns. ``function``: the
@@ -26,7 +30,7 @@ class Source:
     the head. The name of the model itself is ``""``.
 
     Example:
-        >>> Source("output", "layer4").name
+        >>> TensorSource("output", "layer4").name
         'layer4'
     """
 
@@ -111,12 +115,14 @@ def token_grid(tokens: int, height: int, width: int) -> TokenGrid | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class FeatureLayout:
     """How to read a layer's output: the order of its axes, its width, and the grid of its tokens.
 
     Example:
-        >>> Layout("BCHW", 8).fits(torch.zeros(2, 8, 4, 4)), Layout("BTD", 8).channel_axis
-        (True, 2)
+        >>> FeatureLayout("BCHW", 8).fits(torch.zeros(2, 8, 4, 4))
+        True
+        >>> FeatureLayout("BTD", 8).channel_axis
+        2
     """
 
     axes: Literal["BCHW", "BHWC", "BTD"]
@@ -136,7 +142,7 @@ class Layout:
         return size[self.channel_axis] == self.channels and size[1:].numel() > self.channels
 
 
-def layouts_of(output: object, image_BCHW: torch.Size) -> list[Layout]:
+def layouts_of(output: object, image_BCHW: torch.Size) -> list[FeatureLayout]:
     """List the layouts that ``output`` may have for a batch of images of shape ``image_BCHW``.
 
     The conventional one (features first, or tokens) comes first, unless only the other one has the
@@ -152,16 +158,16 @@ def layouts_of(output: object, image_BCHW: torch.Size) -> list[Layout]:
         return []
     if output.dim() == 0 or len(output) != batch:
         return []
-    found: list[Layout] = []
+    found: list[FeatureLayout] = []
     if output.dim() == 4:
-        found = [Layout("BCHW", output.shape[1]), Layout("BHWC", output.shape[3])]
+        found = [FeatureLayout("BCHW", output.shape[1]), FeatureLayout("BHWC", output.shape[3])]
         if not like_image(output.shape[2:], image_BCHW) and like_image(
             output.shape[1:3], image_BCHW
         ):
             found.reverse()
     elif output.dim() == 3:
         grid = token_grid(output.shape[1], height, width)
-        found = [Layout("BTD", output.shape[2], grid)] if grid else []
+        found = [FeatureLayout("BTD", output.shape[2], grid)] if grid else []
     return found if found and found[0].fits(output) else []
 
 
@@ -178,8 +184,8 @@ def like_image(sides: Sequence[int], image_BCHW: torch.Size) -> bool:
 
 
 def known_grids(
-    layouts: list[Layout], outputs: Collection[object], image_BCHW: torch.Size
-) -> list[Layout]:
+    layouts: list[FeatureLayout], outputs: Collection[object], image_BCHW: torch.Size
+) -> list[FeatureLayout]:
     """Leave out grids of tokens that contradict the feature maps which tokens are made of.
 
     The number of tokens alone may fit another grid: 5 x 5 patches are as many tokens as 4 x 4 and
@@ -191,7 +197,8 @@ def known_grids(
         image_BCHW: the shape of the images.
 
     Example:
-        >>> layouts, image_BCHW = [Layout("BTD", 8, TokenGrid(0, 5, 5))], torch.Size([2, 3, 70, 70])
+        >>> layouts = [FeatureLayout("BTD", 8, TokenGrid(0, 5, 5))]
+        >>> image_BCHW = torch.Size([2, 3, 70, 70])
         >>> patches = [torch.zeros(2, 8, 4, 4), torch.zeros(2, 25, 8)]
         >>> [len(known_grids(layouts, seen, image_BCHW)) for seen in ([], patches)]
         [1, 0]
@@ -199,7 +206,7 @@ def known_grids(
     return [layout for layout in layouts if _is_known(layout, outputs, image_BCHW)]
 
 
-def _is_known(layout: Layout, outputs: Collection[object], image_BCHW: torch.Size) -> bool:
+def _is_known(layout: FeatureLayout, outputs: Collection[object], image_BCHW: torch.Size) -> bool:
     grid = layout.grid
     if grid is None:
         return True
@@ -249,7 +256,7 @@ def sequences_of(outputs: Iterable[object], image_BCHW: torch.Size) -> set[tuple
 
 def is_of_heads(
     output: Tensor,
-    tokens: Iterable[Layout],
+    tokens: Iterable[FeatureLayout],
     sequences: Iterable[tuple[int, int]],
     image_BCHW: torch.Size,
 ) -> bool:
@@ -294,20 +301,20 @@ def no_positions(name: str, returned: str, image_BCHW: torch.Size) -> InputError
         True
     """
     return InputError(
-        f"layer {name!r} returns {returned}, which has no positions; pass a layer that returns "
-        "(B, C, H, W), or tokens (B, T, D) in a grid that fits images of "
+        f"layer {name!r} returns {returned}, which has no spatial positions; pass a layer that "
+        "returns (B, C, H, W), or tokens (B, T, D) in a grid that fits images of "
         f"{image_BCHW[2]} x {image_BCHW[3]} pixels"
     )
 
 
-def to_BFHW(activation: Tensor, layout: Layout) -> Tensor:
+def to_BFHW(activation: Tensor, layout: FeatureLayout) -> Tensor:
     """View an activation as (B, F, H, W); prefix tokens are left out.
 
     Raises:
         InputError: if there are more or fewer tokens than the layout was found with.
 
     Example:
-        >>> to_BFHW(torch.zeros(2, 17, 8), Layout("BTD", 8, TokenGrid(1, 4, 4))).shape
+        >>> to_BFHW(torch.zeros(2, 17, 8), FeatureLayout("BTD", 8, TokenGrid(1, 4, 4))).shape
         torch.Size([2, 8, 4, 4])
     """
     if layout.axes == "BCHW":
@@ -326,11 +333,138 @@ def to_BFHW(activation: Tensor, layout: Layout) -> Tensor:
     return patches_BHWD.permute(0, 3, 1, 2)
 
 
-def pooled(activation: Tensor, layout: Layout) -> Tensor:
+def pooled(activation: Tensor, layout: FeatureLayout) -> Tensor:
     """Average an activation over its positions: (B, F).
 
     Example:
-        >>> pooled(torch.ones(2, 8, 4, 4), Layout("BCHW", 8)).shape
+        >>> pooled(torch.ones(2, 8, 4, 4), FeatureLayout("BCHW", 8)).shape
         torch.Size([2, 8])
     """
     return to_BFHW(activation, layout).mean((2, 3))
+
+
+@dataclass(frozen=True, slots=True)
+class PooledHead:
+    """A linear head on the spatial mean of a feature map.
+
+    Attributes:
+        linear: the layer whose output is the logits.
+        name: its name in the model.
+        source: where the feature map shows in a forward.
+        layout: how to read the feature map.
+        layers: names of all modules that return that very feature map; none where it is the result
+            of a function.
+
+    Example:
+        >>> source, layout = TensorSource("output", "layer4"), FeatureLayout("BCHW", 8)
+        >>> PooledHead(nn.Linear(8, 5), "fc", source, layout, layers=("layer4",)).name
+        'fc'
+    """
+
+    linear: nn.Linear
+    name: str
+    source: TensorSource
+    layout: FeatureLayout
+    layers: tuple[str, ...]
+
+
+# What the search for the layer to explain finds.
+@dataclass(frozen=True, slots=True)
+class ExplainedLayer:
+    """Where the explained activation shows in a forward, and how maps are made of it.
+
+    It holds names, not the model: it also serves copies and wrapped versions of the model.
+
+    Attributes:
+        source: where the activation shows.
+        layout: how to read it.
+        head: the linear head that it is averaged into; None if maps need backward passes.
+
+    Example:
+        >>> ExplainedLayer(TensorSource("output", "layer3"), FeatureLayout("BCHW", 8)).source.name
+        'layer3'
+    """
+
+    source: TensorSource
+    layout: FeatureLayout
+    head: PooledHead | None = None
+
+
+# Checks of what users pass, and of what their models return.
+
+
+# With a spatial mean under a linear head the gradient is w_k / (H W): these need no backward pass.
+POOLED_KINDS: tuple[MapKind, ...] = ("cam", "grad_cam", "feature_x_gradient")
+
+
+def check_kind(kind: MapKind) -> MapKind:
+    """Return ``kind`` if there is such a kind of map.
+
+    Raises:
+        InputError: if there is not; the message lists the kinds.
+
+    Example:
+        >>> check_kind("cam")
+        'cam'
+    """
+    if kind not in KINDS:
+        raise InputError(f"kind {kind!r} is unknown; pass one of {', '.join(KINDS)}")
+    return kind
+
+
+def check_images(x_BCHW: Tensor) -> None:
+    """Raise ``InputError`` unless ``x_BCHW`` is a floating-point batch of at least one image.
+
+    Example:
+        >>> import torch
+        >>> check_images(torch.zeros(2, 3, 8, 8))
+    """
+    if x_BCHW.dim() != 4 or x_BCHW.numel() == 0 or not x_BCHW.is_floating_point():
+        raise InputError(
+            f"x has shape {tuple(x_BCHW.shape)} and type {x_BCHW.dtype}; "
+            "pass floating-point images of shape (B, C, H, W)"
+        )
+
+
+def check_output(output: object, batch: int) -> Tensor:
+    """Return what a model returned if it is a floating-point tensor of shape (``batch``, K).
+
+    Raises:
+        InputError: if it is not; the message says what the model returned.
+
+    Example:
+        >>> import torch
+        >>> check_output(torch.zeros(2, 10), batch=2).shape
+        torch.Size([2, 10])
+    """
+    if not isinstance(output, Tensor):
+        raise InputError(
+            f"the model returned a {type(output).__name__}; it must return logits, one tensor of "
+            "shape (batch, classes)"
+        )
+    if output.dim() != 2 or len(output) != batch or not output.is_floating_point():
+        raise InputError(
+            f"the model returned {output.dtype} of shape {tuple(output.shape)} for a batch of "
+            f"{batch}; it must return floating-point logits of shape ({batch}, classes)"
+        )
+    return output
+
+
+def check_classes(classes: Sequence[int] | None, n_classes: int) -> list[int]:
+    """Return the class indices asked for; all of them where ``classes`` is None.
+
+    Raises:
+        InputError: if there are none, or one is not in 0 .. ``n_classes`` - 1.
+
+    Example:
+        >>> check_classes(None, 3), check_classes([2, 0], 3)
+        ([0, 1, 2], [2, 0])
+    """
+    chosen = list(range(n_classes)) if classes is None else [int(k) for k in classes]
+    outside = [k for k in chosen if not 0 <= k < n_classes]
+    if outside or not chosen:
+        raise InputError(
+            f"classes {outside or chosen} cannot be used; "
+            f"pass class indices from 0 to {n_classes - 1}, or None for all"
+        )
+    return chosen

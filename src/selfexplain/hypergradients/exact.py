@@ -57,7 +57,7 @@ class PrimitiveBatchNorm(TorchFunctionMode):
     """While active, every BatchNorm in training mode is computed by `primitive_batch_norm`.
 
     The fused one returns wrong third derivatives in training mode (pytorch issue 186256). Running
-    statistics move as usual.
+    statistics are updated as usual.
 
     Example:
         >>> import torch
@@ -76,22 +76,21 @@ class PrimitiveBatchNorm(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Replace a BatchNorm that normalises with the batch's statistics; pass on the rest."""
-        kwargs = dict(kwargs or {})
         if func is F.batch_norm:
-            given = dict(zip(_ARGUMENTS, args, strict=False)) | kwargs
+            given = batch_norm_arguments(args, kwargs)
             if given.get("training", False):
-                _move_statistics(given)
+                _update_statistics(given)
                 return primitive_batch_norm(
                     given["input"],
                     given.get("weight"),
                     given.get("bias"),
                     given.get("eps", 1e-5),
                 )
-        return func(*args, **kwargs)
+        return func(*args, **(kwargs or {}))
 
 
-def _move_statistics(given: Mapping[str, Any]) -> None:
-    """Move the running statistics, if there are any, as torch's BatchNorm does."""
+def _update_statistics(given: Mapping[str, Any]) -> None:
+    """Update the running statistics, if there are any, as torch's BatchNorm does."""
     if given.get("running_mean") is None:
         return
     x, momentum = given["input"].detach(), given.get("momentum", 0.1)
@@ -112,6 +111,11 @@ _ARGUMENTS = (
     "eps",
 )
 """Parameters of torch's batch_norm in their order."""
+
+
+def batch_norm_arguments(args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The arguments of a call of torch's batch_norm by name."""
+    return dict(zip(_ARGUMENTS, args, strict=False)) | dict(kwargs or {})
 
 
 FUSED_BATCH_NORM = ("NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm", "BatchNormImpl")

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -64,9 +63,6 @@ def set_random_state(state: list[Tensor]) -> None:
 # (one more, as the gradient at v is known, error of first order).
 
 
-Difference = Literal["finite_difference", "one_sided"]
-
-
 def gradients_towards(
     function: Callable[[Variables], Tensor], seen: Variables, names: Sequence[str]
 ) -> tuple[Tensor, Products]:
@@ -84,17 +80,17 @@ def gradients_towards(
     return value.detach(), {name: tuple(next(found) for _ in leaves(free[name])) for name in names}
 
 
-def default_radius(mode: Difference, dtype: torch.dtype) -> float:
+def default_radius(dtype: torch.dtype, *, one_sided: bool) -> float:
     """Length of a displacement at which errors of rounding and of curvature balance.
 
     Twice the cube root of the rounding unit for a central difference (0.01 in float32), twice its
     square root for a one-sided one (0.0007).
 
     Example:
-        >>> round(default_radius("finite_difference", torch.float32), 4)
+        >>> round(default_radius(torch.float32, one_sided=False), 4)
         0.0098
     """
-    root = 1 / 3 if mode == "finite_difference" else 1 / 2
+    root = 1 / 2 if one_sided else 1 / 3
     return 2 * float(torch.finfo(dtype).eps ** root)
 
 
@@ -146,8 +142,7 @@ def difference_product(
     if length == 0:
         return {n: tuple(torch.zeros_like(t) for t in leaves(seen[n])) for n in names}
     if radius is None:
-        mode: Difference = "finite_difference" if at_start is None else "one_sided"
-        radius = default_radius(mode, vector[0].dtype)
+        radius = default_radius(vector[0].dtype, one_sided=at_start is not None)
     r = radius / length
 
     def displaced(by: float) -> Products:
@@ -180,17 +175,14 @@ def inner_product(
     return {name: tuple(next(found) for _ in leaves(v)) for name, v in towards.items()}
 
 
-# The hypergradient by one backward sweep over the levels, one mixed product each.
+# The hypergradient by one backward pass over the levels, one mixed product each.
 #
 # A step v' = M(v, g) with g = grad_v loss(v, x), where M is the move (direction, step size,
 # projection). An adjoint a of v' becomes m = (dM/dg)^T a, an exact inner product that costs
 # nothing, and reaches everything else that the loss saw as the mixed product d/dx <g(v, x), m>
-# (products.py). Only first derivatives of the loss are needed for differences, second ones for
+# (above). Only first derivatives of the loss are needed for differences, second ones for
 # inner products, however many levels there are. Where several processes share a batch, whatever a
 # shared variable receives is averaged over them where it is made (docs/hypergradients.md).
-
-
-SweepMode = Literal["finite_difference", "one_sided", "inner_product"]
 
 
 @dataclass(kw_only=True)
@@ -205,7 +197,7 @@ class _Taken:
     random_state: list[Tensor]
     loss: Tensor
     gradient: Variable
-    """Along which the variable moved."""
+    """Along which the variable was updated."""
     local_gradient: Variable
     """The same of this process's images alone."""
     at_start: Products | None = None
@@ -217,7 +209,7 @@ def unroll_backward(
     outer: Callable[[Variables], Tensor],
     variables: Variables,
     wrt: str,
-    mode: SweepMode = "finite_difference",
+    mode: Mode = "finite_difference",
     radius: float | None = None,
     processes: World = SINGLE,
 ) -> Unrolled:
@@ -233,7 +225,7 @@ def unroll_backward(
         outer: scalar of all stepped variables.
         variables: start values.
         wrt: name of the variable whose gradient is wanted.
-        mode: how mixed products are made; see products.py.
+        mode: how mixed products are made, see above.
         radius: length of the displacement of every level's variable; None for the level's own, or
             else a default by precision.
         processes: those that share the images of all losses.
@@ -276,7 +268,7 @@ def _take(
     level: Level,
     view: dict[str, Variable],
     names: list[str],
-    mode: SweepMode,
+    mode: Mode,
     processes: World,
 ) -> _Taken:
     """The gradient of a level's step, and what its mixed product will need."""
@@ -304,7 +296,7 @@ def _take(
 
 
 def _pulled_back(step: _Taken, adjoint: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The adjoint of the updated variable as one of the gradient it was moved along."""
+    """The adjoint of the updated variable as one of the gradient it was updated along."""
     along = fresh(step.gradient)
     updated = leaves(step.level.updated(step.seen[step.level.name], along))
     pairs = zip(updated, adjoint, strict=True)
@@ -314,7 +306,7 @@ def _pulled_back(step: _Taken, adjoint: tuple[Tensor, ...]) -> tuple[Tensor, ...
 def _product(
     step: _Taken,
     vector: tuple[Tensor, ...],
-    mode: SweepMode,
+    mode: Mode,
     radius: float | None,
     processes: World,
 ) -> Products:

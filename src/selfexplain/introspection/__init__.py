@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from selfexplain.introspection.objective import Introspective
     from selfexplain.introspection.options import IntrospectiveOptions
     from selfexplain.introspection.own_mass import OwnMass
-    from selfexplain.introspection.similarity import attribution_cosine, similarity_to_true
+    from selfexplain.introspection.target import attribution_cosine, similarity_to_true
 
 __all__ = [
     "Introspective",
@@ -24,6 +24,6 @@ lazily(
         "objective": "Introspective",
         "options": "IntrospectiveOptions",
         "own_mass": "OwnMass",
-        "similarity": "attribution_cosine similarity_to_true",
+        "target": "attribution_cosine similarity_to_true",
     },
 )

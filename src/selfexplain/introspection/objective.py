@@ -20,34 +20,32 @@ from selfexplain.errors import InputError
 from selfexplain.explanations import cam, capture, maps_of_forward
 from selfexplain.explanations.capture import Captured
 from selfexplain.explanations.checked import CheckedLayers
-from selfexplain.explanations.layers import ExplainedLayer
-from selfexplain.explanations.model_state import preserved
+from selfexplain.explanations.hooks import preserved
+from selfexplain.explanations.layout import ExplainedLayer
 from selfexplain.introspection.options import options_from
-from selfexplain.introspection.similarity import (
+from selfexplain.introspection.target import (
     RunningClassMean,
     attribution_cosine,
-    find_num_classes,
-    similarity_to_true,
-)
-from selfexplain.introspection.target import (
     blend_uniform,
     distillation_loss,
+    find_num_classes,
     mixed_target,
-    non_target_loss,
     permuted_target,
+    similarity_to_true,
     soft_cross_entropy,
     softmax_target,
     uniform_target,
     zipf_target,
 )
 from selfexplain.objectives.shared.base import (
+    Counts,
     Objective,
     ObjectiveContext,
     Range,
     Tunable,
     check_logits,
+    non_target_loss,
 )
-from selfexplain.objectives.shared.memory import Counts
 
 
 class Introspective(Objective):
@@ -87,12 +85,17 @@ class Introspective(Objective):
     ) -> None:
         super().__init__(model)
         self.options = options_from(options)
-        self.period = self.options.every
+        self.period = self.options.map_interval
         self.counts = Counts(steps=0)
         self.class_mean: RunningClassMean | None = None
         if self.options.aggregation == "class":
             classes = find_num_classes(model) if num_classes is None else num_classes
             self.class_mean = RunningClassMean(self.options.momentum, classes)
+        self._layers = CheckedLayers()
+
+    def replace_model(self, model: nn.Module) -> None:
+        """Train another model from now on; its layers are looked for anew."""
+        super().replace_model(model)
         self._layers = CheckedLayers()
 
     @classmethod
@@ -102,7 +105,7 @@ class Introspective(Objective):
 
     @property
     def steps(self) -> int:
-        """Training steps so far, for warm-up, ramp and beat."""
+        """Training steps so far, for warm-up, ramp and the steps with maps."""
         return self.counts["steps"]
 
     @steps.setter
@@ -115,7 +118,7 @@ class Introspective(Objective):
         options = self.options
         return (
             (self.class_mean is None or self.class_mean.started)
-            and options.every == 1
+            and options.map_interval == 1
             and options.control != "permuted"
             and self.steps >= options.warmup_steps + options.ramp_steps
         )
@@ -126,12 +129,12 @@ class Introspective(Objective):
         if reads_maps:  # also in the warm-up, or a mistake would be told after hours of training
             self._find_layer(x_BCHW)
         if reads_maps and self._explains_now():
-            logits_BK, seen = self._explained_forward(x_BCHW, y_B)
+            logits_BK, captured = self._explained_forward(x_BCHW, y_B)
         else:
-            logits_BK, seen = self._checked(self.model(x_BCHW), y_B), None
+            logits_BK, captured = self._checked(self.model(x_BCHW), y_B), None
         target_BK = None
         if self._has_target():
-            target_BK = self._target(logits_BK, seen, y_B, learn=self._learns_now())
+            target_BK = self._target(logits_BK, captured, y_B, learn=self._learns_now())
         out = self._loss(logits_BK, target_BK, y_B)
         if self._learns_now():
             self.steps += 1
@@ -152,8 +155,8 @@ class Introspective(Objective):
             True
         """
         with preserved(self.model, x_BCHW):
-            logits_BK, seen = self._explained_forward(x_BCHW, y_B)
-            return self._target(logits_BK, seen, y_B, learn=False)
+            logits_BK, captured = self._explained_forward(x_BCHW, y_B)
+            return self._target(logits_BK, captured, y_B, learn=False)
 
     def similarity(self, x_BCHW: Tensor, y_B: Tensor) -> Tensor:
         """The similarities s (B, K) to class y's explanation that `soft_target` is made of, now.
@@ -169,8 +172,8 @@ class Introspective(Objective):
             torch.Size([2, 5])
         """
         with preserved(self.model, x_BCHW):
-            logits_BK, seen = self._explained_forward(x_BCHW, y_B)
-            return self._aggregate(self._similarity(logits_BK, seen, y_B), y_B).detach()
+            logits_BK, captured = self._explained_forward(x_BCHW, y_B)
+            return self._aggregate(self._similarity(logits_BK, captured, y_B), y_B).detach()
 
     def target_of(self, similarity_BK: Tensor, y_B: Tensor) -> Tensor:
         """The soft target q (B, K) that this objective makes of similarities (B, K).
@@ -226,7 +229,7 @@ class Introspective(Objective):
     def _is_map_step(self) -> bool:
         """Whether explanations are due; always in evaluation, so that a loss does not wander."""
         since = self.steps - self.options.warmup_steps
-        return not self._learns_now() or since % self.options.every == 0
+        return not self._learns_now() or since % self.options.map_interval == 0
 
     def _explains_now(self) -> bool:
         """Whether this step reads the class maps."""
@@ -248,12 +251,12 @@ class Introspective(Objective):
         kind, name = self.options.kind, self.options.layer
         for _ in range(2):
             layer = self._find_layer(x_BCHW)
-            with self._graph_for_maps(), capture(self.model, layer) as seen:
+            with self._graph_for_maps(), capture(self.model, layer) as captured:
                 images = x_BCHW.clone() if x_BCHW.is_inference() else x_BCHW
                 logits_BK = self._checked(self.model(images), y_B)
-            if self._layers.hold(self.model, x_BCHW, seen, logits_BK, kind, name):
+            if self._layers.hold(self.model, x_BCHW, captured, logits_BK, kind, name):
                 break
-        return logits_BK, seen
+        return logits_BK, captured
 
     def _find_layer(self, x_BCHW: Tensor) -> ExplainedLayer:
         """The layer that maps are read from; each pass that is explained checks it."""
@@ -280,40 +283,42 @@ class Introspective(Objective):
         with torch.inference_mode(mode=False), torch.enable_grad():
             yield
 
-    def _target(self, logits_BK: Tensor, seen: Captured | None, y_B: Tensor, learn: bool) -> Tensor:
+    def _target(
+        self, logits_BK: Tensor, captured: Captured | None, y_B: Tensor, learn: bool
+    ) -> Tensor:
         """The detached soft target q (B, K) of this step; `learn` moves the running means."""
         if self.options.control == "uniform":  # whose target reads no values
             similarity_BK = logits_BK.detach().float()
-        elif seen is None:  # between beats, where nothing but running means is listened to
+        elif captured is None:  # between steps with maps: running means alone are learnt from
             assert self.class_mean is not None
             similarity_BK = self.class_mean(y_B)
         else:
-            similarity_BK = self._similarity(logits_BK, seen, y_B)
+            similarity_BK = self._similarity(logits_BK, captured, y_B)
             if learn and self.class_mean is not None:
                 self.class_mean.update(similarity_BK, y_B)
             similarity_BK = self._aggregate(similarity_BK, y_B)
         return self.target_of(similarity_BK, y_B)
 
-    def _similarity(self, logits_BK: Tensor, seen: Captured, y_B: Tensor) -> Tensor:
+    def _similarity(self, logits_BK: Tensor, captured: Captured, y_B: Tensor) -> Tensor:
         """Similarity (B, K) in float32: in half precision many classes would tie."""
         with torch.autocast(y_B.device.type, enabled=False):
             if self.options.control == "logits":
-                return _logits_in_float(seen, logits_BK)
+                return _logits_in_float(captured, logits_BK)
             if self.options.measure == "attribution":
                 sees_image = self.options.control != "weights"
-                return _attribution_similarity(seen, y_B, self.options.centre, sees_image)
+                return _attribution_similarity(captured, y_B, self.options.centre, sees_image)
             return similarity_to_true(
-                self._maps_in_float(seen, logits_BK),
+                self._maps_in_float(captured, logits_BK),
                 y_B,
                 measure=self.options.measure,
                 centre=self.options.centre,
             )
 
-    def _maps_in_float(self, seen: Captured, logits_BK: Tensor) -> Tensor:
-        if self.options.kind == "cam" and seen.linear is not None:
-            return cam(seen.features_BFHW.detach().float(), seen.weight_KF.detach().float())
+    def _maps_in_float(self, captured: Captured, logits_BK: Tensor) -> Tensor:
+        if self.options.kind == "cam" and captured.linear is not None:
+            return cam(captured.features_BFHW.detach().float(), captured.weight_KF.detach().float())
         with self._graph_for_maps():
-            return maps_of_forward(seen, logits_BK, kind=self.options.kind).float()
+            return maps_of_forward(captured, logits_BK, kind=self.options.kind).float()
 
     def _aggregate(self, similarity_BK: Tensor, y_B: Tensor) -> Tensor:
         """The class's running mean in place of the instance's similarity, once there is one."""
@@ -363,19 +368,21 @@ class Introspective(Objective):
 
 
 @torch.no_grad()
-def _attribution_similarity(seen: Captured, y_B: Tensor, centre: bool, sees_image: bool) -> Tensor:
+def _attribution_similarity(
+    captured: Captured, y_B: Tensor, centre: bool, sees_image: bool
+) -> Tensor:
     """Without the image every feature counts alike: the cosine of the head's weights."""
-    features_BFHW = seen.features_BFHW.float()
+    features_BFHW = captured.features_BFHW.float()
     if not sees_image:
         features_BFHW = torch.ones_like(features_BFHW)
-    return attribution_cosine(features_BFHW, seen.weight_KF.float(), y_B, centre=centre)
+    return attribution_cosine(features_BFHW, captured.weight_KF.float(), y_B, centre=centre)
 
 
 @torch.no_grad()
-def _logits_in_float(seen: Captured, logits_BK: Tensor) -> Tensor:
+def _logits_in_float(captured: Captured, logits_BK: Tensor) -> Tensor:
     """The logits, computed again in float32 where they are a linear map of pooled features."""
-    if seen.linear is None:
+    if captured.linear is None:
         return logits_BK.detach().float()
-    bias = None if seen.bias_K is None else seen.bias_K.float()
-    pooled_BF = seen.features_BFHW.float().mean(dim=(2, 3))
-    return F.linear(pooled_BF, seen.weight_KF.float(), bias)
+    bias = None if captured.bias_K is None else captured.bias_K.float()
+    pooled_BF = captured.features_BFHW.float().mean(dim=(2, 3))
+    return F.linear(pooled_BF, captured.weight_KF.float(), bias)

@@ -8,13 +8,12 @@ Shape suffixes: B batch, C channels, H and W space, K classes, N training images
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self, get_args
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from selfexplain.distributed import gathered
-from selfexplain.errors import InputError
 from selfexplain.introspection.objective import Introspective
 from selfexplain.introspection.options import OwnMassControl
 from selfexplain.introspection.target import (
@@ -24,9 +23,14 @@ from selfexplain.introspection.target import (
     softmax_target,
     uniform_target,
 )
+from selfexplain.objectives.options import OwnMassOptions
 from selfexplain.objectives.ps_kd import check_places
-from selfexplain.objectives.shared.base import ObjectiveContext, Range, Tunable, check_in_range
-from selfexplain.objectives.shared.functional import true_mask
+from selfexplain.objectives.shared.base import (
+    ObjectiveContext,
+    Range,
+    Tunable,
+    true_mask,
+)
 from selfexplain.objectives.shared.memory import Epochs, RisingShare, check_rows
 
 
@@ -119,16 +123,12 @@ class OwnMass(RisingShare, Introspective):
         model: nn.Module,
         *,
         num_images: int,
-        alpha: float = 0.8,
-        kappa: float = 1.0,
-        cap: float = 1.0,
-        control: OwnMassControl = "none",
+        alpha: float = OwnMassOptions.alpha,
+        kappa: float = OwnMassOptions.kappa,
+        cap: float = OwnMassOptions.cap,
+        control: OwnMassControl = OwnMassOptions.control,
     ) -> None:
-        check_in_range("alpha", alpha, 0.0, 1.0)
-        check_in_range("cap", cap, 0.0, 1.0)
-        check_in_range("kappa", kappa, -100.0, 100.0)
-        if control not in get_args(OwnMassControl):
-            raise InputError(f"control is {control!r}; pass one of none, permuted")
+        OwnMassOptions.check(alpha=alpha, kappa=kappa, cap=cap, control=control)
         super().__init__(model, form="mixed")
         self.alpha, self.kappa, self.cap, self.own_control = alpha, kappa, cap, control
         self.epochs = Epochs()
@@ -148,16 +148,16 @@ class OwnMass(RisingShare, Introspective):
     def forward(self, x_BCHW: Tensor, y_B: Tensor, *index_B: Tensor) -> dict[str, Tensor]:
         """Loss of images (B, C, H, W), labels (B,) and places in the training set (B,)."""
         if self.kappa == 0:
-            logits_BK, seen = self._checked(self.model(x_BCHW), y_B), None
+            logits_BK, captured = self._checked(self.model(x_BCHW), y_B), None
         else:
-            logits_BK, seen = self._explained_forward(x_BCHW, y_B)
+            logits_BK, captured = self._explained_forward(x_BCHW, y_B)
         place_B = check_places(index_B, y_B, len(self.past_N))
         if self.training:
             self.epochs.check_begun()
-        if seen is None:
+        if captured is None:
             q_BK = uniform_target(logits_BK.detach().float(), y_B)
         else:
-            q_BK = self.target_of(self._similarity(logits_BK, seen, y_B), y_B)
+            q_BK = self.target_of(self._similarity(logits_BK, captured, y_B), y_B)
         if self.own_control == "permuted":
             q_BK = hashed_permutation(q_BK, y_B, place_B, self.epochs.done()[0])
         mass_B = (self.share * (1 - self.past_N[place_B])).clamp_max(self.cap)

@@ -1,23 +1,309 @@
-"""From similarities to a soft target over the non-true classes, q (B, K) with q_y = 0 and sum 1.
+"""From class maps (B, K, H, W) to similarities s (B, K), and from these to a soft target q (B, K).
 
-Shape suffixes: B batch, K classes.
+The class maps of one image are K small pictures of where the model sees each class. A measure turns
+them into one number for each class, larger where the class is more like the true one; the entry of
+the true class itself is left as it falls out, since a target never reads it. A target is a
+distribution over the non-true classes: q_y = 0, and the sum is 1.
+
+Sources: the reading of class similarity from explanations is Introspective Learning's (Gu, Wu and
+Tresp 2020, arXiv 2009.09140); the measures below are this project's own choices. Votes of places
+are in the spirit of Zipf's label smoothing (Liang et al. 2022), which ranks classes by them.
+
+Shape suffixes: B batch, K classes, H and W space, N = H W places; in KK the true class is first.
 """
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, Self
 
-from selfexplain.objectives.shared.functional import non_target_loss, true_mask
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from selfexplain.distributed import world_size
+from selfexplain.introspection.options import MapSimilarity
+from selfexplain.objectives.shared.base import EXTRA, Counts, true_mask
+
+
+def similarity_to_true(
+    maps_BKHW: Tensor, y_B: Tensor, *, measure: MapSimilarity = "cosine", centre: bool = False
+) -> Tensor:
+    """Similarity of every class's map to the true class's map.
+
+    Args:
+        maps_BKHW: class maps of each image.
+        y_B: true classes.
+        measure: one of the functions of this file.
+        centre: first subtract from each map the mean of the image's maps over the classes, so that
+            what all classes share (the object's outline) does not count as resemblance.
+
+    Returns:
+        s (B, K); larger is more alike.
+
+    Example:
+        >>> maps = torch.tensor([[[[1.0, 0.0]], [[1.0, 0.1]], [[0.0, 1.0]]]])
+        >>> s = similarity_to_true(maps, torch.tensor([0]))
+        >>> bool(s[0, 1] > s[0, 2])
+        True
+    """
+    maps_BKN = maps_BKHW.flatten(2)
+    if centre:
+        maps_BKN = maps_BKN - maps_BKN.mean(dim=1, keepdim=True)
+    return _MEASURES[measure](maps_BKN, y_B)
+
+
+def attribution_cosine(
+    features_BFHW: Tensor, weight_KF: Tensor, y_B: Tensor, *, centre: bool = False
+) -> Tensor:
+    """Cosine of the classes' attributions to every feature at every place: s (B, K), in [-1, 1].
+
+    At a feature map that is averaged into a linear head, feature x gradient before the sum over
+    features is e_c = w_c a, of shape (F, H, W), up to a constant. Two classes are alike if they
+    count on the same of the features that this image shows, which a class map, a sum over features,
+    no longer tells. The maps need not be made: with the image's energies E_f = sum_hw a_fhw^2,
+
+        s_c = sum_f E_f w_cf w_yf / sqrt(sum_f E_f w_cf^2  sum_f E_f w_yf^2)
+
+    Args:
+        features_BFHW: the pooled feature map.
+        weight_KF: weights of the linear head.
+        y_B: true classes.
+        centre: first subtract the mean of the head's weights over the classes.
+
+    Example:
+        >>> weight = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
+        >>> s = attribution_cosine(torch.ones(1, 2, 3, 3), weight, torch.tensor([0]))
+        >>> bool(s[0, 1] > s[0, 2])
+        True
+    """
+    if centre:
+        weight_KF = weight_KF - weight_KF.mean(dim=0)
+    energy_BF = features_BFHW.square().sum(dim=(2, 3))
+    products_BK = (energy_BF * weight_KF[y_B]) @ weight_KF.T
+    norms_BK = (energy_BF @ weight_KF.square().T).sqrt()
+    norm_y_B1 = norms_BK.gather(1, y_B.unsqueeze(1))
+    return products_BK / (norms_BK * norm_y_B1).clamp_min(torch.finfo(norms_BK.dtype).tiny)
+
+
+def cosine(maps_BKN: Tensor, y_B: Tensor) -> Tensor:
+    """s_c = <e_c, e_y> / (|e_c| |e_y|), in [-1, 1]; 0 where a map is zero. Shape (B, K).
+
+    Example:
+        >>> cosine(torch.tensor([[[1.0, 0.0], [0.0, 2.0]]]), torch.tensor([0]))
+        tensor([[1., 0.]])
+    """
+    unit_BKN: Tensor = F.normalize(maps_BKN, dim=2)
+    return (unit_BKN * _of_true_class(unit_BKN, y_B)).sum(dim=2)
+
+
+def distance(maps_BKN: Tensor, y_B: Tensor) -> Tensor:
+    """s_c = -|e_c - e_y|, the negative Euclidean distance, in the maps' units. Shape (B, K).
+
+    Example:
+        >>> distance(torch.tensor([[[1.0, 0.0], [1.0, 2.0]]]), torch.tensor([0]))
+        tensor([[-0., -2.]])
+    """
+    apart_BK: Tensor = torch.linalg.vector_norm(maps_BKN - _of_true_class(maps_BKN, y_B), dim=2)
+    return -apart_BK
+
+
+def votes(maps_BKN: Tensor, y_B: Tensor) -> Tensor:
+    """s_c = mean over places of softmax over the non-true classes of e(place): soft votes. (B, K).
+
+    Every place of the map votes, with a mass of one, for the classes that it would name if it were
+    not allowed to name the true one.
+
+    Example:
+        >>> votes(torch.zeros(1, 3, 4), torch.tensor([0]))
+        tensor([[0.0000, 0.5000, 0.5000]])
+    """
+    return place_votes(maps_BKN, y_B).mean(dim=2)
+
+
+def attended_votes(maps_BKN: Tensor, y_B: Tensor) -> Tensor:
+    """Votes weighted by where the model sees the true class: s_c = sum_n a_n vote_c(n). (B, K).
+
+    The weights a are the positive part of the true class's map, normalised to sum to one (even
+    weights where nothing is positive): "where I see the true class, what else do I see?"
+
+    Example:
+        >>> maps = torch.tensor([[[1.0, 0.0], [9.0, 0.0], [0.0, 9.0]]])
+        >>> s = attended_votes(maps, torch.tensor([0]))
+        >>> bool(s[0, 1] > 0.99)
+        True
+    """
+    seen_B1N = _of_true_class(maps_BKN, y_B).relu()
+    total_B11 = seen_B1N.sum(dim=2, keepdim=True)
+    even = 1.0 / maps_BKN.shape[2]
+    weight_B1N = torch.where(total_B11 > 0, seen_B1N / total_B11.clamp_min(1e-12), even)
+    return (place_votes(maps_BKN, y_B) * weight_B1N).sum(dim=2)
+
+
+def place_votes(maps_BKN: Tensor, y_B: Tensor) -> Tensor:
+    """Softmax over the non-true classes at every place: (B, K, N), zero at the true class.
+
+    Example:
+        >>> place_votes(torch.zeros(1, 3, 1), torch.tensor([2])).flatten()
+        tensor([0.5000, 0.5000, 0.0000])
+    """
+    is_true_BK = true_mask(maps_BKN[..., 0], y_B)
+    return maps_BKN.masked_fill(is_true_BK.unsqueeze(2), float("-inf")).softmax(dim=1)
+
+
+def _of_true_class(maps_BKN: Tensor, y_B: Tensor) -> Tensor:
+    """The true class's map of each image, (B, 1, N)."""
+    return maps_BKN[torch.arange(len(y_B), device=maps_BKN.device), y_B].unsqueeze(1)
+
+
+_MEASURES: dict[MapSimilarity, Callable[[Tensor, Tensor], Tensor]] = {
+    "cosine": cosine,
+    "distance": distance,
+    "votes": votes,
+    "attended_votes": attended_votes,
+}
+
+
+# A running mean of similarities for each true class, kept across steps, processes and
+# checkpoints.
+
+
+class RunningClassMean(nn.Module):
+    """Exponential running mean of rows s (B, K), one row for each true class.
+
+    A class's first batch sets its row; each later batch moves it by (1 - momentum) towards the
+    batch's mean. With several processes the batch is the global one, reduced over the default
+    process group, all of whose processes must take part. Both buffers are float32 whatever the
+    model is cast to.
+
+    Args:
+        momentum: share of the old mean that is kept at each update, in [0, 1].
+        num_classes: K; 0 if that is not known, and then the buffers take their shape from the first
+            batch. If it is another than the batches', they do, too, with a warning.
+
+    Example:
+        >>> mean = RunningClassMean(momentum=0.5)
+        >>> mean.update(torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
+        >>> mean.update(torch.tensor([[0.0, 4.0]]), torch.tensor([0]))
+        >>> mean(torch.tensor([0]))
+        tensor([[0.5000, 2.0000]])
+    """
+
+    mean_KK: Tensor
+    seen_K: Tensor
+
+    def __init__(self, momentum: float, num_classes: int = 0) -> None:
+        super().__init__()
+        self.momentum = momentum
+        # Not boolean: what averages models averages their buffers, and booleans have no mean.
+        self.register_buffer("mean_KK", torch.zeros(num_classes, num_classes))
+        self.register_buffer("seen_K", torch.zeros(num_classes))
+        self.counts = Counts(updates=0)
+
+    @property
+    def started(self) -> bool:
+        """Whether any batch has been seen; to ask does not wait for a device."""
+        return self.counts["updates"] > 0
+
+    def forward(self, y_B: Tensor) -> Tensor:
+        """Rows of the labels, (B, K); zeros, a tie of all classes, for one not seen yet."""
+        return self.mean_KK[y_B]
+
+    @torch.no_grad()
+    def update(self, s_BK: Tensor, y_B: Tensor) -> None:
+        """Take in the similarities (B, K) of one batch with true classes (B,)."""
+        s_BK, classes = s_BK.float(), s_BK.shape[1]
+        if len(self.seen_K) != classes:
+            self._resize(classes, s_BK.device)
+        onehot_BK = F.one_hot(y_B, classes).to(s_BK.dtype)
+        with torch.autocast(s_BK.device.type, enabled=False):
+            sums_KK, count_K = onehot_BK.T @ s_BK, onehot_BK.sum(dim=0)
+        if world_size() > 1:
+            dist.all_reduce(sums_KK)
+            dist.all_reduce(count_K)
+        present_K = count_K > 0
+        batch_KK = sums_KK / count_K.clamp_min(1).unsqueeze(1)
+        keep_K = torch.where(self.seen_K > 0, self.momentum, 0.0)
+        keep_K1 = torch.where(present_K, keep_K, 1.0).unsqueeze(1)
+        mean_KK = keep_K1 * self.mean_KK + (1 - keep_K1) * batch_KK
+        self._keep(mean_KK, torch.maximum(self.seen_K, present_K.to(self.seen_K.dtype)))
+        self.counts["updates"] += 1
+
+    def get_extra_state(self) -> Tensor:
+        """The number of updates, (1,)."""
+        return self.counts.tensor_N
+
+    def set_extra_state(self, state: Tensor | Mapping[str, int]) -> None:
+        """Take back what `get_extra_state` gave."""
+        self.counts.load(state)
+
+    def _keep(self, mean_KK: Tensor, seen_K: Tensor) -> None:
+        """Keep both in place: a recorded step (training/steps.py) knows where.
+
+        Nothing can be written into what was made in inference mode outside it.
+        """
+        if self.mean_KK.is_inference() and not torch.is_inference_mode_enabled():
+            self.mean_KK, self.seen_K = mean_KK, seen_K
+        else:
+            self.mean_KK.copy_(mean_KK)
+            self.seen_K.copy_(seen_K)
+
+    def _resize(self, classes: int, device: torch.device) -> None:
+        """Begin anew with another number of classes."""
+        if len(self.seen_K):
+            warnings.warn(
+                f"the running class means were made for {len(self.seen_K)} classes, as the model's "
+                f"last layer has, and its logits are of {classes}; pass num_classes={classes} to "
+                "the objective, so that its state has one shape from the start",
+                stacklevel=2,
+            )
+        self.mean_KK = torch.zeros(classes, classes, device=device)
+        self.seen_K = torch.zeros(classes, device=device)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move with the model, but stay in float32 where the model is cast."""
+        before = self.mean_KK, self.seen_K
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.mean_KK.dtype != before[0].dtype:
+            self.mean_KK, self.seen_K = (old.to(self.mean_KK.device) for old in before)
+        return self
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Load; those of version 0.1.0 are empty before the first batch, and not counted."""
+        seen_K = state_dict.get(prefix + "seen_K")
+        if seen_K is not None:
+            state_dict.setdefault(prefix + EXTRA, torch.tensor([int(seen_K.any())]))
+            if not len(seen_K):
+                state_dict[prefix + "mean_KK"] = torch.zeros_like(self.mean_KK)
+                state_dict[prefix + "seen_K"] = torch.zeros_like(self.seen_K)
+            elif len(seen_K) != len(self.seen_K):
+                self.mean_KK = self.mean_KK.new_zeros(len(seen_K), len(seen_K))
+                self.seen_K = self.seen_K.new_zeros(len(seen_K))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def find_num_classes(model: nn.Module) -> int:
+    """The number of classes that a model says, or else its last linear layer has; 0 if none does.
+
+    A guess: layers stand in the order in which they were made, and the last may not be the head.
+
+    Example:
+        >>> find_num_classes(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4, 7)))
+        7
+    """
+    for module in model.modules():  # the model itself first, then what it wraps
+        config = getattr(module, "config", None)
+        for number in (getattr(module, "num_classes", 0), getattr(config, "num_labels", 0)):
+            if isinstance(number, int) and number > 0:
+                return number
+    linear = [m.out_features for m in model.modules() if isinstance(m, nn.Linear)]
+    return linear[-1] if linear else 0
+
 
 # Losses that teach a soft target to the logits.
 #
 # Every target is detached by its maker: were it not, the network could lower the loss by making
 # its explanations alike instead of its predictions right.
-#
-# Shape suffixes: B batch, K classes.
-
-
-__all__ = ["distillation_loss", "non_target_loss", "soft_cross_entropy"]
 
 
 def soft_cross_entropy(logits_BK: Tensor, target_BK: Tensor) -> Tensor:

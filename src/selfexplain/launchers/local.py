@@ -23,6 +23,7 @@ from selfexplain.launchers.trials import (
     Watch,
     ignore,
 )
+from selfexplain.limits import check_in_range
 
 # How the cores and GPUs of this machine are shared among workers.
 
@@ -204,8 +205,7 @@ class LocalWorkers:
     apart = True
 
     def __init__(self, workers: int, *, retries: int = 2) -> None:
-        if workers < 1:
-            raise InputError(f"workers is {workers}; pass a whole number of at least 1")
+        check_in_range("workers", workers, 1)
         if os.name == "nt":
             raise InputError("worker processes need Linux or macOS; pass --workers 1")
         self.workers, self.retries = workers, retries

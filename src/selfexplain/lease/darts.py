@@ -4,9 +4,16 @@ from typing import Literal
 
 from selfexplain.hypergradients import Level, Mode, World, as_function
 from selfexplain.hypergradients.level import SINGLE
-from selfexplain.lease.levels import explainer, explainer_learns, explainer_relearns
 from selfexplain.lease.options import Rates
-from selfexplain.lease.search import WEIGHTS_DISPLACEMENT, ArchitectureSearch, Batch, Declaration
+from selfexplain.lease.search import (
+    WEIGHTS_DISPLACEMENT,
+    ArchitectureSearch,
+    Batch,
+    Declaration,
+    explainer,
+    explainer_learns,
+    explainer_relearns,
+)
 from selfexplain.spaces import Supernet
 
 
@@ -19,10 +26,10 @@ class DARTS(ArchitectureSearch):
     Args:
         supernet: the network whose architecture is searched; trained in place.
         order: 2 differentiates through E'; 1 takes E' for E.
-        rates: how weights and architecture are moved.
+        rates: how weights and architecture are updated.
         mode: how the hypergradient of the second order is computed.
         seed: of the start architecture.
-        processes: those that share each batch, equal parts each; all then move alike.
+        processes: those that share each batch, equal parts each; all are then updated alike.
 
     Example:
         >>> import torch

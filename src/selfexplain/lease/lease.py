@@ -1,6 +1,7 @@
 """Learning by self-explanation for architecture search: four levels, optimised end to end."""
 
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -8,27 +9,280 @@ from torch import Tensor, nn
 
 from selfexplain.errors import InputError
 from selfexplain.hypergradients import Level, World, as_function, take_steps
-from selfexplain.hypergradients.level import SINGLE, Function
-from selfexplain.lease.levels import (
-    Loss,
-    Network,
-    audience_learns,
-    explain_by_attack,
-    explainer,
-    explainer_learns,
-    explainer_relearns,
-)
-from selfexplain.lease.levels import audience as audience_network
-from selfexplain.lease.options import GradientPath, LeaSEOptions, Rates
+from selfexplain.hypergradients.level import SINGLE, Function, Variable, Variables
+from selfexplain.lease.options import GradientPath, LeaSEOptions, Rates, Shown
 from selfexplain.lease.search import (
     WEIGHTS_DISPLACEMENT,
     ArchitectureSearch,
     Batch,
     Declaration,
+    ImageFunction,
     Learner,
+    Loss,
+    Network,
+    OwnPrediction,
+    audience_learns,
+    explainer,
+    explainer_explains,
+    explainer_learns,
+    explainer_relearns,
+    explainer_scores,
 )
+from selfexplain.lease.search import audience as audience_network
 from selfexplain.models.pointwise import warn_of_strided_pointwise
 from selfexplain.spaces import Supernet
+
+# The explanation: a bounded perturbation, how it grows, and what of it the audience sees.
+#
+# An explanation is held as z, unbounded, in pixel units; delta = eps tanh(z / eps) is the
+# perturbation, within eps and smooth in z. B images, C channels, H and W space.
+
+
+TINY = 1e-12
+"""Added to squares under a root, so that an image with a zero gradient stays finite."""
+
+
+def bounded(z_BCHW: Tensor, eps: float) -> Tensor:
+    """Delta = eps tanh(z / eps): smooth, |delta| < eps, and z itself where z is small.
+
+    Example:
+        >>> bounded(torch.tensor([0.0, 100.0]), eps=0.5)
+        tensor([0.0000, 0.5000])
+    """
+    return eps * torch.tanh(z_BCHW / eps)
+
+
+def normalised(gradient_BCHW: Tensor) -> Tensor:
+    """The gradient divided by its root mean square in each image.
+
+    Example:
+        >>> normalised(torch.full((1, 1, 1, 2), 4.0))
+        tensor([[[[1., 1.]]]])
+    """
+    mean_square = gradient_BCHW.square().mean(dim=(1, 2, 3), keepdim=True)
+    # Relative to the gradient's own size, which is tiny late in training.
+    return gradient_BCHW * (mean_square + TINY * mean_square.detach() + 1e-30).rsqrt()
+
+
+def straight_through_sign(gradient_BCHW: Tensor) -> Tensor:
+    """The sign, with the derivative of `normalised`: its own is zero almost everywhere.
+
+    Example:
+        >>> g = torch.tensor([[[[3.0, -0.1]]]], requires_grad=True)
+        >>> straight_through_sign(g)
+        tensor([[[[ 1., -1.]]]], grad_fn=<AddBackward0>)
+    """
+    smooth = normalised(gradient_BCHW)
+    return smooth + (gradient_BCHW.sign() - smooth).detach()
+
+
+def magnitude(gradient_BCHW: Tensor) -> Tensor:
+    """The absolute gradient divided by its root mean square in each image: plain saliency.
+
+    Example:
+        >>> magnitude(torch.full((1, 1, 1, 2), -4.0))
+        tensor([[[[1., 1.]]]])
+    """
+    return normalised(gradient_BCHW).abs()
+
+
+DIRECTIONS = {"normalised": normalised, "plain": None, "sign": straight_through_sign}
+"""Name of an attack -> map of the gradient along which it steps; None for the gradient."""
+
+
+def shuffled(delta_BCHW: Tensor, order_BP: Tensor) -> Tensor:
+    """Each image's pixels in another order.
+
+    Args:
+        delta_BCHW: (B, C, H, W).
+        order_BP: (B, H * W), a permutation of the pixels for each image.
+
+    Example:
+        >>> shuffled(torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[1, 0]]))
+        tensor([[[[2., 1.]]]])
+    """
+    flat_BCP = delta_BCHW.flatten(2)
+    order_BCP = order_BP[:, None, :].expand_as(flat_BCP)
+    return flat_BCP.gather(2, order_BCP).reshape(delta_BCHW.shape)
+
+
+def shown_to_audience(x_BCHW: Tensor, delta_BCHW: Tensor, eps: float, shown: Shown) -> Tensor:
+    """The image weighted by what its prediction hangs on.
+
+    Delta is taken in units of eps, so that what the audience sees is of an image's size; its own
+    BatchNorm statistics would undo another constant.
+
+    Args:
+        x_BCHW: images as the networks see them.
+        delta_BCHW: the perturbation, in pixel units.
+        eps: its bound.
+        shown: product, magnitude or emphasis; see `LeaSEOptions.shown`.
+
+    Returns:
+        (B, C, H, W).
+
+    Example:
+        >>> x, delta = torch.ones(1, 1, 1, 2), torch.tensor([[[[0.5, -0.25]]]])
+        >>> shown_to_audience(x, delta, eps=0.5, shown="emphasis")
+        tensor([[[[2.0000, 1.5000]]]])
+    """
+    if shown == "product":
+        return x_BCHW * delta_BCHW / eps
+    size_BCHW = delta_BCHW.abs()
+    if shown == "magnitude":
+        return x_BCHW * size_BCHW / size_BCHW.amax(dim=(1, 2, 3), keepdim=True).clamp(min=TINY)
+    return x_BCHW * (1 + size_BCHW / eps)
+
+
+# From options and a batch to the levels that make an explanation, and what is shown of it.
+
+
+DISPLACEMENT = 0.3
+"""Root mean square displacement of the pixels in a difference, in units of eps: large enough for
+ReLUs, where the bound eps tanh(z / eps) is still nearly straight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explaining:
+    """How one batch is explained.
+
+    Args:
+        levels: one for each step of the explanation.
+        start: their start values, zeros.
+        delta: the perturbation after all steps, in pixel units, of the variables.
+        shown: what the audience sees beside the images, of the variables.
+    """
+
+    levels: list[Level]
+    start: dict[str, Variable]
+    delta: ImageFunction
+    shown: ImageFunction
+
+
+def explain_by_attack(
+    f: Network,
+    x_BCHW: Tensor,
+    y_B: Tensor,
+    std_C: Tensor,
+    options: LeaSEOptions,
+    generator: torch.Generator,
+    processes: World = SINGLE,
+) -> Explaining:
+    """Level II for a batch, in as many steps as the options say, or its control.
+
+    The sum of the steps' variables is z; each starts at zero, so that a later step continues where
+    the earlier ones ended, and the chain rule runs through all of them.
+
+    Args:
+        f: the explainer.
+        x_BCHW: normalised images.
+        y_B: their labels.
+        std_C: by which their pixels were divided.
+        options: see `LeaSEOptions`.
+        generator: of the CPU; draws what controls need, for the images of all processes.
+        processes: those that share the batch; `x_BCHW` is this one's part of it.
+
+    Example:
+        >>> def f(v, x):
+        ...     return torch.stack([x.sum((1, 2, 3)), -x.sum((1, 2, 3))], 1)
+        >>> x, y = torch.ones(2, 1, 4, 4), torch.tensor([0, 1])
+        >>> explaining = explain_by_attack(
+        ...     f, x, y, torch.ones(1), LeaSEOptions(eps=0.5), torch.Generator()
+        ... )
+        >>> [level.name for level in explaining.levels]
+        ['delta_1']
+    """
+    eps, size = options.eps, options.step_size
+    if options.control == "random_delta":
+        noise_BCHW = _part_of(torch.randn, x_BCHW.shape, generator, processes).to(x_BCHW)
+        constant_BCHW = bounded(options.explanation_steps * size * noise_BCHW, eps)
+        return _shown([], {}, lambda v: constant_BCHW, x_BCHW, options)
+    names = [f"delta_{step + 1}" for step in range(options.explanation_steps)]
+    target: Callable[[Tensor], Tensor] = OwnPrediction()
+    if options.target == "label":
+        target = _always(y_B)
+    levels = []
+    for step, name in enumerate(names):
+        perturbation = _in_units_of_x(_bounded_sum(names[: step + 1], eps), std_C)
+        loss: Loss = explainer_explains(f, x_BCHW, perturbation, target)
+        direction = DIRECTIONS[options.attack]
+        if options.control == "saliency":
+            loss, direction = explainer_scores(f, x_BCHW, perturbation, target), magnitude
+        levels.append(
+            Level(
+                name,
+                loss,
+                size,
+                maximize=True,
+                direction=direction,
+                finite_difference_step=DISPLACEMENT * eps,
+                shared=False,
+            )
+        )
+    delta = _bounded_sum(names, eps)
+    if options.control == "shuffled_delta":
+        pixels = (len(x_BCHW), x_BCHW.shape[2] * x_BCHW.shape[3])
+        order_BP = _part_of(torch.rand, pixels, generator, processes).argsort(1)
+        delta = _shuffled(delta, order_BP.to(x_BCHW.device))
+    start: dict[str, Variable] = {name: torch.zeros_like(x_BCHW) for name in names}
+    return _shown(levels, start, delta, x_BCHW, options)
+
+
+def _shown(
+    levels: list[Level],
+    start: dict[str, Variable],
+    delta: ImageFunction,
+    x_BCHW: Tensor,
+    options: LeaSEOptions,
+) -> Explaining:
+    def shown(v: Variables) -> Tensor:
+        delta_BCHW = delta(v)
+        if options.gradient_path != "full":
+            delta_BCHW = delta_BCHW.detach()
+        return shown_to_audience(x_BCHW, delta_BCHW, options.eps, options.shown)
+
+    return Explaining(levels, start, delta, shown)
+
+
+def _bounded_sum(names: list[str], eps: float) -> ImageFunction:
+    """Delta of the steps' variables."""
+
+    def delta(v: Variables) -> Tensor:
+        z_BCHW = torch.zeros(())
+        for name in names:
+            step = v[name]
+            assert isinstance(step, Tensor)
+            z_BCHW = step if name == names[0] else z_BCHW + step
+        return bounded(z_BCHW, eps)
+
+    return delta
+
+
+def _in_units_of_x(delta: ImageFunction, std_C: Tensor) -> ImageFunction:
+    return lambda v: delta(v) / std_C[:, None, None]
+
+
+def _shuffled(delta: ImageFunction, order_BP: Tensor) -> ImageFunction:
+    return lambda v: shuffled(delta(v), order_BP)
+
+
+def _part_of(
+    draw: Callable[..., Tensor],
+    shape: Sequence[int],
+    generator: torch.Generator,
+    processes: World,
+) -> Tensor:
+    """This process's part of what one process would draw for all images."""
+    whole = draw((processes.count * shape[0], *shape[1:]), generator=generator)
+    return whole.chunk(processes.count)[processes.rank]
+
+
+def _always(y_B: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda logits_BK: y_B
+
+
+# The search.
+
 
 AUDIENCE_DISPLACEMENT = 1e-2
 """Root mean square displacement of the audience's weights in a difference: the largest that still
@@ -44,8 +298,8 @@ class LeaSE(ArchitectureSearch):
     """Learning by self-explanation (Hosseini and Xie, arXiv 2012.12899).
 
     An explainer with a learnable architecture learns, explains its predictions by what perturbs
-    them, an audience learns from the explanations, and the architecture is moved such that both
-    then do well on held-out images (levels.py has the formulas). One gradient step stands for each
+    them, an audience learns from the explanations, and the architecture is updated such that both
+    then do well on held-out images (search.py has the formulas). One gradient step stands for each
     of the inner levels, and the architecture's gradient runs back through all of them.
 
     The audience has an optimiser of its own, and BatchNorm statistics of its own for images and
@@ -55,11 +309,11 @@ class LeaSE(ArchitectureSearch):
         supernet: the explainer; trained in place.
         audience: any classifier (B, C, H, W) -> (B, K) on the same device; trained in place.
         options: see `LeaSEOptions`.
-        rates: how weights and architecture are moved.
+        rates: how weights and architecture are updated.
         std_C: standard deviations by which the images' pixels were divided, so that `eps` is in
             pixel units; None for images in [0, 1].
         seed: of the start architecture, and of what controls draw.
-        processes: those that share each batch, equal parts each; all then move alike.
+        processes: those that share each batch, equal parts each; all are then updated alike.
 
     Raises:
         InputError: the audience does not return as many classes as the supernet.
@@ -78,7 +332,7 @@ class LeaSE(ArchitectureSearch):
         'nasbench201'
     """
 
-    seen_by_audience: tuple[str, ...] = ("audience",)
+    audience_depends_on: tuple[str, ...] = ("audience",)
     """Variables that the audience's output depends on, beside its images."""
 
     def __init__(
@@ -122,7 +376,7 @@ class LeaSE(ArchitectureSearch):
             y_B,
             self.options.gamma,
             explaining.shown,
-            seen=self.seen_by_audience,
+            depends_on=self.audience_depends_on,
         )
         return Declaration(
             levels=[

@@ -9,9 +9,14 @@ from torch import Tensor
 from selfexplain.errors import InputError
 from selfexplain.hypergradients import Level, World, as_function
 from selfexplain.hypergradients.level import SINGLE, Variable
-from selfexplain.lease.levels import explainer, explainer_learns
 from selfexplain.lease.options import Rates
-from selfexplain.lease.search import ArchitectureSearch, Batch, Declaration
+from selfexplain.lease.search import (
+    ArchitectureSearch,
+    Batch,
+    Declaration,
+    explainer,
+    explainer_learns,
+)
 from selfexplain.spaces import Supernet, one_hot_architecture, random_genotype
 
 SCORED_BATCHES = 4
@@ -28,7 +33,7 @@ class RandomSearch(ArchitectureSearch):
 
     Args:
         supernet: trained in place.
-        rates: how the weights are moved.
+        rates: how the weights are updated.
         candidates: how many cells are scored after an epoch.
         seed: of all that is drawn.
         processes: those that share each batch; each scores every candidate on the same images.
@@ -64,7 +69,7 @@ class RandomSearch(ArchitectureSearch):
         self._drawn = self._draw()
 
     def declare(self, train_batch: Batch, val_batch: Batch) -> Declaration:
-        """One level, at the cell that was drawn; the architecture is not moved by a gradient."""
+        """One level, at the cell that was drawn; the architecture is not updated by a gradient."""
         del val_batch
         learner = self.learners["explainer"]
         loss = explainer_learns(explainer(learner.own_step()), *train_batch)

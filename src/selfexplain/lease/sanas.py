@@ -10,9 +10,8 @@ from selfexplain.errors import InputError
 from selfexplain.hypergradients import World
 from selfexplain.hypergradients.level import SINGLE, Function
 from selfexplain.lease.lease import LeaSE, with_gradient_path
-from selfexplain.lease.levels import Loss, Network
 from selfexplain.lease.options import LeaSEOptions, Rates
-from selfexplain.lease.search import Batch
+from selfexplain.lease.search import Batch, Loss, Network
 from selfexplain.spaces import Supernet
 
 
@@ -34,10 +33,10 @@ class SANAS(LeaSE):
     Args:
         supernet: the network; trained in place.
         options: of LeaSE; lambda is not used.
-        rates: how weights and architecture are moved.
+        rates: how weights and architecture are updated.
         std_C: standard deviations by which the images' pixels were divided.
         seed: of the start architecture, and of what controls draw.
-        processes: those that share each batch, equal parts each; all then move alike.
+        processes: those that share each batch, equal parts each; all are then updated alike.
 
     Example:
         >>> import torch
@@ -51,7 +50,7 @@ class SANAS(LeaSE):
         ['audience', 'delta_1', 'explainer', 'validation']
     """
 
-    seen_by_audience = ("audience", "architecture")
+    audience_depends_on = ("audience", "architecture")
 
     def __init__(
         self,
@@ -66,8 +65,8 @@ class SANAS(LeaSE):
         options = with_gradient_path(options or LeaSEOptions(), "no_explanation")
         if options.gradient_path == "explainer_only":
             raise InputError(
-                "gradient_path is explainer_only, but the second copy of the explainer alone moves "
-                "the architecture here; pass full or no_explanation"
+                "gradient_path is explainer_only, but only the second copy of the explainer "
+                "updates the architecture here; pass full or no_explanation"
             )
         rates = rates or Rates()
         second = copy.deepcopy(supernet)

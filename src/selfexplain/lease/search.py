@@ -1,4 +1,15 @@
-"""What every gradient-based search does: one step moves weights and architecture together."""
+"""The levels' losses, and what every gradient-based search does: one step moves all together.
+
+    I    explainer    E*(A)     = argmin_E      CE(f(x; E, A), y)
+    II   delta        delta*    = argmax_delta  CE(f(x + delta; E*, A), f(x; E*, A))
+    III  audience     W*(delta) = argmin_W      CE(g(x; W), y) + gamma CE(g(x (*) delta*; W), y)
+    IV   architecture             min_A         CE(f(x; E*, A), y) + lambda CE(g(x; W*), y)
+
+I to III on training images, IV on validation images (Hosseini and Xie, arXiv 2012.12899). DARTS has
+I and IV alone. Each function makes one level's loss: a scalar of variables named as in the second
+column. The explainer f(v, x) and the audience g(v, x) find their weights, and the architecture,
+among the variables v.
+"""
 
 import copy
 import math
@@ -10,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.functional import cross_entropy
 
 from selfexplain.errors import InputError
 from selfexplain.hypergradients import (
@@ -26,7 +38,131 @@ from selfexplain.lease.options import Rates
 from selfexplain.spaces import Genotype, Supernet
 from selfexplain.training.optimizers import make_optimizer
 
-# A network whose weights are moved along gradients that were computed elsewhere.
+Loss = Callable[[Variables], Tensor]
+
+Network = Callable[[Variables, Tensor], Tensor]
+"""Of the variables and images (B, C, H, W): logits (B, K)."""
+
+ImageFunction = Callable[[Variables], Tensor]
+"""Of the variables: a perturbation, or what is shown of it, (B, C, H, W)."""
+
+
+def explainer(function: Function) -> Network:
+    """f(v, x) = f(x; E, A), of a supernet as a function (weights, x, architecture)."""
+    return lambda v, x: function(v["explainer"], x, v["architecture"])
+
+
+def audience(function: Function) -> Network:
+    """g(v, x) = g(x; W), of a network as a function (weights, x)."""
+    return lambda v, x: function(v["audience"], x)
+
+
+def explainer_learns(f: Network, x_BCHW: Tensor, y_B: Tensor) -> Loss:
+    """Level I: CE(f(x; E, A), y), on training images."""
+    return lambda v: cross_entropy(f(v, x_BCHW), y_B)
+
+
+def explainer_explains(
+    f: Network, x_BCHW: Tensor, delta: ImageFunction, target: Callable[[Tensor], Tensor]
+) -> Loss:
+    """Level II: the sum over images of CE(f(x + delta; E, A), target); delta climbs it.
+
+    A sum, not a mean, as each image has a perturbation of its own.
+
+    Args:
+        f: the explainer.
+        x_BCHW: training images.
+        delta: the perturbation, in units of x.
+        target: classes (B,) of the explainer's logits.
+    """
+
+    def loss(v: Variables) -> Tensor:
+        logits_BK = f(v, x_BCHW + delta(v))
+        return cross_entropy(logits_BK, target(logits_BK), reduction="sum")
+
+    return loss
+
+
+def explainer_scores(
+    f: Network, x_BCHW: Tensor, delta: ImageFunction, target: Callable[[Tensor], Tensor]
+) -> Loss:
+    """In place of level II, for plain saliency: the sum over images of the target's score."""
+
+    def loss(v: Variables) -> Tensor:
+        logits_BK = f(v, x_BCHW + delta(v))
+        return logits_BK.gather(1, target(logits_BK)[:, None]).sum()
+
+    return loss
+
+
+def audience_learns(
+    g: Network,
+    g_explained: Network,
+    x_BCHW: Tensor,
+    y_B: Tensor,
+    gamma: float,
+    explained: ImageFunction,
+    depends_on: Sequence[str] = ("audience",),
+) -> Loss:
+    """Level III: CE(g(x; W), y) + gamma CE(g(x (*) delta; W), y), on training images.
+
+    Args:
+        g: the audience with its BatchNorm statistics of images.
+        g_explained: the same with those of explained images.
+        x_BCHW: images.
+        y_B: their labels.
+        gamma: weight of the second term; 0 leaves it out.
+        explained: x (*) delta.
+        depends_on: names of the variables that g looks at.
+    """
+
+    def loss(v: Variables) -> Tensor:
+        terms = []
+        if gamma:
+            terms.append(gamma * cross_entropy(g_explained(v, explained(v)), y_B))
+        # The other term does not depend on the explanation: where derivatives towards that alone
+        # are wanted, it is left out. It comes last, so that what it draws (dropout) takes nothing
+        # from the term that stays.
+        if gamma == 0 or any(t.requires_grad for name in depends_on for t in leaves(v[name])):
+            terms.append(cross_entropy(g(v, x_BCHW), y_B))
+        return torch.stack(terms).sum()
+
+    return loss
+
+
+def explainer_relearns(f: Network, g: Network, x_BCHW: Tensor, y_B: Tensor, lambda_: float) -> Loss:
+    """Level IV: CE(f(x; E, A), y) + lambda CE(g(x; W), y), on validation images."""
+
+    def loss(v: Variables) -> Tensor:
+        value = cross_entropy(f(v, x_BCHW), y_B)
+        return value + lambda_ * cross_entropy(g(v, x_BCHW), y_B) if lambda_ else value
+
+    return loss
+
+
+class OwnPrediction:
+    """The classes that the explainer predicts at its first call, made where delta is zero.
+
+    Later calls get the same classes. (The soft prediction would not do as a target: the gradient of
+    the cross-entropy against it vanishes at delta = 0.)
+
+    Example:
+        >>> target = OwnPrediction()
+        >>> target(torch.tensor([[0.0, 1.0]])), target(torch.tensor([[1.0, 0.0]]))
+        (tensor([1]), tensor([1]))
+    """
+
+    def __init__(self) -> None:
+        self.classes_B: Tensor | None = None
+
+    def __call__(self, logits_BK: Tensor) -> Tensor:
+        """Classes (B,) of the logits of the first call."""
+        if self.classes_B is None:
+            self.classes_B = logits_BK.detach().argmax(1)
+        return self.classes_B
+
+
+# A network whose weights are updated along gradients that were computed elsewhere.
 
 
 class Learner:
@@ -40,7 +176,7 @@ class Learner:
     Example:
         >>> learner = Learner(nn.Linear(2, 1, bias=False), 0.1, Rates(weight_decay=0.0))
         >>> before = learner.weights["weight"].clone()
-        >>> learner.move({"weight": torch.ones(1, 2)})
+        >>> learner.update({"weight": torch.ones(1, 2)})
         >>> torch.allclose(before - learner.weights["weight"], torch.tensor([[0.1, 0.1]]))
         True
     """
@@ -50,7 +186,7 @@ class Learner:
         self.start_lr, self.rates = lr, rates
         trainable = [p for p in module.parameters() if p.requires_grad]
         # A level's step along its gradient stands for this one, so there is no choice of another.
-        self.optimiser = make_optimizer(
+        self.optimizer = make_optimizer(
             "sgd",
             trainable,
             lr=lr,
@@ -68,21 +204,21 @@ class Learner:
     @property
     def lr(self) -> float:
         """The learning rate now."""
-        return float(self.optimiser.param_groups[0]["lr"])
+        return float(self.optimizer.param_groups[0]["lr"])
 
     def set_lr(self, factor: float) -> None:
         """Set the learning rate between its end (factor 0) and its start value (1)."""
         low = min(self.rates.lr_min, self.start_lr)
-        self.optimiser.param_groups[0]["lr"] = low + (self.start_lr - low) * factor
+        self.optimizer.param_groups[0]["lr"] = low + (self.start_lr - low) * factor
 
-    def move(self, gradient: dict[str, Tensor]) -> None:
+    def update(self, gradient: dict[str, Tensor]) -> None:
         """One step along a gradient by name."""
         parameters = dict(self.module.named_parameters())
         for name, found in gradient.items():
             parameters[name].grad = found
         nn.utils.clip_grad_norm_(parameters.values(), self.rates.clip)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
 
     def own_step(self, buffers: dict[str, Tensor] | None = None) -> Function:
         """The network as a function of its parameters whose first call is its own training step.
@@ -91,7 +227,7 @@ class Learner:
         later one, at displaced parameters, leaves them alone.
 
         Args:
-            buffers: running statistics to move in place of the module's own.
+            buffers: running statistics to update in place of the module's own.
         """
         kept = dict(self.module.named_buffers()) if buffers is None else buffers
         updated = {name: buffer.clone() for name, buffer in kept.items()}
@@ -123,22 +259,24 @@ class Learner:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds, in memory of its own."""
-        state = {"module": self.module.state_dict(), "optimiser": self.optimiser.state_dict()}
+        state = {"module": self.module.state_dict(), "optimiser": self.optimizer.state_dict()}
         return copy.deepcopy(state)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take back what `state` gave."""
         self.module.load_state_dict(state["module"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.optimizer.load_state_dict(state["optimiser"])
 
 
 Batch = tuple[Tensor, Tensor]
 """Images (B, C, H, W) and labels (B,)."""
+
 WEIGHTS_DISPLACEMENT = 1e-3
 """Root mean square displacement of a supernet's weights in a difference. At the customary length
 of 0.01 over all weights together, a difference through ReLUs is mostly noise: see
 docs/hypergradients.md.
 """
+
 MAX_SKIPPED_STEPS = 5
 """Steps in a row that may be skipped before a search stops."""
 
@@ -157,7 +295,7 @@ class Declaration:
     """One step of a search, as levels and an outer loss.
 
     Args:
-        levels: each takes one gradient step; those named as a learner move its weights.
+        levels: each takes one gradient step; those named as a learner update its weights.
         outer: the architecture's loss.
         start: start values of variables that belong to this step alone.
         mode: how the hypergradient is computed; None to ignore how the stepped variables depend on
@@ -173,14 +311,14 @@ class Declaration:
 class ArchitectureSearch(ABC):
     """Moves a supernet's architecture by validation batches, its weights by training batches.
 
-    A search is a declaration of its levels (`declare`). Weights and architecture are moved
+    A search is a declaration of its levels (`declare`). Weights and architecture are updated
     together, along gradients that are taken at the same point.
 
     Args:
         supernet: the explainer, on its device; it is put in training mode and trained in place.
         rates: how weights and architecture are updated.
         seed: of the start architecture, and of all that a step draws.
-        processes: those that share each batch, equal parts each; all then move alike.
+        processes: those that share each batch, equal parts each; all are then updated alike.
 
     Example:
         >>> from selfexplain.lease import DARTS
@@ -205,7 +343,7 @@ class ArchitectureSearch(ABC):
             for name, tensor in supernet.new_architecture(self.generator).items()
         }
         self.learners = {"explainer": Learner(supernet, rates.lr, rates)}
-        self.optimiser = torch.optim.Adam(
+        self.optimizer = torch.optim.Adam(
             self.architecture.values(),
             lr=rates.architecture_lr,
             betas=(0.5, 0.999),
@@ -241,7 +379,7 @@ class ArchitectureSearch(ABC):
             move_architecture: False in a warm-up: the validation batch is not looked at.
 
         Returns:
-            The loss of each level and, if the architecture was moved, of the outer level.
+            The loss of each level and, if the architecture was updated, of the outer level.
 
         Raises:
             SearchDivergedError: several steps in a row had to be skipped.
@@ -260,10 +398,10 @@ class ArchitectureSearch(ABC):
             hypergradient, outer = unrolled.hypergradient, {"validation": unrolled.outer}
             if step.mode is not None:
                 losses, gradients = dict(unrolled.losses), dict(unrolled.gradients)
-        self._move({name: gradients[name] for name in self.learners}, hypergradient)
+        self._update({name: gradients[name] for name in self.learners}, hypergradient)
         return {name: float(loss) for name, loss in {**losses, **outer}.items()}
 
-    def _move(self, gradients: dict[str, Variable], hypergradient: Variable) -> None:
+    def _update(self, gradients: dict[str, Variable], hypergradient: Variable) -> None:
         everything = [t for v in (*gradients.values(), hypergradient) for t in leaves(v)]
         finite = all_finite(everything)  # the same in all processes, as they are means over them
         for learner in self.learners.values():
@@ -282,12 +420,12 @@ class ArchitectureSearch(ABC):
         if isinstance(hypergradient, dict) and hypergradient:
             for name, tensor in self.architecture.items():
                 tensor.grad = hypergradient[name]
-            self.optimiser.step()
-            self.optimiser.zero_grad(set_to_none=True)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
         for name, learner in self.learners.items():
             found = gradients[name]
             if isinstance(found, dict):
-                learner.move(found)
+                learner.update(found)
 
     def end_epoch(self, held_out: Iterable[Batch]) -> None:
         """Look at held-out batches after an epoch, if the method does; here it does not."""
@@ -306,7 +444,7 @@ class ArchitectureSearch(ABC):
         """What a checkpoint holds: tensors, numbers and strings."""
         return {
             "architecture": {name: t.detach().clone() for name, t in self.architecture.items()},
-            "optimiser": copy.deepcopy(self.optimiser.state_dict()),
+            "optimiser": copy.deepcopy(self.optimizer.state_dict()),
             "learners": {name: learner.state() for name, learner in self.learners.items()},
             "generator": self.generator.get_state(),
             "skipped": [self.skipped, self._skipped_in_a_row],
@@ -317,7 +455,7 @@ class ArchitectureSearch(ABC):
         with torch.no_grad():
             for name, tensor in self.architecture.items():
                 tensor.copy_(state["architecture"][name])
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.optimizer.load_state_dict(state["optimiser"])
         for name, learner in self.learners.items():
             learner.restore(state["learners"][name])
         self.generator.set_state(state["generator"])

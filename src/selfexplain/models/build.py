@@ -1,15 +1,71 @@
-"""From a model's name to the model: built-in networks, timm's, and the user's own."""
+"""From a model's name to the model: built-in networks, those of hubs, and the user's own."""
 
 import difflib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from selfexplain.errors import InputError, first_line, import_failure
+from selfexplain.errors import InputError, first_line
 from selfexplain.lazy import import_named
+from selfexplain.models.efficientnet_lite import SIZES, EfficientNetLite
+from selfexplain.models.hub import (
+    OF_WEIGHTS,
+    build_hf,
+    build_timm,
+    hf_pretraining,
+    timm_for,
+    timm_pretraining,
+    transformers_for,
+)
+from selfexplain.models.pretrained import Pretraining, lite_file, lite_pretraining, load_lite
 from selfexplain.models.resnet import WideResNet, cifar_resnet, resnet18
-from selfexplain.models.small_cnn import SmallCNN
+
+
+class SmallCNN(nn.Module):
+    """Three blocks of 3x3 convolution, BatchNorm and ReLU; two max-poolings; a pooled linear head.
+
+    Args:
+        num_classes: number of classes K.
+        in_channels: channels C of the images.
+        width: channels of the first block; the second and third have twice and four times as many.
+
+    Shapes:
+        input (B, C, H, W) with H, W >= 4; output (B, K) logits;
+        last feature map (B, 4 width, H / 4, W / 4).
+
+    Example:
+        >>> import torch
+        >>> SmallCNN(num_classes=10, in_channels=1)(torch.zeros(2, 1, 28, 28)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(self, num_classes: int, in_channels: int = 3, width: int = 32) -> None:
+        super().__init__()
+        self.block1 = _block(in_channels, width)
+        self.block2 = _block(width, 2 * width)
+        self.block3 = _block(2 * width, 4 * width)
+        self.halve = nn.MaxPool2d(2)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Linear(4 * width, num_classes)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Logits (B, K) of images (B, C, H, W)."""
+        h = self.halve(self.block1(x_BCHW))
+        h = self.block3(self.halve(self.block2(h)))
+        logits_BK: Tensor = self.head(self.pool(h).flatten(1))
+        return logits_BK
+
+
+def _block(inputs: int, outputs: int) -> nn.Sequential:
+    """3x3 convolution, BatchNorm, ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
 
 BUILT_IN: dict[str, Callable[[int, int], nn.Module]] = {
     "small_cnn": SmallCNN,
@@ -19,57 +75,125 @@ BUILT_IN: dict[str, Callable[[int, int], nn.Module]] = {
     "resnet18": resnet18,
     "wrn16_2": lambda classes, channels: WideResNet(16, 2, classes, channels),
     "wrn28_10": lambda classes, channels: WideResNet(28, 10, classes, channels),
+    **{name: partial(EfficientNetLite, size=size) for name, size in SIZES.items()},
 }
 """Name -> factory(num_classes, in_channels) of the networks that come with selfexplain."""
 
 
-def build_model(name: str, *, num_classes: int, in_channels: int) -> nn.Module:
-    """Build an untrained classifier by name; its weights come from torch's global generator.
+def build_model(
+    name: str, *, num_classes: int, in_channels: int, pretrained: bool = False
+) -> nn.Module:
+    """Build a classifier by name; its weights come from torch's global generator.
 
     Args:
-        name: a key of `BUILT_IN`; `timm:NAME` for a model of timm; or `package.module:factory`
-            for your own, called as `factory(num_classes=..., in_channels=...)`.
+        name: a key of `BUILT_IN`; `timm:NAME` for a model of timm; `hf:NAME` for a classifier of
+            transformers, a repository of the hub or a folder; or `package.module:factory` for your
+            own, called as `factory(num_classes=..., in_channels=...)`.
         num_classes: number of classes K.
         in_channels: channels C of the images.
+        pretrained: start from the weights that others have trained; the head is new unless the
+            number of classes is theirs. `pretraining_of` says how to normalise images.
 
     Returns:
         A module that maps images (B, C, H, W) to logits (B, K).
 
     Raises:
-        InputError: the name is unknown, or what it names cannot be imported or called.
+        InputError: the name is unknown, or what it names cannot be imported or called, or there are
+            no weights of it.
 
     Example:
         >>> type(build_model("resnet20", num_classes=10, in_channels=3)).__name__
         'ResNet'
     """
-    check_model_name(name)
+    check_model_name(name, pretrained=pretrained)
     if name in BUILT_IN:
-        return BUILT_IN[name](num_classes, in_channels)
+        model = BUILT_IN[name](num_classes, in_channels)
+        if pretrained:
+            load_lite(model, name)
+        return model
     if name.startswith("timm:"):
-        return _build_timm(name.removeprefix("timm:"), num_classes, in_channels)
+        return build_timm(name, num_classes, in_channels, pretrained=pretrained)
+    if name.startswith("hf:"):
+        return build_hf(name, num_classes, in_channels, pretrained=pretrained)
     return _build_own(name, num_classes, in_channels)
 
 
-def check_model_name(name: str) -> None:
-    """Raise InputError unless there is a model of this name; it is not built.
+def check_model_name(name: str, *, pretrained: bool = False) -> None:
+    """Raise InputError unless there is a model of this name, with weights if they are wanted.
+
+    It is not built, and no hub is asked.
 
     Example:
         >>> check_model_name("resnet20")
     """
-    if name in BUILT_IN:
-        return
     if name.startswith("timm:"):
-        _timm_with(name.removeprefix("timm:"))
-        return
-    if is_own(name):
+        timm_for(name, pretrained=pretrained)
+    elif name.startswith("hf:"):
+        transformers_for(name)
+    elif is_own(name):
         _factory(name)
-        return
-    near = difflib.get_close_matches(name, BUILT_IN, n=1)
-    hint = f" (did you mean {near[0]}?)" if near else ""
-    raise InputError(
-        f"there is no model {name!r}{hint}; pass one of {', '.join(BUILT_IN)}, timm:NAME, "
-        "or package.module:factory"
-    )
+    elif name not in BUILT_IN:
+        near = difflib.get_close_matches(name, BUILT_IN, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise InputError(
+            f"there is no model {name!r}{hint}; pass one of {', '.join(BUILT_IN)}, timm:NAME, "
+            "hf:NAME, or package.module:factory"
+        )
+    if pretrained:
+        check_weights(name)
+
+
+def check_weights(name: str) -> None:
+    """Raise InputError for a model of which there can be no weights, or whose package is missing.
+
+    Example:
+        >>> check_weights("small_cnn")
+        Traceback (most recent call last):
+        selfexplain.errors.InputError: there are no weights of small_cnn; pass one of ...
+    """
+    if name not in SIZES and not name.startswith(("timm:", "hf:")):
+        raise InputError(
+            f"there are no weights of {name}; pass one of {', '.join(SIZES)}, timm:NAME or "
+            "hf:NAME, or leave out --pretrained"
+        )
+    if name in SIZES:
+        lite_file(name)
+
+
+def check_without_weights(
+    name: str, remedy: str = "pass --pretrained to start from them, or another model"
+) -> None:
+    """Raise InputError for the name of weights where there shall be none.
+
+    Example:
+        >>> check_without_weights("hf:microsoft/resnet-18")
+        Traceback (most recent call last):
+        selfexplain.errors.InputError: hf:microsoft/resnet-18 names weights; pass --pretrained ...
+    """
+    if OF_WEIGHTS.match(name):
+        raise InputError(f"{name} names weights; {remedy}")
+
+
+def pretraining_of(name: str) -> Pretraining:
+    """What the weights of a model were trained on; the weights are not read.
+
+    Args:
+        name: as for `build_model`, of a model of which there are weights.
+
+    Raises:
+        InputError: there are no weights of it, or their description cannot be had.
+
+    Example:
+        >>> found = pretraining_of("efficientnet_lite0")
+        >>> found.image_size, found.class_names[985]
+        (224, 'daisy')
+    """
+    check_model_name(name, pretrained=True)
+    if name.startswith("timm:"):
+        return timm_pretraining(name)
+    if name.startswith("hf:"):
+        return hf_pretraining(name)
+    return lite_pretraining(name)
 
 
 def is_own(name: object) -> bool:
@@ -79,32 +203,7 @@ def is_own(name: object) -> bool:
         >>> is_own("my.models:make"), is_own("timm:resnet18"), is_own("resnet20")
         (True, False, False)
     """
-    return isinstance(name, str) and ":" in name and not name.startswith("timm:")
-
-
-def _timm_with(name: str) -> Any:
-    """The package timm, which has a model of this name."""
-    try:
-        import timm
-    except Exception as error:  # a package that is broken may raise anything
-        install = "install it with: pip install 'selfexplain[timm]'"
-        raise import_failure(error, f"timm:{name}", "timm", install) from error
-    if name not in timm.list_models():
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        raise InputError(f"timm has no model {name!r}; near names: {', '.join(near) or 'none'}")
-    return timm
-
-
-def _build_timm(name: str, num_classes: int, in_channels: int) -> nn.Module:
-    timm = _timm_with(name)
-    try:
-        model: nn.Module = timm.create_model(name, num_classes=num_classes, in_chans=in_channels)
-    except Exception as error:  # not every model takes every number of channels
-        raise InputError(
-            f"timm:{name} cannot be built for {num_classes} classes and images of {in_channels} "
-            f"channels ({first_line(error)}); pass another model, or --channels"
-        ) from error
-    return model
+    return isinstance(name, str) and ":" in name and not name.startswith(("timm:", "hf:"))
 
 
 def _factory(name: str) -> Callable[..., Any]:

@@ -5,8 +5,9 @@ from torch import Tensor, nn
 
 from selfexplain.errors import InputError
 from selfexplain.explanations.hooks import ForwardHook, forward_hooks
+from selfexplain.limits import check_in_range
 from selfexplain.objectives.mixing import Mixing
-from selfexplain.objectives.shared.base import Objective, Wrapper, check_in_range, check_logits
+from selfexplain.objectives.shared.base import Objective, Wrapper, check_logits
 
 
 class WithAuxiliaryHead(Wrapper):
@@ -42,7 +43,7 @@ class WithAuxiliaryHead(Wrapper):
     """
 
     def __init__(self, objective: Objective, head: str = "auxiliary", weight: float = 0.4) -> None:
-        check_in_range("weight", weight, 0.0, float("inf"))
+        check_in_range("weight", weight, 0.0)
         if isinstance(objective, Mixing):
             name = type(objective).__name__
             raise InputError(

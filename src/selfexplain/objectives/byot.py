@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from selfexplain.errors import InputError
 from selfexplain.explanations.hooks import ForwardHook, Hook, forward_hooks
+from selfexplain.objectives.options import BYOTOptions
 from selfexplain.objectives.shared.base import (
     Objective,
     ObjectiveContext,
     Range,
     Tunable,
-    check_in_range,
     check_logits,
 )
 from selfexplain.objectives.shared.stages import Stage, Staging, find_stages
@@ -206,14 +206,11 @@ class BYOT(Objective):
         model: nn.Module,
         image_shape: tuple[int, int, int],
         layers: Sequence[str] | None = None,
-        alpha: float = 0.1,
-        temperature: float = 3.0,
-        hint_weight: float = 1e-6,
+        alpha: float = BYOTOptions.alpha,
+        temperature: float = BYOTOptions.temperature,
+        hint_weight: float = BYOTOptions.hint_weight,
     ) -> None:
-        check_in_range("alpha", alpha, 0.0, 1.0)
-        check_in_range("hint_weight", hint_weight, 0.0, float("inf"))
-        if not 0 < temperature < float("inf"):
-            raise InputError(f"temperature is {temperature:g}; pass a number above 0")
+        BYOTOptions.check(alpha=alpha, temperature=temperature, hint_weight=hint_weight)
         super().__init__(model)
         self.alpha = alpha
         self.temperature = temperature
@@ -230,7 +227,7 @@ class BYOT(Objective):
         model: nn.Module,
         context: ObjectiveContext,
         *,
-        layers: str | None = None,
+        layers: str | None = BYOTOptions.layers,
         **options: Any,
     ) -> Self:
         """Build it for the run's images; layers are names with a / between."""

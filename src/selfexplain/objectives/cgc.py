@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.explanations import MapKind, maps_of_own_classes
-from selfexplain.explanations.kinds import check_kind
-from selfexplain.objectives.shared.base import Range, Tunable, check_in_range
+from selfexplain.objectives.options import ContrastiveGradCamOptions
+from selfexplain.objectives.shared.base import Range, Tunable
 from selfexplain.objectives.shared.explaining import ExplainingObjective, StepRandom
 
 # Another view of an image: a random part of it, resized, perhaps mirrored; for maps as for
@@ -176,22 +176,27 @@ class ContrastiveGradCam(ExplainingObjective):
     def __init__(
         self,
         model: nn.Module,
-        weight: float = 0.5,
-        temperature: float = 0.5,
-        min_area: float = 0.08,
-        mirror: bool = True,
-        kind: MapKind = "grad_cam",
-        layer: str | None = None,
+        weight: float = ContrastiveGradCamOptions.weight,
+        temperature: float = ContrastiveGradCamOptions.temperature,
+        min_area: float = ContrastiveGradCamOptions.min_area,
+        mirror: bool = ContrastiveGradCamOptions.mirror,
+        kind: MapKind = ContrastiveGradCamOptions.kind,
+        layer: str | None = ContrastiveGradCamOptions.layer,
     ) -> None:
-        check_in_range("weight", weight, 0.0, float("inf"))
-        check_in_range("temperature", temperature, 1e-6, float("inf"))
-        check_in_range("min_area", min_area, 0.01, 1.0)
+        ContrastiveGradCamOptions.check(
+            weight=weight,
+            temperature=temperature,
+            min_area=min_area,
+            mirror=mirror,
+            kind=kind,
+            layer=layer,
+        )
         super().__init__(model)
         self.weight = weight
         self.temperature = temperature
         self.min_area = min_area
         self.mirror = mirror
-        self.kind: MapKind = check_kind(kind)
+        self.kind: MapKind = kind
         self.layer = layer
         self.random = StepRandom()
 
@@ -220,8 +225,8 @@ class ContrastiveGradCam(ExplainingObjective):
 
     def _explained(self, x_BCHW: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
         """Logits, and what speaks for the true class and where (B, 1, H, W), from one forward."""
-        seen, logits_BK = self.captured(x_BCHW, y_B, self.kind, self.layer)
+        captured, logits_BK = self.captured(x_BCHW, y_B, self.kind, self.layer)
         maps_B1HW = maps_of_own_classes(
-            seen, logits_BK, y_B.unsqueeze(1), kind=self.kind, create_graph=True
+            captured, logits_BK, y_B.unsqueeze(1), kind=self.kind, create_graph=True
         )
         return logits_BK, maps_B1HW.relu()

@@ -15,17 +15,17 @@ from torch import Tensor, nn
 
 from selfexplain.distributed import gathered
 from selfexplain.errors import InputError
-from selfexplain.explanations.model_state import preserved
+from selfexplain.explanations.hooks import preserved
+from selfexplain.objectives.options import CSKDOptions
 from selfexplain.objectives.shared.base import (
     Objective,
     ObjectiveContext,
     Range,
     Tunable,
-    check_in_range,
     check_logits,
+    softened_kl,
 )
-from selfexplain.objectives.shared.functional import softened_kl
-from selfexplain.objectives.shared.memory import Memory, bytes_of
+from selfexplain.objectives.shared.memory import TensorMemory, bytes_of
 
 
 def previous_of_class(y_B: Tensor) -> Tensor:
@@ -87,16 +87,15 @@ class CSKD(Objective):
     def __init__(
         self,
         model: nn.Module,
-        weight: float = 1.0,
-        temperature: float = 4.0,
+        weight: float = CSKDOptions.weight,
+        temperature: float = CSKDOptions.temperature,
         memory_bytes: int | None = None,
     ) -> None:
-        check_in_range("weight", weight, 0.0, float("inf"))
-        check_in_range("temperature", temperature, 0.01, float("inf"))
+        CSKDOptions.check(weight=weight, temperature=temperature)
         super().__init__(model)
         self.weight = weight
         self.temperature = temperature
-        self.memory = Memory("image_KCHW", "seen_K", room=memory_bytes)
+        self.memory = TensorMemory("image_KCHW", "seen_K", room=memory_bytes)
 
     @classmethod
     def from_context(cls, model: nn.Module, context: ObjectiveContext, **options: Any) -> Self:

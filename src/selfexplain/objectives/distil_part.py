@@ -7,6 +7,7 @@ the parts are cut is our choice.
 Shape suffixes: B batch, C channels, H and W space, K classes, J = K - 1 classes that are not true.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
@@ -15,18 +16,48 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.distributed import gathered
-from selfexplain.errors import InputError
+from selfexplain.objectives.options import PARTS, DistilPartOptions, Part
 from selfexplain.objectives.shared.base import (
+    Counts,
+    KeepsPrecision,
     ObjectiveContext,
     Range,
     Tunable,
-    check_in_range,
     check_logits,
+    non_target,
+    put_together,
 )
-from selfexplain.objectives.shared.functional import non_target, put_together
-from selfexplain.objectives.shared.memory import Counts, KeepsPrecision
 from selfexplain.objectives.shared.teacher import DistillationObjective
-from selfexplain.objectives.teacher_parts import PARTS, Part, permuted_rows, virtual_mass
+
+
+def virtual_mass(confidence: float, classes: int, temperature: float) -> float:
+    """The true class's mass, softened by T, of a teacher that is always right and equally sure.
+
+    Args:
+        confidence: its probability of the true class at T = 1; the others share the rest evenly.
+        classes: K.
+        temperature: T.
+
+    Example:
+        >>> virtual_mass(0.99, 10, 1.0), round(virtual_mass(0.99, 10, 4.0), 3)
+        (0.99, 0.378)
+    """
+    true = math.pow(confidence, 1 / temperature)
+    rest = (classes - 1) * math.pow((1 - confidence) / max(classes - 1, 1), 1 / temperature)
+    return true / (true + rest)
+
+
+def permuted_rows(others_BJ: Tensor, generator: torch.Generator) -> Tensor:
+    """Each row's values in an order of its own, drawn on the CPU, so that every device draws alike.
+
+    Example:
+        >>> row = permuted_rows(torch.tensor([[0.1, 0.2, 0.7]]), torch.Generator().manual_seed(0))
+        >>> sorted(round(v, 1) for v in row[0].tolist())
+        [0.1, 0.2, 0.7]
+    """
+    order_BJ = torch.rand(others_BJ.shape, generator=generator).argsort(dim=1)
+    return others_BJ.gather(1, order_BJ.to(others_BJ.device))
+
 
 # What a teacher says on average of the images of each class.
 #
@@ -128,16 +159,14 @@ class DistilPart(DistillationObjective):
         model: nn.Module,
         teacher: nn.Module,
         num_classes: int,
-        part: Part = "full",
-        alpha: float = 0.9,
-        temperature: float = 4.0,
-        confidence: float = 0.99,
+        part: Part = DistilPartOptions.part,
+        alpha: float = DistilPartOptions.alpha,
+        temperature: float = DistilPartOptions.temperature,
+        confidence: float = DistilPartOptions.confidence,
     ) -> None:
-        if part not in PARTS:
-            raise InputError(f"part is {part!r}; pass one of {', '.join(PARTS)}")
-        check_in_range("alpha", alpha, 0.0, 1.0)
-        check_in_range("temperature", temperature, 0.01, float("inf"))
-        check_in_range("confidence", confidence, 0.0, 1.0)
+        DistilPartOptions.check(
+            part=part, alpha=alpha, temperature=temperature, confidence=confidence
+        )
         super().__init__(model, teacher)
         self.mass, self.others = PARTS[part]
         self.alpha = alpha

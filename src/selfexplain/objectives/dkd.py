@@ -13,8 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfexplain.objectives.shared.base import Range, Tunable, check_in_range, check_logits
-from selfexplain.objectives.shared.functional import non_target
+from selfexplain.objectives.options import DKDOptions
+from selfexplain.objectives.shared.base import (
+    Range,
+    Tunable,
+    check_logits,
+    non_target,
+)
 from selfexplain.objectives.shared.memory import Epochs
 from selfexplain.objectives.shared.teacher import DistillationObjective
 
@@ -99,15 +104,12 @@ class DKD(DistillationObjective):
         self,
         model: nn.Module,
         teacher: nn.Module,
-        alpha: float = 1.0,
-        beta: float = 8.0,
-        temperature: float = 4.0,
-        warmup: float = 1 / 12,
+        alpha: float = DKDOptions.alpha,
+        beta: float = DKDOptions.beta,
+        temperature: float = DKDOptions.temperature,
+        warmup: float = DKDOptions.warmup,
     ) -> None:
-        check_in_range("alpha", alpha, 0.0, float("inf"))
-        check_in_range("beta", beta, 0.0, float("inf"))
-        check_in_range("temperature", temperature, 0.01, float("inf"))
-        check_in_range("warmup", warmup, 0.0, 1.0)
+        DKDOptions.check(alpha=alpha, beta=beta, temperature=temperature, warmup=warmup)
         super().__init__(model, teacher)
         self.alpha, self.beta = alpha, beta
         self.temperature = temperature

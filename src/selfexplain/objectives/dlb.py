@@ -14,16 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.distributed import gathered, own_part
+from selfexplain.objectives.options import DLBOptions
 from selfexplain.objectives.shared.base import (
     Objective,
     ObjectiveContext,
     Range,
     Tunable,
-    check_in_range,
     check_logits,
+    softened_kl,
 )
-from selfexplain.objectives.shared.functional import softened_kl
-from selfexplain.objectives.shared.memory import Memory, bytes_of
+from selfexplain.objectives.shared.memory import TensorMemory, bytes_of
 
 
 class DLB(Objective):
@@ -62,16 +62,15 @@ class DLB(Objective):
     def __init__(
         self,
         model: nn.Module,
-        alpha: float = 1.0,
-        temperature: float = 3.0,
+        alpha: float = DLBOptions.alpha,
+        temperature: float = DLBOptions.temperature,
         memory_bytes: int | None = None,
     ) -> None:
-        check_in_range("alpha", alpha, 0.0, float("inf"))
-        check_in_range("temperature", temperature, 0.01, float("inf"))
+        DLBOptions.check(alpha=alpha, temperature=temperature)
         super().__init__(model)
         self.alpha = alpha
         self.temperature = temperature
-        self.last = Memory("x_BCHW", "label_BK", "logits_BK", room=memory_bytes)
+        self.last = TensorMemory("x_BCHW", "label_BK", "logits_BK", room=memory_bytes)
 
     @classmethod
     def from_context(cls, model: nn.Module, context: ObjectiveContext, **options: Any) -> Self:

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
+from selfexplain.objectives.options import DMLOptions
 from selfexplain.objectives.shared.base import (
     Objective,
     ObjectiveContext,
     Range,
     Tunable,
-    check_in_range,
     check_logits,
 )
 
@@ -50,7 +50,7 @@ class DML(Objective):
         L   = sum_k L_k
 
     Each network's gradient is that of its own L_k, as published. Published too is that the networks
-    are moved in turn, each with the others' newest predictions; here all are moved in one step.
+    are updated in turn, each with the others' newest predictions; here all are in one step.
 
     Args:
         model: maps images (B, C, H, W) to logits (B, K); its logits are the output.
@@ -75,23 +75,29 @@ class DML(Objective):
     capturable = True
     tunable: ClassVar[Mapping[str, Tunable]] = {"weight": Range(0.1, 10.0, log=True)}
 
-    def __init__(self, model: nn.Module, peers: Sequence[nn.Module], weight: float = 1.0) -> None:
-        check_in_range("weight", weight, 0.0, float("inf"))
+    def __init__(
+        self, model: nn.Module, peers: Sequence[nn.Module], weight: float = DMLOptions.weight
+    ) -> None:
         if not peers:
             raise InputError("peers is empty; pass at least one other model")
         if len({id(each) for each in (model, *peers)}) <= len(peers):
             raise InputError("one model is given twice; pass peers with weights of their own")
+        DMLOptions.check(weight=weight)
         super().__init__(model)
         self.peers = nn.ModuleList(peers)
         self.weight = weight
 
     @classmethod
     def from_context(
-        cls, model: nn.Module, context: ObjectiveContext, *, networks: int = 2, **options: Any
+        cls,
+        model: nn.Module,
+        context: ObjectiveContext,
+        *,
+        networks: int = DMLOptions.networks,
+        **options: Any,
     ) -> Self:
         """Build it with peers of the model's kind, so that there are `networks` in all."""
-        if networks < 2:
-            raise InputError(f"networks is {networks}; pass a whole number of at least 2")
+        DMLOptions.check(networks=networks)
         return cls(model, [context.make_model() for _ in range(networks - 1)], **options)
 
     def forward(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:

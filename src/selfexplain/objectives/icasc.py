@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from selfexplain.errors import InputError
 from selfexplain.explanations import capture, find_earlier_layer, maps_of_own_classes
-from selfexplain.explanations.layers import ExplainedLayer
-from selfexplain.objectives.shared.base import Range, Tunable, check_in_range, check_logits
+from selfexplain.explanations.layout import ExplainedLayer
+from selfexplain.objectives.options import AttentionSeparabilityOptions
+from selfexplain.objectives.shared.base import Range, Tunable, check_logits
 from selfexplain.objectives.shared.explaining import ExplainingObjective
 
 # How two classes' attention meets, and how two layers' does: the terms of ICASC (`icasc.py`).
@@ -124,19 +125,23 @@ class AttentionSeparability(ExplainingObjective):
     def __init__(
         self,
         model: nn.Module,
-        separability: float = 1.0,
-        consistency: float = 1.0,
-        sigma: float = 0.55,
-        omega: float = 100.0,
-        theta: float = 0.8,
-        layer: str | None = None,
-        inner_layer: str | None = None,
+        separability: float = AttentionSeparabilityOptions.separability,
+        consistency: float = AttentionSeparabilityOptions.consistency,
+        sigma: float = AttentionSeparabilityOptions.sigma,
+        omega: float = AttentionSeparabilityOptions.omega,
+        theta: float = AttentionSeparabilityOptions.theta,
+        layer: str | None = AttentionSeparabilityOptions.layer,
+        inner_layer: str | None = AttentionSeparabilityOptions.inner_layer,
     ) -> None:
-        for name, value in {"separability": separability, "consistency": consistency}.items():
-            check_in_range(name, value, 0.0, float("inf"))
-        check_in_range("sigma", sigma, 0.0, 1.0)
-        check_in_range("omega", omega, 0.0, float("inf"))
-        check_in_range("theta", theta, 0.0, 1.0)
+        AttentionSeparabilityOptions.check(
+            separability=separability,
+            consistency=consistency,
+            sigma=sigma,
+            omega=omega,
+            theta=theta,
+            layer=layer,
+            inner_layer=inner_layer,
+        )
         super().__init__(model)
         self.separability = separability
         self.consistency = consistency
@@ -178,8 +183,8 @@ class AttentionSeparability(ExplainingObjective):
             raise InputError("the model has one class; pass a model of at least two for icasc")
         classes_B2 = torch.stack((y_B, most_confusing(logits_BK, y_B)), dim=1)
         last_B2HW, inner_B2HW = (
-            maps_of_own_classes(seen, logits_BK, classes_B2, kind="grad_cam", create_graph=True)
-            for seen in (seen_last, seen_inner)
+            maps_of_own_classes(captured, logits_BK, classes_B2, kind="grad_cam", create_graph=True)
+            for captured in (seen_last, seen_inner)
         )
         wide = torch.promote_types(logits_BK.dtype, torch.float32)
         return logits_BK, last_B2HW.to(wide).relu(), inner_B2HW.to(wide).relu()

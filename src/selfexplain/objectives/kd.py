@@ -11,8 +11,13 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfexplain.objectives.shared.base import Range, Tunable, check_in_range, check_logits
-from selfexplain.objectives.shared.functional import softened_kl
+from selfexplain.objectives.options import BornAgainOptions, KDOptions
+from selfexplain.objectives.shared.base import (
+    Range,
+    Tunable,
+    check_logits,
+    softened_kl,
+)
 from selfexplain.objectives.shared.teacher import DistillationObjective
 
 
@@ -45,10 +50,13 @@ class KD(DistillationObjective):
     }
 
     def __init__(
-        self, model: nn.Module, teacher: nn.Module, alpha: float = 0.9, temperature: float = 4.0
+        self,
+        model: nn.Module,
+        teacher: nn.Module,
+        alpha: float = KDOptions.alpha,
+        temperature: float = KDOptions.temperature,
     ) -> None:
-        check_in_range("alpha", alpha, 0.0, 1.0)
-        check_in_range("temperature", temperature, 0.01, float("inf"))
+        KDOptions.check(alpha=alpha, temperature=temperature)
         super().__init__(model, teacher)
         self.alpha = alpha
         self.temperature = temperature
@@ -110,18 +118,17 @@ class BornAgain(DistillationObjective):
         self,
         model: nn.Module,
         teacher: nn.Module,
-        generations: int = 1,
-        label_weight: float = 0.0,
+        generations: int = BornAgainOptions.generations,
+        label_weight: float = BornAgainOptions.label_weight,
     ) -> None:
-        check_in_range("generations", generations, 1, float("inf"))
-        check_in_range("label_weight", label_weight, 0.0, float("inf"))
+        BornAgainOptions.check(generations=generations, label_weight=label_weight)
         super().__init__(model, teacher)
         self.label_weight = label_weight
 
     @classmethod
     def teacher_spec(cls, options: Mapping[str, Any]) -> str | None:
         """The generation before: with the same options, or for the first one `standard`."""
-        generations = options.get("generations", 1)
+        generations = options.get("generations", BornAgainOptions.generations)
         if generations <= 1:
             return "standard"
         before = {**options, "generations": generations - 1}

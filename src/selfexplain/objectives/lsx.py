@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.explanations import gradient_of_own_class
+from selfexplain.objectives.options import LearnerCriticOptions
 from selfexplain.objectives.shared.base import (
     ObjectiveContext,
     Range,
     Tunable,
-    check_in_range,
     check_logits,
 )
 from selfexplain.objectives.shared.explaining import ExplainingObjective
@@ -81,8 +81,10 @@ class LearnerCritic(ExplainingObjective):
     capturable = True
     tunable: ClassVar[Mapping[str, Tunable]] = {"weight": Range(0.1, 50.0, log=True)}
 
-    def __init__(self, model: nn.Module, critic: nn.Module, weight: float = 1.0) -> None:
-        check_in_range("weight", weight, 0.0, float("inf"))
+    def __init__(
+        self, model: nn.Module, critic: nn.Module, weight: float = LearnerCriticOptions.weight
+    ) -> None:
+        LearnerCriticOptions.check(weight=weight)
         super().__init__(model)
         self.critic = critic
         self.weight = weight
@@ -94,8 +96,8 @@ class LearnerCritic(ExplainingObjective):
 
     def explained_loss(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
         """Loss of images (B, C, H, W) and labels (B,); terms cross_entropy and critic."""
-        seen, logits_BK = self.captured(x_BCHW, y_B, "input_x_gradient")
-        gradient_BCHW = gradient_of_own_class(seen, logits_BK, y_B, create_graph=True)
+        captured, logits_BK = self.captured(x_BCHW, y_B, "input_x_gradient")
+        gradient_BCHW = gradient_of_own_class(captured, logits_BK, y_B, create_graph=True)
         evidence_BCHW = evidence(x_BCHW.detach(), gradient_BCHW)
         heard_BCHW = scale_gradient(evidence_BCHW, self.weight)
         critic = F.cross_entropy(check_logits(self.critic(heard_BCHW), y_B), y_B)

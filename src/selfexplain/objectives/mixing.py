@@ -13,17 +13,17 @@ from torch import Tensor
 
 from selfexplain.distributed import rank
 from selfexplain.errors import InputError
+from selfexplain.objectives.options import MixupOptions
 from selfexplain.objectives.shared.base import (
     Choice,
+    Counts,
     Objective,
     ObjectiveContext,
     Range,
     Tunable,
     Wrapper,
-    check_in_range,
     check_index_type,
 )
-from selfexplain.objectives.shared.memory import Counts
 
 SEEDS = 2**64
 """How many there are."""
@@ -106,18 +106,16 @@ class Mixing(Wrapper):
         self,
         objective: Objective,
         num_classes: int,
-        alpha: float = 1.0,
-        probability: float = 1.0,
+        alpha: float = MixupOptions.alpha,
+        probability: float = MixupOptions.probability,
         seed: int = 0,
     ) -> None:
         if reason := refusal(objective):
             name = type(objective).__name__
             raise InputError(f"{name} {reason}; pass an objective without that, such as Standard")
-        if not 0 < alpha < float("inf"):
-            raise InputError(f"alpha is {alpha:g}; pass a number above 0")
-        check_in_range("probability", probability, 0.0, 1.0)
         if not 0 <= seed < SEEDS:
             raise InputError(f"seed is {seed}; pass a whole number from 0 to 2**64 - 1")
+        MixupOptions.check(alpha=alpha, probability=probability)
         super().__init__(objective)
         self.num_classes = num_classes
         self.alpha = alpha

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.distributed import gathered
+from selfexplain.objectives.options import OLSOptions
 from selfexplain.objectives.shared.base import (
     Objective,
     ObjectiveContext,
     Range,
     Tunable,
-    check_in_range,
     check_logits,
 )
 from selfexplain.objectives.shared.memory import Epochs, check_rows
@@ -79,8 +79,10 @@ class OnlineLabelSmoothing(Objective):
     soft_KK: Tensor
     sums_KK: Tensor
 
-    def __init__(self, model: nn.Module, *, num_classes: int, alpha: float = 0.5) -> None:
-        check_in_range("alpha", alpha, 0.0, 1.0)
+    def __init__(
+        self, model: nn.Module, *, num_classes: int, alpha: float = OLSOptions.alpha
+    ) -> None:
+        OLSOptions.check(alpha=alpha)
         super().__init__(model)
         self.alpha = alpha
         self.epochs = Epochs()

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from selfexplain.distributed import gathered
 from selfexplain.errors import InputError
+from selfexplain.objectives.options import PSKDOptions
 from selfexplain.objectives.shared.base import (
     Objective,
     ObjectiveContext,
     Range,
     Tunable,
-    check_in_range,
     check_logits,
 )
 from selfexplain.objectives.shared.memory import Epochs, RisingShare, check_rows
@@ -108,9 +108,14 @@ class PSKD(RisingShare, Objective):
     past_NK: Tensor
 
     def __init__(
-        self, model: nn.Module, *, num_images: int, num_classes: int, alpha: float = 0.8
+        self,
+        model: nn.Module,
+        *,
+        num_images: int,
+        num_classes: int,
+        alpha: float = PSKDOptions.alpha,
     ) -> None:
-        check_in_range("alpha", alpha, 0.0, 1.0)
+        PSKDOptions.check(alpha=alpha)
         super().__init__(model)
         self.alpha = alpha
         self.epochs = Epochs()

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.explanations import maps_of_own_classes
-from selfexplain.objectives.shared.base import Range, Tunable, check_in_range
+from selfexplain.objectives.options import SaliencyGuidedOptions
+from selfexplain.objectives.shared.base import Range, Tunable
 from selfexplain.objectives.shared.explaining import ExplainingObjective, StepRandom
 
 
@@ -103,10 +104,13 @@ class SaliencyGuided(ExplainingObjective):
     }
 
     def __init__(
-        self, model: nn.Module, share: float = 0.5, weight: float = 1.0, signed: bool = False
+        self,
+        model: nn.Module,
+        share: float = SaliencyGuidedOptions.share,
+        weight: float = SaliencyGuidedOptions.weight,
+        signed: bool = SaliencyGuidedOptions.signed,
     ) -> None:
-        check_in_range("share", share, 0.0, 1.0)
-        check_in_range("weight", weight, 0.0, float("inf"))
+        SaliencyGuidedOptions.check(share=share, weight=weight, signed=signed)
         super().__init__(model)
         self.share = share
         self.weight = weight
@@ -115,9 +119,9 @@ class SaliencyGuided(ExplainingObjective):
 
     def explained_loss(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
         """Loss of images (B, C, H, W) and labels (B,); terms cross_entropy and divergence."""
-        seen, logits_BK = self.captured(x_BCHW, y_B, "gradient")
+        captured, logits_BK = self.captured(x_BCHW, y_B, "gradient")
         gradient_BHW = maps_of_own_classes(
-            seen, logits_BK, y_B.unsqueeze(1), kind="gradient"
+            captured, logits_BK, y_B.unsqueeze(1), kind="gradient"
         ).squeeze(1)
         masked_BCHW = self._masked(x_BCHW, gradient_BHW)
         cross_entropy = F.cross_entropy(logits_BK, y_B)

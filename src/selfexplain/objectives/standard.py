@@ -6,11 +6,11 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfexplain.objectives.options import ConfidencePenaltyOptions, LabelSmoothingOptions
 from selfexplain.objectives.shared.base import (
     Objective,
     Range,
     Tunable,
-    check_in_range,
     check_logits,
 )
 
@@ -57,8 +57,10 @@ class LabelSmoothing(Objective):
     capturable = True
     tunable: ClassVar[Mapping[str, Tunable]] = {"smoothing": Range(0.02, 0.3, log=True)}
 
-    def __init__(self, model: nn.Module, smoothing: float = 0.1) -> None:
-        check_in_range("smoothing", smoothing, 0.0, 1.0)
+    def __init__(
+        self, model: nn.Module, smoothing: float = LabelSmoothingOptions.smoothing
+    ) -> None:
+        LabelSmoothingOptions.check(smoothing=smoothing)
         super().__init__(model)
         self.smoothing = smoothing
 
@@ -108,8 +110,8 @@ class ConfidencePenalty(Objective):
     capturable = True
     tunable: ClassVar[Mapping[str, Tunable]] = {"beta": Range(0.01, 1.0, log=True)}
 
-    def __init__(self, model: nn.Module, beta: float = 0.1) -> None:
-        check_in_range("beta", beta, 0.0, float("inf"))
+    def __init__(self, model: nn.Module, beta: float = ConfidencePenaltyOptions.beta) -> None:
+        ConfidencePenaltyOptions.check(beta=beta)
         super().__init__(model)
         self.beta = beta
 

@@ -13,15 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
+from selfexplain.objectives.options import TfKDOptions
 from selfexplain.objectives.shared.base import (
     Objective,
     ObjectiveContext,
     Range,
     Tunable,
-    check_in_range,
     check_logits,
+    softened_kl,
 )
-from selfexplain.objectives.shared.functional import softened_kl
 from selfexplain.objectives.shared.teacher import FrozenTeacher
 
 PUBLISHED = {
@@ -87,10 +87,11 @@ class TfKD(Objective):
         model: nn.Module,
         teacher: nn.Module | None = None,
         *,
-        alpha: float | None = None,
-        temperature: float | None = None,
-        correct: float | None = None,
+        alpha: float | None = TfKDOptions.alpha,
+        temperature: float | None = TfKDOptions.temperature,
+        correct: float | None = TfKDOptions.correct,
     ) -> None:
+        TfKDOptions.check(alpha=alpha, temperature=temperature, correct=correct)
         super().__init__(model)
         if teacher is not None and correct is not None:
             raise InputError(
@@ -101,9 +102,6 @@ class TfKD(Objective):
         self.alpha = defaults["alpha"] if alpha is None else alpha
         self.temperature = defaults["temperature"] if temperature is None else temperature
         self.correct = 0.99 if correct is None else correct
-        check_in_range("alpha", self.alpha, 0.0, 1.0)
-        check_in_range("temperature", self.temperature, 0.01, float("inf"))
-        check_in_range("correct", self.correct, 0.0, 1.0)
         self.teacher = None if teacher is None else FrozenTeacher(teacher)
 
     @classmethod
@@ -112,7 +110,7 @@ class TfKD(Objective):
         model: nn.Module,
         context: ObjectiveContext,
         *,
-        teacher: str = "virtual",
+        teacher: str = TfKDOptions.teacher,
         **options: Any,
     ) -> Self:
         """Build the objective; teacher "self" is the run's trained model.
@@ -120,8 +118,7 @@ class TfKD(Objective):
         Raises:
             InputError: there is no such kind of teacher, or the run has no trained model.
         """
-        if teacher not in PUBLISHED:
-            raise InputError(f"teacher is {teacher!r}; pass virtual or self")
+        TfKDOptions.check(teacher=teacher)
         if teacher == "virtual":
             return cls(model, None, **options)
         if context.teacher is None:

@@ -17,14 +17,15 @@ from selfexplain.errors import InputError
 from selfexplain.explanations import cam, capture
 from selfexplain.explanations.capture import Captured
 from selfexplain.explanations.checked import CheckedLayers
+from selfexplain.objectives.options import ZipfOptions
 from selfexplain.objectives.shared.base import (
     Objective,
     Range,
     Tunable,
-    check_in_range,
     check_logits,
+    non_target_loss,
+    true_mask,
 )
-from selfexplain.objectives.shared.functional import non_target_loss, true_mask
 
 
 def dense_votes(scores_BKN: Tensor) -> Tensor:
@@ -83,9 +84,13 @@ class ZipfLabelSmoothing(Objective):
     capturable = True
     tunable: ClassVar[Mapping[str, Tunable]] = {"weight": Range(0.03, 1.0, log=True)}
 
-    def __init__(self, model: nn.Module, weight: float = 0.1, exponent: float = 1.0) -> None:
-        check_in_range("weight", weight, 0.0, float("inf"))
-        check_in_range("exponent", exponent, 0.0, float("inf"))
+    def __init__(
+        self,
+        model: nn.Module,
+        weight: float = ZipfOptions.weight,
+        exponent: float = ZipfOptions.exponent,
+    ) -> None:
+        ZipfOptions.check(weight=weight, exponent=exponent)
         super().__init__(model)
         self.weight = weight
         self.exponent = exponent
@@ -94,9 +99,9 @@ class ZipfLabelSmoothing(Objective):
     def forward(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
         """Loss of images (B, C, H, W) and labels (B,); terms cross_entropy and zipf."""
         for _ in range(2):  # again, if the pooled feature map is another one now
-            with capture(self.model, self._layers.find(self.model, x_BCHW, "cam")) as seen:
+            with capture(self.model, self._layers.find(self.model, x_BCHW, "cam")) as captured:
                 logits_BK = check_logits(self.model(x_BCHW), y_B)
-            if self._layers.hold(self.model, x_BCHW, seen, logits_BK, "cam"):
+            if self._layers.hold(self.model, x_BCHW, captured, logits_BK, "cam"):
                 break
         if logits_BK.shape[1] == 2:
             raise InputError(
@@ -104,7 +109,7 @@ class ZipfLabelSmoothing(Objective):
                 "pass another objective"
             )
         z_BK = logits_BK.to(torch.promote_types(logits_BK.dtype, torch.float32))
-        target_BK = zipf_of_votes(_votes(seen).to(z_BK.dtype), y_B, self.exponent)
+        target_BK = zipf_of_votes(_votes(captured).to(z_BK.dtype), y_B, self.exponent)
         zipf = non_target_loss(z_BK, target_BK, y_B)
         cross_entropy = F.cross_entropy(logits_BK, y_B)
         return {
@@ -116,11 +121,11 @@ class ZipfLabelSmoothing(Objective):
 
 
 @torch.no_grad()
-def _votes(seen: Captured) -> Tensor:
+def _votes(captured: Captured) -> Tensor:
     """The places' votes: the head, bias and all, at each of them."""
-    features_BFHW = seen.features_BFHW.float()
+    features_BFHW = captured.features_BFHW.float()
     with torch.autocast(features_BFHW.device.type, enabled=False):  # in half precision many tie
-        scores_BKN = cam(features_BFHW, seen.weight_KF.float()).flatten(2)
-    if seen.bias_K is not None:
-        scores_BKN = scores_BKN + seen.bias_K.float().unsqueeze(1)
+        scores_BKN = cam(features_BFHW, captured.weight_KF.float()).flatten(2)
+    if captured.bias_K is not None:
+        scores_BKN = scores_BKN + captured.bias_K.float().unsqueeze(1)
     return dense_votes(scores_BKN)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         explanation_figure,
         pareto_front,
         save_figure,
+        top_classes_figure,
     )
     from selfexplain.report.progress import progress_bar, sweep_progress
     from selfexplain.report.study import study_figure, study_markdown, study_table
@@ -41,13 +42,15 @@ __all__ = [
     "study_markdown",
     "study_table",
     "sweep_progress",
+    "top_classes_figure",
 ]
 
 lazily(
     __name__,
     {
         "cell_drawing": "cell_svg cell_text",
-        "figures": "architecture_figure cost_figure explanation_figure pareto_front save_figure",
+        "figures": "architecture_figure cost_figure explanation_figure pareto_front save_figure "
+        "top_classes_figure",
         "progress": "progress_bar sweep_progress",
         "study": "study_figure study_markdown study_table",
         "style": "disambiguate",

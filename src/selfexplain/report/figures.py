@@ -246,6 +246,51 @@ def explanation_figure(
     return figure
 
 
+def top_classes_figure(
+    images_BCHW: Tensor,
+    maps_BKHW: Tensor,
+    p_BK: Tensor,
+    target_BK: Tensor,
+    class_names: Sequence[str],
+    *,
+    top: int,
+) -> Figure:
+    r"""One row an image: the image, the maps of its most probable classes, the soft target's head.
+
+    Args:
+        images_BCHW: images in [0, 1], one or three channels.
+        maps_BKHW: class maps at any resolution.
+        p_BK: probabilities of the classes.
+        target_BK: soft target over the classes other than the most probable one.
+        class_names: names of the K classes.
+        top: number of the maps, and of the target's bars.
+
+    Example:
+        >>> import torch
+        >>> p = torch.tensor([[0.2, 0.1, 0.6, 0.1]])
+        >>> figure = top_classes_figure(
+        ...     torch.rand(1, 3, 8, 8), torch.rand(1, 4, 2, 2), p, p, ["a", "b", "c", "d"], top=2)
+        >>> [axes.get_title() for axes in figure.axes[1:3]]
+        ['c\n60 %', 'a\n20 %']
+    """
+    rows, top = len(images_BCHW), min(top, len(class_names))
+    figure = Figure(figsize=(1.6 * (top + 1) + 2.6, 1.9 * rows + 0.3), layout="constrained")
+    grid = figure.subplots(rows, top + 2, squeeze=False, width_ratios=[1.0] * (top + 1) + [1.3])
+    for axes, image_CHW, maps_KHW, p_K, target_K in zip(
+        grid, images_BCHW, maps_BKHW, p_BK, target_BK, strict=True
+    ):
+        shown = p_K.topk(top).indices.tolist()
+        _draw_image(axes[0], image_CHW, "image")
+        scale = float(maps_KHW[shown].abs().max()) or 1.0
+        for place, k in zip(axes[1:-1], shown, strict=True):
+            title = f"{class_names[k]}\n{100 * float(p_K[k]):.0f} %"
+            _draw_map(place, image_CHW, maps_KHW[k], scale, title)
+        rivals = target_K.topk(min(top, len(class_names) - 1)).indices.tolist()
+        _draw_bars(axes[-1], target_K, rivals, class_names)
+        axes[-1].set_xlim(0, 1.1 * float(target_K.max()))  # among many, no share is large
+    return figure
+
+
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure, atomically; the format follows the name's ending (png, svg, pdf).
 

@@ -6,7 +6,6 @@ from selfexplain.lazy import lazily
 from selfexplain.spaces import registry as registry  # makes the spaces of the library known
 
 if TYPE_CHECKING:
-    from selfexplain.spaces.build import build_supernet
     from selfexplain.spaces.genotype import FAMILIES, Cell, Edge, Genotype, random_genotype
     from selfexplain.spaces.genotype_io import (
         from_string,
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from selfexplain.spaces.network import build_network, count_multiply_adds, count_parameters
     from selfexplain.spaces.operations import set_drop_path
     from selfexplain.spaces.space import SPACES, CellRules, SearchSpace, Size, register_space
-    from selfexplain.spaces.supernet import Supernet, one_hot_architecture
+    from selfexplain.spaces.supernet import Supernet, build_supernet, one_hot_architecture
 
 __all__ = [
     "FAMILIES",
@@ -48,12 +47,11 @@ __all__ = [
 lazily(
     __name__,
     {
-        "build": "build_supernet",
         "genotype": "Cell Edge FAMILIES Genotype random_genotype",
         "genotype_io": "from_string load_genotype published_genotypes save_genotype to_string",
         "network": "build_network count_multiply_adds count_parameters",
         "operations": "set_drop_path",
         "space": "CellRules SPACES SearchSpace Size register_space",
-        "supernet": "Supernet one_hot_architecture",
+        "supernet": "Supernet build_supernet one_hot_architecture",
     },
 )

@@ -16,20 +16,20 @@ from torch import Tensor, nn
 
 from selfexplain.errors import InputError
 from selfexplain.spaces.genotype import Cell, Edge, Genotype
-from selfexplain.spaces.mixed_op import (
+from selfexplain.spaces.network import Edges
+from selfexplain.spaces.operations import FactorizedReduce
+from selfexplain.spaces.registry import DARTS
+from selfexplain.spaces.space import Form
+from selfexplain.spaces.supernet import (
     MixedOp,
     Parts,
+    Supernet,
     as_it_is,
     combinations,
     edges_of,
     propagate,
     rows_by_source,
 )
-from selfexplain.spaces.network import Edges
-from selfexplain.spaces.operations import FactorizedReduce
-from selfexplain.spaces.registry import DARTS
-from selfexplain.spaces.space import Form
-from selfexplain.spaces.supernet import Supernet
 
 # What stands before and beside the cells of DARTS: stems and auxiliary heads (Liu et al. 2019).
 #

@@ -9,21 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from selfexplain.errors import InputError
-from selfexplain.files import atomic_file
+from selfexplain.files import DIGEST, atomic_file, is_whole, sealed
 from selfexplain.records import (
     ANYTHING,
-    DIGEST,
     ListOf,
     MapOf,
     Text,
     Whole,
     escaped,
-    is_whole,
     misfit,
     parse_json,
     quoted,
     read_text,
-    sealed,
 )
 from selfexplain.spaces.genotype import FAMILIES, Cell, Edge, Genotype
 from selfexplain.spaces.space import SPACES, families
@@ -71,12 +68,12 @@ def from_string(text: str) -> Genotype:
     text = text.strip()
     if len(text) > LONGEST_TEXT:
         raise InputError(
-            f"{quoted(text)} has {len(text)} letters and is no genotype; pass {_examples()}"
+            f"{quoted(text)} has {len(text)} letters and is not a genotype; pass {_examples()}"
         )
     for space in families():
         if re.match(space.text_pattern, text):
             return space.from_string(text)
-    raise InputError(f"{quoted(text)} is no genotype; pass {_examples()}")
+    raise InputError(f"{quoted(text)} is not a genotype; pass {_examples()}")
 
 
 def _examples() -> str:
@@ -86,7 +83,7 @@ def _examples() -> str:
 # Genotypes as JSON that people can read: one line a node.
 
 
-LONGEST_NAME = 60
+LONGEST_OPERATION = 60
 """Letters of an operation; no family has longer ones."""
 MOST = 20
 """Cells, nodes or edges; no family has as many."""
@@ -164,7 +161,7 @@ def from_plain(data: Any, where: str) -> Genotype:
     """
     if found := misfit(data, SHAPE):
         raise InputError(
-            f'{where} is no genotype ({found}); write {{"family": "darts", "cells": {{"normal": '
+            f'{where} is not a genotype ({found}); write {{"family": "darts", "cells": {{"normal": '
             '{"nodes": {"2": [["sep_conv_3x3", 0], ...], ...}, "concat": [2, 3, 4, 5]}, ...}}'
         )
     try:
@@ -172,7 +169,7 @@ def from_plain(data: Any, where: str) -> Genotype:
         numbers = {name: [int(n) for n in cell["nodes"]] for name, cell in data["cells"].items()}
         genotype = Genotype(data["family"], cells)
     except (InputError, TypeError, ValueError) as error:
-        raise InputError(f"{where} is no genotype: {escaped(str(error))}") from error
+        raise InputError(f"{where} is not a genotype: {escaped(str(error))}") from error
     family = genotype.family
     rules = FAMILIES[family]
     wanted = list(range(rules.inputs, rules.inputs + rules.nodes))
@@ -195,9 +192,9 @@ def _cell(cell: Any) -> Cell:
 def _edge(edge: Any) -> Edge:
     match edge:
         case [str(operation), int(source)] if not isinstance(source, bool):
-            return Edge(operation[:LONGEST_NAME], source)
+            return Edge(operation[:LONGEST_OPERATION], source)
         case _:
-            raise TypeError(f"{str(edge)[:LONGEST_NAME]} is no edge")
+            raise TypeError(f"{str(edge)[:LONGEST_OPERATION]} is not an edge")
 
 
 PUBLISHED = "published:"
@@ -274,7 +271,7 @@ def _load(spec: str) -> Genotype:
         text = read_text(Path(spec), "pass the path of a genotype file")
     except InputError as error:
         raise InputError(
-            f"{escaped(shown)!r} is no genotype that can be read; pass the path of a genotype "
+            f"{escaped(shown)!r} is not a genotype that can be read; pass the path of a genotype "
             "file, published:NAME, or a genotype as its benchmark writes it"
         ) from error
     if not text.lstrip().startswith("{"):
@@ -286,7 +283,7 @@ def _load(spec: str) -> Genotype:
         data = parse_json(text)
     except ValueError as error:
         raise InputError(
-            f"{spec} is no complete JSON ({error}); pass a file that save_genotype wrote"
+            f"{spec} is not complete JSON ({error}); pass a file that save_genotype wrote"
         ) from error
     return from_plain(data, spec)
 

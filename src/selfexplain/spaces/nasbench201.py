@@ -9,11 +9,17 @@ from functools import partial
 from torch import Tensor, nn
 
 from selfexplain.spaces.genotype import Cell, Edge, Genotype
-from selfexplain.spaces.mixed_op import MixedOp, as_it_is, edges_of, propagate, rows_by_source
 from selfexplain.spaces.network import Edges
 from selfexplain.spaces.registry import NASBENCH201
 from selfexplain.spaces.space import Form
-from selfexplain.spaces.supernet import Supernet
+from selfexplain.spaces.supernet import (
+    MixedOp,
+    Supernet,
+    as_it_is,
+    edges_of,
+    propagate,
+    rows_by_source,
+)
 
 # The skeleton around the cells of NAS-Bench-201 (Dong and Yang, ICLR 2020, section 2.1).
 #

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from selfexplain.errors import InputError
 from selfexplain.spaces.genotype import Cell, Genotype
-from selfexplain.spaces.mixed_op import total
 from selfexplain.spaces.operations import PREPARATIONS, DropPath, Weighted, operation, set_drop_path
 from selfexplain.spaces.space import (
     SPACES,
@@ -17,6 +16,7 @@ from selfexplain.spaces.space import (
     check_numbers,
     check_probability,
 )
+from selfexplain.spaces.supernet import total
 
 # Discrete cells, as a genotype says; the operations are those of the supernets.
 #

@@ -41,7 +41,7 @@ def _nasbench201_genotype(text: str) -> Genotype:
         read = [Edge(match[1], int(match[2])) for match in matches if match]
         if len(read) < len(edges) or not re.fullmatch(r"\|.*\|", part.strip()):
             raise InputError(
-                f"{quoted(part)} in {quoted(text)} is no node; write it as |op~0|op~1|"
+                f"{quoted(part)} in {quoted(text)} is not a node; write it as |op~0|op~1|"
             )
         nodes.append(tuple(sorted(read, key=_source)))
     return Genotype("nasbench201", {"cell": Cell(tuple(nodes), NASBENCH201.rules.concat)})
@@ -129,7 +129,7 @@ def _darts_cell(fields: dict[str, list[Any]], name: str) -> Cell:
             case (str(operation), int(source)) if _is_node(source):
                 edges.append(Edge(operation, source))
             case _:
-                raise ValueError(f"{pair} is no pair of operation and node")
+                raise ValueError(f"{pair} is not a pair of operation and node")
     nodes = tuple(tuple(edges[start : start + 2]) for start in range(0, len(edges), 2))
     concat = fields[f"{name}_concat"]
     if not all(map(_is_node, concat)):

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 from selfexplain.lazy import lazily
 
 if TYPE_CHECKING:
-    from selfexplain.training.compile import CompiledParts
     from selfexplain.training.loop import DivergedError, train
     from selfexplain.training.options import TrainingOptions
     from selfexplain.training.processes import joined_processes
+    from selfexplain.training.steps import CompiledParts
 
 __all__ = [
     "CompiledParts",
@@ -21,7 +21,7 @@ __all__ = [
 lazily(
     __name__,
     {
-        "compile": "CompiledParts",
+        "steps": "CompiledParts",
         "loop": "DivergedError train",
         "options": "TrainingOptions",
         "processes": "joined_processes",

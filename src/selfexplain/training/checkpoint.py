@@ -5,26 +5,15 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 from zipfile import ZipFile
 
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.serialization import get_crc32_options, set_crc32_options
 
 from selfexplain.errors import InputError, first_line
 from selfexplain.files import atomic_file
-from selfexplain.objectives.shared.base import Objective
-from selfexplain.training.cuda_graph import Step
-from selfexplain.training.optimizers import make_optimizer
-from selfexplain.training.options import TrainingOptions
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-
 
 FORMAT = 1
 """Of the checkpoints that are written, which hold it as `format`."""
@@ -70,7 +59,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             "not a checkpoint of selfexplain: delete it to start this run again"
         ) from error
     if not isinstance(state, dict):
-        raise InputError(f"the checkpoint {path} holds no run; pass the folder of a run")
+        raise InputError(f"the checkpoint {path} contains no run; pass the folder of a run")
     return state
 
 
@@ -179,98 +168,3 @@ def _misfit(error: Exception) -> str:
         # torch says which class it loads into in the first line, and what is wrong below it.
         return str(error).splitlines()[1].strip()[:200]
     return first_line(error)[:200]
-
-
-# A run in progress: what it consists of, and what of it goes into a checkpoint.
-
-
-@dataclass(kw_only=True)
-class Run:
-    """Everything that a run in progress consists of."""
-
-    objective: Objective
-    wrapped: Any
-    optimiser: torch.optim.Optimizer
-    wrapped_optimizer: Any
-    average: AveragedModel | None
-    gradients: Step | None = None
-    """Forward and backward of the epoch that is walked."""
-    epochs_done: int = 0
-
-    @property
-    def evaluated_model(self) -> nn.Module:
-        """The model whose scores count: the averaged one if there is an average."""
-        return self.objective.model if self.average is None else self.average.module
-
-    def buffers(self) -> list[Tensor]:
-        """Of the objective and the average: what each process moves by its own images."""
-        average = [] if self.average is None else list(self.average.buffers())
-        return [*self.objective.buffers(), *average]
-
-
-def start(objective: Objective, options: TrainingOptions, fabric: Fabric) -> Run:
-    """Put an objective on the device, and its optimiser and average beside it."""
-    objective.to(fabric.device)
-    if options.channels_last:
-        objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    objective.train()
-    optimiser = make_optimizer(
-        options.optimizer,
-        objective,
-        lr=options.lr,
-        momentum=options.momentum,
-        weight_decay=options.weight_decay,
-        decay_vectors=options.decay_vectors,
-    )
-    average = None
-    if options.ema:
-        average = AveragedModel(
-            objective.model,
-            multi_avg_fn=get_ema_multi_avg_fn(options.ema),  # type: ignore[no-untyped-call]
-            use_buffers=True,
-        )
-    wrapped, wrapped_optimizer = fabric.setup(objective, optimiser)
-    return Run(
-        objective=objective,
-        wrapped=wrapped,
-        optimiser=optimiser,
-        wrapped_optimizer=wrapped_optimizer,
-        average=average,
-    )
-
-
-def state_of(run: Run, fabric: Fabric, identity: str) -> dict[str, Any]:
-    """What a checkpoint holds: tensors, numbers and strings."""
-    return {
-        "format": FORMAT,
-        "identity": identity,
-        "epochs_done": run.epochs_done,
-        "objective": run.objective.state_dict(),
-        "optimizer": type(run.optimiser).__name__,
-        "optimiser": run.optimiser.state_dict(),
-        "average": None if run.average is None else run.average.state_dict(),
-        "precision": fabric.strategy.precision.state_dict(),
-    }
-
-
-def restore(run: Run, fabric: Fabric, state: dict[str, Any], identity: str, path: Path) -> None:
-    """Take a run back to where a checkpoint was made.
-
-    Raises:
-        InputError: the checkpoint is of another format or configuration, is damaged, or its
-            weights are of another model.
-    """
-    check_identity(state, identity, path)
-    made_with = state.get("optimizer", "SGD")  # the only one of 0.1.0, which said nothing of it
-    if made_with != type(run.optimiser).__name__:
-        raise InputError(
-            f"the checkpoint {path} is of a training with {made_with}, not "
-            f"{type(run.optimiser).__name__}; pass the optimizer it was made with"
-        )
-    with loading_from(path):
-        run.objective.load_state_dict(state["objective"])
-        run.optimiser.load_state_dict(state["optimiser"])
-        if run.average is not None:
-            run.average.load_state_dict(state["average"])
-        fabric.strategy.precision.load_state_dict(state["precision"])
-        run.epochs_done = epochs_done(state)

@@ -18,10 +18,16 @@ import torch
 from torch import Tensor
 
 from selfexplain.objectives.shared.base import Objective
-from selfexplain.training.compile import CompiledParts, autotuned_convolutions, compiled_steps
-from selfexplain.training.cuda_graph import ORDINARY_STEPS, Step, gradient_step
 from selfexplain.training.optimizers import make_optimizer
 from selfexplain.training.options import OptimizerName
+from selfexplain.training.steps import (
+    ORDINARY_STEPS,
+    CompiledParts,
+    Step,
+    autotuned_convolutions,
+    compiled_steps,
+    gradient_step,
+)
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -185,7 +191,7 @@ def interleaved_cost(
 
 
 class _Stepper:
-    """An objective with an optimiser of its own; a call takes the steps of one cycle."""
+    """An objective with an optimizer of its own; a call takes the steps of one cycle."""
 
     def __init__(
         self,
@@ -200,12 +206,12 @@ class _Stepper:
         objective.train().skip_warmup()
         self.period = objective.period
         self.batch = batch if objective.wants_indices else batch[:2]
-        optimiser = make_optimizer(optimizer, objective, lr=1e-3, weight_decay=0.0)
-        wrapped, self.optimiser = fabric.setup(objective, optimiser)
+        made = make_optimizer(optimizer, objective, lr=1e-3, weight_decay=0.0)
+        wrapped, self.optimizer = fabric.setup(objective, made)
         if cuda_graph:  # some can be recorded only once they have begun
-            gradient_step(objective, wrapped, self.optimiser, fabric)(*self.batch)
+            gradient_step(objective, wrapped, self.optimizer, fabric)(*self.batch)
         self.gradients = gradient_step(
-            objective, wrapped, self.optimiser, fabric, cuda_graph=cuda_graph, before=before
+            objective, wrapped, self.optimizer, fabric, cuda_graph=cuda_graph, before=before
         )
         parts = CompiledParts(objective) if compiled else None
         self.compiled = partial(compiled_steps, parts, objective, cuda_graph=cuda_graph)
@@ -214,4 +220,4 @@ class _Stepper:
         with self.compiled():
             for _ in range(self.period):
                 self.gradients(*self.batch)
-                self.optimiser.step()
+                self.optimizer.step()

@@ -10,33 +10,140 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from selfexplain.distributed import exists_for_all, mean_numbers, take_from_first
 from selfexplain.errors import InputError
+from selfexplain.files import write_tensors
 from selfexplain.hypergradients import all_finite
 from selfexplain.objectives.shared.base import Objective
 from selfexplain.seeding import epoch_seed, global_generator_kept
 from selfexplain.training.checkpoint import (
-    Run,
+    FORMAT,
+    check_identity,
+    epochs_done,
     load_checkpoint,
-    restore,
+    loading_from,
     save_checkpoint,
-    start,
-    state_of,
 )
-from selfexplain.training.compile import CompiledParts, autotuned_convolutions, compiled_steps
-from selfexplain.training.cuda_graph import gradient_step
+from selfexplain.training.finetune import freeze, parameter_scales
 from selfexplain.training.log import EpochLog
 from selfexplain.training.loggers import Logger
+from selfexplain.training.optimizers import make_optimizer
 from selfexplain.training.options import TrainingOptions
-from selfexplain.training.processes import exists_for_all, mean_numbers, take_from_first
+from selfexplain.training.steps import (
+    CompiledParts,
+    Step,
+    autotuned_convolutions,
+    compiled_steps,
+    gradient_step,
+)
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+
+# A run in progress: what it consists of, and what of it goes into a checkpoint.
+
+
+@dataclass(kw_only=True)
+class Run:
+    """Everything that a run in progress consists of."""
+
+    objective: Objective
+    wrapped: Any
+    optimizer: torch.optim.Optimizer
+    wrapped_optimizer: Any
+    average: AveragedModel | None
+    gradients: Step | None = None
+    """Forward and backward of the epoch that is walked."""
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The model whose scores count: the averaged one if there is an average."""
+        return self.objective.model if self.average is None else self.average.module
+
+    def buffers(self) -> list[Tensor]:
+        """Of the objective and the average: what each process moves by its own images."""
+        average = [] if self.average is None else list(self.average.buffers())
+        return [*self.objective.buffers(), *average]
+
+
+def start(objective: Objective, options: TrainingOptions, fabric: Fabric) -> Run:
+    """Put an objective on the device, and its optimizer and average beside it."""
+    objective.to(fabric.device)
+    if options.channels_last:
+        objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    objective.train()
+    if options.freeze is not None:
+        freeze(objective.model, options.freeze)
+    optimizer = make_optimizer(
+        options.optimizer,
+        objective,
+        lr=options.lr,
+        momentum=options.momentum,
+        weight_decay=options.weight_decay,
+        decay_vectors=options.decay_vectors,
+        lr_scales=_lr_scales(objective, options),
+    )
+    average = None
+    if options.ema:
+        average = AveragedModel(
+            objective.model,
+            multi_avg_fn=get_ema_multi_avg_fn(options.ema),  # type: ignore[no-untyped-call]
+            use_buffers=True,
+        )
+    wrapped, wrapped_optimizer = fabric.setup(objective, optimizer)
+    return Run(
+        objective=objective,
+        wrapped=wrapped,
+        optimizer=optimizer,
+        wrapped_optimizer=wrapped_optimizer,
+        average=average,
+    )
+
+
+def _lr_scales(objective: Objective, options: TrainingOptions) -> dict[int, float] | None:
+    """Factors on the learning rate, by parameter; None if all learn alike."""
+    if (options.layer_decay, options.body_lr) == (1.0, 1.0):
+        return None
+    return parameter_scales(objective.model, layer_decay=options.layer_decay, body=options.body_lr)
+
+
+def state_of(run: Run, fabric: Fabric) -> dict[str, Any]:
+    """What a checkpoint holds of a training: tensors, numbers and strings."""
+    return {
+        "objective": run.objective.state_dict(),
+        "optimizer": type(run.optimizer).__name__,
+        "optimiser": run.optimizer.state_dict(),
+        "average": None if run.average is None else run.average.state_dict(),
+        "precision": fabric.strategy.precision.state_dict(),
+    }
+
+
+def restore(run: Run, fabric: Fabric, state: dict[str, Any], path: Path) -> None:
+    """Take a run back to where a checkpoint was made.
+
+    Raises:
+        InputError: the checkpoint is of another optimizer.
+    """
+    made_with = state.get("optimizer", "SGD")  # the only one of 0.1.0, which said nothing of it
+    if made_with != type(run.optimizer).__name__:
+        raise InputError(
+            f"the checkpoint {path} is of a training with {made_with}, not "
+            f"{type(run.optimizer).__name__}; pass the optimizer it was made with"
+        )
+    run.objective.load_state_dict(state["objective"])
+    run.optimizer.load_state_dict(state["optimiser"])
+    if run.average is not None:
+        run.average.load_state_dict(state["average"])
+    fabric.strategy.precision.load_state_dict(state["precision"])
 
 
 # The learning rate as a function of the step, with no state to save.
@@ -136,6 +243,82 @@ class EpochBatches(Protocol):
         """The same with each image's place in the training set (B,)."""
 
 
+# The epochs of a training, or of a search: resumed, logged, and saved after each.
+
+
+class Epochs(Protocol):
+    """What is taken through epochs: a training, or a search."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it has ended before its last epoch."""
+
+    def begin(self, epoch: int) -> None:
+        """What comes before the global generator is seeded for an epoch, counted from 0."""
+
+    def walk(self, epoch: int) -> dict[str, Any]:
+        """Take the steps of an epoch; what there is to log of it. On every process."""
+
+    def show(self, epoch: int) -> None:
+        """What the first process does after the epoch of this number, from 1, to show it."""
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds: tensors, numbers and strings."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to where a checkpoint was made; what does not fit may raise anything."""
+
+
+def walk_epochs(
+    job: Epochs,
+    epochs: int,
+    *,
+    fabric: Fabric,
+    log: EpochLog,
+    path: Path,
+    seed: int,
+    identity: str,
+    resume: bool,
+) -> int:
+    """Walk the epochs that are left; a line in the log and a checkpoint after each. How many were.
+
+    Args:
+        job: what is walked.
+        epochs: how many there are in all.
+        fabric: where; its first process writes.
+        log: of the epochs.
+        path: of the checkpoint.
+        seed: of everything random in the steps themselves (dropout and the like).
+        identity: a text that stands for the whole configuration.
+        resume: continue from the checkpoint if there is one.
+
+    Raises:
+        InputError: the checkpoint cannot be read, or is of another configuration.
+    """
+    done = 0
+    if resume and exists_for_all(path):
+        state = load_checkpoint(path)
+        check_identity(state, identity, path)
+        with loading_from(path):
+            job.restore(state)
+            done = epochs_done(state)
+    if fabric.is_global_zero:
+        log.cut_after(done)
+    with global_generator_kept(fabric.device):
+        while done < epochs and not job.stopped:
+            job.begin(done)
+            torch.manual_seed(epoch_seed(seed, done, fabric.global_rank))
+            metrics = job.walk(done)
+            done += 1
+            if fabric.is_global_zero:
+                job.show(done)
+                log.write({"epoch": done, **metrics})
+                about = {"format": FORMAT, "identity": identity, "epochs_done": done}
+                save_checkpoint(path, about | job.state())
+            fabric.barrier()
+    return done
+
+
 class DivergedError(InputError):
     """The loss or a weight stopped being a finite number.
 
@@ -179,10 +362,12 @@ def train(
         after_epoch: called on the first process after each epoch, counted from 1, with the model
             to be evaluated, before the epoch's checkpoint is written.
         on_step: called after every step with the number of steps done and of the whole run's.
-        score: called after every epoch with the model; what it returns is logged.
+        score: called after every epoch with the model; what it returns is logged. With `keep_best`
+            or `patience`, its accuracy and nll decide.
 
     Raises:
         InputError: the checkpoint cannot be read or is of another configuration.
+        InputError: `keep_best` or `patience` and no `score`.
         DivergedError: the loss or a weight became NaN or infinite; the checkpoint of the last
             good epoch is kept.
 
@@ -203,32 +388,95 @@ def train(
         ...     folder=Path(tempfile.mkdtemp()),
         ... )
     """
-    run = start(objective, options, fabric)
-    parts = CompiledParts(objective) if options.compile else None
-    path = folder / "checkpoint.pt"
-    if resume and exists_for_all(path):
-        restore(run, fabric, load_checkpoint(path), identity, path)
-    log = EpochLog(folder, loggers) if fabric.is_global_zero else None
-    if log is not None:
-        log.cut_after(run.epochs_done)
-    with global_generator_kept(fabric.device):
-        for epoch in range(run.epochs_done, options.epochs):
-            before_epoch(epoch)
-            objective.begin_epoch(epoch, options.epochs)
-            torch.manual_seed(epoch_seed(seed, epoch, fabric.global_rank))
-            compiled = compiled_steps(parts, objective, cuda_graph=options.cuda_graph)
-            with autotuned_convolutions(), compiled:
-                metrics = _train_epoch(run, batches, options, fabric, epoch, on_step, path)
-            take_from_first(run.buffers())
-            if score is not None:
-                metrics |= score(run.evaluated_model)
-            run.epochs_done = epoch + 1
-            if log is not None:
-                after_epoch(epoch + 1, run.evaluated_model)
-                log.write(metrics)
-                save_checkpoint(path, state_of(run, fabric, identity))
-            fabric.barrier()
-    return run.evaluated_model
+    if score is None and (options.keep_best or options.patience):
+        raise InputError("keep_best and patience need scores of every epoch; pass score")
+    training = _Training(
+        start(objective, options, fabric),
+        batches,
+        options,
+        fabric,
+        folder / "checkpoint.pt",
+        before_epoch,
+        after_epoch,
+        on_step,
+        score,
+    )
+    walk_epochs(
+        training,
+        options.epochs,
+        fabric=fabric,
+        log=EpochLog(folder, loggers),
+        path=training.path,
+        seed=seed,
+        identity=identity,
+        resume=resume,
+    )
+    return training.run.evaluated_model
+
+
+@dataclass
+class _Training:
+    """A training on its way through the epochs; its fields are those of `train`."""
+
+    run: Run
+    batches: EpochBatches
+    options: TrainingOptions
+    fabric: Fabric
+    path: Path
+    before_epoch: Callable[[int], None]
+    after_epoch: Callable[[int, nn.Module], None]
+    on_step: Callable[[int, int], None]
+    score: Callable[[nn.Module], dict[str, float]] | None
+    best: tuple[int, float, float] | None = None
+    """Epoch, accuracy and negative NLL of the best so far."""
+    epochs_done: int = 0
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the accuracy has not risen for `patience` epochs."""
+        waited = 0 if self.best is None else self.epochs_done - self.best[0]
+        return bool(0 < self.options.patience <= waited)
+
+    def __post_init__(self) -> None:
+        self.parts = CompiledParts(self.run.objective) if self.options.compile else None
+
+    def begin(self, epoch: int) -> None:
+        self.before_epoch(epoch)
+        self.run.objective.begin_epoch(epoch, self.options.epochs)
+
+    def walk(self, epoch: int) -> dict[str, float]:
+        objective, options = self.run.objective, self.options
+        compiled = compiled_steps(self.parts, objective, cuda_graph=options.cuda_graph)
+        with autotuned_convolutions(), compiled:
+            metrics = _train_epoch(
+                self.run, self.batches, options, self.fabric, epoch, self.on_step, self.path
+            )
+        take_from_first(self.run.buffers())
+        if self.score is not None:
+            metrics |= self.score(self.run.evaluated_model)
+        self.epochs_done = epoch + 1
+        if self.options.keep_best or self.options.patience:
+            found = metrics["accuracy"], -metrics["nll"]
+            if self.best is None or found > self.best[1:]:
+                self.best = self.epochs_done, *found
+        return metrics
+
+    def show(self, epoch: int) -> None:
+        self.after_epoch(epoch, self.run.evaluated_model)
+        if self.options.keep_best and self.best is not None and self.best[0] == epoch:
+            path = self.path.with_name("best.safetensors")
+            write_tensors(path, self.run.evaluated_model.state_dict())
+
+    def state(self) -> dict[str, Any]:
+        best = {} if self.best is None else {"best": list(self.best)}
+        return {**state_of(self.run, self.fabric), **best}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        restore(self.run, self.fabric, state, self.path)
+        self.epochs_done = epochs_done(state)
+        if "best" in state:
+            epoch, accuracy, nll = state["best"]
+            self.best = epoch, accuracy, nll
 
 
 def _train_epoch(
@@ -271,8 +519,7 @@ def _train_epoch(
     if not _all_agree(fabric, meter.finite() and all_finite(weights)):
         raise _diverged("a weight or the loss is not finite", epoch, len(batches), options, path)
     return {
-        "epoch": epoch + 1,
-        "learning_rate": run.optimiser.param_groups[0]["lr"],
+        "learning_rate": max(group["lr"] for group in run.optimizer.param_groups),
         **mean_numbers(meter.means()),
         "step_seconds": (time.perf_counter() - started) / len(batches),
     }
@@ -287,8 +534,8 @@ def _set_learning_rate(run: Run, options: TrainingOptions, step: int, epoch_step
     factor = cosine_with_warmup(
         step, options.epochs * epoch_steps, options.warmup_epochs * epoch_steps
     )
-    for group in run.optimiser.param_groups:
-        group["lr"] = options.largest_lr * factor
+    for group in run.optimizer.param_groups:
+        group["lr"] = options.largest_lr * factor * group.get("lr_scale", 1.0)
 
 
 def _all_agree(fabric: Fabric, holds: bool) -> bool:

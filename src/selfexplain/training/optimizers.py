@@ -5,7 +5,7 @@ A new one is a function in `OPTIMIZERS`, and its name and rates in `training/opt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ def parameter_groups(
     *,
     decay_vectors: bool = True,
     split_hidden: bool = False,
+    lr_scales: Mapping[int, float] | None = None,
 ) -> list[Group]:
     """The parameters of a module in groups that an optimizer treats alike; each is in one.
 
@@ -35,6 +36,8 @@ def parameter_groups(
         decay_vectors: whether biases and the scales of norms decay too, as all of one dimension or
             none are.
         split_hidden: whether groups say which parameters are `hidden_weights`, as `hidden`.
+        lr_scales: factor on the learning rate of parameters by their `id`, kept in a group as
+            `lr_scale`; 1 for others.
 
     Returns:
         Groups that are not empty; within each the parameters are in the module's order.
@@ -48,14 +51,17 @@ def parameter_groups(
         [(2, 0.1), (4, 0.0)]
     """
     hidden = {id(weight) for weight in hidden_weights(module)} if split_hidden else set()
-    groups: dict[tuple[bool, bool], Group] = {}
+    groups: dict[tuple[bool, bool, float], Group] = {}
     for parameter in module.parameters():
         decays = decay_vectors or parameter.ndim > 1
-        kind = id(parameter) in hidden, decays
+        scale = 1.0 if lr_scales is None else lr_scales.get(id(parameter), 1.0)
+        kind = id(parameter) in hidden, decays, scale
         if kind not in groups:
             groups[kind] = {"params": [], "weight_decay": weight_decay if decays else 0.0}
             if split_hidden:
                 groups[kind]["hidden"] = kind[0]
+            if lr_scales is not None:
+                groups[kind]["lr_scale"] = scale
         groups[kind]["params"].append(parameter)
     return list(groups.values())
 
@@ -233,6 +239,7 @@ def make_optimizer(
     weight_decay: float | None = None,
     decay_vectors: bool = True,
     nesterov: bool = True,
+    lr_scales: Mapping[int, float] | None = None,
 ) -> torch.optim.Optimizer:
     """An optimizer of all parameters of a module.
 
@@ -245,6 +252,7 @@ def make_optimizer(
             muon, which shrink weights by lr times it: equal parts of a weight, at these rates.
         decay_vectors: as of `parameter_groups`; for a module.
         nesterov: whether sgd's momentum is Nesterov's.
+        lr_scales: as of `parameter_groups`, for a module; see `finetune.parameter_scales`.
 
     Raises:
         InputError: there is no such optimizer here, or it needs a module and is given parameters.
@@ -261,8 +269,14 @@ def make_optimizer(
     decay = WEIGHT_DECAY[name] if weight_decay is None else weight_decay
     if isinstance(parameters, nn.Module):
         groups = parameter_groups(
-            parameters, decay, decay_vectors=decay_vectors, split_hidden=name == "muon"
+            parameters,
+            decay,
+            decay_vectors=decay_vectors,
+            split_hidden=name == "muon",
+            lr_scales=lr_scales,
         )
+        for group in groups:
+            group["lr"] = lr * group.get("lr_scale", 1.0)
     elif name == "muon":
         raise InputError(
             "muon has to know the layers that parameters belong to; pass the module in their place"

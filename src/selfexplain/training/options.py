@@ -7,6 +7,7 @@ from selfexplain.errors import InputError
 from selfexplain.limits import (
     Count,
     Limits,
+    Natural,
     NotNegative,
     OptionError,
     Positive,
@@ -25,7 +26,7 @@ WEIGHT_DECAY: dict[OptimizerName, float] = {"sgd": 5e-4, "adamw": 0.05, "muon": 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingOptions:
-    """How the weights are moved: an optimizer, and a cosine schedule after warm-up.
+    """How the weights are updated: an optimizer, and a cosine schedule after warm-up.
 
     Raises:
         InputError: a value is out of its limits.
@@ -38,7 +39,7 @@ class TrainingOptions:
     epochs: Count = 30
     """Passes over the training images."""
     batch_size: Count = 128
-    """Images in a step, over all processes together."""
+    """Global batch size: images per step over all processes."""
     optimizer: OptimizerName = "sgd"
     """sgd, with Nesterov momentum; adamw; or muon (PyTorch 2.9 or later) for the weights of hidden
     layers, with adamw for all other parameters."""
@@ -50,25 +51,42 @@ class TrainingOptions:
     """Weight decay; None for 0.0005 with sgd (added to the gradient), 0.05 with adamw and muon
     (decoupled from it)."""
     decay_vectors: bool = True
-    """Decay biases and the scales of norms, too."""
+    """Apply weight decay to biases and normalisation scales too."""
+    freeze: str | None = None
+    """Fine-tuning: train only what comes after this layer, named as in the model; all trains the
+    head alone, on features that are computed once, so that an epoch takes seconds. None trains
+    everything."""
+    head_epochs: Natural = 0
+    """Fine-tuning: epochs in which only the head is trained, on features that are computed once,
+    before the epochs in which everything is."""
+    body_lr: Positive = 1.0
+    """Fine-tuning: factor on the learning rate of all layers before the head."""
+    layer_decay: Annotated[float, Limits(above=0, most=1)] = 1.0
+    """Fine-tuning: additional factor on the learning rate from each block to the one before it."""
+    keep_best: bool = False
+    """Also keep the weights of the epoch with the highest validation accuracy, in best.safetensors;
+    requires --validation. The result is still the last epoch's."""
+    patience: Natural = 0
+    """Stop when the validation accuracy has not risen for this many epochs; requires --validation.
+    0 never stops early."""
     warmup_epochs: NotNegative = 0.0
-    """Epochs over which the learning rate grows linearly from zero."""
+    """Epochs over which the learning rate increases linearly from zero."""
     clip: NotNegative = 0.0
-    """Largest norm of the gradient; 0 for no clipping."""
+    """Maximum gradient norm; 0 for no clipping."""
     ema: ShareBelowOne = 0.0
-    """Decay of an exponential moving average of the weights, which is then what is evaluated; 0 for
+    """Decay of an exponential moving average of the weights, which is then evaluated; 0 for
     none."""
     precision: Precision = "fp32"
     """Arithmetic: fp32, or bf16 / fp16 mixed with fp32 weights."""
     channels_last: bool = True
-    """Keep images and filters with the channels innermost in memory; usually faster."""
+    """Use torch.channels_last memory format for images and filters; usually faster."""
     compile: bool = False
     """Compile the model's blocks with torch.compile, which takes a while before the first step. For
-    long runs on a GPU, together with cuda_graph. Numbers differ by rounding from those without."""
+    long runs on a GPU, together with --cuda-graph. Results differ by rounding."""
     cuda_graph: bool = False
-    """Record a step as a CUDA graph and replay it, on one GPU: for small networks, whose short
-    kernels Python starts more slowly than they run. Objectives whose steps cannot be recorded train
-    as usual."""
+    """Capture a step as a CUDA graph and replay it, on one GPU: for small networks, whose short
+    kernels Python launches more slowly than they run. Objectives whose steps cannot be captured
+    train as usual."""
 
     @property
     def largest_lr(self) -> float:
@@ -81,7 +99,7 @@ class TrainingOptions:
         return WEIGHT_DECAY[self.optimizer] if self.weight_decay is None else self.weight_decay
 
     def __post_init__(self) -> None:
-        """Refuse values that no run can have."""
+        """Refuse invalid values."""
         check_options(self)
         if self.cuda_graph and self.precision == "fp16":
             raise InputError("cuda_graph goes with bf16 or fp32; pass --precision bf16")

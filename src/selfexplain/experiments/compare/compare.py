@@ -26,7 +26,12 @@ from selfexplain.evaluation import PairedDifference, Scores, holm, paired_differ
 from selfexplain.experiments.compare.grid import RunTrials, run_all, run_trial
 from selfexplain.experiments.compare.tune import check_tunable, tuned
 from selfexplain.experiments.data import load, prepare
-from selfexplain.experiments.fit.model import build_seeded, check_model, check_place
+from selfexplain.experiments.fit.model import (
+    build_seeded,
+    check_model,
+    check_place,
+    wanted_statistics,
+)
 from selfexplain.experiments.fit.teacher import (
     check_teacher_is_needed,
     stand_in,
@@ -44,20 +49,18 @@ from selfexplain.experiments.objectives import (
 from selfexplain.experiments.options import CompareConfig, scheduler_of, to_dict
 from selfexplain.experiments.read_records import ENVIRONMENT, read_own_result
 from selfexplain.experiments.run_dir import (
-    check_free,
-    check_same_config,
     check_tensors,
+    claim_comparison,
     claim_folder,
     environment,
-    kept_said,
     locked,
     read_finished,
-    saved_config,
+    write_config,
 )
 from selfexplain.experiments.runtime import launch, reraise_oom
 from selfexplain.files import read_json, write_record
 from selfexplain.launchers import Watch, ignore
-from selfexplain.models.build import check_model_name
+from selfexplain.models.build import check_model_name, check_without_weights
 from selfexplain.training.cost import interleaved_cost
 from selfexplain.training.loggers import check_installed
 
@@ -238,7 +241,7 @@ def environment_of(config: CompareConfig) -> dict[str, Any]:
     """
     path = config.out / "compare.json"
     if not path.exists():
-        raise InputError(f"{config.out} holds no comparison; pass --out with the folder of one")
+        raise InputError(f"{config.out} contains no comparison; pass --out with the folder of one")
     environment: dict[str, Any] = read_json(path, {"environment": ENVIRONMENT})["environment"]
     return environment
 
@@ -285,14 +288,16 @@ def run_comparison(
     """
     _check_distinct(config)  # a misspelt objective, too, is refused before hours of training
     check_teacher_is_needed(config, config.objectives)
-    check_model_name(config.model)
+    check_model_name(config.model, pretrained=config.pretrained)
+    if not config.pretrained:
+        check_without_weights(config.model)
     if config.teacher is not None:
         read_finished(config.teacher)
     check_place(config)
     check_tunable(config)
     check_installed(config.loggers)
-    _claim_folder(config)
-    with locked(config.out), kept_said(config.out):
+    claim_comparison(config)
+    with locked(config.out):
         if config.finished_only:
             rows, missing = finished_rows(config)
             return _written(config, rows, unfinished_config(config, missing))
@@ -316,17 +321,13 @@ def _check_distinct(config: CompareConfig) -> None:
 
 
 def _compare(config: CompareConfig, watch: Watch, run_trials: RunTrials | None) -> dict[str, Any]:
-    _claim_folder(config)  # again: another command may have left it a moment ago
+    claim_comparison(config)  # again: another command may have left it a moment ago
     fabric = launch(config.device, config.training)
     data = load(config.data)
     start = build_seeded(config, "standard", config.seeds[0], data, num_images=1)
     check_model(start.model, config.model, data.shape_CHW, data.num_classes)
     if fabric.is_global_zero:
-        shared = to_dict(config, leave_out=("out",))
-        write_record(
-            config.out / "compare.json",
-            {"schema": 1, "config": shared, "environment": environment(fabric.device)},
-        )
+        write_config("compare.json", config, environment(fabric.device))
     scheduler = scheduler_of(config.sweep)
     through = partial(
         run_all,
@@ -389,7 +390,7 @@ def _costs(
     kept = timed_costs(config.out, seed)
     if set(names) <= kept.keys():
         return kept
-    prepared = prepare(data, config.data, seed)
+    prepared = prepare(data, config.data, seed, wanted_statistics(config, data.shape_CHW[0]))
     objectives = {
         name: build_seeded(
             config,
@@ -432,15 +433,3 @@ def _costs(
     if fabric.is_global_zero:
         write_record(config.out / "cost" / f"seed{seed}.json", costs)
     return costs
-
-
-def _claim_folder(config: CompareConfig) -> None:
-    """Check that the folder is free or holds this comparison, to which runs may be added."""
-    path = config.out / "compare.json"
-    if path.exists():
-        # Each run checks the options of its own objective.
-        free = ("out", "objectives", "seeds", "options")
-        old = {k: v for k, v in saved_config(path).items() if k not in free}
-        check_same_config(old, to_dict(config, leave_out=free), config.out)
-    else:
-        check_free(config.out)

@@ -12,7 +12,7 @@ from selfexplain.experiments.compare.compare import paired_accuracies, run_compa
 from selfexplain.experiments.options import StudyKDConfig, first_process, part_spec
 from selfexplain.files import write_record
 from selfexplain.launchers import Watch, ignore
-from selfexplain.objectives.teacher_parts import PARTS
+from selfexplain.objectives.options import PARTS
 
 
 def run_study(config: StudyKDConfig, watch: Watch = ignore) -> dict[str, Any]:

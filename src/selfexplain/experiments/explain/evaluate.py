@@ -80,7 +80,7 @@ def read_boxes(path: Path, class_names: Sequence[str]) -> list[BoxedImage]:
         raise InputError(f"{path} cannot be read ({error}); pass a CSV file of boxes") from error
     if not rows or not set(COLUMNS) <= rows[0].keys():
         raise InputError(
-            f"{path} is no table of boxes; pass a CSV file with the header {','.join(COLUMNS)} "
+            f"{path} is not a table of boxes; pass a CSV file with the header {','.join(COLUMNS)} "
             "and one row a box"
         )
     found: dict[tuple[Path, int | None], list[list[float]]] = {}
@@ -143,7 +143,7 @@ def _label(name: str | None, class_names: Sequence[str]) -> int | None:
 def _box(row: dict[str, str]) -> list[float]:
     box = [float(row[column]) for column in COLUMNS[1:]]
     if not all(map(math.isfinite, box)) or box[0] >= box[2] or box[1] >= box[3]:
-        raise ValueError(f"{box} is no box; pass numbers with x_min < x_max and y_min < y_max")
+        raise ValueError(f"{box} is not a box; pass numbers with x_min < x_max and y_min < y_max")
     return box
 
 

@@ -4,7 +4,7 @@ Shape suffixes: B images, C channels, H and W space, K classes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,17 +17,23 @@ from selfexplain.data.decode import BrokenImageError, Files, decode_free
 from selfexplain.data.images import OutgrownError, Ranges
 from selfexplain.errors import InputError, first_line
 from selfexplain.experiments.fit.model import build_of, with_auxiliary_head
-from selfexplain.experiments.objective_options import ObjectiveOptions
 from selfexplain.experiments.objectives import is_own_objective, resolve, split_spec
 from selfexplain.experiments.reading_options import ExplainConfig
 from selfexplain.experiments.run_dir import load_weights, read_finished
 from selfexplain.explanations import MapKind, class_maps
 from selfexplain.introspection import Introspective
+from selfexplain.introspection.options import names_now
+from selfexplain.models import build_model, pretraining_of
 from selfexplain.objectives import Objective
+from selfexplain.objectives.options import ObjectiveOptions
 from selfexplain.training.checkpoint import check_format, load_checkpoint, loading_from
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+TOP = 5
+"""Classes whose maps are drawn of a network that knows many."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,18 +87,48 @@ def load_run(folder: Path, kind: MapKind = "cam", layer: str | None = None) -> T
     )
 
 
+def load_published(name: str, kind: MapKind = "cam", layer: str | None = None) -> TrainedRun:
+    """A network with its published weights, in evaluation mode, on the CPU.
+
+    Args:
+        name: of the model, as for `build_model`.
+        kind: of the class maps that the soft target is made of.
+        layer: of the maps; None for the last feature map.
+
+    Raises:
+        InputError: there is no such model, or its weights cannot be had.
+
+    Example:
+        >>> load_published("efficientnet_lite0").shape_CHW
+        (3, 224, 224)
+    """
+    known = pretraining_of(name)
+    channels, classes = len(known.mean), len(known.class_names)
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(name, num_classes=classes, in_channels=channels, pretrained=True)
+    mean_C, std_C = known.statistics(channels)
+    return TrainedRun(
+        objective=Introspective(model, kind=kind, layer=layer, form="mixed").eval(),
+        class_names=known.class_names,
+        shape_CHW=(channels, known.image_size, known.image_size),
+        mean_C=mean_C,
+        std_C=std_C,
+    )
+
+
 def _objective_options(config: dict[str, Any]) -> ObjectiveOptions:
     """The options as they were when the run was made."""
-    fields = ObjectiveOptions.__dataclass_fields__
     saved = config.get("options", {})
+    plain = ObjectiveOptions()
+    kinds = {field.name: type(getattr(plain, field.name)) for field in fields(plain)}
     try:
         return ObjectiveOptions(
-            **{name: field.default_factory(**saved.get(name, {})) for name, field in fields.items()}  # type: ignore[operator]
+            **{name: kind(**names_now(saved.get(name, {}))) for name, kind in kinds.items()}
         )
     except (InputError, TypeError) as error:
         raise InputError(
-            f"the options in run.json are none of this version ({first_line(error)}); put the file "
-            "back as it was"
+            f"the options in run.json are not those of this version ({first_line(error)}); put the "
+            "file back as it was"
         ) from error
 
 
@@ -105,9 +141,12 @@ def explain_images(config: ExplainConfig) -> "Figure":
     if not config.images:
         raise InputError("images is empty; pass at least one image file")
     kind = config.kind[0]
-    run = load_run(config.run[0], kind, config.layer)
+    if config.model is not None:
+        run, top = load_published(config.model, kind, config.layer), TOP
+    else:
+        run, top = load_run(config.run[0], kind, config.layer), None
     images_BCHW = read_images(config.images, run.shape_CHW, run.ranges)
-    return explain_tensor(run, images_BCHW, kind=kind, layer=config.layer)
+    return explain_tensor(run, images_BCHW, kind=kind, layer=config.layer, top=top)
 
 
 def read_images(
@@ -160,9 +199,19 @@ def explain_tensor(
     *,
     kind: MapKind = "cam",
     layer: str | None = None,
+    top: int | None = None,
 ) -> "Figure":
-    """Explain uint8 images (B, C, H, W) for the class that the model predicts."""
-    from selfexplain.report import explanation_figure
+    """Explain uint8 images (B, C, H, W) for the class that the model predicts.
+
+    Args:
+        run: the classifier.
+        images_BCHW: in its shape.
+        kind: of the class maps.
+        layer: of the maps; None for the last feature map.
+        top: draw the maps of so many most probable classes; None for the predicted class and its
+            rivals in the soft target.
+    """
+    from selfexplain.report import explanation_figure, top_classes_figure
 
     x_BCHW = normalise(images_BCHW, run.mean_C, run.std_C)
     with torch.no_grad():
@@ -173,11 +222,11 @@ def explain_tensor(
         f"{run.class_names[k]} ({100 * p:.0f} %)"
         for k, p in zip(predicted_B.tolist(), confidences, strict=True)
     ]
+    maps_BKHW = class_maps(run.objective.model, x_BCHW, kind=kind, layer=layer)
+    target_BK = run.objective.soft_target(x_BCHW, predicted_B)
+    pixels_BCHW = images_BCHW.float() / 255
+    if top is not None:
+        return top_classes_figure(pixels_BCHW, maps_BKHW, p_BK, target_BK, run.class_names, top=top)
     return explanation_figure(
-        images_BCHW.float() / 255,
-        class_maps(run.objective.model, x_BCHW, kind=kind, layer=layer),
-        run.objective.soft_target(x_BCHW, predicted_B),
-        predicted_B,
-        run.class_names,
-        titles,
+        pixels_BCHW, maps_BKHW, target_BK, predicted_B, run.class_names, titles
     )

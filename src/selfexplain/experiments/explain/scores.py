@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from selfexplain.experiments.reading_options import QualityOptions
 from selfexplain.explanations import MapKind, find_explained_layer
-from selfexplain.explanations.layers import ExplainedLayer
+from selfexplain.explanations.layout import ExplainedLayer
 from selfexplain.explanations.metrics import (
     Perturbation,
     cascade_correlations,

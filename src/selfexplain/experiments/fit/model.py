@@ -17,9 +17,9 @@ from selfexplain.experiments.objectives import build_objective
 from selfexplain.experiments.options import SharedConfig, to_dict
 from selfexplain.experiments.run_dir import FinishedRun, weight_shapes
 from selfexplain.experiments.runtime import check_device
-from selfexplain.explanations.model_state import preserved
-from selfexplain.explanations.pooled_head import refuse_broken_weights
-from selfexplain.models import build_model
+from selfexplain.explanations.hooks import preserved
+from selfexplain.explanations.layers import refuse_broken_weights
+from selfexplain.models import build_model, pretraining_of
 from selfexplain.models.build import is_own
 from selfexplain.objectives import Objective, ObjectiveContext, WithAuxiliaryHead
 from selfexplain.spaces import (
@@ -55,8 +55,8 @@ def check_model(model: nn.Module, name: str, shape_CHW: tuple[int, int, int], cl
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError(
-            f"model {name} has no parameter that can be trained; set requires_grad for those that "
-            "shall be"
+            f"model {name} has no parameter that can be trained; set requires_grad on those to "
+            "train"
         )
     refuse_broken_weights(model)
     example = torch.zeros(2, *shape_CHW)
@@ -254,6 +254,37 @@ def build_classifier(
     return build_model(config["model"], num_classes=num_classes, in_channels=shape_CHW[0])
 
 
+def start_model(config: Plain, *, num_classes: int, shape_CHW: tuple[int, int, int]) -> nn.Module:
+    """The model of a configuration as its training starts: untrained, or with published weights.
+
+    Raises:
+        InputError: as `build_classifier`; or the weights cannot be had.
+
+    Example:
+        >>> model = start_model({"model": "resnet20"}, num_classes=10, shape_CHW=(3, 32, 32))
+        >>> type(model).__name__
+        'ResNet'
+    """
+    if not config.get("pretrained"):
+        return build_classifier(config, num_classes=num_classes, shape_CHW=shape_CHW)
+    return build_model(
+        config["model"], num_classes=num_classes, in_channels=shape_CHW[0], pretrained=True
+    )
+
+
+def wanted_statistics(config: object, channels: int) -> tuple[Tensor, Tensor] | None:
+    """Mean and standard deviation (C,) that published weights want; None where there are none.
+
+    Example:
+        >>> from selfexplain.experiments.options import DataOptions, TrainConfig
+        >>> wanted_statistics(TrainConfig(data=DataOptions(data="digits")), 3) is None
+        True
+    """
+    if not getattr(config, "pretrained", False):
+        return None
+    return pretraining_of(config.model).statistics(channels)  # type: ignore[attr-defined]
+
+
 def build_of(run: FinishedRun) -> nn.Module:
     """The untrained model of a finished or exported run, no larger than its weights.
 
@@ -315,7 +346,7 @@ def build_seeded(
     def make_model(auxiliary: bool = False) -> nn.Module:
         # Only the trained model has an auxiliary head: in another nothing would train it.
         one = described if auxiliary else {**described, "auxiliary": 0.0}
-        return build_classifier(one, num_classes=data.num_classes, shape_CHW=data.shape_CHW)
+        return start_model(one, num_classes=data.num_classes, shape_CHW=data.shape_CHW)
 
     context = ObjectiveContext(
         num_classes=data.num_classes,

@@ -179,7 +179,7 @@ def from_pretrained(
     run = _read_config(folder)
     if not here and not own_code and is_own(run.config.get("model")):
         raise InputError(
-            f"{where} names a model that is no part of selfexplain, {run.config['model']}, which "
+            f"{where} names a model that is not part of selfexplain, {run.config['model']}, which "
             "would be imported and called here; pass own_code=True if you trust its publisher"
         )
     return classifier_of(run)
@@ -201,7 +201,7 @@ def _read_config(folder: Path) -> FinishedRun:
     config = read_json(folder / CONFIG)
     if found := misfit(config, EXPORTED):
         raise InputError(
-            f"{folder / CONFIG} is no configuration of selfexplain ({found}); pass what "
+            f"{folder / CONFIG} is not a configuration of selfexplain ({found}); pass what "
             "selfexplain export has written"
         )
     images = {"shape": config["image_shape"]} | {

@@ -20,7 +20,7 @@ from selfexplain.data import ImageSet, normalise
 from selfexplain.errors import InputError, first_line
 from selfexplain.experiments.data import Prepared
 from selfexplain.explanations import MapKind, class_maps
-from selfexplain.explanations.model_state import preserved
+from selfexplain.explanations.hooks import preserved
 from selfexplain.files import write_tensors
 from selfexplain.introspection import Introspective
 from selfexplain.objectives import Objective

@@ -21,7 +21,6 @@ from selfexplain.data import ImageData
 from selfexplain.errors import InputError
 from selfexplain.experiments.data import Prepared
 from selfexplain.experiments.fit.model import build_classifier, build_of, build_seeded
-from selfexplain.experiments.objective_options import ObjectiveOptions
 from selfexplain.experiments.objectives import teacher_spec_of
 from selfexplain.experiments.options import (
     CompareConfig,
@@ -31,6 +30,7 @@ from selfexplain.experiments.options import (
     to_dict,
 )
 from selfexplain.experiments.run_dir import load_weights, read_finished, run_name, waited_for
+from selfexplain.objectives.options import ObjectiveOptions
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -18,16 +19,24 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from selfexplain.data import CORRUPTIONS, ImageData
+from selfexplain.distributed import exists_for_all
 from selfexplain.evaluation import score
 from selfexplain.experiments.data import Prepared, load, predict_together, prepare
+from selfexplain.experiments.fit.head import (
+    head_alone,
+    learns_on_features,
+    on_features,
+    train_head_first,
+)
 from selfexplain.experiments.fit.model import (
     build_seeded,
     check_model,
     check_place,
     drop_path_schedule,
     size_of,
+    wanted_statistics,
 )
-from selfexplain.experiments.fit.snapshots import open_snapshots
+from selfexplain.experiments.fit.snapshots import Snapshots, open_snapshots
 from selfexplain.experiments.fit.teacher import (
     after_teachers,
     check_teacher_is_needed,
@@ -37,9 +46,10 @@ from selfexplain.experiments.objectives import check_step, resolve
 from selfexplain.experiments.options import RunConfig, TrainConfig, to_dict
 from selfexplain.experiments.read_records import read_own_result
 from selfexplain.experiments.run_dir import (
+    best_epoch,
     check_tensors,
     claim_folder,
-    kept_said,
+    images_of,
     locked,
     median_step_seconds,
     read_finished,
@@ -47,9 +57,10 @@ from selfexplain.experiments.run_dir import (
     write_run,
 )
 from selfexplain.experiments.runtime import launch, logged, reraise_oom
-from selfexplain.models.build import check_model_name
+from selfexplain.models.build import check_model_name, check_without_weights
 from selfexplain.objectives import Objective
 from selfexplain.training import train
+from selfexplain.training.finetune import ALL
 from selfexplain.training.loggers import Logger, numbers
 
 if TYPE_CHECKING:
@@ -143,7 +154,7 @@ def run_training(
     )
     if fabric is None:
         check_place(config)
-    with locked(config.out, lock_timeout), kept_said(config.out), reraise_oom(remedy):
+    with locked(config.out, lock_timeout), reraise_oom(remedy):
         fabric = fabric if fabric is not None else launch(config.device, config.training)
         folder = config.out / "teachers" if teachers is None else teachers
         with logged(config, first=fabric.is_global_zero) as loggers:
@@ -165,7 +176,9 @@ def check_run(config: RunConfig) -> None:
     resolve(config.objective, config.options)
     check_teacher_is_needed(config, [config.objective])
     if isinstance(config, TrainConfig):
-        check_model_name(config.model)
+        check_model_name(config.model, pretrained=config.pretrained)
+        if not config.pretrained:
+            check_without_weights(config.model)
     if config.teacher is not None:
         read_finished(config.teacher)
 
@@ -180,7 +193,8 @@ def _train_and_score(
     loggers: Sequence[Logger],
 ) -> dict[str, Any]:
     data = data if data is not None else load(config.data)
-    prepared = prepare(data, config.data, config.seed)
+    statistics = wanted_statistics(config, data.shape_CHW[0])
+    prepared = prepare(data, config.data, config.seed, statistics)
     objective = _objective(config, data, prepared, fabric, teachers, on_step)
     batches = prepared.training_batches(
         batch_size=config.training.batch_size,
@@ -193,24 +207,32 @@ def _train_and_score(
     fabric.barrier()  # every process has looked at the folder before one writes to it
     album = None
     if fabric.is_global_zero:
-        write_run(config, prepared, fabric)
+        write_run(config, images_of(prepared), fabric.device, fabric.world_size)
         album = open_snapshots(config.out, prepared, fabric.device, objective)
     logits = partial(_logits, config, prepared, fabric)
-    model = train(
-        objective,
-        batches,
-        config.training,
-        fabric=fabric,
-        folder=config.out,
-        seed=config.start,
-        identity=identity,
-        resume=config.resume,
-        loggers=loggers,
-        before_epoch=drop_path_schedule(to_dict(config), objective.model),
-        after_epoch=partial(album.add, objective) if album is not None else lambda *_: None,
-        on_step=after_teachers(config, on_step),
-        score=(lambda model: asdict(score(*logits(model)))) if config.score_every_epoch else None,
-    )
+    whole = objective.model
+    cached = config.training.freeze == ALL and learns_on_features(objective, config.objective)
+    if config.training.head_epochs and not exists_for_all(config.out / "checkpoint.pt"):
+        train_head_first(whole, config, prepared, fabric)
+    with (
+        head_alone(objective, config, prepared, fabric) if cached else nullcontext(batches)
+    ) as learned_from:
+        model = train(
+            objective,
+            learned_from,
+            on_features(config.training) if cached else config.training,
+            fabric=fabric,
+            folder=config.out,
+            seed=config.start,
+            identity=identity,
+            resume=config.resume,
+            loggers=loggers,
+            before_epoch=drop_path_schedule(to_dict(config), whole),
+            after_epoch=_shown(album, objective, whole if cached else None),
+            on_step=after_teachers(config, on_step),
+            score=_epoch_score(config, logits, whole if cached else None),
+        )
+    model = whole if cached else model
     logits_NK, labels_N = logits(model)
     result = {
         "objective": config.objective,
@@ -222,6 +244,7 @@ def _train_and_score(
         result |= {
             "step_seconds": median_step_seconds(config.out),
             **size_of(to_dict(config), model, data.shape_CHW),
+            **(best_epoch(config.out) if config.training.keep_best else {}),
         }
         if album is not None:
             album.finish(objective, model)
@@ -229,6 +252,39 @@ def _train_and_score(
             logger.finish(numbers(result))
         result = write_outcome(config.out, result, model, logits_NK, labels_N)
     return fabric.broadcast(result)  # once the first process has written
+
+
+def _shown(
+    album: Snapshots | None, objective: Objective, whole: nn.Module | None
+) -> Callable[[int, nn.Module], None]:
+    """Adds an epoch to the album, if there is one; of the whole model where a head is trained."""
+    if album is None:
+        return lambda epoch, model: None
+
+    def add(epoch: int, model: nn.Module) -> None:
+        if whole is None:
+            album.add(objective, epoch, model)
+            return
+        head = objective.model
+        objective.replace_model(whole)
+        try:
+            album.add(objective, epoch, whole)
+        finally:
+            objective.replace_model(head)
+
+    return add
+
+
+def _epoch_score(
+    config: RunConfig,
+    logits: Callable[[nn.Module], tuple[Tensor, Tensor]],
+    whole: nn.Module | None,
+) -> Callable[[nn.Module], dict[str, float]] | None:
+    """Scores an epoch's model, where that is asked for; the whole where a head is trained."""
+    training = config.training
+    if not (config.score_every_epoch or training.keep_best or training.patience):
+        return None
+    return lambda model: asdict(score(*logits(model if whole is None else whole)))
 
 
 def _objective(

@@ -1,9 +1,11 @@
 """A search on its way through the epochs: what is logged, saved and taken up again."""
 
+from __future__ import annotations
+
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -24,19 +26,14 @@ from selfexplain.files import write_tensors
 from selfexplain.hypergradients import World
 from selfexplain.hypergradients.level import SINGLE
 from selfexplain.lease import ArchitectureSearch, LeaSE
-from selfexplain.seeding import epoch_seed, global_generator_kept
+from selfexplain.seeding import epoch_seed
 from selfexplain.spaces import from_string, to_string
-from selfexplain.training.checkpoint import (
-    FORMAT,
-    check_identity,
-    epochs_done,
-    load_checkpoint,
-    loading_from,
-    save_checkpoint,
-)
 from selfexplain.training.log import EpochLog
 from selfexplain.training.loggers import Logger
-from selfexplain.training.processes import exists_for_all
+from selfexplain.training.loop import walk_epochs
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 # What the explainer would show its audience of a few held-out images, epoch after epoch.
 #
@@ -154,15 +151,14 @@ StepCallback = Callable[[int, int], None]
 
 
 class SearchProgress:
-    """A search on its way through the epochs; the first of several processes writes.
+    """A search on its way through the epochs (`training.loop.Epochs`); the first process writes.
 
     Args:
         config: of the search.
         search: the method, at its start.
         halves: its batches.
         prepared: its images.
-        device: where it runs.
-        identity: a text that stands for the whole configuration.
+        fabric: where it runs.
         loggers: are given the losses of every epoch.
     """
 
@@ -172,44 +168,60 @@ class SearchProgress:
         search: ArchitectureSearch,
         halves: BilevelLoader,
         prepared: Prepared,
-        device: torch.device,
-        identity: str,
+        fabric: Fabric,
         loggers: Sequence[Logger] = (),
     ) -> None:
         self.config, self.search, self.halves, self.prepared = config, search, halves, prepared
-        self.device, self.identity = device, identity
-        self.path = config.out / "checkpoint.pt"
+        self.fabric, self.device = fabric, fabric.device
         self.log = EpochLog(config.out, loggers, name="search.jsonl")
-        self.writes = search.processes.rank == 0
+        self.path = config.out / "checkpoint.pt"
         self.epochs_done, self.stopped = 0, False
         self.genotype = search.genotype()
-        self.album = SearchSnapshots(config, prepared, device, search.processes)
+        self.album = SearchSnapshots(config, prepared, self.device, search.processes)
 
-    def run(self, on_step: StepCallback) -> None:
-        """Walk the epochs that are left; line and checkpoint after each."""
-        if exists_for_all(self.path):
-            self._restore()
-        if self.writes:
-            self.log.cut_after(self.epochs_done)
-        with global_generator_kept(self.device):
-            while self.epochs_done < self.config.epochs and not self.stopped:
-                self._seed()
-                metrics = self._epoch(on_step)
-                self.epochs_done += 1
-                self._look_at_cell()
-                if self.writes:
-                    self.album.record(self.search, self.epochs_done)
-                    self.log.write({"epoch": self.epochs_done, **metrics, **self._state_of_cell()})
-                    save_checkpoint(self.path, self._state())
+    def run(self, identity: str, on_step: StepCallback) -> None:
+        """Walk the epochs that are left, given a text that stands for the whole configuration."""
+        self.on_step = on_step
+        self.epochs_done = walk_epochs(
+            self,
+            self.config.epochs,
+            fabric=self.fabric,
+            log=self.log,
+            path=self.path,
+            seed=self.config.seed,
+            identity=identity,
+            resume=self.config.resume,
+        )
 
-    def _seed(self) -> None:
-        """Seed what is random in a step (dropout): of this epoch and process."""
-        rank = self.search.processes.rank
-        torch.manual_seed(epoch_seed(self.config.seed, self.epochs_done, rank))
+    def begin(self, epoch: int) -> None:
+        """Tell the search how far it has come."""
+        self.search.set_progress(epoch / self.config.epochs)
 
-    def _epoch(self, on_step: StepCallback) -> dict[str, Any]:
-        epochs, epoch = self.config.epochs, self.epochs_done
-        self.search.set_progress(epoch / epochs)
+    def walk(self, epoch: int) -> dict[str, Any]:
+        """Take the steps of an epoch, and look at the cell that came of it."""
+        metrics = self._epoch(epoch)
+        self._look_at_cell(epoch + 1)
+        return {**metrics, **self._state_of_cell()}
+
+    def show(self, epoch: int) -> None:
+        """Write what the explainer would show now."""
+        self.album.record(self.search, epoch)
+
+    def state(self) -> dict[str, Any]:
+        """Of the search, and the cell so far."""
+        return {
+            "stopped": self.stopped,
+            "genotype": to_string(self.genotype),
+            "search": self.search.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to where a checkpoint was made."""
+        self.search.load_state_dict(state["search"])
+        self.stopped, self.genotype = state["stopped"], from_string(state["genotype"])
+
+    def _epoch(self, epoch: int) -> dict[str, Any]:
+        epochs = self.config.epochs
         sums: dict[str, float] = defaultdict(float)
         started = time.perf_counter()
         for step, (train_batch, val_batch) in enumerate(self.halves.epoch(epoch)):
@@ -217,7 +229,7 @@ class SearchProgress:
             metrics = self.search.step(train_batch, val_batch, move_architecture=moves)
             for name, loss in metrics.items():
                 sums[name] += loss
-            on_step(epoch * len(self.halves) + step + 1, epochs * len(self.halves))
+            self.on_step(epoch * len(self.halves) + step + 1, epochs * len(self.halves))
         self.search.end_epoch(self._held_out().epoch(0))
         seconds = time.perf_counter() - started
         return {
@@ -239,10 +251,10 @@ class SearchProgress:
         """The half that moves the architecture, in order and as it is."""
         return self.prepared.scored_batches(device=self.device, workers=self.config.data.workers)
 
-    def _look_at_cell(self) -> None:
+    def _look_at_cell(self, epochs_done: int) -> None:
         """Take over the cell that the architecture stands for now, unless it skips too much."""
         now, most = self.search.genotype(), self.config.stop_at_skips
-        resting = self.epochs_done <= self.config.resting_epochs
+        resting = epochs_done <= self.config.resting_epochs
         self.stopped = most is not None and not resting and skip_connections(now)[0] >= most
         if not self.stopped:
             self.genotype = now
@@ -259,30 +271,12 @@ class SearchProgress:
             "alphas": {name: _rounded(t, 7) for name, t in self.search.architecture.items()},
         }
 
-    def _state(self) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "identity": self.identity,
-            "epochs_done": self.epochs_done,
-            "stopped": self.stopped,
-            "genotype": to_string(self.genotype),
-            "search": self.search.state_dict(),
-        }
-
-    def _restore(self) -> None:
-        state = load_checkpoint(self.path)
-        check_identity(state, self.identity, self.path)
-        with loading_from(self.path):
-            self.search.load_state_dict(state["search"])
-            self.epochs_done, self.stopped = epochs_done(state), state["stopped"]
-            self.genotype = from_string(state["genotype"])
-
     def lines(self) -> list[dict[str, Any]]:
         """What was logged of the epochs, of which there is one at least."""
         lines = read_search_lines(self.log, self.config.space)
         if not lines:
             raise InputError(
-                f"{self.log.path} says of no epoch what it brought; put it back as it was, or "
+                f"{self.log.path} has no record of any epoch; put it back as it was, or "
                 f"delete {self.path} to search again"
             )
         return lines

@@ -19,7 +19,7 @@ from selfexplain.experiments.compare.grid import LOCK_TIMEOUT, loaded, run_grid
 from selfexplain.experiments.data import load, prepare
 from selfexplain.experiments.options import DeviceOptions, scheduler_of, to_dict
 from selfexplain.experiments.read_records import read_search_result
-from selfexplain.experiments.run_dir import check_free, claim_folder, environment, kept_said, locked
+from selfexplain.experiments.run_dir import check_free, claim_folder, locked, write_run
 from selfexplain.experiments.runtime import launch, logged, reraise_oom
 from selfexplain.experiments.search.loop import SearchProgress, StepCallback
 from selfexplain.experiments.search.setup import (
@@ -32,7 +32,7 @@ from selfexplain.experiments.search.setup import (
 from selfexplain.experiments.search_options import SearchConfig, SearchesConfig
 from selfexplain.files import write_record
 from selfexplain.launchers import Watch, ignore
-from selfexplain.models.build import check_model_name
+from selfexplain.models.build import check_model_name, check_without_weights
 from selfexplain.spaces import SPACES, Genotype, random_genotype, to_string
 from selfexplain.training import TrainingOptions
 from selfexplain.training.loggers import Logger, numbers
@@ -80,6 +80,7 @@ def run_search(
     """
     if config.method == "lease":
         check_model_name(config.audience)  # before any data are read
+        check_without_weights(config.audience, "pass an audience that starts from none")
     identity = claim_folder(config)
     done = config.out / "result.json"
     if done.exists():
@@ -87,7 +88,7 @@ def run_search(
     remedy = "pass a smaller --batch-size, or let fewer searches share the GPU"
     if data is None:
         check_spec(config.data.data)
-    with locked(config.out, lock_timeout), kept_said(config.out), reraise_oom(remedy):
+    with locked(config.out, lock_timeout), reraise_oom(remedy):
         fabric = launch(DeviceOptions(accelerator=config.accelerator), TrainingOptions())
         fabric.barrier()  # every process has looked at the folder before one writes to it
         result: dict[str, Any] = {}
@@ -119,9 +120,9 @@ def _search(
             "held_out": len(prepared.scored),
             "class_names": list(prepared.class_names),
         }
-        _write_run(config, device, images, processes.count)
-    progress = SearchProgress(config, search, halves, prepared, device, identity, loggers)
-    progress.run(on_step)
+        write_run(config, images, device, processes.count)
+    progress = SearchProgress(config, search, halves, prepared, fabric, loggers)
+    progress.run(identity, on_step)
     if not fabric.is_global_zero:
         return {}
     write_outcome(config.out, progress.genotype, progress.lines())
@@ -132,7 +133,7 @@ def _random_cell(config: SearchConfig, loggers: Sequence[Logger]) -> dict[str, A
     """A cell drawn uniformly from the space: what a search must beat."""
     generator = torch.Generator().manual_seed(config.seed)
     genotype = random_genotype(SPACES[config.space].family, generator)
-    _write_run(config, torch.device("cpu"), {})
+    write_run(config, {}, torch.device("cpu"))
     write_outcome(config.out, genotype, [])
     return _write_result(config, genotype, {"epochs": 0}, loggers)
 
@@ -155,20 +156,6 @@ def _write_result(
         logger.finish(numbers(result))
     write_record(config.out / "result.json", result)
     return result
-
-
-def _write_run(
-    config: SearchConfig, device: torch.device, images: dict[str, Any], processes: int = 1
-) -> None:
-    write_record(
-        config.out / "run.json",
-        {
-            "schema": 1,
-            "config": to_dict(config, leave_out=("out", "resume")),
-            "environment": {**environment(device), "processes": processes},
-            "images": images,
-        },
-    )
 
 
 def run_searches(config: SearchesConfig, watch: Watch = ignore) -> dict[str, Any]:
@@ -194,7 +181,7 @@ def run_searches(config: SearchesConfig, watch: Watch = ignore) -> dict[str, Any
     """
     if not any(config.out.glob("seed*")):
         check_free(config.out)
-    with locked(config.out), kept_said(config.out):
+    with locked(config.out):
         scheduler = scheduler_of(config.sweep)
         load_once = lru_cache(maxsize=1)(load)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from selfexplain.data import Batches, ImageData
+from selfexplain.distributed import take_from_first
 from selfexplain.errors import InputError
 from selfexplain.experiments.data import Prepared, side_of
 from selfexplain.experiments.fit.model import check_model
@@ -20,7 +21,6 @@ from selfexplain.lease import DARTS, SANAS, ArchitectureSearch, LeaSE, RandomSea
 from selfexplain.lease.search import Batch
 from selfexplain.models import build_model
 from selfexplain.spaces import FAMILIES, Genotype, Supernet, build_supernet, save_genotype
-from selfexplain.training.processes import take_from_first
 
 # From a search's configuration to the search and its batches.
 

@@ -7,6 +7,7 @@ BMVC 2018. Shape suffixes: S steps, B images, C channels, H and W space.
 import torch
 from torch import Tensor, nn
 
+from selfexplain.explanations.hooks import preserved
 from selfexplain.explanations.metrics.common import (
     blur_baseline,
     check_explained,
@@ -14,7 +15,6 @@ from selfexplain.explanations.metrics.common import (
     class_probabilities,
     mean_baseline,
 )
-from selfexplain.explanations.model_state import preserved
 
 STEPS = 32
 """Steps of a path: our choice; the source's code removes 224 of 50,176 pixels at a time."""

@@ -10,13 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from selfexplain.explanations.hooks import preserved
 from selfexplain.explanations.metrics.common import (
     Perturbation,
     check_explained,
     chunks,
     class_logits,
 )
-from selfexplain.explanations.model_state import preserved
 
 
 class Infidelity(NamedTuple):
@@ -148,9 +148,9 @@ def max_sensitivity(
     largest_B = torch.zeros_like(norm_B)
     for chunk in chunks(samples, len(x_BCHW), batch_size):
         near = [x_BCHW + _step(x_BCHW.shape, radius, generator).to(x_BCHW) for _ in chunk]
-        moved = explain(torch.cat(near), classes_B.repeat(len(near)))
-        moved_NBP = moved.reshape(len(near), *map_BP.shape)
-        largest_B = largest_B.maximum((moved_NBP - map_BP).norm(dim=2).amax(0))
+        nearby = explain(torch.cat(near), classes_B.repeat(len(near)))
+        nearby_NBP = nearby.reshape(len(near), *map_BP.shape)
+        largest_B = largest_B.maximum((nearby_NBP - map_BP).norm(dim=2).amax(0))
     return largest_B / norm_B.where(norm_B > 0, 1)
 
 

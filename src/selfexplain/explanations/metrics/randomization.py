@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from selfexplain.explanations.hooks import ForwardHook, forward_hooks
-from selfexplain.explanations.model_state import preserved
+from selfexplain.explanations.hooks import ForwardHook, forward_hooks, preserved
 
 # Spearman's rank correlation, on the device (B maps, P places).
 

@@ -1,20 +1,19 @@
-"""The contract that every objective keeps.
+"""The contract that every objective keeps, and pure functions that losses share.
 
-Shape suffixes: B batch, C channels, H and W space, K classes.
+Shape suffixes: B batch, C channels, H and W space, K classes, J = K - 1 classes that are not true.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
-from selfexplain.explanations.kinds import check_output
+from selfexplain.explanations.layout import check_output
 from selfexplain.models.pointwise import warn_of_strided_pointwise
-from selfexplain.objectives.shared.memory import KeepsPrecision
 
 # Where the good values of an option may lie: what a search over options draws from.
 
@@ -96,6 +95,90 @@ class ObjectiveContext:
     """A trained model with the same classes, for an objective that asks for one."""
 
 
+# What a checkpoint holds of an objective beside weights; memory.py says why it is no buffer.
+
+
+EXTRA = "_extra_state"
+"""How torch ends the name of what `get_extra_state` returns."""
+
+
+class Counts:
+    """Whole numbers by name, kept in one int64 tensor on the CPU, which a checkpoint holds.
+
+    On the CPU wherever the model is, so that to read one never waits for a device.
+
+    Args:
+        **start: each number's value, from 0 to 2**63 - 1.
+
+    Example:
+        >>> counts = Counts(seed=7, steps=0)
+        >>> counts["steps"] += 1
+        >>> counts.tensor_N
+        tensor([7, 1])
+        >>> counts.load({"seed": 8, "steps": 3})
+        >>> counts["seed"], counts["steps"]
+        (8, 3)
+    """
+
+    def __init__(self, **start: int) -> None:
+        self.names = tuple(start)
+        self.tensor_N = torch.zeros(len(start), dtype=torch.int64, device="cpu")
+        for name, value in start.items():
+            self[name] = value
+
+    def __getitem__(self, name: str) -> int:
+        """The number of that name."""
+        return int(self.tensor_N[self.names.index(name)])
+
+    def __setitem__(self, name: str, value: int) -> None:
+        """Set the number of that name, where the others are."""
+        self.tensor_N[self.names.index(name)] = value
+
+    def load(self, state: Tensor | Mapping[str, int]) -> None:
+        """Take the numbers of a checkpoint: a tensor (N,), or by name as version 0.1.0 wrote them.
+
+        Raises:
+            InputError: it holds other numbers.
+        """
+        if isinstance(state, Tensor):
+            if state.shape != self.tensor_N.shape or state.is_floating_point():
+                raise InputError(
+                    f"the checkpoint holds {state.dtype} of shape {tuple(state.shape)} in place of "
+                    f"{' and '.join(self.names)}; pass one of the same objective"
+                )
+            self.tensor_N.copy_(state)
+        else:
+            for name in self.names:
+                self[name] = state[name]
+
+
+class KeepsPrecision(nn.Module):
+    """A module whose own buffers move with the model but are never cast to a narrower type.
+
+    In bfloat16 a count ends at 256, and a mean of many batches moves no more.
+
+    Example:
+        >>> class Count(KeepsPrecision):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.register_buffer("images", torch.zeros(1))
+        >>> Count().half().images.dtype
+        torch.float32
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        before = dict(self.named_buffers(recurse=False))
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, old in before.items():
+            new = getattr(self, name)
+            if new.is_floating_point() and new.element_size() < old.element_size():
+                setattr(self, name, old.to(new.device))
+        return self
+
+
+# The contract.
+
+
 class Objective(KeepsPrecision):
     """What a training step minimises: `objective(x, y)["loss"].backward()`.
 
@@ -132,6 +215,10 @@ class Objective(KeepsPrecision):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
+        self.model = model
+
+    def replace_model(self, model: nn.Module) -> None:
+        """Train another model from now on, such as the head alone; what it remembers stays."""
         self.model = model
 
     @classmethod
@@ -212,7 +299,7 @@ def check_terms(out: object, name: str, *, learns: bool = True) -> None:
         said = f"a loss of shape {tuple(loss.shape)} and type {loss.dtype}"
         raise InputError(f"objective {name} returned {said}; {must}")
     if learns and not loss.requires_grad:
-        raise InputError(f"objective {name} returned a loss without a graph; {must}")
+        raise InputError(f"objective {name} returned a detached loss; {must}")
     if output.ndim != 2:
         said = f"an output of shape {tuple(output.shape)}"
         raise InputError(f"objective {name} returned {said}; {must}")
@@ -276,21 +363,6 @@ def check_index_type(y_B: Tensor) -> None:
         )
 
 
-def check_in_range(name: str, value: float, low: float, high: float) -> None:
-    """Raise InputError unless low <= value <= high and the value is finite.
-
-    Example:
-        >>> check_in_range("smoothing", 0.1, 0.0, 1.0)
-        >>> check_in_range("temperature", math.inf, 0.01, math.inf)
-        Traceback (most recent call last):
-        selfexplain.errors.InputError: temperature is inf; pass a finite number of at least 0.01
-    """
-    finite = math.isfinite(value)
-    if not (finite and low <= value <= high):
-        limit = f"of at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
-        raise InputError(f"{name} is {value:g}; pass a {'' if finite else 'finite '}number {limit}")
-
-
 # An objective around another one.
 
 
@@ -335,3 +407,106 @@ class Wrapper(Objective):
             inside = f"{prefix}objective.{name.removeprefix(prefix)}"
             state_dict.setdefault(inside, state_dict.pop(name))
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+# Comparing predictions softened by a temperature (Hinton et al. 2015).
+
+
+def softened_kl(logits_BK: Tensor, teacher_BK: Tensor, temperature: float) -> Tensor:
+    """T^2 KL(softmax(t / T) || softmax(z / T)) of each image, in nats, without a graph to t: (B,).
+
+    The factor T^2 keeps the size of the gradient as T grows.
+
+    Args:
+        logits_BK: z, of the model that learns.
+        teacher_BK: t, logits of the model that teaches.
+        temperature: T > 0.
+
+    Example:
+        >>> z = torch.tensor([[1.0, 2.0, 3.0]])
+        >>> softened_kl(z, z + 5.0, 4.0).abs().max() < 1e-6
+        tensor(True)
+    """
+    dtype = torch.promote_types(logits_BK.dtype, torch.float32)  # half precision is too coarse
+    log_p_BK = F.log_softmax(logits_BK.to(dtype) / temperature, dim=1)
+    log_q_BK = F.log_softmax(teacher_BK.detach().to(dtype) / temperature, dim=1)
+    kl_B = F.kl_div(log_p_BK, log_q_BK, reduction="none", log_target=True).sum(dim=1)
+    return temperature**2 * kl_B
+
+
+# What the non-true classes share among themselves, whatever the true class gets.
+
+
+def true_mask(s_BK: Tensor, y_B: Tensor) -> Tensor:
+    """True at the true class, (B, K) bool.
+
+    Example:
+        >>> true_mask(torch.zeros(1, 3), torch.tensor([1]))
+        tensor([[False,  True, False]])
+    """
+    return torch.arange(s_BK.shape[1], device=s_BK.device) == y_B.unsqueeze(1)
+
+
+def non_target_loss(
+    logits_BK: Tensor, q_BK: Tensor, y_B: Tensor, temperature: float = 1.0
+) -> Tensor:
+    """T^2 KL(q || p^(T) restricted to the non-true classes and renormalised): a scalar.
+
+    It says how the non-true classes share what is left to them and leaves the true class's own
+    confidence to the cross-entropy, which is why it does not spoil calibration as a mixed target
+    does. (The same separation as non-target-class distillation, Zhao et al. 2022.)
+
+    Args:
+        logits_BK: the model's logits.
+        q_BK: target with q_y = 0 and sum 1.
+        y_B: true classes.
+        temperature: T, softens the model's side only; q carries its own temperature.
+
+    Example:
+        >>> z = torch.tensor([[7.0, 0.0, 0.0]])
+        >>> non_target_loss(z, torch.tensor([[0.0, 0.5, 0.5]]), torch.tensor([0])).item()
+        0.0
+    """
+    # A finite filler keeps 0 * log p at the true class zero; -inf would make it NaN.
+    filler = torch.finfo(logits_BK.dtype).min / 2
+    z_BK = (logits_BK / temperature).masked_fill(true_mask(logits_BK, y_B), filler)
+    return temperature**2 * F.kl_div(F.log_softmax(z_BK, dim=1), q_BK, reduction="batchmean")
+
+
+def other_places(y_B: Tensor, classes: int) -> Tensor:
+    """Indices of the classes that are not true, in cyclic order after the true one: (B, J).
+
+    Example:
+        >>> other_places(torch.tensor([1]), 3)
+        tensor([[2, 0]])
+    """
+    return (y_B.unsqueeze(1) + torch.arange(1, classes, device=y_B.device)) % classes
+
+
+def non_target(z_BK: Tensor, y_B: Tensor) -> Tensor:
+    """Values of the classes that are not true, in that order: (B, J).
+
+    Example:
+        >>> non_target(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([1]))
+        tensor([[3., 1.]])
+    """
+    return z_BK.gather(1, other_places(y_B, z_BK.shape[1]))
+
+
+def put_together(mass_B: Tensor, others_BJ: Tensor, y_B: Tensor) -> Tensor:
+    """The distribution with this mass on the true class, the rest shared as `others` says: (B, K).
+
+    Args:
+        mass_B: of the true class, in [0, 1].
+        others_BJ: shares of the other classes, in the order of `non_target`; rows sum to 1.
+        y_B: true classes.
+
+    Example:
+        >>> put_together(torch.tensor([0.5]), torch.tensor([[0.75, 0.25]]), torch.tensor([1]))
+        tensor([[0.1250, 0.5000, 0.3750]])
+    """
+    classes = others_BJ.shape[1] + 1
+    places_BK = torch.cat((y_B.unsqueeze(1), other_places(y_B, classes)), dim=1)
+    mass_B1 = mass_B.unsqueeze(1)
+    values_BK = torch.cat((mass_B1, (1 - mass_B1) * others_BJ), dim=1)
+    return torch.empty_like(values_BK).scatter_(1, places_BK, values_BK)

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from selfexplain.explanations import MapKind, capture
 from selfexplain.explanations.capture import Captured
 from selfexplain.explanations.checked import CheckedLayers
-from selfexplain.explanations.layers import ExplainedLayer
-from selfexplain.objectives.shared.base import Objective, check_logits
-from selfexplain.objectives.shared.memory import Counts
+from selfexplain.explanations.layout import ExplainedLayer
+from selfexplain.objectives.shared.base import Counts, Objective, check_logits
 
 
 class ExplainingObjective(Objective):
@@ -62,11 +61,11 @@ class ExplainingObjective(Objective):
         A second pass, if the first shows that the model's explained layer is another one now.
         """
         for _ in range(2):
-            with capture(self.model, self.find_layer(x_BCHW, kind, layer)) as seen:
+            with capture(self.model, self.find_layer(x_BCHW, kind, layer)) as captured:
                 logits_BK = check_logits(self.model(x_BCHW), y_B)
-            if self.layers.hold(self.model, x_BCHW, seen, logits_BK, kind, layer):
+            if self.layers.hold(self.model, x_BCHW, captured, logits_BK, kind, layer):
                 break
-        return seen, logits_BK
+        return captured, logits_BK
 
 
 def _usable(tensor: Tensor) -> Tensor:

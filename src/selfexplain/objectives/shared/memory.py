@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
+from selfexplain.objectives.shared.base import EXTRA, Counts
 
-EXTRA = "_extra_state"
-"""How torch ends the name of what `get_extra_state` returns."""
 ROOM = 4 * 2**20
 """Bytes that a memory has in a checkpoint unless told otherwise; a batch of CIFAR takes 1.6 MB."""
 ALIGNED = 16
@@ -36,80 +35,6 @@ DTYPES = (
 )
 """Types that can be remembered; a checkpoint holds their places in this list."""
 MOST_AXES = 6
-
-
-class Counts:
-    """Whole numbers by name, kept in one int64 tensor on the CPU, which a checkpoint holds.
-
-    On the CPU wherever the model is, so that to read one never waits for a device.
-
-    Args:
-        **start: each number's value, from 0 to 2**63 - 1.
-
-    Example:
-        >>> counts = Counts(seed=7, steps=0)
-        >>> counts["steps"] += 1
-        >>> counts.tensor_N
-        tensor([7, 1])
-        >>> counts.load({"seed": 8, "steps": 3})
-        >>> counts["seed"], counts["steps"]
-        (8, 3)
-    """
-
-    def __init__(self, **start: int) -> None:
-        self.names = tuple(start)
-        self.tensor_N = torch.zeros(len(start), dtype=torch.int64, device="cpu")
-        for name, value in start.items():
-            self[name] = value
-
-    def __getitem__(self, name: str) -> int:
-        """The number of that name."""
-        return int(self.tensor_N[self.names.index(name)])
-
-    def __setitem__(self, name: str, value: int) -> None:
-        """Set the number of that name, where the others are."""
-        self.tensor_N[self.names.index(name)] = value
-
-    def load(self, state: Tensor | Mapping[str, int]) -> None:
-        """Take the numbers of a checkpoint: a tensor (N,), or by name as version 0.1.0 wrote them.
-
-        Raises:
-            InputError: it holds other numbers.
-        """
-        if isinstance(state, Tensor):
-            if state.shape != self.tensor_N.shape or state.is_floating_point():
-                raise InputError(
-                    f"the checkpoint holds {state.dtype} of shape {tuple(state.shape)} in place of "
-                    f"{' and '.join(self.names)}; pass one of the same objective"
-                )
-            self.tensor_N.copy_(state)
-        else:
-            for name in self.names:
-                self[name] = state[name]
-
-
-class KeepsPrecision(nn.Module):
-    """A module whose own buffers move with the model but are never cast to a narrower type.
-
-    In bfloat16 a count ends at 256, and a mean of many batches moves no more.
-
-    Example:
-        >>> class Count(KeepsPrecision):
-        ...     def __init__(self):
-        ...         super().__init__()
-        ...         self.register_buffer("images", torch.zeros(1))
-        >>> Count().half().images.dtype
-        torch.float32
-    """
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        before = dict(self.named_buffers(recurse=False))
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, old in before.items():
-            new = getattr(self, name)
-            if new.is_floating_point() and new.element_size() < old.element_size():
-                setattr(self, name, old.to(new.device))
-        return self
 
 
 def check_rows(state_dict: Mapping[str, Any], name: str, table: Tensor, what: str) -> None:
@@ -139,7 +64,7 @@ def check_rows(state_dict: Mapping[str, Any], name: str, table: Tensor, what: st
         )
 
 
-class Memory(nn.Module):
+class TensorMemory(nn.Module):
     """Named tensors that are remembered from one step to the next; the data decide their shapes.
 
     They lie one behind the other in bytes whose number is fixed, and what each is stands in a table
@@ -155,11 +80,11 @@ class Memory(nn.Module):
         InputError: the room is negative.
 
     Example:
-        >>> memory = Memory("image_BCHW", "y_B", room=1000)
+        >>> memory = TensorMemory("image_BCHW", "y_B", room=1000)
         >>> memory.empty
         True
         >>> memory.keep(image_BCHW=torch.ones(2, 1, 4, 4), y_B=torch.tensor([0, 1]))
-        >>> other = Memory("image_BCHW", "y_B", room=1000)
+        >>> other = TensorMemory("image_BCHW", "y_B", room=1000)
         >>> _ = other.load_state_dict(memory.state_dict())
         >>> other["y_B"]
         tensor([0, 1])
@@ -190,7 +115,7 @@ class Memory(nn.Module):
             InputError: nothing has been kept.
         """
         if self.empty:
-            raise InputError("nothing has been kept yet; keep tensors first")
+            raise InputError("nothing has been stored yet; store tensors first")
         return self._beside[name] if self._beside else self._views()[name]
 
     def __getitem__(self, name: str) -> Tensor:
@@ -201,7 +126,7 @@ class Memory(nn.Module):
     def keep(self, **tensors: Tensor) -> None:
         """Copy the values of these tensors, which are all of the memory's.
 
-        They are written into the same memory each time, as a recorded step (training/cuda_graph.py)
+        They are written into the same memory each time, as a recorded step (training/steps.py)
         does, unless they have another shape or type than those before.
         """
         tensors = {name: tensors[name] for name in self.names}
@@ -249,7 +174,7 @@ class Memory(nn.Module):
             self._warned = True
             needed, room = bytes_of(tensors.values()), len(self._bytes_N)
             warnings.warn(
-                f"what this objective remembers takes {needed} bytes and has room for {room} in a "
+                f"the state of this objective takes {needed} bytes and has room for {room} in a "
                 "checkpoint, so a training that is continued from one begins without it; pass "
                 f"memory_bytes={needed} to the objective",
                 stacklevel=2,
@@ -285,7 +210,7 @@ class Memory(nn.Module):
         needed = 0 if rows_NR is None else _bytes_of_rows(rows_NR)
         if needed > len(self._bytes_N):
             raise InputError(
-                f"the checkpoint remembers {needed} bytes, and the objective has room for "
+                f"the checkpoint has {needed} bytes of state, and the objective has room for "
                 f"{len(self._bytes_N)}; pass memory_bytes={needed} to the objective"
             )
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -392,7 +317,7 @@ class Epochs(nn.Module):
         """
         if not self.begun:
             raise InputError(
-                "this objective learns from the epoch before; call objective.begin_epoch(epoch, "
+                "this objective learns from the previous epoch; call objective.begin_epoch(epoch, "
                 "epochs) before each epoch, with epochs counted from 0"
             )
 

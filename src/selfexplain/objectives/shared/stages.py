@@ -13,10 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
-from selfexplain.explanations.hooks import every_output, forward_hooks
-from selfexplain.explanations.kinds import check_output
-from selfexplain.explanations.layout import find_module
-from selfexplain.explanations.model_state import preserved
+from selfexplain.explanations.hooks import every_output, forward_hooks, preserved
+from selfexplain.explanations.layout import check_output, find_module
 
 # Watch one forward pass: which modules return feature maps, and which layer the logits.
 #

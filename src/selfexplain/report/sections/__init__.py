@@ -1,13 +1,12 @@
 """The sections of a report on training, one idea a file; each is a function of what runs left."""
 
-from selfexplain.report.sections.classes import classes_section
+from selfexplain.report.sections.classes import Similarity, classes_section
 from selfexplain.report.sections.curves import curves_section
 from selfexplain.report.sections.gallery import gallery_section
 from selfexplain.report.sections.record import (
     EpochSnapshot,
     Predictions,
     Record,
-    Similarity,
     Snapshots,
 )
 from selfexplain.report.sections.reliability import reliability_section

@@ -4,18 +4,45 @@ Shape suffix: K classes, twice in matrices, the true one first.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from selfexplain.report.html import Section, figure, paragraph, table
-from selfexplain.report.sections.record import Predictions, Record, Similarity
+from selfexplain.report.sections.record import Predictions, Record
 
 NAMED = 20
 """So many names of classes fit beside a matrix."""
 STRONGEST = 10
 """Pairs in the table."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Similarity:
+    """Mean soft target that a model's explanations give the scored images of each class."""
+
+    similarity_KK: Tensor
+    """Row: true class; its diagonal is 0, and it sums to 1, or to 0 if the class has no image."""
+    count_K: Tensor
+    """Images of each class."""
+
+
+def similarity_of(record: Record) -> Similarity | None:
+    """What a run left of the classes that its model finds alike.
+
+    Raises:
+        InputError: the file cannot be read, or has other shapes.
+
+    Example:
+        >>> similarity_of(Record(objective="a", seed=0, class_names=())) is None
+        True
+    """
+    found = record.read("similarity.safetensors", {"similarity": "float KK", "count": "int K"})
+    if found is None:
+        return None
+    return Similarity(similarity_KK=found["similarity"], count_K=found["count"])
 
 
 def confusion(predictions: Predictions) -> Tensor:
@@ -70,47 +97,49 @@ def classes_section(records: Sequence[Record]) -> Section:
     """Both matrices of the first run that has them, and the pairs that it finds most alike.
 
     Example:
+        >>> left = {"similarity": 1 - torch.eye(2), "count": torch.tensor([2, 0])}
         >>> run = Record(
         ...     objective="a",
         ...     seed=0,
         ...     class_names=("cat", "dog"),
         ...     predictions=Predictions(logits_NK=torch.eye(2), labels_N=torch.tensor([0, 0])),
-        ...     similarity=Similarity(similarity_KK=1 - torch.eye(2), count_K=torch.tensor([2, 0])),
+        ...     read=lambda name, shapes: left,
         ... )
         >>> '<th scope="row">cat</th><td class="words">dog</td>' in classes_section([run]).body
         True
     """
     title = "Classes that look alike to the model"
-    record = next(
-        (r for r in records if r.similarity is not None and r.predictions is not None), None
-    )
-    if record is None:
-        return Section(title, paragraph(NOTHING))
-    assert record.similarity is not None
-    assert record.predictions is not None
-    similarity_KK, confusion_KK = record.similarity.similarity_KK, confusion(record.predictions)
-    rho = agreement(record.similarity, confusion_KK)
+    for record in records:
+        similarity = similarity_of(record)
+        if similarity is not None and record.predictions is not None:
+            return Section(title, _body(record, similarity, confusion(record.predictions)))
+    return Section(title, paragraph(NOTHING))
+
+
+def _body(record: Record, similarity: Similarity, confusion_KK: Tensor) -> str:
+    similarity_KK = similarity.similarity_KK
+    rho = agreement(similarity, confusion_KK)
     ranks = "" if rho is None else f" Rank correlation of both off the diagonal: {rho:.2f}."
     charts = (
         _heat_map(similarity_KK, "learned from explanations", record.class_names),
         _heat_map(confusion_KK, "mistaken for", record.class_names),
     )
-    return Section(
-        title,
+    return (
         paragraph(f"{record.name}. {READING}{ranks}{record.caution}")
         + f'<div class="charts">{"".join(charts)}</div>'
-        + _pairs(similarity_KK, confusion_KK, record.class_names),
+        + _pairs(similarity_KK, confusion_KK, record.class_names)
     )
 
 
 NOTHING = (
-    "The runs have left no matrix of similar classes: they are not finished, or were made before "
+    "The runs have no matrix of similar classes: they are not finished, or were made before "
     "selfexplain kept it."
 )
 READING = (
-    "First: how much of the soft target the model's explanations give to each other class, as a "
-    "mean over at most 2000 scored images, by class (row). Second: how many of all scored images "
-    "of a class, in %, the model takes for the other class; right answers are left out."
+    "First: the share of the soft target that the explanations give to each other class, as a "
+    "mean over at most 2000 evaluation images, by class (row). Second: what share of all "
+    "evaluation images of a class, in %, the model predicts as the other class; correct ones are "
+    "left out."
 )
 
 

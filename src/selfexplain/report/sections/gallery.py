@@ -33,7 +33,7 @@ def gallery_section(record: Record | None, why: str = "") -> Section:
 
     Example:
         >>> gallery_section(None).body[:47]
-        '<p>The runs have left no album of explained ima'
+        '<p>The runs have no recorded explanations: no e'
     """
     title = "What the model explains to itself"
     if record is None or record.album is None or not record.album.moments:
@@ -51,13 +51,13 @@ def gallery_section(record: Record | None, why: str = "") -> Section:
 
 
 NOTHING = (
-    "The runs have left no album of explained images: no epoch has ended, no class maps can be "
-    "read from the model, or they were made before selfexplain kept one."
+    "The runs have no recorded explanations: no epoch has ended, no class maps can be "
+    "computed for the model, or they were made before selfexplain recorded them."
 )
 READING = (
-    "Each row: an image, the map of its true class, and the maps of the three classes that the "
-    "model's explanations find most alike. Red speaks for a class, blue against it; the maps of "
-    "one image share a scale. Bars: the soft target that the model would teach itself."
+    "Each row: an image, the map of its true class, and the maps of the three classes whose "
+    "explanations resemble its own most. Red is evidence for a class, blue against it; the maps of "
+    "one image share a scale. Bars: the soft target that the model would train itself on."
 )
 
 

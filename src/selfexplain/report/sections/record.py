@@ -4,6 +4,7 @@ Shape suffixes: N scored images, B images of the album, R shown classes, K class
 H and W space.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,16 +17,6 @@ class Predictions:
 
     logits_NK: Tensor
     labels_N: Tensor
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Similarity:
-    """Mean soft target that a model's explanations give the scored images of each class."""
-
-    similarity_KK: Tensor
-    """Row: true class; its diagonal is 0, and it sums to 1, or to 0 if the class has no image."""
-    count_K: Tensor
-    """Images of each class."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,9 +46,25 @@ class Snapshots:
     """That the run was to have; it may have been stopped before."""
 
 
+Reader = Callable[[str, Mapping[str, str]], dict[str, Tensor] | None]
+"""From the name of a file of a run, and the shapes that its tensors must have (`files.read_shaped`;
+K is the number of classes), to the tensors; None if the run left no such file."""
+
+
+def nothing_left(name: str, shapes: Mapping[str, str]) -> dict[str, Tensor] | None:
+    """The reader of a run without files.
+
+    Example:
+        >>> nothing_left("similarity.safetensors", {}) is None
+        True
+    """
+    del name, shapes
+    return None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """One run."""
+    """One run. What a single section shows is read by that section, with `read`."""
 
     objective: str
     seed: int
@@ -66,10 +73,10 @@ class Record:
     """One for each epoch."""
     result: dict[str, Any] | None = None
     predictions: Predictions | None = None
-    similarity: Similarity | None = None
     album: Snapshots | None = None
     control: str = "none"
     """Whose soft target an introspective objective learns from, if not its explanations'."""
+    read: Reader = nothing_left
 
     @property
     def name(self) -> str:

@@ -87,7 +87,7 @@ def reliability_section(records: Sequence[Record]) -> Section:
 
 
 NOTHING = (
-    "The runs have left no predictions: they are not finished, or were made before selfexplain "
+    "The runs have no predictions: they are not finished, or were made before selfexplain "
     "kept them."
 )
 READING = (

@@ -212,8 +212,8 @@ def _explanation(record: SearchRecord) -> str:
     if record.config["method"] == "random_search":
         return paragraph("The best of the cells that were scored after each epoch.")
     return paragraph(
-        "The cell that the architecture stands for after an epoch. The number on an edge is the "
-        "weight of its operation among all that the edge could be; faint edges weigh little."
+        "The cell that the architecture corresponds to after an epoch. The number on an edge is "
+        "the softmax weight of its operation; faint edges have a small one."
     )
 
 

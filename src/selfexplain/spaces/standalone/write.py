@@ -48,7 +48,7 @@ def source_of(
     # They may come from a file that a stranger wrote, and become source.
     if any(type(size) is not int for size in sizes) or form not in get_args(Form):
         raise InputError(
-            f"sizes {sizes} and form {form!r} are none of a network; pass whole numbers, and "
+            f"sizes {sizes} and form {form!r} are not valid for a network; pass whole numbers, and "
             f"{' or '.join(get_args(Form))}"
         )
     names = "NUM_CLASSES, IN_CHANNELS, CHANNELS, CELLS"

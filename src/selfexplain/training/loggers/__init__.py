@@ -1,12 +1,5 @@
 """Where a run's metrics go beside its own files: TensorBoard, Weights & Biases, MLflow."""
 
-from selfexplain.training.loggers.logger import (
-    Logger,
-    LoggerName,
-    check_installed,
-    flat,
-    numbers,
-    opened,
-)
+from selfexplain.training.log import Logger, LoggerName, check_installed, flat, numbers, opened
 
 __all__ = ["Logger", "LoggerName", "check_installed", "flat", "numbers", "opened"]

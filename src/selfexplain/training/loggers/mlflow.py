@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy import URL
 
 from selfexplain.errors import InputError, first_line
-from selfexplain.training.loggers.logger import as_text, flat, run_id
+from selfexplain.training.log import as_text, flat, run_id
 
 LONGEST = 6000
 """Characters of a parameter, as MLflow limits them."""

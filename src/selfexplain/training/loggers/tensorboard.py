@@ -9,7 +9,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from selfexplain.files import cannot_write
-from selfexplain.training.loggers.logger import as_text, flat
+from selfexplain.training.log import as_text, flat
 
 
 class TensorBoard:

@@ -9,7 +9,7 @@ from typing import Any
 import wandb
 
 from selfexplain.errors import InputError, first_line
-from selfexplain.training.loggers.logger import run_id
+from selfexplain.training.log import run_id
 
 
 class WeightsAndBiases:

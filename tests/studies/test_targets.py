@@ -1,0 +1,238 @@
+"""The laboratory of targets: its written-out gradients and similarities against the library's."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from studies.targets.forms import FORMS, Form, gradient_of_logits, softmax_of_others
+from studies.targets.head_study import Laboratory, table
+from studies.targets.heads import Heads, TrainingSets, train_heads
+from studies.targets.likelihood import Asked, fit, log_likelihood, verdicts
+from torch import Tensor, nn
+
+from selfexplain.introspection import OwnMass, attribution_cosine, similarity_to_true
+from selfexplain.objectives import PSKD, LabelSmoothing, Objective
+
+CLASSES, FEATURES, IMAGES = 5, 6, 64
+
+
+def sets_of(maps_NCP: Tensor, y_N: Tensor) -> TrainingSets:
+    return TrainingSets(
+        x_RNC=maps_NCP.mean(2).unsqueeze(0),
+        y_RN=y_N.unsqueeze(0),
+        energy_RNC=maps_NCP.square().sum(2).unsqueeze(0),
+        mirrored_RNC=maps_NCP.mean(2).unsqueeze(0),
+        maps_MCP=maps_NCP,
+        index_RN=torch.arange(len(y_N)).unsqueeze(0),
+    )
+
+
+@pytest.fixture
+def sets() -> TrainingSets:
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.rand(IMAGES, FEATURES, 4, generator=generator)
+    return sets_of(maps, torch.arange(IMAGES) % CLASSES)
+
+
+@pytest.mark.parametrize("loss", ["mixed", "non_true", "guarded"])
+def test_the_gradient_is_that_of_the_loss(loss: str) -> None:
+    z_RBK = torch.randn(2, 8, CLASSES, dtype=torch.float64, requires_grad=True)
+    y_RB = torch.arange(16).reshape(2, 8) % CLASSES
+    is_true_RBK = F.one_hot(y_RB, CLASSES).bool()
+    q_RBK = softmax_of_others(torch.randn_like(z_RBK), is_true_RBK).detach()
+    mass_RB = torch.rand(2, 8, dtype=torch.float64)
+    log_p_RBK = z_RBK.log_softmax(2)
+    if loss == "mixed":
+        target_RBK = (1 - mass_RB.unsqueeze(2)) * is_true_RBK + mass_RB.unsqueeze(2) * q_RBK
+        loss_RB = -(target_RBK * log_p_RBK).sum(2)
+    elif loss == "non_true":
+        others_RBK = z_RBK.masked_fill(is_true_RBK, -torch.inf).log_softmax(2)
+        divergence_RB = -(q_RBK * others_RBK.masked_fill(is_true_RBK, 0)).sum(2)
+        loss_RB = -(is_true_RBK * log_p_RBK).sum(2) + mass_RB * divergence_RB
+    else:
+        pull_RB = z_RBK.amax(2) - (q_RBK * z_RBK).sum(2)
+        loss_RB = -(is_true_RBK * log_p_RBK).sum(2) + mass_RB * pull_RB
+    (expected,) = torch.autograd.grad(loss_RB.sum(), z_RBK)
+    found = gradient_of_logits(z_RBK.detach(), is_true_RBK, mass_RB, q_RBK, loss)  # type: ignore[arg-type]
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("measure", ["attribution", "cam_cosine", "votes", "attended_votes"])
+def test_similarities_are_the_librarys(sets: TrainingSets, measure: str) -> None:
+    heads = Heads(
+        Form(mass="own"),
+        {},
+        num_classes=CLASSES,
+        num_features=FEATURES,
+        num_images=IMAGES,
+        seeds=[3],
+    )
+    y_B, maps_BCHW = sets.y_RN[0], sets.maps_MCP.reshape(IMAGES, FEATURES, 2, 2)
+    z_RBK = heads.logits(sets.x_RNC[0])
+    found = heads.similarity(sets, torch.arange(IMAGES).unsqueeze(0), sets.y_RN, z_RBK, measure)
+    weight_KC = heads.weight_RKC[0]
+    if measure == "attribution":
+        expected = attribution_cosine(maps_BCHW, weight_KC, y_B)
+    else:
+        cams_BKHW = torch.einsum("kc,bchw->bkhw", weight_KC, maps_BCHW)
+        expected = similarity_to_true(cams_BKHW, y_B, measure=measure.removeprefix("cam_"))  # type: ignore[arg-type]
+    others = F.one_hot(y_B, CLASSES) == 0
+    torch.testing.assert_close(found[0][others], expected[others])
+
+
+def librarys_weights(objective: Objective, linear: nn.Linear, maps: Tensor, y_N: Tensor) -> Tensor:
+    """The same two epochs by the library's objective, with torch's SGD."""
+    optimizer = torch.optim.SGD(linear.parameters(), lr=1.0, momentum=0.9, weight_decay=0.01)
+    generator = torch.Generator().manual_seed(3)
+    for epoch in range(2):
+        objective.begin_epoch(epoch, 2)
+        order_N = torch.randperm(IMAGES, generator=generator)
+        lr = 0.5 * (1 + torch.cos(torch.tensor(epoch / 2 * torch.pi)))
+        optimizer.param_groups[0]["lr"] = float(lr)
+        optimizer.zero_grad()
+        places = (order_N,) if objective.wants_indices else ()
+        objective(maps[order_N], y_N[order_N], *places)["loss"].backward()
+        optimizer.step()
+    return linear.weight.detach()
+
+
+@pytest.mark.parametrize(
+    ("name", "knobs"),
+    [
+        ("label smoothing", {"mass": 0.1}),
+        ("PS-KD", {"alpha": 0.8}),
+        ("own, even", {"alpha": 0.8}),
+        ("own, attribution", {"kappa": 0.5}),
+    ],
+)
+def test_a_head_learns_as_by_the_librarys_objective(
+    sets: TrainingSets, name: str, knobs: dict[str, float]
+) -> None:
+    found = train_heads(
+        FORMS[name], knobs, sets, num_classes=CLASSES, epochs=2, lr=1.0, decay=0.01, seeds=[3]
+    )
+    linear = nn.Linear(FEATURES, CLASSES)
+    start = Heads(
+        FORMS[name], knobs, num_classes=CLASSES, num_features=FEATURES, num_images=IMAGES, seeds=[3]
+    )
+    with torch.no_grad():
+        linear.weight.copy_(start.weight_RKC[0])
+        linear.bias.zero_()
+    model = nn.Sequential(nn.Identity(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear)
+    objective: Objective
+    if name == "label smoothing":  # the library spreads it over all classes, the true one as well
+        objective = LabelSmoothing(model, smoothing=0.1 * CLASSES / (CLASSES - 1))
+    elif name == "PS-KD":
+        objective = PSKD(model, num_images=IMAGES, num_classes=CLASSES, alpha=0.8)
+    else:
+        kappa = knobs.get("kappa", 0.0)
+        objective = OwnMass(model, num_images=IMAGES, alpha=0.8, kappa=kappa)
+    maps = sets.maps_MCP.reshape(IMAGES, FEATURES, 2, 2)
+    expected = librarys_weights(objective, linear, maps, sets.y_RN[0])
+    torch.testing.assert_close(found.weight_RKC[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_heads_side_by_side_are_heads_alone(sets: TrainingSets) -> None:
+    """What one head learns does not depend on which others are trained with it."""
+    doubled = TrainingSets(
+        **{
+            field.name: value if field.name == "maps_MCP" else torch.cat([value, value])
+            for field in dataclasses.fields(sets)
+            for value in [getattr(sets, field.name)]
+        }
+    )
+    how = {"num_classes": CLASSES, "epochs": 2, "lr": 1.0, "decay": 0.0}
+    both = train_heads(FORMS["own, learned"], {}, doubled, seeds=[3, 4], **how)  # type: ignore[arg-type]
+    alone = train_heads(FORMS["own, learned"], {}, sets, seeds=[4], **how)  # type: ignore[arg-type]
+    torch.testing.assert_close(both.weight_RKC[1], alone.weight_RKC[0])
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_learns(sets: TrainingSets, name: str) -> None:
+    form = FORMS[name]
+    sets.maps_MCP = sets.maps_MCP.half()
+    heads = train_heads(
+        form, form.settings[0], sets, num_classes=CLASSES, epochs=3, lr=1.0, decay=0.0, seeds=[0]
+    )
+    assert heads.weight_RKC.isfinite().all()
+    start = Heads(
+        form, {}, num_classes=CLASSES, num_features=FEATURES, num_images=IMAGES, seeds=[0]
+    )
+    assert not torch.equal(heads.weight_RKC, start.weight_RKC)
+
+
+def test_every_seed_draws_its_own_images_of_each_class() -> None:
+    labels = torch.arange(40) % 4
+    features = {
+        "pool_maps": torch.rand(40, 3, 2).half(),
+        "pool_labels": labels,
+        "pool_mirrored": torch.rand(40, 3),
+        "validation": torch.rand(8, 3),
+        "validation_labels": torch.arange(8) % 4,
+        "test": torch.rand(8, 3),
+        "test_labels": torch.arange(8) % 4,
+    }
+    drawn = Laboratory(features, per_class=3).draw([0, 1])
+    assert drawn.y_RN[0].bincount().tolist() == [3, 3, 3, 3]
+    assert set(drawn.index_RN[0].tolist()) != set(drawn.index_RN[1].tolist())
+
+
+def test_the_table_pairs_a_form_with_its_control() -> None:
+    def row(name: str, accuracy: list[float]) -> dict[str, object]:
+        nothing = {"nll": [1.0] * 3, "scaled_nll": [1.0] * 3, "ece": [1.0] * 3}
+        setting = {"knobs": {}, "decay": 0.1, "epochs": 2, "seeds": [0, 1, 2]}
+        return {"form": name, "accuracy": accuracy, **nothing, **setting}
+
+    made = table(
+        [
+            row("plain", [1.0, 2.0, 3.0]),
+            row("own, attribution", [3.0, 4.1, 5.2]),
+            row("own, attribution, permuted", [2.0, 3.0, 4.0]),
+        ]
+    )
+    line = next(line for line in made.splitlines() if line.startswith("| own, attribution |"))
+    assert "+2.10" in line
+    assert "+1.10" in line
+
+
+def asked_of(true_M: Tensor, told_MK: Tensor) -> Asked:
+    noise = torch.randn(len(true_M), 6, generator=torch.Generator().manual_seed(2))
+    named_M = (true_M + 1) % 6
+    return Asked(
+        logits_MK=noise,
+        named_M=named_M,
+        true_M=true_M,
+        similarities={
+            "head weights": noise.roll(1, 0),
+            "telling": told_MK,
+            "idle": noise.roll(2, 0),
+        },
+    )
+
+
+def test_a_similarity_that_knows_the_label_gains_likelihood_and_noise_does_not() -> None:
+    true_M = torch.arange(600) % 6
+    told_MK = F.one_hot(true_M, 6) + torch.randn(600, 6, generator=torch.Generator().manual_seed(3))
+    found = verdicts(asked_of(true_M, told_MK))
+    telling, idle = found["telling"], found["idle"]
+    over = "logits and head weights"
+    assert telling[f"gain over {over}"] > 5 * telling[f"standard error, {over}"]
+    assert telling["gain over both, shuffled"] < 0.01
+    assert abs(idle[f"gain over {over}"]) < 0.01
+    assert found["logits"]["log_likelihood"] == pytest.approx(-math.log(5), abs=0.02)
+
+
+def test_the_fit_is_that_of_the_highest_likelihood() -> None:
+    """By brute force over a grid."""
+    true_M = torch.arange(300) % 6
+    named_M = (true_M + 1) % 6
+    terms = F.one_hot(true_M, 6) + torch.randn(300, 6, generator=torch.Generator().manual_seed(3))
+    terms_MKT = terms.double().unsqueeze(2)
+    (found,) = fit(terms_MKT, named_M, true_M)
+    grid = torch.linspace(-1, 3, 801, dtype=torch.float64)
+    values = torch.stack(
+        [log_likelihood(terms_MKT, w.reshape(1), named_M, true_M).mean() for w in grid]
+    )
+    assert float(found) == pytest.approx(float(grid[values.argmax()]), abs=0.006)
