@@ -95,7 +95,7 @@ class OptionError(InputError):
 def check_options(options: Any) -> None:
     """Raise OptionError for the first field of a dataclass that is not what it is declared as.
 
-    Looked at are numbers, paths, choices, and tuples of them; a dataclass inside checks itself.
+    Looked at are numbers, paths, and tuples of either; a dataclass inside checks itself.
 
     Args:
         options: an instance, whose hints name `Limits` where it has any beside being finite.
@@ -108,13 +108,18 @@ def check_options(options: Any) -> None:
         Traceback (most recent call last):
         selfexplain.limits.OptionError: rate is nan; pass a finite number above 0
     """
-    check_values(
-        type(options), {each.name: getattr(options, each.name) for each in fields(options)}
-    )
+    values = {each.name: getattr(options, each.name) for each in fields(options)}
+    # Of choices the command line is told; a space of the user's own is one that it does not know.
+    check_values(type(options), values, choices=False)
 
 
-def check_values(kind: type, values: Mapping[str, Any]) -> None:
+def check_values(kind: type, values: Mapping[str, Any], *, choices: bool = True) -> None:
     """Raise OptionError for the first value that is not what a dataclass declares its field as.
+
+    Args:
+        kind: the dataclass.
+        values: field -> value.
+        choices: whether to look at those that are one of a few, too.
 
     Example:
         >>> @dataclass
@@ -125,7 +130,11 @@ def check_values(kind: type, values: Mapping[str, Any]) -> None:
         selfexplain.limits.OptionError: rate is 0; pass a number above 0
     """
     for field, value in values.items():
-        for problem in _problems(value, hints_of(kind)[field], Limits()):
+        hint = hints_of(kind)[field]
+        of_few = any(get_origin(each) is Literal for each in (hint, *get_args(hint)))
+        if of_few and not choices:
+            continue
+        for problem in _problems(value, hint, Limits()):
             raise OptionError(f"{field.rstrip('_')} is {problem}", kind, field)
 
 

@@ -8,7 +8,7 @@ import platform
 import re
 import statistics
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -523,18 +523,35 @@ def read_finished(folder: Path) -> FinishedRun:
         )
     path = folder / "run.json"
     run = read_json(path, FINISHED)
-    images = run["images"]
-    check_model_of(run["config"], path)
+    digest = kept_digest(folder, "model.safetensors")
+    return finished_run(path, run["config"], run["images"], digest)
+
+
+def finished_run(
+    path: Path, config: dict[str, Any], images: Mapping[str, Any], digest: str | None
+) -> FinishedRun:
+    """What a record says of a trained model, if its parts go together.
+
+    Args:
+        path: of the record, which lies beside the weights.
+        config: of the model.
+        images: "class_names", "shape", "mean" and "std", checked against their shapes; "ranges".
+        digest: of the weights.
+
+    Raises:
+        InputError: they do not.
+    """
+    check_model_of(config, path)
     channels, height, width = images["shape"]
     lengths_agree(path, mean=images["mean"], std=images["std"], channels=[0] * channels)
     return FinishedRun(
-        folder=folder,
-        config=run["config"],
+        folder=path.parent,
+        config=config,
         class_names=tuple(printable(images["class_names"])),
         shape_CHW=(channels, height, width),
         mean_C=torch.tensor(images["mean"], dtype=torch.float32),
         std_C=torch.tensor(images["std"], dtype=torch.float32),
-        digest=kept_digest(folder, "model.safetensors"),
+        digest=digest,
         ranges=Ranges.recorded(images.get("ranges")),
     )
 

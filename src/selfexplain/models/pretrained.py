@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError, first_line
-from selfexplain.models.efficientnet_lite import SIZES, from_published
+from selfexplain.models.efficientnet_lite import FEATURES, SIZES, from_published
 
-HEAD = ("head.weight", "head.bias")
+CLASSES = 1000
+HEAD = {"head.weight": (CLASSES, FEATURES), "head.bias": (CLASSES,)}
 STEM = "stem.0.weight"
 
 
@@ -92,14 +93,15 @@ def load_lite(model: nn.Module, name: str) -> None:
     weights = from_published(_read(path, name))
     wanted = model.state_dict()
     channels = wanted[STEM].shape[1]
-    if channels == 1 and STEM in weights:
+    if channels == 1 and STEM in weights and weights[STEM].dim() == 4:
         weights[STEM] = weights[STEM].sum(dim=1, keepdim=True)
-    elif channels != 3:
+    elif channels not in (1, 3):
         raise InputError(
             f"the weights of {name} are for images of 3 channels, or of 1; these have {channels}, "
             "so leave out --pretrained"
         )
-    if any(part in weights and weights[part].shape != wanted[part].shape for part in HEAD):
+    whole = all(part in weights and weights[part].shape == HEAD[part] for part in HEAD)
+    if whole and len(wanted["head.bias"]) != CLASSES:
         weights |= {part: wanted[part] for part in HEAD}
     try:
         model.load_state_dict(weights)

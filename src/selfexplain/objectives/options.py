@@ -5,7 +5,7 @@ from them. Nothing here imports torch, for which `--help` would have to wait.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
 from selfexplain.explanations import MapKind
@@ -16,7 +16,6 @@ from selfexplain.limits import (
     Positive,
     Share,
     Temperature,
-    check_options,
     check_values,
 )
 
@@ -27,7 +26,7 @@ class Checked:
 
     def __post_init__(self) -> None:
         """Refuse values outside of them."""
-        check_options(self)
+        self.check(**{each.name: getattr(self, each.name) for each in fields(self)})
 
     @classmethod
     def check(cls, **values: Any) -> None:
