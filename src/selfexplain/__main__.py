@@ -57,11 +57,7 @@ def _leave(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a si
 
 
 def flush_or_mute(stream: TextIO) -> None:
-    """Write what is left of the output; say why if that cannot be done, and exit with 2.
-
-    Raises:
-        BrokenPipeError: nobody reads it any more.
-    """
+    """Write what is left of the output; say why if that cannot be done, and exit with 2."""
     try:
         stream.flush()
     except BrokenPipeError:

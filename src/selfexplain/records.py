@@ -22,12 +22,7 @@ LARGEST = 2**30
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A finite number within limits.
-
-    Example:
-        >>> misfit(101.0, Number(0, 100), "accuracy")
-        'accuracy is 101.0, and must be a number from 0 to 100'
-    """
+    """A finite number within limits."""
 
     least: float = -1e30
     most: float = 1e30
@@ -73,12 +68,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """True or false.
-
-    Example:
-        >>> misfit(1, Flag(), "collapsed")
-        'collapsed is 1, and must be true or false'
-    """
+    """True or false."""
 
     def __str__(self) -> str:
         return "true or false"

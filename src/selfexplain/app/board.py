@@ -25,13 +25,7 @@ ALBUM = Path("album") / "images.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One image (C, H, W) in uint8, and its true class by name.
-
-    Example:
-        >>> import torch
-        >>> Example(torch.zeros(1, 8, 8, dtype=torch.uint8), "cat").image().size
-        (8, 8)
-    """
+    """One image (C, H, W) in uint8, and its true class by name."""
 
     image_CHW: Tensor
     class_name: str
@@ -42,19 +36,7 @@ class Example:
 
 
 def read_examples(folder: Path, class_names: tuple[str, ...]) -> list[Example]:
-    """The kept images of a run; none where it has kept none.
-
-    Args:
-        folder: of the run.
-        class_names: of the run.
-
-    Raises:
-        InputError: the file of kept images cannot be read.
-
-    Example:
-        >>> read_examples(Path("absent"), ("cat", "dog"))
-        []
-    """
+    """The kept images of a run; none where it has kept none."""
     path = folder / ALBUM
     if not path.exists():
         return []

@@ -278,12 +278,6 @@ def reading_other_maps(own: Introspective, kind: MapKind, layer: str | None) -> 
     The similarity "attribution" and the control "weights" read the pooled feature map alone: with
     other maps the kind's default similarity and no control take their places. Running class means
     are of the run's own maps, so the target is the image's own.
-
-    Example:
-        >>> from selfexplain.models import build_model
-        >>> own = Introspective(build_model("small_cnn", num_classes=5, in_channels=1))
-        >>> reading_other_maps(own, "gradient", None).options.measure
-        'cosine'
     """
     given = asdict(own.options) | {"kind": kind, "layer": layer, "aggregation": "instance"}
     if own.options.measure == "attribution":

@@ -68,11 +68,7 @@ NO_FILE = "A URL or a path was sent in place of a file; upload a file."
 
 
 def tell_of(error: BaseException | None) -> None:
-    """Say in the terminal, in one line, that a request could not be answered.
-
-    Example:
-        >>> tell_of(None)
-    """
+    """Say in the terminal, in one line, that a request could not be answered."""
     if error is not None:
         said = first_line(error).encode("ascii", "backslashreplace").decode()[:300]
         said = "".join(letter if letter.isprintable() else "?" for letter in said)
@@ -80,21 +76,7 @@ def tell_of(error: BaseException | None) -> None:
 
 
 def check_routes(routes: Iterable[str], version: str) -> None:
-    """Refuse a Gradio that has other routes than those that were tested.
-
-    Args:
-        routes: of its server, each as a method and a path.
-        version: of this Gradio.
-
-    Raises:
-        InputError: a route is not known; names the version to install.
-
-    Example:
-        >>> check_routes(["GET /", "GET /config/"], "6.31.0")
-        >>> check_routes(["GET /fetch"], "7.0.0")
-        Traceback (most recent call last):
-        selfexplain.errors.InputError: this Gradio (7.0.0) has routes that are not known here ...
-    """
+    """Refuse a Gradio with routes (method and path) that were not tested."""
     unknown = sorted(
         {route if route.endswith(" /") else route.rstrip("/") for route in routes} - KNOWN
     )
@@ -107,19 +89,7 @@ def check_routes(routes: Iterable[str], version: str) -> None:
 
 
 def is_needed(method: str, path: str, uploads: Path) -> bool:
-    """Whether the page asks for this, or a stranger for something else.
-
-    Args:
-        method: of HTTP.
-        path: as the server decoded it, without a query.
-        uploads: the only folder whose files are served.
-
-    Example:
-        >>> is_needed("GET", "/", Path("up")), is_needed("POST", "/", Path("up"))
-        (True, False)
-        >>> is_needed("GET", "/gradio_api/file=http://127.0.0.1/x", Path("up"))
-        False
-    """
+    """Whether the page sends such requests; `path` is decoded and has no query."""
     if len(path) > MAX_PATH or not path.isprintable():
         return False
     if path.startswith(FILE):
@@ -131,19 +101,7 @@ def is_needed(method: str, path: str, uploads: Path) -> bool:
 
 
 def names_elsewhere(value: Any, uploads: Path, key: str = "") -> bool:
-    """Whether the JSON of a request names a URL, or a file that was not uploaded.
-
-    Args:
-        value: as `json.loads` gives it.
-        uploads: the folder of uploaded files.
-        key: under which the value stands.
-
-    Example:
-        >>> names_elsewhere({"data": [{"path": "/etc/passwd"}, "cam"]}, Path("up"))
-        True
-        >>> names_elsewhere({"data": [None, "cam", 12]}, Path("up"))
-        False
-    """
+    """Whether the JSON of a request names a URL, or a file outside the folder of uploads."""
     if isinstance(value, dict):
         return any(names_elsewhere(each, uploads, name) for name, each in value.items())
     if isinstance(value, list):
@@ -170,10 +128,6 @@ class Gate:
     Args:
         app: the server behind.
         uploads: folder of uploaded files and thumbnails.
-
-    Example:
-        >>> Gate(None, uploads=Path("up")).uploads
-        PosixPath('up')
     """
 
     def __init__(self, app: Any, *, uploads: Path) -> None:
@@ -329,12 +283,6 @@ def connecting_nowhere(host: str, port: int) -> Iterator[None]:
     Args:
         host: that the app listens on.
         port: that the app listens on.
-
-    Example:
-        >>> with connecting_nowhere("127.0.0.1", 7860):
-        ...     socket.create_connection(("127.0.0.1", 7861))
-        Traceback (most recent call last):
-        selfexplain.app.gate.OutgoingRefusedError: the app reaches nothing but its own page ...
     """
     addresses = {"127.0.0.1", "::1", *_addresses(host)}
     names = {host, "localhost", *addresses}

@@ -49,11 +49,6 @@ def serve(config: AppConfig) -> None:
 
     Raises:
         InputError: a run cannot be read, Gradio is missing, or the port cannot be listened on.
-
-    Example:
-        >>> serve(AppConfig(run=(Path("absent"),)))
-        Traceback (most recent call last):
-        selfexplain.errors.InputError: absent holds no finished run; pass a folder with run.json ...
     """
     # Not above: the command line reads AppConfig without torch.
     from selfexplain.app.board import Board, read_examples
@@ -102,16 +97,7 @@ def _page(board: "Board", examples: list[Any]) -> Any:
 
 
 def launch(page: Any, config: AppConfig, uploads: Path) -> None:
-    """Let Gradio serve the page, behind the gate.
-
-    Args:
-        page: of `build_page`.
-        config: with host and port.
-        uploads: folder of uploaded files, and the only one whose files are served.
-
-    Raises:
-        InputError: the port cannot be listened on, or the version of Gradio is not known.
-    """
+    """Let Gradio serve the page behind the gate; no files but those in `uploads` are served."""
     from gradio.themes import Base
     from starlette.middleware import Middleware
 

@@ -46,13 +46,7 @@ from selfexplain.limits import check_in_range
 
 
 def read_digits() -> RawData:
-    """Read the 1,797 grey images of 8 x 8 pixels; a fixed fifth of each class is the test split.
-
-    Example:
-        >>> raw = read_digits()
-        >>> len(raw.train.source), len(raw.test.source), raw.class_names[3]
-        (1438, 359, '3')
-    """
+    """Read the 1,797 grey images of 8 x 8 pixels; a fixed fifth of each class is the test split."""
     # Rows of 64 values from 0 to 16, and the digit.
     rows_NP = np.loadtxt(_digits_file(), delimiter=",")
     pixels_NHW = np.round(rows_NP[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
@@ -80,12 +74,7 @@ def _digits_file() -> Path:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Building:
-    """The user's choices; see `load_data`.
-
-    Example:
-        >>> Building(channels=3, image_size=None, skip_broken=False, in_memory_limit=2**30).channels
-        3
-    """
+    """The user's choices; see `load_data`."""
 
     channels: int | None
     image_size: int | None
@@ -106,13 +95,6 @@ def image_data(raw: RawData, building: Building) -> tuple[ImageData, list[str], 
     Raises:
         InputError: An image cannot be decoded or has another size than the first, or all training
             images of a class are broken.
-
-    Example:
-        >>> from selfexplain.data.datasets import read_digits
-        >>> choices = Building(channels=3, image_size=4, skip_broken=False, in_memory_limit=2**30)
-        >>> data, broken, notes = image_data(read_digits(), choices)
-        >>> data.shape_CHW, broken, notes
-        ((3, 4, 4), [], [])
     """
     decoding = _decoding(raw.train, building)
     while True:

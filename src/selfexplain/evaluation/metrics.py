@@ -18,23 +18,11 @@ from torch import Tensor, nn
 
 
 def by_confidence(logits_NK: Tensor, y_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Confidence in the top class, falling, and how right the classifier is at each place.
+    """Confidence in the top class, falling, and how right the classifier is at each place; (N,).
 
     Where several images have the same confidence, each is given their mean correctness: the
     expectation over all orders of the tied images, so that a score does not depend on the order in
     which the images come.
-
-    Args:
-        logits_NK: logits (N, K).
-        y_N: labels (N,).
-
-    Returns:
-        confidence_N and correct_N, float64, each in [0, 1].
-
-    Example:
-        >>> logits_NK = torch.tensor([[0.0, 0.0], [9.0, 0.0], [9.0, 0.0]])
-        >>> by_confidence(logits_NK, torch.tensor([0, 0, 1]))[1]
-        tensor([0.5000, 0.5000, 1.0000], dtype=torch.float64)
     """
     # In float32 most confidences of a trained network would be exactly 1, all tied.
     confidence_N = logits_NK.double().softmax(dim=1).amax(dim=1)

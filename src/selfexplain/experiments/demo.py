@@ -52,10 +52,6 @@ def demo_config(out: Path) -> CompareConfig:
     """Standard training, label smoothing and introspection on scikit-learn's digits.
 
     300 training images leave room for a difference: with all of them every method is right on 99 %.
-
-    Example:
-        >>> demo_config(Path("out")).objectives
-        ('standard', 'label_smoothing', 'introspective')
     """
     return CompareConfig(
         data=DataOptions(data="digits", image_size=16, train_size=300),
@@ -66,12 +62,7 @@ def demo_config(out: Path) -> CompareConfig:
 
 
 def demo_search(out: Path) -> SearchConfig:
-    """A short LeaSE search of a NAS-Bench-201 cell on the digits.
-
-    Example:
-        >>> demo_search(Path("out")).method
-        'lease'
-    """
+    """A short LeaSE search of a NAS-Bench-201 cell on the digits."""
     return SearchConfig(
         data=DataOptions(data="digits"),
         space="nasbench201",

@@ -297,13 +297,7 @@ def _uneven(tables: Any) -> bool:
 
 
 def genotype_of(text: str, path: Path) -> Genotype:
-    """The genotype that a record names.
-
-    Example:
-        >>> genotype_of("?", Path("result.json"))
-        Traceback (most recent call last):
-        selfexplain.errors.InputError: result.json is damaged: genotype: '?' is no genotype; ...
-    """
+    """The genotype that a record names."""
     try:
         return from_string(text)
     except InputError as error:

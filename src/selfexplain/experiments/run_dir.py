@@ -65,12 +65,7 @@ def environment(device: torch.device) -> dict[str, object]:
 
 
 def version(package: str) -> str:
-    """Version of an installed package; "unknown" where it runs from its sources alone.
-
-    Example:
-        >>> version("a-package-without-metadata")
-        'unknown'
-    """
+    """Version of an installed package; "unknown" where it runs from its sources alone."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:  # as with PYTHONPATH=src
@@ -78,12 +73,7 @@ def version(package: str) -> str:
 
 
 def hardware(device: torch.device) -> str:
-    """Name of the GPU, or of the processor.
-
-    Example:
-        >>> isinstance(hardware(torch.device("cpu")), str)
-        True
-    """
+    """Name of the GPU, or of the processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
@@ -167,13 +157,6 @@ def kept_said(folder: Path) -> Iterator[None]:
     Raises:
         WriteError: a file cannot be written.
         LostProcessError: another process of the run has ended.
-
-    Example:
-        >>> from selfexplain.errors import WriteError
-        >>> with kept_said(Path("absent")):
-        ...     raise WriteError("a.json cannot be written")
-        Traceback (most recent call last):
-        selfexplain.errors.WriteError: a.json cannot be written; no epoch was finished
     """
     try:
         with no_room_said(), lost_process_said():
@@ -203,13 +186,6 @@ def waited_for(folder: Path, fabric: Fabric) -> Iterator[None]:
 
     For a folder that several runs share. The lock is a file beside it, so that a run inside may
     still lock the folder itself.
-
-    Example:
-        >>> import tempfile
-        >>> from lightning_fabric import Fabric
-        >>> fabric = Fabric(accelerator="cpu", devices=1)
-        >>> with waited_for(Path(tempfile.mkdtemp()) / "shared", fabric):
-        ...     pass
     """
     lock = FileLock(folder.parent / f".{folder.name}.lock")
     # In portions, so that the other processes' collective call does not run out of time.
@@ -235,14 +211,7 @@ def _acquired(lock: FileLock, seconds: float) -> bool:
 
 
 def run_name(spec: str, seed: int) -> str:
-    """Name of the folder of one run among several, short enough for every file system.
-
-    Example:
-        >>> run_name("introspective:weight=0.1", 2)
-        'introspective_weight-0.1-seed2'
-        >>> len(run_name("introspective:layer=" + "a" * 300, 2))
-        220
-    """
+    """Name of the folder of one run among several, short enough for every file system."""
     name = re.sub(r"[^\w.+-]+", "_", spec.replace("=", "-"))
     return shortened(f"{name}-seed{seed}")
 
@@ -348,9 +317,6 @@ def check_same_config(
         new: configuration that was passed.
         folder: of both.
         remedy: what to do, other than to take another folder.
-
-    Example:
-        >>> check_same_config({"seed": 0}, {"seed": 0}, Path("out"))
     """
     differing = _differences(old, new)
     if differing:
@@ -422,14 +388,6 @@ def write_outcome(
         model: of the last epoch.
         logits_NK: of the scored images.
         labels_N: their classes.
-
-    Example:
-        >>> import tempfile
-        >>> import torch
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> _ = write_outcome(folder, {}, nn.Linear(2, 3), torch.zeros(1, 3), torch.zeros(1))
-        >>> sorted(path.name for path in folder.iterdir())
-        ['model.safetensors', 'predictions.safetensors', 'result.json']
     """
     predictions = {"logits": logits_NK, "labels": labels_N}
     files = {"predictions.safetensors": predictions, "model.safetensors": model.state_dict()}
@@ -440,16 +398,7 @@ def write_outcome(
 
 
 def best_epoch(folder: Path) -> dict[str, float]:
-    """Number, accuracy and NLL of the epoch with the highest accuracy; of equals, the lowest NLL.
-
-    Example:
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> line = '{"epoch": 1, "accuracy": 50.0, "nll": 1.5}'
-        >>> _ = (folder / "metrics.jsonl").write_text(line)
-        >>> best_epoch(folder)
-        {'best_epoch': 1, 'best_accuracy': 50.0, 'best_nll': 1.5}
-    """
+    """Number, accuracy and NLL of the epoch with the highest accuracy; if tied, the lowest NLL."""
     rows = [row for row in EpochLog(folder).read() if {"accuracy", "nll"} <= row.keys()]
     best = max(rows, key=lambda row: (row["accuracy"], -row["nll"]))
     return {f"best_{name}": best[name] for name in ("epoch", "accuracy", "nll")}
@@ -460,13 +409,6 @@ def median_step_seconds(folder: Path) -> float:
 
     Raises:
         InputError: the file is missing or damaged.
-
-    Example:
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> _ = (folder / "metrics.jsonl").write_text('{"epoch": 1, "step_seconds": 0.5}\n')
-        >>> median_step_seconds(folder)
-        0.5
     """
     log = EpochLog(folder)
     values = [record.get("step_seconds") for record in log.read()]
@@ -561,10 +503,6 @@ def kept_digest(folder: Path, name: str) -> str | None:
 
     Raises:
         InputError: it cannot be read.
-
-    Example:
-        >>> kept_digest(Path("absent"), "model.safetensors") is None
-        True
     """
     path = folder / "result.json"
     digests = read_json(path).get("digests") if path.exists() else None

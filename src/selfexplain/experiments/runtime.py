@@ -57,11 +57,7 @@ def reraise_oom(remedy: str) -> Iterator[None]:
 
 
 def check_device(device: DeviceOptions, training: TrainingOptions) -> None:
-    """Raise InputError for a device or an optimizer that is not here, and for fp16 without a GPU.
-
-    Example:
-        >>> check_device(DeviceOptions(accelerator="cpu"), TrainingOptions())
-    """
+    """Raise InputError for a missing device or optimizer, and for fp16 without a GPU."""
     check_optimizer(training.optimizer)
     here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not here.get(device.accelerator, True):
@@ -128,10 +124,6 @@ def by_version_alone(package: str) -> Iterator[None]:
 
     Args:
         package: of one distribution that has its name.
-
-    Example:
-        >>> with by_version_alone("torchmetrics"):
-        ...     from lightning_fabric import Fabric
     """
     spec = importlib.util.find_spec(package) if package not in sys.modules else None
     if spec is None:  # imported already, or not installed

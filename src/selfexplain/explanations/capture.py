@@ -42,13 +42,6 @@ class LinearWeights:
 
     To read the weight of a parametrised layer is to compute it, which may change what it is
     computed from: spectral normalisation updates its vectors. So it is seen where it is used.
-
-    Example:
-        >>> head, weights = nn.Linear(2, 3), LinearWeights()
-        >>> with function_hook(weights):
-        ...     _ = head(Tensor([[1.0, 2.0]]))
-        >>> weights.used[0] is head.weight
-        True
     """
 
     def __init__(self) -> None:
@@ -102,13 +95,7 @@ class LinearCall:
 
 @dataclass(slots=True)
 class Trace:
-    """What was seen in one forward.
-
-    Example:
-        >>> trace = traced(nn.Sequential(nn.Flatten(), nn.Linear(48, 5)), torch.ones(2, 3, 4, 4))
-        >>> trace.logits_BK.shape, trace.linear_calls[0].name
-        (torch.Size([2, 5]), '1')
-    """
+    """What was seen in one forward."""
 
     image_BCHW: torch.Size
     sightings: list[Sighting] = field(default_factory=list)
@@ -177,12 +164,6 @@ def traced(
 
     Raises:
         InputError: if the model does not return logits (B, K).
-
-    Example:
-        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(32, 5))
-        >>> captured = traced(model, torch.ones(2, 3, 4, 4)).sightings
-        >>> {sighting.module for sighting in captured} == {None, "0"}
-        True
     """
     x_BCHW = probe_images(x_BCHW)
     trace, weights = Trace(x_BCHW.shape), LinearWeights()

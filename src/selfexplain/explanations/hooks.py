@@ -115,11 +115,6 @@ class function_hook(TorchFunctionMode):  # noqa: N801  (used as a context manage
 
     Pooling is often a function of something that no module returned, as in
     ``F.avg_pool2d(F.relu(self.bn(h)), 8)``; only the call itself shows its input.
-
-    Example:
-        >>> with function_hook(each_tensor(lambda tensor: print(tuple(tensor.shape)))):
-        ...     _ = torch.ones(2, 3).sum()
-        (2, 3)
     """
 
     def __init__(self, call: FunctionHook) -> None:
@@ -143,14 +138,6 @@ def function_hook_between(
 
     A hook costs some 7 microseconds a function, which is felt in a whole forward but not in the few
     calls between two modules.
-
-    Example:
-        >>> model, sizes = nn.Sequential(nn.Flatten(), nn.ReLU(), nn.Linear(4, 1)), []
-        >>> look = each_tensor(lambda tensor: sizes.append(tensor.numel()))
-        >>> with function_hook_between(model, look, opens=("0", "output"), closes=("2", "input")):
-        ...     _ = model(Tensor([[[1.0, 2.0], [3.0, 4.0]]]))
-        >>> sizes
-        [4]
     """
     with ExitStack() as window:
 
@@ -195,15 +182,6 @@ def run_eagerly(modules: Iterable[nn.Module]) -> Iterator[None]:
 
     Args:
         modules: those that hooks lie on or in; see `modules_around`.
-
-    Example:
-        >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
-        >>> model.compile(backend="eager")
-        >>> with run_eagerly([model]):
-        ...     model._compiled_call_impl is None
-        True
-        >>> model._compiled_call_impl is None
-        False
     """
     modules = dict.fromkeys(modules)
     with ExitStack() as stack:
@@ -230,11 +208,6 @@ def modules_around(model: nn.Module, name: str) -> list[nn.Module]:
 
     Raises:
         InputError: there is no such module.
-
-    Example:
-        >>> model = nn.Sequential(nn.Sequential(nn.ReLU()))
-        >>> [type(module).__name__ for module in modules_around(model, "0.0")]
-        ['Sequential', 'Sequential', 'ReLU']
     """
     around = [model]
     try:
@@ -304,15 +277,6 @@ def other_weights(
         modules: whose own tensors are replaced; their submodules' only if they are given, too.
         zeros_only: replace only tensors that are zero throughout.
         gain: how many times as large the values become.
-
-    Example:
-        >>> model = nn.BatchNorm1d(2).eval()
-        >>> with other_weights([model]):
-        ...     bool((model(torch.ones(1, 2)) - 1).abs().max() > 0.1)
-        True
-        >>> model.weight
-        Parameter containing:
-        tensor([1., 1.], requires_grad=True)
     """
     generator = torch.Generator().manual_seed(0)
     lent: dict[int, Tensor] = {}  # tied weights stay tied
@@ -439,13 +403,6 @@ def buffers_lent(model: nn.Module) -> Iterator[None]:
     graph that the user already holds. All are lent, also those of a BatchNorm in eval mode, for a
     forward or a hook may write into them nevertheless. Backward passes write, too, where parts of
     the forward are checkpointed: those run again.
-
-    Example:
-        >>> model = nn.BatchNorm2d(3)
-        >>> with buffers_lent(model):
-        ...     _ = model(torch.randn(2, 3, 4, 4))
-        >>> model.num_batches_tracked.item()
-        0
     """
     lent = [
         (module, name, buffer)

@@ -98,11 +98,6 @@ def pooled_head_of(model: nn.Module, x_BCHW: Tensor, trace: Trace) -> PooledHead
 
     Returns:
         The head, or the reason why there is none.
-
-    Example:
-        >>> model, x = nn.Sequential(nn.Flatten(), nn.Linear(48, 5)), torch.rand(2, 3, 4, 4)
-        >>> pooled_head_of(model, x, traced(model, x))
-        "the input of the head '1' is not the spatial mean of a feature map"
     """
     head = search(trace)
     if isinstance(head, str):
@@ -121,13 +116,7 @@ def pooled_head_of(model: nn.Module, x_BCHW: Tensor, trace: Trace) -> PooledHead
 
 
 def refuse_what_is_not_finite(model: nn.Module, x_BCHW: Tensor, logits_BK: Tensor) -> None:
-    """Raise ``InputError`` if images, weights or logits are not finite: then nothing can be found.
-
-    Example:
-        >>> refuse_what_is_not_finite(nn.Flatten(), torch.full((1, 1, 1, 1), torch.nan), Tensor())
-        Traceback (most recent call last):
-        selfexplain.errors.InputError: x contains NaN or infinite pixels (in image 0 of ...
-    """
+    """Raise ``InputError`` if images, weights or logits are not finite."""
     refuse_broken_images(x_BCHW)
     refuse_broken_weights(model)
     if not bool(logits_BK.isfinite().all()):
@@ -138,11 +127,7 @@ def refuse_what_is_not_finite(model: nn.Module, x_BCHW: Tensor, logits_BK: Tenso
 
 
 def refuse_broken_images(x_BCHW: Tensor) -> None:
-    """Raise ``InputError`` if a pixel is not finite.
-
-    Example:
-        >>> refuse_broken_images(torch.zeros(1, 1, 1, 1))
-    """
+    """Raise ``InputError`` if a pixel is not finite."""
     broken_B = ~x_BCHW.detach().isfinite().flatten(1).all(dim=1)
     if bool(broken_B.any()):
         raise InputError(
@@ -152,11 +137,7 @@ def refuse_broken_images(x_BCHW: Tensor) -> None:
 
 
 def refuse_broken_weights(model: nn.Module) -> None:
-    """Raise ``InputError`` if a parameter or buffer is not finite.
-
-    Example:
-        >>> refuse_broken_weights(nn.Linear(2, 2))
-    """
+    """Raise ``InputError`` if a parameter or buffer is not finite."""
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor):
             continue
@@ -183,12 +164,7 @@ def no_pooled_head(reason: str) -> InputError:
 
 
 def search(trace: Trace) -> PooledHead | str:
-    """Find the pooled head in a trace; otherwise return the reason why there is none.
-
-    Example:
-        >>> search(traced(nn.Sequential(nn.Flatten(), nn.Linear(48, 5)), torch.rand(2, 3, 4, 4)))
-        "the input of the head '1' is not the spatial mean of a feature map"
-    """
+    """Find the pooled head in a trace; otherwise return the reason why there is none."""
     call = _head_call(trace)
     if call is None:
         return "no nn.Linear returns the logits" + (_split(trace) or _convolution_head(trace))
@@ -313,11 +289,6 @@ def last_responsive_layer(model: nn.Module, x_BCHW: Tensor) -> tuple[str, Featur
 
     Raises:
         InputError: if there is no such module.
-
-    Example:
-        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 5))
-        >>> last_responsive_layer(model, torch.rand(2, 3, 8, 8))[0]
-        '1'
     """
     check_images(x_BCHW)
     found = outputs_with_space(model, x_BCHW)
@@ -345,11 +316,6 @@ def outputs_with_space(
     """Names, layouts and gradients of outputs with positions, in order of execution.
 
     What attention heads compute is left out. Sequences without a known grid have no layout.
-
-    Example:
-        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(288, 5))
-        >>> [name for name, _, _ in outputs_with_space(model, torch.rand(2, 3, 8, 8))]
-        ['0']
     """
     image_BCHW = x_BCHW[:N_IMAGES].shape
     all_found = outputs_and_gradients(model, x_BCHW)
@@ -380,13 +346,7 @@ def _made_of(sequence_BND: torch.Size, map_BFHW: torch.Size) -> bool:
 
 
 def outputs_and_gradients(model: nn.Module, x_BCHW: Tensor) -> list[tuple[str, Tensor, Tensor]]:
-    """Names and last outputs of modules, in order of execution, and the gradients of a score.
-
-    Example:
-        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(288, 5))
-        >>> [name for name, _, _ in outputs_and_gradients(model, torch.rand(2, 3, 8, 8))]
-        ['0', '1', '2', '']
-    """
+    """Names and last outputs of modules, in order of execution, and the gradients of a score."""
     x_BCHW = probe_images(x_BCHW).requires_grad_()
     outputs: dict[str, Tensor] = {}
     with ExitStack() as stack:

@@ -59,31 +59,17 @@ def grad_cam_of(features_BFHW: Tensor, gradient_BFHW: Tensor) -> Tensor:
 
     Returns:
         Maps (B, H, W).
-
-    Example:
-        >>> grad_cam_of(torch.ones(2, 8, 4, 4), torch.ones(2, 8, 4, 4)).shape
-        torch.Size([2, 4, 4])
     """
     return (gradient_BFHW.mean((2, 3), keepdim=True) * features_BFHW).sum(1)
 
 
 def feature_x_gradient_of(features_BFHW: Tensor, gradient_BFHW: Tensor) -> Tensor:
-    """Feature times gradient of one class: ``sum_f a_f d logit / d a_f``; maps (B, H, W).
-
-    Example:
-        >>> feature_x_gradient_of(torch.ones(2, 8, 4, 4), torch.ones(2, 8, 4, 4)).shape
-        torch.Size([2, 4, 4])
-    """
+    """Feature times gradient of one class: ``sum_f a_f d logit / d a_f``; maps (B, H, W)."""
     return (features_BFHW * gradient_BFHW).sum(1)
 
 
 def gradient_of(_features_BFHW: Tensor, gradient_BFHW: Tensor) -> Tensor:
-    """Signed saliency of one class: ``sum_f d logit / d a_f``; maps (B, H, W).
-
-    Example:
-        >>> gradient_of(torch.ones(2, 3, 4, 4), torch.ones(2, 3, 4, 4)).shape
-        torch.Size([2, 4, 4])
-    """
+    """Signed saliency of one class: ``sum_f d logit / d a_f``; maps (B, H, W)."""
     return gradient_BFHW.sum(1)
 
 
@@ -126,12 +112,6 @@ def maps_by_gradient(
 
     Raises:
         InputError: if the logits do not depend on ``activation``.
-
-    Example:
-        >>> a, layout = torch.ones(1, 1, 2, 2, requires_grad=True), FeatureLayout("BCHW", 1)
-        >>> maps_by_gradient(a.sum((2, 3)), a, layout, kind="gradient", classes=[0])
-        tensor([[[[1., 1.],
-                  [1., 1.]]]])
     """
     features_BFHW = to_BFHW(activation if create_graph else activation.detach(), layout)
     scores_K = logits_BK.sum(0)  # images are independent, but for BatchNorm in training mode
@@ -150,11 +130,6 @@ def gradient_of_score(
 
     Raises:
         InputError: if the score does not depend on ``activation``.
-
-    Example:
-        >>> a = torch.ones(2, requires_grad=True)
-        >>> gradient_of_score((a * a).sum(), a)
-        tensor([2., 2.])
     """
     if not (score.requires_grad and activation.requires_grad):
         raise InputError(

@@ -42,12 +42,7 @@ def like(variable: Variable, tensors: Sequence[Tensor]) -> Variable:
 
 
 def each(function: Callable[[Tensor], Tensor], variable: Variable) -> Variable:
-    """A function of each tensor, in the form of the variable.
-
-    Example:
-        >>> each(torch.neg, torch.ones(1))
-        tensor([-1.])
-    """
+    """A function of each tensor, in the form of the variable."""
     return like(variable, [function(tensor) for tensor in leaves(variable)])
 
 
@@ -125,13 +120,7 @@ SINGLE = World()
 
 
 def averaged(scalar: Tensor, variable: Variable, processes: World) -> tuple[Tensor, Variable]:
-    """Means over the processes of a scalar and of a variable.
-
-    Example:
-        >>> import torch
-        >>> averaged(torch.tensor(1.0), {"w": torch.tensor(2.0)}, SINGLE)
-        (tensor(1.), {'w': tensor(2.)})
-    """
+    """Means over the processes of a scalar and of a variable."""
     first, *rest = processes.mean([scalar, *leaves(variable)])
     return first, like(variable, rest)
 
@@ -143,11 +132,6 @@ def average_shared(products: Products, own: Collection[str], processes: World) -
         products: each process's.
         own: names of the variables of which each process has its own, whose products stay.
         processes: to average over.
-
-    Example:
-        >>> import torch
-        >>> average_shared({"a": (torch.tensor(1.0),)}, (), SINGLE)
-        {'a': (tensor(1.),)}
     """
     shared = [name for name in products if name not in own]
     means = iter(processes.mean([t for name in shared for t in products[name]]))
@@ -235,12 +219,6 @@ def mean_gradient(
 
     Both are means over the processes, without a graph; the gradient towards a variable of which
     each process has its own is left as it is.
-
-    Example:
-        >>> import torch
-        >>> level = Level("w", torch.sum, 0.1)
-        >>> mean_gradient(level, torch.tensor(1.0), torch.tensor(2.0), World())
-        (tensor(1.), tensor(2.))
     """
     loss, gradient = loss.detach(), detached(gradient)
     if level.shared:
@@ -262,13 +240,7 @@ def constants(levels: Sequence[Level], variables: Variables) -> dict[str, Variab
 
 
 def check_levels(levels: Sequence[Level], variables: Mapping[str, Variable], wrt: str) -> None:
-    """Raise InputError unless every level has a variable of its own and `wrt` is another.
-
-    Example:
-        >>> import torch
-        >>> one = torch.ones(1)
-        >>> check_levels([Level("w", torch.sum, 0.1)], {"w": one, "a": one}, "a")
-    """
+    """Raise InputError unless every level has a variable of its own and `wrt` is another."""
     names = [level.name for level in levels]
     if len(set(names)) != len(names):
         raise InputError(f"levels {', '.join(names)} share a name; give each a variable of its own")

@@ -43,10 +43,6 @@ def standardized_similarity(s_BK: Tensor, y_B: Tensor) -> Tensor:
     Args:
         s_BK: similarity of each class's explanation to the target class's.
         y_B: target classes.
-
-    Example:
-        >>> standardized_similarity(torch.tensor([[9.0, 1.0, 3.0]]), torch.tensor([0]))
-        tensor([[ 0., -1.,  1.]])
     """
     is_target_BK = true_mask(s_BK, y_B)
     count = s_BK.shape[1] - 1
@@ -67,12 +63,6 @@ def hashed_permutation(q_BK: Tensor, y_B: Tensor, place_B: Tensor, salt: int) ->
         y_B: target classes.
         place_B: each image's place in the training set.
         salt: another permutation for another number.
-
-    Example:
-        >>> q = torch.tensor([[0.0, 0.3, 0.7]])
-        >>> p = hashed_permutation(q, torch.tensor([0]), torch.tensor([5]), salt=0)
-        >>> sorted(round(v, 1) for v in p[0].tolist())
-        [0.0, 0.3, 0.7]
     """
     classes = torch.arange(q_BK.shape[1], device=q_BK.device)
     keys_BK = (place_B.unsqueeze(1) * 1_000_003 + classes * 7_919 + salt * 104_729) & 0x7FFFFFFF

@@ -41,10 +41,6 @@ def worker_environment(
         workers: how many there are.
         gpus: what CUDA_VISIBLE_DEVICES calls them.
         inherited: the variables of this process.
-
-    Example:
-        >>> worker_environment(3, 4, ["0", "1"], {"OMP_NUM_THREADS": "2"})["CUDA_VISIBLE_DEVICES"]
-        '1'
     """
     variables = {"OMP_NUM_THREADS": str(max(1, cores() // workers)), **inherited}
     if gpus:
@@ -55,24 +51,14 @@ def worker_environment(
 
 
 def cores() -> int:
-    """Cores that this process may use.
-
-    Example:
-        >>> cores() >= 1
-        True
-    """
+    """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def gpus_here(inherited: Mapping[str, str]) -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES calls them.
-
-    Example:
-        >>> gpus_here({"CUDA_VISIBLE_DEVICES": ""})
-        []
-    """
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES calls them."""
     import torch  # not above: the command line reads the options of sweeps without it
 
     allowed = inherited.get("CUDA_VISIBLE_DEVICES")

@@ -226,16 +226,7 @@ def attempt(trial: Trial, send: Callable[[Message], None], where: str = "") -> N
 
 
 def sparing(send: Callable[[Message], None]) -> StepCallback:
-    """A callback that sends the first step, the last, and in between one from time to time.
-
-    Example:
-        >>> sent = []
-        >>> on_step = sparing(sent.append)
-        >>> for done in range(1, 101):
-        ...     on_step(done, 100)
-        >>> sent[0], sent[-1], len(sent) < 100
-        (Step(done=1, total=100), Step(done=100, total=100), True)
-    """
+    """A callback that sends the first step, the last, and in between one from time to time."""
     last = -float("inf")
 
     def on_step(done: int, total: int) -> None:

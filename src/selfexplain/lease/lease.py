@@ -43,46 +43,25 @@ TINY = 1e-12
 
 
 def bounded(z_BCHW: Tensor, eps: float) -> Tensor:
-    """Delta = eps tanh(z / eps): smooth, |delta| < eps, and z itself where z is small.
-
-    Example:
-        >>> bounded(torch.tensor([0.0, 100.0]), eps=0.5)
-        tensor([0.0000, 0.5000])
-    """
+    """Delta = eps tanh(z / eps): smooth, |delta| < eps, and z itself where z is small."""
     return eps * torch.tanh(z_BCHW / eps)
 
 
 def normalised(gradient_BCHW: Tensor) -> Tensor:
-    """The gradient divided by its root mean square in each image.
-
-    Example:
-        >>> normalised(torch.full((1, 1, 1, 2), 4.0))
-        tensor([[[[1., 1.]]]])
-    """
+    """The gradient divided by its root mean square in each image."""
     mean_square = gradient_BCHW.square().mean(dim=(1, 2, 3), keepdim=True)
     # Relative to the gradient's own size, which is tiny late in training.
     return gradient_BCHW * (mean_square + TINY * mean_square.detach() + 1e-30).rsqrt()
 
 
 def straight_through_sign(gradient_BCHW: Tensor) -> Tensor:
-    """The sign, with the derivative of `normalised`: its own is zero almost everywhere.
-
-    Example:
-        >>> g = torch.tensor([[[[3.0, -0.1]]]], requires_grad=True)
-        >>> straight_through_sign(g)
-        tensor([[[[ 1., -1.]]]], grad_fn=<AddBackward0>)
-    """
+    """The sign, with the derivative of `normalised`: its own is zero almost everywhere."""
     smooth = normalised(gradient_BCHW)
     return smooth + (gradient_BCHW.sign() - smooth).detach()
 
 
 def magnitude(gradient_BCHW: Tensor) -> Tensor:
-    """The absolute gradient divided by its root mean square in each image: plain saliency.
-
-    Example:
-        >>> magnitude(torch.full((1, 1, 1, 2), -4.0))
-        tensor([[[[1., 1.]]]])
-    """
+    """The absolute gradient divided by its root mean square in each image: plain saliency."""
     return normalised(gradient_BCHW).abs()
 
 
@@ -96,10 +75,6 @@ def shuffled(delta_BCHW: Tensor, order_BP: Tensor) -> Tensor:
     Args:
         delta_BCHW: (B, C, H, W).
         order_BP: (B, H * W), a permutation of the pixels for each image.
-
-    Example:
-        >>> shuffled(torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[1, 0]]))
-        tensor([[[[2., 1.]]]])
     """
     flat_BCP = delta_BCHW.flatten(2)
     order_BCP = order_BP[:, None, :].expand_as(flat_BCP)
@@ -120,11 +95,6 @@ def shown_to_audience(x_BCHW: Tensor, delta_BCHW: Tensor, eps: float, shown: Sho
 
     Returns:
         (B, C, H, W).
-
-    Example:
-        >>> x, delta = torch.ones(1, 1, 1, 2), torch.tensor([[[[0.5, -0.25]]]])
-        >>> shown_to_audience(x, delta, eps=0.5, shown="emphasis")
-        tensor([[[[2.0000, 1.5000]]]])
     """
     if shown == "product":
         return x_BCHW * delta_BCHW / eps
@@ -181,16 +151,6 @@ def explain_by_attack(
         options: see `LeaSEOptions`.
         generator: of the CPU; draws what controls need, for the images of all processes.
         processes: those that share the batch; `x_BCHW` is this one's part of it.
-
-    Example:
-        >>> def f(v, x):
-        ...     return torch.stack([x.sum((1, 2, 3)), -x.sum((1, 2, 3))], 1)
-        >>> x, y = torch.ones(2, 1, 4, 4), torch.tensor([0, 1])
-        >>> explaining = explain_by_attack(
-        ...     f, x, y, torch.ones(1), LeaSEOptions(eps=0.5), torch.Generator()
-        ... )
-        >>> [level.name for level in explaining.levels]
-        ['delta_1']
     """
     eps, size = options.eps, options.step_size
     if options.control == "random_delta":

@@ -145,11 +145,6 @@ class OwnPrediction:
 
     Later calls get the same classes. (The soft prediction would not do as a target: the gradient of
     the cross-entropy against it vanishes at delta = 0.)
-
-    Example:
-        >>> target = OwnPrediction()
-        >>> target(torch.tensor([[0.0, 1.0]])), target(torch.tensor([[1.0, 0.0]]))
-        (tensor([1]), tensor([1]))
     """
 
     def __init__(self) -> None:
@@ -172,13 +167,6 @@ class Learner:
         module: the network; it is put in training mode.
         lr: start learning rate.
         rates: the rest.
-
-    Example:
-        >>> learner = Learner(nn.Linear(2, 1, bias=False), 0.1, Rates(weight_decay=0.0))
-        >>> before = learner.weights["weight"].clone()
-        >>> learner.update({"weight": torch.ones(1, 2)})
-        >>> torch.allclose(before - learner.weights["weight"], torch.tensor([[0.1, 0.1]]))
-        True
     """
 
     def __init__(self, module: nn.Module, lr: float, rates: Rates) -> None:

@@ -23,12 +23,7 @@ OF_WEIGHTS = re.compile(rf"hf:|{SOURCED.pattern}|timm:[^:]*\.")
 
 
 def lies_in_folder(name: object) -> bool:
-    """Whether the name of a model is that of a folder of this machine.
-
-    Example:
-        >>> lies_in_folder("timm:local-dir:weights"), lies_in_folder("timm:resnet18")
-        (True, False)
-    """
+    """Whether the name of a model is that of a folder of this machine."""
     if not isinstance(name, str):
         return False
     return name.startswith("timm:local-dir:") or (name[:3] == "hf:" and Path(name[3:]).is_dir())

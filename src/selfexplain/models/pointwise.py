@@ -53,12 +53,7 @@ class PointwiseConv2d(nn.Conv2d):
 
 
 def strided_pointwise(model: nn.Module) -> list[str]:
-    """Names of the layers whose training on a CPU may damage memory; none outside of x86.
-
-    Example:
-        >>> strided_pointwise(nn.Sequential(PointwiseConv2d(3, 4, step=2)))
-        []
-    """
+    """Names of the layers whose training on a CPU may damage memory; none outside of x86."""
     if platform.machine().lower() not in ("x86_64", "amd64") or not torch.backends.mkldnn.enabled:
         return []
     return [name for name, module in model.named_modules() if _is_strided_pointwise(module)]

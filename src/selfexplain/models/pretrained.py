@@ -53,12 +53,7 @@ class Pretraining:
 
 
 def imagenet_classes() -> tuple[str, ...]:
-    """Names of the 1000 classes of ImageNet (ILSVRC 2012), in their order: WordNet's first words.
-
-    Example:
-        >>> imagenet_classes()[:2]
-        ('tench', 'goldfish')
-    """
+    """Names of the 1000 classes of ImageNet (ILSVRC 2012), in order: WordNet's first words."""
     return tuple((Path(__file__).parent / "imagenet_classes.txt").read_text().splitlines())
 
 
@@ -66,12 +61,7 @@ def imagenet_classes() -> tuple[str, ...]:
 
 
 def lite_pretraining(name: str) -> Pretraining:
-    """What an EfficientNet-Lite was trained on: (x - 127) / 128 of pixels of 0 to 255.
-
-    Example:
-        >>> lite_pretraining("efficientnet_lite1").image_size
-        240
-    """
+    """What an EfficientNet-Lite was trained on: (x - 127) / 128 of pixels of 0 to 255."""
     mean, std = 127 / 255, 128 / 255
     return Pretraining((mean,) * 3, (std,) * 3, SIZES[name].image_size, imagenet_classes())
 

@@ -38,13 +38,6 @@ def bilinear_rows(low_B: Tensor, size_B: Tensor, count: int, outputs: int) -> Te
         size_B: its length, as a share of the side.
         count: pixels along the side.
         outputs: positions wanted.
-
-    Example:
-        >>> bilinear_rows(torch.tensor([0.0]), torch.tensor([1.0]), count=2, outputs=2)
-        tensor([[[1., 0.],
-                 [0., 1.]]])
-        >>> bilinear_rows(torch.tensor([0.0]), torch.tensor([1.0]), count=2, outputs=1)
-        tensor([[[0.5000, 0.5000]]])
     """
     middle_N = (torch.arange(outputs, device=low_B.device, dtype=low_B.dtype) + 0.5) / outputs
     at_BN = (low_B[:, None] + size_B[:, None] * middle_N) * count - 0.5
@@ -55,14 +48,7 @@ def bilinear_rows(low_B: Tensor, size_B: Tensor, count: int, outputs: int) -> Te
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A box in each image, as shares of its sides, and whether it is mirrored left to right.
-
-    Example:
-        >>> right_half = torch.tensor([[0.0], [0.5], [1.0], [0.5]])
-        >>> view = View(*right_half, mirrored_B=torch.tensor([True]))
-        >>> view.of(torch.tensor([[[[1.0, 2.0, 3.0, 4.0]]]]), (1, 2))
-        tensor([[[[4., 3.]]]])
-    """
+    """A box in each image, as shares of its sides, and whether it is mirrored left to right."""
 
     top_B: Tensor
     left_B: Tensor
@@ -99,11 +85,6 @@ def random_view(batch: int, generator: torch.Generator, min_area: float, mirror:
         generator: on the device of the images.
         min_area: least area of a box, as a share of the image.
         mirror: mirror half of the boxes.
-
-    Example:
-        >>> view = random_view(3, torch.Generator().manual_seed(0), min_area=0.5, mirror=True)
-        >>> bool(((view.top_B + view.height_B) <= 1).all())
-        True
     """
     uniform = torch.rand(5, batch, generator=generator, device=generator.device)
     area_B = min_area + (1 - min_area) * uniform[0]
@@ -125,11 +106,6 @@ def contrastive_loss(views_BP: Tensor, expected_BP: Tensor, temperature: float) 
         views_BP: maps of the views, none negative, flattened.
         expected_BP: the same parts of the maps of the whole images.
         temperature: t.
-
-    Example:
-        >>> maps = torch.eye(2)
-        >>> round(contrastive_loss(maps, maps, temperature=0.5).item(), 4)  # log(1 + e^-2)
-        0.1269
     """
     with torch.autocast(views_BP.device.type, enabled=False):
         wide = torch.promote_types(views_BP.dtype, torch.float32)

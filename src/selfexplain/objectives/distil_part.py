@@ -37,10 +37,6 @@ def virtual_mass(confidence: float, classes: int, temperature: float) -> float:
         confidence: its probability of the true class at T = 1; the others share the rest evenly.
         classes: K.
         temperature: T.
-
-    Example:
-        >>> virtual_mass(0.99, 10, 1.0), round(virtual_mass(0.99, 10, 4.0), 3)
-        (0.99, 0.378)
     """
     true = math.pow(confidence, 1 / temperature)
     rest = (classes - 1) * math.pow((1 - confidence) / max(classes - 1, 1), 1 / temperature)
@@ -48,13 +44,7 @@ def virtual_mass(confidence: float, classes: int, temperature: float) -> float:
 
 
 def permuted_rows(others_BJ: Tensor, generator: torch.Generator) -> Tensor:
-    """Each row's values in an order of its own, drawn on the CPU, so that every device draws alike.
-
-    Example:
-        >>> row = permuted_rows(torch.tensor([[0.1, 0.2, 0.7]]), torch.Generator().manual_seed(0))
-        >>> sorted(round(v, 1) for v in row[0].tolist())
-        [0.1, 0.2, 0.7]
-    """
+    """Each row's values in its own order, drawn on the CPU so that every device draws alike."""
     order_BJ = torch.rand(others_BJ.shape, generator=generator).argsort(dim=1)
     return others_BJ.gather(1, order_BJ.to(others_BJ.device))
 
@@ -72,12 +62,6 @@ class TeacherMeans(KeepsPrecision):
 
     Args:
         num_classes: K.
-
-    Example:
-        >>> means = TeacherMeans(2)
-        >>> means.update(torch.tensor([[0.9, 0.1], [0.7, 0.3]]), torch.tensor([0, 0]))
-        >>> means.of_class(torch.tensor([[0.2, 0.8]]), torch.tensor([0]))
-        tensor([[0.8000, 0.2000]])
     """
 
     mean_KK: Tensor

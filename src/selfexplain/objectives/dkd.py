@@ -31,11 +31,6 @@ def target_class_kl(z_BK: Tensor, t_BK: Tensor, y_B: Tensor) -> Tensor:
         z_BK: logits of p, of the student.
         t_BK: logits of q, of the teacher.
         y_B: true classes.
-
-    Example:
-        >>> z = torch.tensor([[0.0, 1.0, 3.0]])
-        >>> target_class_kl(z, z[:, [0, 2, 1]], torch.tensor([0])).abs().item() < 1e-6
-        True
     """
     log_p_B2, log_q_B2 = _true_or_other(z_BK, y_B), _true_or_other(t_BK, y_B)
     return F.kl_div(log_p_B2, log_q_B2, reduction="none", log_target=True).sum(dim=1)
@@ -55,11 +50,6 @@ def non_target_kl(z_BK: Tensor, t_BK: Tensor, y_B: Tensor) -> Tensor:
         z_BK: logits of p, of the student.
         t_BK: logits of q, of the teacher.
         y_B: true classes.
-
-    Example:
-        >>> z = torch.tensor([[0.0, 1.0, 3.0]])
-        >>> non_target_kl(z, z + torch.tensor([9.0, 0.0, 0.0]), torch.tensor([0])).item()
-        0.0
     """
     log_p_BJ = F.log_softmax(non_target(z_BK, y_B), dim=1)
     log_q_BJ = F.log_softmax(non_target(t_BK, y_B), dim=1)

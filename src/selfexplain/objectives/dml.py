@@ -26,10 +26,6 @@ def mutual_divergences(peers_BK: Sequence[Tensor]) -> Tensor:
 
     Args:
         peers_BK: logits of N >= 2 networks for the same images.
-
-    Example:
-        >>> mutual_divergences([torch.zeros(2, 3), torch.zeros(2, 3)])
-        tensor([0., 0.])
     """
     log_p = [F.log_softmax(logits_BK, dim=1) for logits_BK in peers_BK]
     taught = [log_p_BK.detach() for log_p_BK in log_p]

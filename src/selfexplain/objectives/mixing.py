@@ -35,11 +35,6 @@ def as_distributions(y_B: Tensor, num_classes: int, dtype: torch.dtype = torch.f
     Raises:
         InputError: soft labels have another number of classes, or a label (where labels are on the
             CPU; elsewhere the check would stall the device) is outside [0, K).
-
-    Example:
-        >>> as_distributions(torch.tensor([1, 0]), num_classes=2)
-        tensor([[0., 1.],
-                [1., 0.]])
     """
     if y_B.ndim == 2:
         if y_B.shape[1] != num_classes or not y_B.is_floating_point():
@@ -61,13 +56,7 @@ def as_distributions(y_B: Tensor, num_classes: int, dtype: torch.dtype = torch.f
 
 
 def mix_labels(y_BK: Tensor, partner_B: Tensor, share: float) -> Tensor:
-    """Mix labels (B, K): share y_i + (1 - share) y_j, with j the partner of i.
-
-    Example:
-        >>> mix_labels(torch.eye(2), torch.tensor([1, 0]), 0.75)
-        tensor([[0.7500, 0.2500],
-                [0.2500, 0.7500]])
-    """
+    """Mix labels (B, K): share y_i + (1 - share) y_j, with j the partner of i."""
     return share * y_BK + (1 - share) * y_BK[partner_B]
 
 
@@ -176,13 +165,7 @@ class Mixing(Wrapper):
 
 
 def refusal(objective: Objective | type[Objective]) -> str | None:
-    """Why an objective cannot be trained on mixed images; None if it can.
-
-    Example:
-        >>> from selfexplain.objectives import Standard
-        >>> refusal(Standard) is None
-        True
-    """
+    """Why an objective cannot be trained on mixed images; None if it can."""
     if not objective.takes_soft_labels:
         return "needs one class for each image, and a mixed image has two"
     if objective.wants_indices:
@@ -206,14 +189,7 @@ def _at_least_float(dtype: torch.dtype) -> torch.dtype:
 
 
 def mix_images(x_BCHW: Tensor, partner_B: Tensor, share: float) -> Tensor:
-    """Mix images (B, C, H, W): share x_i + (1 - share) x_j, with j the partner of i.
-
-    Example:
-        >>> import torch
-        >>> x = torch.tensor([0.0, 4.0]).view(2, 1, 1, 1)
-        >>> mix_images(x, torch.tensor([1, 0]), 0.75).ravel()
-        tensor([1., 3.])
-    """
+    """Mix images (B, C, H, W): share x_i + (1 - share) x_j, with j the partner of i."""
     return share * x_BCHW + (1 - share) * x_BCHW[partner_B]
 
 
@@ -257,12 +233,7 @@ class Mixup(Mixing):
 
 
 class Box(NamedTuple):
-    """Rows top to bottom - 1 and columns left to right - 1, in pixels.
-
-    Example:
-        >>> Box(0, 2, 1, 4).area
-        6
-    """
+    """Rows top to bottom - 1 and columns left to right - 1, in pixels."""
 
     top: int
     bottom: int
@@ -279,12 +250,6 @@ def draw_box(height: int, width: int, share: float, generator: np.random.Generat
     """A box of the image's shape and (1 - share) of its area, around a pixel drawn evenly.
 
     What would lie outside the image is cut off, so that the box may be smaller than asked for.
-
-    Example:
-        >>> draw_box(4, 6, 0.0, np.random.default_rng(0)).area > 0
-        True
-        >>> draw_box(4, 6, 1.0, np.random.default_rng(0)).area
-        0
     """
     side = math.sqrt(1 - share)
     top, bottom = _interval(height, int(height * side), generator)
@@ -293,15 +258,7 @@ def draw_box(height: int, width: int, share: float, generator: np.random.Generat
 
 
 def paste_box(x_BCHW: Tensor, partner_B: Tensor, box: Box) -> Tensor:
-    """Copies of the images (B, C, H, W) with the box taken from each one's partner.
-
-    Example:
-        >>> import torch
-        >>> x = torch.tensor([1.0, 2.0]).view(2, 1, 1, 1).expand(2, 1, 2, 2)
-        >>> paste_box(x, torch.tensor([1, 0]), Box(0, 1, 0, 2))[0, 0]
-        tensor([[2., 2.],
-                [1., 1.]])
-    """
+    """Copies of the images (B, C, H, W) with the box taken from each one's partner."""
     pasted_BCHW = x_BCHW.clone()
     rows, columns = slice(box.top, box.bottom), slice(box.left, box.right)
     pasted_BCHW[:, :, rows, columns] = x_BCHW[:, :, rows, columns][partner_B]

@@ -28,12 +28,6 @@ def correct_sums(p_BK: Tensor, y_B: Tensor) -> Tensor:
     """For each class, the sum of the predictions of its images that are predicted right: (K, K).
 
     A row's own sum is therefore the number of those images.
-
-    Example:
-        >>> p = torch.tensor([[0.75, 0.25], [0.25, 0.75], [0.5, 0.5]])
-        >>> correct_sums(p, torch.tensor([0, 0, 1]))
-        tensor([[0.7500, 0.2500],
-                [0.0000, 0.0000]])
     """
     right_B = p_BK.argmax(dim=1) == y_B
     onehot_BK = F.one_hot(y_B, p_BK.shape[1]).to(p_BK.dtype)
@@ -41,13 +35,7 @@ def correct_sums(p_BK: Tensor, y_B: Tensor) -> Tensor:
 
 
 def soft_labels(sums_KK: Tensor) -> Tensor:
-    """Each class's mean right prediction; even over all classes for one without any: (K, K).
-
-    Example:
-        >>> soft_labels(torch.tensor([[3.0, 1.0], [0.0, 0.0]]))
-        tensor([[0.7500, 0.2500],
-                [0.5000, 0.5000]])
-    """
+    """Each class's mean right prediction; even over all classes for one without any: (K, K)."""
     count_K1 = sums_KK.sum(dim=1, keepdim=True)
     tiny = torch.finfo(sums_KK.dtype).tiny
     return torch.where(count_K1 > 0, sums_KK / count_K1.clamp_min(tiny), 1 / len(sums_KK))

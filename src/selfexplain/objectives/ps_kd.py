@@ -34,12 +34,6 @@ def progressive_target(past_BK: Tensor, y_B: Tensor, share: float) -> Tensor:
             not seen the image yet.
         y_B: true classes.
         share: of the past, in [0, 1].
-
-    Example:
-        >>> past = torch.tensor([[0.5, 0.5], [0.0, 0.0]])
-        >>> progressive_target(past, torch.tensor([0, 0]), 0.5)
-        tensor([[0.7500, 0.2500],
-                [1.0000, 0.0000]])
     """
     onehot_BK = F.one_hot(y_B, past_BK.shape[1]).to(past_BK.dtype)
     known_B1 = past_BK.sum(dim=1, keepdim=True) > 0
@@ -56,10 +50,6 @@ def check_places(index_B: tuple[Tensor, ...], y_B: Tensor, count: int) -> Tensor
 
     Raises:
         InputError: the places are missing, of another shape, or outside the training set.
-
-    Example:
-        >>> check_places((torch.tensor([3, 0]),), torch.tensor([1, 1]), 4)
-        tensor([3, 0])
     """
     if len(index_B) != 1 or index_B[0].shape != y_B.shape:
         raise InputError(

@@ -150,12 +150,7 @@ class CellShape(NamedTuple):
 
 
 def reductions(cells: int) -> set[int]:
-    """Numbers of the cells that halve the resolution: those at one and two thirds of the depth.
-
-    Example:
-        >>> sorted(reductions(8)), sorted(reductions(20)), sorted(reductions(1))
-        ([2, 5], [6, 13], [0])
-    """
+    """Numbers of the cells that halve the resolution: those at one and two thirds of the depth."""
     return {cells // 3, 2 * cells // 3}
 
 
@@ -327,22 +322,12 @@ class PartialMixedOp(nn.Module):
 
 
 def shuffled(mixed_BCHW: Tensor, past_BCHW: Tensor) -> Tensor:
-    """A node of all its channels (B, C, H, W), so that each quarter has a share of the mixed ones.
-
-    Example:
-        >>> shuffled(torch.zeros(1, 2, 1, 1), torch.ones(1, 6, 1, 1)).flatten()
-        tensor([0., 1., 1., 1., 0., 1., 1., 1.])
-    """
+    """A node of all its channels (B, C, H, W); each quarter has a share of the mixed ones."""
     return F.channel_shuffle(torch.cat([mixed_BCHW, past_BCHW], dim=1), QUARTER)
 
 
 def edge_softmax(numbers_E: Tensor) -> Tensor:
-    """Softmax over the edges that enter a node, for each node (Xu et al. 2020, edge normalization).
-
-    Example:
-        >>> edge_softmax(torch.zeros(14))[:3]
-        tensor([0.5000, 0.5000, 0.3333])
-    """
+    """Softmax over the edges that enter a node, for each node (edge normalization, Xu 2020)."""
     sizes = [sum(target == n for _, target in EDGES) for n in sorted({t for _, t in EDGES})]
     return torch.cat([part.softmax(0) for part in torch.split(numbers_E, sizes)])
 

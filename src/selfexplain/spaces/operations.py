@@ -215,11 +215,6 @@ class DropPath(nn.Module):
 
     Shapes:
         input and output (B, C, H, W).
-
-    Example:
-        >>> import torch
-        >>> DropPath(0.5).eval()(torch.ones(2, 1, 1, 1)).flatten()
-        tensor([1., 1.])
     """
 
     def __init__(self, probability: float = 0.0) -> None:
@@ -271,12 +266,7 @@ FAST_COLUMNS = 3
 
 
 def same_convolution(x_BCHW: Tensor, kernel_C1kk: Tensor, dilation: int, stride: int = 1) -> Tensor:
-    """Depthwise convolution with zero padding that keeps the size at stride 1.
-
-    Example:
-        >>> same_convolution(torch.ones(1, 1, 1, 3), torch.ones(1, 1, 3, 3), dilation=1)
-        tensor([[[[2., 3., 2.]]]])
-    """
+    """Depthwise convolution with zero padding that keeps the size at stride 1."""
     padding = dilation * (kernel_C1kk.shape[-1] // 2)
     return F.conv2d(x_BCHW, kernel_C1kk, None, stride, padding, dilation, x_BCHW.shape[1])
 
@@ -294,11 +284,6 @@ def input_gradient(
 
     Returns:
         (B, C, H, W).
-
-    Example:
-        >>> ones = torch.ones(1, 1, 1, 3)
-        >>> input_gradient(ones, ones, torch.ones(1, 1, 3, 3), dilation=1)
-        tensor([[[[2., 3., 2.]]]])
     """
     if dilation > 1:  # the transpose of a convolution is one with the kernel turned round
         return same_convolution(gradient_BCHW, kernel_C1kk.flip(2, 3), dilation)
@@ -323,11 +308,6 @@ def kernel_gradient(
 
     Returns:
         (C, 1, k, k).
-
-    Example:
-        >>> ones = torch.ones(1, 1, 1, 3)
-        >>> kernel_gradient(ones, ones, torch.ones(1, 1, 3, 3), dilation=1)[0, 0, 1]
-        tensor([2., 3., 2.])
     """
     gradient_BCHW, x_BCHW = _channels_last(gradient_BCHW), _channels_last(x_BCHW)
     if dilation == 2:
@@ -359,13 +339,6 @@ def quarters(x_BCHW: Tensor) -> Tensor:
 
     Returns:
         (4 B, C, ceil(H / 2), ceil(W / 2)).
-
-    Example:
-        >>> quarters(torch.arange(8.0).reshape(1, 1, 2, 4)).flatten(1)
-        tensor([[0., 2.],
-                [1., 3.],
-                [4., 6.],
-                [5., 7.]])
     """
     height, width = x_BCHW.shape[2:]
     if height % 2 or width % 2:  # an edge of zeros adds nothing to a gradient
@@ -411,10 +384,6 @@ class DepthwiseConv2d(nn.Conv2d):
 
     Shapes:
         input (B, C, H, W); output (B, C, ceil(H / stride), ceil(W / stride)).
-
-    Example:
-        >>> DepthwiseConv2d(4, 3, stride=2, dilation=2)(torch.zeros(1, 4, 7, 8)).shape
-        torch.Size([1, 4, 4, 4])
     """
 
     def __init__(self, channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> None:

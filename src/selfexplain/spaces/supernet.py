@@ -93,12 +93,7 @@ def as_it_is(arrived: Tensor) -> Tensor:
 
 
 def total(tensors: Sequence[Tensor]) -> Tensor:
-    """The sum of one or more tensors.
-
-    Example:
-        >>> total([torch.ones(1), torch.ones(1)])
-        tensor([2.])
-    """
+    """The sum of one or more tensors."""
     return reduce(add, tensors)
 
 
@@ -114,11 +109,6 @@ def combinations(results: Sequence[Tensor], weights_ES: Tensor) -> list[Tensor]:
 
     Returns:
         E tensors (B, C, H, W), in the memory format of the first result.
-
-    Example:
-        >>> ones = torch.ones(1, 1, 1, 2)
-        >>> combinations([ones, 10 * ones], torch.tensor([[1.0, 2.0]]))
-        [tensor([[[[21., 21.]]]])]
     """
     last = results[0].stride(1) == 1  # channels last: then they are stacked as they lie in memory
     stacked = torch.stack([r.permute(0, 2, 3, 1) if last else r for r in results])

@@ -50,11 +50,6 @@ class MeasuredCell:
             together; None for a single seed.
         params_m: parameters, in millions.
         flops_m: multiply-adds of one image, in millions.
-
-    Example:
-        >>> MeasuredCell(arch="|skip_connect~0|", seeds=2, validation=15.0, test=15.6,
-        ...              seed_std=0.3, params_m=0.07, flops_m=7.8).test
-        15.6
     """
 
     arch: str
@@ -75,12 +70,6 @@ class Lookup(MeasuredCell):
         tied: how many other cells have the same accuracy.
         percentile: per cent of the other cells that are worse; ties are not worse.
         cells: how many cells the table has.
-
-    Example:
-        >>> cell = MeasuredCell(arch="|skip_connect~0|", seeds=2, validation=15.0, test=15.6,
-        ...                     seed_std=0.3, params_m=0.07, flops_m=7.8)
-        >>> BenchmarkTable([cell]).look_up("|skip_connect~0|").rank
-        1
     """
 
     rank: int
@@ -97,13 +86,6 @@ class BenchmarkTable:
 
     Raises:
         InputError: there are no cells, or one is there twice.
-
-    Example:
-        >>> values = {"seeds": 3, "validation": 70.0, "seed_std": 0.3, "params_m": 1, "flops_m": 9}
-        >>> table = BenchmarkTable(
-        ...     MeasuredCell(arch=a, test=t, **values) for a, t in [("a", 70.0), ("b", 73.5)])
-        >>> table.look_up("b").rank, table.look_up("b").percentile, table.look_up("a").rank
-        (1, 100.0, 2)
     """
 
     def __init__(self, cells: Iterable[MeasuredCell]) -> None:
@@ -174,15 +156,6 @@ def save_table(table: BenchmarkTable, path: Path) -> None:
 
     Raises:
         WriteError: the file cannot be written.
-
-    Example:
-        >>> import tempfile
-        >>> cell = MeasuredCell(arch="|skip_connect~0|", seeds=2, validation=15.0, test=15.6,
-        ...                     seed_std=0.3, params_m=0.07, flops_m=7.8)
-        >>> path = Path(tempfile.mkdtemp()) / "table.parquet"
-        >>> save_table(BenchmarkTable([cell]), path)
-        >>> load_table(path).look_up(cell.arch).test
-        15.6
     """
     columns = {
         column: [getattr(cell, field) for cell in table.cells.values()]

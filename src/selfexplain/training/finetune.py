@@ -19,13 +19,7 @@ ALL = "all"
 
 
 def blocks_of(model: nn.Module) -> dict[str, nn.Module]:
-    """Name -> block with parameters, from the first to the head.
-
-    Example:
-        >>> from selfexplain.models import build_model
-        >>> list(blocks_of(build_model("small_cnn", num_classes=10, in_channels=3)))
-        ['block1', 'block2', 'block3', 'head']
-    """
+    """Name -> block with parameters, from the first to the head."""
     return {
         name: module
         for name, module in _expanded(model, "")
@@ -57,10 +51,6 @@ def head_of(model: nn.Module) -> str:
 
     Raises:
         InputError: the model has fewer than two blocks with parameters.
-
-    Example:
-        >>> head_of(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)))
-        '1'
     """
     blocks = blocks_of(model)
     if len(blocks) < 2:
@@ -80,11 +70,6 @@ def frozen_blocks(model: nn.Module, until: str) -> list[str]:
 
     Raises:
         InputError: there is no such layer, or it is in the head.
-
-    Example:
-        >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 3), nn.Linear(3, 2))
-        >>> frozen_blocks(net, "0"), frozen_blocks(net, "all")
-        (['0'], ['0', '2'])
     """
     names, head = list(blocks_of(model)), head_of(model)
     if until == ALL:
@@ -123,15 +108,6 @@ def freeze(model: nn.Module, until: str) -> None:
 
     Raises:
         InputError: as `frozen_blocks`.
-
-    Example:
-        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(),
-        ...                     nn.Linear(4, 2))
-        >>> freeze(net, "all")
-        >>> [name for name, parameter in net.named_parameters() if parameter.requires_grad]
-        ['3.weight', '3.bias']
-        >>> net[1].training
-        False
     """
     frozen = set(frozen_blocks(model, until))
     blocks = blocks_of(model)
@@ -156,11 +132,6 @@ def lr_scales(model: nn.Module, *, layer_decay: float = 1.0, body: float = 1.0) 
 
     Raises:
         InputError: a factor is out of its limits, or there is but a head.
-
-    Example:
-        >>> net = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 3), nn.Linear(3, 2))
-        >>> lr_scales(net, layer_decay=0.5)
-        {'0': 0.25, '1': 0.5, '2': 1.0}
     """
     if not 0 < layer_decay <= 1:
         raise InputError(f"layer_decay is {layer_decay:g}; pass a number above 0, at most 1")
@@ -177,13 +148,7 @@ def lr_scales(model: nn.Module, *, layer_decay: float = 1.0, body: float = 1.0) 
 def parameter_scales(
     model: nn.Module, *, layer_decay: float = 1.0, body: float = 1.0
 ) -> dict[int, float]:
-    """The factor of each parameter, by its `id`; what lies in no block learns as the first does.
-
-    Example:
-        >>> net = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
-        >>> sorted(set(parameter_scales(net, body=0.1).values()))
-        [0.1, 1.0]
-    """
+    """The factor of each parameter, by its `id`; what lies in no block learns as the first does."""
     scales = lr_scales(model, layer_decay=layer_decay, body=body)
     blocks = blocks_of(model)
     first = next(iter(scales.values()))

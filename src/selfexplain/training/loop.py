@@ -158,12 +158,6 @@ def cosine_with_warmup(step: int, total: int, warmup: float) -> float:
         warmup: steps of the warm-up, not necessarily whole.
 
     Source: Loshchilov and Hutter 2017 (SGDR), one period; warm-up of Goyal et al. 2017.
-
-    Example:
-        >>> [round(cosine_with_warmup(s, 4, 0), 2) for s in range(4)]
-        [1.0, 0.85, 0.5, 0.15]
-        >>> cosine_with_warmup(0, 10, 2), cosine_with_warmup(1, 10, 2)
-        (0.5, 1.0)
     """
     if step + 1 < warmup:
         return (step + 1) / warmup
@@ -180,13 +174,6 @@ class Meter:
 
     Args:
         every: look at the loss's value on every n-th step; each look makes the device wait.
-
-    Example:
-        >>> meter = Meter()
-        >>> meter.add({"loss": torch.tensor(2.0), "output": torch.eye(2)}, torch.tensor([0, 0]))
-        True
-        >>> meter.means()
-        {'loss': 2.0, 'train_accuracy': 50.0}
     """
 
     def __init__(self, every: int = 1) -> None:

@@ -40,17 +40,6 @@ def run_trial(config: TrainConfig, **context: Any) -> TrialResult:
     Args:
         config: of the trial.
         context: what else `run_training` takes.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from selfexplain.experiments.options import DataOptions
-        >>> from selfexplain.training import TrainingOptions
-        >>> options = TrainingOptions(epochs=1, lr=1e30)
-        >>> out = Path(tempfile.mkdtemp()) / "trial"
-        >>> data = DataOptions(data="digits")
-        >>> run_trial(TrainConfig(data=data, training=options, out=out)) is None
-        True
     """
     note = config.out.with_name(f"{config.out.name}.diverged.json")
     if note.exists():
@@ -169,10 +158,6 @@ def run_names(folders: Sequence[Path]) -> list[str]:
 
     Raises:
         InputError: two runs have one folder.
-
-    Example:
-        >>> run_names([Path("a/standard/seed0"), Path("a/introspective/seed0")])
-        ['standard/seed0', 'introspective/seed0']
     """
     if len(set(folders)) != len(folders):
         raise InputError("two runs have the same folder; pass each a folder of its own")

@@ -57,12 +57,6 @@ def draw(
         tunables: option -> where its values may lie.
         generator: a CPU generator.
         whole: names of the options that are whole numbers.
-
-    Example:
-        >>> from selfexplain.objectives import Range
-        >>> drawn = draw({"weight": Range(0.1, 1.0)}, torch.Generator().manual_seed(0))
-        >>> 0.1 <= drawn["weight"] <= 1.0
-        True
     """
     return {k: _draw(t, generator, k in whole) for k, t in tunables.items()}
 
@@ -86,12 +80,6 @@ class RandomTuner:
         spec: of the objective, which names its stream of random numbers.
         tunables: option -> where its values may lie.
         whole: names of the options that are whole numbers.
-
-    Example:
-        >>> from selfexplain.objectives import Range
-        >>> tuner = RandomTuner("a", {"weight": Range(0.1, 1.0)}, frozenset())
-        >>> tuner.propose(1) == tuner.propose(1) != tuner.propose(2)
-        True
     """
 
     waits = False
@@ -123,12 +111,6 @@ class OptunaTuner:
 
     Raises:
         InputError: Optuna is not installed.
-
-    Example:
-        >>> from selfexplain.objectives import Range
-        >>> tuner = OptunaTuner("a", {"weight": Range(0.1, 1.0)}, frozenset())
-        >>> 0.1 <= tuner.propose(1)["weight"] <= 1.0
-        True
     """
 
     waits = True
@@ -211,12 +193,7 @@ class _Search:
 
 
 def check_tunable(config: CompareConfig) -> None:
-    """Raise InputError if options are to be tuned and no objective has any that are free.
-
-    Example:
-        >>> from selfexplain.experiments.options import DataOptions
-        >>> check_tunable(CompareConfig(data=DataOptions(data="digits"), tune=2))
-    """
+    """Raise InputError if options are to be tuned and no objective has any that are free."""
     if config.tune is not None and not any(free_options(spec) for spec in config.objectives):
         raise InputError(
             f"there is nothing to tune in {', '.join(config.objectives)}; pass an objective whose "

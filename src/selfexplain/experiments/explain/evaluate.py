@@ -48,12 +48,7 @@ COLUMNS = ("image", "x_min", "y_min", "x_max", "y_max")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BoxedImage:
-    """An image file, the boxes (n, 4) of the objects of one class in it, and that class.
-
-    Example:
-        >>> BoxedImage(path=Path("a.png"), boxes=torch.tensor([[0.0, 0.0, 4.0, 4.0]])).label is None
-        True
-    """
+    """An image file, the boxes (n, 4) of the objects of one class in it, and that class."""
 
     path: Path
     boxes: Tensor
@@ -65,13 +60,6 @@ def read_boxes(path: Path, class_names: Sequence[str]) -> list[BoxedImage]:
 
     Raises:
         InputError: the file is missing or is no such table; the message names the line.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "boxes.csv"
-        >>> _ = path.write_text("image,x_min,y_min,x_max,y_max,class\na.png,0,0,4,4,cat\n")
-        >>> read_boxes(path, ("dog", "cat"))[0].label
-        1
     """
     try:
         with path.open(newline="") as file:

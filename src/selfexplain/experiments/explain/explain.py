@@ -97,10 +97,6 @@ def load_published(name: str, kind: MapKind = "cam", layer: str | None = None) -
 
     Raises:
         InputError: there is no such model, or its weights cannot be had.
-
-    Example:
-        >>> load_published("efficientnet_lite0").shape_CHW
-        (3, 224, 224)
     """
     known = pretraining_of(name)
     channels, classes = len(known.mean), len(known.class_names)

@@ -55,13 +55,6 @@ def lookup_table(names: Sequence[str], lookups: Sequence[Lookup]) -> Table:
     Args:
         names: what to call each cell.
         lookups: what `run_lookup` returned, at least one.
-
-    Example:
-        >>> found = Lookup(arch="|skip_connect~0|", seeds=3, validation=15.0, test=15.6,
-        ...                seed_std=0.1, params_m=0.07, flops_m=7.8, rank=9, tied=0,
-        ...                percentile=25.0, cells=12)
-        >>> lookup_table(["a", "b"], [found, found]).row_count
-        3
     """
     table = plain_table(
         "CIFAR-100 after 200 epochs, mean over a cell's seeds; seed std: of validation and "

@@ -62,21 +62,6 @@ class SearchSnapshots:
         prepared: its images; those of the album are held out.
         device: where it runs.
         processes: those that share a batch of the search; one of them records.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from selfexplain.experiments.options import DataOptions
-        >>> from selfexplain.experiments.data import load, prepare
-        >>> from selfexplain.experiments.search.setup import build_search
-        >>> options, out = DataOptions(data="digits", validation=0.1), Path(tempfile.mkdtemp())
-        >>> config = SearchConfig(data=options, init_channels=4, cells=1, batch_size=16, out=out)
-        >>> data, cpu = load(options), torch.device("cpu")
-        >>> prepared = prepare(data, options, seed=0)
-        >>> search = build_search(config, data, prepared.std_C, cpu)
-        >>> SearchSnapshots(config, prepared, cpu).record(search, epoch=1)
-        >>> sorted(path.name for path in (out / "album").iterdir())
-        ['epoch-0001.safetensors', 'images.safetensors']
     """
 
     def __init__(
@@ -129,10 +114,6 @@ def snapshot_indices(labels_N: Tensor, size: int) -> Tensor:
     Returns:
         (size,) indices: first one image of each of up to four classes, which lie evenly among all
         classes, then others, evenly among the rest.
-
-    Example:
-        >>> snapshot_indices(torch.tensor([1, 1, 0, 0, 1]), size=3)
-        tensor([2, 0, 1])
     """
     classes = torch.bincount(labels_N).nonzero()[:, 0]
     shown = _evenly(classes, min(IMAGES, len(classes), size))

@@ -203,12 +203,7 @@ def run_searches(config: SearchesConfig, watch: Watch = ignore) -> dict[str, Any
 
 
 def search_apart(config: SearchConfig, on_step: StepCallback) -> dict[str, Any]:
-    """Search in a worker, which keeps the data set for its next search.
-
-    Example:
-        >>> search_apart.__module__  # where a worker finds it
-        'selfexplain.experiments.search.run'
-    """
+    """Search in a worker, which keeps the data set for its next search."""
     data = None if config.method == "random" else loaded(config.data)
     return run_search(config, data=data, on_step=on_step, lock_timeout=LOCK_TIMEOUT)
 
@@ -218,15 +213,6 @@ def summarise_searches(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     Std is the sample's (None for one seed); the accuracy is the supernet's on the held-out half, in
     percent, and None for random cells, which have no supernet.
-
-    Example:
-        >>> rows = [
-        ...     {"genotype": g, "skips": s, "collapsed": False, "validation_accuracy": a}
-        ...     for g, s, a in [("x", 1, 80.0), ("x", 1, 90.0), ("y", 4, 85.0)]
-        ... ]
-        >>> summary = summarise_searches(rows)
-        >>> summary["validation_accuracy_mean"], summary["different_cells"]
-        (85.0, 2)
     """
     accuracies = [row["validation_accuracy"] for row in rows if "validation_accuracy" in row]
     skips = [float(row["skips"]) for row in rows]

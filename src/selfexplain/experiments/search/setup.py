@@ -191,12 +191,7 @@ def collapsed(genotype: Genotype) -> bool:
 
 
 def operation_weights(architecture: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Cell -> softmax weights (edges, operations), on the CPU; weights of edges are left out.
-
-    Example:
-        >>> operation_weights({"cell": torch.zeros(1, 2)})
-        {'cell': tensor([[0.5000, 0.5000]])}
-    """
+    """Cell -> softmax weights (edges, operations), on the CPU; weights of edges are left out."""
     return {
         name: tensor.detach().softmax(-1).cpu()
         for name, tensor in architecture.items()
@@ -205,12 +200,7 @@ def operation_weights(architecture: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def mean_entropy(weights: Mapping[str, Tensor]) -> float:
-    """Mean entropy of the edges' weights in nats: how undecided the search is.
-
-    Example:
-        >>> round(mean_entropy({"cell": torch.tensor([[0.5, 0.5]])}), 4)
-        0.6931
-    """
+    """Mean entropy of the edges' weights in nats: how undecided the search is."""
     edges = [torch.special.entr(weights_EO).sum(1) for weights_EO in weights.values()]
     return float(torch.cat(edges).mean())
 

@@ -156,14 +156,6 @@ class KeepsPrecision(nn.Module):
     """A module whose own buffers move with the model but are never cast to a narrower type.
 
     In bfloat16 a count ends at 256, and a mean of many batches moves no more.
-
-    Example:
-        >>> class Count(KeepsPrecision):
-        ...     def __init__(self):
-        ...         super().__init__()
-        ...         self.register_buffer("images", torch.zeros(1))
-        >>> Count().half().images.dtype
-        torch.float32
     """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -275,13 +267,6 @@ def check_terms(out: object, name: str, *, learns: bool = True) -> None:
         out: what the objective returned, with gradients on.
         name: of its class.
         learns: whether it has a parameter that can be trained.
-
-    Example:
-        >>> import torch
-        >>> check_terms(torch.zeros(()), "Mine")
-        Traceback (most recent call last):
-        ...
-        selfexplain.errors.InputError: objective Mine returned a Tensor; it must return a ...
     """
     must = 'it must return a dictionary of "loss", a scalar with a graph, "output", logits (B, K), '
     must += "and further terms, detached scalars"
@@ -352,10 +337,6 @@ def check_index_type(y_B: Tensor) -> None:
     """Raise InputError unless labels (B,) are of the one type that means class indices everywhere.
 
     Of uint8, which cross_entropy takes too, indexing makes a mask.
-
-    Example:
-        >>> import torch
-        >>> check_index_type(torch.tensor([0, 2]))
     """
     if y_B.dtype != torch.int64:
         raise InputError(
@@ -474,12 +455,7 @@ def non_target_loss(
 
 
 def other_places(y_B: Tensor, classes: int) -> Tensor:
-    """Indices of the classes that are not true, in cyclic order after the true one: (B, J).
-
-    Example:
-        >>> other_places(torch.tensor([1]), 3)
-        tensor([[2, 0]])
-    """
+    """Indices of the classes that are not true, in cyclic order after the true one: (B, J)."""
     return (y_B.unsqueeze(1) + torch.arange(1, classes, device=y_B.device)) % classes
 
 
@@ -500,10 +476,6 @@ def put_together(mass_B: Tensor, others_BJ: Tensor, y_B: Tensor) -> Tensor:
         mass_B: of the true class, in [0, 1].
         others_BJ: shares of the other classes, in the order of `non_target`; rows sum to 1.
         y_B: true classes.
-
-    Example:
-        >>> put_together(torch.tensor([0.5]), torch.tensor([[0.75, 0.25]]), torch.tensor([1]))
-        tensor([[0.1250, 0.5000, 0.3750]])
     """
     classes = others_BJ.shape[1] + 1
     places_BK = torch.cat((y_B.unsqueeze(1), other_places(y_B, classes)), dim=1)
