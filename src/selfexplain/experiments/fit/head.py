@@ -214,8 +214,12 @@ def head_and_batches(
 
 def train_head_first(
     model: nn.Module, config: RunConfig, prepared: Prepared, fabric: Fabric
-) -> None:
-    """Train the head alone for `head_epochs`, by cross-entropy; its log is in the folder head/."""
+) -> FeatureBatches:
+    """Train the head alone for `head_epochs`, by cross-entropy; its log is in the folder head/.
+
+    Returns:
+        What it learned from.
+    """
     head, batches = head_and_batches(model, config, prepared, fabric)
     options = config.training
     alone = replace(
@@ -236,6 +240,7 @@ def train_head_first(
         seed=config.start,
     )
     model.zero_grad()
+    return batches
 
 
 def on_features(options: TrainingOptions) -> TrainingOptions:
