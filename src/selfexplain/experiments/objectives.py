@@ -89,11 +89,7 @@ def split_options(part: str) -> tuple[str, str | None]:
 
 
 def objective_class(name: str) -> type[Objective]:
-    """The class of this name, one of the user's own imported.
-
-    Raises:
-        InputError: there is no such objective, or what is imported is none.
-    """
+    """The class of this name, one of the user's own imported."""
     if name in OBJECTIVES:
         return OBJECTIVES[name]
     if not is_own_objective(name):

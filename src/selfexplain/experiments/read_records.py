@@ -233,11 +233,7 @@ def read_metrics(folder: Path) -> tuple[dict[str, Any], ...]:
 
 
 def read_comparison(path: Path) -> dict[str, Any]:
-    """The `results.json` of a comparison.
-
-    Raises:
-        InputError: it cannot be read, or a field is not what it must be.
-    """
+    """The `results.json` of a comparison."""
     results = read_json(path, COMPARISON)
     first = results["summary"][0]
     for name in ("total_cost", "corrupted_accuracy_mean", "corrupted_accuracy_std"):

@@ -157,13 +157,7 @@ def traced(
 ) -> Trace:
     """Watch a forward of a few images in eval mode, without gradients; nothing else is changed.
 
-    Args:
-        model: maps images to logits.
-        x_BCHW: images, of which a few are looked at.
-        lent: what is in force during the forward, such as ``other_weights``.
-
-    Raises:
-        InputError: if the model does not return logits (B, K).
+    What is `lent` is in force during the forward, such as ``other_weights``.
     """
     x_BCHW = probe_images(x_BCHW)
     trace, weights = Trace(x_BCHW.shape), LinearWeights()

@@ -178,10 +178,8 @@ def run_eagerly(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Run those of the modules that are compiled as they were written, for the time of the block.
 
     A module is compiled by its own `compile()`, or as a whole by `torch.compile(module)`. In the
-    second case all compiled code rests meanwhile. Modules that are not named keep their code.
-
-    Args:
-        modules: those that hooks lie on or in; see `modules_around`.
+    second case all compiled code rests meanwhile. Modules that are not named keep their code, so
+    name those that hooks lie on or in (`modules_around`).
     """
     modules = dict.fromkeys(modules)
     with ExitStack() as stack:
@@ -205,9 +203,6 @@ def modules_around(model: nn.Module, name: str) -> list[nn.Module]:
     """The module of that name and those that it lies in, the model first.
 
     Wrappers may have changed the names since the name was found; only then all modules are walked.
-
-    Raises:
-        InputError: there is no such module.
     """
     around = [model]
     try:

@@ -126,13 +126,7 @@ def averaged(scalar: Tensor, variable: Variable, processes: World) -> tuple[Tens
 
 
 def average_shared(products: Products, own: Collection[str], processes: World) -> Products:
-    """Products with those towards shared variables averaged over the processes.
-
-    Args:
-        products: each process's.
-        own: names of the variables of which each process has its own, whose products stay.
-        processes: to average over.
-    """
+    """Products averaged over the processes, but for the variables in `own`, which differ."""
     shared = [name for name in products if name not in own]
     means = iter(processes.mean([t for name in shared for t in products[name]]))
     return products | {name: tuple(next(means) for _ in products[name]) for name in shared}

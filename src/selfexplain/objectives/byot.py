@@ -82,10 +82,6 @@ class ShallowClassifier(nn.Module):
     1x1 convolution to a quarter of the features, 3x3 convolutions of stride 2 down to the deepest
     resolution, 1x1 convolution to the deepest features (each with BatchNorm and ReLU), mean over
     space, linear layer.
-
-    Args:
-        stage: whose output it takes.
-        staging: how the model ends.
     """
 
     def __init__(self, stage: Stage, staging: Staging) -> None:

@@ -33,10 +33,7 @@ from selfexplain.objectives.shared.teacher import DistillationObjective
 def virtual_mass(confidence: float, classes: int, temperature: float) -> float:
     """The true class's mass, softened by T, of a teacher that is always right and equally sure.
 
-    Args:
-        confidence: its probability of the true class at T = 1; the others share the rest evenly.
-        classes: K.
-        temperature: T.
+    Its probability is `confidence` at T = 1; the other classes share the rest evenly.
     """
     true = math.pow(confidence, 1 / temperature)
     rest = (classes - 1) * math.pow((1 - confidence) / max(classes - 1, 1), 1 / temperature)
@@ -59,9 +56,6 @@ class TeacherMeans(KeepsPrecision):
 
     The teacher is fixed, so after an epoch these are its means over the training set, as it was
     augmented. With several processes they are those of all of them, which must all take part.
-
-    Args:
-        num_classes: K.
     """
 
     mean_KK: Tensor

@@ -41,10 +41,7 @@ def most_confusing(logits_BK: Tensor, y_B: Tensor) -> Tensor:
 def soft_mask(attention_BHW: Tensor, sigma: float, omega: float) -> Tensor:
     """Where attention is high: sigmoid(omega (A / max A - sigma)), (B, H, W), in [0, 1].
 
-    Args:
-        attention_BHW: A, not negative.
-        sigma: share of the image's highest attention at which the mask is 1/2.
-        omega: steepness.
+    sigma is the share of the image's highest attention at which the mask is 1/2.
     """
     peak_B11 = attention_BHW.amax((1, 2), keepdim=True)
     return torch.sigmoid(omega * (attention_BHW / (peak_B11 + EPSILON) - sigma))

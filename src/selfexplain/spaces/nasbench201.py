@@ -133,14 +133,7 @@ class MixedCell(nn.Module):
 
 
 def best_of_every_edge(weights_EO: Tensor) -> Cell:
-    """NAS-Bench-201's rule: on every edge the heaviest of all five operations.
-
-    Args:
-        weights_EO: numbers (6, 5), raw or after the softmax.
-
-    Returns:
-        A cell of the family nasbench201.
-    """
+    """NAS-Bench-201's rule: on every edge the heaviest of all five operations; (6, 5) -> cell."""
     best = weights_EO.detach().argmax(dim=1).tolist()
     nodes = []
     for number in range(RULES.inputs, RULES.inputs + RULES.nodes):
@@ -150,14 +143,7 @@ def best_of_every_edge(weights_EO: Tensor) -> Cell:
 
 
 class NASBench201Supernet(Supernet):
-    """The supernet of NAS-Bench-201; its architecture is {"cell": (6, 5)}.
-
-    Args:
-        num_classes: number of classes K.
-        in_channels: channels of the images.
-        channels: channels of the first stage.
-        cells: cells N of each of the three stages.
-    """
+    """The supernet of NAS-Bench-201; its architecture is {"cell": (6, 5)}."""
 
     family = FAMILY
     architecture_shapes: Mapping[str, tuple[int, ...]] = {

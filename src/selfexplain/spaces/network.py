@@ -24,13 +24,7 @@ from selfexplain.spaces.supernet import total
 
 
 class EdgeOperation(nn.Module):
-    """One operation, with scale and shift in its BatchNorms, and drop-path unless it is a skip.
-
-    Args:
-        name: a key of `OPERATIONS`.
-        channels: channels C of input and output.
-        stride: 1 or 2.
-    """
+    """One operation, with scale and shift in its BatchNorms, and drop-path unless it is a skip."""
 
     def __init__(self, name: str, channels: int, stride: int) -> None:
         super().__init__()

@@ -274,17 +274,7 @@ def same_convolution(x_BCHW: Tensor, kernel_C1kk: Tensor, dilation: int, stride:
 def input_gradient(
     gradient_BCHW: Tensor, x_BCHW: Tensor, kernel_C1kk: Tensor, dilation: int
 ) -> Tensor:
-    """Gradient towards the input of a depthwise convolution of stride 1.
-
-    Args:
-        gradient_BCHW: gradient towards the output.
-        x_BCHW: the input.
-        kernel_C1kk: the kernels.
-        dilation: 1 or 2.
-
-    Returns:
-        (B, C, H, W).
-    """
+    """Gradient (B, C, H, W) towards the input of a depthwise convolution of stride 1."""
     if dilation > 1:  # the transpose of a convolution is one with the kernel turned round
         return same_convolution(gradient_BCHW, kernel_C1kk.flip(2, 3), dilation)
     padding = kernel_C1kk.shape[-1] // 2
@@ -294,20 +284,11 @@ def input_gradient(
 def kernel_gradient(
     gradient_BCHW: Tensor, x_BCHW: Tensor, kernel_C1kk: Tensor, dilation: int
 ) -> Tensor:
-    """Gradient towards the kernels of a depthwise convolution of stride 1.
+    """Gradient (C, 1, k, k) towards the kernels of a depthwise convolution of stride 1.
 
     A convolution of dilation 2 is an undilated one on each of the four grids of every second pixel;
     and the columns of a wide kernel have their gradients each for itself, so a few can be asked for
-    at a time.
-
-    Args:
-        gradient_BCHW: gradient towards the output.
-        x_BCHW: the input.
-        kernel_C1kk: the kernels, whose shape alone matters.
-        dilation: 1 or 2.
-
-    Returns:
-        (C, 1, k, k).
+    at a time. Of the kernels the shape alone matters.
     """
     gradient_BCHW, x_BCHW = _channels_last(gradient_BCHW), _channels_last(x_BCHW)
     if dilation == 2:
@@ -332,13 +313,9 @@ def _channels_last(x_BCHW: Tensor) -> Tensor:
 
 
 def quarters(x_BCHW: Tensor) -> Tensor:
-    """The four grids of every second pixel, one after the other in the batch; odd sizes get zeros.
+    """The four grids of every second pixel, (4 B, C, ceil(H / 2), ceil(W / 2)), zero-padded.
 
-    Args:
-        x_BCHW: features; the memory format stays theirs.
-
-    Returns:
-        (4 B, C, ceil(H / 2), ceil(W / 2)).
+    The memory format stays that of the features.
     """
     height, width = x_BCHW.shape[2:]
     if height % 2 or width % 2:  # an edge of zeros adds nothing to a gradient
@@ -375,12 +352,6 @@ def _gradients(
 
 class DepthwiseConv2d(nn.Conv2d):
     """One square kernel for every channel, and zero padding that keeps the size at stride 1.
-
-    Args:
-        channels: channels C of input and output.
-        kernel: size k of the kernel, odd.
-        stride: 1 or 2.
-        dilation: 1 or 2.
 
     Shapes:
         input (B, C, H, W); output (B, C, ceil(H / stride), ceil(W / stride)).

@@ -98,17 +98,11 @@ def total(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def combinations(results: Sequence[Tensor], weights_ES: Tensor) -> list[Tensor]:
-    """For each edge the weighted sum of the results that all edges share.
+    """E weighted sums of S results (B, C, H, W) that all edges share; weights (E, S).
 
     One matrix product for all edges: its gradient towards the weights needs no tensor of the size
-    of the images for each edge and result, as products one by one do.
-
-    Args:
-        results: S tensors (B, C, H, W).
-        weights_ES: weights (E, S).
-
-    Returns:
-        E tensors (B, C, H, W), in the memory format of the first result.
+    of the images for each edge and result, as products one by one do. The memory format is that of
+    the first result.
     """
     last = results[0].stride(1) == 1  # channels last: then they are stacked as they lie in memory
     stacked = torch.stack([r.permute(0, 2, 3, 1) if last else r for r in results])

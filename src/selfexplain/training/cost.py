@@ -65,12 +65,8 @@ def interleaved_seconds(
 ) -> dict[str, list[float]]:
     """Seconds of each function in every round, in which each runs once, in the same order.
 
-    Args:
-        functions: by name.
-        rounds: most rounds that count.
-        uncounted: rounds before the first that counts.
-        enough: is asked before each round whether to stop, with the number of those that counted
-            so far, negative before the first.
+    The first `uncounted` rounds do not count. `enough` is asked before each round whether to stop,
+    with the number of those that counted so far, negative before the first.
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for done in range(-uncounted, rounds):

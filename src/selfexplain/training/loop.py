@@ -128,11 +128,7 @@ def state_of(run: Run, fabric: Fabric) -> dict[str, Any]:
 
 
 def restore(run: Run, fabric: Fabric, state: dict[str, Any], path: Path) -> None:
-    """Take a run back to where a checkpoint was made.
-
-    Raises:
-        InputError: the checkpoint is of another optimizer.
-    """
+    """Take a run back to where a checkpoint was made."""
     made_with = state.get("optimizer", "SGD")  # the only one of 0.1.0, which said nothing of it
     if made_with != type(run.optimizer).__name__:
         raise InputError(
@@ -152,10 +148,7 @@ def restore(run: Run, fabric: Fabric, state: dict[str, Any], path: Path) -> None
 def cosine_with_warmup(step: int, total: int, warmup: float) -> float:
     """Factor on the largest learning rate at a step: linear warm-up, then half a cosine to zero.
 
-    Args:
-        step: number of steps already taken, from 0 to total - 1.
-        total: steps of the whole run.
-        warmup: steps of the warm-up, not necessarily whole.
+    `step` counts from 0 to total - 1; warm-up steps need not be whole.
 
     Source: Loshchilov and Hutter 2017 (SGDR), one period; warm-up of Goyal et al. 2017.
     """

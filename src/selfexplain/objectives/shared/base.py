@@ -261,13 +261,7 @@ class Objective(KeepsPrecision):
 
 
 def check_terms(out: object, name: str, *, learns: bool = True) -> None:
-    """Raise InputError unless a step returned what the contract says.
-
-    Args:
-        out: what the objective returned, with gradients on.
-        name: of its class.
-        learns: whether it has a parameter that can be trained.
-    """
+    """Raise InputError unless a step returned what the contract says."""
     must = 'it must return a dictionary of "loss", a scalar with a graph, "output", logits (B, K), '
     must += "and further terms, detached scalars"
     if not isinstance(out, Mapping):
@@ -470,13 +464,7 @@ def non_target(z_BK: Tensor, y_B: Tensor) -> Tensor:
 
 
 def put_together(mass_B: Tensor, others_BJ: Tensor, y_B: Tensor) -> Tensor:
-    """The distribution with this mass on the true class, the rest shared as `others` says: (B, K).
-
-    Args:
-        mass_B: of the true class, in [0, 1].
-        others_BJ: shares of the other classes, in the order of `non_target`; rows sum to 1.
-        y_B: true classes.
-    """
+    """This mass on the true class, the rest by `others`, in the order of `non_target`: (B, K)."""
     classes = others_BJ.shape[1] + 1
     places_BK = torch.cat((y_B.unsqueeze(1), other_places(y_B, classes)), dim=1)
     mass_B1 = mass_B.unsqueeze(1)

@@ -82,11 +82,7 @@ class Probe:
 
 
 def probe(model: nn.Module, image_shape: tuple[int, int, int]) -> Probe:
-    """Watch a forward pass of two black images in evaluation mode; the model is left as it was.
-
-    Raises:
-        InputError: the model does not return logits.
-    """
+    """Watch a forward pass of two black images in evaluation mode; the model is left as it was."""
     like = next(model.parameters(), torch.zeros(()))
     x_BCHW = torch.zeros(2, *image_shape, dtype=like.dtype, device=like.device)
     probed = Probe()
