@@ -31,7 +31,7 @@ from selfexplain.introspection import Introspective, similarity_to_true
 
 # Image files from strangers: bytes become pixels of a model's shape, or one clear sentence.
 #
-# Nothing is decoded before its header was checked. Shape suffixes: C channels, H height, W width.
+# Nothing is decoded before its header was checked.
 
 
 MAX_BYTES = 10_000_000

@@ -1,4 +1,7 @@
-"""Class maps of all classes in one call (B batch, C channels, F features, K classes, H W space)."""
+"""Class maps of all classes in one call.
+
+Shape suffixes: B batch, C channels, F features, K classes, N classes of an image, H W space.
+"""
 
 from collections.abc import Callable, Sequence
 from weakref import WeakKeyDictionary
@@ -292,8 +295,6 @@ def _layers(model: nn.Module, x_BCHW: Tensor, kind: MapKind, layer: str | None) 
 
 
 # Maps of classes that each image has for itself: its true one, the one it is mistaken for.
-#
-# Shape suffixes: B batch, N classes of an image, K all classes, H W space.
 
 
 def maps_of_own_classes(

@@ -4,7 +4,8 @@ Source: Pillai, Koohpayegani, Ouligian, Fong and Pirsiavash 2022, "Consistent Ex
 Contrastive Learning". Read: the abstract, and the authors' published code; what is ours is marked
 on the page docs/methods/cgc.md.
 
-Shape suffixes: B batch, C channels, H and W space, K classes, P positions.
+Shape suffixes: B batch, C channels, H and W space, K classes, P positions, N output positions along
+one side.
 """
 
 import math
@@ -23,8 +24,6 @@ from selfexplain.objectives.shared.explaining import ExplainingObjective, StepRa
 
 # Another view of an image: a random part of it, resized, perhaps mirrored; for maps as for
 # images.
-#
-# Shape suffixes: B batch, C channels, H and W space, N output positions along one side.
 
 
 def bilinear_rows(low_B: Tensor, size_B: Tensor, count: int, outputs: int) -> Tensor:

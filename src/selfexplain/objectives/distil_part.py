@@ -4,7 +4,8 @@ The question opens Gu, Wu and Tresp, "Introspective Learning by Distilling Knowl
 Self-explanation" (ACCV 2020), of which the abstract and parts of the introduction were read; how
 the parts are cut is our choice.
 
-Shape suffixes: B batch, C channels, H and W space, K classes, J = K - 1 classes that are not true.
+Shape suffixes: B batch, C channels, H and W space, K classes (in KK the first is the true class),
+J = K - 1 classes that are not true.
 """
 
 import math
@@ -47,8 +48,6 @@ def permuted_rows(others_BJ: Tensor, generator: torch.Generator) -> Tensor:
 
 
 # What a teacher says on average of the images of each class.
-#
-# Shape suffixes: B batch, K classes; in KK the first is the true class.
 
 
 class TeacherMeans(KeepsPrecision):

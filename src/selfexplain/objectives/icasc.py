@@ -25,8 +25,6 @@ from selfexplain.objectives.shared.explaining import ExplainingObjective
 # How two classes' attention meets, and how two layers' does: the terms of ICASC (`icasc.py`).
 #
 # Attention A is a class map without what speaks against the class: never negative.
-#
-# Shape suffixes: B batch, H and W space, K classes.
 
 
 EPSILON = 1e-8

@@ -184,8 +184,6 @@ def _at_least_float(dtype: torch.dtype) -> torch.dtype:
 
 
 # Mixup (Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization").
-#
-# Shape suffixes: B batch, C channels, H and W space.
 
 
 def mix_images(x_BCHW: Tensor, partner_B: Tensor, share: float) -> Tensor:
@@ -228,8 +226,6 @@ class Mixup(Mixing):
 
 
 # CutMix (Yun et al. 2019, "CutMix: Regularization Strategy to Train Strong Classifiers").
-#
-# Shape suffixes: B batch, C channels, H and W space.
 
 
 class Box(NamedTuple):

@@ -32,8 +32,6 @@ from selfexplain.spaces.supernet import (
 )
 
 # What stands before and beside the cells of DARTS: stems and auxiliary heads (Liu et al. 2019).
-#
-# Shape suffixes: B batch, C channels, H and W space, K classes.
 
 
 class SmallStem(nn.Module):
@@ -135,8 +133,6 @@ class AuxiliaryHead(nn.Module):
 
 
 # The skeleton around the cells of DARTS (Liu, Simonyan, Yang, ICLR 2019, section 3.1).
-#
-# Shape suffixes: B batch, C channels, H and W space, K classes.
 
 
 class CellShape(NamedTuple):
@@ -238,8 +234,6 @@ class DARTSNetwork(nn.Module):
 
 
 # The mixed cell of DARTS (Liu, Simonyan, Yang, ICLR 2019, section 2.2).
-#
-# Shape suffixes: B batch, C channels, H and W space.
 
 
 FAMILY, RULES = DARTS.family, DARTS.rules

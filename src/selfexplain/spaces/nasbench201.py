@@ -22,8 +22,6 @@ from selfexplain.spaces.supernet import (
 )
 
 # The skeleton around the cells of NAS-Bench-201 (Dong and Yang, ICLR 2020, section 2.1).
-#
-# Shape suffixes: B batch, C channels, H and W space, K classes.
 
 
 class ResidualReduction(nn.Module):

@@ -1,4 +1,7 @@
-"""The network that a genotype stands for."""
+"""The network that a genotype stands for.
+
+Shape suffixes: B batch, C channels, H and W space.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,8 +22,6 @@ from selfexplain.spaces.space import (
 from selfexplain.spaces.supernet import total
 
 # Discrete cells, as a genotype says; the operations are those of the supernets.
-#
-# Shape suffixes: B batch, C channels, H and W space.
 
 
 class EdgeOperation(nn.Module):

@@ -4,7 +4,7 @@ An operation first *prepares* its source node, without weights (ReLU or a poolin
 on that with weights of its own: convolutions and a last BatchNorm. All operations that leave a node
 with the same preparation can share it.
 
-Shape suffixes: B batch, C channels, H and W space.
+Shape suffixes: B batch, C channels, H and W space, E edges, k kernel.
 """
 
 from collections.abc import Callable
@@ -18,8 +18,6 @@ from selfexplain.models.pointwise import PointwiseConv2d
 from selfexplain.spaces.space import check_probability
 
 # Layers that the operations of a cell are made of, each for several edges at once if need be.
-#
-# Shape suffixes: B batch, C channels, H and W space, E edges.
 
 
 class FactorizedReduce(nn.Module):
@@ -203,8 +201,6 @@ class Weighted(nn.Module):
 
 
 # Drop-path: leave out single operations, sample by sample (Larsson et al., ICLR 2017).
-#
-# Shape suffixes: B batch, C channels, H and W space.
 
 
 class DropPath(nn.Module):
@@ -257,8 +253,6 @@ def set_drop_path(network: nn.Module, probability: float) -> None:
 
 # Gradients of depthwise convolutions of stride 1, made of operations that a CPU has fast code
 # for.
-#
-# Shape suffixes: B batch, C channels, H and W space, k kernel.
 
 
 FAST_COLUMNS = 3

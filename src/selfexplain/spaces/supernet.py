@@ -1,6 +1,7 @@
 """Supernets: mixed operations, and an architecture that is data, not a parameter.
 
-Shape suffixes: B batch, C channels, H and W space, K classes, E edges, O operations.
+Shape suffixes: B batch, C channels, H and W space, K classes, E edges, O operations, S shared
+results.
 """
 
 import difflib
@@ -20,8 +21,6 @@ from selfexplain.spaces.space import SPACES, check_image_size, check_numbers
 #
 # What a node sends is a tuple of tensors (a partially connected cell sends two), and what arrives
 # at a node is summed tensor by tensor.
-#
-# Shape suffixes: B batch, C channels, H and W space, E edges, S shared results.
 
 
 Parts = tuple[Tensor, ...]
@@ -268,8 +267,6 @@ def _listed(shapes: Mapping[str, tuple[int, ...]]) -> str:
 
 
 # From a genotype back to an architecture that computes it alone.
-#
-# Shape suffixes: E edges, O operations.
 
 
 NEVER = -1e4

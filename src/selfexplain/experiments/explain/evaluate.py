@@ -2,7 +2,8 @@
 
 The result is one JSON file: `rows` has mean, std and n of each run, kind of map and metric;
 `stages` the rank correlations with randomised weights; `differences` those of every run to the
-first, image by image. Shape suffixes: N images, C channels, H and W space.
+first, image by image. Shape suffixes: N images, B of a chunk, C channels,
+H and W space.
 """
 
 import csv
@@ -129,8 +130,6 @@ def _box(row: dict[str, str]) -> list[float]:
 
 
 # The pointing game of a run, on image files with boxes.
-#
-# Shape suffixes: N images, B of a chunk, C channels, H and W space.
 
 
 def pointing_scores(

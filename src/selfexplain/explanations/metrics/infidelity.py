@@ -98,7 +98,7 @@ def infidelity(
 # Max-sensitivity: how far a map moves when the image hardly does.
 #
 # Source: Yeh, Hsieh, Suggala, Inouye, Ravikumar, "On the (In)fidelity and Sensitivity of
-# Explanations", NeurIPS 2019. Shape suffixes: N draws, B images, C channels, H and W space.
+# Explanations", NeurIPS 2019.
 
 
 ExplainImages = Callable[[Tensor, Tensor], Tensor]

@@ -1,6 +1,6 @@
 """Find the stages of a convolutional network.
 
-Shape suffixes: B batch, C channels, H and W space.
+Shape suffixes: B batch, C channels, H and W space, K classes.
 """
 
 import functools
@@ -17,8 +17,6 @@ from selfexplain.explanations.hooks import every_output, forward_hooks, preserve
 from selfexplain.explanations.layout import check_output, find_module
 
 # Watch one forward pass: which modules return feature maps, and which layer the logits.
-#
-# Shape suffixes: B batch, C channels, H and W space, K classes.
 
 
 @dataclass(frozen=True, slots=True)
