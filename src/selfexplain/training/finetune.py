@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from torch import nn
 
 from selfexplain.errors import InputError
+from selfexplain.limits import check_values
+from selfexplain.training.options import TrainingOptions
 
 ALL = "all"
 """In place of a layer's name: freeze all but the head."""
@@ -106,10 +108,7 @@ def lr_scales(model: nn.Module, *, layer_decay: float = 1.0, body: float = 1.0) 
     A block that lies d blocks before the head learns with body * layer_decay ** d (ULMFiT's
     discriminative fine-tuning, Howard and Ruder 2018; layer-wise decay of BEiT).
     """
-    if not 0 < layer_decay <= 1:
-        raise InputError(f"layer_decay is {layer_decay:g}; pass a number above 0, at most 1")
-    if body <= 0:
-        raise InputError(f"the factor of the body is {body:g}; pass a number above 0")
+    check_values(TrainingOptions, {"layer_decay": layer_decay, "body_lr": body})
     names = list(blocks_of(model))
     head_of(model)
     last = len(names) - 1

@@ -316,26 +316,27 @@ def check_logits(output: object, y_B: Tensor, *, soft: bool = False) -> Tensor:
                 f"{tuple(logits_BK.shape)}; pass one distribution over the classes for each image"
             )
         return logits_BK
-    check_index_type(y_B)
-    if y_B.device.type == "cpu" and batch:
-        low, high = int(y_B.min()), int(y_B.max())
-        if low < 0 or high >= logits_BK.shape[1]:
-            raise InputError(
-                f"label {low if low < 0 else high} is outside the model's {logits_BK.shape[1]} "
-                f"classes; pass labels from 0 to {logits_BK.shape[1] - 1}"
-            )
+    check_class_indices(y_B, logits_BK.shape[1])
     return logits_BK
 
 
-def check_index_type(y_B: Tensor) -> None:
-    """Raise InputError unless labels (B,) are of the one type that means class indices everywhere.
+def check_class_indices(y_B: Tensor, classes: int) -> None:
+    """Raise InputError unless labels (B,) are int64 and below so many classes.
 
-    Of uint8, which cross_entropy takes too, indexing makes a mask.
+    Of uint8, which cross_entropy takes too, indexing makes a mask. Values are looked at on the CPU
+    alone: elsewhere that would stall the device.
     """
     if y_B.dtype != torch.int64:
         raise InputError(
             f"the labels are {y_B.dtype}; pass class indices as torch.int64, for example y.long()"
         )
+    if y_B.device.type == "cpu" and y_B.numel():
+        low, high = int(y_B.min()), int(y_B.max())
+        if low < 0 or high >= classes:
+            raise InputError(
+                f"label {low if low < 0 else high} is outside the model's {classes} classes; "
+                f"pass labels from 0 to {classes - 1}"
+            )
 
 
 # An objective around another one.
