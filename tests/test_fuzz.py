@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import save
 
 from selfexplain.errors import InputError
-from selfexplain.experiments.objective_options import ObjectiveOptions
 from selfexplain.experiments.objectives import OBJECTIVES, build_objective, resolve
 from selfexplain.files import read_json, read_tensors
-from selfexplain.models.small_cnn import SmallCNN
+from selfexplain.models.build import SmallCNN
 from selfexplain.objectives import ObjectiveContext
+from selfexplain.objectives.options import ObjectiveOptions
 from selfexplain.spaces.genotype_io import from_string, to_string
 from selfexplain.training.checkpoint import load_checkpoint
 from selfexplain.training.log import EpochLog

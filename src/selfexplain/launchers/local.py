@@ -186,32 +186,32 @@ class LocalWorkers:
 
     def run(self, trials: Sequence[Trial], watch: Watch = ignore) -> Outcome:
         """Carry out all trials, in order as workers become free."""
-        ledger = TrialQueue(trials, self.retries, watch)
+        queue = TrialQueue(trials, self.retries, watch)
         count = min(self.workers, len(trials))
         gpus = gpus_here(os.environ)
         environments = [worker_environment(i, count, gpus, os.environ) for i in range(count)]
         workers: dict[int, WorkerProcess | None] = dict.fromkeys(range(count))
         try:
-            while not ledger.finished:
+            while not queue.finished:
                 for place in workers:
-                    workers[place] = _busy(workers[place], ledger, environments[place])
-                without_room = _listen([w for w in workers.values() if w is not None], ledger)
+                    workers[place] = _busy(workers[place], queue, environments[place])
+                without_room = _listen([w for w in workers.values() if w is not None], queue)
                 for place in [p for p, worker in workers.items() if worker in without_room]:
                     del workers[place]
         finally:
             for worker in workers.values():
                 if worker is not None:
                     worker.stop()
-        return ledger.outcome
+        return queue.outcome
 
 
 def _busy(
-    worker: WorkerProcess | None, ledger: TrialQueue, environment: dict[str, str]
+    worker: WorkerProcess | None, queue: TrialQueue, environment: dict[str, str]
 ) -> WorkerProcess | None:
     """The worker of a place, at work if there is any: a new one if it has died or was not there."""
     if worker is not None and worker.trial is not None:
         return worker
-    trial = ledger.next()
+    trial = queue.next()
     if worker is not None and (trial is None or not worker.alive):
         worker.stop()
         worker = None
@@ -221,8 +221,8 @@ def _busy(
     return worker
 
 
-def _listen(workers: list[WorkerProcess], ledger: TrialQueue) -> list[WorkerProcess]:
-    """Enter all news, after a short wait; return workers short of memory beside others on a GPU."""
+def _listen(workers: list[WorkerProcess], queue: TrialQueue) -> list[WorkerProcess]:
+    """Take in all news, after a short wait; return workers short of memory beside others."""
     without_room = []
     wait([worker.pipe for worker in workers], timeout=SECONDS_BETWEEN_LOOKS)
     for worker in workers:
@@ -233,11 +233,11 @@ def _listen(workers: list[WorkerProcess], ledger: TrialQueue) -> list[WorkerProc
                 worker.stop()  # with what it left behind; the next attempt gets a new one
             no_room = (
                 isinstance(message, Failed)
-                and message.shortage
+                and message.oom
                 and any(other.trial and other.gpu == worker.gpu for other in workers)
             )
             # Attempts without room are no more than the places that they close.
-            ledger.take(trial, message, counts=not no_room)
+            queue.take(trial, message, counts=not no_room)
             if no_room:
                 without_room.append(worker)
     return without_room

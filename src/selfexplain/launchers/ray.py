@@ -156,18 +156,18 @@ class RayCluster:
 
     def run(self, trials: Sequence[Trial], watch: Watch = ignore) -> Outcome:
         """Carry out all trials, in order as there is room for them."""
-        ledger = TrialQueue(trials, self.retries, watch)
+        queue = TrialQueue(trials, self.retries, watch)
         if not trials:
-            return ledger.outcome
+            return queue.outcome
         joined = self.ray.is_initialized()  # by the user's own program, which then ends it
         if not joined:
             self._connect()
         try:
-            _Sweep(self.ray, ledger, self._needs(), self.workers).run()
+            _Sweep(self.ray, queue, self._needs(), self.workers).run()
         finally:
             if not joined:
                 self.ray.shutdown()
-        return ledger.outcome
+        return queue.outcome
 
     def _connect(self) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -205,9 +205,9 @@ class _Sweep:
     """One sweep on a cluster that is connected."""
 
     def __init__(
-        self, ray: Any, ledger: TrialQueue, needs: dict[str, float], workers: int | None
+        self, ray: Any, queue: TrialQueue, needs: dict[str, float], workers: int | None
     ) -> None:
-        self.ray, self.ledger, self.workers = ray, ledger, workers
+        self.ray, self.queue, self.workers = ray, queue, workers
         self.board = ray.remote(num_cpus=0, max_restarts=-1)(Board).remote()
         # We try again ourselves, so that every attempt is counted and told of.
         self.attempt = ray.remote(max_retries=0, **needs)(attempt_there)
@@ -215,19 +215,19 @@ class _Sweep:
 
     def run(self) -> None:
         try:
-            while not self.ledger.finished:
+            while not self.queue.finished:
                 self._hand_out()
                 ended, _ = self.ray.wait(list(self.running), timeout=SECONDS_BETWEEN_LOOKS)
                 self._tell()
                 for reference in ended:
-                    self.ledger.take(self.running.pop(reference), self._end_of(reference))
+                    self.queue.take(self.running.pop(reference), self._end_of(reference))
         finally:
             for reference in self.running:
                 self.ray.cancel(reference, force=True)
 
     def _hand_out(self) -> None:
         while self.workers is None or len(self.running) < self.workers:
-            trial = self.ledger.next()
+            trial = self.queue.next()
             if trial is None:
                 return
             place = Place(str(Path.cwd()), tuple(sys.path))
@@ -239,7 +239,7 @@ class _Sweep:
         with suppress(self.ray.exceptions.RayError):
             for name, message in self.ray.get(self.board.take.remote()):
                 if name in at_work:
-                    self.ledger.take(at_work[name], message)
+                    self.queue.take(at_work[name], message)
 
     def _end_of(self, reference: Any) -> Message:
         """The last message of an attempt: what it returned, or that it died."""

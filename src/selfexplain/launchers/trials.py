@@ -84,7 +84,7 @@ class Failed:
     """A traceback, for a trial that raised what nobody expects."""
     retry: bool = False
     """Whether it is tried again."""
-    shortage: bool = False
+    oom: bool = False
     """Whether the machine was short of something, which others may have been using."""
     breaks_off: bool = False
     """Whether the other trials would end in the same, as on a full disk."""
@@ -212,7 +212,7 @@ def attempt(trial: Trial, send: Callable[[Message], None], where: str = "") -> N
         with no_room_said():
             result = trial.function(trial.argument, sparing(send))
     except OutOfMemoryError as error:
-        send(Failed(str(error), retry=True, shortage=True))
+        send(Failed(str(error), retry=True, oom=True))
     except WriteError as error:
         error.kept = None  # whoever runs the sweep says what of all trials is kept
         send(Failed(str(error), breaks_off=True))
@@ -255,11 +255,11 @@ class TrialQueue:
 
     Example:
         >>> from selfexplain.launchers.trials import ignore
-        >>> ledger = TrialQueue([Trial("a", print, None)], retries=1, watch=ignore)
-        >>> trial = ledger.next()
-        >>> ledger.take(trial, Failed("killed", retry=True)); ledger.next().name
+        >>> queue = TrialQueue([Trial("a", print, None)], retries=1, watch=ignore)
+        >>> trial = queue.next()
+        >>> queue.take(trial, Failed("killed", retry=True)); queue.next().name
         'a'
-        >>> ledger.take(trial, Failed("killed", retry=True)); ledger.finished
+        >>> queue.take(trial, Failed("killed", retry=True)); queue.finished
         True
     """
 
@@ -329,23 +329,23 @@ class Serial:
 
     def run(self, trials: Sequence[Trial], watch: Watch = ignore) -> Outcome:
         """Carry out all trials, in order."""
-        ledger = TrialQueue(trials, retries=0, watch=watch)
-        while (trial := ledger.next()) is not None:
-            _carry_out(trial, ledger)
-        return ledger.outcome
+        queue = TrialQueue(trials, retries=0, watch=watch)
+        while (trial := queue.next()) is not None:
+            _carry_out(trial, queue)
+        return queue.outcome
 
 
-def _carry_out(trial: Trial, ledger: TrialQueue) -> None:
+def _carry_out(trial: Trial, queue: TrialQueue) -> None:
     def on_step(done: int, total: int) -> None:
-        ledger.take(trial, Step(done, total))
+        queue.take(trial, Step(done, total))
 
-    ledger.take(trial, Started("this process"))
+    queue.take(trial, Started("this process"))
     try:
         result = trial.function(trial.argument, on_step)
     except BrokenOffError as error:  # so would be the next
         error.kept = None  # whoever runs the sweep says what of all trials is kept
         raise
     except InputError as error:
-        ledger.take(trial, Failed(str(error)))
+        queue.take(trial, Failed(str(error)))
     else:
-        ledger.take(trial, Done(result))
+        queue.take(trial, Done(result))

@@ -104,15 +104,28 @@ def _names(given: Sequence[str] | None, classes: int) -> tuple[str, ...]:
 
 
 class Logits(nn.Module):
-    """A classifier of transformers, which returns an object with `logits`, as one from images."""
+    """An image classifier of transformers as a model that returns logits.
 
-    def __init__(self, network: nn.Module) -> None:
+    Args:
+        model: takes `pixel_values` (B, C, H, W) and returns an output with `logits` (B, K).
+
+    Example:
+        >>> import transformers
+        >>> config = transformers.ResNetConfig(
+        ...     embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], num_labels=3
+        ... )
+        >>> model = Logits(transformers.ResNetForImageClassification(config))
+        >>> model(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 3])
+    """
+
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.network = network
+        self.model = model
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Logits (B, K) of images (B, C, H, W)."""
-        logits_BK: Tensor = self.network(pixel_values=x_BCHW).logits
+        logits_BK: Tensor = self.model(pixel_values=x_BCHW).logits
         return logits_BK
 
 

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from selfexplain.data import CORRUPTIONS, ImageData
@@ -57,10 +58,10 @@ from selfexplain.experiments.run_dir import (
     write_run,
 )
 from selfexplain.experiments.runtime import launch, logged, reraise_oom
-from selfexplain.models.build import check_model_name, check_without_weights
+from selfexplain.models.build import build_model, check_model_name, check_without_weights
 from selfexplain.objectives import Objective
 from selfexplain.training import train
-from selfexplain.training.finetune import ALL
+from selfexplain.training.finetune import ALL, frozen_blocks
 from selfexplain.training.loggers import Logger, numbers
 
 if TYPE_CHECKING:
@@ -179,8 +180,17 @@ def check_run(config: RunConfig) -> None:
         check_model_name(config.model, pretrained=config.pretrained)
         if not config.pretrained:
             check_without_weights(config.model)
+        _check_freeze(config)
     if config.teacher is not None:
         read_finished(config.teacher)
+
+
+def _check_freeze(config: TrainConfig) -> None:
+    """Refuse a layer that a built-in model does not have; others are asked when they are built."""
+    until = config.training.freeze
+    if until is not None and ":" not in config.model:
+        with torch.device("meta"):  # where tensors have no memory
+            frozen_blocks(build_model(config.model, num_classes=2, in_channels=3), until)
 
 
 def _train_and_score(
