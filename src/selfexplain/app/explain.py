@@ -166,7 +166,7 @@ class Explainer:
     Example:
         >>> Explainer(Path("absent"))
         Traceback (most recent call last):
-        selfexplain.errors.InputError: absent holds no finished run; pass a folder with run.json ...
+        selfexplain.errors.InputError: absent contains no finished run; pass a folder with run.json ...
     """
 
     def __init__(self, folder: Path) -> None:
