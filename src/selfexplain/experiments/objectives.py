@@ -223,7 +223,7 @@ def build_objective(
         model: the model to be trained.
         options: options of all objectives.
         context: what else some objectives need to know of the run.
-        wrap: puts another loss beside the objective's, inside the mixers, so that both see the
+        wrap: adds another loss to the objective's, inside the mixers, so that both see the
             mixed images and labels.
 
     Raises:
@@ -449,7 +449,7 @@ def _prefixed(spec: str) -> list[tuple[str, str]]:
 
 
 def _text(value: Value) -> str:
-    """As `resolve` reads it; three digits are more than a search of some trials can tell apart."""
+    """As `resolve` reads it; three digits are finer than a search of some trials can resolve."""
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:.3g}" if isinstance(value, float) else str(value)

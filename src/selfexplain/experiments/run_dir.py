@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-# What a result depends on beside its configuration: versions, hardware, commit.
+# What a result depends on besides its configuration: versions, hardware, commit.
 
 
 PACKAGES = ("selfexplain", "torch", "numpy", "lightning-fabric", "datasets")
@@ -174,9 +174,9 @@ def _kept_in(folder: Path) -> str:
 
 @contextmanager
 def waited_for(folder: Path, fabric: Fabric) -> Iterator[None]:
-    """Keep a folder for this run, after whoever has it is done; all of its processes wait.
+    """Reserve a folder for this run once it is free; all of its processes wait.
 
-    For a folder that several runs share. The lock is a file beside it, so that a run inside may
+    For a folder that several runs share. The lock is a file next to it, so that a run inside may
     still lock the folder itself.
     """
     lock = FileLock(folder.parent / f".{folder.name}.lock")
@@ -317,7 +317,7 @@ def _differences(old: Any, new: Any, name: str = "") -> list[str]:
     return [told if len(told) <= 200 else f"{name} is another"]  # a genotype is a long text
 
 
-# What a run writes into its folder beside what it learns.
+# What a run writes into its folder besides what it learns.
 
 
 def write_config(name: str, config: Any, environment: dict[str, object], **more: object) -> None:
@@ -438,7 +438,7 @@ def finished_run(
     """What a record says of a trained model, if its parts go together.
 
     Args:
-        path: of the record, which lies beside the weights.
+        path: of the record, which lies next to the weights.
         config: of the model.
         images: "class_names", "shape", "mean" and "std", checked against their shapes; "ranges".
         digest: of the weights.
@@ -470,7 +470,7 @@ def kept_digest(folder: Path, name: str) -> str | None:
 
 
 def check_tensors(folder: Path) -> None:
-    """Look at what a run that is done has left beside its result; what was deleted is not missed.
+    """Check what a finished run has left besides its result; deleted files are not missed.
 
     Raises:
         InputError: a file of tensors is damaged, or the result cannot be read.

@@ -61,7 +61,7 @@ class LinearWeights:
 # All that shows in one forward: what modules return, what functions between them are given.
 
 
-# Enough to tell tensors apart by value, and cheap.
+# Enough to distinguish tensors by value, and cheap.
 N_IMAGES = 2
 
 
@@ -108,7 +108,7 @@ class Trace:
     maps: int = 0
     """How many outputs have had four axes."""
     asked: dict[tuple[int, int, int], bool] = field(default_factory=dict)
-    """Whether so many tokens, so wide, after so many maps, have the grid that they seem to have."""
+    """Whether these tokens, of this width, after these maps, have the grid they seem to have."""
     logits_BK: Tensor = field(default_factory=lambda: torch.empty(0, 0))
     busy: bool = False
 

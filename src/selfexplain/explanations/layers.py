@@ -221,7 +221,7 @@ def _convolution_head(trace: Trace) -> str:
 
 def _single_position(trace: Trace, features: int) -> str:
     """Name the cause if the images are so small that the last feature map has no space left."""
-    # Where so many features have space anywhere, what returns a single position may be the pool.
+    # Where this many features have space anywhere, what returns a single position may be the pool.
     had_space = any(layout.channels == features for s in trace.sightings for layout, _ in s.means)
     for name, module in trace.called.items():
         last = trace.returned[name].endswith(f", {features}, 1, 1)")

@@ -83,7 +83,7 @@ class TokenGrid:
 
 
 def token_grid(tokens: int, height: int, width: int) -> TokenGrid | None:
-    """The grid of so many tokens of an image of this many pixels, or None where there is none.
+    """The grid of this many tokens of an image of this size, or None where there is none.
 
     The patch size is an integer p that divides both sides. Of the grids that fit, the one with the
     fewest prefix tokens is taken; one with fewer patches than prefix tokens is no grid.

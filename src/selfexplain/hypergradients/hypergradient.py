@@ -153,7 +153,7 @@ class _Taken:
     seen: dict[str, Variable]
     """What its loss saw; with mode inner_product, leaves of the graph of `local_gradient`."""
     names: list[str]
-    """The variables, beside its own, through which it depends on `wrt`: earlier ones, and it."""
+    """The variables, besides its own, through which it depends on `wrt`: earlier ones, and it."""
     random_state: list[Tensor]
     loss: Tensor
     gradient: Variable

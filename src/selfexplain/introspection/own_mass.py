@@ -122,7 +122,7 @@ class OwnMass(RisingShare, Introspective):
 
     @property
     def capturable(self) -> bool:  # type: ignore[override]
-        """Always: the epoch's share is fixed while an epoch is walked, and nothing is drawn."""
+        """Always: the epoch's share is fixed within an epoch, and nothing is drawn."""
         return True
 
     def forward(self, x_BCHW: Tensor, y_B: Tensor, *index_B: Tensor) -> dict[str, Tensor]:

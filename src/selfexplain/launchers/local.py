@@ -31,7 +31,7 @@ from selfexplain.limits import check_in_range
 def worker_environment(
     place: int, workers: int, gpus: list[str], inherited: Mapping[str, str]
 ) -> dict[str, str]:
-    """The environment variables of worker `place` of so many, made of those inherited.
+    """The environment variables of worker `place` of `workers`, from those inherited.
 
     Every worker gets its share of the cores as threads, unless OMP_NUM_THREADS is set, and one of
     the GPUs; workers that outnumber the GPUs share them evenly.

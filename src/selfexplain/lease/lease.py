@@ -106,7 +106,7 @@ class Explaining:
         levels: one for each step of the explanation.
         start: their start values, zeros.
         delta: the perturbation after all steps, in pixel units, of the variables.
-        shown: what the audience sees beside the images, of the variables.
+        shown: what the audience sees besides the images, from the variables.
     """
 
     levels: list[Level]
@@ -272,7 +272,7 @@ class LeaSE(ArchitectureSearch):
     """
 
     audience_depends_on: tuple[str, ...] = ("audience",)
-    """Variables that the audience's output depends on, beside its images."""
+    """Variables that the audience's output depends on, besides its images."""
 
     def __init__(
         self,

@@ -53,7 +53,7 @@ def timm_for(name: str, *, pretrained: bool) -> Any:
 
 
 def build_timm(name: str, classes: int, channels: int, *, pretrained: bool) -> nn.Module:
-    """A model of timm for so many classes and channels, with its weights if they are wanted."""
+    """A model of timm for this many classes and channels, with its weights if `pretrained`."""
     timm = timm_for(name, pretrained=pretrained)
     extra = {"pretrained": True} if pretrained else {}
     try:
@@ -140,7 +140,7 @@ def transformers_for(name: str) -> Any:
 
 
 def build_hf(name: str, classes: int, channels: int, *, pretrained: bool) -> nn.Module:
-    """A classifier of transformers for so many classes; code of the repository's is not run."""
+    """A classifier of transformers for this many classes; the repository's code is not run."""
     transformers, where = transformers_for(name), name.removeprefix("hf:")
     try:
         config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=False)

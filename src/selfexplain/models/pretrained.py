@@ -40,7 +40,7 @@ class Pretraining:
     class_names: tuple[str, ...]
 
     def statistics(self, channels: int) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation (C,) of images of so many channels; grey has the average.
+        """Mean and standard deviation (C,) of images with this many channels; grey has the average.
 
         Example:
             >>> lite_pretraining("efficientnet_lite0").statistics(1)[1]

@@ -84,7 +84,7 @@ def random_view(batch: int, generator: torch.Generator, min_area: float, mirror:
 
 
 def contrastive_loss(views_BP: Tensor, expected_BP: Tensor, temperature: float) -> Tensor:
-    """InfoNCE of maps: each view's map shall be its expected map rather than another view's map.
+    """InfoNCE of maps: each view's map should be its expected map rather than another view's.
 
     -log( exp(cos(v_i, e_i) / t) / (exp(cos(v_i, e_i) / t) + sum_{j != i} exp(cos(v_i, v_j) / t)) ),
     averaged over i. Maps are flattened and not negative; one without any response has the cosine 0
@@ -103,8 +103,8 @@ def contrastive_loss(views_BP: Tensor, expected_BP: Tensor, temperature: float) 
 class ContrastiveGradCam(ExplainingObjective):
     """L = (CE(softmax(z), y) + CE(softmax(z'), y)) / 2 + w InfoNCE(maps of x', part of maps of x).
 
-    x' is a random part of x, resized and perhaps mirrored. The true class's map of x' shall be that
-    part of the true class's map of x. Two forward passes a step; each explains itself.
+    x' is a random part of x, resized and perhaps mirrored. The true class's map of x' should be
+    that part of the true class's map of x. Two forward passes a step; each explains itself.
 
     Args:
         model: maps images (B, C, H, W) to logits (B, K).

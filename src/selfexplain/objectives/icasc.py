@@ -22,7 +22,7 @@ from selfexplain.objectives.options import AttentionSeparabilityOptions
 from selfexplain.objectives.shared.base import Range, Tunable, check_logits
 from selfexplain.objectives.shared.explaining import ExplainingObjective
 
-# How two classes' attention meets, and how two layers' does: the terms of ICASC (`icasc.py`).
+# How two classes' attention meets, and how two layers' does: the terms of ICASC.
 #
 # Attention A is a class map without what speaks against the class: never negative.
 
@@ -31,7 +31,7 @@ EPSILON = 1e-8
 
 
 def most_confusing(logits_BK: Tensor, y_B: Tensor) -> Tensor:
-    """The class with the highest logit beside the true one: (B,)."""
+    """The class with the highest logit other than the true one: (B,)."""
     others_BK = logits_BK.detach().scatter(1, y_B.unsqueeze(1), float("-inf"))
     return others_BK.argmax(dim=1)
 
@@ -64,7 +64,7 @@ def outside(attention_BHW: Tensor, mask_BHW: Tensor, theta: float) -> Tensor:
 class AttentionSeparability(ExplainingObjective):
     """L = CE(softmax(z), y) + a (L_AS(last layer) + L_AS(inner layer)) + c L_AC(inner layer).
 
-    Attention is the rectified Grad-CAM of a class. The true class shall attend elsewhere than the
+    Attention is the rectified Grad-CAM of a class. The true class should attend elsewhere than the
     one it is most easily mistaken for (L_AS), and at the inner layer where it does at the last one
     (L_AC). One forward pass serves the classification and both layers' maps.
 

@@ -31,7 +31,7 @@ from selfexplain.spaces.supernet import (
     rows_by_source,
 )
 
-# What stands before and beside the cells of DARTS: stems and auxiliary heads (Liu et al. 2019).
+# What surrounds the cells of DARTS: stems and auxiliary heads (Liu et al. 2019).
 
 
 class SmallStem(nn.Module):
@@ -185,8 +185,8 @@ class DARTSNetwork(nn.Module):
         channels: channels of the first cells.
         cells: number of cells.
         auxiliary: makes, from its input channels, a second head on the features after two thirds of
-            the cells. It is the submodule `auxiliary`, runs in training alone, and whoever wants
-            its logits listens with a forward hook.
+            the cells. It is the submodule `auxiliary`, runs in training only; to read
+            its logits, register a forward hook.
 
     Shapes:
         input (B, C, H, W); output (B, K) logits.

@@ -59,7 +59,7 @@ class NASBench201Network(nn.Module):
     """Stem, three stages of cells with residual reductions between them, pooled linear head.
 
     Args:
-        make_cell: makes a cell of so many channels.
+        make_cell: makes a cell with this many channels.
         num_classes: number of classes K.
         in_channels: channels of the images.
         channels: channels of the first stage.

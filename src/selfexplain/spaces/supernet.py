@@ -270,7 +270,7 @@ def _listed(shapes: Mapping[str, tuple[int, ...]]) -> str:
 
 
 NEVER = -1e4
-"""A raw number whose softmax beside a 0 is exactly zero, in half precision too."""
+"""A raw number whose softmax next to a 0 is exactly zero, in half precision too."""
 
 
 def one_hot_architecture(supernet: Supernet, genotype: Genotype) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """What a training step of each objective costs, measured side by side.
 
-The objectives take turns (interleave.py): in every round each takes one step on the same batch, and
+The objectives take turns: in every round each takes one step on the same batch, and
 the cost of an objective is the median over rounds of its time divided by the reference's time in
 that round.
 """

@@ -140,7 +140,7 @@ class SearchProgress:
         self.album = SearchSnapshots(config, prepared, self.device, search.processes)
 
     def run(self, identity: str, on_step: StepCallback) -> None:
-        """Walk the epochs that are left, given a text that stands for the whole configuration."""
+        """Run the remaining epochs, given a text that identifies the whole configuration."""
         self.on_step = on_step
         self.epochs_done = walk_epochs(
             self,
@@ -242,7 +242,7 @@ class SearchProgress:
         return lines
 
     def outcome(self) -> dict[str, Any]:
-        """What a result says beside the cell."""
+        """What a result says besides the cell."""
         lines = self.lines()
         last = lines[-2] if self.stopped and len(lines) > 1 else lines[-1]  # that of the cell
         return {

@@ -61,7 +61,7 @@ class Choice:
 Tunable = Range | Choice
 
 
-# What an objective may need to know of a run beside its model and its options.
+# What an objective may need to know about a run besides its model and its options.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +95,7 @@ class ObjectiveContext:
     """A trained model with the same classes, for an objective that asks for one."""
 
 
-# What a checkpoint holds of an objective beside weights; memory.py says why it is no buffer.
+# What a checkpoint holds of an objective besides weights; memory.py says why it is no buffer.
 
 
 EXTRA = "_extra_state"
@@ -321,7 +321,7 @@ def check_logits(output: object, y_B: Tensor, *, soft: bool = False) -> Tensor:
 
 
 def check_class_indices(y_B: Tensor, classes: int) -> None:
-    """Raise InputError unless labels (B,) are int64 and below so many classes.
+    """Raise InputError unless labels (B,) are int64 and below the number of classes.
 
     Of uint8, which cross_entropy takes too, indexing makes a mask. Values are looked at on the CPU
     alone: elsewhere that would stall the device.
