@@ -1,4 +1,4 @@
-"""What the options of a dataclass may be: their limits stand beside them, in their hints."""
+"""What the options of a dataclass may be: their limits are in their type hints."""
 
 import math
 from collections.abc import Mapping
@@ -98,7 +98,7 @@ def check_options(options: Any) -> None:
     Looked at are numbers, paths, and tuples of either; a dataclass inside checks itself.
 
     Args:
-        options: an instance, whose hints name `Limits` where it has any beside being finite.
+        options: an instance, whose hints name any `Limits` other than being finite.
 
     Example:
         >>> @dataclass

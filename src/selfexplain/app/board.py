@@ -1,4 +1,7 @@
-"""What the page shows first and answers to a choice; nothing here knows of Gradio."""
+"""What the page shows first and answers to a choice; nothing here knows of Gradio.
+
+Shape suffixes: B images, C channels, H and W space.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +18,6 @@ from selfexplain.files import read_shaped
 from selfexplain.report import disambiguate
 
 # The images that a run has kept of those that it was scored on.
-#
-# Shape suffixes: B images, C channels, H and W space.
 
 
 ALBUM = Path("album") / "images.safetensors"
@@ -54,8 +55,6 @@ def read_examples(folder: Path, class_names: tuple[str, ...]) -> list[Example]:
 
 
 # What the page answers to a choice: nothing here knows of Gradio.
-#
-# Shape suffixes: C channels, H and W space.
 
 
 KIND_NAMES: dict[MapKind, str] = {

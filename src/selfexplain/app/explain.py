@@ -31,7 +31,7 @@ from selfexplain.introspection import Introspective, similarity_to_true
 
 # Image files from strangers: bytes become pixels of a model's shape, or one clear sentence.
 #
-# Nothing is decoded before its header was checked. Shape suffixes: C channels, H height, W width.
+# Nothing is decoded before its header was checked.
 
 
 MAX_BYTES = 10_000_000
@@ -166,7 +166,7 @@ class Explainer:
     Example:
         >>> Explainer(Path("absent"))
         Traceback (most recent call last):
-        selfexplain.errors.InputError: absent holds no finished run; pass a folder with run.json ...
+        selfexplain.errors.InputError: absent contains no finished run; pass a folder with ...
     """
 
     def __init__(self, folder: Path) -> None:
@@ -207,7 +207,7 @@ class Explainer:
         )
 
     def layers(self, kind: MapKind) -> tuple[str, ...]:
-        """Names of the layers that can be explained by this kind of map, beside its default one.
+        """Names of the layers that can be explained by this kind of map, other than its default.
 
         Raises:
             InputError: the model has no maps of this kind.

@@ -42,7 +42,7 @@ NEEDED = {
     "HEAD": re.compile("/"),
     "POST": re.compile(rf"{API}/(queue/join|cancel|upload)"),
 }
-"""Method -> paths that the page asks for, beside files."""
+"""Method -> paths that the page requests, other than files."""
 KNOWN = frozenset(
     resources.files("selfexplain.app").joinpath("gradio_routes.txt").read_text().splitlines()
 )

@@ -186,7 +186,7 @@ def _connect(
 
 
 def _on(event: Any, answer: Callable[..., Any], inputs: list[Any], outputs: list[Any]) -> None:
-    """One answer at a time, whoever asks: the models are shared."""
+    """One answer at a time for all users: the models are shared."""
     event(
         answer,
         inputs,

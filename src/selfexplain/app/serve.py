@@ -122,7 +122,7 @@ def launch(page: Any, config: AppConfig, uploads: Path) -> None:
             ssr_mode=False,
             pwa=False,
             mcp_server=False,
-            num_workers=0,  # workers would serve files beside the gate
+            num_workers=0,  # workers would serve files that bypass the gate
             app_kwargs={"middleware": [Middleware(Gate, uploads=uploads)]},
             theme=Base(font=fonts, font_mono=["ui-monospace", "monospace"]),
             css=resources.files("selfexplain.app").joinpath("style.css").read_text(),

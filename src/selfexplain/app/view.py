@@ -44,8 +44,6 @@ def _bar(name: str, share: float, text: str, signed: bool) -> str:
 
 
 # Pictures inside the page as PNG data URIs: drawn as in the report, but larger.
-#
-# Shape suffixes: C channels, H and W space.
 
 
 LARGEST = 128

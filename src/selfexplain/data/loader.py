@@ -15,7 +15,7 @@ from selfexplain.seeding import named_generator
 class Batches:
     """Batches of normalised images, one epoch after another.
 
-    Every process walks the same order, a function of (seed, epoch), and takes its contiguous
+    Every process follows the same order, a function of (seed, epoch), and takes its contiguous
     part of each global batch. What is done to the images is drawn for the global batch, a
     function of (seed, epoch, step). So the batches of several processes, put together, equal
     those of one bit for bit, and no epoch or step needs those before it. The noise of a corruption

@@ -108,7 +108,7 @@ def check_plain(path: Path) -> None:
 def lies_below(path: Path, folders: Iterable[Path]) -> bool:
     """Say whether a file lies in one of some folders, wherever links and .. in its name lead to.
 
-    A table that comes from a stranger may name files, but none beside its own.
+    A table from an untrusted source may name files, but only its own.
 
     Example:
         >>> lies_below(Path("/data/../etc/passwd"), [Path("/data")])

@@ -50,7 +50,7 @@ def translate_y(amount_G: Tensor, height: int, width: int) -> Tensor:
 
 
 def rotate(amount_G: Tensor, height: int, width: int) -> Tensor:
-    """Turn about the centre by so many degrees, counter-clockwise."""
+    """Rotate about the centre by this many degrees, counter-clockwise."""
     angle_G = -amount_G * math.pi / 180
     cos_G, sin_G = angle_G.cos(), angle_G.sin()
     x, y = width / 2, height / 2

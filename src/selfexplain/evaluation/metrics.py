@@ -13,8 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # Scored images in the order of the classifier's confidence.
-#
-# Shape suffixes: N images, K classes.
 
 
 def by_confidence(logits_NK: Tensor, y_N: Tensor) -> tuple[Tensor, Tensor]:
@@ -36,8 +34,6 @@ def by_confidence(logits_NK: Tensor, y_N: Tensor) -> tuple[Tensor, Tensor]:
 
 
 # Calibration error of the top class, over bins of equal width or of equal mass.
-#
-# Shape suffixes: N images, K classes.
 
 
 BINS = 15
@@ -95,8 +91,6 @@ def adaptive_calibration_error(logits_NK: Tensor, y_N: Tensor, bins: int = BINS)
 
 
 # Selective prediction: what a classifier is worth that may decline to answer.
-#
-# Shape suffixes: N images, K classes.
 
 
 def risk_coverage(logits_NK: Tensor, y_N: Tensor) -> Tensor:
@@ -149,8 +143,6 @@ def _running_mean(values_N: Tensor) -> Tensor:
 
 
 # Temperature scaling (Guo et al. 2017, "On Calibration of Modern Neural Networks", section 4.2).
-#
-# Shape suffixes: N images, K classes.
 
 
 COLDEST, HOTTEST = 0.1, 10.0

@@ -1,4 +1,7 @@
-"""The images of a run, split and normalised, and a model's logits on them."""
+"""The images of a run, split and normalised, and a model's logits on them.
+
+Shape suffixes: C channels, H and W space.
+"""
 
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,8 +26,6 @@ from selfexplain.evaluation import predict
 from selfexplain.experiments.options import DataOptions
 
 # From data options to the images that one seed trains on and is scored on.
-#
-# Shape suffixes: C channels, H and W space.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

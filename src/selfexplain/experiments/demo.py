@@ -28,17 +28,7 @@ It comes with matplotlib.
 
 
 def demo_photograph(out: Path) -> Path:
-    """Explain a photograph by a network that knows ImageNet: its five most probable classes.
-
-    Args:
-        out: folder for the picture.
-
-    Returns:
-        The picture's file.
-
-    Raises:
-        InputError: the weights are not installed.
-    """
+    """Explain a photograph by a network that knows ImageNet: its five most probable classes."""
     run = load_published("efficientnet_lite0")
     images_BCHW = read_images([Path(matplotlib.get_data_path()) / PHOTOGRAPH], run.shape_CHW)
     figure = explain_tensor(run, images_BCHW, top=TOP)

@@ -89,11 +89,7 @@ def split_options(part: str) -> tuple[str, str | None]:
 
 
 def objective_class(name: str) -> type[Objective]:
-    """The class of this name, one of the user's own imported.
-
-    Raises:
-        InputError: there is no such objective, or what is imported is none.
-    """
+    """The class of this name, one of the user's own imported."""
     if name in OBJECTIVES:
         return OBJECTIVES[name]
     if not is_own_objective(name):
@@ -227,7 +223,7 @@ def build_objective(
         model: the model to be trained.
         options: options of all objectives.
         context: what else some objectives need to know of the run.
-        wrap: puts another loss beside the objective's, inside the mixers, so that both see the
+        wrap: adds another loss to the objective's, inside the mixers, so that both see the
             mixed images and labels.
 
     Raises:
@@ -453,7 +449,7 @@ def _prefixed(spec: str) -> list[tuple[str, str]]:
 
 
 def _text(value: Value) -> str:
-    """As `resolve` reads it; three digits are more than a search of some trials can tell apart."""
+    """As `resolve` reads it; three digits are finer than a search of some trials can resolve."""
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-# What a result depends on beside its configuration: versions, hardware, commit.
+# What a result depends on besides its configuration: versions, hardware, commit.
 
 
 PACKAGES = ("selfexplain", "torch", "numpy", "lightning-fabric", "datasets")
@@ -149,15 +149,7 @@ def locked(folder: Path, lock_timeout: float = 0.0) -> Iterator[None]:
 
 @contextmanager
 def kept_said(folder: Path) -> Iterator[None]:
-    """Say of work that is broken off, by a full disk or a lost process, what of it is kept.
-
-    Args:
-        folder: of the run, or of the runs.
-
-    Raises:
-        WriteError: a file cannot be written.
-        LostProcessError: another process of the run has ended.
-    """
+    """Say of work that is broken off, by a full disk or a lost process, what of it is kept."""
     try:
         with no_room_said(), lost_process_said():
             yield
@@ -182,9 +174,9 @@ def _kept_in(folder: Path) -> str:
 
 @contextmanager
 def waited_for(folder: Path, fabric: Fabric) -> Iterator[None]:
-    """Keep a folder for this run, after whoever has it is done; all of its processes wait.
+    """Reserve a folder for this run once it is free; all of its processes wait.
 
-    For a folder that several runs share. The lock is a file beside it, so that a run inside may
+    For a folder that several runs share. The lock is a file next to it, so that a run inside may
     still lock the folder itself.
     """
     lock = FileLock(folder.parent / f".{folder.name}.lock")
@@ -296,11 +288,7 @@ def check_free(folder: Path) -> None:
 
 
 def saved_config(path: Path) -> dict[str, Any]:
-    """The configuration in a `run.json` or `compare.json`.
-
-    Raises:
-        InputError: the file cannot be read or holds none.
-    """
+    """The configuration in a `run.json` or `compare.json`."""
     config = read_json(path).get("config")
     if not isinstance(config, dict):
         raise InputError(f"{path} contains no configuration; delete it, or pass another folder")
@@ -310,14 +298,7 @@ def saved_config(path: Path) -> dict[str, Any]:
 def check_same_config(
     old: dict[str, Any], new: dict[str, Any], folder: Path, remedy: str = _MADE_WITH
 ) -> None:
-    """Raise InputError that names the first options in which two configurations differ.
-
-    Args:
-        old: configuration of what the folder holds.
-        new: configuration that was passed.
-        folder: of both.
-        remedy: what to do, other than to take another folder.
-    """
+    """Raise InputError that names the first options in which two configurations differ."""
     differing = _differences(old, new)
     if differing:
         raise InputError(
@@ -336,18 +317,11 @@ def _differences(old: Any, new: Any, name: str = "") -> list[str]:
     return [told if len(told) <= 200 else f"{name} is another"]  # a genotype is a long text
 
 
-# What a run writes into its folder beside what it learns.
+# What a run writes into its folder besides what it learns.
 
 
 def write_config(name: str, config: Any, environment: dict[str, object], **more: object) -> None:
-    """Write what a folder is of: `run.json` of a training or search, `compare.json` of several.
-
-    Args:
-        name: of the file.
-        config: a dataclass with `out`, where the file is written.
-        environment: see `environment`.
-        **more: what else there is to say.
-    """
+    """Write what a folder is of: `run.json` of a training or search, `compare.json` of several."""
     saved = to_dict(config, leave_out=("out", "resume"))
     record = {"schema": 1, "config": saved, "environment": environment, **more}
     write_record(config.out / name, record)
@@ -381,13 +355,6 @@ def write_outcome(
     """Write the model, what it says of the scored images, and last the result: the run is done.
 
     The result then holds the digests of both files too, and is returned.
-
-    Args:
-        folder: of the run.
-        result: for `result.json`.
-        model: of the last epoch.
-        logits_NK: of the scored images.
-        labels_N: their classes.
     """
     predictions = {"logits": logits_NK, "labels": labels_N}
     files = {"predictions.safetensors": predictions, "model.safetensors": model.state_dict()}
@@ -405,11 +372,7 @@ def best_epoch(folder: Path) -> dict[str, float]:
 
 
 def median_step_seconds(folder: Path) -> float:
-    r"""Seconds of a training step, the median of the epochs' means in `metrics.jsonl`.
-
-    Raises:
-        InputError: the file is missing or damaged.
-    """
+    r"""Seconds of a training step, the median of the epochs' means in `metrics.jsonl`."""
     log = EpochLog(folder)
     values = [record.get("step_seconds") for record in log.read()]
     seconds = [value for value in values if isinstance(value, float)]
@@ -475,7 +438,7 @@ def finished_run(
     """What a record says of a trained model, if its parts go together.
 
     Args:
-        path: of the record, which lies beside the weights.
+        path: of the record, which lies next to the weights.
         config: of the model.
         images: "class_names", "shape", "mean" and "std", checked against their shapes; "ranges".
         digest: of the weights.
@@ -499,11 +462,7 @@ def finished_run(
 
 
 def kept_digest(folder: Path, name: str) -> str | None:
-    """What `result.json` says that the tensors of a file of its run are; None if it does not.
-
-    Raises:
-        InputError: it cannot be read.
-    """
+    """What `result.json` says that the tensors of a file of its run are; None if it does not."""
     path = folder / "result.json"
     digests = read_json(path).get("digests") if path.exists() else None
     digest = digests.get(name) if isinstance(digests, dict) else None
@@ -511,7 +470,7 @@ def kept_digest(folder: Path, name: str) -> str | None:
 
 
 def check_tensors(folder: Path) -> None:
-    """Look at what a run that is done has left beside its result; what was deleted is not missed.
+    """Check what a finished run has left besides its result; deleted files are not missed.
 
     Raises:
         InputError: a file of tensors is damaged, or the result cannot be read.
@@ -524,11 +483,7 @@ def check_tensors(folder: Path) -> None:
 
 
 def weight_shapes(run: FinishedRun) -> dict[str, tuple[int, ...]]:
-    """The shapes of the weights of a finished run, by name.
-
-    Raises:
-        InputError: they cannot be read.
-    """
+    """The shapes of the weights of a finished run, by name."""
     return tensor_shapes(run.folder / "model.safetensors", remedy=_remedy(run))
 
 

@@ -120,10 +120,7 @@ def by_version_alone(package: str) -> Iterator[None]:
     When Fabric is imported it asks whether torchmetrics, where there is one (Lightning brings it),
     is of version 1 or later, and imports the whole of it for that, with transformers and pandas:
     seconds, before anything is trained, for what no run uses.
-    Afterwards whoever imports the package gets the package.
-
-    Args:
-        package: of one distribution that has its name.
+    Afterwards an import gets the package itself.
     """
     spec = importlib.util.find_spec(package) if package not in sys.modules else None
     if spec is None:  # imported already, or not installed

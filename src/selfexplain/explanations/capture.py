@@ -61,7 +61,7 @@ class LinearWeights:
 # All that shows in one forward: what modules return, what functions between them are given.
 
 
-# Enough to tell tensors apart by value, and cheap.
+# Enough to distinguish tensors by value, and cheap.
 N_IMAGES = 2
 
 
@@ -108,7 +108,7 @@ class Trace:
     maps: int = 0
     """How many outputs have had four axes."""
     asked: dict[tuple[int, int, int], bool] = field(default_factory=dict)
-    """Whether so many tokens, so wide, after so many maps, have the grid that they seem to have."""
+    """Whether these tokens, of this width, after these maps, have the grid they seem to have."""
     logits_BK: Tensor = field(default_factory=lambda: torch.empty(0, 0))
     busy: bool = False
 
@@ -157,13 +157,7 @@ def traced(
 ) -> Trace:
     """Watch a forward of a few images in eval mode, without gradients; nothing else is changed.
 
-    Args:
-        model: maps images to logits.
-        x_BCHW: images, of which a few are looked at.
-        lent: what is in force during the forward, such as ``other_weights``.
-
-    Raises:
-        InputError: if the model does not return logits (B, K).
+    What is `lent` is in force during the forward, such as ``other_weights``.
     """
     x_BCHW = probe_images(x_BCHW)
     trace, weights = Trace(x_BCHW.shape), LinearWeights()

@@ -178,10 +178,8 @@ def run_eagerly(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Run those of the modules that are compiled as they were written, for the time of the block.
 
     A module is compiled by its own `compile()`, or as a whole by `torch.compile(module)`. In the
-    second case all compiled code rests meanwhile. Modules that are not named keep their code.
-
-    Args:
-        modules: those that hooks lie on or in; see `modules_around`.
+    second case all compiled code rests meanwhile. Modules that are not named keep their code, so
+    name those that hooks lie on or in (`modules_around`).
     """
     modules = dict.fromkeys(modules)
     with ExitStack() as stack:
@@ -204,10 +202,7 @@ def child_of(module: nn.Module, name: str) -> nn.Module | None:
 def modules_around(model: nn.Module, name: str) -> list[nn.Module]:
     """The module of that name and those that it lies in, the model first.
 
-    Wrappers may have changed the names since the name was found; only then all modules are walked.
-
-    Raises:
-        InputError: there is no such module.
+    Wrappers may have changed the names since the name was found; then all modules are searched.
     """
     around = [model]
     try:
@@ -401,7 +396,7 @@ def buffers_lent(model: nn.Module) -> Iterator[None]:
 
     Copying values back instead would count as an in-place change, and break the backward pass of a
     graph that the user already holds. All are lent, also those of a BatchNorm in eval mode, for a
-    forward or a hook may write into them nevertheless. Backward passes write, too, where parts of
+    forward or a hook may still write into them. Backward passes write, too, where parts of
     the forward are checkpointed: those run again.
     """
     lent = [

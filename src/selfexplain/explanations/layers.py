@@ -91,13 +91,10 @@ def find_pooled_head(model: nn.Module, x_BCHW: Tensor) -> PooledHead:
 
 
 def pooled_head_of(model: nn.Module, x_BCHW: Tensor, trace: Trace) -> PooledHead | str:
-    """Find the pooled head that the model has with these weights and with others.
+    """The pooled head that the model has with these weights and with others, or why there is none.
 
     Only what runs after the feature map gets other weights. If these make numbers overflow, they
     tell nothing.
-
-    Returns:
-        The head, or the reason why there is none.
     """
     head = search(trace)
     if isinstance(head, str):
@@ -224,7 +221,7 @@ def _convolution_head(trace: Trace) -> str:
 
 def _single_position(trace: Trace, features: int) -> str:
     """Name the cause if the images are so small that the last feature map has no space left."""
-    # Where so many features have space anywhere, what returns a single position may be the pool.
+    # Where this many features have space anywhere, what returns a single position may be the pool.
     had_space = any(layout.channels == features for s in trace.sightings for layout, _ in s.means)
     for name, module in trace.called.items():
         last = trace.returned[name].endswith(f", {features}, 1, 1)")
@@ -283,12 +280,6 @@ def last_responsive_layer(model: nn.Module, x_BCHW: Tensor) -> tuple[str, Featur
     over: there the patch tokens have no gradient. Tokens must be as wide as the last ones are, so
     that the inside of an MLP does not count. What attention heads compute is no feature map; tokens
     without a known grid are refused rather than passed over for the map that they are made of.
-
-    Returns:
-        The module's name and the layout of its output.
-
-    Raises:
-        InputError: if there is no such module.
     """
     check_images(x_BCHW)
     found = outputs_with_space(model, x_BCHW)

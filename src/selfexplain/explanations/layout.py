@@ -83,15 +83,10 @@ class TokenGrid:
 
 
 def token_grid(tokens: int, height: int, width: int) -> TokenGrid | None:
-    """Return the grid of ``tokens`` tokens of an image, or None where there is none.
+    """The grid of this many tokens of an image of this size, or None where there is none.
 
     The patch size is an integer p that divides both sides. Of the grids that fit, the one with the
     fewest prefix tokens is taken; one with fewer patches than prefix tokens is no grid.
-
-    Args:
-        tokens: number of tokens, prefix tokens included.
-        height: of the image, in pixels.
-        width: of the image, in pixels.
     """
     for p in range(1, min(height, width) + 1):
         h, w = height // p, width // p
@@ -233,12 +228,6 @@ def is_of_heads(
 
     Weights are (B, heads, N, N); queries, keys and values are (B, heads, N, D), with two of the
     axes exchanged or not.
-
-    Args:
-        output: of a module.
-        tokens: layouts of the tokens in this model.
-        sequences: length and width of its sequences, from ``sequences_of``.
-        image_BCHW: the shape of the images.
     """
     if output.dim() != 4:
         return False
@@ -400,11 +389,7 @@ def check_output(output: object, batch: int) -> Tensor:
 
 
 def check_classes(classes: Sequence[int] | None, n_classes: int) -> list[int]:
-    """Return the class indices asked for; all of them where ``classes`` is None.
-
-    Raises:
-        InputError: if there are none, or one is not in 0 .. ``n_classes`` - 1.
-    """
+    """The class indices asked for, checked; all ``n_classes`` of them where ``classes`` is None."""
     chosen = list(range(n_classes)) if classes is None else [int(k) for k in classes]
     outside = [k for k in chosen if not 0 <= k < n_classes]
     if outside or not chosen:

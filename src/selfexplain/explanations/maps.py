@@ -1,4 +1,7 @@
-"""Class maps of all classes in one call (B batch, C channels, F features, K classes, H W space)."""
+"""Class maps of all classes in one call.
+
+Shape suffixes: B batch, C channels, F features, K classes, N classes of an image, H W space.
+"""
 
 from collections.abc import Callable, Sequence
 from weakref import WeakKeyDictionary
@@ -52,13 +55,10 @@ def cam(features_BFHW: Tensor, weight_KF: Tensor) -> Tensor:
 
 
 def grad_cam_of(features_BFHW: Tensor, gradient_BFHW: Tensor) -> Tensor:
-    """Grad-CAM of one class, without the ReLU: ``sum_f mean_hw(d logit / d a_f) a_f``.
+    """Grad-CAM of one class, without the ReLU: ``sum_f mean_hw(d logit / d a_f) a_f``, (B, H, W).
 
     Source: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
     Localization", ICCV 2017.
-
-    Returns:
-        Maps (B, H, W).
     """
     return (gradient_BFHW.mean((2, 3), keepdim=True) * features_BFHW).sum(1)
 
@@ -92,23 +92,11 @@ def maps_by_gradient(
     create_graph: bool = False,
     retain_graph: bool = True,
 ) -> Tensor:
-    """Maps of ``classes`` from the gradients of their logits with respect to ``activation``.
+    """Maps (B, len(classes), H, W) from gradients of logits with respect to ``activation``.
 
     One backward pass a class. All classes in one batched pass (``is_grads_batched``) took as long
     on the CPU (mostly 0.84 to 1.15 times, at worst 1.3; 10 and 100 classes), needs the memory of
     all gradients at once, and does not work with every operation, so it is not used.
-
-    Args:
-        logits_BK: logits of the forward that computed ``activation``.
-        activation: tensor in the graph of ``logits_BK``.
-        layout: how to read ``activation``.
-        kind: any kind but ``cam``.
-        classes: indices of the classes.
-        create_graph: keep the maps differentiable.
-        retain_graph: leave the graph of ``logits_BK`` usable.
-
-    Returns:
-        Maps (B, len(classes), H, W).
 
     Raises:
         InputError: if the logits do not depend on ``activation``.
@@ -126,11 +114,7 @@ def maps_by_gradient(
 def gradient_of_score(
     score: Tensor, activation: Tensor, create_graph: bool = False, retain_graph: bool = True
 ) -> Tensor:
-    """Gradient of a scalar with respect to ``activation``, in its shape.
-
-    Raises:
-        InputError: if the score does not depend on ``activation``.
-    """
+    """Gradient of a scalar with respect to ``activation``, in its shape."""
     if not (score.requires_grad and activation.requires_grad):
         raise InputError(
             "the logits carry no gradient to the explained layer; run the forward with gradients "
@@ -311,8 +295,6 @@ def _layers(model: nn.Module, x_BCHW: Tensor, kind: MapKind, layer: str | None) 
 
 
 # Maps of classes that each image has for itself: its true one, the one it is mistaken for.
-#
-# Shape suffixes: B batch, N classes of an image, K all classes, H W space.
 
 
 def maps_of_own_classes(

@@ -27,16 +27,9 @@ from selfexplain.hypergradients.level import (
 def primitive_batch_norm(
     x: Tensor, weight_C: Tensor | None, bias_C: Tensor | None, eps: float = 1e-5
 ) -> Tensor:
-    """Normalise with the batch's own mean and variance, as a BatchNorm in training mode does.
+    """Normalise (B, C, ...) by the batch's own mean and variance, as BatchNorm does in training.
 
-    Args:
-        x: (B, C, ...).
-        weight_C: scale of each channel, or None.
-        bias_C: shift of each channel, or None.
-        eps: added to the variance.
-
-    Returns:
-        (B, C, ...). No running statistics are read or written.
+    Running statistics are neither read nor written.
     """
     across = [d for d in range(x.dim()) if d != 1]
     shape = [1, -1] + [1] * (x.dim() - 2)

@@ -100,11 +100,9 @@ def difference_product(
         own: name of the variable that is displaced along the vector.
         vector: one tensor for each tensor of that variable.
         names: towards which variables.
-        at_start: gradients towards them at `seen`, for a one-sided difference; None for a central
-            one.
+        at_start: gradients at `seen`, for a one-sided difference; None for a central one.
         radius: length of the displacement; None for `default_radius`.
-        length: that of the whole vector, if `vector` is this process's part of one; None for its
-            own.
+        length: that of the whole vector, if `vector` is this process's part of one.
         before_each: called before each evaluation of the loss (to set the random state).
     """
     length = float(square_sum(vector).sqrt()) if length is None else length
@@ -155,7 +153,7 @@ class _Taken:
     seen: dict[str, Variable]
     """What its loss saw; with mode inner_product, leaves of the graph of `local_gradient`."""
     names: list[str]
-    """The variables, beside its own, through which it depends on `wrt`: earlier ones, and it."""
+    """The variables, besides its own, through which it depends on `wrt`: earlier ones, and it."""
     random_state: list[Tensor]
     loss: Tensor
     gradient: Variable
@@ -180,17 +178,7 @@ def unroll_backward(
     Each level's loss is first called once at its start, in the order of the levels; then `outer`;
     only then, with differences, at displaced values. Random numbers that a loss draws from torch's
     global CPU generator, or that of the current CUDA device, are the same in every one of its
-    calls.
-
-    Args:
-        levels: in the order of their steps.
-        outer: scalar of all stepped variables.
-        variables: start values.
-        wrt: name of the variable whose gradient is wanted.
-        mode: how mixed products are made, see above.
-        radius: length of the displacement of every level's variable; None for the level's own, or
-            else a default by precision.
-        processes: those that share the images of all losses.
+    calls. `radius` is None for the levels' own, or else a default by precision.
     """
     seen = constants(levels, variables)
     own = {level.name for level in levels if not level.shared}

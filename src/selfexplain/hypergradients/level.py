@@ -86,7 +86,7 @@ def gradients(
 
 # Several processes that share a batch: each computes on its part, what they share is averaged.
 #
-# The package itself communicates with nobody. Whoever runs several processes passes how to average
+# The package itself does not communicate. A caller with several processes passes how to average
 # over them; training/processes.py does so with torch.distributed.
 
 
@@ -126,13 +126,7 @@ def averaged(scalar: Tensor, variable: Variable, processes: World) -> tuple[Tens
 
 
 def average_shared(products: Products, own: Collection[str], processes: World) -> Products:
-    """Products with those towards shared variables averaged over the processes.
-
-    Args:
-        products: each process's.
-        own: names of the variables of which each process has its own, whose products stay.
-        processes: to average over.
-    """
+    """Products averaged over the processes, but for the variables in `own`, which differ."""
     shared = [name for name in products if name not in own]
     means = iter(processes.mean([t for name in shared for t in products[name]]))
     return products | {name: tuple(next(means) for _ in products[name]) for name in shared}
@@ -227,7 +221,7 @@ def mean_gradient(
 
 
 def constants(levels: Sequence[Level], variables: Variables) -> dict[str, Variable]:
-    """The variables that no level moves: what the first level sees beside its own.
+    """The variables that no level moves: what the first level sees besides its own.
 
     Example:
         >>> import torch
@@ -266,12 +260,12 @@ def as_function(module: nn.Module, buffers: Mapping[str, Tensor] | None = None) 
     call, so that calls at displaced parameters neither see nor change what another call left.
 
     Args:
-        module: in the mode in which it shall run.
+        module: in the mode in which it is to run.
         buffers: to begin each call with; None for the module's own.
 
     Returns:
         A function (parameters, *arguments) -> what the module returns; parameters is a dict of
-        tensors by name, any of which may be missing if the module's own shall be used.
+        tensors by name, any of which may be missing if the module's own are to be used.
 
     Example:
         >>> import torch

@@ -198,7 +198,7 @@ class Introspective(Objective):
         self.steps = max(self.steps, self.options.warmup_steps + self.options.ramp_steps)
 
     def get_extra_state(self) -> Tensor:
-        """What a checkpoint needs beside weights: the count of training steps, (1,).
+        """What a checkpoint needs besides the weights: the count of training steps, (1,).
 
         Recorded steps, which there are none of before the warm-up is over, are not counted.
         """

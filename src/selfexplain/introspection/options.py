@@ -147,11 +147,7 @@ def _require(holds: bool, message: str) -> None:
 
 
 def options_from(given: Mapping[str, Any]) -> IntrospectiveOptions:
-    """Options from keyword arguments.
-
-    Raises:
-        InputError: a name is not an option, or a value is out of its limits.
-    """
+    """Options from keyword arguments."""
     for former, name in FORMER_NAMES.items():
         _require(not {former, name} <= given.keys(), f"{former} and {name} are one; pass {name}")
     given = names_now(given)

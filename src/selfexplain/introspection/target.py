@@ -343,12 +343,8 @@ def uniform_target(s_BK: Tensor, y_B: Tensor) -> Tensor:
 def permuted_target(q_BK: Tensor, y_B: Tensor, generator: torch.Generator) -> Tensor:
     """The same values given to other non-true classes, shuffled anew for each image.
 
-    The control for "similarity matters": its entropy is q's, its knowledge is none.
-
-    Args:
-        q_BK: a target with q_y = 0.
-        y_B: true classes.
-        generator: a CPU generator, so that every device draws the same.
+    The control for "similarity matters": its entropy is q's, its knowledge is none. The generator
+    is on the CPU, so that every device draws the same.
     """
     return shuffled(q_BK, y_B, torch.rand(q_BK.shape, generator=generator).to(q_BK.device))
 

@@ -31,16 +31,10 @@ from selfexplain.limits import check_in_range
 def worker_environment(
     place: int, workers: int, gpus: list[str], inherited: Mapping[str, str]
 ) -> dict[str, str]:
-    """The environment variables of a worker.
+    """The environment variables of worker `place` of `workers`, from those inherited.
 
     Every worker gets its share of the cores as threads, unless OMP_NUM_THREADS is set, and one of
     the GPUs; workers that outnumber the GPUs share them evenly.
-
-    Args:
-        place: of the worker, from 0.
-        workers: how many there are.
-        gpus: what CUDA_VISIBLE_DEVICES calls them.
-        inherited: the variables of this process.
     """
     variables = {"OMP_NUM_THREADS": str(max(1, cores() // workers)), **inherited}
     if gpus:
@@ -81,12 +75,6 @@ class WorkerProcess:
     It is started as a fresh interpreter, so it imports neither the script that the user ran nor
     anything that was forked with locks held; and in a process group of its own, so that an
     interrupt at the keyboard reaches only its parent.
-
-    Args:
-        environment: its environment variables.
-
-    Raises:
-        WriteError: there is no room for what it says.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -234,11 +222,7 @@ def _busy(
 
 
 def _listen(workers: list[WorkerProcess], queue: TrialQueue) -> list[WorkerProcess]:
-    """Wait until a worker has news, or a little while, and enter all there is.
-
-    Returns:
-        The workers for whom there was no room beside others at work on the same GPU.
-    """
+    """Take in all news, after a short wait; return workers short of memory beside others."""
     without_room = []
     wait([worker.pipe for worker in workers], timeout=SECONDS_BETWEEN_LOOKS)
     for worker in workers:

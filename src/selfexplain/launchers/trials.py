@@ -214,7 +214,7 @@ def attempt(trial: Trial, send: Callable[[Message], None], where: str = "") -> N
     except OutOfMemoryError as error:
         send(Failed(str(error), retry=True, oom=True))
     except WriteError as error:
-        error.kept = None  # whoever runs the sweep says what of all trials is kept
+        error.kept = None  # the caller says what of all trials is kept
         send(Failed(str(error), breaks_off=True))
     except InputError as error:
         send(Failed(str(error)))
@@ -239,11 +239,11 @@ def sparing(send: Callable[[Message], None]) -> StepCallback:
     return on_step
 
 
-# The books of a sweep: who waits, who is tried again, what came of whom.
+# The state of a sweep: which trials wait, which are retried, and their outcomes.
 
 
 class TrialQueue:
-    """Keeps the books of a sweep, and passes on the news.
+    """Tracks the trials of a sweep, and passes on the news.
 
     Args:
         trials: all of them.
@@ -343,7 +343,7 @@ def _carry_out(trial: Trial, queue: TrialQueue) -> None:
     try:
         result = trial.function(trial.argument, on_step)
     except BrokenOffError as error:  # so would be the next
-        error.kept = None  # whoever runs the sweep says what of all trials is kept
+        error.kept = None  # the caller says what of all trials is kept
         raise
     except InputError as error:
         queue.take(trial, Failed(str(error)))

@@ -70,31 +70,17 @@ DIRECTIONS = {"normalised": normalised, "plain": None, "sign": straight_through_
 
 
 def shuffled(delta_BCHW: Tensor, order_BP: Tensor) -> Tensor:
-    """Each image's pixels in another order.
-
-    Args:
-        delta_BCHW: (B, C, H, W).
-        order_BP: (B, H * W), a permutation of the pixels for each image.
-    """
+    """Each image's pixels (B, C, H, W) in another order: a permutation (B, H * W) for each."""
     flat_BCP = delta_BCHW.flatten(2)
     order_BCP = order_BP[:, None, :].expand_as(flat_BCP)
     return flat_BCP.gather(2, order_BCP).reshape(delta_BCHW.shape)
 
 
 def shown_to_audience(x_BCHW: Tensor, delta_BCHW: Tensor, eps: float, shown: Shown) -> Tensor:
-    """The image weighted by what its prediction hangs on.
+    """The image weighted by what its prediction hangs on: (B, C, H, W).
 
-    Delta is taken in units of eps, so that what the audience sees is of an image's size; its own
-    BatchNorm statistics would undo another constant.
-
-    Args:
-        x_BCHW: images as the networks see them.
-        delta_BCHW: the perturbation, in pixel units.
-        eps: its bound.
-        shown: product, magnitude or emphasis; see `LeaSEOptions.shown`.
-
-    Returns:
-        (B, C, H, W).
+    Delta is taken in units of eps, its bound in pixel units, so that what the audience sees is of
+    an image's size; its own BatchNorm statistics would undo another constant.
     """
     if shown == "product":
         return x_BCHW * delta_BCHW / eps
@@ -120,7 +106,7 @@ class Explaining:
         levels: one for each step of the explanation.
         start: their start values, zeros.
         delta: the perturbation after all steps, in pixel units, of the variables.
-        shown: what the audience sees beside the images, of the variables.
+        shown: what the audience sees besides the images, from the variables.
     """
 
     levels: list[Level]
@@ -141,16 +127,9 @@ def explain_by_attack(
     """Level II for a batch, in as many steps as the options say, or its control.
 
     The sum of the steps' variables is z; each starts at zero, so that a later step continues where
-    the earlier ones ended, and the chain rule runs through all of them.
-
-    Args:
-        f: the explainer.
-        x_BCHW: normalised images.
-        y_B: their labels.
-        std_C: by which their pixels were divided.
-        options: see `LeaSEOptions`.
-        generator: of the CPU; draws what controls need, for the images of all processes.
-        processes: those that share the batch; `x_BCHW` is this one's part of it.
+    the earlier ones ended, and the chain rule runs through all of them. The pixels of the
+    normalised images were divided by `std_C`; the generator, of the CPU, draws what controls need
+    for the images of all processes, of which `x_BCHW` is this one's part.
     """
     eps, size = options.eps, options.step_size
     if options.control == "random_delta":
@@ -293,7 +272,7 @@ class LeaSE(ArchitectureSearch):
     """
 
     audience_depends_on: tuple[str, ...] = ("audience",)
-    """Variables that the audience's output depends on, beside its images."""
+    """Variables that the audience's output depends on, besides its images."""
 
     def __init__(
         self,

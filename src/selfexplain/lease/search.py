@@ -67,13 +67,8 @@ def explainer_explains(
 ) -> Loss:
     """Level II: the sum over images of CE(f(x + delta; E, A), target); delta climbs it.
 
-    A sum, not a mean, as each image has a perturbation of its own.
-
-    Args:
-        f: the explainer.
-        x_BCHW: training images.
-        delta: the perturbation, in units of x.
-        target: classes (B,) of the explainer's logits.
+    A sum, not a mean, as each image has a perturbation of its own. Delta is in units of x; the
+    target makes classes (B,) of the explainer's logits.
     """
 
     def loss(v: Variables) -> Tensor:
@@ -163,10 +158,7 @@ class OwnPrediction:
 class Learner:
     """A network, the SGD that moves it, and the calls that keep or leave its running statistics.
 
-    Args:
-        module: the network; it is put in training mode.
-        lr: start learning rate.
-        rates: the rest.
+    The network is put in training mode.
     """
 
     def __init__(self, module: nn.Module, lr: float, rates: Rates) -> None:
@@ -211,11 +203,8 @@ class Learner:
     def own_step(self, buffers: dict[str, Tensor] | None = None) -> Function:
         """The network as a function of its parameters whose first call is its own training step.
 
-        The first call moves the running statistics, which `keep_statistics` then takes over; every
-        later one, at displaced parameters, leaves them alone.
-
-        Args:
-            buffers: running statistics to update in place of the module's own.
+        The first call moves the running statistics (of the module, or these buffers), which
+        `keep_statistics` then takes over; later ones, at displaced parameters, leave them alone.
         """
         kept = dict(self.module.named_buffers()) if buffers is None else buffers
         updated = {name: buffer.clone() for name, buffer in kept.items()}

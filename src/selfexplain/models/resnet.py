@@ -30,14 +30,7 @@ def projection_shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with BatchNorm, added to their shortcut.
-
-    Args:
-        inputs: channels of the input.
-        outputs: channels of the output.
-        stride: stride of the first convolution.
-        shortcut: module that brings the input to the shape of the output; None for the identity.
-    """
+    """Two 3x3 convolutions with BatchNorm, added to the shortcut (None: the identity)."""
 
     def __init__(
         self, inputs: int, outputs: int, stride: int = 1, shortcut: nn.Module | None = None

@@ -25,8 +25,6 @@ from selfexplain.objectives.shared.base import (
 from selfexplain.objectives.shared.stages import Stage, Staging, find_stages
 
 # Read the stages of a model while it runs.
-#
-# Shape suffixes: B batch, C channels, F features, H and W space.
 
 
 class CapturedStages:
@@ -72,8 +70,6 @@ def stage_hooks(model: nn.Module, staging: Staging) -> Iterator[CapturedStages]:
 
 
 # A classifier on a stage in the middle of a network.
-#
-# Shape suffixes: B batch, C channels, F features, H and W space, K classes.
 
 
 class ShallowClassifier(nn.Module):
@@ -82,10 +78,6 @@ class ShallowClassifier(nn.Module):
     1x1 convolution to a quarter of the features, 3x3 convolutions of stride 2 down to the deepest
     resolution, 1x1 convolution to the deepest features (each with BatchNorm and ReLU), mean over
     space, linear layer.
-
-    Args:
-        stage: whose output it takes.
-        staging: how the model ends.
     """
 
     def __init__(self, stage: Stage, staging: Staging) -> None:

@@ -4,7 +4,8 @@ The question opens Gu, Wu and Tresp, "Introspective Learning by Distilling Knowl
 Self-explanation" (ACCV 2020), of which the abstract and parts of the introduction were read; how
 the parts are cut is our choice.
 
-Shape suffixes: B batch, C channels, H and W space, K classes, J = K - 1 classes that are not true.
+Shape suffixes: B batch, C channels, H and W space, K classes (in KK the first is the true class),
+J = K - 1 classes that are not true.
 """
 
 import math
@@ -33,10 +34,7 @@ from selfexplain.objectives.shared.teacher import DistillationObjective
 def virtual_mass(confidence: float, classes: int, temperature: float) -> float:
     """The true class's mass, softened by T, of a teacher that is always right and equally sure.
 
-    Args:
-        confidence: its probability of the true class at T = 1; the others share the rest evenly.
-        classes: K.
-        temperature: T.
+    Its probability is `confidence` at T = 1; the other classes share the rest evenly.
     """
     true = math.pow(confidence, 1 / temperature)
     rest = (classes - 1) * math.pow((1 - confidence) / max(classes - 1, 1), 1 / temperature)
@@ -50,8 +48,6 @@ def permuted_rows(others_BJ: Tensor, generator: torch.Generator) -> Tensor:
 
 
 # What a teacher says on average of the images of each class.
-#
-# Shape suffixes: B batch, K classes; in KK the first is the true class.
 
 
 class TeacherMeans(KeepsPrecision):
@@ -59,9 +55,6 @@ class TeacherMeans(KeepsPrecision):
 
     The teacher is fixed, so after an epoch these are its means over the training set, as it was
     augmented. With several processes they are those of all of them, which must all take part.
-
-    Args:
-        num_classes: K.
     """
 
     mean_KK: Tensor

@@ -22,18 +22,16 @@ from selfexplain.objectives.options import AttentionSeparabilityOptions
 from selfexplain.objectives.shared.base import Range, Tunable, check_logits
 from selfexplain.objectives.shared.explaining import ExplainingObjective
 
-# How two classes' attention meets, and how two layers' does: the terms of ICASC (`icasc.py`).
+# How two classes' attention meets, and how two layers' does: the terms of ICASC.
 #
 # Attention A is a class map without what speaks against the class: never negative.
-#
-# Shape suffixes: B batch, H and W space, K classes.
 
 
 EPSILON = 1e-8
 
 
 def most_confusing(logits_BK: Tensor, y_B: Tensor) -> Tensor:
-    """The class with the highest logit beside the true one: (B,)."""
+    """The class with the highest logit other than the true one: (B,)."""
     others_BK = logits_BK.detach().scatter(1, y_B.unsqueeze(1), float("-inf"))
     return others_BK.argmax(dim=1)
 
@@ -41,10 +39,7 @@ def most_confusing(logits_BK: Tensor, y_B: Tensor) -> Tensor:
 def soft_mask(attention_BHW: Tensor, sigma: float, omega: float) -> Tensor:
     """Where attention is high: sigmoid(omega (A / max A - sigma)), (B, H, W), in [0, 1].
 
-    Args:
-        attention_BHW: A, not negative.
-        sigma: share of the image's highest attention at which the mask is 1/2.
-        omega: steepness.
+    sigma is the share of the image's highest attention at which the mask is 1/2.
     """
     peak_B11 = attention_BHW.amax((1, 2), keepdim=True)
     return torch.sigmoid(omega * (attention_BHW / (peak_B11 + EPSILON) - sigma))
@@ -69,7 +64,7 @@ def outside(attention_BHW: Tensor, mask_BHW: Tensor, theta: float) -> Tensor:
 class AttentionSeparability(ExplainingObjective):
     """L = CE(softmax(z), y) + a (L_AS(last layer) + L_AS(inner layer)) + c L_AC(inner layer).
 
-    Attention is the rectified Grad-CAM of a class. The true class shall attend elsewhere than the
+    Attention is the rectified Grad-CAM of a class. The true class should attend elsewhere than the
     one it is most easily mistaken for (L_AS), and at the inner layer where it does at the last one
     (L_AC). One forward pass serves the classification and both layers' maps.
 

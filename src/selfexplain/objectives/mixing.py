@@ -22,7 +22,7 @@ from selfexplain.objectives.shared.base import (
     Range,
     Tunable,
     Wrapper,
-    check_index_type,
+    check_class_indices,
 )
 
 SEEDS = 2**64
@@ -30,12 +30,7 @@ SEEDS = 2**64
 
 
 def as_distributions(y_B: Tensor, num_classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Labels as distributions (B, K): one-hot rows for class indices (B,); (B, K) as they are.
-
-    Raises:
-        InputError: soft labels have another number of classes, or a label (where labels are on the
-            CPU; elsewhere the check would stall the device) is outside [0, K).
-    """
+    """Labels as distributions (B, K): one-hot rows for class indices (B,); (B, K) as they are."""
     if y_B.ndim == 2:
         if y_B.shape[1] != num_classes or not y_B.is_floating_point():
             raise InputError(
@@ -43,14 +38,7 @@ def as_distributions(y_B: Tensor, num_classes: int, dtype: torch.dtype = torch.f
                 "classes; pass one distribution over the classes for each image"
             )
         return y_B
-    check_index_type(y_B)
-    if y_B.device.type == "cpu" and y_B.numel():
-        low, high = int(y_B.min()), int(y_B.max())
-        if low < 0 or high >= num_classes:
-            raise InputError(
-                f"label {low if low < 0 else high} is outside the model's {num_classes} classes; "
-                f"pass labels from 0 to {num_classes - 1}"
-            )
+    check_class_indices(y_B, num_classes)
     zeros_BK = torch.zeros(len(y_B), num_classes, dtype=dtype, device=y_B.device)
     return zeros_BK.scatter_(1, y_B.unsqueeze(1), 1.0)
 
@@ -184,8 +172,6 @@ def _at_least_float(dtype: torch.dtype) -> torch.dtype:
 
 
 # Mixup (Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization").
-#
-# Shape suffixes: B batch, C channels, H and W space.
 
 
 def mix_images(x_BCHW: Tensor, partner_B: Tensor, share: float) -> Tensor:
@@ -228,8 +214,6 @@ class Mixup(Mixing):
 
 
 # CutMix (Yun et al. 2019, "CutMix: Regularization Strategy to Train Strong Classifiers").
-#
-# Shape suffixes: B batch, C channels, H and W space.
 
 
 class Box(NamedTuple):

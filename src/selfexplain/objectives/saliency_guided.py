@@ -35,12 +35,8 @@ def lowest_share(score_BHW: Tensor, share: float) -> Tensor:
 def randomised(x_BCHW: Tensor, mask_BHW: Tensor, generator: torch.Generator) -> Tensor:
     """Images with masked pixels replaced by values drawn from their channel's range.
 
-    Each value is uniform between the least and the greatest of its image and channel.
-
-    Args:
-        x_BCHW: images.
-        mask_BHW: True where to replace all channels of a pixel.
-        generator: on the device of the images.
+    Each value is uniform between the least and the greatest of its image and channel. The generator
+    is on the device of the images.
     """
     low_BC11 = x_BCHW.amin((2, 3), keepdim=True)
     high_BC11 = x_BCHW.amax((2, 3), keepdim=True)

@@ -123,15 +123,7 @@ def _block(written: Mapping[str, str], depth: int) -> str:
 
 
 def from_plain(data: Any, where: str) -> Genotype:
-    """A genotype of what was read from JSON, whatever that is.
-
-    Args:
-        data: what `json.loads` returned.
-        where: it is from, for the message.
-
-    Raises:
-        InputError: it is no genotype, or other than its digest says.
-    """
+    """A genotype of what was read from JSON, whatever that is."""
     if found := misfit(data, SHAPE):
         raise InputError(
             f'{where} is not a genotype ({found}); write {{"family": "darts", "cells": {{"normal": '

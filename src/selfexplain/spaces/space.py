@@ -77,7 +77,7 @@ class SearchSpace:
         supernet: makes the supernet from the keywords num_classes, in_channels, image_size,
             channels and cells, which are checked.
         network: makes the network of a genotype from the same keywords, form and auxiliary.
-        halvings: how often a network of so many cells and a form halves its features.
+        halvings: how often a network of this many cells and a form halves its features.
         supernet_cells: cells of a supernet where nobody says how many.
         sizes: the published size of derived networks for each form that they have; all have
             "small".
@@ -201,7 +201,7 @@ def check_numbers(**numbers: int) -> None:
 
 
 def check_image_size(image_size: int, halvings: int) -> None:
-    """Raise InputError unless images of this size can be halved so many times without a rest.
+    """Raise InputError unless images of this size can be halved this often without remainder.
 
     Example:
         >>> check_image_size(8, halvings=2)

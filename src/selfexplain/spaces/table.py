@@ -81,9 +81,6 @@ class Lookup(MeasuredCell):
 class BenchmarkTable:
     """Cells by their name, and their order by test accuracy.
 
-    Args:
-        cells: the measured cells, each once.
-
     Raises:
         InputError: there are no cells, or one is there twice.
     """
@@ -101,14 +98,7 @@ class BenchmarkTable:
         return len(self.cells)
 
     def look_up(self, cell: Genotype | str) -> Lookup:
-        """What a cell reached, and how it stands among all others.
-
-        Args:
-            cell: a genotype of the family nasbench201, or a cell as the benchmark writes it.
-
-        Raises:
-            InputError: the genotype is of another family, or the table does not have the cell.
-        """
+        """What a cell, as genotype or benchmark string, reached, and its rank among all."""
         arch = cell.strip() if isinstance(cell, str) else _arch_string(cell)
         if arch not in self.cells:
             raise InputError(
@@ -152,11 +142,7 @@ def load_table(path: str | Path) -> BenchmarkTable:
 
 
 def save_table(table: BenchmarkTable, path: Path) -> None:
-    """Write a table to a Parquet file that `load_table` reads.
-
-    Raises:
-        WriteError: the file cannot be written.
-    """
+    """Write a table to a Parquet file that `load_table` reads."""
     columns = {
         column: [getattr(cell, field) for cell in table.cells.values()]
         for field, column in COLUMNS.items()

@@ -20,11 +20,7 @@ FORMAT = 1
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Save tensors, numbers and strings, atomically, with the checksums that loading looks at.
-
-    Raises:
-        WriteError: the file cannot be written; what it held before is kept.
-    """
+    """Save tensors, numbers and strings, atomically, with the checksums that loading looks at."""
     checksums = get_crc32_options()  # a program that imports us may have turned them off
     set_crc32_options(True)
     try:

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from torch import nn
 
 from selfexplain.errors import InputError
+from selfexplain.limits import check_values
+from selfexplain.training.options import TrainingOptions
 
 ALL = "all"
 """In place of a layer's name: freeze all but the head."""
@@ -47,11 +49,7 @@ def _is_sequence_of_blocks(module: nn.Module) -> bool:
 
 
 def head_of(model: nn.Module) -> str:
-    """Name of the last block, which is the head of a classifier.
-
-    Raises:
-        InputError: the model has fewer than two blocks with parameters.
-    """
+    """Name of the last block, which is the head of a classifier."""
     blocks = blocks_of(model)
     if len(blocks) < 2:
         raise InputError(
@@ -62,15 +60,7 @@ def head_of(model: nn.Module) -> str:
 
 
 def frozen_blocks(model: nn.Module, until: str) -> list[str]:
-    """Names of the blocks that `freeze` freezes.
-
-    Args:
-        model: a classifier.
-        until: the last block to freeze, or a layer in it; `all` for all but the head.
-
-    Raises:
-        InputError: there is no such layer, or it is in the head.
-    """
+    """Names of the blocks up to a block or layer, which `freeze` freezes; `all`: but the head."""
     names, head = list(blocks_of(model)), head_of(model)
     if until == ALL:
         return names[:-1]
@@ -95,19 +85,12 @@ def _is_part(name: str, whole: str) -> bool:
 
 
 def freeze(model: nn.Module, until: str) -> None:
-    """Let the blocks up to one learn nothing.
+    """Let the blocks up to one learn nothing; `until` as in `frozen_blocks`.
 
     Frozen parameters require no gradient, and frozen blocks are in evaluation mode, so that their
     BatchNorm keeps the statistics that it came with and dropout is off. What lies in no block, as
     position embeddings, comes first and is frozen too. Call it again after `model.train()`, which
     puts all blocks into training mode.
-
-    Args:
-        model: a classifier, in training mode.
-        until: as of `frozen_blocks`.
-
-    Raises:
-        InputError: as `frozen_blocks`.
     """
     frozen = set(frozen_blocks(model, until))
     blocks = blocks_of(model)
@@ -124,19 +107,8 @@ def lr_scales(model: nn.Module, *, layer_decay: float = 1.0, body: float = 1.0) 
 
     A block that lies d blocks before the head learns with body * layer_decay ** d (ULMFiT's
     discriminative fine-tuning, Howard and Ruder 2018; layer-wise decay of BEiT).
-
-    Args:
-        model: a classifier.
-        layer_decay: factor from each block to the one before it, in (0, 1].
-        body: factor of all blocks but the head.
-
-    Raises:
-        InputError: a factor is out of its limits, or there is but a head.
     """
-    if not 0 < layer_decay <= 1:
-        raise InputError(f"layer_decay is {layer_decay:g}; pass a number above 0, at most 1")
-    if body <= 0:
-        raise InputError(f"the factor of the body is {body:g}; pass a number above 0")
+    check_values(TrainingOptions, {"layer_decay": layer_decay, "body_lr": body})
     names = list(blocks_of(model))
     head_of(model)
     last = len(names) - 1

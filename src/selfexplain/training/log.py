@@ -237,7 +237,7 @@ class EpochLog:
             WriteError: the line cannot be written; the lines before are kept.
         """
         try:
-            # Here, so that whoever reads alone makes no folder.
+            # Here, so that reading alone makes no folder.
             self.path.parent.mkdir(parents=True, exist_ok=True)
             _append(self.path, _line(metrics))
         except OSError as error:

@@ -2,7 +2,7 @@
 
 A run is a function of its seed: the batches are (data/), and the global generator is set at the
 start of each epoch from the seed, the epoch and the process. A run that is continued from the
-checkpoint of an epoch therefore walks the same path as one that was never stopped.
+checkpoint of an epoch therefore ends in the same state as one that was never stopped.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Run:
     wrapped_optimizer: Any
     average: AveragedModel | None
     gradients: Step | None = None
-    """Forward and backward of the epoch that is walked."""
+    """Forward and backward of the current epoch."""
 
     @property
     def evaluated_model(self) -> nn.Module:
@@ -76,7 +76,7 @@ class Run:
 
 
 def start(objective: Objective, options: TrainingOptions, fabric: Fabric) -> Run:
-    """Put an objective on the device, and its optimizer and average beside it."""
+    """Put an objective on the device, with its optimizer and average."""
     objective.to(fabric.device)
     if options.channels_last:
         objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -128,11 +128,7 @@ def state_of(run: Run, fabric: Fabric) -> dict[str, Any]:
 
 
 def restore(run: Run, fabric: Fabric, state: dict[str, Any], path: Path) -> None:
-    """Take a run back to where a checkpoint was made.
-
-    Raises:
-        InputError: the checkpoint is of another optimizer.
-    """
+    """Take a run back to where a checkpoint was made."""
     made_with = state.get("optimizer", "SGD")  # the only one of 0.1.0, which said nothing of it
     if made_with != type(run.optimizer).__name__:
         raise InputError(
@@ -152,10 +148,7 @@ def restore(run: Run, fabric: Fabric, state: dict[str, Any], path: Path) -> None
 def cosine_with_warmup(step: int, total: int, warmup: float) -> float:
     """Factor on the largest learning rate at a step: linear warm-up, then half a cosine to zero.
 
-    Args:
-        step: number of steps already taken, from 0 to total - 1.
-        total: steps of the whole run.
-        warmup: steps of the warm-up, not necessarily whole.
+    `step` counts from 0 to total - 1; warm-up steps need not be whole.
 
     Source: Loshchilov and Hutter 2017 (SGDR), one period; warm-up of Goyal et al. 2017.
     """
@@ -267,10 +260,10 @@ def walk_epochs(
     identity: str,
     resume: bool,
 ) -> int:
-    """Walk the epochs that are left; a line in the log and a checkpoint after each. How many were.
+    """Run the remaining epochs, with a log line and a checkpoint after each; return how many ran.
 
     Args:
-        job: what is walked.
+        job: what runs an epoch.
         epochs: how many there are in all.
         fabric: where; its first process writes.
         log: of the epochs.
@@ -344,8 +337,8 @@ def train(
             refused.
         resume: continue from the folder's checkpoint if there is one.
         loggers: are given the metrics of every epoch too; those of the first process alone.
-        before_epoch: called with the number of epochs done before each that is walked, to set what
-            the model's behaviour depends on beside weights and buffers.
+        before_epoch: called before each epoch with the number of epochs done, to set what
+            the model's behaviour depends on besides weights and buffers.
         after_epoch: called on the first process after each epoch, counted from 1, with the model
             to be evaluated, before the epoch's checkpoint is written.
         on_step: called after every step with the number of steps done and of the whole run's.

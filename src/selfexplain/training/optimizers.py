@@ -63,9 +63,6 @@ def hidden_weights(module: nn.Module) -> list[nn.Parameter]:
 
     Not among them: the first and the last layer of the model, other linear layers with as many
     outputs as the last (heads of an objective), and grouped convolutions, which are no one matrix.
-
-    Args:
-        module: a model, or an objective around one, as its `model`.
     """
     model = getattr(module, "model", module)
     layers = _layers(model)

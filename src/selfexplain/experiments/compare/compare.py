@@ -174,15 +174,7 @@ def finished_rows(config: CompareConfig) -> tuple[list[Row], list[str]]:
 
 
 def timed_costs(folder: Path, seed: int) -> dict[str, dict[str, float]]:
-    """What was timed with a seed and kept in `cost/`, without what is no cost: that is timed anew.
-
-    Args:
-        folder: of the comparison.
-        seed: of the runs.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
+    """Costs timed with a seed and kept in `cost/`, valid ones alone: others are timed anew."""
     path = folder / "cost" / f"seed{seed}.json"
     kept = read_json(path) if path.exists() else {}
     return {name: cost for name, cost in kept.items() if _is_cost(cost)}
@@ -203,11 +195,7 @@ def _timed_costs_of(config: CompareConfig, seed: int) -> dict[str, dict[str, flo
 
 
 def environment_of(config: CompareConfig) -> dict[str, Any]:
-    """Where the runs were made, as their comparison noted it.
-
-    Raises:
-        InputError: the folder holds no comparison.
-    """
+    """Where the runs were made, as their comparison noted it."""
     path = config.out / "compare.json"
     if not path.exists():
         raise InputError(f"{config.out} contains no comparison; pass --out with the folder of one")

@@ -32,9 +32,6 @@ def study_of(results: dict[str, Any]) -> dict[str, Any]:
 
     Both are paired by seed, over the seeds that have all the runs that are needed. A gain without
     such a seed is None, and so is its share.
-
-    Args:
-        results: what `results.json` holds.
     """
     # Of an unfinished study the summary may lack the second.
     plain, full = results["config"]["objectives"][:2]

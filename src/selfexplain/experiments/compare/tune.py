@@ -53,10 +53,7 @@ def draw(
 ) -> dict[str, Value]:
     """One value for each option: evenly from a range or, if it says so, from its logarithm.
 
-    Args:
-        tunables: option -> where its values may lie.
-        generator: a CPU generator.
-        whole: names of the options that are whole numbers.
+    Options in `whole` are whole numbers.
     """
     return {k: _draw(t, generator, k in whole) for k, t in tunables.items()}
 
@@ -76,10 +73,7 @@ def _draw(tunable: Tunable, generator: torch.Generator, whole: bool) -> Value:
 class RandomTuner:
     """Random search (Bergstra and Bengio 2012): each trial's draw depends on its number alone.
 
-    Args:
-        spec: of the objective, which names its stream of random numbers.
-        tunables: option -> where its values may lie.
-        whole: names of the options that are whole numbers.
+    The spec names its stream of random numbers; options in `whole` are whole numbers.
     """
 
     waits = False
@@ -101,16 +95,8 @@ class RandomTuner:
 class OptunaTuner:
     """Optuna's tree-structured Parzen estimator; the first few trials are random.
 
-    Given the same results it proposes the same trials, so that a tuning that was stopped walks the
-    same path again.
-
-    Args:
-        spec: of the objective, which seeds the sampler.
-        tunables: option -> where its values may lie.
-        whole: names of the options that are whole numbers.
-
-    Raises:
-        InputError: Optuna is not installed.
+    Given the same results it proposes the same trials, so that a tuning that was stopped continues
+    as it would have. The spec seeds the sampler; options in `whole` are whole numbers.
     """
 
     waits = True
@@ -207,10 +193,6 @@ def tuned(config: CompareConfig, run: RunTrials) -> tuple[CompareConfig, dict[st
     Trial 0 of an objective is the spec as it is given, with the published defaults unless options
     were set; the others are drawn. An objective whose options are all fixed has no trials. The
     comparison that is returned trains on all training images and scores on the test images.
-
-    Args:
-        config: a comparison; one without `tune` is returned as it is.
-        run: runs trials.
 
     Raises:
         InputError: there is nothing to tune, or Optuna is asked for and not installed.

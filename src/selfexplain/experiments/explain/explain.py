@@ -199,13 +199,8 @@ def explain_tensor(
 ) -> "Figure":
     """Explain uint8 images (B, C, H, W) for the class that the model predicts.
 
-    Args:
-        run: the classifier.
-        images_BCHW: in its shape.
-        kind: of the class maps.
-        layer: of the maps; None for the last feature map.
-        top: draw the maps of so many most probable classes; None for the predicted class and its
-            rivals in the soft target.
+    Drawn are the maps of the `top` most probable classes; of the predicted class and its rivals in
+    the soft target if that is None.
     """
     from selfexplain.report import explanation_figure, top_classes_figure
 

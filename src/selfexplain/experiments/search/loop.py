@@ -55,14 +55,7 @@ IMAGES = 4
 
 
 class SearchSnapshots:
-    """Writes the album of a search whose method explains (lease and its controls, sanas).
-
-    Args:
-        config: of the search.
-        prepared: its images; those of the album are held out.
-        device: where it runs.
-        processes: those that share a batch of the search; one of them records.
-    """
+    """Writes the album of a search whose method explains (lease and its controls, sanas)."""
 
     def __init__(
         self,
@@ -105,15 +98,10 @@ class SearchSnapshots:
 
 
 def snapshot_indices(labels_N: Tensor, size: int) -> Tensor:
-    """A batch that begins with the images of the album.
+    """Indices (size,) of a batch that begins with the images of the album.
 
-    Args:
-        labels_N: of the images to choose from.
-        size: how many to choose, at most all.
-
-    Returns:
-        (size,) indices: first one image of each of up to four classes, which lie evenly among all
-        classes, then others, evenly among the rest.
+    First one image of each of up to four classes, which lie evenly among all classes, then others,
+    evenly among the rest.
     """
     classes = torch.bincount(labels_N).nonzero()[:, 0]
     shown = _evenly(classes, min(IMAGES, len(classes), size))
@@ -132,16 +120,7 @@ StepCallback = Callable[[int, int], None]
 
 
 class SearchProgress:
-    """A search on its way through the epochs (`training.loop.Epochs`); the first process writes.
-
-    Args:
-        config: of the search.
-        search: the method, at its start.
-        halves: its batches.
-        prepared: its images.
-        fabric: where it runs.
-        loggers: are given the losses of every epoch.
-    """
+    """A search on its way through the epochs (`training.loop.Epochs`); the first process writes."""
 
     def __init__(
         self,
@@ -161,7 +140,7 @@ class SearchProgress:
         self.album = SearchSnapshots(config, prepared, self.device, search.processes)
 
     def run(self, identity: str, on_step: StepCallback) -> None:
-        """Walk the epochs that are left, given a text that stands for the whole configuration."""
+        """Run the remaining epochs, given a text that identifies the whole configuration."""
         self.on_step = on_step
         self.epochs_done = walk_epochs(
             self,
@@ -263,7 +242,7 @@ class SearchProgress:
         return lines
 
     def outcome(self) -> dict[str, Any]:
-        """What a result says beside the cell."""
+        """What a result says besides the cell."""
         lines = self.lines()
         last = lines[-2] if self.stopped and len(lines) > 1 else lines[-1]  # that of the cell
         return {

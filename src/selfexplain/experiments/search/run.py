@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 # Search for an architecture, on one process or on those of torchrun, and write down how it went.
 #
 # A search's folder holds `run.json` (configuration, environment), then after every epoch
-# `search.jsonl`, `checkpoint.pt` and, if the method explains, its `album/` (search_album.py), and
+# `search.jsonl`, `checkpoint.pt` and, if the method explains, its `album/` (`loop.py`), and
 # at the end `genotype.json`, `cell.svg`, `architecture.png` and `result.json`.
 
 
@@ -108,7 +108,7 @@ def _search(
     on_step: StepCallback,
     loggers: Sequence[Logger],
 ) -> dict[str, Any]:
-    """Walk the search on every process; the first one writes and returns the result."""
+    """Run the search on every process; the first one writes and returns the result."""
     device, processes = fabric.device, joined_processes()
     data = data if data is not None else load(config.data)
     prepared = prepare(data, config.data, config.seed)

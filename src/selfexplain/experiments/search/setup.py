@@ -206,13 +206,7 @@ def mean_entropy(weights: Mapping[str, Tensor]) -> float:
 
 
 def write_outcome(folder: Path, genotype: Genotype, history: Sequence[dict[str, Any]]) -> None:
-    """Write `genotype.json`, `cell.svg` and, for a search with a history, `architecture.png`.
-
-    Args:
-        folder: of the search.
-        genotype: what it found.
-        history: lines of its log, with `weights` as lists.
-    """
+    """Write `genotype.json`, `cell.svg` and, for a search with a history, `architecture.png`."""
     # Here, as matplotlib is not to hold up a refusal.
     from selfexplain.report import architecture_figure, cell_svg, save_figure
 

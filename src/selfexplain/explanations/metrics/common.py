@@ -92,7 +92,7 @@ def maps_of_classes(
 # Random changes of images, and what a map is multiplied with to foretell their effect.
 #
 # Numbers are drawn on the CPU, by a generator of one's own, so that they are the same on every
-# device. Shape suffixes: B images, C channels, H and W space.
+# device.
 
 
 Perturbation = Callable[[Tensor], tuple[Tensor, Tensor]]

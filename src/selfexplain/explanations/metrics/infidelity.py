@@ -95,10 +95,7 @@ def infidelity(
     return infidelity_of(torch.stack(foretold), whole_1B - torch.cat(logits))
 
 
-# Max-sensitivity: how far a map moves when the image hardly does.
-#
-# Source: Yeh, Hsieh, Suggala, Inouye, Ravikumar, "On the (In)fidelity and Sensitivity of
-# Explanations", NeurIPS 2019. Shape suffixes: N draws, B images, C channels, H and W space.
+# Max-sensitivity, of the same paper: how far a map moves when the image hardly does.
 
 
 ExplainImages = Callable[[Tensor, Tensor], Tensor]

@@ -1,4 +1,4 @@
-"""What an objective remembers beside its weights, as tensors that every saver takes.
+"""What an objective remembers besides its weights, as tensors that every saver takes.
 
 A checkpoint holds tensors whose shape and type are the same from construction on, whatever the data
 are: safetensors takes nothing else, and averages of models are made tensor by tensor. They are
@@ -273,7 +273,7 @@ def _padded(size: int) -> int:
 
 
 class Epochs(nn.Module):
-    """Which epoch of how many is walked; in checkpoints, so that one made within an epoch goes on.
+    """Which epoch of how many is running; in checkpoints, so that one made within an epoch goes on.
 
     Example:
         >>> epochs = Epochs()
@@ -354,7 +354,7 @@ class RisingShare:
 
     @property
     def share(self) -> float:
-        """alpha_t of the epoch that is walked; 0 before the first."""
+        """alpha_t of the current epoch; 0 before the first."""
         done, epochs = self.epochs.done()
         return self.alpha * done / epochs if epochs else 0.0
 

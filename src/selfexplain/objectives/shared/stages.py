@@ -1,6 +1,6 @@
 """Find the stages of a convolutional network.
 
-Shape suffixes: B batch, C channels, H and W space.
+Shape suffixes: B batch, C channels, H and W space, K classes.
 """
 
 import functools
@@ -17,8 +17,6 @@ from selfexplain.explanations.hooks import every_output, forward_hooks, preserve
 from selfexplain.explanations.layout import check_output, find_module
 
 # Watch one forward pass: which modules return feature maps, and which layer the logits.
-#
-# Shape suffixes: B batch, C channels, H and W space, K classes.
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +80,7 @@ class Probe:
 
 
 def probe(model: nn.Module, image_shape: tuple[int, int, int]) -> Probe:
-    """Watch a forward pass of two black images in evaluation mode; the model is left as it was.
-
-    Raises:
-        InputError: the model does not return logits.
-    """
+    """Watch a forward pass of two black images in evaluation mode; the model is left as it was."""
     like = next(model.parameters(), torch.zeros(()))
     x_BCHW = torch.zeros(2, *image_shape, dtype=like.dtype, device=like.device)
     probed = Probe()
