@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -88,8 +89,12 @@ class Prepared:
         )
 
 
-def load(options: DataOptions) -> ImageData:
+def load(options: DataOptions, kept_in: Path | None = None) -> ImageData:
     """Load the data set that the options name.
+
+    Args:
+        options: which one, and how it is read.
+        kept_in: folder for its decoded images, see `load_data`; None keeps nothing.
 
     Example:
         >>> load(DataOptions(data="digits")).num_classes
@@ -102,6 +107,7 @@ def load(options: DataOptions) -> ImageData:
         image_size=options.image_size,
         channels=options.channels,
         skip_broken=options.skip_broken,
+        kept_in=kept_in,
     )
 
 

@@ -62,6 +62,10 @@ class SweepOptions:
     one if there are any."""
     cpus_per_run: Count | None = None
     """Cores that each run on a cluster requests, and its number of threads; None for one."""
+    image_cache: Path | None = None
+    """Folder in which decoded images are kept for these runs and for later commands, which then
+    decode nothing. None: runs in processes of their own share a folder in --out until all are
+    finished."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be, and what would be ignored."""
