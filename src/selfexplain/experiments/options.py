@@ -234,7 +234,7 @@ class TrainConfig(RunConfig):
     """Train one model."""
 
     model: str = "small_cnn"
-    """small_cnn | resnet20 | resnet32 | resnet56 | resnet18 | wrn16_2 | wrn28_10 |
+    """small_cnn | resnet20 | resnet32 | resnet56 | resnet18 | wrn16_2 | wrn28_10 | fast_cnn |
     efficientnet_lite0 (or 1, 2) | timm:NAME | hf:NAME | package.module:factory."""
     pretrained: bool = False
     """Start from published weights, with a new head unless the classes are as many, and normalise
@@ -311,7 +311,7 @@ class CompareConfig(SharedConfig):
     """
 
     model: str = "small_cnn"
-    """small_cnn | resnet20 | resnet32 | resnet56 | resnet18 | wrn16_2 | wrn28_10 |
+    """small_cnn | resnet20 | resnet32 | resnet56 | resnet18 | wrn16_2 | wrn28_10 | fast_cnn |
     efficientnet_lite0 (or 1, 2) | timm:NAME | hf:NAME | package.module:factory."""
     pretrained: bool = False
     """Start from published weights, with a new head unless the classes are as many, and normalise
