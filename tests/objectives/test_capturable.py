@@ -72,6 +72,8 @@ def test_fast_cnn_is_captured_in_parts_that_leave_its_maps_readable(spec: str) -
     x, y, index = torch.randn(4, 1, 16, 16), torch.arange(4), torch.arange(4)
     batch = (x, y, index) if objective.wants_indices else (x, y)
     twin = copy.deepcopy(objective)  # some remember what they saw
+    for each in (objective, twin):
+        each.begin_epoch(0, epochs=2)
     plain = objective(*batch)["loss"]
     assert is_capturable(objective)
     with CompiledParts(twin, backend="eager").used():
