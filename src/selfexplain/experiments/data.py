@@ -5,6 +5,7 @@ Shape suffixes: C channels, H and W space.
 
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -103,8 +104,12 @@ def images_at_once(shape_CHW: tuple[int, int, int], most: int = 500) -> int:
     return max(8, min(most, most * 32 * 32 // (height * width)))
 
 
-def load(options: DataOptions) -> ImageData:
+def load(options: DataOptions, kept_in: Path | None = None) -> ImageData:
     """Load the data set that the options name.
+
+    Args:
+        options: which one, and how it is read.
+        kept_in: folder for its decoded images, see `load_data`; None keeps nothing.
 
     Example:
         >>> load(DataOptions(data="digits")).num_classes
@@ -117,6 +122,7 @@ def load(options: DataOptions) -> ImageData:
         image_size=options.image_size,
         channels=options.channels,
         skip_broken=options.skip_broken,
+        kept_in=kept_in,
     )
 
 
