@@ -8,7 +8,7 @@ Shape suffixes: B images, C channels, H and W space, K classes, N scored or trai
 features, V views, P pairs, R the true and the predicted class.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -35,20 +35,20 @@ BORDERS = 500
 """So many scored images say where the evidence lies."""
 JUDGED = 20_000
 """So many training images are judged by heads."""
+LONGEST = 200
+"""Bytes of a name that are kept, from its end."""
 TOGETHER = 32
 """Images that are explained in one pass."""
 
 
-def is_photographs(images: ImageSet) -> bool:
-    """Whether images are coloured and large enough to be looked at.
+def are_photographs(shape_CHW: Sequence[int]) -> bool:
+    """Whether images of a shape are coloured and large enough to be looked at.
 
     Example:
-        >>> from selfexplain.data import MemoryImages
-        >>> is_photographs(MemoryImages(torch.zeros(1, 3, 32, 32, dtype=torch.uint8),
-        ...     torch.zeros(1)))
-        False
+        >>> are_photographs((3, 128, 128)), are_photographs((3, 32, 32))
+        (True, False)
     """
-    channels, height, width = images.shape_CHW
+    channels, height, width = shape_CHW
     return channels == 3 and min(height, width) >= PHOTOGRAPH
 
 
@@ -223,7 +223,7 @@ class Findings:
         ]
         if most:
             example = {
-                "images": self._pictures(place_B[most]),
+                "images": pictures(self.scored, place_B[most]),
                 "classes": said_B[most],
                 "maps": map_BHW[most],
                 "shares": share_B[most],
@@ -234,7 +234,8 @@ class Findings:
         classes_BR = torch.stack([labels_N[place_B], logits_NK[place_B].argmax(dim=1)], dim=1)
         p_BK = logits_NK[place_B].float().softmax(dim=1)
         return {
-            "images": self._pictures(place_B),
+            "images": pictures(self.scored, place_B),
+            "names": names(self.scored, place_B),
             "classes": classes_BR,
             "probabilities": p_BK.gather(1, classes_BR),
             "maps": self._maps(place_B, classes_BR),
@@ -258,13 +259,10 @@ class Findings:
                 maps |= dict(zip(part.tolist(), found.detach().float().cpu(), strict=True))
         return torch.stack([maps[row] for row in range(len(place_B))])
 
-    def _pictures(self, place_B: Tensor) -> Tensor:
-        return pictures(self.scored, place_B)
-
     def _write(self, name: str, tensors: dict[str, Tensor]) -> None:
         write_tensors(
             self.folder / f"{name}.safetensors",
-            {name: values.contiguous() for name, values in tensors.items()},
+            {key: values.contiguous() for key, values in tensors.items()},
         )
 
 
@@ -272,6 +270,23 @@ def pictures(images: ImageSet, place_B: Tensor) -> Tensor:
     """Images (B, C, H, W) as they are kept: uint8, of at most `SIDE` pixels a side."""
     read_BCHW = images.read(place_B).cpu()
     return torch.stack([shrunk(image.float(), SIDE).round().byte() for image in read_BCHW])
+
+
+def names(images: ImageSet, place_B: Tensor) -> Tensor:
+    """Names (B, L) of images as uint8: file and folder in UTF-8, the shorter ones filled with 0.
+
+    Example:
+        >>> from selfexplain.data import MemoryImages
+        >>> zeros = torch.zeros(1, 3, 1, 1, dtype=torch.uint8)
+        >>> images = MemoryImages(zeros, torch.zeros(1), ["/home/photos/cat/1.png"])
+        >>> bytes(names(images, torch.tensor([0]))[0].tolist())
+        b'cat/1.png'
+    """
+    paths = [Path(images.name(place)) for place in place_B.tolist()]
+    # Where the folder lies is nobody's business: a report is mailed.
+    told = ["/".join(path.parts[-2:]).encode(errors="replace")[-LONGEST:] for path in paths]
+    longest = max(1, *map(len, told))
+    return torch.tensor([list(name.ljust(longest, b"\0")) for name in told], dtype=torch.uint8)
 
 
 def border_statistics(share_B: Tensor, class_B: Tensor, classes: int) -> dict[str, Tensor]:
@@ -312,4 +327,6 @@ def write_mislabels(folder: Path, train: ImageSet, features_NF: Tensor, num_clas
     )
     if len(found["place"]):
         found["place"] = judged[found["place"]]
-        write_tensors(path, found | {"images": pictures(train, found["place"])})
+        place_B = found.pop("place")
+        kept = {"images": pictures(train, place_B), "names": names(train, place_B)}
+        write_tensors(path, found | kept)
