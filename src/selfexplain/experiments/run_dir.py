@@ -372,7 +372,7 @@ def best_epoch(folder: Path) -> dict[str, float]:
 
 
 def median_step_seconds(folder: Path) -> float:
-    r"""Seconds of a training step, the median of the epochs' means in `metrics.jsonl`."""
+    """Seconds of a training step, the median of the epochs' means in `metrics.jsonl`."""
     log = EpochLog(folder)
     values = [record.get("step_seconds") for record in log.read()]
     seconds = [value for value in values if isinstance(value, float)]
