@@ -105,7 +105,9 @@ def _compare_and_tell(config: CompareConfig, console: Console) -> None:
 
         console.print(comparison_table(results))
         _write_text(config.out / "table.md", comparison_markdown(results))
-        save_figure(cost_figure(results["summary"]), config.out / "accuracy-cost.png")
+        timed = [row for row in results["summary"] if "cost" in row]
+        if timed:
+            save_figure(cost_figure(timed), config.out / "accuracy-cost.png")
         console.print(f"Results: {config.out / 'results.json'}", soft_wrap=True)
 
 

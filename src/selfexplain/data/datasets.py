@@ -1,10 +1,9 @@
 """From the name of a data set to its images: the digits that come along, folders, hub tables."""
 
 import importlib.util
-import math
 import warnings
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +26,7 @@ from selfexplain.data.decode import (
     header_size,
     outgrown,
 )
+from selfexplain.data.decoded import Decoded, decoded_once, fits
 from selfexplain.data.folders import read_folder
 from selfexplain.data.images import (
     ImageData,
@@ -82,7 +82,9 @@ class Building:
     in_memory_limit: int
 
 
-def image_data(raw: RawData, building: Building) -> tuple[ImageData, list[str], list[str]]:
+def image_data(
+    raw: RawData, building: Building, kept_in: Path | None = None
+) -> tuple[ImageData, list[str], list[str]]:
     """Build both image sets; the first training image sets the size, all of them the colour.
 
     Images are read as the first one calls for; if one of them turns out to be in colour, or deeper
@@ -97,6 +99,16 @@ def image_data(raw: RawData, building: Building) -> tuple[ImageData, list[str], 
             images of a class are broken.
     """
     decoding = _decoding(raw.train, building)
+    limit = building.in_memory_limit
+    in_memory = all(fits(split, decoding.shape_CHW, limit) for split in (raw.train, raw.test))
+    if kept_in is None or not in_memory:
+        return _decoded(raw, building, decoding)
+    how = asdict(building)
+    return decoded_once(raw, how, kept_in, lambda: _decoded(raw, building, decoding))
+
+
+def _decoded(raw: RawData, building: Building, decoding: Decoding) -> Decoded:
+    """Build both image sets; see `image_data`."""
     while True:
         seen: Counter[str] = Counter()
         try:
@@ -167,8 +179,8 @@ def _decoding(split: RawSplit, building: Building) -> Decoding:
 def _image_set(
     split: RawSplit, decoding: Decoding, building: Building, seen: Counter[str]
 ) -> tuple[ImageSet, list[str]]:
-    fits = len(split.source) * math.prod(decoding.shape_CHW) <= building.in_memory_limit
-    make = _in_memory if fits else _on_demand
+    in_memory = fits(split, decoding.shape_CHW, building.in_memory_limit)
+    make = _in_memory if in_memory else _on_demand
     images, rows_N = make(split, decoding, building.skip_broken, seen)
     if len(images) == 0:
         raise _nothing_left(split)
@@ -267,6 +279,7 @@ def load_data(
     channels: int | None = None,
     skip_broken: bool = False,
     in_memory_limit: int = 2 * 2**30,
+    kept_in: Path | None = None,
 ) -> ImageData:
     """Load a data set of labelled images.
 
@@ -282,6 +295,9 @@ def load_data(
         skip_broken: Whether images that cannot be decoded are left out, with a warning. For sets
             that do not fit into memory this decodes every image once before training.
         in_memory_limit: Bytes; a split that is larger once decoded is decoded on demand.
+        kept_in: Folder for the decoded images of files and tables, if both splits fit into memory:
+            the next call with the same images maps them into memory in place of decoding them.
+            None keeps nothing.
 
     Raises:
         InputError: The data cannot be used; the message says why and what to pass.
@@ -302,7 +318,7 @@ def load_data(
         skip_broken=skip_broken,
         in_memory_limit=in_memory_limit,
     )
-    data, broken, notes = image_data(raw, building)
+    data, broken, notes = image_data(raw, building, kept_in)
     if broken:
         warnings.warn(
             f"{len(broken)} of the {len(raw.train.source) + len(raw.test.source)} images cannot be "

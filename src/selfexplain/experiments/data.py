@@ -5,6 +5,7 @@ Shape suffixes: C channels, H and W space.
 
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +78,7 @@ class Prepared:
         """The scored images, or those at the indices `only`, in order, as they are or corrupted."""
         return Batches(
             self.scored if only is None else self.scored.subset(only),
-            batch_size=500,
+            batch_size=images_at_once(self.scored.shape_CHW),
             device=device,
             corruption=corruption,
             places_N=only,
@@ -89,8 +90,26 @@ class Prepared:
         )
 
 
-def load(options: DataOptions) -> ImageData:
+def images_at_once(shape_CHW: tuple[int, int, int], most: int = 500) -> int:
+    """How many images go through a model at a time: fewer, the larger they are.
+
+    Feature maps of many large images take gigabytes, and a CPU then spends more time on getting
+    memory than on computing.
+
+    Example:
+        >>> [images_at_once((3, side, side)) for side in (32, 128, 512)]
+        [500, 31, 8]
+    """
+    _, height, width = shape_CHW
+    return max(8, min(most, most * 32 * 32 // (height * width)))
+
+
+def load(options: DataOptions, kept_in: Path | None = None) -> ImageData:
     """Load the data set that the options name.
+
+    Args:
+        options: which one, and how it is read.
+        kept_in: folder for its decoded images, see `load_data`; None keeps nothing.
 
     Example:
         >>> load(DataOptions(data="digits")).num_classes
@@ -103,6 +122,7 @@ def load(options: DataOptions) -> ImageData:
         image_size=options.image_size,
         channels=options.channels,
         skip_broken=options.skip_broken,
+        kept_in=kept_in,
     )
 
 

@@ -62,6 +62,10 @@ class SweepOptions:
     one if there are any."""
     cpus_per_run: Count | None = None
     """Cores that each run on a cluster requests, and its number of threads; None for one."""
+    image_cache: Path | None = None
+    """Folder in which decoded images are kept for these runs and for later commands, which then
+    decode nothing. None: runs in processes of their own share a folder in --out until all are
+    finished."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be, and what would be ignored."""
@@ -230,7 +234,7 @@ class TrainConfig(RunConfig):
     """Train one model."""
 
     model: str = "small_cnn"
-    """small_cnn | resnet20 | resnet32 | resnet56 | resnet18 | wrn16_2 | wrn28_10 |
+    """small_cnn | resnet20 | resnet32 | resnet56 | resnet18 | wrn16_2 | wrn28_10 | fast_cnn |
     efficientnet_lite0 (or 1, 2) | timm:NAME | hf:NAME | package.module:factory."""
     pretrained: bool = False
     """Start from published weights, with a new head unless the classes are as many, and normalise
@@ -307,7 +311,7 @@ class CompareConfig(SharedConfig):
     """
 
     model: str = "small_cnn"
-    """small_cnn | resnet20 | resnet32 | resnet56 | resnet18 | wrn16_2 | wrn28_10 |
+    """small_cnn | resnet20 | resnet32 | resnet56 | resnet18 | wrn16_2 | wrn28_10 | fast_cnn |
     efficientnet_lite0 (or 1, 2) | timm:NAME | hf:NAME | package.module:factory."""
     pretrained: bool = False
     """Start from published weights, with a new head unless the classes are as many, and normalise

@@ -168,7 +168,7 @@ SUMMARY = {
     "difference_ci95": INTERVAL,
     "difference_p?": Maybe(Number()),
     "difference_p_holm?": Maybe(Number()),
-    "cost": Number(1e-30),
+    "cost?": Number(1e-30),
     "total_cost?": Number(1e-30),
     "corrupted_accuracy_mean?": PERCENT,
     "corrupted_accuracy_std?": Maybe(Number(0)),

@@ -20,7 +20,7 @@ from selfexplain.models.hub import (
     transformers_for,
 )
 from selfexplain.models.pretrained import Pretraining, lite_file, lite_pretraining, load_lite
-from selfexplain.models.resnet import WideResNet, cifar_resnet, resnet18
+from selfexplain.models.resnet import FastCNN, WideResNet, cifar_resnet, resnet18
 
 
 class SmallCNN(nn.Module):
@@ -70,6 +70,7 @@ BUILT_IN: dict[str, Callable[[int, int], nn.Module]] = {
     "resnet18": resnet18,
     "wrn16_2": lambda classes, channels: WideResNet(16, 2, classes, channels),
     "wrn28_10": lambda classes, channels: WideResNet(28, 10, classes, channels),
+    "fast_cnn": FastCNN,
     **{name: partial(EfficientNetLite, size=size) for name, size in SIZES.items()},
 }
 """Name -> factory(num_classes, in_channels) of the networks that come with selfexplain."""

@@ -23,7 +23,7 @@ import torch
 from selfexplain.data import ImageData
 from selfexplain.errors import InputError
 from selfexplain.evaluation import PairedDifference, Scores, holm, paired_difference
-from selfexplain.experiments.compare.grid import RunTrials, run_all, run_trial
+from selfexplain.experiments.compare.grid import RunTrials, run_all, run_trial, shared_images
 from selfexplain.experiments.compare.tune import check_tunable, tuned
 from selfexplain.experiments.data import load, prepare
 from selfexplain.experiments.fit.model import (
@@ -128,7 +128,7 @@ def _difference(
 
 
 def _means(name: str, mine: Sequence[Row]) -> Row:
-    """Mean and std of the scores, mean of the costs; runs of an older version lack some."""
+    """Mean and std of the scores, mean of the costs that are known; old runs lack some scores."""
     line: Row = {"objective": name, "n": len(mine)}
     for key in (*SCORES, "corrupted_accuracy"):
         if all(key in row for row in mine):
@@ -136,8 +136,8 @@ def _means(name: str, mine: Sequence[Row]) -> Row:
             line[f"{key}_mean"] = statistics.fmean(values)
             line[f"{key}_std"] = statistics.stdev(values) if len(values) > 1 else None
     for key in ("cost", "total_cost"):
-        if all(key in row for row in mine):
-            line[key] = statistics.fmean(row[key] for row in mine)
+        if costs := [row[key] for row in mine if key in row]:
+            line[key] = statistics.fmean(costs)
     return line
 
 
@@ -159,10 +159,10 @@ def finished_rows(config: CompareConfig) -> tuple[list[Row], list[str]]:
         for spec in config.objectives:
             run = train_config(config, spec, seed, config.out)
             result = run.out / "result.json"
-            if spec in costs and result.exists():
+            if result.exists():
                 claim_folder(run)
                 check_tensors(run.out)
-                rows.append(read_own_result(result, spec, seed) | costs[spec])
+                rows.append(_row(read_own_result(result, spec, seed), costs.get(spec)))
             else:
                 missing.append(f"{spec} with seed {seed}")
     first = config.objectives[0]
@@ -171,6 +171,14 @@ def finished_rows(config: CompareConfig) -> tuple[list[Row], list[str]]:
             f"no run of {first} is finished in {config.out}; leave out --finished-only to train"
         )
     return rows, missing
+
+
+def _row(result: Row, cost: Row | None) -> Row:
+    """What a run brought and what its step costs; how long its own took is not to be compared.
+
+    Costs are timed last, so that a run may be finished and none be known.
+    """
+    return {k: v for k, v in result.items() if k != "step_seconds"} | (cost or {})
 
 
 def timed_costs(folder: Path, seed: int) -> dict[str, dict[str, float]]:
@@ -258,7 +266,8 @@ def run_comparison(
         if config.finished_only:
             rows, missing = finished_rows(config)
             return _written(config, rows, unfinished_config(config, missing))
-        return _compare(config, watch, run_trials)
+        with shared_images(config.sweep, config.out) as images:
+            return _compare(config, watch, run_trials, images)
 
 
 def _check_distinct(config: CompareConfig) -> None:
@@ -277,10 +286,12 @@ def _check_distinct(config: CompareConfig) -> None:
         seen[key] = spec
 
 
-def _compare(config: CompareConfig, watch: Watch, run_trials: RunTrials | None) -> dict[str, Any]:
+def _compare(
+    config: CompareConfig, watch: Watch, run_trials: RunTrials | None, images: Path | None
+) -> dict[str, Any]:
     claim_comparison(config)  # again: another command may have left it a moment ago
     fabric = launch(config.device, config.training)
-    data = load(config.data)
+    data = load(config.data, images)
     start = build_seeded(config, "standard", config.seeds[0], data, num_images=1)
     check_model(start.model, config.model, data.shape_CHW, data.num_classes)
     if fabric.is_global_zero:
@@ -293,15 +304,11 @@ def _compare(config: CompareConfig, watch: Watch, run_trials: RunTrials | None) 
         fabric=fabric,
         data=data,
         teachers=config.out / "tune" / "teachers",
+        images=images,
         train=run_trial,
     )
     config, tuning = tuned(config, run_trials or through)
-    # Steps are timed while nothing else of ours runs; workers would disturb each other.
-    costs = {
-        seed: with_total_cost(config, config.objectives, _costs(config, seed, data, fabric))
-        for seed in config.seeds
-    }
-    torch.cuda.empty_cache()  # what was timed is gone, and workers may need its memory
+    _check_objectives(config, data)
     done = run_all(
         [
             train_config(config, s, seed, config.out)
@@ -313,8 +320,15 @@ def _compare(config: CompareConfig, watch: Watch, run_trials: RunTrials | None) 
         fabric=fabric,
         data=data,
         teachers=config.out / "teachers",
+        images=images,
     )
-    rows = [result | costs[result["seed"]][result["objective"]] for result in done]
+    # Steps are timed while nothing else of ours runs, as workers would disturb each other; and
+    # last, as a comparison that is broken off has its runs then.
+    costs = {
+        seed: with_total_cost(config, config.objectives, _costs(config, seed, data, fabric))
+        for seed in config.seeds
+    }
+    rows = [_row(result, costs[result["seed"]][result["objective"]]) for result in done]
     told = {
         **to_dict(config, leave_out=("out",)),
         "environment": environment(fabric.device),
@@ -339,6 +353,23 @@ def _written(
     return results
 
 
+def _check_objectives(config: CompareConfig, data: ImageData) -> None:
+    """Refuse, before any training, an objective that cannot be built or take a step."""
+    seed = config.seeds[0]
+    names = with_teachers(config, dict.fromkeys(("standard", *config.objectives)))
+    prepared = prepare(data, config.data, seed, wanted_statistics(config, data.shape_CHW[0]))
+    for name in names:
+        objective = build_seeded(
+            config,
+            name,
+            seed,
+            data,
+            num_images=len(prepared.train),
+            teacher=stand_in(config, name, data, prepared),
+        )
+        check_step(objective, name, data.shape_CHW, data.num_classes)
+
+
 def _costs(
     config: CompareConfig, seed: int, data: ImageData, fabric: Fabric
 ) -> dict[str, dict[str, float]]:
@@ -359,8 +390,6 @@ def _costs(
         )
         for name in names
     }
-    for name, objective in objectives.items():
-        check_step(objective, name, data.shape_CHW, data.num_classes)
     batches = prepared.training_batches(
         batch_size=config.training.batch_size,
         seed=seed,

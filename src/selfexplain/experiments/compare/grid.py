@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,13 @@ from selfexplain.data import ImageData
 from selfexplain.errors import InputError
 from selfexplain.experiments.data import load
 from selfexplain.experiments.fit.train import StepCallback, run_training
-from selfexplain.experiments.options import DataOptions, RunConfig, TrainConfig, first_process
+from selfexplain.experiments.options import (
+    DataOptions,
+    RunConfig,
+    SweepOptions,
+    TrainConfig,
+    first_process,
+)
 from selfexplain.experiments.read_records import read_own_result, read_search_result
 from selfexplain.experiments.run_dir import claim_folder
 from selfexplain.experiments.search_options import SearchConfig
@@ -60,6 +68,7 @@ def run_all(
     fabric: Fabric | None = None,
     data: ImageData | None = None,
     teachers: Path | None = None,
+    images: Path | None = None,
     train: Callable[..., Any] = run_training,
 ) -> list[Any]:
     """Train every configuration; return what each run's `result.json` holds.
@@ -74,6 +83,8 @@ def run_all(
         data: for a scheduler in this process: the data set, if all have the same.
         teachers: folder of the teachers that are trained for these runs, which share them; None for
             one in each run's folder.
+        images: for a scheduler of workers: folder of the decoded images that they share; None to
+            have each decode its own.
         train: what is called for each configuration, as `run_training` is; a function that a worker
             can import. Its results are returned.
 
@@ -102,7 +113,7 @@ def run_all(
     def train_here(config: RunConfig, on_step: StepCallback) -> Any:
         return train(config, fabric=fabric, data=data, on_step=on_step, teachers=teachers)
 
-    apart = partial(train_apart, train=train, teachers=teachers)
+    apart = partial(train_apart, train=train, teachers=teachers, images=images)
     function = apart if scheduler.apart else train_here
     return list(run_grid(function, configs, scheduler, watch).complete().values())
 
@@ -160,11 +171,12 @@ def train_apart(
     *,
     train: Callable[..., Any],
     teachers: Path | None,
+    images: Path | None,
 ) -> Any:
     """Train in a worker, which keeps the data set for its next run."""
     return train(
         config,
-        data=loaded(config.data),
+        data=loaded(config.data, images),
         on_step=on_step,
         lock_timeout=LOCK_TIMEOUT,
         teachers=teachers,
@@ -172,6 +184,30 @@ def train_apart(
 
 
 @lru_cache(maxsize=1)
-def loaded(options: DataOptions) -> ImageData:
+def loaded(options: DataOptions, images: Path | None = None) -> ImageData:
     """The data set, kept for the next call. For workers, which end with their sweep."""
-    return load(options)
+    return load(options, images)
+
+
+@contextmanager
+def shared_images(sweep: SweepOptions, out: Path) -> Iterator[Path | None]:
+    """The folder in which a sweep keeps its decoded images; None if nobody would look there.
+
+    The user's own stays; that in the folder of the sweep is deleted when the sweep is finished,
+    and not when it is broken off, for it will be continued.
+
+    Args:
+        sweep: how the runs are spread.
+        out: folder of the sweep.
+
+    Example:
+        >>> with shared_images(SweepOptions(workers=2), Path("absent")) as folder:
+        ...     print(folder)
+        absent/.images
+    """
+    if sweep.image_cache is not None or not sweep.apart:
+        yield sweep.image_cache
+        return
+    own = out / ".images"
+    yield own
+    shutil.rmtree(own, ignore_errors=True)

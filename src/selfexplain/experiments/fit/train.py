@@ -3,7 +3,8 @@
 A run's folder holds `run.json` (configuration, environment, and what the images need), then after
 every epoch `metrics.jsonl`, `checkpoint.pt` and a page of `album/` (album.py), and at the end
 `predictions.safetensors` (logits and labels), `similarity.safetensors`, `model.safetensors` and
-`result.json`; if it trained its teacher, `teachers/` with a folder of the same kind.
+`result.json`; of photographs also what findings.py writes; if it trained its teacher, `teachers/`
+with a folder of the same kind.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from selfexplain.data import CORRUPTIONS, ImageData
+from selfexplain.data import CORRUPTIONS, Batches, ImageData
 from selfexplain.distributed import exists_for_all
 from selfexplain.evaluation import score
 from selfexplain.experiments.data import Prepared, load, predict_together, prepare
 from selfexplain.experiments.fit.head import (
+    FeatureBatches,
     head_alone,
     learns_on_features,
     on_features,
@@ -223,10 +225,11 @@ def _train_and_score(
     whole = objective.model
     cached = config.training.freeze == ALL and learns_on_features(objective, config.objective)
     if config.training.head_epochs and not exists_for_all(config.out / "checkpoint.pt"):
-        train_head_first(whole, config, prepared, fabric)
+        _doubt(album, train_head_first(whole, config, prepared, fabric))
     with (
         head_alone(objective, config, prepared, fabric) if cached else nullcontext(batches)
     ) as learned_from:
+        _doubt(album, learned_from)
         model = train(
             objective,
             learned_from,
@@ -257,11 +260,17 @@ def _train_and_score(
             **(best_epoch(config.out) if config.training.keep_best else {}),
         }
         if album is not None:
-            album.finish(objective, model)
+            album.finish(objective, model, logits_NK, labels_N)
         for logger in loggers:
             logger.finish(numbers(result))
         result = write_outcome(config.out, result, model, logits_NK, labels_N)
     return fabric.broadcast(result)  # once the first process has written
+
+
+def _doubt(album: Snapshots | None, batches: Batches | FeatureBatches) -> None:
+    """Asks frozen features, where there are any, which labels of photographs are wrong."""
+    if album is not None and isinstance(batches, FeatureBatches):
+        album.doubt_labels(batches.features_VNFHW[0])
 
 
 def _shown(

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from selfexplain.data import ImageData
 from selfexplain.data.datasets import check_spec
-from selfexplain.experiments.compare.grid import LOCK_TIMEOUT, loaded, run_grid
+from selfexplain.experiments.compare.grid import LOCK_TIMEOUT, loaded, run_grid, shared_images
 from selfexplain.experiments.data import load, prepare
 from selfexplain.experiments.options import DeviceOptions, scheduler_of, to_dict
 from selfexplain.experiments.read_records import read_search_result
@@ -181,15 +182,15 @@ def run_searches(config: SearchesConfig, watch: Watch = ignore) -> dict[str, Any
     """
     if not any(config.out.glob("seed*")):
         check_free(config.out)
-    with locked(config.out):
+    with locked(config.out), shared_images(config.sweep, config.out) as images:
         scheduler = scheduler_of(config.sweep)
         load_once = lru_cache(maxsize=1)(load)
 
         def search_here(one: SearchConfig, on_step: StepCallback) -> dict[str, Any]:
-            data = None if one.method == "random" else load_once(one.data)
+            data = None if one.method == "random" else load_once(one.data, images)
             return run_search(one, data=data, on_step=on_step)
 
-        function = search_apart if scheduler.apart else search_here
+        function = partial(search_apart, images=images) if scheduler.apart else search_here
         found = run_grid(function, config.each(), scheduler, watch).complete()
         rows = list(found.values())
         results = {
@@ -202,9 +203,17 @@ def run_searches(config: SearchesConfig, watch: Watch = ignore) -> dict[str, Any
     return results
 
 
-def search_apart(config: SearchConfig, on_step: StepCallback) -> dict[str, Any]:
-    """Search in a worker, which keeps the data set for its next search."""
-    data = None if config.method == "random" else loaded(config.data)
+def search_apart(
+    config: SearchConfig, on_step: StepCallback, *, images: Path | None = None
+) -> dict[str, Any]:
+    """Search in a worker, which keeps the data set for its next search.
+
+    Args:
+        config: of the search.
+        on_step: as for `run_search`.
+        images: folder of the decoded images that workers share; None for none.
+    """
+    data = None if config.method == "random" else loaded(config.data, images)
     return run_search(config, data=data, on_step=on_step, lock_timeout=LOCK_TIMEOUT)
 
 
