@@ -299,7 +299,7 @@ class Epochs(nn.Module):
     def begin(self, epoch: int, epochs: int) -> bool:
         """Record an epoch, counted from 0; return whether it is new.
 
-        It is not if a checkpoint was made within it: some loops announce again the epoch that continues.
+        It is not if a checkpoint was made within it: some loops announce the epoch again.
         """
         again = self._continued and self.begun and self.counts["epoch"] == epoch
         self.counts["epoch"], self.counts["epochs"] = epoch, epochs
