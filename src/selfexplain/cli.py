@@ -316,7 +316,7 @@ Command = (
 
 
 def parse(arguments: Sequence[str] | None = None) -> Command:
-    """What a command line asks for; nothing is run. Unknown words end the program with code 2."""
+    """The options of a command line; nothing is run. Unknown words exit with code 2."""
     words = sys.argv[1:] if arguments is None else arguments
     for word, before in zip(words, ["", *words], strict=False):
         if not word.partition("=")[2] and (word == "" or word.endswith("=")):
@@ -340,7 +340,7 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
 
 
 def flag_of(owner: type, field: str) -> str:
-    """What sets a field of the options on the command line."""
+    """The flag that sets a field of the options on the command line."""
     groups = {kind: f"{name}." for name, kind in hints_of(ObjectiveOptions).items()}
     annotations = getattr(hints_of(owner)[field], "__metadata__", ())
     if tyro.conf.Positional in annotations:  # typed without a flag

@@ -103,7 +103,7 @@ def clear_leftovers(folder: Path, name: str | None = None) -> None:
 
 
 def cannot_write(path: Path | str, error: OSError) -> WriteError:
-    """What to raise of a file that cannot be written.
+    """The error for a file that cannot be written.
 
     Example:
         >>> print(cannot_write(Path("a.json"), OSError(errno.ENOSPC, "No space left on device")))
@@ -118,7 +118,7 @@ def cannot_write(path: Path | str, error: OSError) -> WriteError:
 
 @contextmanager
 def no_room_said() -> Iterator[None]:
-    """Say in one sentence what anybody's OSError says of a full disk, a quota, or a permission.
+    """Turn any OSError about a full disk, a quota, or a permission into one sentence.
 
     Raises:
         WriteError: in place of an OSError of the kinds in `REMEDIES`, and of what PyTorch makes of
@@ -229,7 +229,7 @@ DIGEST = "sha256"
 def sealed(
     record: Mapping[str, Any], default: Callable[[Any], Any] | None = None
 ) -> dict[str, Any]:
-    """A record as JSON has it, and last a digest of all that stands in it.
+    """A record as JSON, followed by a digest of everything in it.
 
     Args:
         record: an object.
@@ -246,7 +246,7 @@ def sealed(
 
 
 def is_whole(record: Mapping[str, Any]) -> bool:
-    """Whether a record holds what its digest says; one without a digest is believed."""
+    """Whether a record matches its digest; one without a digest is trusted."""
     return bool(record.get(DIGEST, kept := _digest(record)) == kept)
 
 
@@ -362,7 +362,7 @@ def tensor_shapes(path: Path, *, remedy: str) -> dict[str, tuple[int, ...]]:
 
 @contextmanager
 def _opened_tensors(path: Path, remedy: str) -> Iterator[Any]:
-    """A safetensors file, and one sentence of all that it may end in."""
+    """Open a safetensors file; turn every failure into one sentence."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -450,7 +450,7 @@ def read_shaped(
 
 
 def _misfit(tensor: Tensor, wanted: str, sizes: dict[str, int]) -> str:
-    """What a tensor is and must be; empty if it is that. Sizes of new letters are kept."""
+    """What a tensor is and what it must be; empty if it fits. Sizes of new letters are kept."""
     import torch
 
     kind, letters = wanted.split(" ")

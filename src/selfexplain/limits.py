@@ -22,7 +22,7 @@ LONGEST_PATH = 4000
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Between what a number must lie.
+    """The limits that a number must lie between.
 
     Example:
         >>> Limits(above=0, most=1).words("number")

@@ -1,4 +1,4 @@
-"""What stands in files that anybody may have written: strict JSON, and the shape of its values.
+"""The content of files from untrusted sources: strict JSON, and the shape of its values.
 
 A shape is a class of values (`Number`, `Text`, ...), or a dictionary of field -> shape for an
 object with at least these fields; a field whose name ends in a question mark may be missing.
@@ -238,7 +238,7 @@ def printable(value: Any) -> Any:
 
 
 def parse_json(text: str, *, finite: bool = True) -> Any:
-    """What a JSON text holds; strictly, since what is said twice or is no number is damage.
+    """What a JSON text holds; strictly, since duplicate keys or non-numbers mean damage.
 
     Args:
         text: of the file.

@@ -79,7 +79,7 @@ class ObjectiveTask(timm.task.TrainingTask):
         module: nn.Module | None = None,
         ema: bool = False,
     ) -> None:
-        """Take back what `get_task_state` gave."""
+        """Restore what `get_task_state` returned."""
         del strict, module, ema
         if state:
             self.objective[0].load_state_dict(state, strict=False)  # the model comes separately

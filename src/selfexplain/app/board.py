@@ -32,7 +32,7 @@ class Example:
     class_name: str
 
     def image(self) -> Image.Image:
-        """The image as one of Pillow."""
+        """The image as a Pillow image."""
         return Image.fromarray(self.image_CHW.permute(1, 2, 0).squeeze(2).numpy())
 
 
@@ -95,12 +95,12 @@ class Board:
         return max(len(explainer.class_names) for explainer in self.explainers)
 
     def heading(self) -> str:
-        """What there is to say before an image was chosen: how the runs' classes differ."""
+        """What is shown before an image is chosen: how the runs' classes differ."""
         names = self.names()
         return classes_html(names, [explainer.class_names for explainer in self.explainers])
 
     def names(self) -> list[str]:
-        """Names of the runs; numbered where the folders are called alike."""
+        """Names of the runs; numbered where folders have the same name."""
         return disambiguate([explainer.name for explainer in self.explainers])
 
     def layers(self, run: int, kind: MapKind) -> list[tuple[str, str]]:

@@ -99,7 +99,7 @@ def to_shape(
 
 @contextmanager
 def _one_sentence() -> Iterator[None]:
-    """Whatever Pillow raises becomes a sentence that says nothing of this machine."""
+    """Turn whatever Pillow raises into one sentence that reveals nothing about this machine."""
     try:
         yield
     except InputError:
@@ -195,7 +195,7 @@ class Explainer:
 
     @property
     def ranges(self) -> Ranges | None:
-        """What values of images of more than 8 bits are scaled by."""
+        """How values of images of more than 8 bits are scaled."""
         return self._run.ranges
 
     @property

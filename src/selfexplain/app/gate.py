@@ -123,7 +123,7 @@ def _is_inside(path: str, folder: Path) -> bool:
 
 
 class Gate:
-    """ASGI middleware: requests that the page has no need of end here.
+    """ASGI middleware: requests that the page does not need end here.
 
     Args:
         app: the server behind.
@@ -151,7 +151,7 @@ class Gate:
                 await _answer(*refusal, send)
 
     async def _passed_on(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        """Let the server answer; what it cannot read it may raise anything of."""
+        """Let the server answer; on input it cannot read it may raise anything."""
         begun = False
 
         async def sending(message: Message) -> None:
@@ -167,7 +167,7 @@ class Gate:
                 await _answer(400, UNREADABLE, send)
 
     def _checked(self, scope: dict[str, Any]) -> tuple[dict[str, Any], tuple[int, str] | None]:
-        """The request without headers that mislead, and what it is refused with."""
+        """The request without misleading headers, and the refusal, if any."""
         headers = [(name.lower(), value) for name, value in scope["headers"]]
         kept = [header for header in headers if _is_harmless(*header)]
         scope = {**scope, "headers": kept}
@@ -237,7 +237,7 @@ def _path(scope: Mapping[str, Any]) -> str:
 
 
 def _is_harmless(name: bytes, value: bytes) -> bool:
-    """Whether Gradio may see a header: it makes addresses of what it takes for its own host."""
+    """Whether Gradio may see a header: it builds addresses from what it takes for its own host."""
     if name == b"x-forwarded-host":
         return all(HOST.fullmatch(host.strip()) for host in value.decode("latin-1").split(","))
     return name not in DROPPED
@@ -275,9 +275,9 @@ _SENDS = {"socket.connect", "socket.sendto", "socket.sendmsg"}
 
 @contextmanager
 def connecting_nowhere(host: str, port: int) -> Iterator[None]:
-    """Refuse connections and look-ups of names in this process, but to the app itself.
+    """Refuse connections and name look-ups in this process, except to the app itself.
 
-    Whichever function of whichever library asks: Python tells of each before it is made. Proxies
+    This holds for every library: Python announces each before it is made. Proxies
     of the environment are left aside, as Gradio would ask them for its own page.
 
     Args:
@@ -310,7 +310,7 @@ def _addresses(host: str) -> set[str]:
 
 
 def _refuse_outgoing(event: str, args: tuple[Any, ...]) -> None:
-    """An audit hook: called with each event of the interpreter, so most are sent away at once."""
+    """An audit hook: called with each event of the interpreter, so most are dismissed at once."""
     if not event.startswith("socket.") or "names" not in _reachable:
         return
     if event in _LOOK_UPS:

@@ -45,7 +45,7 @@ def refuse_urls() -> None:
 
 
 def tell_in_a_line() -> None:
-    """Keep Gradio from printing a traceback of each request that a client made up, in this process.
+    """Keep Gradio from printing a traceback for each malformed request, in this process.
 
     Its queue prints all that is raised there. One line is printed instead.
     """

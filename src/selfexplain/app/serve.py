@@ -77,7 +77,7 @@ def serve(config: AppConfig) -> None:
 
 @contextmanager
 def _ending_like_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM, which else ends the process at once, run what is to be done at the end."""
+    """Let SIGTERM, which otherwise ends the process at once, run the clean-up."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield

@@ -126,7 +126,7 @@ def _decoded(raw: RawData, building: Building, decoding: Decoding) -> Decoded:
 
 
 def _grown(decoding: Decoding, error: OutgrownError) -> Decoding:
-    """How all images are read so that the one that did not fit does."""
+    """How to read all images so that the one that did not fit does."""
     if error.ranges is not None:
         return replace(decoding, ranges=error.ranges)
     return replace(decoding, shape_CHW=(3, *decoding.shape_CHW[1:]), only_grey=False)
@@ -253,7 +253,7 @@ def _check_headers(source: Source, decoding: Decoding, seen: Counter[str]) -> No
 
 
 def _check_classes_kept(raw: RawData, train: ImageSet) -> None:
-    """Refuse that a class loses all of its training images, for it could not be learned."""
+    """Refuse a class that loses all of its training images, as it could not be learned."""
     lost = sorted(set(raw.train.labels_N.tolist()) - set(train.labels_N.tolist()))
     if lost:
         raise InputError(
@@ -334,7 +334,7 @@ def load_data(
 def check_spec(spec: str) -> None:
     """Raise InputError for data of no known kind, or in a folder that is not there.
 
-    It reads nothing, so that a slip is told before anything that takes long.
+    It reads nothing, so that a mistake is reported before anything slow.
 
     Example:
         >>> check_spec("digits")

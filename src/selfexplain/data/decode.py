@@ -272,7 +272,7 @@ def outgrown(source: Source, row: int, error: OutgrownError) -> OutgrownError:
 
 
 def count(image: Image.Image, seen: Counter[str]) -> None:
-    """Count an image as grey or coloured, and whether there is more in its file than is read."""
+    """Count an image as grey or colour, and whether its file contains more than is read."""
     seen["grey" if native_channels(image) == 1 else "coloured"] += 1
     # What follows a photograph in an MPO file are smaller copies of it.
     if image.format != "MPO" and getattr(image, "is_animated", False):

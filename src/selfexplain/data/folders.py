@@ -193,7 +193,7 @@ def _images_below(folder: Path, left_out: _LeftOut) -> list[Path]:
 
 
 def _identity(folder: Path) -> tuple[int, int]:
-    """What two paths to one folder have in common."""
+    """What identifies a folder, whatever the path to it."""
     status = folder.stat()
     return status.st_dev, status.st_ino
 

@@ -231,7 +231,7 @@ def _eight_bits(image: Image.Image, ranges: Ranges | None) -> Image.Image:
 
 
 def unclear_floats() -> InputError:
-    """What is said of floats that are neither shares nor grey levels."""
+    """The message about floats that are neither shares nor grey levels."""
     return InputError(
         f"its floats go beyond 1 and only up to {_UNCLEAR}, so their range is unclear; scale "
         "them to 0..1"

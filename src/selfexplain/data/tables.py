@@ -141,12 +141,12 @@ def _unread_columns(rows: Any, images: str, labels: str) -> list[str]:
 
 
 def empty_split(name: str) -> InputError:
-    """What is said of a split without a row."""
+    """The error for a split without rows."""
     return InputError(f"the {name} split is empty; pass data with at least one image in it")
 
 
 def _both(splits: Mapping[str, Any]) -> tuple[Any, Any, list[str]]:
-    """The two splits that are read, and what is to be said of the others."""
+    """The two splits that are read, and notes on the others."""
     test_names = [name for name in ("test", "validation", "valid", "val") if name in splits]
     if "train" not in splits or not test_names:
         raise InputError(

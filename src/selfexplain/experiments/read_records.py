@@ -1,4 +1,4 @@
-"""Read what commands left in their folders: every field that is used is checked here, once.
+"""Read the files of runs: every field that is used is checked here, once.
 
 Files of version 0.1.0 may lack fields that came later; those end in a question mark.
 """

@@ -149,7 +149,7 @@ def locked(folder: Path, lock_timeout: float = 0.0) -> Iterator[None]:
 
 @contextmanager
 def kept_said(folder: Path) -> Iterator[None]:
-    """Say of work that is broken off, by a full disk or a lost process, what of it is kept."""
+    """When work is broken off by a full disk or a lost process, say what is kept."""
     try:
         with no_room_said(), lost_process_said():
             yield
@@ -321,7 +321,7 @@ def _differences(old: Any, new: Any, name: str = "") -> list[str]:
 
 
 def write_config(name: str, config: Any, environment: dict[str, object], **more: object) -> None:
-    """Write what a folder is of: `run.json` of a training or search, `compare.json` of several."""
+    """Write what a folder holds: `run.json` of a training or search, `compare.json` of several."""
     saved = to_dict(config, leave_out=("out", "resume"))
     record = {"schema": 1, "config": saved, "environment": environment, **more}
     write_record(config.out / name, record)
@@ -330,7 +330,7 @@ def write_config(name: str, config: Any, environment: dict[str, object], **more:
 def write_run(
     config: Any, images: dict[str, object], device: torch.device, processes: int = 1
 ) -> None:
-    """Write `run.json`: configuration, environment, and what is to know of the images."""
+    """Write `run.json`: configuration, environment, and properties of the images."""
     around = {**environment(device), "processes": processes}
     write_config("run.json", config, around, images=images)
 
@@ -372,7 +372,7 @@ def best_epoch(folder: Path) -> dict[str, float]:
 
 
 def median_step_seconds(folder: Path) -> float:
-    r"""Seconds of a training step, the median of the epochs' means in `metrics.jsonl`."""
+    """Seconds of a training step, the median of the epochs' means in `metrics.jsonl`."""
     log = EpochLog(folder)
     values = [record.get("step_seconds") for record in log.read()]
     seconds = [value for value in values if isinstance(value, float)]
@@ -462,7 +462,7 @@ def finished_run(
 
 
 def kept_digest(folder: Path, name: str) -> str | None:
-    """What `result.json` says that the tensors of a file of its run are; None if it does not."""
+    """The digest of a file's tensors according to `result.json`; None if it has none."""
     path = folder / "result.json"
     digests = read_json(path).get("digests") if path.exists() else None
     digest = digests.get(name) if isinstance(digests, dict) else None
@@ -505,7 +505,7 @@ def _remedy(run: FinishedRun) -> str:
 
 
 def _write_again(folder: Path) -> str:
-    """How to have the files of a finished run written again."""
+    """How to write the files of a finished run again."""
     return (
         f"delete {folder / 'result.json'} and run the command that made it again (train and "
         "retrain with --resume) to write it anew from the checkpoint"

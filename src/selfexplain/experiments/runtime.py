@@ -1,4 +1,4 @@
-"""What every run needs around it: devices and processes, loggers, a sentence when memory is out."""
+"""What every run needs around it: devices and processes, loggers, a message if memory runs out."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SIGNS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAIL
 
 @contextmanager
 def reraise_oom(remedy: str) -> Iterator[None]:
-    """Turn what PyTorch raises when a GPU has no memory left into a `OutOfMemoryError`.
+    """Turn what PyTorch raises when a GPU runs out of memory into an `OutOfMemoryError`.
 
     Args:
         remedy: what to pass instead.
@@ -115,7 +115,7 @@ def launch(device: DeviceOptions, training: TrainingOptions) -> Fabric:
 
 @contextmanager
 def by_version_alone(package: str) -> Iterator[None]:
-    """Let what is imported within see the version of a package that is not imported yet.
+    """Let imports in this block see a package's version without importing the package.
 
     When Fabric is imported it asks whether torchmetrics, where there is one (Lightning brings it),
     is of version 1 or later, and imports the whole of it for that, with transformers and pandas:

@@ -113,7 +113,7 @@ class Trace:
     busy: bool = False
 
     def see(self, tensor: object, module: str | None) -> None:
-        """Note ``tensor`` if it has space, but not the work of looking at it."""
+        """Record ``tensor`` if it has space, but not the operations of inspecting it."""
         if self.busy:
             return
         self.busy = True
@@ -137,7 +137,7 @@ class Trace:
 
 
 def probe_images(x_BCHW: Tensor) -> Tensor:
-    """A few images to look at a model with: copies, out of reach of models that start in place.
+    """A few images to probe a model with: copies, safe from models that write in place.
 
     Noise stands in for images of one colour, for which the mean of a feature map is its maximum,
     too: a head on either would look like a head on the other. It has a generator of its own.

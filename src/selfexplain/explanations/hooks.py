@@ -283,9 +283,18 @@ def other_weights(
                 owned.append((module, name, own))
                 if id(own) not in lent:
                     lent[id(own)] = _other(own, generator, gain)
+    with _replaced(owned, lent):
+        yield
+
+
+@contextmanager
+def _replaced(
+    owned: Sequence[tuple[nn.Module, str, Tensor]], others: Mapping[int, Tensor]
+) -> Iterator[None]:
+    """Put other tensors, by the `id` of each, in place of modules' own."""
     try:
         for module, name, own in owned:
-            setattr(module, name, lent[id(own)])
+            setattr(module, name, others[id(own)])
         yield
     finally:
         for module, name, own in owned:
@@ -399,19 +408,14 @@ def buffers_lent(model: nn.Module) -> Iterator[None]:
     forward or a hook may still write into them. Backward passes write, too, where parts of
     the forward are checkpointed: those run again.
     """
-    lent = [
+    owned = [
         (module, name, buffer)
         for module in model.modules()
         for name, buffer in module.named_buffers(recurse=False)
     ]
-    copies = {id(buffer): buffer.detach().clone() for _, _, buffer in lent}
-    try:
-        for module, name, buffer in lent:
-            setattr(module, name, copies[id(buffer)])
+    copies = {id(buffer): buffer.detach().clone() for _, _, buffer in owned}
+    with _replaced(owned, copies):
         yield
-    finally:
-        for module, name, buffer in lent:
-            setattr(module, name, buffer)
 
 
 @contextmanager

@@ -38,7 +38,7 @@ def random_state() -> list[Tensor]:
 
 
 def set_random_state(state: list[Tensor]) -> None:
-    """Put the generators back to what `random_state` told."""
+    """Restore the generators to the states that `random_state` returned."""
     torch.set_rng_state(state[0])
     if len(state) > 1:
         torch.cuda.set_rng_state(state[1])

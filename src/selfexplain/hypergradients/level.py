@@ -339,7 +339,7 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unrolled:
-    """The hypergradient with its by-products, so that nobody computes them twice.
+    """The hypergradient with its by-products, so that they are not computed twice.
 
     Args:
         hypergradient: d outer / d wrt, in the shape of wrt.

@@ -1,6 +1,6 @@
 """The hypergradient by brute force: differences of the whole composed map, in float64.
 
-Slow and plain; the tests hold both modes against it.
+Slow and plain; the tests compare both modes with it.
 """
 
 from collections.abc import Callable, Sequence

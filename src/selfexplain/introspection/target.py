@@ -179,7 +179,7 @@ class RunningClassMean(nn.Module):
 
     @torch.no_grad()
     def update(self, s_BK: Tensor, y_B: Tensor) -> None:
-        """Take in the similarities (B, K) of one batch with true classes (B,)."""
+        """Include the similarities (B, K) of one batch with true classes (B,)."""
         s_BK, classes = s_BK.float(), s_BK.shape[1]
         if len(self.seen_K) != classes:
             self._resize(classes, s_BK.device)
@@ -202,7 +202,7 @@ class RunningClassMean(nn.Module):
         return self.counts.tensor_N
 
     def set_extra_state(self, state: Tensor | Mapping[str, int]) -> None:
-        """Take back what `get_extra_state` gave."""
+        """Restore what `get_extra_state` returned."""
         self.counts.load(state)
 
     def _keep(self, mean_KK: Tensor, seen_K: Tensor) -> None:
@@ -251,7 +251,7 @@ class RunningClassMean(nn.Module):
 
 
 def find_num_classes(model: nn.Module) -> int:
-    """The number of classes that a model says, or else its last linear layer has; 0 if none does.
+    """The number of classes that a model declares, or else of its last linear layer; 0 if neither.
 
     A guess: layers stand in the order in which they were made, and the last may not be the head.
     """

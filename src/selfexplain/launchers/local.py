@@ -1,4 +1,4 @@
-"""Trials side by side, in processes on this machine."""
+"""Trials in parallel, in processes on this machine."""
 
 import os
 import pickle
@@ -108,7 +108,7 @@ class WorkerProcess:
             self.pipe.send_bytes(pickle.dumps(trial))
 
     def news(self) -> Iterator[Message]:
-        """What it has sent; after a last message of its trial it has none.
+        """The messages it has sent; none after the last message of its trial.
 
         A worker that died fails its trial, unless it had sent the result before.
         """

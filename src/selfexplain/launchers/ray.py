@@ -34,7 +34,7 @@ from selfexplain.launchers.trials import (
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a worker takes over from the process that started the sweep."""
+    """What a worker inherits from the process that started the sweep."""
 
     folder: str
     """Paths in configurations may be relative to it."""
@@ -54,7 +54,7 @@ class Place:
 
 
 class Board:
-    """An actor on which trials pin their news, for the sweep to take."""
+    """An actor to which trials post messages, for the sweep to collect."""
 
     def __init__(self) -> None:
         self.news: list[tuple[str, Message]] = []
@@ -234,7 +234,7 @@ class _Sweep:
             self.running[self.attempt.remote(pickle.dumps(trial), self.board, place)] = trial
 
     def _tell(self) -> None:
-        """Pass on what trials at work have told. A board that was lost loses no result."""
+        """Pass on the messages of running trials. A lost board loses no result."""
         at_work = {trial.name: trial for trial in self.running.values()}
         with suppress(self.ray.exceptions.RayError):
             for name, message in self.ray.get(self.board.take.remote()):
@@ -253,7 +253,7 @@ class _Sweep:
 
 
 def _reach(address: str | None) -> None:
-    """Raise OSError if nobody listens at HOST:PORT; Ray itself would try for minutes."""
+    """Raise OSError if nothing listens at HOST:PORT; Ray itself would retry for minutes."""
     host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
     if colon:
         with socket.create_connection((host, int(port)), timeout=10):

@@ -1,4 +1,4 @@
-"""Trials, what is heard of them, the queue of them, and the scheduler that runs them serially."""
+"""Trials, their messages, their queue, and the scheduler that runs them serially."""
 
 import os
 import time
@@ -17,7 +17,7 @@ from selfexplain.errors import (
 )
 from selfexplain.files import no_room_said
 
-# What is told of a trial while a sweep runs.
+# Messages about a trial while a sweep runs.
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """So many steps of the trial are done, out of so many.
+    """This many steps of the trial are done, out of a total.
 
     Example:
         >>> Step(3, 10).total
@@ -59,7 +59,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The trial has ended well.
+    """The trial has succeeded.
 
     Example:
         >>> Done({"accuracy": 90.0}).result["accuracy"]
@@ -104,7 +104,7 @@ Watch = Callable[[str, Message], None]
 
 
 def ignore(name: str, message: Message) -> None:
-    """Watch a sweep without looking.
+    """Watch a sweep and do nothing.
 
     Example:
         >>> from selfexplain.launchers import Waiting
@@ -137,7 +137,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a sweep's trials, by their names.
+    """Results and failures of a sweep's trials, by name.
 
     Example:
         >>> Outcome({"six": 6}, {}).complete()
@@ -165,7 +165,7 @@ class Outcome:
 
 
 class Scheduler(Protocol):
-    """Carries out trials, each of them to its end once.
+    """Runs trials, each to its end once.
 
     Example:
         >>> from selfexplain.launchers import Serial

@@ -401,7 +401,7 @@ class LeaSE(ArchitectureSearch):
         return {**super().state_dict(), "explained_statistics": statistics}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         super().load_state_dict(state)
         for name, buffer in self.explained_statistics.items():
             buffer.copy_(state["explained_statistics"][name])

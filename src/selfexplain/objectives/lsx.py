@@ -40,7 +40,7 @@ def scale_gradient(tensor: Tensor, factor: float) -> Tensor:
 
 
 class LearnerCritic(ExplainingObjective):
-    """L = CE(f(x), y) + w CE(c'(e), y) + CE(c(e'), y), with ' for what is held constant.
+    """L = CE(f(x), y) + w CE(c'(e), y) + CE(c(e'), y), with ' for what is kept constant.
 
     e = relu(x d f_y(x) / d x), scaled to [0, 1], is the learner's explanation. The critic c learns
     to tell the class from it, and the learner f to explain so that the critic as it is can tell.

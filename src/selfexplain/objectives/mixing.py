@@ -141,7 +141,7 @@ class Mixing(Wrapper):
         return self.counts.tensor_N
 
     def set_extra_state(self, state: Tensor | Mapping[str, int]) -> None:
-        """Take back what `get_extra_state` gave."""
+        """Restore what `get_extra_state` returned."""
         if isinstance(state, Mapping):  # of version 0.1.0
             state = {**state, "seed": _signed(state["seed"])}
         self.counts.load(state)

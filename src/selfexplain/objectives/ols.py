@@ -83,13 +83,13 @@ class OnlineLabelSmoothing(Objective):
         return cls(model, num_classes=context.num_classes, **options)
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
-        """Make the soft labels of what was predicted since the last call, if anything was."""
+        """Make the soft labels from the predictions since the last call, if there are any."""
         if self.epochs.begin(epoch, epochs) and bool(self.sums_KK.any()):
             self.soft_KK.copy_(soft_labels(self.sums_KK))
             self.sums_KK.zero_()
 
     def skip_warmup(self) -> None:
-        """Nothing is waited for: the cost of a step is the same in every epoch."""
+        """Nothing to skip: a step costs the same in every epoch."""
         self.epochs.begin(0, 1)
 
     def forward(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:

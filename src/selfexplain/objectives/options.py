@@ -22,7 +22,7 @@ from selfexplain.limits import (
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """Options that keep to the limits they are declared with."""
+    """Options that are checked against their declared limits."""
 
     def __post_init__(self) -> None:
         """Refuse values outside of them."""

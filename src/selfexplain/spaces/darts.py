@@ -136,7 +136,7 @@ class AuxiliaryHead(nn.Module):
 
 
 class CellShape(NamedTuple):
-    """Where a cell stands: channels of the two outputs before it, its own, and who reduces."""
+    """Where a cell stands: channels of the two outputs before it, its own, and which reduce."""
 
     second_last: int
     last: int

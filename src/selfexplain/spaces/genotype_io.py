@@ -104,7 +104,7 @@ SHAPE = {
 
 
 def to_json(genotype: Genotype) -> str:
-    """A genotype as JSON, and last a digest of what stands in it."""
+    """A genotype as JSON, followed by a digest of it."""
     inputs = FAMILIES[genotype.family].inputs
     cells = {}
     for name, cell in genotype.cells.items():

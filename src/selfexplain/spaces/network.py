@@ -45,7 +45,7 @@ class EdgeOperation(nn.Module):
         return out
 
     def extra_repr(self) -> str:
-        """What is done before the weights come in, for printing."""
+        """What is done before the weights apply, for printing."""
         return f"{self.preparation}, stride={self.stride}"
 
 

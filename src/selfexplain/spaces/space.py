@@ -138,7 +138,7 @@ class SearchSpace:
         )
 
     def lacking(self, form: Form, auxiliary: bool) -> str:
-        """What is asked of a derived network that it has not; empty if nothing is."""
+        """What is asked of a derived network that it lacks; empty if nothing is."""
         if form in self.sizes and (self.auxiliary or not auxiliary):
             return ""
         there = {"imagenet form": "imagenet" in self.sizes, "auxiliary head": self.auxiliary}
@@ -162,7 +162,7 @@ def families() -> list[SearchSpace]:
 
 
 def register_space(space: SearchSpace) -> None:
-    """Make a space known, under its name.
+    """Register a space under its name.
 
     Args:
         space: of a name that is new, and of a family that is known or its own.

@@ -276,7 +276,7 @@ NEVER = -1e4
 def one_hot_architecture(supernet: Supernet, genotype: Genotype) -> dict[str, Tensor]:
     """The architecture with which a supernet computes the cells of a genotype, and nothing else.
 
-    An edge that the genotype has not is `none`; where edges have weights, those of a node's edges
+    An edge that the genotype lacks is `none`; where edges have weights, those of a node's edges
     are equal.
 
     Args:

@@ -1,4 +1,4 @@
-"""NAS-Bench-201 as a table: what every cell of the space reached when it was trained.
+"""NAS-Bench-201 as a table: the accuracies that every cell of the space reached in training.
 
 Accuracies are top-1 per cent on CIFAR-100 after 200 epochs, means over the seeds of a cell. The
 table itself is not part of this package: it is read from a Parquet file or from `nats_bench`.

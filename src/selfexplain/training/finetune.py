@@ -1,4 +1,4 @@
-"""Fine-tuning: which layers of a network that knows something learn, how fast, and from when on.
+"""Fine-tuning: which layers of a pretrained network learn, how fast, and from when on.
 
 Networks are read in the order in which their layers were made, which is the order in which images
 pass them in all but odd cases. A *block* is a child of the model, or of a sequence of blocks in it:

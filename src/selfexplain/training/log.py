@@ -1,4 +1,4 @@
-"""Metrics of each epoch: as JSON lines in the run's folder, and for its loggers, opened by name."""
+"""Metrics of each epoch: as JSON lines in the run's folder, and for its loggers."""
 
 import hashlib
 import importlib.util

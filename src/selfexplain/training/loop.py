@@ -178,7 +178,7 @@ class Meter:
         self._images = 0
 
     def add(self, out: dict[str, Tensor], y_B: Tensor) -> bool:
-        """Take in one step; False if its loss was looked at and is not finite."""
+        """Add one step; False if its loss was checked and is not finite."""
         for name, value in out.items():
             if value.ndim == 0:
                 self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value.detach()
@@ -193,7 +193,7 @@ class Meter:
 
     @property
     def looked(self) -> bool:
-        """Whether the loss of the last step was looked at."""
+        """Whether the loss of the last step was checked."""
         return self._steps % self.every == 0
 
     def finite(self) -> bool:
@@ -201,7 +201,7 @@ class Meter:
         return math.isfinite(float(self._sums["loss"]))
 
     def means(self) -> dict[str, float]:
-        """Mean of every scalar term over the steps, and the accuracy on the fly in percent."""
+        """Mean of every scalar term over the steps, and the running accuracy in percent."""
         terms = {name: float(total) / self._steps for name, total in self._sums.items()}
         right = 0.0 if self._right is None else float(self._right)
         return {**terms, "train_accuracy": 100 * right / self._images}
@@ -227,7 +227,7 @@ class EpochBatches(Protocol):
 
 
 class Epochs(Protocol):
-    """What is taken through epochs: a training, or a search."""
+    """What runs over epochs: a training, or a search."""
 
     @property
     def stopped(self) -> bool:
@@ -396,7 +396,7 @@ def train(
 
 @dataclass
 class _Training:
-    """A training on its way through the epochs; its fields are those of `train`."""
+    """A training over its epochs; its fields are those of `train`."""
 
     run: Run
     batches: EpochBatches

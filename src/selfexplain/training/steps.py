@@ -107,7 +107,7 @@ class CompiledParts:
 def compiled_steps(
     parts: CompiledParts | None, objective: Objective, *, cuda_graph: bool
 ) -> AbstractContextManager[None]:
-    """What an objective's steps run in, as it is now: with its compiled parts where that pays.
+    """The context of an objective's steps, as it is now: with compiled parts where that pays.
 
     From Python a compiled block starts more slowly than the few kernels it replaces, so that steps
     which were to be recorded and cannot be are slower compiled than as written.

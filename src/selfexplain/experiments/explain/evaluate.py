@@ -57,7 +57,7 @@ class BoxedImage:
 
 
 def read_boxes(path: Path, class_names: Sequence[str]) -> list[BoxedImage]:
-    r"""Read a table of boxes; those of one image and class belong together."""
+    """Read a table of boxes; those of one image and class belong together."""
     try:
         with path.open(newline="") as file:
             rows = list(csv.DictReader(file, skipinitialspace=True))

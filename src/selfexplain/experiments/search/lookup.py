@@ -1,4 +1,4 @@
-"""Look found cells up in the table of NAS-Bench-201: what they are worth among all others."""
+"""Look up found cells in the table of NAS-Bench-201: how they rank among all others."""
 
 import statistics
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A search on its way through the epochs: what is logged, saved and taken up again."""
+"""A search over its epochs: what is logged, saved and resumed."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ class SearchProgress:
         self.search.set_progress(epoch / self.config.epochs)
 
     def walk(self, epoch: int) -> dict[str, Any]:
-        """Take the steps of an epoch, and look at the cell that came of it."""
+        """Take the steps of an epoch, and look at the resulting cell."""
         metrics = self._epoch(epoch)
         self._look_at_cell(epoch + 1)
         return {**metrics, **self._state_of_cell()}
@@ -212,7 +212,7 @@ class SearchProgress:
         return self.prepared.scored_batches(device=self.device, workers=self.config.data.workers)
 
     def _look_at_cell(self, epochs_done: int) -> None:
-        """Take over the cell that the architecture stands for now, unless it skips too much."""
+        """Adopt the cell that the architecture currently encodes, unless it skips too much."""
         now, most = self.search.genotype(), self.config.stop_at_skips
         resting = epochs_done <= self.config.resting_epochs
         self.stopped = most is not None and not resting and skip_connections(now)[0] >= most

@@ -150,7 +150,7 @@ class TensorMemory(nn.Module):
         return self._bytes_N
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take back what `get_extra_state` gave, also where there was more room or less."""
+        """Restore what `get_extra_state` returned, also where there was more room or less."""
         self._beside = {}
         common = min(len(state), len(self._bytes_N))
         self._bytes_N[:common].copy_(state[:common])
@@ -224,7 +224,7 @@ class _Table(nn.Module):
         self.rows_NR = torch.zeros(tensors, 3 + MOST_AXES, dtype=torch.int64, device="cpu")
 
     def write(self, tensors: Iterable[Tensor]) -> None:
-        """Note what these tensors are."""
+        """Record type and shape of these tensors."""
         rows = [
             [1, DTYPES.index(t.dtype), t.ndim, *t.shape, *[0] * (MOST_AXES - t.ndim)]
             for t in tensors
@@ -297,9 +297,9 @@ class Epochs(nn.Module):
         return self.counts["epochs"] > 0
 
     def begin(self, epoch: int, epochs: int) -> bool:
-        """Take note of an epoch, counted from 0; whether it is a new one.
+        """Record an epoch, counted from 0; return whether it is new.
 
-        It is not if a checkpoint was made within it: some loops tell again what goes on.
+        It is not if a checkpoint was made within it: some loops announce the epoch again.
         """
         again = self._continued and self.begun and self.counts["epoch"] == epoch
         self.counts["epoch"], self.counts["epochs"] = epoch, epochs
@@ -326,7 +326,7 @@ class Epochs(nn.Module):
         return self.counts.tensor_N
 
     def set_extra_state(self, state: Tensor | Mapping[str, int]) -> None:
-        """Take back what `get_extra_state` gave."""
+        """Restore what `get_extra_state` returned."""
         self.counts.load(state)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

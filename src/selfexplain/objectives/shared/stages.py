@@ -45,7 +45,7 @@ class Probe:
     """Of each module: what its last call returned, for messages."""
 
     def note(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
-        """Take in one call of a module."""
+        """Record one call of a module."""
         call = self.calls[name] = self.calls.get(name, -1) + 1
         shape = getattr(output, "shape", None)
         self.returned[name] = type(output).__name__ if shape is None else str(tuple(shape))
