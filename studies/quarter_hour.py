@@ -336,7 +336,7 @@ def _cuda_stage(settings: Settings) -> Stage:
     log = _log("cuda", settings)
 
     def command() -> list[str]:
-        words = [sys.executable, "-m", "pytest", "-n", "0", "-vv", "-p", "no:cacheprovider"]
+        words = [sys.executable, "-m", "pytest", "-vv", "-p", "no:cacheprovider"]
         for name in passed_tests(log):
             words += ["--deselect", name]
         return [

@@ -1,4 +1,4 @@
-"""The quarter of an hour on one GPU: its clock, with fake stages; its commands, on real archives."""
+"""The quarter of an hour on one GPU: its clock, with fake stages; its commands, on real logs."""
 
 import io
 import json
