@@ -25,7 +25,7 @@ def fold_of(labels_N: Tensor, folds: int = FOLDS) -> Tensor:
         tensor([0, 0, 1, 0, 1])
     """
     fold_N = torch.zeros_like(labels_N)
-    for label in labels_N.unique():
+    for label in torch.unique(labels_N):
         mine = labels_N == label
         fold_N[mine] = torch.arange(int(mine.sum()), device=labels_N.device) % folds
     return fold_N

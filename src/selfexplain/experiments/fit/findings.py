@@ -198,7 +198,7 @@ class Findings:
             | {
                 "pairs": torch.tensor([pair[:2] for pair in pairs]),
                 "counts": torch.tensor([pair[2:] for pair in pairs]),
-                "overlap": torch.stack([part.mean() for part in overlap.split(sizes)]),
+                "overlap": torch.stack([part.mean() for part in torch.split(overlap, sizes)]),
                 "explained": torch.tensor(sizes),
             },
         )
@@ -244,7 +244,7 @@ class Findings:
     def _maps(self, place_B: Tensor, classes_BR: Tensor) -> Tensor:
         """Maps (B, R, H, W) of each image's own classes; images of the same classes together."""
         maps: dict[int, Tensor] = {}
-        for classes_R in classes_BR.unique(dim=0):
+        for classes_R in torch.unique(classes_BR, dim=0):
             rows = (classes_BR == classes_R).all(dim=1).nonzero()[:, 0]
             for part in rows.split(TOGETHER):
                 x_BCHW, _ = self.read(place_B[part])
@@ -299,7 +299,7 @@ def border_statistics(share_B: Tensor, class_B: Tensor, classes: int) -> dict[st
     """
     share_K, error_K = torch.zeros(classes), torch.zeros(classes)
     count_K = torch.zeros(classes, dtype=torch.int64)
-    for k in class_B.unique().tolist():
+    for k in torch.unique(class_B).tolist():
         mine = share_B[(class_B == k) & share_B.isfinite()]
         if len(mine) > 1:
             count_K[k] = len(mine)
