@@ -21,7 +21,6 @@ Shape suffixes: M images, B batch, C features, P places, K classes, T terms.
 """
 
 import dataclasses
-import json
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -320,15 +319,14 @@ def main() -> None:
             raise InputError("pass either --run or --features")
         found, images = [verdicts(one) for one in asked], [len(one.true_M) for one in asked]
         config.out.parent.mkdir(parents=True, exist_ok=True)
-        about = {**dataclasses.asdict(config), "environment": environment(torch.device("cpu"))}
-        write_json(
-            config.out,
-            {
-                "config": json.loads(json.dumps(about, default=str)),
-                "images": images,
-                "found": found,
+        about = {
+            "config": {
+                name: value.name if isinstance(value, Path) else value
+                for name, value in dataclasses.asdict(config).items()
             },
-        )
+            "environment": environment(torch.device("cpu")),
+        }
+        write_json(config.out, {**about, "images": images, "found": found})
         config.out.with_suffix(".md").write_text(table(found, images))
 
 
