@@ -48,7 +48,7 @@ def by_scikit_learn(x_NF: Tensor, y_N: Tensor, used_N: Tensor) -> np.ndarray:
     found = []
     for factor in TEMPERATURES:
         p = np.exp(factor * best) / np.exp(factor * best).sum(1, keepdims=True)
-        found.append((np.log((p * target).sum(1))[used].sum(), p))
+        found.append((np.log((p * target).sum(1)).sum(), p))
     return max(found, key=lambda pair: pair[0])[1]
 
 

@@ -7,6 +7,7 @@ from selfexplain.errors import InputError
 from selfexplain.explanations.metrics.evidence import (
     evidence,
     evidence_overlap,
+    is_faint,
     ring_area,
     ring_share,
 )
@@ -64,3 +65,14 @@ def test_ring_share_counts_small_pieces_of_every_place(
 def test_even_evidence_lies_in_the_ring_by_its_area() -> None:
     for side in (3, 4, 7, 32):
         assert float(ring_share(torch.ones(1, side, side))) == pytest.approx(ring_area())
+
+
+def test_evidence_is_faint_beside_the_strongest_of_its_image() -> None:
+    maps_BRHW = maps(3, 6, 2, 4, 4)
+    maps_BRHW[1, 0] = -maps_BRHW[1, 0].abs()
+    maps_BRHW[2, 1] *= 0.01
+    maps_BRHW[3] = 0
+    for image_RHW, found_R in zip(maps_BRHW.tolist(), is_faint(maps_BRHW).tolist(), strict=True):
+        values = [[v for row in one for v in row] for one in image_RHW]
+        scale = max(abs(v) for one in values for v in one)
+        assert found_R == [max(one) <= 0 or max(one) < 0.1 * scale for one in values]

@@ -18,7 +18,7 @@ from selfexplain.data import ImageSet
 from selfexplain.evaluation.mislabels import second_opinion
 from selfexplain.explanations import class_maps
 from selfexplain.explanations.hooks import preserved
-from selfexplain.explanations.metrics.evidence import evidence_overlap, ring_share
+from selfexplain.explanations.metrics.evidence import evidence_overlap, is_faint, ring_share
 from selfexplain.files import write_tensors
 from selfexplain.introspection import IntrospectiveOptions
 from selfexplain.report.html import shrunk
@@ -182,14 +182,16 @@ class Findings:
     def write_confused(self, logits_NK: Tensor, labels_N: Tensor) -> None:
         """Write the classes that are confused most, an example of each pair, and what they share.
 
-        "overlap" is the mean of the evidence's overlap over "explained" mistakes of a pair.
+        "looked" mistakes of a pair are looked at; in "explained" of them there is evidence for
+        both classes, and "overlap" is its mean, 0 where there are none.
         """
         pairs = confused_pairs(logits_NK, labels_N)
         if not pairs:
             return
         places = [mistakes_of_pair(logits_NK, labels_N, a, b) for a, b, _, _ in pairs]
         explained = self._explained(torch.cat(places), logits_NK, labels_N)
-        overlap = evidence_overlap(explained["maps"][:, 0], explained["maps"][:, 1])
+        overlap_B = evidence_overlap(explained["maps"][:, 0], explained["maps"][:, 1])
+        both_B = ~is_faint(explained["maps"]).any(dim=1)
         sizes = [len(mine) for mine in places]
         first = torch.tensor([sum(sizes[:i]) for i in range(len(sizes))])
         self._write(
@@ -198,8 +200,21 @@ class Findings:
             | {
                 "pairs": torch.tensor([pair[:2] for pair in pairs]),
                 "counts": torch.tensor([pair[2:] for pair in pairs]),
+<<<<<<< HEAD
                 "overlap": torch.stack([part.mean() for part in torch.split(overlap, sizes)]),
                 "explained": torch.tensor(sizes),
+=======
+                "overlap": torch.stack(
+                    [
+                        part[both].mean() if both.any() else torch.tensor(0.0)
+                        for part, both in zip(
+                            overlap_B.split(sizes), both_B.split(sizes), strict=True
+                        )
+                    ]
+                ),
+                "explained": torch.stack([both.sum() for both in both_B.split(sizes)]),
+                "looked": torch.tensor(sizes),
+>>>>>>> hf
             },
         )
 
@@ -207,7 +222,9 @@ class Findings:
         """Write how much of the evidence for the predicted class lies at the border, by class.
 
         "share" (K,) is a mean over "count" images, "error" its standard error; both 0 where there
-        are fewer than two. Of the classes with most there, "images" are those with most.
+        are fewer than two. Images with more evidence against their class than for it do not count:
+        what little speaks for it may lie anywhere. Of the classes with most at the border, "images"
+        are those with most.
         """
         count = min(BORDERS, len(logits_NK))
         place_B = torch.linspace(0, len(logits_NK) - 1, count).round().long()
@@ -215,7 +232,7 @@ class Findings:
         map_BHW = self._maps(place_B, said_B[:, None])[:, 0]
         if min(map_BHW.shape[1:]) < 3:
             return  # no place of the map lies inside
-        share_B = ring_share(map_BHW)
+        share_B = ring_share(map_BHW).where(map_BHW.sum(dim=(1, 2)) > 0, torch.nan)
         found = border_statistics(share_B, said_B, logits_NK.shape[1])
         shown = [k for k in found["share"].argsort(descending=True).tolist() if found["count"][k]]
         most = [

@@ -12,8 +12,8 @@ from torch import Tensor
 from selfexplain.errors import InputError
 from selfexplain.explanations.metrics.evidence import (
     RING,
-    evidence,
     evidence_overlap,
+    is_faint,
     ring_area,
 )
 from selfexplain.report.html import (
@@ -45,6 +45,7 @@ CONFUSED = MISTAKES | {
     "counts": "int BR",
     "overlap": "float B",
     "explained": "int B",
+    "looked": "int B",
 }
 MISLABELS = PICTURES | {
     "given": "int B",
@@ -129,7 +130,6 @@ def mistakes(record: Record) -> str | None:
     if found is None:
         return None
     pictures = _pictures(found)
-    overlap_B = evidence_overlap(found["maps"][:, 0], found["maps"][:, 1])
     items = []
     for i, picture in enumerate(pictures):
         y, said = found["classes"][i].tolist()
@@ -137,7 +137,7 @@ def mistakes(record: Record) -> str | None:
         true, predicted = record.class_names[y], record.class_names[said]
         words = [
             f"The model is {_percent(sure)} sure of {predicted}, and gives {true} {_percent(own)}.",
-            shared(found["maps"][i, 0], found["maps"][i, 1], float(overlap_B[i]), true, predicted),
+            shared(found["maps"][i], (true, predicted)),
         ]
         head = f"{escape(true)}, taken for {escape(predicted)}"
         items.append(
@@ -161,21 +161,39 @@ OVERLAP = (
 )
 
 
-def shared(a_HW: Tensor, b_HW: Tensor, overlap: float, a: str, b: str) -> str:
+def shared(maps_RHW: Tensor, names: Sequence[str]) -> str:
     """What the maps of two classes share, in words.
 
     Example:
         >>> import torch
         >>> one = torch.eye(2)
-        >>> shared(one, one, 1.0, "cat", "dog")
+        >>> shared(torch.stack([one, one]), ["cat", "dog"])
         'Both read the same place: overlap 1.00.'
-        >>> shared(one, -one, 0.0, "cat", "dog")
-        'Nothing in it speaks for dog.'
+        >>> shared(torch.stack([one, -one]), ["cat", "dog"])
+        'Hardly anything in it speaks for dog.'
     """
-    for map_HW, name in ((a_HW, a), (b_HW, b)):
-        if not bool(evidence(map_HW[None]).any()):
-            return f"Nothing in it speaks for {name}."
+    faint_R = is_faint(maps_RHW[None])[0].tolist()
+    without = [name for name, faint in zip(names, faint_R, strict=True) if faint]
+    if without:
+        return f"Hardly anything in it speaks for {' or '.join(without)}."
+    overlap = float(evidence_overlap(maps_RHW[:1], maps_RHW[1:])[0])
     return f"{_in_words(overlap)}: overlap {overlap:.2f}."
+
+
+def shared_by_pair(overlap: float, explained: int, looked: int) -> str:
+    """What the mistakes of a pair of classes share, in words.
+
+    Example:
+        >>> shared_by_pair(0.75, 3, 4)
+        'Both read the same place: overlap 0.75, the mean of 3 mistakes; in 1 more, hardly ...
+    """
+    if not explained:
+        of = "its mistakes" if looked > 1 else "its mistake"
+        return f"In none of {looked} of {of} does much speak for both classes."
+    mean = f"the mean of {explained} mistakes" if explained > 1 else "in one mistake"
+    more = looked - explained
+    rest = f"; in {more} more, hardly anything speaks for one of the two" if more else ""
+    return f"{_in_words(overlap)}: overlap {overlap:.2f}, {mean}{rest}."
 
 
 def _in_words(overlap: float) -> str:
@@ -204,8 +222,8 @@ def confused(record: Record) -> str | None:
         overlap, explained = float(found["overlap"][i]), int(found["explained"][i])
         words = [
             f"{_of(record, a, forth)} taken for {names[b]}, {_of(record, b, back)} for {names[a]}.",
-            f"{_in_words(overlap)}: overlap {overlap:.2f}, the mean of {explained} of these "
-            f"mistakes. Here, {names[y]} is taken for {names[said]}.",
+            f"{shared_by_pair(overlap, explained, int(found['looked'][i]))} Here, {names[y]} is "
+            f"taken for {names[said]}.",
         ]
         drawn = _trio(picture, found["maps"][i], names[y], names[said])
         items.append(
@@ -292,7 +310,7 @@ def shortcuts(record: Record) -> str | None:
     order = [k for k in share_K.argsort(descending=True).tolist() if count_K[k]]
     area = ring_area()
     names = record.class_names
-    high = [names[k] for k in order if share_K[k] - 2 * error_K[k] > area]
+    high = [k for k in order if share_K[k] - 2 * error_K[k] > area]
     rows = [
         [
             names[k],
@@ -302,30 +320,38 @@ def shortcuts(record: Record) -> str | None:
         ]
         for k in order[: 2 * FIRST]
     ]
-    examples = [
-        f'<figure class="border" style="{picture.style}"><div class="duo">'
-        f"{_photograph(picture, '')}{_map(picture, map_HW, float(map_HW.abs().max()), name)}</div>"
-        f"<figcaption>called <b>{escape(name)}</b>; {_percent(share)} of the evidence for it lies "
-        "at the border</figcaption></figure>"
-        for picture, map_HW, share, name in zip(
-            _pictures(found),
-            found["maps"],
-            found["shares"].tolist(),
-            [names[k] for k in found["classes"].tolist()],
-            strict=True,
-        )
-    ]
+    numbers = table(
+        ("answer", "images", "border, %", "times area"),
+        rows,
+        caption="evidence for the answer in the ring at the border: mean over the photographs that "
+        "get this answer and hold more evidence for it than against it, and its standard error; "
+        "last, how many times the ring's share of the area",
+    )
     return (
         "<h3>Evidence at the border</h3>"
-        + paragraph(_verdict(high, area))
-        + table(
-            ("answer", "photographs", "at the border, %", "times its area"),
-            rows,
-            caption="evidence for the answer in the ring at the border: mean over the photographs "
-            "that get this answer, and its standard error",
-        )
-        + f'<div class="borders">{"".join(examples)}</div>'
+        + paragraph(_verdict([names[k] for k in high], area))
+        + f'<div class="borders">{_examples(record, found, high)}</div>'
+        + f"<details><summary>Numbers</summary>{numbers}</details>"
     )
+
+
+def _examples(record: Record, found: dict[str, Tensor], classes: Sequence[int]) -> str:
+    """The photographs of some classes, each with its map."""
+    drawn = []
+    for i, picture in enumerate(_pictures(found)):
+        k, map_HW = int(found["classes"][i]), found["maps"][i]
+        if k in classes:
+            name = record.class_names[k]
+            tiles = _photograph(picture, "") + _map(
+                picture, map_HW, float(map_HW.abs().max()), name
+            )
+            drawn.append(
+                f'<figure class="border" style="{picture.style}"><div class="duo">{tiles}</div>'
+                f"<figcaption>called <b>{escape(name)}</b>; "
+                f"{_percent(float(found['shares'][i]))} of the evidence for it lies at the border"
+                "</figcaption></figure>"
+            )
+    return "".join(drawn)
 
 
 def _verdict(high: Sequence[str], area: float) -> str:
@@ -425,15 +451,17 @@ def _folded(items: Sequence[str], what: str, *, kind: str = "", first: int = FIR
 
 
 def _percent(share: float) -> str:
-    """A share in whole percent, but for what would be rounded to 0 or 100.
+    r"""A share in whole percent, but for what would be rounded to 0 or 100.
 
     Example:
         >>> _percent(0.4375), _percent(0.002), _percent(0.9999)
-        ('44 %', 'less than 1 %', 'more than 99 %')
+        ('44\xa0%', 'less than 1\xa0%', 'more than 99\xa0%')
     """
     if 0 < share < 0.005:
-        return "less than 1 %"
-    return "more than 99 %" if 0.995 <= share < 1 else f"{100 * share:.0f} %"
+        return "less than 1\N{NO-BREAK SPACE}%"
+    if 0.995 <= share < 1:
+        return "more than 99\N{NO-BREAK SPACE}%"
+    return f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
 
 
 def _read(
