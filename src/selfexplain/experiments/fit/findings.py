@@ -200,21 +200,16 @@ class Findings:
             | {
                 "pairs": torch.tensor([pair[:2] for pair in pairs]),
                 "counts": torch.tensor([pair[2:] for pair in pairs]),
-<<<<<<< HEAD
-                "overlap": torch.stack([part.mean() for part in torch.split(overlap, sizes)]),
-                "explained": torch.tensor(sizes),
-=======
                 "overlap": torch.stack(
                     [
                         part[both].mean() if both.any() else torch.tensor(0.0)
                         for part, both in zip(
-                            overlap_B.split(sizes), both_B.split(sizes), strict=True
+                            torch.split(overlap_B, sizes), torch.split(both_B, sizes), strict=True
                         )
                     ]
                 ),
-                "explained": torch.stack([both.sum() for both in both_B.split(sizes)]),
+                "explained": torch.stack([both.sum() for both in torch.split(both_B, sizes)]),
                 "looked": torch.tensor(sizes),
->>>>>>> hf
             },
         )
 

@@ -285,7 +285,7 @@ def _shown(
         return partial(album.add, objective)
     every = max(1, epochs // HEAD_SNAPSHOTS)
 
-    def add(epoch: int, model: nn.Module) -> None:
+    def add(epoch: int, _model: nn.Module) -> None:
         if epoch % every and epoch != epochs:  # the body alone takes longer than an epoch
             return
         head = objective.model
