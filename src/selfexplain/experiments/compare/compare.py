@@ -148,12 +148,7 @@ def _means(name: str, mine: Sequence[Row]) -> Row:
 
 
 def finished_rows(config: CompareConfig) -> tuple[list[Row], list[str]]:
-    """Rows of the finished runs, as in `results.json`, and the names of those that are not there.
-
-    Raises:
-        InputError: no run of the first objective is finished, so that nothing can be compared; or
-            a run was made with other options.
-    """
+    """Rows of the finished runs, as in `results.json`, and the names of the missing ones."""
     rows, missing = [], []
     for seed in config.seeds:
         costs = _timed_costs_of(config, seed)
