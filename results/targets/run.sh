@@ -4,6 +4,7 @@
 #   results/targets/run.sh features     frozen features of CIFAR-100 (10 minutes on one core, 700 MB in data/targets)
 #   results/targets/run.sh likelihood   what explanations know that logits do not, without training (a minute)
 #   results/targets/run.sh head         29 targets of a linear head on frozen features, 20 seeds (an hour on one core)
+#   results/targets/run.sh dtd10-head   the library's objectives on a head alone, ten textures, 5 seeds (half an hour)
 #   results/targets/run.sh dtd10        fine-tuning, 800 photographs of ten textures, 5 seeds (hours on one core)
 #   results/targets/run.sh cifar-few    fine-tuning, CIFAR-100 with 10 images a class at 96 pixels, 5 seeds
 #   results/targets/run.sh scratch      from scratch, CIFAR-100, 10,000 images at 16 pixels, ResNet-20, 5 seeds
@@ -22,7 +23,7 @@ compare() {
   selfexplain compare --objectives "${objectives[@]}" --seeds "${seeds[@]}" --workers "${WORKERS:-1}" "$@"
 }
 
-case "${1:?features, likelihood, head, dtd10, cifar-few, scratch or imagenette}" in
+case "${1:?features, likelihood, head, dtd10-head, dtd10, cifar-few, scratch or imagenette}" in
 features)
   python -m studies.targets.features --data parquet:data/cifar100 --out "$features"
   ;;
@@ -38,6 +39,10 @@ likelihood)
   ;;
 head)
   python -m studies.targets.head_study --features "$features" --out "$out/head"
+  ;;
+dtd10-head)
+  compare --data parquet:data/dtd10 --image-size 128 --model efficientnet_lite0 --pretrained --optimizer adamw \
+    --freeze all --epochs 60 --batch-size 64 --lr 0.003 --out "$out/dtd10-head"
   ;;
 dtd10)
   compare --data parquet:data/dtd10 --image-size 128 --model efficientnet_lite0 --pretrained --optimizer adamw \
@@ -55,7 +60,7 @@ imagenette)
   compare --data parquet:data/imagenette128 --image-size 64 --model small_cnn --epochs 20 --out "$out/imagenette"
   ;;
 *)
-  echo "$0: there is no experiment $1; pass features, likelihood, head, dtd10, cifar-few, scratch or imagenette" >&2
+  echo "$0: there is no experiment $1; pass features, likelihood, head, dtd10-head, dtd10, cifar-few, scratch or imagenette" >&2
   exit 2
   ;;
 esac

@@ -189,8 +189,9 @@ def _in_memory(
 ) -> tuple[ImageSet, torch.Tensor]:
     images_NCHW = np.empty((len(split.source), *decoding.shape_CHW), np.uint8)
     rows_N = _decodable(split.source, decoding, skip_broken, seen, images_NCHW)
-    images = MemoryImages(torch.from_numpy(images_NCHW[: len(rows_N)]), split.labels_N[rows_N])
-    return images, rows_N
+    pixels_NCHW = torch.from_numpy(images_NCHW[: len(rows_N)])
+    names = [split.source.name(row) for row in rows_N.tolist()]
+    return MemoryImages(pixels_NCHW, split.labels_N[rows_N], names), rows_N
 
 
 def _on_demand(

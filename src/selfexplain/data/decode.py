@@ -346,6 +346,10 @@ class StreamedImages(ImageSet):
         self.decoding = decoding
         self.shape_CHW = decoding.shape_CHW
 
+    def name(self, index: int) -> str:
+        """Name an image by its file or its row."""
+        return self.source.name(int(self.rows_N[index]))
+
     def read(self, indices_B: torch.Tensor) -> torch.Tensor:
         """Decode images in this process.
 

@@ -381,6 +381,10 @@ class ImageSet(ABC):
         """Return the images at `indices_B` as uint8 (B, C, H, W)."""
 
     @abstractmethod
+    def name(self, index: int) -> str:
+        """Name an image so that the user can find it; empty where that is not known."""
+
+    @abstractmethod
     def subset(self, indices: torch.Tensor) -> "ImageSet":
         """Return the set of the images at `indices`, in that order, with their labels."""
 
@@ -398,6 +402,7 @@ class MemoryImages(ImageSet):
     Args:
         images_NCHW: uint8 images.
         labels_N: Class numbers.
+        names: Of the images, if they are known.
 
     Raises:
         InputError: The two do not fit together.
@@ -410,7 +415,9 @@ class MemoryImages(ImageSet):
         torch.Size([3, 1, 8, 8])
     """
 
-    def __init__(self, images_NCHW: torch.Tensor, labels_N: torch.Tensor) -> None:
+    def __init__(
+        self, images_NCHW: torch.Tensor, labels_N: torch.Tensor, names: Sequence[str] = ()
+    ) -> None:
         if images_NCHW.dtype != torch.uint8 or images_NCHW.ndim != 4:
             raise InputError(
                 f"images are {images_NCHW.dtype} of shape {tuple(images_NCHW.shape)}; "
@@ -425,6 +432,11 @@ class MemoryImages(ImageSet):
         self.images_NCHW = images_NCHW
         self.labels_N = labels_N.to("cpu", torch.int64)
         self.shape_CHW = (channels, height, width)
+        self.names = names
+
+    def name(self, index: int) -> str:
+        """Name an image."""
+        return self.names[index] if self.names else ""
 
     def read(self, indices_B: torch.Tensor) -> torch.Tensor:
         """Copy out images, on the device where they lie."""
@@ -432,11 +444,12 @@ class MemoryImages(ImageSet):
 
     def subset(self, indices: torch.Tensor) -> "MemoryImages":
         """Copy out a set."""
-        return MemoryImages(self.read(indices), self.labels_N[indices.cpu()])
+        names = [self.names[i] for i in indices.tolist()] if self.names else ()
+        return MemoryImages(self.read(indices), self.labels_N[indices.cpu()], names)
 
     def to(self, device: torch.device | str) -> "MemoryImages":
         """Return this set with its images on `device`; its labels stay on the CPU."""
-        return MemoryImages(self.images_NCHW.to(device), self.labels_N)
+        return MemoryImages(self.images_NCHW.to(device), self.labels_N, self.names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

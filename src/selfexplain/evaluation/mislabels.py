@@ -25,7 +25,7 @@ def fold_of(labels_N: Tensor, folds: int = FOLDS) -> Tensor:
         tensor([0, 0, 1, 0, 1])
     """
     fold_N = torch.zeros_like(labels_N)
-    for label in labels_N.unique():
+    for label in torch.unique(labels_N):
         mine = labels_N == label
         fold_N[mine] = torch.arange(int(mine.sum()), device=labels_N.device) % folds
     return fold_N
@@ -44,14 +44,14 @@ def out_of_fold_probabilities(
     For each fold, a ridge regression from centred features to one-hot labels is fitted to the
     others. The strength of its penalty (one for all folds) is that with the smallest squared error
     on the images left out; the factor that turns scores into probabilities by a softmax is the one
-    with the greatest likelihood of their labels. Nothing is drawn at random.
+    with the greatest likelihood of all labels. Nothing is drawn at random.
 
     Args:
         features_NF: frozen features; they must not have been trained on these labels.
         labels_N: the labels as given, right or wrong.
         num_classes: K.
-        fitted_N: bool, the images that heads are fitted to and settings chosen on; None for all.
-            The others are judged, too.
+        fitted_N: bool, the images that heads are fitted to and the penalty is chosen on; None for
+            all. The others are judged, too.
         folds: into which the images are split.
 
     Returns:
@@ -75,7 +75,7 @@ def out_of_fold_probabilities(
     best = (scores_LNK - target_NK)[:, use_N].square().sum(dim=(1, 2)).argmin()
     scores_NK = scores_LNK[best]
     likelihoods = [
-        (factor * scores_NK).log_softmax(dim=1).gather(1, labels_N[:, None])[use_N].sum()
+        (factor * scores_NK).log_softmax(dim=1).gather(1, labels_N[:, None]).sum()
         for factor in TEMPERATURES
     ]
     return (TEMPERATURES[int(torch.stack(likelihoods).argmax())] * scores_NK).softmax(dim=1)

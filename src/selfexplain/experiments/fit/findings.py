@@ -8,7 +8,7 @@ Shape suffixes: B images, C channels, H and W space, K classes, N scored or trai
 features, V views, P pairs, R the true and the predicted class.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from selfexplain.data import ImageSet
 from selfexplain.evaluation.mislabels import second_opinion
 from selfexplain.explanations import class_maps
 from selfexplain.explanations.hooks import preserved
-from selfexplain.explanations.metrics.evidence import evidence_overlap, ring_share
+from selfexplain.explanations.metrics.evidence import evidence_overlap, is_faint, ring_share
 from selfexplain.files import write_tensors
 from selfexplain.introspection import IntrospectiveOptions
 from selfexplain.report.html import shrunk
@@ -35,20 +35,20 @@ BORDERS = 500
 """So many scored images say where the evidence lies."""
 JUDGED = 20_000
 """So many training images are judged by heads."""
+LONGEST = 200
+"""Bytes of a name that are kept, from its end."""
 TOGETHER = 32
 """Images that are explained in one pass."""
 
 
-def is_photographs(images: ImageSet) -> bool:
-    """Whether images are coloured and large enough to be looked at.
+def are_photographs(shape_CHW: Sequence[int]) -> bool:
+    """Whether images of a shape are coloured and large enough to be looked at.
 
     Example:
-        >>> from selfexplain.data import MemoryImages
-        >>> is_photographs(MemoryImages(torch.zeros(1, 3, 32, 32, dtype=torch.uint8),
-        ...     torch.zeros(1)))
-        False
+        >>> are_photographs((3, 128, 128)), are_photographs((3, 32, 32))
+        (True, False)
     """
-    channels, height, width = images.shape_CHW
+    channels, height, width = shape_CHW
     return channels == 3 and min(height, width) >= PHOTOGRAPH
 
 
@@ -182,14 +182,16 @@ class Findings:
     def write_confused(self, logits_NK: Tensor, labels_N: Tensor) -> None:
         """Write the classes that are confused most, an example of each pair, and what they share.
 
-        "overlap" is the mean of the evidence's overlap over "explained" mistakes of a pair.
+        "looked" mistakes of a pair are looked at; in "explained" of them there is evidence for
+        both classes, and "overlap" is its mean, 0 where there are none.
         """
         pairs = confused_pairs(logits_NK, labels_N)
         if not pairs:
             return
         places = [mistakes_of_pair(logits_NK, labels_N, a, b) for a, b, _, _ in pairs]
         explained = self._explained(torch.cat(places), logits_NK, labels_N)
-        overlap = evidence_overlap(explained["maps"][:, 0], explained["maps"][:, 1])
+        overlap_B = evidence_overlap(explained["maps"][:, 0], explained["maps"][:, 1])
+        both_B = ~is_faint(explained["maps"]).any(dim=1)
         sizes = [len(mine) for mine in places]
         first = torch.tensor([sum(sizes[:i]) for i in range(len(sizes))])
         self._write(
@@ -198,8 +200,21 @@ class Findings:
             | {
                 "pairs": torch.tensor([pair[:2] for pair in pairs]),
                 "counts": torch.tensor([pair[2:] for pair in pairs]),
-                "overlap": torch.stack([part.mean() for part in overlap.split(sizes)]),
+<<<<<<< HEAD
+                "overlap": torch.stack([part.mean() for part in torch.split(overlap, sizes)]),
                 "explained": torch.tensor(sizes),
+=======
+                "overlap": torch.stack(
+                    [
+                        part[both].mean() if both.any() else torch.tensor(0.0)
+                        for part, both in zip(
+                            overlap_B.split(sizes), both_B.split(sizes), strict=True
+                        )
+                    ]
+                ),
+                "explained": torch.stack([both.sum() for both in both_B.split(sizes)]),
+                "looked": torch.tensor(sizes),
+>>>>>>> hf
             },
         )
 
@@ -207,7 +222,9 @@ class Findings:
         """Write how much of the evidence for the predicted class lies at the border, by class.
 
         "share" (K,) is a mean over "count" images, "error" its standard error; both 0 where there
-        are fewer than two. Of the classes with most there, "images" are those with most.
+        are fewer than two. Images with more evidence against their class than for it do not count:
+        what little speaks for it may lie anywhere. Of the classes with most at the border, "images"
+        are those with most.
         """
         count = min(BORDERS, len(logits_NK))
         place_B = torch.linspace(0, len(logits_NK) - 1, count).round().long()
@@ -215,7 +232,7 @@ class Findings:
         map_BHW = self._maps(place_B, said_B[:, None])[:, 0]
         if min(map_BHW.shape[1:]) < 3:
             return  # no place of the map lies inside
-        share_B = ring_share(map_BHW)
+        share_B = ring_share(map_BHW).where(map_BHW.sum(dim=(1, 2)) > 0, torch.nan)
         found = border_statistics(share_B, said_B, logits_NK.shape[1])
         shown = [k for k in found["share"].argsort(descending=True).tolist() if found["count"][k]]
         most = [
@@ -223,7 +240,7 @@ class Findings:
         ]
         if most:
             example = {
-                "images": self._pictures(place_B[most]),
+                "images": pictures(self.scored, place_B[most]),
                 "classes": said_B[most],
                 "maps": map_BHW[most],
                 "shares": share_B[most],
@@ -234,7 +251,8 @@ class Findings:
         classes_BR = torch.stack([labels_N[place_B], logits_NK[place_B].argmax(dim=1)], dim=1)
         p_BK = logits_NK[place_B].float().softmax(dim=1)
         return {
-            "images": self._pictures(place_B),
+            "images": pictures(self.scored, place_B),
+            "names": names(self.scored, place_B),
             "classes": classes_BR,
             "probabilities": p_BK.gather(1, classes_BR),
             "maps": self._maps(place_B, classes_BR),
@@ -243,7 +261,7 @@ class Findings:
     def _maps(self, place_B: Tensor, classes_BR: Tensor) -> Tensor:
         """Maps (B, R, H, W) of each image's own classes; images of the same classes together."""
         maps: dict[int, Tensor] = {}
-        for classes_R in classes_BR.unique(dim=0):
+        for classes_R in torch.unique(classes_BR, dim=0):
             rows = (classes_BR == classes_R).all(dim=1).nonzero()[:, 0]
             for part in rows.split(TOGETHER):
                 x_BCHW, _ = self.read(place_B[part])
@@ -258,13 +276,10 @@ class Findings:
                 maps |= dict(zip(part.tolist(), found.detach().float().cpu(), strict=True))
         return torch.stack([maps[row] for row in range(len(place_B))])
 
-    def _pictures(self, place_B: Tensor) -> Tensor:
-        return pictures(self.scored, place_B)
-
     def _write(self, name: str, tensors: dict[str, Tensor]) -> None:
         write_tensors(
             self.folder / f"{name}.safetensors",
-            {name: values.contiguous() for name, values in tensors.items()},
+            {key: values.contiguous() for key, values in tensors.items()},
         )
 
 
@@ -272,6 +287,23 @@ def pictures(images: ImageSet, place_B: Tensor) -> Tensor:
     """Images (B, C, H, W) as they are kept: uint8, of at most `SIDE` pixels a side."""
     read_BCHW = images.read(place_B).cpu()
     return torch.stack([shrunk(image.float(), SIDE).round().byte() for image in read_BCHW])
+
+
+def names(images: ImageSet, place_B: Tensor) -> Tensor:
+    """Names (B, L) of images as uint8: file and folder in UTF-8, the shorter ones filled with 0.
+
+    Example:
+        >>> from selfexplain.data import MemoryImages
+        >>> zeros = torch.zeros(1, 3, 1, 1, dtype=torch.uint8)
+        >>> images = MemoryImages(zeros, torch.zeros(1), ["/home/photos/cat/1.png"])
+        >>> bytes(names(images, torch.tensor([0]))[0].tolist())
+        b'cat/1.png'
+    """
+    paths = [Path(images.name(place)) for place in place_B.tolist()]
+    # Where the folder lies is nobody's business: a report is mailed.
+    told = ["/".join(path.parts[-2:]).encode(errors="replace")[-LONGEST:] for path in paths]
+    longest = max(1, *map(len, told))
+    return torch.tensor([list(name.ljust(longest, b"\0")) for name in told], dtype=torch.uint8)
 
 
 def border_statistics(share_B: Tensor, class_B: Tensor, classes: int) -> dict[str, Tensor]:
@@ -284,7 +316,7 @@ def border_statistics(share_B: Tensor, class_B: Tensor, classes: int) -> dict[st
     """
     share_K, error_K = torch.zeros(classes), torch.zeros(classes)
     count_K = torch.zeros(classes, dtype=torch.int64)
-    for k in class_B.unique().tolist():
+    for k in torch.unique(class_B).tolist():
         mine = share_B[(class_B == k) & share_B.isfinite()]
         if len(mine) > 1:
             count_K[k] = len(mine)
@@ -312,4 +344,6 @@ def write_mislabels(folder: Path, train: ImageSet, features_NF: Tensor, num_clas
     )
     if len(found["place"]):
         found["place"] = judged[found["place"]]
-        write_tensors(path, found | {"images": pictures(train, found["place"])})
+        place_B = found.pop("place")
+        kept = {"images": pictures(train, place_B), "names": names(train, place_B)}
+        write_tensors(path, found | kept)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from selfexplain.data import ImageSet, normalise
 from selfexplain.errors import InputError, first_line
 from selfexplain.experiments.data import Prepared, images_at_once
-from selfexplain.experiments.fit.findings import Findings, is_photographs, write_mislabels
+from selfexplain.experiments.fit.findings import Findings, are_photographs, write_mislabels
 from selfexplain.explanations import MapKind, class_maps
 from selfexplain.explanations.hooks import preserved
 from selfexplain.files import write_tensors
@@ -101,7 +101,7 @@ class Snapshots:
             write_tensors(
                 self.folder / "similarity.safetensors", self._similarity(objective, model)
             )
-        if not is_photographs(self.prepared.scored):
+        if not are_photographs(self.prepared.scored.shape_CHW):
             return
         x_BCHW, _ = self.read(self.shown[:1])
         logits_NK, labels_N = logits_NK.float().cpu(), labels_N.cpu()
@@ -122,7 +122,7 @@ class Snapshots:
         Args:
             features_NFHW: of every training image, before anything but a head has learned.
         """
-        if is_photographs(self.prepared.train):
+        if are_photographs(self.prepared.train.shape_CHW):
             with only_warned("the doubted labels"):
                 write_mislabels(
                     self.folder,

@@ -104,6 +104,8 @@ def _accuracy(logits_NK: Tensor, y_N: Tensor) -> float:
     return 100 * (logits_NK.argmax(dim=1) == y_N).double().mean().item()
 
 
+HEAD_SNAPSHOTS = 6
+"""Of a head that is trained alone so many epochs are shown."""
 StepCallback = Callable[[int, int], None]
 
 
@@ -241,7 +243,7 @@ def _train_and_score(
             resume=config.resume,
             loggers=loggers,
             before_epoch=drop_path_schedule(to_dict(config), whole),
-            after_epoch=_shown(album, objective, whole if cached else None),
+            after_epoch=_shown(album, objective, whole if cached else None, config.training.epochs),
             on_step=after_teachers(config, on_step),
             score=_epoch_score(config, logits, whole if cached else None),
         )
@@ -274,15 +276,17 @@ def _doubt(album: Snapshots | None, batches: Batches | FeatureBatches) -> None:
 
 
 def _shown(
-    album: Snapshots | None, objective: Objective, whole: nn.Module | None
+    album: Snapshots | None, objective: Objective, whole: nn.Module | None, epochs: int
 ) -> Callable[[int, nn.Module], None]:
     """Adds an epoch to the album, if there is one; of the whole model where a head is trained."""
     if album is None:
         return lambda epoch, model: None
+    if whole is None:
+        return partial(album.add, objective)
+    every = max(1, epochs // HEAD_SNAPSHOTS)
 
     def add(epoch: int, model: nn.Module) -> None:
-        if whole is None:
-            album.add(objective, epoch, model)
+        if epoch % every and epoch != epochs:  # the body alone takes longer than an epoch
             return
         head = objective.model
         objective.replace_model(whole)

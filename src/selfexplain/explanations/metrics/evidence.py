@@ -10,6 +10,8 @@ from selfexplain.errors import InputError
 
 RING = 1 / 8
 """Width of the ring, in sides of the image."""
+FAINT = 0.1
+"""Share of an image's strongest evidence below which there is hardly any."""
 
 
 def evidence(map_BHW: Tensor) -> Tensor:
@@ -45,6 +47,22 @@ def evidence_overlap(a_BHW: Tensor, b_BHW: Tensor) -> Tensor:
             "pass two tensors (B, H, W)"
         )
     return torch.minimum(evidence(a_BHW), evidence(b_BHW)).sum(dim=(1, 2))
+
+
+def is_faint(maps_BRHW: Tensor, faint: float = FAINT) -> Tensor:
+    """Whether hardly anything speaks for a class, (B, R): none of it is a share of the strongest.
+
+    Args:
+        maps_BRHW: maps of several classes of each image.
+        faint: the share of the image's greatest absolute value below which evidence is faint.
+
+    Example:
+        >>> is_faint(torch.tensor([[[[1.0, -1.0]], [[0.05, -9.0]]]]))
+        tensor([[False,  True]])
+    """
+    scale_B1 = maps_BRHW.abs().amax(dim=(1, 2, 3))[:, None]
+    most_BR = maps_BRHW.amax(dim=(2, 3))
+    return (most_BR <= 0) | (most_BR < faint * scale_B1)
 
 
 def ring_area(ring: float = RING) -> float:
