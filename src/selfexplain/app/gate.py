@@ -123,12 +123,7 @@ def _is_inside(path: str, folder: Path) -> bool:
 
 
 class Gate:
-    """ASGI middleware: requests that the page does not need end here.
-
-    Args:
-        app: the server behind.
-        uploads: folder of uploaded files and thumbnails.
-    """
+    """ASGI middleware before the server: requests that the page does not need end here."""
 
     def __init__(self, app: Any, *, uploads: Path) -> None:
         self.app: Server = app
@@ -277,12 +272,8 @@ _SENDS = {"socket.connect", "socket.sendto", "socket.sendmsg"}
 def connecting_nowhere(host: str, port: int) -> Iterator[None]:
     """Refuse connections and name look-ups in this process, except to the app itself.
 
-    This holds for every library: Python announces each before it is made. Proxies
-    of the environment are left aside, as Gradio would ask them for its own page.
-
-    Args:
-        host: that the app listens on.
-        port: that the app listens on.
+    This holds for every library: Python announces each before it is made. Proxies from the
+    environment are left aside, as Gradio would ask them for its own page.
     """
     addresses = {"127.0.0.1", "::1", *_addresses(host)}
     names = {host, "localhost", *addresses}

@@ -93,10 +93,6 @@ def image_data(
     Returns:
         The data, the names of the images that were left out as broken, and what else the user
         should be told of the images.
-
-    Raises:
-        InputError: An image cannot be decoded or has another size than the first, or all training
-            images of a class are broken.
     """
     decoding = _decoding(raw.train, building)
     limit = building.in_memory_limit

@@ -55,9 +55,6 @@ def read_folder(folder: Path) -> RawData:
     `folder`, and a fixed fifth of each class is the test split. Folders within a class's are read,
     too, in the order of torchvision's `ImageFolder`. Hidden files and folders, and files that do
     not end as images do, are left out.
-
-    Raises:
-        InputError: Folders or images are missing, or the test split has a class of its own.
     """
     if not folder.is_dir():
         raise InputError(

@@ -93,10 +93,6 @@ def check_plain(path: Path) -> None:
     """Raise InputError unless `path` is a plain file with something in it; nothing is opened.
 
     Opening a pipe would wait for ever, and a device or a file of /proc has no end or no size.
-
-    Raises:
-        InputError: it is something else, or is empty or too large.
-        OSError: there is no such file.
     """
     status = path.stat()
     for is_kind, kind in _KINDS:

@@ -100,11 +100,7 @@ def _card(run: FinishedRun) -> str:
 
 
 def _made(form: Format, run: FinishedRun, classifier: PixelClassifier) -> bytes:
-    """Content of a format's file.
-
-    Raises:
-        InputError: torch cannot write this model so; says which formats can be written.
-    """
+    """Content of a format's file; InputError, with the formats that work, if torch fails."""
     try:
         return _content(form, run, classifier)
     except InputError:

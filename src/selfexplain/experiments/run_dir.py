@@ -435,16 +435,10 @@ def read_finished(folder: Path) -> FinishedRun:
 def finished_run(
     path: Path, config: dict[str, Any], images: Mapping[str, Any], digest: str | None
 ) -> FinishedRun:
-    """What a record says of a trained model, if its parts go together.
+    """What a record, which lies next to the weights, says of a model, if its parts fit.
 
-    Args:
-        path: of the record, which lies next to the weights.
-        config: of the model.
-        images: "class_names", "shape", "mean" and "std", checked against their shapes; "ranges".
-        digest: of the weights.
-
-    Raises:
-        InputError: they do not.
+    Class names, shape, mean and std in `images` are checked against each other; the digest is that
+    of the weights.
     """
     check_model_of(config, path)
     channels, height, width = images["shape"]

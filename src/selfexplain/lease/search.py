@@ -101,14 +101,8 @@ def audience_learns(
 ) -> Loss:
     """Level III: CE(g(x; W), y) + gamma CE(g(x (*) delta; W), y), on training images.
 
-    Args:
-        g: the audience with its BatchNorm statistics of images.
-        g_explained: the same with those of explained images.
-        x_BCHW: images.
-        y_B: their labels.
-        gamma: weight of the second term; 0 leaves it out.
-        explained: x (*) delta.
-        depends_on: names of the variables that g looks at.
+    `g` has the BatchNorm statistics of images, `g_explained` those of explained images x (*) delta;
+    a gamma of 0 leaves the second term out. `depends_on` names the variables that g looks at.
     """
 
     def loss(v: Variables) -> Tensor:

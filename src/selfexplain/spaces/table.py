@@ -79,11 +79,7 @@ class Lookup(MeasuredCell):
 
 
 class BenchmarkTable:
-    """Cells by their name, and their order by test accuracy.
-
-    Raises:
-        InputError: there are no cells, or one is there twice.
-    """
+    """Cells by their name, each there once, and their order by test accuracy."""
 
     def __init__(self, cells: Iterable[MeasuredCell]) -> None:
         listed = tuple(cells)

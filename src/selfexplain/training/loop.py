@@ -165,8 +165,7 @@ def cosine_with_warmup(step: int, total: int, warmup: float) -> float:
 class Meter:
     """Sums of an objective's terms and of right answers.
 
-    Args:
-        every: look at the loss's value on every n-th step; each look makes the device wait.
+    The loss is checked on every n-th step, n = `every`: each check makes the device wait.
     """
 
     def __init__(self, every: int = 1) -> None:
@@ -262,15 +261,8 @@ def walk_epochs(
 ) -> int:
     """Run the remaining epochs, with a log line and a checkpoint after each; return how many ran.
 
-    Args:
-        job: what runs an epoch.
-        epochs: how many there are in all.
-        fabric: where; its first process writes.
-        log: of the epochs.
-        path: of the checkpoint.
-        seed: of everything random in the steps themselves (dropout and the like).
-        identity: a text that stands for the whole configuration.
-        resume: continue from the checkpoint if there is one.
+    The first process writes. The seed is that of everything random in the steps themselves (dropout
+    and the like); the identity is a text that stands for the whole configuration.
 
     Raises:
         InputError: the checkpoint cannot be read, or is of another configuration.

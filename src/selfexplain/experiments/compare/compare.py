@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from selfexplain.errors import InputError
 from selfexplain.evaluation import PairedDifference, Scores, holm, paired_difference
 from selfexplain.experiments.compare.grid import RunTrials, run_all, run_trial, shared_images
 from selfexplain.experiments.compare.tune import check_tunable, tuned
-from selfexplain.experiments.data import load, prepare
+from selfexplain.experiments.data import Prepared, load, prepare
 from selfexplain.experiments.fit.model import (
     build_seeded,
     check_model,
@@ -61,6 +61,7 @@ from selfexplain.experiments.runtime import launch, reraise_oom
 from selfexplain.files import read_json, write_record
 from selfexplain.launchers import Watch, ignore
 from selfexplain.models.build import check_model_name, check_without_weights
+from selfexplain.objectives import Objective
 from selfexplain.training.cost import interleaved_cost
 from selfexplain.training.loggers import check_installed
 
@@ -147,12 +148,7 @@ def _means(name: str, mine: Sequence[Row]) -> Row:
 
 
 def finished_rows(config: CompareConfig) -> tuple[list[Row], list[str]]:
-    """Rows of the finished runs, as in `results.json`, and the names of those that are not there.
-
-    Raises:
-        InputError: no run of the first objective is finished, so that nothing can be compared; or
-            a run was made with other options.
-    """
+    """Rows of the finished runs, as in `results.json`, and the names of the missing ones."""
     rows, missing = [], []
     for seed in config.seeds:
         costs = _timed_costs_of(config, seed)
@@ -358,16 +354,20 @@ def _check_objectives(config: CompareConfig, data: ImageData) -> None:
     seed = config.seeds[0]
     names = with_teachers(config, dict.fromkeys(("standard", *config.objectives)))
     prepared = prepare(data, config.data, seed, wanted_statistics(config, data.shape_CHW[0]))
-    for name in names:
-        objective = build_seeded(
-            config,
-            name,
-            seed,
-            data,
-            num_images=len(prepared.train),
-            teacher=stand_in(config, name, data, prepared),
-        )
+    for name, objective in _built(config, names, seed, data, prepared):
         check_step(objective, name, data.shape_CHW, data.num_classes)
+
+
+def _built(
+    config: CompareConfig, names: Iterable[str], seed: int, data: ImageData, prepared: Prepared
+) -> Iterator[tuple[str, Objective]]:
+    """Each objective, with a stand-in for its teacher."""
+    for name in names:
+        teacher = stand_in(config, name, data, prepared)
+        objective = build_seeded(
+            config, name, seed, data, num_images=len(prepared.train), teacher=teacher
+        )
+        yield name, objective
 
 
 def _costs(
@@ -379,17 +379,7 @@ def _costs(
     if set(names) <= kept.keys():
         return kept
     prepared = prepare(data, config.data, seed, wanted_statistics(config, data.shape_CHW[0]))
-    objectives = {
-        name: build_seeded(
-            config,
-            name,
-            seed,
-            data,
-            num_images=len(prepared.train),
-            teacher=stand_in(config, name, data, prepared),
-        )
-        for name in names
-    }
+    objectives = dict(_built(config, names, seed, data, prepared))
     batches = prepared.training_batches(
         batch_size=config.training.batch_size,
         seed=seed,

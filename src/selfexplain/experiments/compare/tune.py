@@ -193,9 +193,6 @@ def tuned(config: CompareConfig, run: RunTrials) -> tuple[CompareConfig, dict[st
     Trial 0 of an objective is the spec as it is given, with the published defaults unless options
     were set; the others are drawn. An objective whose options are all fixed has no trials. The
     comparison that is returned trains on all training images and scores on the test images.
-
-    Raises:
-        InputError: there is nothing to tune, or Optuna is asked for and not installed.
     """
     if config.tune is None:
         return config, None

@@ -88,16 +88,7 @@ def load_run(folder: Path, kind: MapKind = "cam", layer: str | None = None) -> T
 
 
 def load_published(name: str, kind: MapKind = "cam", layer: str | None = None) -> TrainedRun:
-    """A network with its published weights, in evaluation mode, on the CPU.
-
-    Args:
-        name: of the model, as for `build_model`.
-        kind: of the class maps that the soft target is made of.
-        layer: of the maps; None for the last feature map.
-
-    Raises:
-        InputError: there is no such model, or its weights cannot be had.
-    """
+    """A network with its published weights, in evaluation mode, on the CPU."""
     known = pretraining_of(name)
     channels, classes = len(known.mean), len(known.class_names)
     with torch.random.fork_rng(devices=[]):

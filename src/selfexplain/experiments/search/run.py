@@ -206,13 +206,7 @@ def run_searches(config: SearchesConfig, watch: Watch = ignore) -> dict[str, Any
 def search_apart(
     config: SearchConfig, on_step: StepCallback, *, images: Path | None = None
 ) -> dict[str, Any]:
-    """Search in a worker, which keeps the data set for its next search.
-
-    Args:
-        config: of the search.
-        on_step: as for `run_search`.
-        images: folder of the decoded images that workers share; None for none.
-    """
+    """Search in a worker, which keeps the data set for its next search."""
     data = None if config.method == "random" else loaded(config.data, images)
     return run_search(config, data=data, on_step=on_step, lock_timeout=LOCK_TIMEOUT)
 
