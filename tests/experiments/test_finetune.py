@@ -188,7 +188,7 @@ def test_choosing_on_the_test_images_is_refused(tmp_path: Path) -> None:
 
 def test_records_of_runs_without_stay_what_they_were(tmp_path: Path) -> None:
     saved = to_dict(config_in(tmp_path))
-    assert {"augment", "balanced"}.isdisjoint(saved["data"])
+    assert {"augment", "balanced", "alternate_flip"}.isdisjoint(saved["data"])
     assert {"freeze", "head_epochs", "body_lr", "layer_decay", "patience"}.isdisjoint(
         saved["training"]
     )
