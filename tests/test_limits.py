@@ -288,3 +288,8 @@ def test_a_broken_package_is_told_from_a_missing_one() -> None:
     missing = ModuleNotFoundError("No module named 'timm'", name="timm")
     told = str(import_failure(missing, "timm:resnet18", "timm", "pip install timm"))
     assert told.endswith("needs the package timm, which is not installed; pip install timm")
+
+
+def test_long_numbers_are_written_short() -> None:
+    assert Limits(least=0, most=2**63 - 1).words("number") == "a number from 0 to 2^63 - 1"
+    assert Limits(above=0.5, most=10**400).words("number").endswith("a number of 401 digits")

@@ -316,12 +316,7 @@ Command = (
 
 
 def parse(arguments: Sequence[str] | None = None) -> Command:
-    """What a command line asks for; nothing is run. Unknown words end the program with code 2.
-
-    Example:
-        >>> parse(["train", "--data", "digits", "--out", "runs/one"]).objective
-        'introspective'
-    """
+    """The options of a command line; nothing is run. Unknown words exit with code 2."""
     words = sys.argv[1:] if arguments is None else arguments
     for word, before in zip(words, ["", *words], strict=False):
         if not word.partition("=")[2] and (word == "" or word.endswith("=")):
@@ -345,13 +340,7 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
 
 
 def flag_of(owner: type, field: str) -> str:
-    """What sets a field of the options on the command line.
-
-    Example:
-        >>> from selfexplain.objectives.options import MixupOptions
-        >>> flag_of(MixupOptions, "alpha")
-        '--mixup.alpha'
-    """
+    """The flag that sets a field of the options on the command line."""
     groups = {kind: f"{name}." for name, kind in hints_of(ObjectiveOptions).items()}
     annotations = getattr(hints_of(owner)[field], "__metadata__", ())
     if tyro.conf.Positional in annotations:  # typed without a flag

@@ -45,11 +45,6 @@ def lazily(package: str, names: Mapping[str, str]) -> None:
         package: the package's `__name__`.
         names: module of the package (dotted, without the package's name) -> its public names, with
             spaces between.
-
-    Example:
-        >>> import selfexplain.spaces
-        >>> "load_genotype" in dir(selfexplain.spaces), selfexplain.spaces.load_genotype.__name__
-        (True, 'load_genotype')
     """
     module = sys.modules[package]
     places = {name: place for place, listed in names.items() for name in listed.split()}

@@ -36,6 +36,7 @@ from selfexplain.experiments.run_dir import read_finished
 from selfexplain.files import read_json, write_json, write_tensors
 from selfexplain.models import build_model
 from selfexplain.report.html import page
+from selfexplain.report.sections.classes import similarity_of
 from selfexplain.spaces import load_genotype
 
 pytestmark = pytest.mark.slow
@@ -171,7 +172,7 @@ def read(folder: Path) -> None:
         read_json(folder / "study.json", STUDY)
         read_comparison(folder / "results.json")
     elif (folder / "metrics.jsonl").exists():
-        read_record(folder)
+        similarity_of(read_record(folder))
         read_snapshots(folder)
         _card(read_finished(folder))
     else:

@@ -46,13 +46,7 @@ from selfexplain.limits import check_in_range
 
 
 def read_digits() -> RawData:
-    """Read the 1,797 grey images of 8 x 8 pixels; a fixed fifth of each class is the test split.
-
-    Example:
-        >>> raw = read_digits()
-        >>> len(raw.train.source), len(raw.test.source), raw.class_names[3]
-        (1438, 359, '3')
-    """
+    """Read the 1,797 grey images of 8 x 8 pixels; a fixed fifth of each class is the test split."""
     # Rows of 64 values from 0 to 16, and the digit.
     rows_NP = np.loadtxt(_digits_file(), delimiter=",")
     pixels_NHW = np.round(rows_NP[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
@@ -80,12 +74,7 @@ def _digits_file() -> Path:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Building:
-    """The user's choices; see `load_data`.
-
-    Example:
-        >>> Building(channels=3, image_size=None, skip_broken=False, in_memory_limit=2**30).channels
-        3
-    """
+    """The user's choices; see `load_data`."""
 
     channels: int | None
     image_size: int | None
@@ -108,13 +97,6 @@ def image_data(
     Raises:
         InputError: An image cannot be decoded or has another size than the first, or all training
             images of a class are broken.
-
-    Example:
-        >>> from selfexplain.data.datasets import read_digits
-        >>> choices = Building(channels=3, image_size=4, skip_broken=False, in_memory_limit=2**30)
-        >>> data, broken, notes = image_data(read_digits(), choices)
-        >>> data.shape_CHW, broken, notes
-        ((3, 4, 4), [], [])
     """
     decoding = _decoding(raw.train, building)
     limit = building.in_memory_limit
@@ -144,7 +126,7 @@ def _decoded(raw: RawData, building: Building, decoding: Decoding) -> Decoded:
 
 
 def _grown(decoding: Decoding, error: OutgrownError) -> Decoding:
-    """How all images are read so that the one that did not fit does."""
+    """How to read all images so that the one that did not fit does."""
     if error.ranges is not None:
         return replace(decoding, ranges=error.ranges)
     return replace(decoding, shape_CHW=(3, *decoding.shape_CHW[1:]), only_grey=False)
@@ -211,8 +193,9 @@ def _in_memory(
 ) -> tuple[ImageSet, torch.Tensor]:
     images_NCHW = np.empty((len(split.source), *decoding.shape_CHW), np.uint8)
     rows_N = _decodable(split.source, decoding, skip_broken, seen, images_NCHW)
-    images = MemoryImages(torch.from_numpy(images_NCHW[: len(rows_N)]), split.labels_N[rows_N])
-    return images, rows_N
+    pixels_NCHW = torch.from_numpy(images_NCHW[: len(rows_N)])
+    names = [split.source.name(row) for row in rows_N.tolist()]
+    return MemoryImages(pixels_NCHW, split.labels_N[rows_N], names), rows_N
 
 
 def _on_demand(
@@ -270,7 +253,7 @@ def _check_headers(source: Source, decoding: Decoding, seen: Counter[str]) -> No
 
 
 def _check_classes_kept(raw: RawData, train: ImageSet) -> None:
-    """Refuse that a class loses all of its training images, for it could not be learned."""
+    """Refuse a class that loses all of its training images, as it could not be learned."""
     lost = sorted(set(raw.train.labels_N.tolist()) - set(train.labels_N.tolist()))
     if lost:
         raise InputError(
@@ -351,7 +334,7 @@ def load_data(
 def check_spec(spec: str) -> None:
     """Raise InputError for data of no known kind, or in a folder that is not there.
 
-    It reads nothing, so that a slip is told before anything that takes long.
+    It reads nothing, so that a mistake is reported before anything slow.
 
     Example:
         >>> check_spec("digits")

@@ -147,12 +147,7 @@ class OutgrownError(InputError):
 
 
 def native_channels(image: Image.Image) -> int:
-    """Say how many channels an image calls for: 1 for grey of any depth, or black and white.
-
-    Example:
-        >>> native_channels(Image.new("L", (8, 8))), native_channels(Image.new("P", (8, 8)))
-        (1, 3)
-    """
+    """Say how many channels an image calls for: 1 for grey of any depth, or black and white."""
     return 1 if image.mode in {"1", "L", "F"} or image.mode.startswith("I") else 3
 
 
@@ -236,12 +231,7 @@ def _eight_bits(image: Image.Image, ranges: Ranges | None) -> Image.Image:
 
 
 def unclear_floats() -> InputError:
-    """What is said of floats that are neither shares nor grey levels.
-
-    Example:
-        >>> str(unclear_floats())
-        'its floats go beyond 1 and only up to 15, so their range is unclear; scale them to ...
-    """
+    """The message about floats that are neither shares nor grey levels."""
     return InputError(
         f"its floats go beyond 1 and only up to {_UNCLEAR}, so their range is unclear; scale "
         "them to 0..1"
@@ -288,11 +278,7 @@ class _DeepColour:
 
 
 def _deep_colour(image: Image.Image) -> _DeepColour | None:
-    """How to decode an image with colour or transparency of 16 bits; None if it is none.
-
-    Raises:
-        InputError: it has 16 bits in a layout of which Pillow would keep 8.
-    """
+    """How to decode an image with colour or transparency of 16 bits; None if it is none."""
     tiles = getattr(image, "tile", None)
     names = {_raw_mode(tile) for tile in tiles or ()}
     deep = {name for name in names if ";16" in name}
@@ -395,6 +381,10 @@ class ImageSet(ABC):
         """Return the images at `indices_B` as uint8 (B, C, H, W)."""
 
     @abstractmethod
+    def name(self, index: int) -> str:
+        """Name an image so that the user can find it; empty where that is not known."""
+
+    @abstractmethod
     def subset(self, indices: torch.Tensor) -> "ImageSet":
         """Return the set of the images at `indices`, in that order, with their labels."""
 
@@ -412,6 +402,7 @@ class MemoryImages(ImageSet):
     Args:
         images_NCHW: uint8 images.
         labels_N: Class numbers.
+        names: Of the images, if they are known.
 
     Raises:
         InputError: The two do not fit together.
@@ -424,7 +415,9 @@ class MemoryImages(ImageSet):
         torch.Size([3, 1, 8, 8])
     """
 
-    def __init__(self, images_NCHW: torch.Tensor, labels_N: torch.Tensor) -> None:
+    def __init__(
+        self, images_NCHW: torch.Tensor, labels_N: torch.Tensor, names: Sequence[str] = ()
+    ) -> None:
         if images_NCHW.dtype != torch.uint8 or images_NCHW.ndim != 4:
             raise InputError(
                 f"images are {images_NCHW.dtype} of shape {tuple(images_NCHW.shape)}; "
@@ -439,6 +432,11 @@ class MemoryImages(ImageSet):
         self.images_NCHW = images_NCHW
         self.labels_N = labels_N.to("cpu", torch.int64)
         self.shape_CHW = (channels, height, width)
+        self.names = names
+
+    def name(self, index: int) -> str:
+        """Name an image."""
+        return self.names[index] if self.names else ""
 
     def read(self, indices_B: torch.Tensor) -> torch.Tensor:
         """Copy out images, on the device where they lie."""
@@ -446,11 +444,12 @@ class MemoryImages(ImageSet):
 
     def subset(self, indices: torch.Tensor) -> "MemoryImages":
         """Copy out a set."""
-        return MemoryImages(self.read(indices), self.labels_N[indices.cpu()])
+        names = [self.names[i] for i in indices.tolist()] if self.names else ()
+        return MemoryImages(self.read(indices), self.labels_N[indices.cpu()], names)
 
     def to(self, device: torch.device | str) -> "MemoryImages":
         """Return this set with its images on `device`; its labels stay on the CPU."""
-        return MemoryImages(self.images_NCHW.to(device), self.labels_N)
+        return MemoryImages(self.images_NCHW.to(device), self.labels_N, self.names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ from selfexplain.seeding import named_generator
 class Batches:
     """Batches of normalised images, one epoch after another.
 
-    Every process walks the same order, a function of (seed, epoch), and takes its contiguous
+    Every process follows the same order, a function of (seed, epoch), and takes its contiguous
     part of each global batch. What is done to the images is drawn for the global batch, a
     function of (seed, epoch, step). So the batches of several processes, put together, equal
     those of one bit for bit, and no epoch or step needs those before it. The noise of a corruption
@@ -198,24 +198,14 @@ class Batches:
 def epoch_order(
     count: int, weights_N: torch.Tensor | None, generator: torch.Generator
 ) -> torch.Tensor:
-    """Places of `count` images in a random order, (N,); with weights, drawn with replacement.
-
-    Example:
-        >>> sorted(epoch_order(4, None, torch.Generator()).tolist())
-        [0, 1, 2, 3]
-    """
+    """Places of `count` images in a random order, (N,); with weights, drawn with replacement."""
     if weights_N is None:
         return torch.randperm(count, generator=generator)
     return torch.multinomial(weights_N, count, replacement=True, generator=generator)
 
 
 def balanced_weights(labels_N: torch.Tensor) -> torch.Tensor:
-    """Probability of each image if all classes that occur are equally likely, (N,) float64.
-
-    Example:
-        >>> balanced_weights(torch.tensor([0, 0, 0, 4])).tolist()[::3]
-        [0.16666666666666666, 0.5]
-    """
+    """Probability of each image if all classes that occur are equally likely, (N,) float64."""
     labels_N = labels_N.cpu()
     counts_K = torch.bincount(labels_N)
     return 1 / (counts_K[labels_N].double() * int((counts_K > 0).sum()))

@@ -127,7 +127,7 @@ class Augmentation:
             raise InputError("alternate_flip needs flip; pass flip=True, or leave it out")
 
     def check_fits(self, height: int, width: int) -> None:
-        """Raise InputError if an image could be lost from sight altogether."""
+        """Raise InputError if an image could disappear altogether."""
         side = min(height, width)
         if self.crop_padding >= side or self.cutout > side:
             raise InputError(
@@ -311,7 +311,7 @@ def gaussian_blur(images_BCHW: Tensor, sigma: float) -> Tensor:
 
 
 def contrast(images_BCHW: Tensor, factor: float) -> Tensor:
-    """Draw pixels to their mean: (x - m) factor + m, m the mean of each image's channel.
+    """Pull pixels towards their mean: (x - m) factor + m, m the mean of each image's channel.
 
     Example:
         >>> contrast(torch.tensor([[[[0.0, 1.0]]]]), 0.5).flatten().tolist()

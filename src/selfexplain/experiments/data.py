@@ -1,4 +1,7 @@
-"""The images of a run, split and normalised, and a model's logits on them."""
+"""The images of a run, split and normalised, and a model's logits on them.
+
+Shape suffixes: C channels, H and W space.
+"""
 
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,8 +27,6 @@ from selfexplain.evaluation import predict
 from selfexplain.experiments.options import DataOptions
 
 # From data options to the images that one seed trains on and is scored on.
-#
-# Shape suffixes: C channels, H and W space.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +78,7 @@ class Prepared:
         """The scored images, or those at the indices `only`, in order, as they are or corrupted."""
         return Batches(
             self.scored if only is None else self.scored.subset(only),
-            batch_size=500,
+            batch_size=images_at_once(self.scored.shape_CHW),
             device=device,
             corruption=corruption,
             places_N=only,
@@ -87,6 +88,20 @@ class Prepared:
             mean_C=self.mean_C,
             std_C=self.std_C,
         )
+
+
+def images_at_once(shape_CHW: tuple[int, int, int], most: int = 500) -> int:
+    """How many images go through a model at a time: fewer, the larger they are.
+
+    Feature maps of many large images take gigabytes, and a CPU then spends more time on getting
+    memory than on computing.
+
+    Example:
+        >>> [images_at_once((3, side, side)) for side in (32, 128, 512)]
+        [500, 31, 8]
+    """
+    _, height, width = shape_CHW
+    return max(8, min(most, most * 32 * 32 // (height * width)))
 
 
 def load(options: DataOptions, kept_in: Path | None = None) -> ImageData:

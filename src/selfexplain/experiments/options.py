@@ -411,7 +411,7 @@ def name_folder(config: Any, *words: str, free: tuple[str, ...] = ()) -> None:
 
 
 def shortened(name: str, most: int = 220) -> str:
-    """A file's name of at most so many bytes; what is cut off is told apart by a hash.
+    """A file's name of at most this many bytes; a hash distinguishes what is cut off.
 
     Room is left below the 255 bytes of file systems for what locks and files that are being
     written add to a name.

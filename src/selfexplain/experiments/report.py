@@ -11,6 +11,7 @@ from zlib import crc32
 from torch import Tensor
 
 from selfexplain.errors import InputError
+from selfexplain.experiments.fit.findings import are_photographs
 from selfexplain.experiments.fit.teacher import run_folder
 from selfexplain.experiments.read_records import (
     COMPARED,
@@ -43,6 +44,8 @@ from selfexplain.report.sections import (
     curves_section,
     facts,
     gallery_section,
+    photographs_section,
+    plain_summary,
     reliability_section,
     run_results,
     study_results,
@@ -85,6 +88,7 @@ def read_record(folder: Path) -> Record:
         result=read_result(done) if done.exists() else None,
         predictions=_predictions(folder, len(class_names)),
         control=_control(config["objective"], config.get("options", {})),
+        photographs=are_photographs(run["images"].get("shape", (1, 1, 1))),
         read=partial(_kept, folder, len(class_names)),
     )
 
@@ -209,7 +213,7 @@ def run_sections(folder: Path) -> list[Section]:
     record = read_record(folder)
     run = printable(read_json(folder / "run.json", TRAINED))
     about = facts(run["config"], run.get("environment", {}))
-    return [run_results(record, about), *_learned([record], [folder])]
+    return [*_photographs([record]), run_results(record, about), *_learned([record], [folder])]
 
 
 def comparison_sections(folder: Path) -> list[Section]:
@@ -237,7 +241,7 @@ def comparison_sections(folder: Path) -> list[Section]:
         first = [comparison_results(results), cost_section(results)]
     else:
         first = [_unfinished(config, records)]
-    return [*first, *_learned(records, folders)]
+    return [*first, *_photographs(records), *_learned(records, folders)]
 
 
 def study_sections(folder: Path) -> list[Section]:
@@ -259,6 +263,12 @@ def _unfinished(config: dict[str, Any], records: Sequence[Record]) -> Section:
     done = sum(record.result is not None for record in records)
     text = f"This comparison is not finished: {done} of {wanted} runs are. The same command goes on"
     return Section("Results", paragraph(f"{text}; then the table will stand here."))
+
+
+def _photographs(records: Sequence[Record]) -> list[Section]:
+    """What a run on photographs gets wrong, if one has kept it."""
+    found = photographs_section(sorted(records, key=_place))
+    return [] if found is None else [found]
 
 
 def _learned(records: Sequence[Record], folders: Sequence[Path]) -> list[Section]:
@@ -456,12 +466,20 @@ def write_report(config: ReportConfig) -> Path:
     html = page(
         f"Report on {', '.join(names)}",
         [section for chapter in chapters for section in chapter],
-        summary="What the models learned, and what they taught themselves by explaining.",
+        summary=_summary(config.dirs),
     )
     with atomic_file(config.file) as file:
         # Paths of data may hold bytes that are no UTF-8, and then stand in the page as escapes.
         file.write(html.encode(errors="backslashreplace"))
     return config.file
+
+
+def _summary(folders: Sequence[Path]) -> str:
+    """The first sentences of a report; of one run, what it gets right."""
+    general = "What the models learned, and what they taught themselves by explaining."
+    if len(folders) > 1 or _kind_of(folders[0]) is not run_sections:
+        return general
+    return plain_summary(read_record(folders[0])) or general
 
 
 def sections_of(folder: Path) -> list[Section]:
@@ -478,10 +496,15 @@ def sections_of(folder: Path) -> list[Section]:
     """
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}; pass folders of runs")
-    for holds, sections in KINDS:
-        if holds(folder):
-            return sections(folder)
-    raise InputError(f"{folder} contains no run and no comparison; pass the folder of one")
+    sections = _kind_of(folder)
+    if sections is None:
+        raise InputError(f"{folder} contains no run and no comparison; pass the folder of one")
+    return sections(folder)
+
+
+def _kind_of(folder: Path) -> Callable[[Path], list[Section]] | None:
+    """What reports on a folder."""
+    return next((sections for holds, sections in KINDS if holds(folder)), None)
 
 
 def _holds(name: str) -> Callable[[Path], bool]:

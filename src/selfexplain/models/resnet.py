@@ -30,14 +30,7 @@ def projection_shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with BatchNorm, added to their shortcut.
-
-    Args:
-        inputs: channels of the input.
-        outputs: channels of the output.
-        stride: stride of the first convolution.
-        shortcut: module that brings the input to the shape of the output; None for the identity.
-    """
+    """Two 3x3 convolutions with BatchNorm, added to the shortcut (None: the identity)."""
 
     def __init__(
         self, inputs: int, outputs: int, stride: int = 1, shortcut: nn.Module | None = None
@@ -69,11 +62,6 @@ class ResNet(nn.Module):
 
     Shapes:
         input (B, C, H, W); output (B, K) logits.
-
-    Example:
-        >>> import torch
-        >>> ResNet((16, 32, 64), (1, 1, 1), num_classes=10)(torch.zeros(2, 3, 32, 32)).shape
-        torch.Size([2, 10])
     """
 
     def __init__(
@@ -127,23 +115,13 @@ def _he_initialisation(model: nn.Module) -> None:
 
 
 def cifar_resnet(depth: int, num_classes: int, in_channels: int = 3) -> ResNet:
-    """The thin network of `depth` = 6n + 2 layers: 20, 32 or 56 (He et al. 2016, section 4.2).
-
-    Example:
-        >>> sum(p.numel() for p in cifar_resnet(20, num_classes=10).parameters())
-        269722
-    """
+    """The thin network of `depth` = 6n + 2 layers: 20, 32 or 56 (He et al. 2016, section 4.2)."""
     n = (depth - 2) // 6
     return ResNet((16, 32, 64), (n, n, n), num_classes, in_channels, option="A")
 
 
 def resnet18(num_classes: int, in_channels: int = 3) -> ResNet:
-    """ResNet-18 with a 3x3 stem, for images of about 32x32 pixels.
-
-    Example:
-        >>> sum(p.numel() for p in resnet18(num_classes=10).parameters())
-        11173962
-    """
+    """ResNet-18 with a 3x3 stem, for images of about 32x32 pixels."""
     return ResNet((64, 128, 256, 512), (2, 2, 2, 2), num_classes, in_channels)
 
 
@@ -183,11 +161,6 @@ class WideResNet(nn.Module):
 
     Shapes:
         input (B, C, H, W); output (B, K) logits.
-
-    Example:
-        >>> import torch
-        >>> WideResNet(10, 1, num_classes=10)(torch.zeros(2, 3, 32, 32)).shape
-        torch.Size([2, 10])
     """
 
     def __init__(self, depth: int, widen: int, num_classes: int, in_channels: int = 3) -> None:

@@ -250,6 +250,30 @@ def slider(label: str, frames: Sequence[str], captions: Sequence[str]) -> str:
     )
 
 
+def strength(reading: str) -> str:
+    """The legend of all maps on the page, and a range input for how strongly they are drawn.
+
+    It stays in sight while its section does. Without JavaScript the input stays hidden.
+
+    Args:
+        reading: what the colours mean, as text.
+
+    Example:
+        >>> '<input type="range" min="0" max="100" value="100"' in strength("red is for")
+        True
+    """
+    ends = ",".join(f"rgb({r} {g} {b} / {STRONG})" for r, g, b in (BLUE, RED))
+    against, for_it = ends.split(",")
+    return (
+        f'<p>{escape(reading)}</p><div class="strength"><div class="scale"><span>against</span>'
+        '<span class="ramp" role="img" aria-label="colours from blue, against, over clear, to red, '
+        f'for" style="--against:{against};--for:{for_it}"></span><span>for</span></div>'
+        "<label hidden><span>Strength of the colours</span>"
+        '<input type="range" min="0" max="100" value="100" step="5" autocomplete="off"></label>'
+        "</div>"
+    )
+
+
 # Small images inside the page, their pixels left sharp.
 #
 # Shape suffixes: H and W space, C channels.
@@ -297,6 +321,22 @@ def png_uri(pixels_HWC: np.ndarray) -> str:
     file = io.BytesIO()
     Image.fromarray(pixels_HWC[:, :, 0] if grey else pixels_HWC).save(file, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def jpeg_uri(pixels_HWC: np.ndarray) -> str:
+    """The data URI of a photograph as a JPEG, a fifth as large as its PNG.
+
+    Args:
+        pixels_HWC: uint8, with 1 (grey) or 3 (RGB) channels.
+
+    Example:
+        >>> jpeg_uri(np.zeros((1, 1, 3), np.uint8))[:23]
+        'data:image/jpeg;base64,'
+    """
+    grey = pixels_HWC.shape[2] == 1
+    file = io.BytesIO()
+    Image.fromarray(pixels_HWC[:, :, 0] if grey else pixels_HWC).save(file, "JPEG", quality=88)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 # Which line of the charts on a page is whose.

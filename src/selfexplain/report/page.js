@@ -15,3 +15,11 @@ for (const slider of document.querySelectorAll(".slider")) {
     caption.textContent = now.dataset.caption;
   });
 }
+// How strongly all maps on the page are drawn.
+for (const label of document.querySelectorAll(".strength > label")) {
+  const input = label.querySelector("input");
+  label.hidden = false;
+  input.addEventListener("input", () => {
+    document.documentElement.style.setProperty("--strength", String(input.value / 100));
+  });
+}

@@ -87,14 +87,6 @@ def summarise(rows: Sequence[Row], objectives: Sequence[str]) -> list[Row]:
     (`difference_ci95`), one for all differences together (`difference_simultaneous95`, Bonferroni),
     the p-value of the paired t-test and Holm's correction of it for the number of differences.
     Every number that all rows have is averaged.
-
-    Example:
-        >>> rows = [
-        ...     {"objective": o, "seed": s, "accuracy": a, "nll": 0.5, "ece": 1.0, "cost": 1.0}
-        ...     for o, s, a in [("a", 0, 90.0), ("b", 0, 92.0), ("a", 1, 91.0), ("b", 1, 92.0)]
-        ... ]
-        >>> [s["difference_mean"] for s in summarise(rows, ("a", "b"))]
-        [0.0, 1.5]
     """
     first, *others = objectives
     summary = [_means(name, [r for r in rows if r["objective"] == name]) for name in objectives]
@@ -115,14 +107,7 @@ def summarise(rows: Sequence[Row], objectives: Sequence[str]) -> list[Row]:
 
 
 def paired_accuracies(rows: Sequence[Row], name: str, first: str) -> dict[int, tuple[float, float]]:
-    """Accuracies in percent of two objectives, by seed, of the seeds that have runs of both.
-
-    Example:
-        >>> runs = [("a", 0, 90.0), ("b", 0, 89.0), ("a", 1, 91.0)]
-        >>> rows = [dict(zip(("objective", "seed", "accuracy"), run)) for run in runs]
-        >>> paired_accuracies(rows, "a", "b")
-        {0: (90.0, 89.0)}
-    """
+    """Accuracies in percent of two objectives, by seed, of the seeds that have runs of both."""
     accuracy = {(row["objective"], row["seed"]): row["accuracy"] for row in rows}
     return {
         seed: (mine, accuracy[first, seed])
@@ -167,14 +152,6 @@ def finished_rows(config: CompareConfig) -> tuple[list[Row], list[str]]:
     Raises:
         InputError: no run of the first objective is finished, so that nothing can be compared; or
             a run was made with other options.
-
-    Example:
-        >>> from pathlib import Path
-        >>> from selfexplain.experiments.options import DataOptions
-        >>> finished_rows(CompareConfig(data=DataOptions(data="digits"), out=Path("absent")))
-        Traceback (most recent call last):
-        ...
-        selfexplain.errors.InputError: no run of standard is finished in absent; leave out ...
     """
     rows, missing = [], []
     for seed in config.seeds:
@@ -205,23 +182,7 @@ def _row(result: Row, cost: Row | None) -> Row:
 
 
 def timed_costs(folder: Path, seed: int) -> dict[str, dict[str, float]]:
-    """What was timed with a seed and kept in `cost/`, without what is no cost: that is timed anew.
-
-    Args:
-        folder: of the comparison.
-        seed: of the runs.
-
-    Raises:
-        InputError: the file cannot be read.
-
-    Example:
-        >>> import tempfile
-        >>> from selfexplain.files import write_json
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> kept = {"standard": {"step_seconds": 0.1, "cost": 1.0}, "kd": 3}
-        >>> write_json(folder / "cost" / "seed0.json", kept); timed_costs(folder, 0)
-        {'standard': {'step_seconds': 0.1, 'cost': 1.0}}
-    """
+    """Costs timed with a seed and kept in `cost/`, valid ones alone: others are timed anew."""
     path = folder / "cost" / f"seed{seed}.json"
     kept = read_json(path) if path.exists() else {}
     return {name: cost for name, cost in kept.items() if _is_cost(cost)}
@@ -242,11 +203,7 @@ def _timed_costs_of(config: CompareConfig, seed: int) -> dict[str, dict[str, flo
 
 
 def environment_of(config: CompareConfig) -> dict[str, Any]:
-    """Where the runs were made, as their comparison noted it.
-
-    Raises:
-        InputError: the folder holds no comparison.
-    """
+    """Where the runs were made, as their comparison noted it."""
     path = config.out / "compare.json"
     if not path.exists():
         raise InputError(f"{config.out} contains no comparison; pass --out with the folder of one")

@@ -43,23 +43,7 @@ RunTrials = Callable[[Sequence[TrainConfig]], Sequence[TrialResult]]
 
 
 def run_trial(config: TrainConfig, **context: Any) -> TrialResult:
-    """Run one trial, unless it is known to diverge; a trial that diverges leaves a note of it.
-
-    Args:
-        config: of the trial.
-        context: what else `run_training` takes.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from selfexplain.experiments.options import DataOptions
-        >>> from selfexplain.training import TrainingOptions
-        >>> options = TrainingOptions(epochs=1, lr=1e30)
-        >>> out = Path(tempfile.mkdtemp()) / "trial"
-        >>> data = DataOptions(data="digits")
-        >>> run_trial(TrainConfig(data=data, training=options, out=out)) is None
-        True
-    """
+    """Run one trial, unless it is known to diverge; a trial that diverges leaves a note of it."""
     note = config.out.with_name(f"{config.out.name}.diverged.json")
     if note.exists():
         return None
@@ -140,16 +124,11 @@ def run_grid(
     scheduler: Scheduler,
     watch: Watch = ignore,
 ) -> Outcome:
-    """Call a function that runs one configuration on all of them.
+    """Call `function(config, on_step)`, which runs one configuration, on all of them.
 
-    Args:
-        function: called as `function(config, on_step)`; it leaves `result.json` in the folder.
-        configs: dataclasses with `out` and `resume`, each with a folder of its own.
-        scheduler: carries them out.
-        watch: is told of every run, by its folder within the folder that all share.
-
-    Returns:
-        Results and failures by these names, in the order of the configurations.
+    Each has a folder of its own, `out`, where the function leaves `result.json`. Results and
+    failures are named by these, within the folder that all share, in the order of the
+    configurations; so is every run that `watch` is told of.
     """
     named = dict(zip(run_names([c.out for c in configs]), configs, strict=True))
     finished = {}
@@ -176,15 +155,7 @@ def read_own(config: Any) -> dict[str, Any]:
 
 
 def run_names(folders: Sequence[Path]) -> list[str]:
-    """What to call runs: their folders within the folder that all share.
-
-    Raises:
-        InputError: two runs have one folder.
-
-    Example:
-        >>> run_names([Path("a/standard/seed0"), Path("a/introspective/seed0")])
-        ['standard/seed0', 'introspective/seed0']
-    """
+    """What to call runs: their folders within the folder that all share."""
     if len(set(folders)) != len(folders):
         raise InputError("two runs have the same folder; pass each a folder of its own")
     if not folders:

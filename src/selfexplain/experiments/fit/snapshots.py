@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,7 +19,8 @@ from torch import Tensor, nn
 
 from selfexplain.data import ImageSet, normalise
 from selfexplain.errors import InputError, first_line
-from selfexplain.experiments.data import Prepared
+from selfexplain.experiments.data import Prepared, images_at_once
+from selfexplain.experiments.fit.findings import Findings, are_photographs, write_mislabels
 from selfexplain.explanations import MapKind, class_maps
 from selfexplain.explanations.hooks import preserved
 from selfexplain.files import write_tensors
@@ -84,12 +86,50 @@ class Snapshots:
             explained = explain(objective, model, x_BCHW, y_B)
             write_tensors(self.folder / "album" / f"epoch-{epoch:04d}.safetensors", explained)
 
-    def finish(self, objective: Objective, model: nn.Module) -> None:
-        """Write which classes the model's explanations make alike, over the scored images."""
+    def finish(
+        self, objective: Objective, model: nn.Module, logits_NK: Tensor, labels_N: Tensor
+    ) -> None:
+        """Write what the model says at the end: similar classes, and findings on photographs.
+
+        Args:
+            objective: that was trained.
+            model: whose scores count.
+            logits_NK: of the scored images.
+            labels_N: their classes.
+        """
         with only_warned("the table of similar classes"):
             write_tensors(
                 self.folder / "similarity.safetensors", self._similarity(objective, model)
             )
+        if not are_photographs(self.prepared.scored.shape_CHW):
+            return
+        x_BCHW, _ = self.read(self.shown[:1])
+        logits_NK, labels_N = logits_NK.float().cpu(), labels_N.cpu()
+        with only_warned("what the model gets wrong"):
+            options = introspective_of(objective, model, x_BCHW).options
+            findings = Findings(self.folder, self.prepared.scored, self.read, model, options)
+            for write in (
+                partial(findings.write_mistakes, logits_NK, labels_N),
+                partial(findings.write_confused, logits_NK, labels_N),
+                partial(findings.write_shortcuts, logits_NK),
+            ):
+                with only_warned("part of what the model gets wrong"):
+                    write()
+
+    def doubt_labels(self, features_NFHW: Tensor) -> None:
+        """Write which labels of the training photographs are doubted by heads on their features.
+
+        Args:
+            features_NFHW: of every training image, before anything but a head has learned.
+        """
+        if are_photographs(self.prepared.train.shape_CHW):
+            with only_warned("the doubted labels"):
+                write_mislabels(
+                    self.folder,
+                    self.prepared.train,
+                    features_NFHW.mean(dim=(2, 3)),
+                    len(self.prepared.class_names),
+                )
 
     def _similarity(self, objective: Objective, model: nn.Module) -> dict[str, Tensor]:
         labels_N, classes = self.prepared.scored.labels_N, len(self.prepared.class_names)
@@ -100,7 +140,7 @@ class Snapshots:
         shown = torch.linspace(0, len(labels_N) - 1, min(most, len(labels_N))).round().long()
         targets_BK = [
             soft_target(reader, model, *self.read(part_B)).cpu()
-            for part_B in torch.split(shown, 250)
+            for part_B in torch.split(shown, images_at_once(self.prepared.scored.shape_CHW, 250))
         ]
         similarity_KK, count_K = class_means(torch.cat(targets_BK), labels_N[shown], classes)
         return {"similarity": similarity_KK, "count": count_K}

@@ -3,7 +3,8 @@
 A run's folder holds `run.json` (configuration, environment, and what the images need), then after
 every epoch `metrics.jsonl`, `checkpoint.pt` and a page of `album/` (album.py), and at the end
 `predictions.safetensors` (logits and labels), `similarity.safetensors`, `model.safetensors` and
-`result.json`; if it trained its teacher, `teachers/` with a folder of the same kind.
+`result.json`; of photographs also what findings.py writes; if it trained its teacher, `teachers/`
+with a folder of the same kind.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
-from selfexplain.data import CORRUPTIONS, ImageData
+from selfexplain.data import CORRUPTIONS, Batches, ImageData
 from selfexplain.distributed import exists_for_all
 from selfexplain.evaluation import score
 from selfexplain.experiments.data import Prepared, load, predict_together, prepare
 from selfexplain.experiments.fit.head import (
+    FeatureBatches,
     head_alone,
     learns_on_features,
     on_features,
@@ -57,10 +60,10 @@ from selfexplain.experiments.run_dir import (
     write_run,
 )
 from selfexplain.experiments.runtime import launch, logged, reraise_oom
-from selfexplain.models.build import check_model_name, check_without_weights
+from selfexplain.models.build import build_model, check_model_name, check_without_weights
 from selfexplain.objectives import Objective
 from selfexplain.training import train
-from selfexplain.training.finetune import ALL
+from selfexplain.training.finetune import ALL, frozen_blocks
 from selfexplain.training.loggers import Logger, numbers
 
 if TYPE_CHECKING:
@@ -101,6 +104,8 @@ def _accuracy(logits_NK: Tensor, y_N: Tensor) -> float:
     return 100 * (logits_NK.argmax(dim=1) == y_N).double().mean().item()
 
 
+HEAD_SNAPSHOTS = 6
+"""Of a head that is trained alone so many epochs are shown."""
 StepCallback = Callable[[int, int], None]
 
 
@@ -179,8 +184,17 @@ def check_run(config: RunConfig) -> None:
         check_model_name(config.model, pretrained=config.pretrained)
         if not config.pretrained:
             check_without_weights(config.model)
+        _check_freeze(config)
     if config.teacher is not None:
         read_finished(config.teacher)
+
+
+def _check_freeze(config: TrainConfig) -> None:
+    """Refuse a layer that a built-in model does not have; others are asked when they are built."""
+    until = config.training.freeze
+    if until is not None and ":" not in config.model:
+        with torch.device("meta"):  # where tensors have no memory
+            frozen_blocks(build_model(config.model, num_classes=2, in_channels=3), until)
 
 
 def _train_and_score(
@@ -213,10 +227,11 @@ def _train_and_score(
     whole = objective.model
     cached = config.training.freeze == ALL and learns_on_features(objective, config.objective)
     if config.training.head_epochs and not exists_for_all(config.out / "checkpoint.pt"):
-        train_head_first(whole, config, prepared, fabric)
+        _doubt(album, train_head_first(whole, config, prepared, fabric))
     with (
         head_alone(objective, config, prepared, fabric) if cached else nullcontext(batches)
     ) as learned_from:
+        _doubt(album, learned_from)
         model = train(
             objective,
             learned_from,
@@ -228,7 +243,7 @@ def _train_and_score(
             resume=config.resume,
             loggers=loggers,
             before_epoch=drop_path_schedule(to_dict(config), whole),
-            after_epoch=_shown(album, objective, whole if cached else None),
+            after_epoch=_shown(album, objective, whole if cached else None, config.training.epochs),
             on_step=after_teachers(config, on_step),
             score=_epoch_score(config, logits, whole if cached else None),
         )
@@ -247,23 +262,31 @@ def _train_and_score(
             **(best_epoch(config.out) if config.training.keep_best else {}),
         }
         if album is not None:
-            album.finish(objective, model)
+            album.finish(objective, model, logits_NK, labels_N)
         for logger in loggers:
             logger.finish(numbers(result))
         result = write_outcome(config.out, result, model, logits_NK, labels_N)
     return fabric.broadcast(result)  # once the first process has written
 
 
+def _doubt(album: Snapshots | None, batches: Batches | FeatureBatches) -> None:
+    """Asks frozen features, where there are any, which labels of photographs are wrong."""
+    if album is not None and isinstance(batches, FeatureBatches):
+        album.doubt_labels(batches.features_VNFHW[0])
+
+
 def _shown(
-    album: Snapshots | None, objective: Objective, whole: nn.Module | None
+    album: Snapshots | None, objective: Objective, whole: nn.Module | None, epochs: int
 ) -> Callable[[int, nn.Module], None]:
     """Adds an epoch to the album, if there is one; of the whole model where a head is trained."""
     if album is None:
         return lambda epoch, model: None
+    if whole is None:
+        return partial(album.add, objective)
+    every = max(1, epochs // HEAD_SNAPSHOTS)
 
     def add(epoch: int, model: nn.Module) -> None:
-        if whole is None:
-            album.add(objective, epoch, model)
+        if epoch % every and epoch != epochs:  # the body alone takes longer than an epoch
             return
         head = objective.model
         objective.replace_model(whole)

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 # Search for an architecture, on one process or on those of torchrun, and write down how it went.
 #
 # A search's folder holds `run.json` (configuration, environment), then after every epoch
-# `search.jsonl`, `checkpoint.pt` and, if the method explains, its `album/` (search_album.py), and
+# `search.jsonl`, `checkpoint.pt` and, if the method explains, its `album/` (`loop.py`), and
 # at the end `genotype.json`, `cell.svg`, `architecture.png` and `result.json`.
 
 
@@ -109,7 +109,7 @@ def _search(
     on_step: StepCallback,
     loggers: Sequence[Logger],
 ) -> dict[str, Any]:
-    """Walk the search on every process; the first one writes and returns the result."""
+    """Run the search on every process; the first one writes and returns the result."""
     device, processes = fabric.device, joined_processes()
     data = data if data is not None else load(config.data)
     prepared = prepare(data, config.data, config.seed)
@@ -212,10 +212,6 @@ def search_apart(
         config: of the search.
         on_step: as for `run_search`.
         images: folder of the decoded images that workers share; None for none.
-
-    Example:
-        >>> search_apart.__module__  # where a worker finds it
-        'selfexplain.experiments.search.run'
     """
     data = None if config.method == "random" else loaded(config.data, images)
     return run_search(config, data=data, on_step=on_step, lock_timeout=LOCK_TIMEOUT)
@@ -226,15 +222,6 @@ def summarise_searches(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     Std is the sample's (None for one seed); the accuracy is the supernet's on the held-out half, in
     percent, and None for random cells, which have no supernet.
-
-    Example:
-        >>> rows = [
-        ...     {"genotype": g, "skips": s, "collapsed": False, "validation_accuracy": a}
-        ...     for g, s, a in [("x", 1, 80.0), ("x", 1, 90.0), ("y", 4, 85.0)]
-        ... ]
-        >>> summary = summarise_searches(rows)
-        >>> summary["validation_accuracy_mean"], summary["different_cells"]
-        (85.0, 2)
     """
     accuracies = [row["validation_accuracy"] for row in rows if "validation_accuracy" in row]
     skips = [float(row["skips"]) for row in rows]

@@ -3,6 +3,7 @@
 from selfexplain.report.sections.classes import Similarity, classes_section
 from selfexplain.report.sections.curves import curves_section
 from selfexplain.report.sections.gallery import gallery_section
+from selfexplain.report.sections.photographs import photographs_section, plain_summary
 from selfexplain.report.sections.record import (
     EpochSnapshot,
     Predictions,
@@ -30,6 +31,8 @@ __all__ = [
     "curves_section",
     "facts",
     "gallery_section",
+    "photographs_section",
+    "plain_summary",
     "reliability_section",
     "run_results",
     "study_results",

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from selfexplain.report.html import (
+    IMAGE_SIDE,
     Section,
     escape,
     image,
     image_pixels,
+    jpeg_uri,
     map_pixels,
     paragraph,
     png_uri,
@@ -21,7 +23,9 @@ from selfexplain.report.sections.record import EpochSnapshot, Record, Snapshots
 
 MOST_IMAGES = 6
 TILE = 104
-"""Width of a picture in CSS pixels."""
+"""Width of a picture in CSS pixels; that of photographs is set by the page's style."""
+LARGE = 192
+"""Most pixels of a side that a photograph keeps."""
 
 
 def gallery_section(record: Record | None, why: str = "") -> Section:
@@ -38,13 +42,13 @@ def gallery_section(record: Record | None, why: str = "") -> Section:
     title = "What the model explains to itself"
     if record is None or record.album is None or not record.album.moments:
         return Section(title, paragraph(NOTHING))
-    album = record.album
+    album, large = record.album, " large" if record.photographs else ""
     frames = [_frame(album, moment, record.class_names) for moment in album.moments]
     captions = [f"after epoch {moment.epoch} of {album.epochs}" for moment in album.moments]
     return Section(
         title,
         paragraph(f"{record.name}{why}. {READING}{record.caution}")
-        + f'<div class="gallery" style="{_backgrounds(album)}">'
+        + f'<div class="gallery{large}" style="{_backgrounds(album, record.photographs)}">'
         + slider("Epoch", frames, captions)
         + "</div>",
     )
@@ -61,10 +65,11 @@ READING = (
 )
 
 
-def _backgrounds(album: Snapshots) -> str:
+def _backgrounds(album: Snapshots, photographs: bool) -> str:
     """The images as properties of the gallery: each is in the file once, for all its epochs."""
+    uri, side = (jpeg_uri, LARGE) if photographs else (png_uri, IMAGE_SIDE)
     uris = [
-        (f"--{name}-{i}", png_uri(image_pixels(image_CHW, grey=name == "grey")))
+        (f"--{name}-{i}", uri(image_pixels(image_CHW, grey=name == "grey", side=side)))
         for i, image_CHW in enumerate(album.images_BCHW[:MOST_IMAGES])
         for name in ("image", "grey")
     ]

@@ -76,6 +76,8 @@ class Record:
     album: Snapshots | None = None
     control: str = "none"
     """Whose soft target an introspective objective learns from, if not its explanations'."""
+    photographs: bool = False
+    """Whether its images are coloured and large enough to be looked at."""
     read: Reader = nothing_left
 
     @property
