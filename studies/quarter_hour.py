@@ -212,7 +212,10 @@ CONTROLLED = (
 LONG = ("standard", "label_smoothing", "ps_kd", "own_mass", "introspective")
 """The methods that are trained for 200 epochs."""
 RESNET = ("--model", "resnet18")
-FAST = ("--model", "fast_cnn", "--batch-size", "512", "--lr", "0.4", "--warmup-epochs", "3")
+FAST = (
+    *("--model", "fast_cnn", "--batch-size", "512", "--lr", "0.4", "--warmup-epochs", "3"),
+    "--alternate-flip",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

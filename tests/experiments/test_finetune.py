@@ -195,7 +195,7 @@ def test_a_layer_that_is_not_there_is_refused_before_any_data_are_read(tmp_path:
 
 def test_records_of_runs_without_stay_what_they_were(tmp_path: Path) -> None:
     saved = to_dict(config_in(tmp_path))
-    assert {"augment", "balanced"}.isdisjoint(saved["data"])
+    assert {"augment", "balanced", "alternate_flip"}.isdisjoint(saved["data"])
     assert {"freeze", "head_epochs", "body_lr", "layer_decay", "patience"}.isdisjoint(
         saved["training"]
     )

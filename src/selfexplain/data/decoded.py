@@ -169,11 +169,13 @@ def _pixels(folder: Path, key: str, split: str) -> Path:
 
 def _write(decoded: Decoded, folder: Path, key: str) -> None:
     data, broken, notes = decoded
+    splits = {"train": data.train, "test": data.test}
+    if not all(isinstance(images, MemoryImages) for images in splits.values()):
+        return  # in colour they are larger than they seemed
     record: dict[str, Any] = {"broken": broken, "notes": notes, "ranges": asdict(data.ranges)}
     try:
-        for name, images in (("train", data.train), ("test", data.test)):
-            if not isinstance(images, MemoryImages):
-                return
+        for name, images in splits.items():
+            assert isinstance(images, MemoryImages)
             pixels = images.images_NCHW.numpy().data
             with atomic_file(_pixels(folder, key, name)) as file:
                 file.write(pixels)

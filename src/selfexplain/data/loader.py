@@ -1,11 +1,19 @@
 """Training batches: the same for any number of processes, and for any epoch on its own."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
 from selfexplain.data.images import ImageSet, MemoryImages, to_device
-from selfexplain.data.transforms import Augmentation, augment, draw, find_corruption, normalise
+from selfexplain.data.transforms import (
+    Augmentation,
+    alternating_flips,
+    augment,
+    draw,
+    find_corruption,
+    normalise,
+)
 from selfexplain.distributed import check_ranks, rank_slice
 from selfexplain.errors import InputError
 from selfexplain.limits import check_in_range
@@ -147,7 +155,7 @@ class Batches:
         )
         for (step, global_B, mine), indices_B, read_BCHW in zip(steps, indices, read, strict=True):
             pixels_BCHW = read_BCHW.to(self.device, non_blocking=True)
-            pixels_BCHW = self._augmented(pixels_BCHW, (epoch, step), len(global_B), mine)
+            pixels_BCHW = self._augmented(pixels_BCHW, (epoch, step), global_B, mine)
             pixels_BCHW = self._corrupted(pixels_BCHW, epoch, indices_B)
             index_B = to_device(indices_B, self.device)
             yield normalise(pixels_BCHW, self.mean_C, self.std_C), self.labels_N[index_B], index_B
@@ -159,13 +167,20 @@ class Batches:
         return epoch_order(len(self.images), self.weights_N, generator)
 
     def _augmented(
-        self, images_BCHW: torch.Tensor, moment: tuple[int, int], count: int, mine: slice
+        self,
+        images_BCHW: torch.Tensor,
+        moment: tuple[int, int],
+        global_B: torch.Tensor,
+        mine: slice,
     ) -> torch.Tensor:
-        """Augment this process's part of the global batch of `count` at (epoch, step)."""
+        """Augment this process's part of the global batch of these places at (epoch, step)."""
         if self.augmentation is None:
             return images_BCHW
         generator = named_generator("augmentation", self.seed, *moment)
-        params = draw(self.augmentation, count, *self.images.shape_CHW[1:], generator)
+        params = draw(self.augmentation, len(global_B), *self.images.shape_CHW[1:], generator)
+        if self.augmentation.alternate_flip:
+            flips_N = alternating_flips(len(self.images), self.seed, moment[0])
+            params = replace(params, flips_B=flips_N[global_B])
         return augment(images_BCHW, params.part(mine, self.device))
 
     def _corrupted(

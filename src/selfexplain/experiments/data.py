@@ -192,9 +192,12 @@ def _augmentation(options: DataOptions, shape_CHW: tuple[int, int, int]) -> Augm
     return Augmentation(
         crop_padding=min(shape_CHW[1:]) // 8 if padding is None else padding,
         # A mirrored digit is not a digit; most other things stay what they are.
-        flip=options.data != "digits" if options.flip is None else options.flip,
+        flip=options.data != "digits" or options.alternate_flip
+        if options.flip is None
+        else options.flip,
         cutout=options.cutout,
         policy=options.augment,
+        alternate_flip=options.alternate_flip,
     )
 
 

@@ -141,6 +141,9 @@ class DataOptions:
     side."""
     flip: bool | None = None
     """Flip images horizontally with probability 1/2; None for yes, except for digits."""
+    alternate_flip: bool = False
+    """Flip each image in every second epoch instead of at random; for short trainings, in which
+    chance would show some images only one way. Digits too, if it is given."""
     cutout: Natural = 0
     """Side in pixels of a black square at a random position on each image; 0 for none."""
     augment: Literal["none", "trivial", "rand"] = "none"
@@ -153,8 +156,11 @@ class DataOptions:
     """Number of processes in each run that decode images, for data too large for memory."""
 
     def __post_init__(self) -> None:
-        """Refuse values that no data set can have."""
+        """Refuse values that no data set can have, and flips that contradict each other."""
         check_options(self)
+        if self.alternate_flip and self.flip is False:
+            said = "alternate_flip flips images, and flip is False; leave out one of them"
+            raise OptionError(said, DataOptions, "alternate_flip")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -453,7 +459,7 @@ def to_dict(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
     return result
 
 
-_LATER_DATA = {"augment": "none", "balanced": False}
+_LATER_DATA = {"augment": "none", "balanced": False, "alternate_flip": False}
 """Options of data that later versions brought, with what runs had before."""
 
 
