@@ -252,13 +252,19 @@ class Comparison:
         return sum(not (folder / "result.json").exists() for folder in folders)
 
     def costs_left(self) -> int:
-        """Seeds whose costs are not timed; none while runs are not finished."""
-        from selfexplain.experiments.compare.compare import timed_costs
-
+        """Seeds whose costs are not timed, or cannot be read; none while runs are not finished."""
         if self.runs_left():
             return 0
-        wanted = set(self.objectives)
-        return sum(not wanted <= timed_costs(self.out, seed).keys() for seed in self.seeds)
+        return sum(not self._timed(seed) for seed in self.seeds)
+
+    def _timed(self, seed: int) -> bool:
+        from selfexplain.errors import InputError
+        from selfexplain.experiments.compare.compare import timed_costs
+
+        try:
+            return set(self.objectives) <= timed_costs(self.out, seed).keys()
+        except InputError:  # which the comparison will say
+            return False
 
 
 def images_of(settings: Settings) -> Path:
@@ -456,7 +462,15 @@ def main(names: Sequence[str], begun: float) -> None:
     signals: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: signals.append(number))
-    world = World(start=lambda stage: started(stage, settings), stopped=lambda: bool(signals))
+
+    def start(stage: Stage) -> Process:
+        process = started(stage, settings)
+        # Looking at the next stages takes imports of seconds: while this one works, they cost none.
+        for each in chosen:
+            each.left()
+        return process
+
+    world = World(start=start, stopped=lambda: bool(signals))
     decoding = None if settings.toy else _decode_ahead(settings)
     try:
         for outcome in walk(chosen, settings.budget - (time.monotonic() - begun), world):

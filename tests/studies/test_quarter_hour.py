@@ -248,6 +248,8 @@ def test_units_are_counted_by_results(tmp_path: Path) -> None:
     assert comparison.costs_left() == 1
     path.write_text(json.dumps({"standard": timed, "label_smoothing": timed}))
     assert comparison.costs_left() == 0
+    path.write_text("{")
+    assert comparison.costs_left() == 1
 
 
 def test_tests_that_have_passed_are_not_run_again(tmp_path: Path) -> None:
