@@ -100,6 +100,14 @@ def test_flags_are_those_of_the_command_line(capsys: pytest.CaptureFixture[str])
         ("train --data digits --momentum 2", "--momentum is 2; pass a number above 0 and below 1"),
         ("train --data digits --kd.alpha nan", "--kd.alpha is nan; pass a finite number from 0"),
         ("train --data digits --loader-workers -1", "--loader-workers is -1; pass a whole number"),
+        (
+            "train --data digits --flip False --alternate-flip",
+            "--alternate-flip flips images, and flip is False; leave out one of them",
+        ),
+        (
+            "search --data digits --image-cache a",
+            "workers, clusters and --image-cache are for several searches; pass --seeds 0 1",
+        ),
         ("train --data digits --image-size 1000000", "--image-size is 1000000; pass a whole"),
         ("explain --run a --evaluate --radius nan", "--radius is nan; pass a finite number above"),
         ("explain --run a --evaluate --tolerance nan", "--tolerance is nan; pass a finite number"),
