@@ -13,6 +13,8 @@ import torch
 from PIL import Image
 
 from selfexplain.data import ImageData, StreamedImages, datasets, load_data
+from selfexplain.data.datasets import read_digits
+from selfexplain.data.decoded import decoded_once
 from selfexplain.experiments.compare.compare import run_comparison
 from selfexplain.experiments.compare.grid import shared_images
 from selfexplain.experiments.options import (
@@ -236,3 +238,9 @@ def test_the_folder_of_a_sweep_goes_when_it_is_finished(tmp_path: Path) -> None:
     assert own.exists()
     with shared_images(SweepOptions(), tmp_path) as none:
         assert none is None
+
+
+def test_nothing_is_kept_of_arrays_which_need_no_decoding(tmp_path: Path) -> None:
+    decoded = ("the data", [], [])
+    assert decoded_once(read_digits(), {}, tmp_path, lambda: decoded) is decoded
+    assert not list(tmp_path.iterdir())

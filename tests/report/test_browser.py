@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from tests.helpers.photographs import findings_of
 
 from selfexplain.experiments.report import ReportConfig, write_report
+from selfexplain.report import html
 
 CHROMIUM = shutil.which("chromium")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -208,3 +211,51 @@ def test_motion_is_left_out_for_those_who_ask(browser: Any, address: str) -> Non
     for wish, behaviour in (("reduce", "auto"), ("no-preference", "smooth")):
         page = opened(browser, address, reduced_motion=wish)
         assert page.evaluate(script) == behaviour
+
+
+# The findings on photographs.
+
+
+@pytest.fixture(scope="module")
+def findings(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A page on wide photographs of classes with long names."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("findings") / "page.html"
+    path.write_text(html.page("Photographs", [findings_of(("a_very_long_class_name" * 3, "b"))]))
+    return path.as_uri()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_photographs_are_large_enough_and_fit(
+    browser: Any, findings: str, width: int, scheme: str
+) -> None:
+    page = opened(browser, findings, viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    widths = page.evaluate(
+        "() => [...document.querySelectorAll('.photo')].map(e => e.getBoundingClientRect().width)"
+    )
+    assert len(widths) > 20
+    assert min(widths) >= 160
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate(TOO_WIDE) == []
+
+
+def test_one_slider_sets_the_strength_of_all_maps(browser: Any, findings: str) -> None:
+    page = opened(browser, findings)
+    opacities = """() => [...new Set([...document.querySelectorAll(".map img")]
+      .map(e => getComputedStyle(e).opacity))]"""
+    assert page.evaluate(opacities) == ["1"]
+    knob = page.get_by_role("slider", name="Strength of the colours")
+    assert knob.count() == 1
+    knob.focus()
+    page.keyboard.press("Home")
+    assert page.evaluate(opacities) == ["0"]
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate(opacities) == ["0.05"]
+
+
+def test_maps_are_drawn_without_javascript(browser: Any, findings: str) -> None:
+    page = opened(browser, findings, java_script_enabled=False)
+    assert page.locator(".map img").first.is_visible()
+    assert not page.get_by_role("slider").first.is_visible()

@@ -41,21 +41,8 @@ def decoded_once(
     """Take the decoded images from a folder; where they are not, decode them and put them there.
 
     Processes that come at the same time wait for the first. A folder that cannot be used costs
-    time alone: a warning says so, and the images are decoded.
-
-    Args:
-        raw: the encoded images.
-        how: they are decoded: values for JSON.
-        folder: made if it does not exist.
-        decode: decodes them.
-
-    Example:
-        >>> import tempfile
-        >>> from selfexplain.data.datasets import read_digits
-        >>> raw = read_digits()  # which are decoded as they come: nothing is kept of them
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> decoded_once(raw, {}, folder, lambda: ("the data", [], [])), list(folder.iterdir())
-        (('the data', [], []), [])
+    time alone: a warning says so, and the images are decoded. `how` they are decoded is told in
+    values for JSON.
     """
     key = _key(raw, how)
     if key is None:
@@ -84,12 +71,7 @@ def _key(raw: RawData, how: dict[str, Any]) -> str | None:
 
 
 def encoded_digest(source: Source) -> str | None:
-    """SHA-256 of the names and bytes of encoded images; None if they are not files or a table.
-
-    Example:
-        >>> encoded_digest(Files(()))[:8]
-        'e3b0c442'
-    """
+    """SHA-256 of the names and bytes of encoded images; None if they are not files or a table."""
     if isinstance(source, Files):
         return _files_digest(source)
     if isinstance(source, TableRows) and hasattr(source.rows, "with_format"):
@@ -227,11 +209,5 @@ def _split(record: dict[str, Any], path: Path) -> MemoryImages:
 
 
 def fits(split: RawSplit, shape_CHW: tuple[int, int, int], limit: int) -> bool:
-    """Whether a decoded split has at most so many bytes.
-
-    Example:
-        >>> from selfexplain.data.datasets import read_digits
-        >>> fits(read_digits().test, (1, 8, 8), limit=359 * 64)
-        True
-    """
+    """Whether a decoded split has at most this many bytes."""
     return len(split.source) * math.prod(shape_CHW) <= limit

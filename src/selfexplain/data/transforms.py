@@ -213,19 +213,9 @@ def draw(
 
 
 def alternating_flips(count: int, seed: int, epoch: int) -> torch.Tensor:
-    """Which images of a set are mirrored in an epoch, if each is in every second one: bool (N,).
+    """Which of `count` images are mirrored in an epoch, each in every second one: bool (N,).
 
     Which of them begin with it is drawn with the seed.
-
-    Args:
-        count: Images in the set, N.
-        seed: Of the draw.
-        epoch: From 0.
-
-    Example:
-        >>> first, second = (alternating_flips(6, seed=0, epoch=e) for e in (0, 1))
-        >>> torch.equal(first, ~second)
-        True
     """
     begin_N = torch.rand(count, generator=named_generator("alternate-flip", seed)) < 0.5
     return begin_N ^ bool(epoch % 2)

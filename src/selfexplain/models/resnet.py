@@ -210,11 +210,6 @@ class FastCNN(nn.Module):
 
     Shapes:
         input (B, C, H, W) with H and W of at least 8; output (B, K) logits.
-
-    Example:
-        >>> import torch
-        >>> FastCNN(10, widths=(4, 8, 8, 8))(torch.zeros(2, 3, 32, 32)).shape
-        torch.Size([2, 10])
     """
 
     def __init__(

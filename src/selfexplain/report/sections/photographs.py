@@ -31,6 +31,8 @@ from selfexplain.report.sections.record import Record
 
 FIRST = 6
 """So many are shown at once; the others when they are asked for."""
+FIRST_DOUBTS = 10
+"""The same of doubted labels, which stand side by side."""
 SIDE = 192
 """Width of a picture in CSS pixels, and the most of its own pixels."""
 SAME, PARTLY = 0.7, 0.4
@@ -188,8 +190,7 @@ def shared_by_pair(overlap: float, explained: int, looked: int) -> str:
         'Both read the same place: overlap 0.75, the mean of 3 mistakes; in 1 more, hardly ...
     """
     if not explained:
-        of = "its mistakes" if looked > 1 else "its mistake"
-        return f"In none of {looked} of {of} does much speak for both classes."
+        return f"In all {looked} mistakes looked at, hardly anything speaks for one of the two."
     mean = f"the mean of {explained} mistakes" if explained > 1 else "in one mistake"
     more = looked - explained
     rest = f"; in {more} more, hardly anything speaks for one of the two" if more else ""
@@ -221,7 +222,8 @@ def confused(record: Record) -> str | None:
         y, said = found["classes"][i].tolist()
         overlap, explained = float(found["overlap"][i]), int(found["explained"][i])
         words = [
-            f"{_of(record, a, forth)} taken for {names[b]}, {_of(record, b, back)} for {names[a]}.",
+            f"Of {_all_of(record, a)}, {forth or 'none'} {'is' if forth == 1 else 'are'} taken for "
+            f"{names[b]}; of {_all_of(record, b)}, {back or 'none'} for {names[a]}.",
             f"{shared_by_pair(overlap, explained, int(found['looked'][i]))} Here, {names[y]} is "
             f"taken for {names[said]}.",
         ]
@@ -239,14 +241,12 @@ def confused(record: Record) -> str | None:
     )
 
 
-def _of(record: Record, k: int, mistaken: int) -> str:
-    """'3 of 40 cat photographs are', or without the 40 where it is not known."""
-    verb = "is" if mistaken == 1 else "are"
-    number = str(mistaken) if mistaken else "none"
+def _all_of(record: Record, k: int) -> str:
+    """'40 photographs of cat', or without the number where it is not known."""
     if record.predictions is None:
-        return f"{number} of {record.class_names[k]} {verb}"
+        return f"the photographs of {record.class_names[k]}"
     count = int((record.predictions.labels_N == k).sum())
-    return f"{number} of {count} of {record.class_names[k]} {verb}"
+    return f"{count} photographs of {record.class_names[k]}"
 
 
 # Labels that may be wrong.
@@ -289,7 +289,7 @@ def mislabels(record: Record) -> str | None:
             "everything here is mislabelled: look before you change anything. First comes the "
             "label with the probability it was given, then the likelier class with its own."
         )
-        + _folded(tiles, "photographs", kind="doubts", first=2 * FIRST)
+        + _folded(tiles, "photographs", kind="doubts", first=FIRST_DOUBTS)
     )
 
 
@@ -486,4 +486,4 @@ def _read(
 
 
 def _not_two(shape: str, tensor: Tensor) -> bool:
-    return shape[-2:] == "BR" and tensor.shape[1] != 2
+    return "R" in shape.split()[1] and tensor.shape[1] != 2
