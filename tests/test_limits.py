@@ -31,7 +31,11 @@ GIVEN: dict[str, Any] = {
     "out": Path("b"),
 }
 """Values of the fields that have no default."""
-GIVEN_TO = {"LookupConfig": {"genotype": ("g",)}, "ExportConfig": {"run": Path("a")}}
+GIVEN_TO = {
+    "LookupConfig": {"genotype": ("g",)},
+    "ExportConfig": {"run": Path("a")},
+    "FinetuneConfig": {"data": DATA, "photos": None},
+}
 ABSURD = (math.nan, math.inf, -math.inf, -1e300, 1e300, 10**400, -(10**400), True, "3")
 
 
