@@ -291,6 +291,7 @@ class FinetuneConfig(RunConfig):
 
     def __post_init__(self) -> None:
         """Refuse data twice or not at all; name the folder as `train` would."""
+        check_options(self)
         given = self.data.data != PHOTOS_UNSET
         if self.photos is not None and given:
             raise InputError("both a folder of photographs and --data are given; pass one of them")
