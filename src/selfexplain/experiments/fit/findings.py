@@ -31,8 +31,8 @@ MISTAKES, PAIRS, MISLABELS, SHORTCUTS = 24, 12, 24, 6
 """How many of each are kept, at most."""
 OF_A_PAIR = 4
 """So many mistakes of a pair of classes are explained."""
-BORDERS = 500
-"""So many scored images say where the evidence lies."""
+BORDERS, BORDERS_BY_GRADIENT = 500, 100
+"""So many scored images say where the evidence lies; fewer where a map takes a backward pass."""
 JUDGED = 20_000
 """So many training images are judged by heads."""
 LONGEST = 200
@@ -160,6 +160,24 @@ class Findings:
         read: how they are given to the model.
         model: classifier.
         options: which maps explain it.
+
+    Example:
+        >>> import tempfile
+        >>> from selfexplain.data import MemoryImages
+        >>> from selfexplain.models import build_model
+        >>> images = MemoryImages(torch.zeros(2, 3, 64, 64, dtype=torch.uint8), torch.arange(2))
+        >>> model = build_model("small_cnn", num_classes=2, in_channels=3)
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> findings = Findings(
+        ...     folder,
+        ...     images,
+        ...     lambda place_B: (images.read(place_B) / 255, images.labels_N[place_B]),
+        ...     model,
+        ...     IntrospectiveOptions(),
+        ... )
+        >>> findings.write_mistakes(torch.tensor([[0.0, 1.0], [0.0, 1.0]]), torch.arange(2))
+        >>> [path.name for path in folder.iterdir()]
+        ['mistakes.safetensors']
     """
 
     def __init__(
@@ -221,7 +239,8 @@ class Findings:
         what little speaks for it may lie anywhere. Of the classes with most at the border, "images"
         are those with most.
         """
-        count = min(BORDERS, len(logits_NK))
+        most = BORDERS if self.options.kind == "cam" else BORDERS_BY_GRADIENT
+        count = min(most, len(logits_NK))
         place_B = torch.linspace(0, len(logits_NK) - 1, count).round().long()
         said_B = logits_NK.argmax(dim=1)[place_B]
         map_BHW = self._maps(place_B, said_B[:, None])[:, 0]
@@ -230,15 +249,15 @@ class Findings:
         share_B = ring_share(map_BHW).where(map_BHW.sum(dim=(1, 2)) > 0, torch.nan)
         found = border_statistics(share_B, said_B, logits_NK.shape[1])
         shown = [k for k in found["share"].argsort(descending=True).tolist() if found["count"][k]]
-        most = [
+        rows = [
             int(share_B.nan_to_num(-1).where(said_B == k, -2).argmax()) for k in shown[:SHORTCUTS]
         ]
-        if most:
+        if rows:
             example = {
-                "images": pictures(self.scored, place_B[most]),
-                "classes": said_B[most],
-                "maps": map_BHW[most],
-                "shares": share_B[most],
+                "images": pictures(self.scored, place_B[rows]),
+                "classes": said_B[rows],
+                "maps": map_BHW[rows],
+                "shares": share_B[rows],
             }
             self._write("shortcuts", found | example)
 
@@ -258,7 +277,7 @@ class Findings:
         maps: dict[int, Tensor] = {}
         for classes_R in torch.unique(classes_BR, dim=0):
             rows = (classes_BR == classes_R).all(dim=1).nonzero()[:, 0]
-            for part in rows.split(TOGETHER):
+            for part in torch.split(rows, TOGETHER):
                 x_BCHW, _ = self.read(place_B[part])
                 with preserved(self.model, x_BCHW, eval_mode=True):
                     found = class_maps(
@@ -328,6 +347,17 @@ def write_mislabels(folder: Path, train: ImageSet, features_NF: Tensor, num_clas
         train: its training images.
         features_NF: of these, frozen.
         num_classes: K.
+
+    Example:
+        >>> import tempfile
+        >>> from selfexplain.data import MemoryImages
+        >>> images = torch.zeros(12, 3, 64, 64, dtype=torch.uint8)
+        >>> train = MemoryImages(images, torch.tensor([0] * 5 + [1] * 7))
+        >>> x = torch.cat([torch.zeros(6, 1), torch.ones(6, 1)]) + 0.01 * torch.arange(12)[:, None]
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> write_mislabels(folder, train, x, num_classes=2)
+        >>> [path.name for path in folder.iterdir()]
+        ['mislabels.safetensors']
     """
     path = folder / "mislabels.safetensors"
     if path.exists():
