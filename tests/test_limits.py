@@ -31,7 +31,11 @@ GIVEN: dict[str, Any] = {
     "out": Path("b"),
 }
 """Values of the fields that have no default."""
-GIVEN_TO = {"LookupConfig": {"genotype": ("g",)}, "ExportConfig": {"run": Path("a")}}
+GIVEN_TO = {
+    "LookupConfig": {"genotype": ("g",)},
+    "ExportConfig": {"run": Path("a")},
+    "FinetuneConfig": {"data": DATA, "photos": None},
+}
 ABSURD = (math.nan, math.inf, -math.inf, -1e300, 1e300, 10**400, -(10**400), True, "3")
 
 
@@ -100,6 +104,14 @@ def test_flags_are_those_of_the_command_line(capsys: pytest.CaptureFixture[str])
         ("train --data digits --momentum 2", "--momentum is 2; pass a number above 0 and below 1"),
         ("train --data digits --kd.alpha nan", "--kd.alpha is nan; pass a finite number from 0"),
         ("train --data digits --loader-workers -1", "--loader-workers is -1; pass a whole number"),
+        (
+            "train --data digits --flip False --alternate-flip",
+            "--alternate-flip flips images, and flip is False; leave out one of them",
+        ),
+        (
+            "search --data digits --image-cache a",
+            "workers, clusters and --image-cache are for several searches; pass --seeds 0 1",
+        ),
         ("train --data digits --image-size 1000000", "--image-size is 1000000; pass a whole"),
         ("explain --run a --evaluate --radius nan", "--radius is nan; pass a finite number above"),
         ("explain --run a --evaluate --tolerance nan", "--tolerance is nan; pass a finite number"),
@@ -288,3 +300,8 @@ def test_a_broken_package_is_told_from_a_missing_one() -> None:
     missing = ModuleNotFoundError("No module named 'timm'", name="timm")
     told = str(import_failure(missing, "timm:resnet18", "timm", "pip install timm"))
     assert told.endswith("needs the package timm, which is not installed; pip install timm")
+
+
+def test_long_numbers_are_written_short() -> None:
+    assert Limits(least=0, most=2**63 - 1).words("number") == "a number from 0 to 2^63 - 1"
+    assert Limits(above=0.5, most=10**400).words("number").endswith("a number of 401 digits")

@@ -57,11 +57,7 @@ def _leave(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a si
 
 
 def flush_or_mute(stream: TextIO) -> None:
-    """Write what is left of the output; say why if that cannot be done, and exit with 2.
-
-    Raises:
-        BrokenPipeError: nobody reads it any more.
-    """
+    """Write what is left of the output; say why if that cannot be done, and exit with 2."""
     try:
         stream.flush()
     except BrokenPipeError:
@@ -73,16 +69,16 @@ def flush_or_mute(stream: TextIO) -> None:
 
 
 def mute(stream: TextIO) -> None:
-    """Let a stream lead to nowhere, so that Python does not fail to flush it at the end."""
+    """Redirect a stream to nowhere, so that Python does not fail to flush it at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
 
 
 def _fill_standard_streams() -> None:
-    """Open what was closed of standard input, output and error, to nowhere.
+    """Open whichever of standard input, output and error are closed, to nowhere.
 
-    Else the first files that are opened get these numbers, and are written to by whoever prints.
+    Otherwise the next files opened would get these numbers, and prints would be written to them.
     """
     for descriptor in range(3):
         try:

@@ -110,7 +110,9 @@ def _compare_and_tell(config: CompareConfig, console: Console) -> None:
 
         console.print(comparison_table(results))
         _write_text(config.out / "table.md", comparison_markdown(results))
-        save_figure(cost_figure(results["summary"]), config.out / "accuracy-cost.png")
+        timed = [row for row in results["summary"] if "cost" in row]
+        if timed:
+            save_figure(cost_figure(timed), config.out / "accuracy-cost.png")
         console.print(f"Results: {config.out / 'results.json'}", soft_wrap=True)
 
 
@@ -319,12 +321,7 @@ Command = (
 
 
 def parse(arguments: Sequence[str] | None = None) -> Command:
-    """What a command line asks for; nothing is run. Unknown words end the program with code 2.
-
-    Example:
-        >>> parse(["train", "--data", "digits", "--out", "runs/one"]).objective
-        'introspective'
-    """
+    """The options of a command line; nothing is run. Unknown words exit with code 2."""
     words = sys.argv[1:] if arguments is None else arguments
     for word, before in zip(words, ["", *words], strict=False):
         if not word.partition("=")[2] and (word == "" or word.endswith("=")):
@@ -348,13 +345,7 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
 
 
 def flag_of(owner: type, field: str) -> str:
-    """What sets a field of the options on the command line.
-
-    Example:
-        >>> from selfexplain.objectives.options import MixupOptions
-        >>> flag_of(MixupOptions, "alpha")
-        '--mixup.alpha'
-    """
+    """The flag that sets a field of the options on the command line."""
     groups = {kind: f"{name}." for name, kind in hints_of(ObjectiveOptions).items()}
     annotations = getattr(hints_of(owner)[field], "__metadata__", ())
     if tyro.conf.Positional in annotations:  # typed without a flag

@@ -65,12 +65,7 @@ def gathered(rows: Tensor, *, uneven: bool = False) -> Tensor:
 
 
 def own_part(rows: Tensor) -> Tensor:
-    """This process's share of rows that `gathered` put together.
-
-    Example:
-        >>> own_part(torch.tensor([3, 1]))
-        tensor([3, 1])
-    """
+    """This process's share of rows that `gathered` put together."""
     if world_size() == 1:
         return rows
     return rows.tensor_split(world_size())[rank()]
@@ -89,11 +84,7 @@ def rank_slice(count: int, rank: int, world_size: int) -> slice:
 
 
 def check_ranks(batch_size: int, rank: int, world_size: int) -> None:
-    """Raise InputError unless `rank` exists and each process can have as many images.
-
-    Example:
-        >>> check_ranks(batch_size=12, rank=2, world_size=3)
-    """
+    """Raise InputError unless `rank` exists and each process can have as many images."""
     if world_size < 1 or not 0 <= rank < world_size:
         raise InputError(
             f"rank {rank} of world_size {world_size} does not exist; "
@@ -115,15 +106,7 @@ SIGNS = ("gloo", "nccl", "connection closed by peer", "connection reset by peer"
 
 @contextmanager
 def lost_process_said() -> Iterator[None]:
-    """Turn what torch.distributed raises when another process has ended into one sentence.
-
-    Raises:
-        LostProcessError: in its place.
-
-    Example:
-        >>> with lost_process_said():
-        ...     pass
-    """
+    """Turn what torch.distributed raises when another process has ended into one sentence."""
     try:
         yield
     except RuntimeError as error:
@@ -137,20 +120,7 @@ def lost_process_said() -> Iterator[None]:
 
 @contextmanager
 def joining_said(count: int) -> Iterator[None]:
-    """Say in one sentence that several processes could not be joined to one run.
-
-    Args:
-        count: of the processes.
-
-    Raises:
-        LostProcessError: in place of what torch.distributed raises.
-
-    Example:
-        >>> with joining_said(2):
-        ...     raise RuntimeError("Connection closed by peer [127.0.0.1]:29500")
-        Traceback (most recent call last):
-        selfexplain.errors.LostProcessError: the 2 processes of this run could not be joined ...
-    """
+    """Say in one sentence that several processes could not be joined to one run."""
     try:
         yield
     except RuntimeError as error:
@@ -183,12 +153,7 @@ def take_from_first(tensors: Iterable[Tensor]) -> None:
 
 
 def mean_numbers(numbers: Mapping[str, float]) -> dict[str, float]:
-    """Means over the processes of numbers that all name alike.
-
-    Example:
-        >>> mean_numbers({"loss": 0.5})
-        {'loss': 0.5}
-    """
+    """Means over the processes of numbers that all name alike."""
     if world_size() == 1:
         return dict(numbers)
     values_PN = gathered(torch.tensor([list(numbers.values())], dtype=torch.float64), uneven=True)

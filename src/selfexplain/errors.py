@@ -62,12 +62,7 @@ class WriteError(BrokenOffError):
 
 
 class LostProcessError(BrokenOffError):
-    """Another of the processes that run together has ended before its time.
-
-    Example:
-        >>> LostProcessError.exit_code
-        1
-    """
+    """Another of the processes that run together has ended before its time."""
 
     exit_code = 1
 

@@ -92,19 +92,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def clear_leftovers(folder: Path, name: str | None = None) -> None:
-    """Delete what killed processes left half-written; what a live one writes stays.
-
-    Args:
-        folder: to look in.
-        name: of the file whose leftovers are meant; None for all files, here and in folders below.
-
-    Example:
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> _ = (folder / ".checkpoint.pt.1.partial").write_bytes(b"half")
-        >>> clear_leftovers(folder); list(folder.iterdir())
-        []
-    """
+    """Delete what killed processes left half-written, of one file or all below the folder."""
     for place, folders, files in os.walk(folder):
         for file in files:
             found = PARTIAL.fullmatch(file)
@@ -115,7 +103,7 @@ def clear_leftovers(folder: Path, name: str | None = None) -> None:
 
 
 def cannot_write(path: Path | str, error: OSError) -> WriteError:
-    """What to raise of a file that cannot be written.
+    """The error for a file that cannot be written.
 
     Example:
         >>> print(cannot_write(Path("a.json"), OSError(errno.ENOSPC, "No space left on device")))
@@ -130,7 +118,7 @@ def cannot_write(path: Path | str, error: OSError) -> WriteError:
 
 @contextmanager
 def no_room_said() -> Iterator[None]:
-    """Say in one sentence what anybody's OSError says of a full disk, a quota, or a permission.
+    """Turn any OSError about a full disk, a quota, or a permission into one sentence.
 
     Raises:
         WriteError: in place of an OSError of the kinds in `REMEDIES`, and of what PyTorch makes of
@@ -241,7 +229,7 @@ DIGEST = "sha256"
 def sealed(
     record: Mapping[str, Any], default: Callable[[Any], Any] | None = None
 ) -> dict[str, Any]:
-    """A record as JSON has it, and last a digest of all that stands in it.
+    """A record as JSON, followed by a digest of everything in it.
 
     Args:
         record: an object.
@@ -258,17 +246,12 @@ def sealed(
 
 
 def is_whole(record: Mapping[str, Any]) -> bool:
-    """Whether a record holds what its digest says; one without a digest is believed."""
+    """Whether a record matches its digest; one without a digest is trusted."""
     return bool(record.get(DIGEST, kept := _digest(record)) == kept)
 
 
 def unsealed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record without its digest, if it has any.
-
-    Example:
-        >>> unsealed(sealed({"loss": 0.83}))
-        {'loss': 0.83}
-    """
+    """A record without its digest, if it has any."""
     return {name: value for name, value in record.items() if name != DIGEST}
 
 
@@ -298,13 +281,7 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of named tensors: of their names, dtypes, shapes and bytes, in order of name.
-
-    Example:
-        >>> import torch
-        >>> digest_of({"a": torch.zeros(2)}) == digest_of({"a": torch.zeros(2, 1)})
-        False
-    """
+    """SHA-256 of named tensors: of their names, dtypes, shapes and bytes, in order of name."""
     import torch
 
     digest = hashlib.sha256()
@@ -316,14 +293,7 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> tuple[bytes, str]:
-    """Named tensors, from any device, as the content of a safetensors file; and their digest.
-
-    Example:
-        >>> import torch
-        >>> content, digest = tensor_bytes({"a": torch.tensor([1, 2])})
-        >>> digest.encode() in content
-        True
-    """
+    """Named tensors, from any device, as the content of a safetensors file; and their digest."""
     from safetensors.torch import save
 
     # Each in memory of its own, as safetensors wants them.
@@ -384,22 +354,7 @@ def read_tensors(
 
 
 def tensor_shapes(path: Path, *, remedy: str) -> dict[str, tuple[int, ...]]:
-    """The shapes of the tensors in a safetensors file, which are not read themselves.
-
-    Args:
-        path: of the file.
-        remedy: what to do if it is damaged.
-
-    Raises:
-        InputError: the file cannot be read.
-
-    Example:
-        >>> import tempfile
-        >>> import torch
-        >>> path = Path(tempfile.mkdtemp()) / "a.safetensors"
-        >>> _ = write_tensors(path, {"a": torch.zeros(2, 3)}); tensor_shapes(path, remedy="")
-        {'a': (2, 3)}
-    """
+    """The shapes of the tensors in a safetensors file, which are not read themselves."""
     with _opened_tensors(path, remedy) as file:
         names = file.keys()
         return {name: tuple(file.get_slice(name).get_shape()) for name in names}
@@ -407,7 +362,7 @@ def tensor_shapes(path: Path, *, remedy: str) -> dict[str, tuple[int, ...]]:
 
 @contextmanager
 def _opened_tensors(path: Path, remedy: str) -> Iterator[Any]:
-    """A safetensors file, and one sentence of all that it may end in."""
+    """Open a safetensors file; turn every failure into one sentence."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -495,7 +450,7 @@ def read_shaped(
 
 
 def _misfit(tensor: Tensor, wanted: str, sizes: dict[str, int]) -> str:
-    """What a tensor is and must be; empty if it is that. Sizes of new letters are kept."""
+    """What a tensor is and what it must be; empty if it fits. Sizes of new letters are kept."""
     import torch
 
     kind, letters = wanted.split(" ")

@@ -40,16 +40,8 @@ def lazily(package: str, names: Mapping[str, str]) -> None:
     """Let a package import its names when they are asked for; called at the end of `__init__.py`.
 
     Type checkers and readers see the same names imported under `TYPE_CHECKING`, and `__all__`.
-
-    Args:
-        package: the package's `__name__`.
-        names: module of the package (dotted, without the package's name) -> its public names, with
-            spaces between.
-
-    Example:
-        >>> import selfexplain.spaces
-        >>> "load_genotype" in dir(selfexplain.spaces), selfexplain.spaces.load_genotype.__name__
-        (True, 'load_genotype')
+    `names` maps a module of the package (dotted, without the package's name) to its public names,
+    with spaces between.
     """
     module = sys.modules[package]
     places = {name: place for place, listed in names.items() for name in listed.split()}

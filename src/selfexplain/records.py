@@ -1,4 +1,4 @@
-"""What stands in files that anybody may have written: strict JSON, and the shape of its values.
+"""The content of files from untrusted sources: strict JSON, and the shape of its values.
 
 A shape is a class of values (`Number`, `Text`, ...), or a dictionary of field -> shape for an
 object with at least these fields; a field whose name ends in a question mark may be missing.
@@ -22,12 +22,7 @@ LARGEST = 2**30
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A finite number within limits.
-
-    Example:
-        >>> misfit(101.0, Number(0, 100), "accuracy")
-        'accuracy is 101.0, and must be a number from 0 to 100'
-    """
+    """A finite number within limits."""
 
     least: float = -1e30
     most: float = 1e30
@@ -73,12 +68,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """True or false.
-
-    Example:
-        >>> misfit(1, Flag(), "collapsed")
-        'collapsed is 1, and must be true or false'
-    """
+    """True or false."""
 
     def __str__(self) -> str:
         return "true or false"
@@ -248,7 +238,7 @@ def printable(value: Any) -> Any:
 
 
 def parse_json(text: str, *, finite: bool = True) -> Any:
-    """What a JSON text holds; strictly, since what is said twice or is no number is damage.
+    """What a JSON text holds; strictly, since duplicate keys or non-numbers mean damage.
 
     Args:
         text: of the file.

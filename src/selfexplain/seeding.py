@@ -40,14 +40,6 @@ def epoch_seed(seed: int, epoch: int, rank: int) -> int:
 
 @contextmanager
 def global_generator_kept(device: torch.device) -> Iterator[None]:
-    """Give the caller's global generators back as they were.
-
-    Example:
-        >>> before = torch.get_rng_state()
-        >>> with global_generator_kept(torch.device("cpu")):
-        ...     _ = torch.manual_seed(1)
-        >>> torch.equal(torch.get_rng_state(), before)
-        True
-    """
+    """Restore the caller's global generators afterwards."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield

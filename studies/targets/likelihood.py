@@ -14,13 +14,15 @@ nats an image, is what a target gains by reading explanations; e says how far it
     python -m studies.targets.likelihood --features data/targets/cifar100.pt --out FILE.json
     python -m studies.targets.likelihood --run runs/mine --out FILE.json
 
-The first asks a linear head on frozen features (`studies.targets.head_study`, plain, seed 0), the
-second any finished run of `selfexplain train`.
+The first asks linear heads on frozen features (`studies.targets.head_study`, plain, one for each
+seed), the second any finished run of `selfexplain train`.
 
 Shape suffixes: M images, B batch, C features, P places, K classes, T terms.
 """
 
 import dataclasses
+import statistics
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +37,7 @@ from selfexplain.data import normalise
 from selfexplain.errors import InputError, exit_on_bad_input
 from selfexplain.experiments.explain.evaluate import scored_images
 from selfexplain.experiments.explain.explain import load_run
+from selfexplain.experiments.run_dir import environment
 from selfexplain.explanations import MapKind, capture, class_maps, find_explained_layer
 from selfexplain.files import read_tensors, write_json
 from selfexplain.introspection import attribution_cosine, similarity_to_true
@@ -58,6 +61,8 @@ class LikelihoodConfig:
     """Earlier layers whose feature x gradient and Grad-CAM maps are asked, too (of a run)."""
     gradients: bool = True
     """Ask gradient and input x gradient maps, a backward pass a class (of a run)."""
+    seeds: int = 5
+    """Heads on frozen features, each on its own draw of training images."""
     images: int = 4000
     """Held-out images to look at."""
     per_class: int = 10
@@ -178,13 +183,20 @@ def ask_run(config: LikelihoodConfig, folder: Path) -> Asked:
     return _ask_all(run.objective.model, x_NCHW, images.labels_N, config)
 
 
-def ask_head(config: LikelihoodConfig, features: Path) -> Asked:
-    """A plain linear head on frozen features, on the test images whose maps were kept."""
+def ask_heads(config: LikelihoodConfig, features: Path) -> Iterator[Asked]:
+    """Plain linear heads on frozen features, on the test images whose maps were kept."""
     tensors = read_tensors(features, remedy="pass a file of studies.targets.features")
     laboratory = Laboratory(tensors, config.per_class)
+    for seed in range(config.seeds):
+        yield _ask_head(config, tensors, laboratory, seed)
+
+
+def _ask_head(
+    config: LikelihoodConfig, tensors: dict[str, Tensor], laboratory: Laboratory, seed: int
+) -> Asked:
     setting = {"knobs": {}, "epochs": config.epochs, "lr": config.lr, "decay": config.decay}
     with torch.no_grad():
-        heads = laboratory.train(FORMS["plain"], setting, [0])
+        heads = laboratory.train(FORMS["plain"], setting, [seed])
     linear = nn.Linear(heads.weight_RKC.shape[2], laboratory.num_classes)
     with torch.no_grad():
         linear.weight.copy_(heads.weight_RKC[0] * laboratory.scale)
@@ -253,54 +265,69 @@ def _joined(parts: list[Asked]) -> Asked:
     )
 
 
-def table(found: dict[str, dict[str, float]], images: int) -> str:
-    """Markdown, the most telling similarity first."""
+def table(found: list[dict[str, dict[str, float]]], images: list[int]) -> str:
+    """Markdown, the most telling similarity first; gains are means over seeds, one or several."""
     over = "logits and head weights"
     rows = sorted(
-        (name for name in found if f"gain over {over}" in found[name]),
-        key=lambda name: -found[name][f"gain over {over}"],
+        (name for name in found[0] if f"gain over {over}" in found[0][name]),
+        key=lambda name: -_mean(found, name, f"gain over {over}"),
+    )
+    spread = (
+        "standard deviation over seeds" if len(found) > 1 else "two standard errors over images"
     )
     lines = [
-        f"{images} images that the network gets wrong. Log-likelihood of the true class among the "
-        f"others, nats an image: logits alone {found['logits']['log_likelihood']:.4f}; with head "
-        f"weights {found['head weights']['gain over logits']:+.4f} +- "
-        f"{2 * found['head weights']['standard error, logits']:.4f} (weight "
-        f"{found['head weights']['weight']:+.2f}). Gains below +- two standard errors.",
+        f"Images that the network gets wrong: {', '.join(map(str, images))}. Log-likelihood of the "
+        "true class among the others, in nats an image: logits alone "
+        f"{_mean(found, 'logits', 'log_likelihood'):.4f}; head weights add "
+        f"{_cell(found, 'head weights', 'logits')} (weight "
+        f"{_mean(found, 'head weights', 'weight'):+.2f}). Gains +- {spread}.",
         "",
         "| similarity | over logits (weight) | over logits and head weights (weight) | shuffled |",
         "|---|---|---|---|",
     ]
     for name in rows:
-        row = found[name]
         cells = [
             name,
-            f"{_pair(row, 'logits')} ({row['weight beside logits']:+.2f})",
-            f"{_pair(row, over)} ({row['weight beside both']:+.2f})",
-            _pair(row, "both, shuffled"),
+            f"{_cell(found, name, 'logits')} ({_mean(found, name, 'weight beside logits'):+.2f})",
+            f"{_cell(found, name, over)} ({_mean(found, name, 'weight beside both'):+.2f})",
+            _cell(found, name, "both, shuffled"),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _pair(row: dict[str, float], over: str) -> str:
-    return f"{row[f'gain over {over}']:+.4f} +- {2 * row[f'standard error, {over}']:.4f}"
+def _mean(found: list[dict[str, dict[str, float]]], name: str, key: str) -> float:
+    return statistics.fmean(one[name][key] for one in found)
+
+
+def _cell(found: list[dict[str, dict[str, float]]], name: str, over: str) -> str:
+    gains = [one[name][f"gain over {over}"] for one in found]
+    if len(gains) > 1:
+        return f"{statistics.fmean(gains):+.4f} +- {statistics.stdev(gains):.4f}"
+    return f"{gains[0]:+.4f} +- {2 * found[0][name][f'standard error, {over}']:.4f}"
 
 
 def main() -> None:
     """Ask, and write JSON and, beside it, a table."""
     config = tyro.cli(LikelihoodConfig)
     with exit_on_bad_input("studies.targets.likelihood"):
-        if (config.run is None) == (config.features is None):
-            raise InputError("pass either --run or --features")
-        if config.run is not None:
-            asked = ask_run(config, config.run)
+        if config.run is not None and config.features is None:
+            asked = [ask_run(config, config.run)]
+        elif config.features is not None and config.run is None:
+            asked = list(ask_heads(config, config.features))
         else:
-            assert config.features is not None
-            asked = ask_head(config, config.features)
-        found = verdicts(asked)
+            raise InputError("pass either --run or --features")
+        found, images = [verdicts(one) for one in asked], [len(one.true_M) for one in asked]
         config.out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(config.out, {"images": len(asked.true_M), "found": found})
-        config.out.with_suffix(".md").write_text(table(found, len(asked.true_M)))
+        about = {
+            "config": {
+                name: value.name if isinstance(value, Path) else value
+                for name, value in dataclasses.asdict(config).items()
+            },
+            "environment": environment(torch.device("cpu")),
+        }
+        write_json(config.out, {**about, "images": images, "found": found})
+        config.out.with_suffix(".md").write_text(table(found, images))
 
 
 if __name__ == "__main__":

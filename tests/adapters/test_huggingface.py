@@ -1,6 +1,5 @@
 """Objectives in the real Trainer of transformers, and in a loop of Accelerate."""
 
-import doctest
 from pathlib import Path
 from typing import Any
 
@@ -255,12 +254,3 @@ def test_accelerate_needs_no_adapter() -> None:
             optimiser.step()
         losses.append(out["loss"].item())
     assert losses[-1] < 0.5 * losses[0]
-
-
-def test_examples() -> None:
-    """Here, as doctest's own collection would import transformers in every worker (conftest.py)."""
-    import selfexplain.adapters.huggingface as module
-
-    found = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
-    assert found.attempted > 0
-    assert found.failed == 0

@@ -196,14 +196,14 @@ def test_an_example_is_picked_in_place_of_an_upload(page: Page, digit: Path) -> 
     ("name", "content", "sentence"),
     [
         ("photo.png", b"only text", "The file is not an image in a supported format"),
-        ("page.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "The file is no image"),
+        ("page.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "The file is not an image"),
         (
             "huge.png",
             png_that_declares(8_000, 8_000),
             "8000 x 8000 pixels; pass one of at most 50 million pixels",
         ),
         ("long.png", bytes(10_000_001), "pass one of at most 10 MB"),
-        ("cut.png", None, "The image is damaged or cut off"),
+        ("cut.png", None, "The image is damaged or truncated"),
     ],
 )
 def test_files_of_strangers_get_one_sentence(

@@ -65,7 +65,7 @@ def test_cut_files_are_refused(form: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     whole = encoded(Image.fromarray(noise), form)
     assert open_upload(whole).size == (64, 64)
-    assert "damaged or cut off" in refusal(whole[: len(whole) // 2])
+    assert "damaged or truncated" in refusal(whole[: len(whole) // 2])
 
 
 @pytest.mark.parametrize(

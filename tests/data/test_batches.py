@@ -21,6 +21,7 @@ PIXELS_NHW = np.random.default_rng(0).integers(0, 256, (N, 8, 8), dtype=np.uint8
 MEMORY = MemoryImages(torch.from_numpy(PIXELS_NHW)[:, None], torch.arange(N))
 RULE = Decoding(shape_CHW=(1, 8, 8), image_size=None, example="number 0")
 STREAMED = StreamedImages(Arrays(PIXELS_NHW), torch.arange(N), torch.arange(N), RULE)
+STATISTICS = (torch.tensor([0.4]), torch.tensor([0.3]))
 AUGMENTATION = Augmentation(crop_padding=2, cutout=3)
 
 
@@ -237,3 +238,36 @@ def test_streamed_subset_is_a_view():
 def test_memory_images_that_do_not_fit_their_labels(images, labels, message):
     with pytest.raises(InputError, match=message):
         MemoryImages(images, labels)
+
+
+def test_alternating_flips_show_every_image_both_ways_in_two_epochs():
+    """And the crops stay those that would be drawn with flips by chance."""
+    alternating = batches(augmentation=Augmentation(crop_padding=0, alternate_flip=True))
+    ways = {}
+    for epoch in range(4):
+        for x_BCHW, labels_B in alternating.epoch(epoch):
+            upright_BCHW = normalise(MEMORY.read(labels_B), *STATISTICS)
+            for x, upright, label in zip(x_BCHW, upright_BCHW, labels_B.tolist(), strict=True):
+                mirrored = torch.equal(x, upright.flip(2))
+                assert mirrored or torch.equal(x, upright)
+                ways.setdefault(label, {})[epoch] = mirrored
+    assert all(
+        way[e] == (way[min(way)] ^ ((e - min(way)) % 2)) for way in ways.values() for e in way
+    )
+    assert 10 < sum(way[min(way)] ^ (min(way) % 2) for way in ways.values()) < 40
+    two = Augmentation(crop_padding=2, alternate_flip=True)
+    chance = Augmentation(crop_padding=2)
+    for (x_BCHW, _), (y_BCHW, _) in zip(
+        batches(augmentation=two).epoch(3), batches(augmentation=chance).epoch(3), strict=True
+    ):
+        for x, y in zip(x_BCHW, y_BCHW, strict=True):
+            assert torch.equal(x, y) or torch.equal(x, y.flip(2))
+    with pytest.raises(InputError, match="alternate_flip needs flip"):
+        Augmentation(flip=False, alternate_flip=True)
+
+
+def test_alternating_flips_of_two_processes_are_those_of_one():
+    options = {"augmentation": Augmentation(alternate_flip=True)}
+    halves = [batches(rank=rank, world_size=2, **options).epoch(1) for rank in range(2)]
+    for (x_BCHW, _), *parts in zip(batches(**options).epoch(1), *halves, strict=True):
+        assert torch.equal(x_BCHW, torch.cat([part for part, _ in parts]))

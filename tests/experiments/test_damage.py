@@ -21,6 +21,7 @@ from selfexplain.experiments.read_records import (
     NEEDED,
     SEARCHES,
     STUDY,
+    genotype_of,
     read_comparison,
     read_own_result,
 )
@@ -32,10 +33,12 @@ from selfexplain.experiments.report import (
     sections_of,
     write_report,
 )
-from selfexplain.experiments.run_dir import read_finished
+from selfexplain.experiments.run_dir import read_finished, version
 from selfexplain.files import read_json, write_json, write_tensors
 from selfexplain.models import build_model
+from selfexplain.records import Flag, Number, misfit
 from selfexplain.report.html import page
+from selfexplain.report.sections.classes import similarity_of
 from selfexplain.spaces import load_genotype
 
 pytestmark = pytest.mark.slow
@@ -171,7 +174,7 @@ def read(folder: Path) -> None:
         read_json(folder / "study.json", STUDY)
         read_comparison(folder / "results.json")
     elif (folder / "metrics.jsonl").exists():
-        read_record(folder)
+        similarity_of(read_record(folder))
         read_snapshots(folder)
         _card(read_finished(folder))
     else:
@@ -516,3 +519,23 @@ def test_genotypes_as_texts(spec: str) -> None:
         load_genotype(spec)
     assert len(str(refused.value)) < 1000
     str(refused.value).encode()
+
+
+@pytest.mark.parametrize(
+    ("value", "shape", "must"),
+    [
+        (101.0, Number(0, 100), "accuracy is 101.0, and must be a number from 0 to 100"),
+        (1, Flag(), "accuracy is 1, and must be true or false"),
+    ],
+)
+def test_what_does_not_fit_is_named(value: float, shape: object, must: str) -> None:
+    assert misfit(value, shape, "accuracy") == must
+
+
+def test_a_record_without_a_genotype_is_named() -> None:
+    with pytest.raises(InputError, match=r"result.json is damaged: genotype: '\?' is not a geno"):
+        genotype_of("?", Path("result.json"))
+
+
+def test_a_package_without_metadata_has_an_unknown_version() -> None:
+    assert version("a-package-without-metadata") == "unknown"

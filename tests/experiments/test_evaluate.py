@@ -12,7 +12,13 @@ from selfexplain.cli import main
 from selfexplain.data import normalise
 from selfexplain.experiments.explain.evaluate import BoxedImage, boxes_in_model, read_boxes
 from selfexplain.experiments.explain.explain import load_run, read_images
-from selfexplain.experiments.explain.scores import BETTER, CHUNK, map_scores
+from selfexplain.experiments.explain.scores import (
+    BETTER,
+    CHUNK,
+    map_scores,
+    perturbation_for,
+    shuffled,
+)
 from selfexplain.experiments.reading_options import QualityOptions
 from selfexplain.explanations import class_maps, find_explained_layer
 from selfexplain.explanations.metrics import deletion_auc, maps_of_classes, pointing_hits, upsampled
@@ -211,3 +217,13 @@ def test_bad_tables_of_boxes_are_one_sentence(
     table.write_text(text)
     words = ("--evaluate", "--run", runs[0], *QUICK, "--boxes", str(table))
     assert message in refused(capsys, *words)
+
+
+def test_the_controls_of_maps_keep_what_they_should() -> None:
+    generator = torch.Generator().manual_seed(0)
+    squares, _ = perturbation_for("cam", (8, 8), generator)(torch.rand(2, 1, 8, 8))
+    assert squares.sum((1, 2)).tolist() == [4.0, 4.0]  # a quarter of the side
+    maps = torch.rand(2, 3, 4)
+    assert torch.equal(
+        shuffled(maps, generator).flatten(1).sort().values, maps.flatten(1).sort().values
+    )

@@ -186,9 +186,16 @@ def test_choosing_on_the_test_images_is_refused(tmp_path: Path) -> None:
         TrainConfig(data=DataOptions(data="digits"), training=training, out=tmp_path)
 
 
+def test_a_layer_that_is_not_there_is_refused_before_any_data_are_read(tmp_path: Path) -> None:
+    config = config_in(tmp_path, freeze="blok2")
+    with pytest.raises(InputError, match="no layer 'blok2' to freeze up to; pass block2"):
+        run_training(replace(config, data=DataOptions(data="folder:absent")))
+    assert not list(tmp_path.iterdir())
+
+
 def test_records_of_runs_without_stay_what_they_were(tmp_path: Path) -> None:
     saved = to_dict(config_in(tmp_path))
-    assert {"augment", "balanced"}.isdisjoint(saved["data"])
+    assert {"augment", "balanced", "alternate_flip"}.isdisjoint(saved["data"])
     assert {"freeze", "head_epochs", "body_lr", "layer_decay", "patience"}.isdisjoint(
         saved["training"]
     )

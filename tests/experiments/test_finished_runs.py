@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from selfexplain.cli import main
+from selfexplain.experiments.compare import compare
+from selfexplain.training.cost import Cost
 
 WORDS = (
     *("compare", "--data", "digits", "--train-size", "100", "--batch-size", "50"),
@@ -65,13 +67,63 @@ def test_costs_that_are_none_are_measured_anew(compared: Path, tmp_path: Path) -
     kept = json.loads(path.read_text())
     del kept["sha256"]
     path.write_text(json.dumps({**kept, "introspective": 3}))
-    missing = again(out, "--seeds", "0", "1")["config"]["unfinished"]
-    assert missing == ["introspective with seed 0"]
+    results = again(out, "--seeds", "0", "1")
+    assert "unfinished" not in results["config"]
+    without = {(r["objective"], r["seed"]) for r in results["rows"] if "cost" not in r}
+    assert without == {("introspective", 0)}
     path.write_text(json.dumps(dict.fromkeys(kept, 3)))
     main([*WORDS, "--seeds", "0", "1", "--out", str(out)])
     timed = json.loads(path.read_text())
     assert timed.keys() == {*kept, "sha256"}
     assert timed["standard"]["cost"] == 1.0
+
+
+def test_runs_without_costs_are_a_table(compared: Path, tmp_path: Path) -> None:
+    """A comparison that is broken off has runs, and no costs: they are timed last."""
+    out = tmp_path / "copy"
+    shutil.copytree(compared, out)
+    before = json.loads((out / "results.json").read_text())
+    shutil.rmtree(out / "cost")
+    (out / "accuracy-cost.png").unlink()
+    results = again(out, "--seeds", "0", "1")
+    timing = {"cost", "total_cost", "step_seconds"}
+    assert results["rows"] == [
+        {k: v for k, v in row.items() if k not in timing} for row in before["rows"]
+    ]
+    table = (out / "table.md").read_text()
+    assert "costs are not timed yet" in table
+    assert "| standard |" in table
+    assert "The costs are not timed yet" in (out / "report.html").read_text()
+    assert not (out / "accuracy-cost.png").exists()
+    for seed in (0, 1):  # of the first objective alone
+        path = out / "cost" / f"seed{seed}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"standard": {"step_seconds": 0.5, "cost": 1.0}}))
+    line = again(out, "--seeds", "0", "1")["summary"]
+    assert ["cost" in each for each in line] == [True, False, False]
+    assert (
+        "cost in steps of the standard one, where it has been timed"
+        in (out / "table.md").read_text()
+    )
+
+
+def test_costs_are_timed_after_the_runs(
+    compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "copy"
+    shutil.copytree(compared, out)
+    shutil.rmtree(out / "cost")
+    shutil.rmtree(out / "runs" / "standard-seed1")
+    timed = []
+
+    def interleaved(objectives: Any, *_: Any, **__: Any) -> dict[str, Cost]:
+        assert (out / "runs" / "standard-seed1" / "result.json").exists()
+        timed.append(list(objectives))
+        return {name: Cost(step_seconds=0.1, ratio=1.0) for name in objectives}
+
+    monkeypatch.setattr(compare, "interleaved_cost", interleaved)
+    main([*WORDS, "--seeds", "0", "1", "--out", str(out)])
+    assert timed == [["standard", "introspective", "kd"]] * 2
 
 
 def test_it_can_be_continued(compared: Path, tmp_path: Path) -> None:

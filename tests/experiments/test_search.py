@@ -1,6 +1,7 @@
 """`selfexplain search` as a user meets it, on tiny supernets and few images."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,12 @@ from selfexplain.errors import InputError
 from selfexplain.experiments.options import DataOptions
 from selfexplain.experiments.search.loop import SearchProgress
 from selfexplain.experiments.search.run import run_search
-from selfexplain.experiments.search.setup import collapsed, skip_connections
+from selfexplain.experiments.search.setup import (
+    collapsed,
+    mean_entropy,
+    operation_weights,
+    skip_connections,
+)
 from selfexplain.experiments.search_options import SearchConfig
 from selfexplain.lease import LeaSEOptions
 from selfexplain.report import cell_text
@@ -257,3 +263,10 @@ def test_help_names_every_option() -> None:
     )
     for option in ("--lambda", "--gamma", "--eps", "--gradient-path", "--audience", "--space"):
         assert option in done.stdout
+
+
+def test_how_undecided_a_search_is() -> None:
+    architecture = {"cell": torch.zeros(3, 2), "cell_edges": torch.zeros(3)}
+    weights = operation_weights(architecture)
+    assert {name: each.tolist() for name, each in weights.items()} == {"cell": [[0.5, 0.5]] * 3}
+    assert mean_entropy(weights) == pytest.approx(math.log(2))

@@ -5,7 +5,7 @@ import statistics
 import pytest
 from scipy import stats
 
-from selfexplain.experiments.compare.compare import SCORES, summarise
+from selfexplain.experiments.compare.compare import SCORES, paired_accuracies, summarise
 from selfexplain.report.tables import comparison_markdown
 
 ACCURACIES = {"a": [90.0, 91.0, 89.5], "b": [92.0, 92.5, 92.0], "c": [90.5, 91.0, 91.0]}
@@ -70,3 +70,8 @@ def test_differences_are_over_the_seeds_that_both_have() -> None:
     text = comparison_markdown({"summary": [first, second, third]})
     assert "| +2.50 |" in text
     assert "| unknown |" in text
+
+
+def test_pairs_are_those_of_seeds_that_both_objectives_have() -> None:
+    given = rows()[:-1]  # without the last seed of c
+    assert paired_accuracies(given, "a", "c") == {0: (90.0, 90.5), 1: (91.0, 91.0)}

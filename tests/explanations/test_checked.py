@@ -6,7 +6,6 @@ import functools
 import pytest
 import torch
 import torch.nn.functional as F
-from selfexplain.explanations.kinds import KINDS
 from tests.helpers.explanations_nets import ViT, residual_net
 from tests.oracles.explanations import reference_class_maps
 from torch import nn
@@ -14,6 +13,7 @@ from torch.nn.utils import parametrizations
 
 from selfexplain.errors import InputError
 from selfexplain.explanations import (
+    KINDS,
     capture,
     checked,
     class_maps,

@@ -9,34 +9,30 @@ from torch import Tensor, nn
 CLASSES = 4
 
 
-def pooled_net(channels: int = 2) -> nn.Module:
-    """A linear head on the spatial mean; `early` has 8 x 8 positions, `late` 4 x 4."""
-    torch.manual_seed(0)
-    layers: OrderedDict[str, nn.Module] = OrderedDict(
+def _features(channels: int) -> OrderedDict[str, nn.Module]:
+    """Of images of 8 x 8 pixels `early` has 8 x 8 positions, and `late` 4 x 4."""
+    return OrderedDict(
         conv1=nn.Conv2d(channels, 3, 3, padding=1),
         early=nn.Softplus(),
         halve=nn.AvgPool2d(2),
         conv2=nn.Conv2d(3, 5, 3, padding=1),
         late=nn.Softplus(),
-        pool=nn.AdaptiveAvgPool2d(1),
-        flatten=nn.Flatten(),
-        head=nn.Linear(5, CLASSES),
     )
+
+
+def pooled_net(channels: int = 2) -> nn.Module:
+    """A linear head on the spatial mean."""
+    torch.manual_seed(0)
+    layers = _features(channels)
+    layers.update(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), head=nn.Linear(5, CLASSES))
     return nn.Sequential(layers).double()
 
 
 def flat_net(channels: int = 2) -> nn.Module:
     """The same without pooling: a linear head on all positions."""
     torch.manual_seed(1)
-    layers: OrderedDict[str, nn.Module] = OrderedDict(
-        conv1=nn.Conv2d(channels, 3, 3, padding=1),
-        early=nn.Softplus(),
-        halve=nn.AvgPool2d(2),
-        conv2=nn.Conv2d(3, 5, 3, padding=1),
-        late=nn.Softplus(),
-        flatten=nn.Flatten(),
-        head=nn.Linear(5 * 16, CLASSES),
-    )
+    layers = _features(channels)
+    layers.update(flatten=nn.Flatten(), head=nn.Linear(5 * 16, CLASSES))
     return nn.Sequential(layers).double()
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from selfexplain.models.build import SmallCNN
 from selfexplain.models.efficientnet_lite import InvertedResidual
 from selfexplain.models.resnet import (
+    FastCNN,
     PreactivationBlock,
     ResNet,
     ZeroPadShortcut,
@@ -159,6 +160,10 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         for step in (1, 2)
     },
     "small CNN": lambda: SmallCNN(3, IN_CHANNELS),
+    **{
+        f"fast CNN, {n} channels": lambda n=n: FastCNN(3, IN_CHANNELS, (n, n + 1, 2 * n, n + 2))
+        for n in (2, 5)
+    },
     "auxiliary head, 4 channels": lambda: nn.Sequential(
         nn.Conv2d(IN_CHANNELS, 4, 3, padding=1),
         AuxiliaryHead(4, 3, stride=3, second_norm=True),

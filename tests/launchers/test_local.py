@@ -16,6 +16,7 @@ from selfexplain.errors import InputError, WriteError
 from selfexplain.experiments.run_dir import kept_said
 from selfexplain.launchers import Done, Failed, LocalWorkers, Serial, Started, Step, Trial
 from selfexplain.launchers.local import cores, gpus_here, worker_environment
+from selfexplain.launchers.trials import sparing
 
 SCHEDULERS = [Serial(), LocalWorkers(2)]
 
@@ -242,3 +243,12 @@ def test_worker_sees_its_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     seen = Trial("seen", sweep_trials.environment, ["OMP_NUM_THREADS"])
     assert LocalWorkers(1).run([seen]).complete() == {"seen": {"OMP_NUM_THREADS": "3"}}
+
+
+def test_steps_are_told_of_from_time_to_time_but_for_the_first_and_the_last() -> None:
+    sent: list[Step] = []
+    on_step = sparing(sent.append)
+    for done in range(1, 101):
+        on_step(done, 100)
+    assert (sent[0], sent[-1]) == (Step(1, 100), Step(100, 100))
+    assert len(sent) < 100

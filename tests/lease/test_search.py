@@ -19,7 +19,14 @@ from selfexplain.lease import (
     Rates,
     SearchDivergedError,
 )
-from selfexplain.lease.lease import bounded, normalised, shown_to_audience
+from selfexplain.lease.lease import (
+    bounded,
+    magnitude,
+    normalised,
+    shown_to_audience,
+    shuffled,
+    straight_through_sign,
+)
 
 SEARCHES: dict[str, Any] = {
     "darts1": lambda **k: DARTS(supernet(), order=1, **k),
@@ -287,3 +294,12 @@ def test_bad_rates_are_named() -> None:
         Rates(momentum=-1.0)
     with pytest.raises(InputError, match="gradient_path is explainer_only"):
         SANAS(supernet(), options=LeaSEOptions(gradient_path="explainer_only"))
+
+
+def test_what_stands_in_for_an_explanation() -> None:
+    g = torch.tensor([[[[3.0, -0.1]]]], requires_grad=True)
+    assert straight_through_sign(g).tolist() == [[[[1.0, -1.0]]]]
+    assert torch.autograd.grad(straight_through_sign(g).sum(), g)[0].abs().sum() > 0
+    assert magnitude(torch.full((1, 1, 1, 2), -4.0)).tolist() == [[[[1.0, 1.0]]]]
+    delta, order = torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[1, 0]])
+    assert shuffled(delta, order).tolist() == [[[[2.0, 1.0]]]]

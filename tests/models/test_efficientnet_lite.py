@@ -149,6 +149,14 @@ def test_missing_weights_say_what_to_install(
         build_model(name, num_classes=5, in_channels=3, pretrained=True)
 
 
+def as_published(model: nn.Module) -> dict[str, Tensor]:
+    """The weights of lite0 under the names of the published file, which are in the same order."""
+    own = model.state_dict()
+    with torch.device("meta"):
+        names = oracle_of(LITE).state_dict().keys()
+    return dict(zip(names, own.values(), strict=True))
+
+
 def test_weights_that_do_not_fit_are_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -175,6 +183,10 @@ def test_weights_that_do_not_fit_are_refused(
         torch.save(weights, path)
         with pytest.raises(InputError, match="does not hold the weights of efficientnet_lite0"):
             build()
+    torch.save(as_published(build_model(LITE, num_classes=10, in_channels=3)), path)
+    for classes in (5, 1000):  # a head of other weights than the published ones is not left out
+        with pytest.raises(InputError, match=r"does not hold .*size mismatch for head"):
+            build_model(LITE, num_classes=classes, in_channels=3, pretrained=True)
     for nothing in ([1, 2], {"a": 3}, {"a": {"b": torch.ones(1)}}):
         torch.save(nothing, path)
         with pytest.raises(InputError, match="contains no weights"):

@@ -58,10 +58,10 @@ def test_transformers_keep_all_but_the_head(
 ) -> None:
     folder, weights = of_transformers
     same = build_model(f"hf:{folder}", num_classes=4, in_channels=3, pretrained=True)
-    assert equal_but(same, weights, "network.") == []
+    assert equal_but(same, weights, "model.") == []
     model = build_model(f"hf:{folder}", num_classes=7, in_channels=3, pretrained=True)
     kept = {
-        name.removeprefix("network."): value
+        name.removeprefix("model."): value
         for name, value in model.state_dict().items()
         if "classifier" not in name
     }
@@ -69,7 +69,7 @@ def test_transformers_keep_all_but_the_head(
     assert model.training
     assert class_maps(model, torch.rand(2, 3, 64, 64)).shape == (2, 7, 8, 8)
     fresh = build_model(f"hf:{folder}", num_classes=4, in_channels=3)
-    assert "resnet.embedder.embedder.convolution.weight" in equal_but(fresh, weights, "network.")
+    assert "resnet.embedder.embedder.convolution.weight" in equal_but(fresh, weights, "model.")
     said = capfd.readouterr()
     assert said.out + said.err == ""
 
@@ -123,7 +123,7 @@ def test_a_repository_is_found_in_the_hubs_cache(
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     model = build_model("hf:me/tiny", num_classes=4, in_channels=3, pretrained=True)
-    assert equal_but(model, weights, "network.") == []
+    assert equal_but(model, weights, "model.") == []
     assert pretraining_of("hf:me/tiny").image_size == 54
     with pytest.raises(InputError, match="hf:me/absent cannot be loaded"):
         build_model("hf:me/absent", num_classes=4, in_channels=3, pretrained=True)

@@ -41,6 +41,16 @@ def test_small_cnn_count_by_hand() -> None:
     )
 
 
+def test_fast_cnn_count_by_hand() -> None:
+    pairs = 2 * 128 * 128 + 2 * 512 * 512
+    convolutions = 9 * (3 * 64 + 64 * 128 + 128 * 384 + 384 * 512 + pairs)
+    norms = 2 * (64 + 3 * 128 + 384 + 3 * 512)
+    with torch.device("meta"):
+        model = build_model("fast_cnn", num_classes=100, in_channels=3)
+    assert sum(isinstance(m, nn.Conv2d) for m in model.modules()) == 8
+    assert count(model) == convolutions + norms + 512 * 100 + 100
+
+
 @pytest.mark.parametrize("name", [n for n in BUILT_IN if n != "wrn28_10"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_logits_have_one_column_a_class(name: str, channels: int) -> None:

@@ -4,15 +4,19 @@ A replay repeats the work of the device alone (training/steps.py). So such a ste
 nothing by values, draws nothing on the CPU, and finds and leaves its memory where it was.
 """
 
+import copy
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
 import torch
-from tests.objectives.test_contract import SPECS, arguments, make, steps
+from tests.objectives.test_contract import CLASSES, SPECS, arguments, build, make, steps
 from torch import Tensor, nn
 
+from selfexplain.explanations import class_maps
+from selfexplain.models.resnet import FastCNN
 from selfexplain.objectives import Objective, Standard
+from selfexplain.training.steps import CompiledParts, is_capturable, parts_of
 
 NOT_RECORDED = {
     "saliency_guided",
@@ -54,6 +58,29 @@ def test_memory_stays_where_it_is(spec: str) -> None:
     steps(objective, 2, first=2)
     assert {name: value.data_ptr() for name, value in tensors(objective).items()} == before
     assert torch.equal(torch.get_rng_state(), random_state)
+
+
+SIX = ("standard", "label_smoothing", "ps_kd", "own_mass:kappa=0", "own_mass", "introspective")
+
+
+@pytest.mark.parametrize("spec", SIX)
+def test_fast_cnn_is_captured_in_parts_that_leave_its_maps_readable(spec: str) -> None:
+    """Its steps are recorded, its four blocks compiled, and its head is found for class maps."""
+    model = FastCNN(CLASSES, 1, widths=(4, 6, 6, 8))
+    objective = build(spec, model)
+    assert [type(part).__name__ for part in parts_of(model)] == ["Sequential", *["FastBlock"] * 3]
+    x, y, index = torch.randn(4, 1, 16, 16), torch.arange(4), torch.arange(4)
+    batch = (x, y, index) if objective.wants_indices else (x, y)
+    twin = copy.deepcopy(objective)  # some remember what they saw
+    for each in (objective, twin):
+        each.begin_epoch(0, epochs=2)
+    plain = objective(*batch)["loss"]
+    assert is_capturable(objective)
+    with CompiledParts(twin, backend="eager").used():
+        torch.testing.assert_close(twin(*batch)["loss"], plain)
+    maps_BKHW = class_maps(model.eval(), x)
+    logits_BK = maps_BKHW.mean((2, 3)) + model.head.bias
+    torch.testing.assert_close(logits_BK, model(x))
 
 
 @pytest.mark.parametrize("spec", RECORDED)

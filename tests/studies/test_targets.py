@@ -182,7 +182,7 @@ def test_every_seed_draws_its_own_images_of_each_class() -> None:
 def test_the_table_pairs_a_form_with_its_control() -> None:
     def row(name: str, accuracy: list[float]) -> dict[str, object]:
         nothing = {"nll": [1.0] * 3, "scaled_nll": [1.0] * 3, "ece": [1.0] * 3}
-        setting = {"knobs": {}, "decay": 0.1, "epochs": 2, "seeds": [0, 1, 2]}
+        setting = {"knobs": {}, "lr": 1.0, "decay": 0.1, "epochs": 2, "seeds": [0, 1, 2]}
         return {"form": name, "accuracy": accuracy, **nothing, **setting}
 
     made = table(

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selfexplain.training.steps import RecordedStep
+from selfexplain.training.steps import Memory, RecordedStep
 
 
 class Recorder(RecordedStep):
@@ -39,3 +39,7 @@ def test_two_steps_of_one_shape_come_before_the_first_recording_too() -> None:
     for count in (4, 3, 4, 4, 4):
         step(torch.ones(count))
     assert step.did == [*["written"] * 4, "recorded", "replayed"]
+
+
+def test_the_first_recording_shares_no_memory() -> None:
+    assert Memory().pool() is None

@@ -1,4 +1,4 @@
-"""What stands where in a batch of another library's loader."""
+"""Where images, labels and indices are in a batch of another library's loader."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

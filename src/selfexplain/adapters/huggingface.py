@@ -9,32 +9,10 @@ from torch import Tensor, nn
 
 from selfexplain.adapters.batches import IMAGES, INDICES, LABELS, Batch, read_batch
 from selfexplain.errors import InputError
+from selfexplain.models.hub import Logits
 from selfexplain.objectives import Objective
 
-
-class Logits(nn.Module):
-    """An image classifier of transformers as a model that returns logits.
-
-    Args:
-        model: takes `pixel_values` (B, C, H, W) and returns an output with `logits` (B, K).
-
-    Example:
-        >>> config = transformers.ResNetConfig(
-        ...     embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], num_labels=3
-        ... )
-        >>> model = Logits(transformers.ResNetForImageClassification(config))
-        >>> model(torch.zeros(2, 3, 32, 32)).shape
-        torch.Size([2, 3])
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Logits (B, K) of images (B, C, H, W)."""
-        logits_BK: Tensor = self.model(pixel_values=x_BCHW).logits
-        return logits_BK
+__all__ = ["Logits", "ObjectiveTrainer"]
 
 
 class ObjectiveTrainer(transformers.Trainer):

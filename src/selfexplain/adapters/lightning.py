@@ -69,7 +69,7 @@ class ObjectiveModule(lightning.LightningModule):
         return logits_BK
 
     def on_train_start(self) -> None:
-        """Tell the objective which epoch goes on, if a checkpoint was made within it."""
+        """Tell the objective which epoch continues, if a checkpoint was made within it."""
         if self.trainer.fit_loop.restarted_mid_epoch:
             begin_epoch(self.objective, self.trainer)
 
@@ -159,7 +159,7 @@ class TellEpochs(lightning.Callback):
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Tell which epoch goes on, if a checkpoint was made within it."""
+        """Tell which epoch continues, if a checkpoint was made within it."""
         if trainer.fit_loop.restarted_mid_epoch:
             self.on_train_epoch_start(trainer, pl_module)
 

@@ -64,7 +64,7 @@ class ObjectiveTask(timm.task.TrainingTask):
         return self.get_trainable_module(ema=True) if ema else self.objective[0].model
 
     def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Any]:
-        """What the objective remembers beside its model."""
+        """What the objective remembers besides its model."""
         del module, ema
         objective = self.objective[0]
         modules = objective.named_modules()
@@ -79,7 +79,7 @@ class ObjectiveTask(timm.task.TrainingTask):
         module: nn.Module | None = None,
         ema: bool = False,
     ) -> None:
-        """Take back what `get_task_state` gave."""
+        """Restore what `get_task_state` returned."""
         del strict, module, ema
         if state:
             self.objective[0].load_state_dict(state, strict=False)  # the model comes separately

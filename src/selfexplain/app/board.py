@@ -1,4 +1,7 @@
-"""What the page shows first and answers to a choice; nothing here knows of Gradio."""
+"""What the page shows first and answers to a choice; nothing here knows of Gradio.
+
+Shape suffixes: B images, C channels, H and W space.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +18,6 @@ from selfexplain.files import read_shaped
 from selfexplain.report import disambiguate
 
 # The images that a run has kept of those that it was scored on.
-#
-# Shape suffixes: B images, C channels, H and W space.
 
 
 ALBUM = Path("album") / "images.safetensors"
@@ -25,36 +26,18 @@ ALBUM = Path("album") / "images.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One image (C, H, W) in uint8, and its true class by name.
-
-    Example:
-        >>> import torch
-        >>> Example(torch.zeros(1, 8, 8, dtype=torch.uint8), "cat").image().size
-        (8, 8)
-    """
+    """One image (C, H, W) in uint8, and its true class by name."""
 
     image_CHW: Tensor
     class_name: str
 
     def image(self) -> Image.Image:
-        """The image as one of Pillow."""
+        """The image as a Pillow image."""
         return Image.fromarray(self.image_CHW.permute(1, 2, 0).squeeze(2).numpy())
 
 
 def read_examples(folder: Path, class_names: tuple[str, ...]) -> list[Example]:
-    """The kept images of a run; none where it has kept none.
-
-    Args:
-        folder: of the run.
-        class_names: of the run.
-
-    Raises:
-        InputError: the file of kept images cannot be read.
-
-    Example:
-        >>> read_examples(Path("absent"), ("cat", "dog"))
-        []
-    """
+    """The kept images of a run; none where it has kept none."""
     path = folder / ALBUM
     if not path.exists():
         return []
@@ -72,8 +55,6 @@ def read_examples(folder: Path, class_names: tuple[str, ...]) -> list[Example]:
 
 
 # What the page answers to a choice: nothing here knows of Gradio.
-#
-# Shape suffixes: C channels, H and W space.
 
 
 KIND_NAMES: dict[MapKind, str] = {
@@ -114,12 +95,12 @@ class Board:
         return max(len(explainer.class_names) for explainer in self.explainers)
 
     def heading(self) -> str:
-        """What there is to say before an image was chosen: how the runs' classes differ."""
+        """What is shown before an image is chosen: how the runs' classes differ."""
         names = self.names()
         return classes_html(names, [explainer.class_names for explainer in self.explainers])
 
     def names(self) -> list[str]:
-        """Names of the runs; numbered where the folders are called alike."""
+        """Names of the runs; numbered where folders have the same name."""
         return disambiguate([explainer.name for explainer in self.explainers])
 
     def layers(self, run: int, kind: MapKind) -> list[tuple[str, str]]:

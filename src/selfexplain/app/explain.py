@@ -31,7 +31,7 @@ from selfexplain.introspection import Introspective, similarity_to_true
 
 # Image files from strangers: bytes become pixels of a model's shape, or one clear sentence.
 #
-# Nothing is decoded before its header was checked. Shape suffixes: C channels, H height, W width.
+# Nothing is decoded before its header was checked.
 
 
 MAX_BYTES = 10_000_000
@@ -99,7 +99,7 @@ def to_shape(
 
 @contextmanager
 def _one_sentence() -> Iterator[None]:
-    """Whatever Pillow raises becomes a sentence that says nothing of this machine."""
+    """Turn whatever Pillow raises into one sentence that reveals nothing about this machine."""
     try:
         yield
     except InputError:
@@ -166,7 +166,7 @@ class Explainer:
     Example:
         >>> Explainer(Path("absent"))
         Traceback (most recent call last):
-        selfexplain.errors.InputError: absent holds no finished run; pass a folder with run.json ...
+        selfexplain.errors.InputError: absent contains no finished run; pass a folder with ...
     """
 
     def __init__(self, folder: Path) -> None:
@@ -195,7 +195,7 @@ class Explainer:
 
     @property
     def ranges(self) -> Ranges | None:
-        """What values of images of more than 8 bits are scaled by."""
+        """How values of images of more than 8 bits are scaled."""
         return self._run.ranges
 
     @property
@@ -207,7 +207,7 @@ class Explainer:
         )
 
     def layers(self, kind: MapKind) -> tuple[str, ...]:
-        """Names of the layers that can be explained by this kind of map, beside its default one.
+        """Names of the layers that can be explained by this kind of map, other than its default.
 
         Raises:
             InputError: the model has no maps of this kind.
@@ -278,12 +278,6 @@ def reading_other_maps(own: Introspective, kind: MapKind, layer: str | None) -> 
     The similarity "attribution" and the control "weights" read the pooled feature map alone: with
     other maps the kind's default similarity and no control take their places. Running class means
     are of the run's own maps, so the target is the image's own.
-
-    Example:
-        >>> from selfexplain.models import build_model
-        >>> own = Introspective(build_model("small_cnn", num_classes=5, in_channels=1))
-        >>> reading_other_maps(own, "gradient", None).options.measure
-        'cosine'
     """
     given = asdict(own.options) | {"kind": kind, "layer": layer, "aggregation": "instance"}
     if own.options.measure == "attribution":

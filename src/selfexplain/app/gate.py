@@ -42,7 +42,7 @@ NEEDED = {
     "HEAD": re.compile("/"),
     "POST": re.compile(rf"{API}/(queue/join|cancel|upload)"),
 }
-"""Method -> paths that the page asks for, beside files."""
+"""Method -> paths that the page requests, other than files."""
 KNOWN = frozenset(
     resources.files("selfexplain.app").joinpath("gradio_routes.txt").read_text().splitlines()
 )
@@ -68,11 +68,7 @@ NO_FILE = "A URL or a path was sent in place of a file; upload a file."
 
 
 def tell_of(error: BaseException | None) -> None:
-    """Say in the terminal, in one line, that a request could not be answered.
-
-    Example:
-        >>> tell_of(None)
-    """
+    """Say in the terminal, in one line, that a request could not be answered."""
     if error is not None:
         said = first_line(error).encode("ascii", "backslashreplace").decode()[:300]
         said = "".join(letter if letter.isprintable() else "?" for letter in said)
@@ -80,21 +76,7 @@ def tell_of(error: BaseException | None) -> None:
 
 
 def check_routes(routes: Iterable[str], version: str) -> None:
-    """Refuse a Gradio that has other routes than those that were tested.
-
-    Args:
-        routes: of its server, each as a method and a path.
-        version: of this Gradio.
-
-    Raises:
-        InputError: a route is not known; names the version to install.
-
-    Example:
-        >>> check_routes(["GET /", "GET /config/"], "6.31.0")
-        >>> check_routes(["GET /fetch"], "7.0.0")
-        Traceback (most recent call last):
-        selfexplain.errors.InputError: this Gradio (7.0.0) has routes that are not known here ...
-    """
+    """Refuse a Gradio with routes (method and path) that were not tested."""
     unknown = sorted(
         {route if route.endswith(" /") else route.rstrip("/") for route in routes} - KNOWN
     )
@@ -107,19 +89,7 @@ def check_routes(routes: Iterable[str], version: str) -> None:
 
 
 def is_needed(method: str, path: str, uploads: Path) -> bool:
-    """Whether the page asks for this, or a stranger for something else.
-
-    Args:
-        method: of HTTP.
-        path: as the server decoded it, without a query.
-        uploads: the only folder whose files are served.
-
-    Example:
-        >>> is_needed("GET", "/", Path("up")), is_needed("POST", "/", Path("up"))
-        (True, False)
-        >>> is_needed("GET", "/gradio_api/file=http://127.0.0.1/x", Path("up"))
-        False
-    """
+    """Whether the page sends such requests; `path` is decoded and has no query."""
     if len(path) > MAX_PATH or not path.isprintable():
         return False
     if path.startswith(FILE):
@@ -131,19 +101,7 @@ def is_needed(method: str, path: str, uploads: Path) -> bool:
 
 
 def names_elsewhere(value: Any, uploads: Path, key: str = "") -> bool:
-    """Whether the JSON of a request names a URL, or a file that was not uploaded.
-
-    Args:
-        value: as `json.loads` gives it.
-        uploads: the folder of uploaded files.
-        key: under which the value stands.
-
-    Example:
-        >>> names_elsewhere({"data": [{"path": "/etc/passwd"}, "cam"]}, Path("up"))
-        True
-        >>> names_elsewhere({"data": [None, "cam", 12]}, Path("up"))
-        False
-    """
+    """Whether the JSON of a request names a URL, or a file outside the folder of uploads."""
     if isinstance(value, dict):
         return any(names_elsewhere(each, uploads, name) for name, each in value.items())
     if isinstance(value, list):
@@ -165,16 +123,7 @@ def _is_inside(path: str, folder: Path) -> bool:
 
 
 class Gate:
-    """ASGI middleware: requests that the page has no need of end here.
-
-    Args:
-        app: the server behind.
-        uploads: folder of uploaded files and thumbnails.
-
-    Example:
-        >>> Gate(None, uploads=Path("up")).uploads
-        PosixPath('up')
-    """
+    """ASGI middleware before the server: requests that the page does not need end here."""
 
     def __init__(self, app: Any, *, uploads: Path) -> None:
         self.app: Server = app
@@ -197,7 +146,7 @@ class Gate:
                 await _answer(*refusal, send)
 
     async def _passed_on(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        """Let the server answer; what it cannot read it may raise anything of."""
+        """Let the server answer; on input it cannot read it may raise anything."""
         begun = False
 
         async def sending(message: Message) -> None:
@@ -213,7 +162,7 @@ class Gate:
                 await _answer(400, UNREADABLE, send)
 
     def _checked(self, scope: dict[str, Any]) -> tuple[dict[str, Any], tuple[int, str] | None]:
-        """The request without headers that mislead, and what it is refused with."""
+        """The request without misleading headers, and the refusal, if any."""
         headers = [(name.lower(), value) for name, value in scope["headers"]]
         kept = [header for header in headers if _is_harmless(*header)]
         scope = {**scope, "headers": kept}
@@ -283,7 +232,7 @@ def _path(scope: Mapping[str, Any]) -> str:
 
 
 def _is_harmless(name: bytes, value: bytes) -> bool:
-    """Whether Gradio may see a header: it makes addresses of what it takes for its own host."""
+    """Whether Gradio may see a header: it builds addresses from what it takes for its own host."""
     if name == b"x-forwarded-host":
         return all(HOST.fullmatch(host.strip()) for host in value.decode("latin-1").split(","))
     return name not in DROPPED
@@ -321,20 +270,10 @@ _SENDS = {"socket.connect", "socket.sendto", "socket.sendmsg"}
 
 @contextmanager
 def connecting_nowhere(host: str, port: int) -> Iterator[None]:
-    """Refuse connections and look-ups of names in this process, but to the app itself.
+    """Refuse connections and name look-ups in this process, except to the app itself.
 
-    Whichever function of whichever library asks: Python tells of each before it is made. Proxies
-    of the environment are left aside, as Gradio would ask them for its own page.
-
-    Args:
-        host: that the app listens on.
-        port: that the app listens on.
-
-    Example:
-        >>> with connecting_nowhere("127.0.0.1", 7860):
-        ...     socket.create_connection(("127.0.0.1", 7861))
-        Traceback (most recent call last):
-        selfexplain.app.gate.OutgoingRefusedError: the app reaches nothing but its own page ...
+    This holds for every library: Python announces each before it is made. Proxies from the
+    environment are left aside, as Gradio would ask them for its own page.
     """
     addresses = {"127.0.0.1", "::1", *_addresses(host)}
     names = {host, "localhost", *addresses}
@@ -362,7 +301,7 @@ def _addresses(host: str) -> set[str]:
 
 
 def _refuse_outgoing(event: str, args: tuple[Any, ...]) -> None:
-    """An audit hook: called with each event of the interpreter, so most are sent away at once."""
+    """An audit hook: called with each event of the interpreter, so most are dismissed at once."""
     if not event.startswith("socket.") or "names" not in _reachable:
         return
     if event in _LOOK_UPS:

@@ -34,9 +34,6 @@ def refuse_urls() -> None:
     """Keep Gradio from fetching what a client names by a URL in place of a file, in this process.
 
     Gradio does so for any field, if only from public addresses; nothing here needs it.
-
-    Raises:
-        InputError: this version of Gradio downloads by another way, which is not closed.
     """
     if not all(hasattr(module, name) for module, name in FETCHING):
         raise InputError(
@@ -48,7 +45,7 @@ def refuse_urls() -> None:
 
 
 def tell_in_a_line() -> None:
-    """Keep Gradio from printing a traceback of each request that a client made up, in this process.
+    """Keep Gradio from printing a traceback for each malformed request, in this process.
 
     Its queue prints all that is raised there. One line is printed instead.
     """
@@ -58,14 +55,7 @@ def tell_in_a_line() -> None:
 
 
 def check_version(page: gr.Blocks) -> None:
-    """Refuse a Gradio whose server has routes that are not known.
-
-    Args:
-        page: that was launched.
-
-    Raises:
-        InputError: names the version to install.
-    """
+    """Refuse a launched Gradio whose server has routes that are not known."""
     # A FastAPI that nests routers lists their routes by this function alone.
     flat = getattr(fastapi.routing, "iter_route_contexts", iter)
     routes = [
@@ -196,7 +186,7 @@ def _connect(
 
 
 def _on(event: Any, answer: Callable[..., Any], inputs: list[Any], outputs: list[Any]) -> None:
-    """One answer at a time, whoever asks: the models are shared."""
+    """One answer at a time for all users: the models are shared."""
     event(
         answer,
         inputs,

@@ -49,11 +49,6 @@ def serve(config: AppConfig) -> None:
 
     Raises:
         InputError: a run cannot be read, Gradio is missing, or the port cannot be listened on.
-
-    Example:
-        >>> serve(AppConfig(run=(Path("absent"),)))
-        Traceback (most recent call last):
-        selfexplain.errors.InputError: absent holds no finished run; pass a folder with run.json ...
     """
     # Not above: the command line reads AppConfig without torch.
     from selfexplain.app.board import Board, read_examples
@@ -82,7 +77,7 @@ def serve(config: AppConfig) -> None:
 
 @contextmanager
 def _ending_like_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM, which else ends the process at once, run what is to be done at the end."""
+    """Let SIGTERM, which otherwise ends the process at once, run the clean-up."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -102,16 +97,7 @@ def _page(board: "Board", examples: list[Any]) -> Any:
 
 
 def launch(page: Any, config: AppConfig, uploads: Path) -> None:
-    """Let Gradio serve the page, behind the gate.
-
-    Args:
-        page: of `build_page`.
-        config: with host and port.
-        uploads: folder of uploaded files, and the only one whose files are served.
-
-    Raises:
-        InputError: the port cannot be listened on, or the version of Gradio is not known.
-    """
+    """Let Gradio serve the page behind the gate; no files but those in `uploads` are served."""
     from gradio.themes import Base
     from starlette.middleware import Middleware
 
@@ -136,7 +122,7 @@ def launch(page: Any, config: AppConfig, uploads: Path) -> None:
             ssr_mode=False,
             pwa=False,
             mcp_server=False,
-            num_workers=0,  # workers would serve files beside the gate
+            num_workers=0,  # workers would serve files that bypass the gate
             app_kwargs={"middleware": [Middleware(Gate, uploads=uploads)]},
             theme=Base(font=fonts, font_mono=["ui-monospace", "monospace"]),
             css=resources.files("selfexplain.app").joinpath("style.css").read_text(),

@@ -22,18 +22,9 @@ def bars(
     write: Callable[[float], str],
     full: float | None = None,
 ) -> str:
-    """A list of bars; where a value is below 0, zero is in the middle.
+    """Bars as a list, `full` the value of a whole one; zero is in the middle if one is negative.
 
-    Args:
-        label: of the list, for screen readers.
-        rows: name and value of each bar, in order.
-        tone: class of the style sheet that colours them.
-        write: a value as text.
-        full: the value of a whole bar; None for the largest of these.
-
-    Example:
-        >>> "width:50.0%" in bars("x", [("cat", 0.5)], tone="plain", write=str, full=1.0)
-        True
+    The label is for screen readers; `tone` is a class of the style sheet.
     """
     full = full or max((abs(value) for _, value in rows), default=0.0) or 1.0
     signed = any(value < 0 for _, value in rows)
@@ -53,8 +44,6 @@ def _bar(name: str, share: float, text: str, signed: bool) -> str:
 
 
 # Pictures inside the page as PNG data URIs: drawn as in the report, but larger.
-#
-# Shape suffixes: C channels, H and W space.
 
 
 LARGEST = 128
@@ -62,31 +51,14 @@ LARGEST = 128
 
 
 def image_uri(image_CHW: Tensor, *, grey: bool = False) -> str:
-    """A uint8 image (C, H, W) of one or three channels as a data URI, in its own size.
-
-    Args:
-        image_CHW: uint8.
-        grey: in pale grey, to lay maps on.
-
-    Example:
-        >>> import torch
-        >>> image_uri(torch.zeros(1, 8, 8, dtype=torch.uint8))[:22]
-        'data:image/png;base64,'
-    """
+    """A uint8 image (C, H, W) as a data URI, in its own size; in pale grey to lay maps on."""
     return png_uri(image_pixels(image_CHW, grey=grey, side=max(image_CHW.shape[1:])))
 
 
 def map_uri(map_HW: Tensor, scale: float) -> str:
     """A signed map as a transparent layer, at the map's resolution; the browser enlarges it.
 
-    Args:
-        map_HW: of one class.
-        scale: the value that is drawn in full strength.
-
-    Example:
-        >>> import torch
-        >>> map_uri(torch.zeros(2, 2), 1.0)[:22]
-        'data:image/png;base64,'
+    `scale` is the value drawn in full strength.
     """
     return png_uri(map_pixels(map_HW, scale, side=LARGEST))
 
@@ -98,22 +70,7 @@ CRISP = 64
 
 
 def explanation_html(explanation: Explanation, *, maps: int) -> str:
-    """Everything that is shown of one image and one run.
-
-    Args:
-        explanation: of the image.
-        maps: how many class maps to draw, the strongest first.
-
-    Example:
-        >>> import torch
-        >>> one = Explanation(
-        ...     class_names=("cat", "dog"), image_CHW=torch.zeros(1, 8, 8, dtype=torch.uint8),
-        ...     probability_K=torch.tensor([0.9, 0.1]), maps_KHW=torch.zeros(2, 4, 4),
-        ...     similarity_K=torch.tensor([1.0, 0.2]), target_K=torch.tensor([0.0, 1.0]),
-        ...     measure="cosine", own=False)
-        >>> "cat" in explanation_html(one, maps=12)
-        True
-    """
+    """Everything that is shown of one image and one run, with its strongest class maps."""
     return (
         '<div class="sx-run"><div class="sx-two">'
         f"{_picture(explanation)}{_prediction(explanation)}</div>"
@@ -133,24 +90,12 @@ def error_html(sentence: str) -> str:
 
 
 def run_html(name: str, spec: str) -> str:
-    """The heading of a run: its folder's name and its objective.
-
-    Example:
-        >>> run_html("first", "standard")
-        '<h2 class="sx-name-of-run">first <span>standard</span></h2>'
-    """
+    """The heading of a run: its folder's name and its objective."""
     return f'<h2 class="sx-name-of-run">{escape(name)} <span>{escape(spec)}</span></h2>'
 
 
 def classes_html(names: Sequence[str], classes: Sequence[tuple[str, ...]]) -> str:
-    """How the classes of two runs differ; empty if they do not.
-
-    Example:
-        >>> classes_html(["a", "b"], [("cat", "dog"), ("dog", "cat")])
-        ''
-        >>> "cat" in classes_html(["a", "b"], [("cat", "dog"), ("dog",)])
-        True
-    """
+    """How the classes of two runs differ; empty if they do not."""
     if len(classes) < 2 or set(classes[0]) == set(classes[1]):
         return ""
     parts = []
@@ -166,13 +111,7 @@ def classes_html(names: Sequence[str], classes: Sequence[tuple[str, ...]]) -> st
 
 
 def by_strength(maps_KHW: Tensor) -> list[int]:
-    """Classes by how much speaks for them: the mean over the map's places of its positive part.
-
-    Example:
-        >>> import torch
-        >>> by_strength(torch.tensor([[[1.0, -9.0]], [[1.0, 1.0]]]))
-        [1, 0]
-    """
+    """Classes by how much speaks for them: the mean over the map's places of its positive part."""
     order: list[int] = maps_KHW.relu().mean(dim=(1, 2)).argsort(descending=True).tolist()
     return order
 

@@ -1,10 +1,9 @@
 """From the name of a data set to its images: the digits that come along, folders, hub tables."""
 
 import importlib.util
-import math
 import warnings
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +26,7 @@ from selfexplain.data.decode import (
     header_size,
     outgrown,
 )
+from selfexplain.data.decoded import Decoded, decoded_once, fits
 from selfexplain.data.folders import read_folder
 from selfexplain.data.images import (
     ImageData,
@@ -46,13 +46,7 @@ from selfexplain.limits import check_in_range
 
 
 def read_digits() -> RawData:
-    """Read the 1,797 grey images of 8 x 8 pixels; a fixed fifth of each class is the test split.
-
-    Example:
-        >>> raw = read_digits()
-        >>> len(raw.train.source), len(raw.test.source), raw.class_names[3]
-        (1438, 359, '3')
-    """
+    """Read the 1,797 grey images of 8 x 8 pixels; a fixed fifth of each class is the test split."""
     # Rows of 64 values from 0 to 16, and the digit.
     rows_NP = np.loadtxt(_digits_file(), delimiter=",")
     pixels_NHW = np.round(rows_NP[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
@@ -80,12 +74,7 @@ def _digits_file() -> Path:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Building:
-    """The user's choices; see `load_data`.
-
-    Example:
-        >>> Building(channels=3, image_size=None, skip_broken=False, in_memory_limit=2**30).channels
-        3
-    """
+    """The user's choices; see `load_data`."""
 
     channels: int | None
     image_size: int | None
@@ -93,7 +82,9 @@ class Building:
     in_memory_limit: int
 
 
-def image_data(raw: RawData, building: Building) -> tuple[ImageData, list[str], list[str]]:
+def image_data(
+    raw: RawData, building: Building, kept_in: Path | None = None
+) -> tuple[ImageData, list[str], list[str]]:
     """Build both image sets; the first training image sets the size, all of them the colour.
 
     Images are read as the first one calls for; if one of them turns out to be in colour, or deeper
@@ -102,19 +93,18 @@ def image_data(raw: RawData, building: Building) -> tuple[ImageData, list[str], 
     Returns:
         The data, the names of the images that were left out as broken, and what else the user
         should be told of the images.
-
-    Raises:
-        InputError: An image cannot be decoded or has another size than the first, or all training
-            images of a class are broken.
-
-    Example:
-        >>> from selfexplain.data.datasets import read_digits
-        >>> choices = Building(channels=3, image_size=4, skip_broken=False, in_memory_limit=2**30)
-        >>> data, broken, notes = image_data(read_digits(), choices)
-        >>> data.shape_CHW, broken, notes
-        ((3, 4, 4), [], [])
     """
     decoding = _decoding(raw.train, building)
+    limit = building.in_memory_limit
+    in_memory = all(fits(split, decoding.shape_CHW, limit) for split in (raw.train, raw.test))
+    if kept_in is None or not in_memory:
+        return _decoded(raw, building, decoding)
+    how = asdict(building)
+    return decoded_once(raw, how, kept_in, lambda: _decoded(raw, building, decoding))
+
+
+def _decoded(raw: RawData, building: Building, decoding: Decoding) -> Decoded:
+    """Build both image sets; see `image_data`."""
     while True:
         seen: Counter[str] = Counter()
         try:
@@ -132,7 +122,7 @@ def image_data(raw: RawData, building: Building) -> tuple[ImageData, list[str], 
 
 
 def _grown(decoding: Decoding, error: OutgrownError) -> Decoding:
-    """How all images are read so that the one that did not fit does."""
+    """How to read all images so that the one that did not fit does."""
     if error.ranges is not None:
         return replace(decoding, ranges=error.ranges)
     return replace(decoding, shape_CHW=(3, *decoding.shape_CHW[1:]), only_grey=False)
@@ -185,8 +175,8 @@ def _decoding(split: RawSplit, building: Building) -> Decoding:
 def _image_set(
     split: RawSplit, decoding: Decoding, building: Building, seen: Counter[str]
 ) -> tuple[ImageSet, list[str]]:
-    fits = len(split.source) * math.prod(decoding.shape_CHW) <= building.in_memory_limit
-    make = _in_memory if fits else _on_demand
+    in_memory = fits(split, decoding.shape_CHW, building.in_memory_limit)
+    make = _in_memory if in_memory else _on_demand
     images, rows_N = make(split, decoding, building.skip_broken, seen)
     if len(images) == 0:
         raise _nothing_left(split)
@@ -259,7 +249,7 @@ def _check_headers(source: Source, decoding: Decoding, seen: Counter[str]) -> No
 
 
 def _check_classes_kept(raw: RawData, train: ImageSet) -> None:
-    """Refuse that a class loses all of its training images, for it could not be learned."""
+    """Refuse a class that loses all of its training images, as it could not be learned."""
     lost = sorted(set(raw.train.labels_N.tolist()) - set(train.labels_N.tolist()))
     if lost:
         raise InputError(
@@ -286,6 +276,7 @@ def load_data(
     channels: int | None = None,
     skip_broken: bool = False,
     in_memory_limit: int = 2 * 2**30,
+    kept_in: Path | None = None,
 ) -> ImageData:
     """Load a data set of labelled images.
 
@@ -301,6 +292,9 @@ def load_data(
         skip_broken: Whether images that cannot be decoded are left out, with a warning. For sets
             that do not fit into memory this decodes every image once before training.
         in_memory_limit: Bytes; a split that is larger once decoded is decoded on demand.
+        kept_in: Folder for the decoded images of files and tables, if both splits fit into memory:
+            the next call with the same images maps them into memory in place of decoding them.
+            None keeps nothing.
 
     Raises:
         InputError: The data cannot be used; the message says why and what to pass.
@@ -321,7 +315,7 @@ def load_data(
         skip_broken=skip_broken,
         in_memory_limit=in_memory_limit,
     )
-    data, broken, notes = image_data(raw, building)
+    data, broken, notes = image_data(raw, building, kept_in)
     if broken:
         warnings.warn(
             f"{len(broken)} of the {len(raw.train.source) + len(raw.test.source)} images cannot be "
@@ -336,7 +330,7 @@ def load_data(
 def check_spec(spec: str) -> None:
     """Raise InputError for data of no known kind, or in a folder that is not there.
 
-    It reads nothing, so that a slip is told before anything that takes long.
+    It reads nothing, so that a mistake is reported before anything slow.
 
     Example:
         >>> check_spec("digits")

@@ -31,13 +31,7 @@ from selfexplain.errors import InputError
 
 
 class Source(Protocol):
-    """A row of images that can be opened one by one, and named in messages.
-
-    Example:
-        >>> source: Source = Arrays(np.zeros((5, 8, 8), np.uint8))
-        >>> len(source), source.name(2)
-        (5, 'number 2')
-    """
+    """A row of images that can be opened one by one, and named in messages."""
 
     def __len__(self) -> int: ...
 
@@ -83,10 +77,6 @@ class TableRows:
         split: Name of the split, for messages.
         folders: Where the files may lie that cells name in place of holding bytes; relative names
             are taken from the first.
-
-    Example:
-        >>> TableRows([{"img": None}], "img", "train").name(0)
-        'in train row 0'
     """
 
     rows: Any
@@ -122,12 +112,7 @@ class TableRows:
 
 @dataclass(frozen=True, slots=True)
 class Arrays:
-    """Grey images that are already decoded, as a uint8 array (N, H, W).
-
-    Example:
-        >>> Arrays(np.zeros((5, 8, 8), np.uint8)).open(0).size
-        (8, 8)
-    """
+    """Grey images that are already decoded, as a uint8 array (N, H, W)."""
 
     images_NHW: NDArray[np.uint8]
 
@@ -208,10 +193,6 @@ class Decoding:
         example: Name of the image that the shape was read from, for the message on a mismatch.
         ranges: What images of more than 8 bits are scaled by; None takes each image's own.
         only_grey: Whether an image in colour is an error; else it is read as the shape says.
-
-    Example:
-        >>> Decoding(shape_CHW=(1, 8, 8), image_size=None, example="train row 0").shape_CHW
-        (1, 8, 8)
     """
 
     shape_CHW: tuple[int, int, int]
@@ -224,24 +205,12 @@ class Decoding:
 def decode(
     source: Source, row: int, decoding: Decoding, seen: Counter[str] | None = None
 ) -> NDArray[np.uint8]:
-    """Decode image `row` of a source to a uint8 array (C, H, W).
-
-    Args:
-        source: The encoded images.
-        row: Which of them.
-        decoding: The shape to decode to.
-        seen: Where to count what the image is; see `count`.
+    """Decode image `row` of a source to a uint8 array (C, H, W), and count what it is in `seen`.
 
     Raises:
         BrokenImageError: The image cannot be decoded.
         OutgrownError: It is deeper than the ranges of the set, or in colour and must not be.
         InputError: Its size differs from the others' and no image_size was given.
-
-    Example:
-        >>> from selfexplain.data.decode import Arrays
-        >>> rule = Decoding(shape_CHW=(1, 8, 8), image_size=None, example="digit 0")
-        >>> decode(Arrays(np.zeros((5, 8, 8), np.uint8)), 3, rule).shape
-        (1, 8, 8)
     """
     try:
         with source.open(row) as image:
@@ -285,13 +254,7 @@ def decode_free(
 
 
 def broken(source: Source, row: int, error: Exception) -> BrokenImageError:
-    """What is said of an image that cannot be decoded.
-
-    Example:
-        >>> from selfexplain.data.decode import Arrays
-        >>> str(broken(Arrays(np.zeros((5, 8, 8), np.uint8)), 3, InputError("it is empty")))
-        'the image number 3 cannot be decoded (it is empty); replace or remove it, or pass ...
-    """
+    """What is said of an image that cannot be decoded."""
     reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
     if isinstance(error, UnidentifiedImageError):  # Pillow names the address of an object
         reason = f"it is no {NAMES} file, whatever its name says"
@@ -302,28 +265,14 @@ def broken(source: Source, row: int, error: Exception) -> BrokenImageError:
 
 
 def outgrown(source: Source, row: int, error: OutgrownError) -> OutgrownError:
-    """The same error, which names the image, too.
-
-    Example:
-        >>> from selfexplain.data.decode import Arrays
-        >>> source = Arrays(np.zeros((5, 8, 8), np.uint8))
-        >>> str(outgrown(source, 3, OutgrownError("it is in colour", None)))
-        'the image number 3 does not fit the others: it is in colour'
-    """
+    """The same error, which names the image, too."""
     return OutgrownError(
         f"the image {source.name(row)} does not fit the others: {error}", error.ranges
     )
 
 
 def count(image: Image.Image, seen: Counter[str]) -> None:
-    """Count an image as grey or coloured, and whether there is more in its file than is read.
-
-    Example:
-        >>> seen = Counter()
-        >>> count(Image.new("L", (9, 5)), seen)
-        >>> seen
-        Counter({'grey': 1})
-    """
+    """Count an image as grey or colour, and whether its file contains more than is read."""
     seen["grey" if native_channels(image) == 1 else "coloured"] += 1
     # What follows a photograph in an MPO file are smaller copies of it.
     if image.format != "MPO" and getattr(image, "is_animated", False):
@@ -331,24 +280,13 @@ def count(image: Image.Image, seen: Counter[str]) -> None:
 
 
 def check_colour(image: Image.Image, decoding: Decoding) -> None:
-    """Raise OutgrownError if an image in colour would be read as grey, though nobody asked for it.
-
-    Example:
-        >>> rule = Decoding(shape_CHW=(1, 8, 8), image_size=None, example="digit 0")
-        >>> check_colour(Image.new("RGB", (8, 8)), rule)
-    """
+    """Raise OutgrownError if an image in colour would be read as grey by mistake."""
     if decoding.only_grey and native_channels(image) == 3:
         raise OutgrownError("it is in colour, and the images before it are grey", None)
 
 
 def check_size(source: Source, row: int, size_HW: tuple[int, int], decoding: Decoding) -> None:
-    """Raise InputError if image `row` has another height or width than the data set.
-
-    Example:
-        >>> from selfexplain.data.decode import Arrays
-        >>> rule = Decoding(shape_CHW=(1, 8, 8), image_size=None, example="digit 0")
-        >>> check_size(Arrays(np.zeros((5, 8, 8), np.uint8)), 3, (8, 8), rule)
-    """
+    """Raise InputError if image `row` has another height or width than the data set."""
     expected_HW = decoding.shape_CHW[1:]
     if size_HW != expected_HW:
         raise InputError(

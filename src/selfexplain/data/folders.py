@@ -55,21 +55,6 @@ def read_folder(folder: Path) -> RawData:
     `folder`, and a fixed fifth of each class is the test split. Folders within a class's are read,
     too, in the order of torchvision's `ImageFolder`. Hidden files and folders, and files that do
     not end as images do, are left out.
-
-    Raises:
-        InputError: Folders or images are missing, or the test split has a class of its own.
-
-    Example:
-        >>> import tempfile
-        >>> from PIL import Image
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     for name in ("cat", "dog"):
-        ...         Path(folder, name).mkdir()
-        ...         for number in range(5):
-        ...             Image.new("L", (8, 8)).save(Path(folder, name, f"{number}.png"))
-        ...     raw = read_folder(Path(folder))
-        >>> raw.class_names, len(raw.train.source), len(raw.test.source)
-        (('cat', 'dog'), 8, 2)
     """
     if not folder.is_dir():
         raise InputError(
@@ -205,7 +190,7 @@ def _images_below(folder: Path, left_out: _LeftOut) -> list[Path]:
 
 
 def _identity(folder: Path) -> tuple[int, int]:
-    """What two paths to one folder have in common."""
+    """What identifies a folder, whatever the path to it."""
     status = folder.stat()
     return status.st_dev, status.st_ino
 

@@ -147,12 +147,7 @@ class OutgrownError(InputError):
 
 
 def native_channels(image: Image.Image) -> int:
-    """Say how many channels an image calls for: 1 for grey of any depth, or black and white.
-
-    Example:
-        >>> native_channels(Image.new("L", (8, 8))), native_channels(Image.new("P", (8, 8)))
-        (1, 3)
-    """
+    """Say how many channels an image calls for: 1 for grey of any depth, or black and white."""
     return 1 if image.mode in {"1", "L", "F"} or image.mode.startswith("I") else 3
 
 
@@ -236,12 +231,7 @@ def _eight_bits(image: Image.Image, ranges: Ranges | None) -> Image.Image:
 
 
 def unclear_floats() -> InputError:
-    """What is said of floats that are neither shares nor grey levels.
-
-    Example:
-        >>> str(unclear_floats())
-        'its floats go beyond 1 and only up to 15, so their range is unclear; scale them to ...
-    """
+    """The message about floats that are neither shares nor grey levels."""
     return InputError(
         f"its floats go beyond 1 and only up to {_UNCLEAR}, so their range is unclear; scale "
         "them to 0..1"
@@ -288,11 +278,7 @@ class _DeepColour:
 
 
 def _deep_colour(image: Image.Image) -> _DeepColour | None:
-    """How to decode an image with colour or transparency of 16 bits; None if it is none.
-
-    Raises:
-        InputError: it has 16 bits in a layout of which Pillow would keep 8.
-    """
+    """How to decode an image with colour or transparency of 16 bits; None if it is none."""
     tiles = getattr(image, "tile", None)
     names = {_raw_mode(tile) for tile in tiles or ()}
     deep = {name for name in names if ";16" in name}

@@ -13,21 +13,11 @@ _JOINERS = "\u200c\u200d"  # between letters and emojis: they are part of how a 
 
 
 def classes_of(train_values: Sequence[Any]) -> list[Any]:
-    """List the classes of labels that bring no names.
-
-    Args:
-        train_values: The training labels: whole numbers from 0, or strings.
-
-    Returns:
-        The numbers or strings that occur, each once and sorted.
+    """The numbers or strings that occur in labels without names, each once and sorted.
 
     Raises:
         InputError: A number is negative, or as large as the number of images, so that it cannot be
             a class number.
-
-    Example:
-        >>> classes_of(["dog", "cat", "dog"]), classes_of([0, 5, 1, 1, 1, 1])
-        (['cat', 'dog'], [0, 1, 5])
     """
     if any(isinstance(value, str) for value in train_values):
         return sorted({value for value in train_values if isinstance(value, str)})
@@ -49,16 +39,7 @@ def classes_of(train_values: Sequence[Any]) -> list[Any]:
 def notes_on_classes(classes: Sequence[Any], labels_N: torch.Tensor, *, named: bool) -> list[str]:
     """Say what is odd about the classes: numbers that skip some, and names without images.
 
-    Args:
-        classes: What stands for class k, at place k.
-        labels_N: Class numbers of the training images.
-        named: Whether the data set lists its classes by itself.
-
-    Example:
-        >>> notes_on_classes([1, 3], torch.tensor([0, 1]), named=False)
-        ['its labels 1, 3 are the 2 classes, and no number between them is one']
-        >>> notes_on_classes(["cat", "dog"], torch.tensor([0, 0]), named=True)
-        ['no training image is of 1 of the 2 classes: dog']
+    Place k of `classes` is what stands for class k; `named` if the data set itself lists them.
     """
     if named:
         present = set(labels_N.tolist())
@@ -130,22 +111,10 @@ def _escaped(letter: str) -> str:
 
 
 def class_numbers(values: Sequence[Any], classes: Sequence[Any], split: str) -> torch.Tensor:
-    """Turn the labels of one split into class numbers.
-
-    Args:
-        values: Whole numbers, or strings.
-        classes: What stands for class k, at place k.
-        split: Name of the split, for messages.
-
-    Returns:
-        (N,) int64 class numbers.
+    """Turn the labels of one split into class numbers (N,), int64; place k of `classes` is class k.
 
     Raises:
         InputError: A label is missing, or is none of the classes.
-
-    Example:
-        >>> class_numbers(["dog", "cat"], ("cat", "dog"), "test")
-        tensor([1, 0])
     """
     number_of = {value: number for number, value in enumerate(classes)}
     kind = "names" if isinstance(classes[0], str) else "numbers"

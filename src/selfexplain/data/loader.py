@@ -1,11 +1,19 @@
 """Training batches: the same for any number of processes, and for any epoch on its own."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
 from selfexplain.data.images import ImageSet, MemoryImages, to_device
-from selfexplain.data.transforms import Augmentation, augment, draw, find_corruption, normalise
+from selfexplain.data.transforms import (
+    Augmentation,
+    alternating_flips,
+    augment,
+    draw,
+    find_corruption,
+    normalise,
+)
 from selfexplain.distributed import check_ranks, rank_slice
 from selfexplain.errors import InputError
 from selfexplain.limits import check_in_range
@@ -15,7 +23,7 @@ from selfexplain.seeding import named_generator
 class Batches:
     """Batches of normalised images, one epoch after another.
 
-    Every process walks the same order, a function of (seed, epoch), and takes its contiguous
+    Every process follows the same order, a function of (seed, epoch), and takes its contiguous
     part of each global batch. What is done to the images is drawn for the global batch, a
     function of (seed, epoch, step). So the batches of several processes, put together, equal
     those of one bit for bit, and no epoch or step needs those before it. The noise of a corruption
@@ -147,7 +155,7 @@ class Batches:
         )
         for (step, global_B, mine), indices_B, read_BCHW in zip(steps, indices, read, strict=True):
             pixels_BCHW = read_BCHW.to(self.device, non_blocking=True)
-            pixels_BCHW = self._augmented(pixels_BCHW, (epoch, step), len(global_B), mine)
+            pixels_BCHW = self._augmented(pixels_BCHW, (epoch, step), global_B, mine)
             pixels_BCHW = self._corrupted(pixels_BCHW, epoch, indices_B)
             index_B = to_device(indices_B, self.device)
             yield normalise(pixels_BCHW, self.mean_C, self.std_C), self.labels_N[index_B], index_B
@@ -159,13 +167,20 @@ class Batches:
         return epoch_order(len(self.images), self.weights_N, generator)
 
     def _augmented(
-        self, images_BCHW: torch.Tensor, moment: tuple[int, int], count: int, mine: slice
+        self,
+        images_BCHW: torch.Tensor,
+        moment: tuple[int, int],
+        global_B: torch.Tensor,
+        mine: slice,
     ) -> torch.Tensor:
-        """Augment this process's part of the global batch of `count` at (epoch, step)."""
+        """Augment this process's part of the global batch of these places at (epoch, step)."""
         if self.augmentation is None:
             return images_BCHW
         generator = named_generator("augmentation", self.seed, *moment)
-        params = draw(self.augmentation, count, *self.images.shape_CHW[1:], generator)
+        params = draw(self.augmentation, len(global_B), *self.images.shape_CHW[1:], generator)
+        if self.augmentation.alternate_flip:
+            flips_N = alternating_flips(len(self.images), self.seed, moment[0])
+            params = replace(params, flips_B=flips_N[global_B])
         return augment(images_BCHW, params.part(mine, self.device))
 
     def _corrupted(
@@ -183,24 +198,14 @@ class Batches:
 def epoch_order(
     count: int, weights_N: torch.Tensor | None, generator: torch.Generator
 ) -> torch.Tensor:
-    """Places of `count` images in a random order, (N,); with weights, drawn with replacement.
-
-    Example:
-        >>> sorted(epoch_order(4, None, torch.Generator()).tolist())
-        [0, 1, 2, 3]
-    """
+    """Places of `count` images in a random order, (N,); with weights, drawn with replacement."""
     if weights_N is None:
         return torch.randperm(count, generator=generator)
     return torch.multinomial(weights_N, count, replacement=True, generator=generator)
 
 
 def balanced_weights(labels_N: torch.Tensor) -> torch.Tensor:
-    """Probability of each image if all classes that occur are equally likely, (N,) float64.
-
-    Example:
-        >>> balanced_weights(torch.tensor([0, 0, 0, 4])).tolist()[::3]
-        [0.16666666666666666, 0.5]
-    """
+    """Probability of each image if all classes that occur are equally likely, (N,) float64."""
     labels_N = labels_N.cpu()
     counts_K = torch.bincount(labels_N)
     return 1 / (counts_K[labels_N].double() * int((counts_K > 0).sum()))

@@ -50,7 +50,7 @@ def translate_y(amount_G: Tensor, height: int, width: int) -> Tensor:
 
 
 def rotate(amount_G: Tensor, height: int, width: int) -> Tensor:
-    """Turn about the centre by so many degrees, counter-clockwise."""
+    """Rotate about the centre by this many degrees, counter-clockwise."""
     angle_G = -amount_G * math.pi / 180
     cos_G, sin_G = angle_G.cos(), angle_G.sin()
     x, y = width / 2, height / 2
@@ -73,15 +73,8 @@ def _matrix(like_G: Tensor, *entries: float | Tensor) -> Tensor:
 def warp(images_BCHW: Tensor, matrix_B23: Tensor) -> Tensor:
     """Each pixel from the place that its matrix sends it to, nearest neighbour, black outside.
 
-    Args:
-        images_BCHW: images of any dtype.
-        matrix_B23: (x, y) of the source from (x, y, 1) of the result, in pixels from the corner, as
-            Pillow's `Image.transform` takes it.
-
-    Example:
-        >>> images = torch.arange(4).reshape(1, 1, 1, 4)
-        >>> warp(images, translate_x(torch.tensor([0.25]), 1, 4)).flatten().tolist()
-        [1, 2, 3, 0]
+    The matrices map (x, y, 1) of the result to (x, y) of the source, in pixels from the corner, as
+    Pillow's `Image.transform` takes it.
     """
     B, C, H, W = images_BCHW.shape
     device = images_BCHW.device
@@ -228,28 +221,13 @@ class DrawnOperations:
 
 
 def check_policy(policy: str) -> None:
-    """Raise InputError unless there is such a policy.
-
-    Example:
-        >>> check_policy("auto")
-        Traceback (most recent call last):
-        selfexplain.errors.InputError: there is no policy 'auto'; pass none, trivial or rand
-    """
+    """Raise InputError unless there is such a policy."""
     if policy not in COUNT:
         raise InputError(f"there is no policy {policy!r}; pass none, trivial or rand")
 
 
 def draw_operations(policy: Policy, count: int, generator: torch.Generator) -> DrawnOperations:
-    """Draw what to do to each of `count` images, with a CPU generator.
-
-    Raises:
-        InputError: there is no such policy.
-
-    Example:
-        >>> drawn = draw_operations("rand", 8, torch.Generator().manual_seed(0))
-        >>> drawn.kinds_BN.shape
-        torch.Size([8, 2])
-    """
+    """Draw what to do to each of `count` images, with a CPU generator."""
     check_policy(policy)
     shape = count, COUNT[policy]
     kinds_BN = torch.randint(len(OPERATIONS), shape, generator=generator)
@@ -264,20 +242,7 @@ def draw_operations(policy: Policy, count: int, generator: torch.Generator) -> D
 
 
 def apply_operations(images_BCHW: Tensor, drawn: DrawnOperations) -> Tensor:
-    """Do to each image what was drawn for it, one operation after the other.
-
-    Args:
-        images_BCHW: uint8 images on any device.
-        drawn: what to do.
-
-    Returns:
-        New uint8 images of the same shape.
-
-    Example:
-        >>> drawn = draw_operations("trivial", 4, torch.Generator().manual_seed(0))
-        >>> apply_operations(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), drawn).shape
-        torch.Size([4, 3, 8, 8])
-    """
+    """Do to each uint8 image what was drawn for it, one operation after the other."""
     for n in range(drawn.kinds_BN.shape[1]):
         images_BCHW = _apply_one(images_BCHW, drawn.kinds_BN[:, n], drawn.amounts_BN[:, n])
     return images_BCHW

@@ -30,19 +30,7 @@ Features = Mapping[str, Any]
 
 
 def image_column(features: Features, named: str | None = None) -> str:
-    """Find the column of images: the named one, or the only one of type `datasets.Image`.
-
-    Args:
-        features: Column names and their Hugging Face types.
-        named: The user's choice; a column of encoded bytes will do, too.
-
-    Raises:
-        InputError: There is no such column, or several.
-
-    Example:
-        >>> image_column({"img": datasets.Image(), "label": datasets.Value("int64")})
-        'img'
-    """
+    """Find the column of images: the named one, or the only `datasets.Image`."""
     if named is not None:
         _check_exists(features, named, "image_column")
         if not _holds_images(features[named]):
@@ -65,17 +53,6 @@ def label_column(features: Features, named: str | None = None) -> str:
 
     The named one, or the only candidate, or `label`, or `fine_label`. Candidates are the columns
     of type `ClassLabel`; where there are none, those of whole numbers or strings.
-
-    Args:
-        features: Column names and their Hugging Face types.
-        named: The user's choice.
-
-    Raises:
-        InputError: There is no such column, or several.
-
-    Example:
-        >>> label_column({"img": datasets.Image(), "label": datasets.Value("int64")})
-        'label'
     """
     if named is not None:
         _check_exists(features, named, "label_column")
@@ -132,15 +109,6 @@ def from_splits(
         images: Name of the image column, or None to find it.
         labels: Name of the label column, or None to find it.
         folders: Where image files may lie that cells name; see `TableRows`.
-
-    Raises:
-        InputError: A split is missing or empty, a column cannot be found, or a label is wrong.
-
-    Example:
-        >>> rows = {"image": [{"bytes": b"", "path": None}] * 2, "label": ["cat", "dog"]}
-        >>> split = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
-        >>> from_splits({"train": split, "test": split}).class_names
-        ('cat', 'dog')
     """
     train, test, notes = _both(splits)
     images = image_column(train.features, images)
@@ -173,17 +141,12 @@ def _unread_columns(rows: Any, images: str, labels: str) -> list[str]:
 
 
 def empty_split(name: str) -> InputError:
-    """What is said of a split without a row.
-
-    Example:
-        >>> str(empty_split("test"))
-        'the test split is empty; pass data with at least one image in it'
-    """
+    """The error for a split without rows."""
     return InputError(f"the {name} split is empty; pass data with at least one image in it")
 
 
 def _both(splits: Mapping[str, Any]) -> tuple[Any, Any, list[str]]:
-    """The two splits that are read, and what is to be said of the others."""
+    """The two splits that are read, and notes on the others."""
     test_names = [name for name in ("test", "validation", "valid", "val") if name in splits]
     if "train" not in splits or not test_names:
         raise InputError(
@@ -215,21 +178,7 @@ def _column(rows: Any, column: str) -> list[Any]:
 
 
 def parquet_files(folder: Path) -> dict[str, list[str]]:
-    """List the Parquet files of both splits, in `folder` or in `folder`/data.
-
-    Returns:
-        {"train": [...], "test": [...]}; validation files stand in for missing test files.
-
-    Raises:
-        InputError: There is no such folder, the files of a split are missing, or one is no plain
-            file.
-
-    Example:
-        >>> parquet_files(Path("/no/such/folder"))
-        Traceback (most recent call last):
-        ...
-        selfexplain.errors.InputError: the folder /no/such/folder does not exist; pass the ...
-    """
+    """The Parquet files of train and test (or validation), in `folder` or `folder`/data."""
     if not folder.is_dir():
         raise InputError(
             f"the folder {folder} does not exist; pass the folder that holds train-*.parquet"
@@ -271,23 +220,9 @@ def _notes(folder: Path, found: dict[str, list[str]]) -> list[str]:
 
 
 def read_parquet(folder: Path, images: str | None = None, labels: str | None = None) -> RawData:
-    """Open the Parquet files in `folder`; nothing is written there.
+    """Open train-*.parquet and test-*.parquet in `folder`; nothing is written there.
 
     `datasets` keeps its copy in its own cache, which HF_DATASETS_CACHE or HF_HOME moves.
-
-    Args:
-        folder: Folder with train-*.parquet and test-*.parquet.
-        images: Name of the image column, or None to find it.
-        labels: Name of the label column, or None to find it.
-
-    Raises:
-        InputError: Something is missing or cannot be read.
-
-    Example:
-        >>> read_parquet(Path("/no/such/folder"))
-        Traceback (most recent call last):
-        ...
-        selfexplain.errors.InputError: the folder /no/such/folder does not exist; pass the ...
     """
     # load_dataset takes patterns: a bracket in a folder's name must not be read as one
     found = parquet_files(folder)
@@ -331,20 +266,7 @@ def _class_list(path: str, column: str) -> object:
 
 
 def read_hub(name: str, images: str | None = None, labels: str | None = None) -> RawData:
-    """Fetch a data set of the Hugging Face hub, or take it from the local cache.
-
-    Args:
-        name: Its name, for example "uoft-cs/cifar100".
-        images: Name of the image column, or None to find it.
-        labels: Name of the label column, or None to find it.
-
-    Raises:
-        InputError: It cannot be fetched, or something is missing in it.
-
-    Example:
-        >>> read_hub("uoft-cs/cifar100").class_names[:2]  # doctest: +SKIP
-        ('apple', 'aquarium_fish')
-    """
+    """Fetch a data set of the Hugging Face hub, or take it from the local cache."""
     try:
         splits = datasets.load_dataset(name)
     except Exception as error:  # datasets, the hub client and the network libraries under it

@@ -27,6 +27,7 @@ from selfexplain.data.rand_augment import (
 )
 from selfexplain.errors import InputError
 from selfexplain.limits import Natural, check_options
+from selfexplain.seeding import named_generator
 
 # Mean and spread of the pixel values of each channel, and normalising by them.
 
@@ -101,26 +102,32 @@ class Augmentation:
         flip: Whether half of the images are mirrored left to right.
         cutout: Side in pixels of a black square put anywhere on the image; 0 = off.
         policy: trivial (TrivialAugment) or rand (RandAugment), after crop and flip; none = off.
+        alternate_flip: Whether an image is mirrored in every second epoch in place of by chance, so
+            that two epochs show every image both ways (Jordan 2024).
 
     Raises:
-        InputError: A number is negative, or there is no such policy.
+        InputError: A number is negative, there is no such policy, or images that are not to be
+            mirrored are to be so in every second epoch.
 
     Example:
         >>> Augmentation(cutout=8)
-        Augmentation(crop_padding=4, flip=True, cutout=8, policy='none')
+        Augmentation(crop_padding=4, flip=True, cutout=8, policy='none', alternate_flip=False)
     """
 
     crop_padding: Natural = 4
     flip: bool = True
     cutout: Natural = 0
     policy: Policy = "none"
+    alternate_flip: bool = False
 
     def __post_init__(self) -> None:
         check_options(self)
         check_policy(self.policy)
+        if self.alternate_flip and not self.flip:
+            raise InputError("alternate_flip needs flip; pass flip=True, or leave it out")
 
     def check_fits(self, height: int, width: int) -> None:
-        """Raise InputError if an image could be lost from sight altogether."""
+        """Raise InputError if an image could disappear altogether."""
         side = min(height, width)
         if self.crop_padding >= side or self.cutout > side:
             raise InputError(
@@ -205,6 +212,15 @@ def draw(
     )
 
 
+def alternating_flips(count: int, seed: int, epoch: int) -> torch.Tensor:
+    """Which of `count` images are mirrored in an epoch, each in every second one: bool (N,).
+
+    Which of them begin with it is drawn with the seed.
+    """
+    begin_N = torch.rand(count, generator=named_generator("alternate-flip", seed)) < 0.5
+    return begin_N ^ bool(epoch % 2)
+
+
 def augment(images_BCHW: torch.Tensor, params: AugmentationParams) -> torch.Tensor:
     """Crop out of a black border, mirror, apply the policy, black out a square: as drawn for each.
 
@@ -285,7 +301,7 @@ def gaussian_blur(images_BCHW: Tensor, sigma: float) -> Tensor:
 
 
 def contrast(images_BCHW: Tensor, factor: float) -> Tensor:
-    """Draw pixels to their mean: (x - m) factor + m, m the mean of each image's channel.
+    """Pull pixels towards their mean: (x - m) factor + m, m the mean of each image's channel.
 
     Example:
         >>> contrast(torch.tensor([[[[0.0, 1.0]]]]), 0.5).flatten().tolist()

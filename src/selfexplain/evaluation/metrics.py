@@ -13,28 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # Scored images in the order of the classifier's confidence.
-#
-# Shape suffixes: N images, K classes.
 
 
 def by_confidence(logits_NK: Tensor, y_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Confidence in the top class, falling, and how right the classifier is at each place.
+    """Confidence in the top class, falling, and how right the classifier is at each place; (N,).
 
     Where several images have the same confidence, each is given their mean correctness: the
     expectation over all orders of the tied images, so that a score does not depend on the order in
     which the images come.
-
-    Args:
-        logits_NK: logits (N, K).
-        y_N: labels (N,).
-
-    Returns:
-        confidence_N and correct_N, float64, each in [0, 1].
-
-    Example:
-        >>> logits_NK = torch.tensor([[0.0, 0.0], [9.0, 0.0], [9.0, 0.0]])
-        >>> by_confidence(logits_NK, torch.tensor([0, 0, 1]))[1]
-        tensor([0.5000, 0.5000, 1.0000], dtype=torch.float64)
     """
     # In float32 most confidences of a trained network would be exactly 1, all tied.
     confidence_N = logits_NK.double().softmax(dim=1).amax(dim=1)
@@ -48,8 +34,6 @@ def by_confidence(logits_NK: Tensor, y_N: Tensor) -> tuple[Tensor, Tensor]:
 
 
 # Calibration error of the top class, over bins of equal width or of equal mass.
-#
-# Shape suffixes: N images, K classes.
 
 
 BINS = 15
@@ -107,8 +91,6 @@ def adaptive_calibration_error(logits_NK: Tensor, y_N: Tensor, bins: int = BINS)
 
 
 # Selective prediction: what a classifier is worth that may decline to answer.
-#
-# Shape suffixes: N images, K classes.
 
 
 def risk_coverage(logits_NK: Tensor, y_N: Tensor) -> Tensor:
@@ -161,8 +143,6 @@ def _running_mean(values_N: Tensor) -> Tensor:
 
 
 # Temperature scaling (Guo et al. 2017, "On Calibration of Modern Neural Networks", section 4.2).
-#
-# Shape suffixes: N images, K classes.
 
 
 COLDEST, HOTTEST = 0.1, 10.0

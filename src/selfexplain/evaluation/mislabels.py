@@ -18,12 +18,7 @@ TEMPERATURES = tuple(2.0**power for power in range(-2, 8))
 
 
 def fold_of(labels_N: Tensor, folds: int = FOLDS) -> Tensor:
-    """Fold (N,) of each image: those of a class are dealt out in turn, so that folds are alike.
-
-    Example:
-        >>> fold_of(torch.tensor([0, 1, 0, 0, 1]), folds=2)
-        tensor([0, 0, 1, 0, 1])
-    """
+    """Fold (N,) of each image: those of a class are dealt out in turn, so that folds are alike."""
     fold_N = torch.zeros_like(labels_N)
     for label in torch.unique(labels_N):
         mine = labels_N == label
@@ -57,11 +52,6 @@ def out_of_fold_probabilities(
     Returns:
         float64 probabilities; an image whose class has no other image gets them too, but no head
         knew its class.
-
-    Example:
-        >>> x = torch.tensor([[0.0], [0.1], [1.0], [0.9], [0.95]])
-        >>> out_of_fold_probabilities(x, torch.tensor([0, 0, 1, 1, 0]), 2, folds=2)[4].argmax()
-        tensor(1)
     """
     x_NF, fold_N = features_NF.double(), fold_of(labels_N, folds)
     use_N = torch.ones_like(labels_N, dtype=torch.bool) if fitted_N is None else fitted_N
@@ -122,10 +112,6 @@ def label_margins(probabilities_NK: Tensor, labels_N: Tensor) -> Tensor:
     """Margin (N,): the probability of the label less the greatest of the other classes.
 
     Negative where another class is likelier; the smallest are the likeliest mislabels.
-
-    Example:
-        >>> label_margins(torch.tensor([[0.2, 0.7, 0.1], [0.8, 0.1, 0.1]]), torch.tensor([0, 0]))
-        tensor([-0.5000,  0.7000])
     """
     own_N = probabilities_NK.gather(1, labels_N[:, None])[:, 0]
     others_NK = probabilities_NK.scatter(1, labels_N[:, None], -torch.inf)

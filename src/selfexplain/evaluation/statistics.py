@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from selfexplain.errors import InputError
+from selfexplain.limits import check_in_range
 
 # Differences between two methods that were run with the same seeds.
 
@@ -108,8 +109,8 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
         [0.03, 0.06, 0.06]
     """
     for p in p_values:
-        if p is not None and not 0 <= p <= 1:
-            raise InputError(f"a p-value is {p:g}; pass numbers from 0 to 1")
+        if p is not None:
+            check_in_range("a p-value", p, 0, 1)
     adjusted: list[float | None] = [None] * len(p_values)
     largest = 0.0
     known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)

@@ -1,7 +1,11 @@
-"""The images of a run, split and normalised, and a model's logits on them."""
+"""The images of a run, split and normalised, and a model's logits on them.
+
+Shape suffixes: C channels, H and W space.
+"""
 
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +27,6 @@ from selfexplain.evaluation import predict
 from selfexplain.experiments.options import DataOptions
 
 # From data options to the images that one seed trains on and is scored on.
-#
-# Shape suffixes: C channels, H and W space.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,7 +78,7 @@ class Prepared:
         """The scored images, or those at the indices `only`, in order, as they are or corrupted."""
         return Batches(
             self.scored if only is None else self.scored.subset(only),
-            batch_size=500,
+            batch_size=images_at_once(self.scored.shape_CHW),
             device=device,
             corruption=corruption,
             places_N=only,
@@ -88,8 +90,26 @@ class Prepared:
         )
 
 
-def load(options: DataOptions) -> ImageData:
+def images_at_once(shape_CHW: tuple[int, int, int], most: int = 500) -> int:
+    """How many images go through a model at a time: fewer, the larger they are.
+
+    Feature maps of many large images take gigabytes, and a CPU then spends more time on getting
+    memory than on computing.
+
+    Example:
+        >>> [images_at_once((3, side, side)) for side in (32, 128, 512)]
+        [500, 31, 8]
+    """
+    _, height, width = shape_CHW
+    return max(8, min(most, most * 32 * 32 // (height * width)))
+
+
+def load(options: DataOptions, kept_in: Path | None = None) -> ImageData:
     """Load the data set that the options name.
+
+    Args:
+        options: which one, and how it is read.
+        kept_in: folder for its decoded images, see `load_data`; None keeps nothing.
 
     Example:
         >>> load(DataOptions(data="digits")).num_classes
@@ -102,6 +122,7 @@ def load(options: DataOptions) -> ImageData:
         image_size=options.image_size,
         channels=options.channels,
         skip_broken=options.skip_broken,
+        kept_in=kept_in,
     )
 
 
@@ -171,9 +192,12 @@ def _augmentation(options: DataOptions, shape_CHW: tuple[int, int, int]) -> Augm
     return Augmentation(
         crop_padding=min(shape_CHW[1:]) // 8 if padding is None else padding,
         # A mirrored digit is not a digit; most other things stay what they are.
-        flip=options.data != "digits" if options.flip is None else options.flip,
+        flip=options.data != "digits" or options.alternate_flip
+        if options.flip is None
+        else options.flip,
         cutout=options.cutout,
         policy=options.augment,
+        alternate_flip=options.alternate_flip,
     )
 
 

@@ -28,17 +28,7 @@ It comes with matplotlib.
 
 
 def demo_photograph(out: Path) -> Path:
-    """Explain a photograph by a network that knows ImageNet: its five most probable classes.
-
-    Args:
-        out: folder for the picture.
-
-    Returns:
-        The picture's file.
-
-    Raises:
-        InputError: the weights are not installed.
-    """
+    """Explain a photograph by a network that knows ImageNet: its five most probable classes."""
     run = load_published("efficientnet_lite0")
     images_BCHW = read_images([Path(matplotlib.get_data_path()) / PHOTOGRAPH], run.shape_CHW)
     figure = explain_tensor(run, images_BCHW, top=TOP)
@@ -52,10 +42,6 @@ def demo_config(out: Path) -> CompareConfig:
     """Standard training, label smoothing and introspection on scikit-learn's digits.
 
     300 training images leave room for a difference: with all of them every method is right on 99 %.
-
-    Example:
-        >>> demo_config(Path("out")).objectives
-        ('standard', 'label_smoothing', 'introspective')
     """
     return CompareConfig(
         data=DataOptions(data="digits", image_size=16, train_size=300),
@@ -66,12 +52,7 @@ def demo_config(out: Path) -> CompareConfig:
 
 
 def demo_search(out: Path) -> SearchConfig:
-    """A short LeaSE search of a NAS-Bench-201 cell on the digits.
-
-    Example:
-        >>> demo_search(Path("out")).method
-        'lease'
-    """
+    """A short LeaSE search of a NAS-Bench-201 cell on the digits."""
     return SearchConfig(
         data=DataOptions(data="digits"),
         space="nasbench201",

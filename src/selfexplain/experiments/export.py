@@ -37,11 +37,7 @@ from selfexplain.spaces.standalone import source_of
 
 
 def push_folder(folder: Path, name: str, *, private: bool = False) -> str:
-    """Upload a folder to a model repository, which is made if there is none; return its address.
-
-    Raises:
-        InputError: the hub cannot be reached, or refuses.
-    """
+    """Upload a folder to a model repository, which is made if there is none; return its address."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
@@ -104,11 +100,7 @@ def _card(run: FinishedRun) -> str:
 
 
 def _made(form: Format, run: FinishedRun, classifier: PixelClassifier) -> bytes:
-    """Content of a format's file.
-
-    Raises:
-        InputError: torch cannot write this model so; says which formats can be written.
-    """
+    """Content of a format's file; InputError, with the formats that work, if torch fails."""
     try:
         return _content(form, run, classifier)
     except InputError:
@@ -243,11 +235,7 @@ def _example(classifier: PixelClassifier, count: int) -> Tensor:
 
 @torch.no_grad()
 def _check(written: Callable[[Tensor], Tensor], classifier: PixelClassifier, name: str) -> None:
-    """Compare the logits of what was written with the classifier's, for two batch sizes.
-
-    Raises:
-        InputError: they differ.
-    """
+    """Raise InputError if what was written has other logits, for one of two batch sizes."""
     for count in (1, 3):
         pixels_BCHW = _example(classifier, count)
         try:

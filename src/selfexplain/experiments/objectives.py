@@ -56,11 +56,7 @@ def split_spec(spec: str) -> tuple[list[str], str]:
 
 
 def check_mixers(mixers: list[str], name: str) -> None:
-    """Raise InputError if the objective of this name cannot use the mixers' mixed images.
-
-    Example:
-        >>> check_mixers(["mixup"], "standard")
-    """
+    """Raise InputError if the objective of this name cannot use the mixers' mixed images."""
     if mixers and (reason := refusal(objective_class(name))):
         others = [other for other, kind in OBJECTIVES.items() if not refusal(kind)]
         mixer = mixers[-1].partition(":")[0]
@@ -78,23 +74,13 @@ OWN = re.compile(r"[^:=,]+:[^\W\d][\w.]*(:|$)")
 
 
 def is_own_objective(part: str) -> bool:
-    """Whether a part of a spec stands for a class of the user's own, which is imported.
-
-    Example:
-        >>> is_own_objective("mine.losses:Focal:gamma=3"), is_own_objective("zipf:weight=0.1")
-        (True, False)
-    """
+    """Whether a part of a spec stands for a class of the user's own, which is imported."""
     name = part.partition(":")[0]
     return name not in OBJECTIVES and name not in MIXERS and OWN.match(part) is not None
 
 
 def split_options(part: str) -> tuple[str, str | None]:
-    """Name of a part of a spec, and the text of its options; None if it has no place for any.
-
-    Example:
-        >>> split_options("zipf:weight=0.1"), split_options("mine:Focal")
-        (('zipf', 'weight=0.1'), ('mine:Focal', None))
-    """
+    """Name of a part of a spec, and the text of its options; None if it has no place for any."""
     name, colon, rest = part.partition(":")
     if is_own_objective(part):
         own, colon, rest = rest.partition(":")
@@ -103,15 +89,7 @@ def split_options(part: str) -> tuple[str, str | None]:
 
 
 def objective_class(name: str) -> type[Objective]:
-    """The class of this name, one of the user's own imported.
-
-    Raises:
-        InputError: there is no such objective, or what is imported is none.
-
-    Example:
-        >>> objective_class("standard").__name__
-        'Standard'
-    """
+    """The class of this name, one of the user's own imported."""
     if name in OBJECTIVES:
         return OBJECTIVES[name]
     if not is_own_objective(name):
@@ -245,7 +223,7 @@ def build_objective(
         model: the model to be trained.
         options: options of all objectives.
         context: what else some objectives need to know of the run.
-        wrap: puts another loss beside the objective's, inside the mixers, so that both see the
+        wrap: adds another loss to the objective's, inside the mixers, so that both see the
             mixed images and labels.
 
     Raises:
@@ -319,12 +297,7 @@ def option_values(spec: str, options: ObjectiveOptions) -> dict[str, Any]:
 
 
 def teacher_spec_of(spec: str, options: ObjectiveOptions) -> str | None:
-    """Spec of the objective that trains the teacher of this one; None if it needs no teacher.
-
-    Example:
-        >>> teacher_spec_of("mixup+kd:alpha=0.5", ObjectiveOptions())
-        'standard'
-    """
+    """Spec of the objective that trains the teacher of this one; None if it needs no teacher."""
     name, values = resolve(spec, options)
     return objective_class(name).teacher_spec(values)
 
@@ -440,14 +413,7 @@ def free_options(spec: str) -> dict[str, Tunable]:
 
 
 def with_options(spec: str, options: Mapping[str, Value]) -> str:
-    """A spec that has these options, named as in `free_options`, too.
-
-    Example:
-        >>> with_options("introspective:control=permuted", {"weight": 0.123456})
-        'introspective:control=permuted,weight=0.123'
-        >>> with_options("mixup+label_smoothing", {"mixup.alpha": 0.5, "smoothing": 0.2})
-        'mixup:alpha=0.5+label_smoothing:smoothing=0.2'
-    """
+    """A spec that has these options, named as in `free_options`, too."""
     made = []
     for prefix, part in _prefixed(spec):
         own = [
@@ -461,12 +427,7 @@ def with_options(spec: str, options: Mapping[str, Value]) -> str:
 
 
 def whole_numbers(spec: str, options: ObjectiveOptions) -> set[str]:
-    """The options of a spec, named as in `free_options`, that are whole numbers.
-
-    Example:
-        >>> "warmup_steps" in whole_numbers("mixup+introspective", ObjectiveOptions())
-        True
-    """
+    """The options of a spec, named as in `free_options`, that are whole numbers."""
     whole = set()
     for prefix, part in _prefixed(spec):
         hints = _hints(split_options(part)[0], options)
@@ -475,13 +436,7 @@ def whole_numbers(spec: str, options: ObjectiveOptions) -> set[str]:
 
 
 def lies_in(value: object, tunable: Tunable) -> bool:
-    """Whether a value is one that a search might draw.
-
-    Example:
-        >>> from selfexplain.objectives import Range
-        >>> lies_in(0.1, Range(0.02, 0.3)), lies_in("softmax", Choice("zipf"))
-        (True, False)
-    """
+    """Whether a value is one that a search might draw."""
     if isinstance(tunable, Choice):
         return value in tunable.values
     return isinstance(value, int | float) and tunable.low <= value <= tunable.high
@@ -494,7 +449,7 @@ def _prefixed(spec: str) -> list[tuple[str, str]]:
 
 
 def _text(value: Value) -> str:
-    """As `resolve` reads it; three digits are more than a search of some trials can tell apart."""
+    """As `resolve` reads it; three digits are finer than a search of some trials can resolve."""
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -62,6 +62,10 @@ class SweepOptions:
     one if there are any."""
     cpus_per_run: Count | None = None
     """Cores that each run on a cluster requests, and its number of threads; None for one."""
+    image_cache: Path | None = None
+    """Folder in which decoded images are kept for these runs and for later commands, which then
+    decode nothing. None: runs in processes of their own share a folder in --out until all are
+    finished."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be, and what would be ignored."""
@@ -137,6 +141,9 @@ class DataOptions:
     side."""
     flip: bool | None = None
     """Flip images horizontally with probability 1/2; None for yes, except for digits."""
+    alternate_flip: bool = False
+    """Flip each image in every second epoch instead of at random; for short trainings, in which
+    chance would show some images only one way. Digits too, if it is given."""
     cutout: Natural = 0
     """Side in pixels of a black square at a random position on each image; 0 for none."""
     augment: Literal["none", "trivial", "rand"] = "none"
@@ -149,8 +156,11 @@ class DataOptions:
     """Number of processes in each run that decode images, for data too large for memory."""
 
     def __post_init__(self) -> None:
-        """Refuse values that no data set can have."""
+        """Refuse values that no data set can have, and flips that contradict each other."""
         check_options(self)
+        if self.alternate_flip and self.flip is False:
+            said = "alternate_flip flips images, and flip is False; leave out one of them"
+            raise OptionError(said, DataOptions, "alternate_flip")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -230,7 +240,7 @@ class TrainConfig(RunConfig):
     """Train one model."""
 
     model: str = "small_cnn"
-    """small_cnn | resnet20 | resnet32 | resnet56 | resnet18 | wrn16_2 | wrn28_10 |
+    """small_cnn | resnet20 | resnet32 | resnet56 | resnet18 | wrn16_2 | wrn28_10 | fast_cnn |
     efficientnet_lite0 (or 1, 2) | timm:NAME | hf:NAME | package.module:factory."""
     pretrained: bool = False
     """Start from published weights, with a new head unless the classes are as many, and normalise
@@ -281,6 +291,7 @@ class FinetuneConfig(RunConfig):
 
     def __post_init__(self) -> None:
         """Refuse data twice or not at all; name the folder as `train` would."""
+        check_options(self)
         given = self.data.data != PHOTOS_UNSET
         if self.photos is not None and given:
             raise InputError("both a folder of photographs and --data are given; pass one of them")
@@ -307,7 +318,7 @@ class CompareConfig(SharedConfig):
     """
 
     model: str = "small_cnn"
-    """small_cnn | resnet20 | resnet32 | resnet56 | resnet18 | wrn16_2 | wrn28_10 |
+    """small_cnn | resnet20 | resnet32 | resnet56 | resnet18 | wrn16_2 | wrn28_10 | fast_cnn |
     efficientnet_lite0 (or 1, 2) | timm:NAME | hf:NAME | package.module:factory."""
     pretrained: bool = False
     """Start from published weights, with a new head unless the classes are as many, and normalise
@@ -401,7 +412,7 @@ def name_folder(config: Any, *words: str, free: tuple[str, ...] = ()) -> None:
 
 
 def shortened(name: str, most: int = 220) -> str:
-    """A file's name of at most so many bytes; what is cut off is told apart by a hash.
+    """A file's name of at most this many bytes; a hash distinguishes what is cut off.
 
     Room is left below the 255 bytes of file systems for what locks and files that are being
     written add to a name.
@@ -449,7 +460,7 @@ def to_dict(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
     return result
 
 
-_LATER_DATA = {"augment": "none", "balanced": False}
+_LATER_DATA = {"augment": "none", "balanced": False, "alternate_flip": False}
 """Options of data that later versions brought, with what runs had before."""
 
 

@@ -1,4 +1,4 @@
-"""Read what commands left in their folders: every field that is used is checked here, once.
+"""Read the files of runs: every field that is used is checked here, once.
 
 Files of version 0.1.0 may lack fields that came later; those end in a question mark.
 """
@@ -168,7 +168,7 @@ SUMMARY = {
     "difference_ci95": INTERVAL,
     "difference_p?": Maybe(Number()),
     "difference_p_holm?": Maybe(Number()),
-    "cost": Number(1e-30),
+    "cost?": Number(1e-30),
     "total_cost?": Number(1e-30),
     "corrupted_accuracy_mean?": PERCENT,
     "corrupted_accuracy_std?": Maybe(Number(0)),
@@ -233,11 +233,7 @@ def read_metrics(folder: Path) -> tuple[dict[str, Any], ...]:
 
 
 def read_comparison(path: Path) -> dict[str, Any]:
-    """The `results.json` of a comparison.
-
-    Raises:
-        InputError: it cannot be read, or a field is not what it must be.
-    """
+    """The `results.json` of a comparison."""
     results = read_json(path, COMPARISON)
     first = results["summary"][0]
     for name in ("total_cost", "corrupted_accuracy_mean", "corrupted_accuracy_std"):
@@ -297,13 +293,7 @@ def _uneven(tables: Any) -> bool:
 
 
 def genotype_of(text: str, path: Path) -> Genotype:
-    """The genotype that a record names.
-
-    Example:
-        >>> genotype_of("?", Path("result.json"))
-        Traceback (most recent call last):
-        selfexplain.errors.InputError: result.json is damaged: genotype: '?' is no genotype; ...
-    """
+    """The genotype that a record names."""
     try:
         return from_string(text)
     except InputError as error:
@@ -311,11 +301,7 @@ def genotype_of(text: str, path: Path) -> Genotype:
 
 
 def check_model_of(config: dict[str, Any], path: Path) -> None:
-    """Raise InputError unless a configuration says which model it is of.
-
-    Example:
-        >>> check_model_of({"model": "small_cnn"}, Path("run.json"))
-    """
+    """Raise InputError unless a configuration says which model it is of."""
     derived = ("init_channels", "cells", "form", "auxiliary")
     needed = derived if "genotype" in config else ("model",)
     if lacking := [name for name in needed if name not in config]:
@@ -323,11 +309,7 @@ def check_model_of(config: dict[str, Any], path: Path) -> None:
 
 
 def lengths_agree(path: Path, **lengths: Sequence[Any]) -> None:
-    """Raise InputError unless all of these are of one length.
-
-    Example:
-        >>> lengths_agree(Path("run.json"), mean=[0.1], std=[1.0])
-    """
+    """Raise InputError unless all of these are of one length."""
     if len({len(values) for values in lengths.values()}) > 1:
         said = ", ".join(f"{len(values)} of {name}" for name, values in lengths.items())
         raise InputError(f"{path} is damaged: it has {said}; {REMEDY}")

@@ -108,7 +108,7 @@ class ExplainConfig:
             raise OptionError(f"out is {self.out}, a folder; pass a file", ExplainConfig, "out")
 
     def _check_who(self) -> None:
-        """Refuse neither a run nor a model, and both."""
+        """Refuse both a run and a model, or neither."""
         if self.run and (self.model is not None or self.pretrained):
             raise InputError("a run has its model; pass --run, or --model and --pretrained")
         if not self.run and self.model is None:

@@ -8,7 +8,7 @@ import platform
 import re
 import statistics
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-# What a result depends on beside its configuration: versions, hardware, commit.
+# What a result depends on besides its configuration: versions, hardware, commit.
 
 
 PACKAGES = ("selfexplain", "torch", "numpy", "lightning-fabric", "datasets")
@@ -65,12 +65,7 @@ def environment(device: torch.device) -> dict[str, object]:
 
 
 def version(package: str) -> str:
-    """Version of an installed package; "unknown" where it runs from its sources alone.
-
-    Example:
-        >>> version("a-package-without-metadata")
-        'unknown'
-    """
+    """Version of an installed package; "unknown" where it runs from its sources alone."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:  # as with PYTHONPATH=src
@@ -78,12 +73,7 @@ def version(package: str) -> str:
 
 
 def hardware(device: torch.device) -> str:
-    """Name of the GPU, or of the processor.
-
-    Example:
-        >>> isinstance(hardware(torch.device("cpu")), str)
-        True
-    """
+    """Name of the GPU, or of the processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
@@ -159,22 +149,7 @@ def locked(folder: Path, lock_timeout: float = 0.0) -> Iterator[None]:
 
 @contextmanager
 def kept_said(folder: Path) -> Iterator[None]:
-    """Say of work that is broken off, by a full disk or a lost process, what of it is kept.
-
-    Args:
-        folder: of the run, or of the runs.
-
-    Raises:
-        WriteError: a file cannot be written.
-        LostProcessError: another process of the run has ended.
-
-    Example:
-        >>> from selfexplain.errors import WriteError
-        >>> with kept_said(Path("absent")):
-        ...     raise WriteError("a.json cannot be written")
-        Traceback (most recent call last):
-        selfexplain.errors.WriteError: a.json cannot be written; no epoch was finished
-    """
+    """When work is broken off by a full disk or a lost process, say what is kept."""
     try:
         with no_room_said(), lost_process_said():
             yield
@@ -199,17 +174,10 @@ def _kept_in(folder: Path) -> str:
 
 @contextmanager
 def waited_for(folder: Path, fabric: Fabric) -> Iterator[None]:
-    """Keep a folder for this run, after whoever has it is done; all of its processes wait.
+    """Reserve a folder for this run once it is free; all of its processes wait.
 
-    For a folder that several runs share. The lock is a file beside it, so that a run inside may
+    For a folder that several runs share. The lock is a file next to it, so that a run inside may
     still lock the folder itself.
-
-    Example:
-        >>> import tempfile
-        >>> from lightning_fabric import Fabric
-        >>> fabric = Fabric(accelerator="cpu", devices=1)
-        >>> with waited_for(Path(tempfile.mkdtemp()) / "shared", fabric):
-        ...     pass
     """
     lock = FileLock(folder.parent / f".{folder.name}.lock")
     # In portions, so that the other processes' collective call does not run out of time.
@@ -235,14 +203,7 @@ def _acquired(lock: FileLock, seconds: float) -> bool:
 
 
 def run_name(spec: str, seed: int) -> str:
-    """Name of the folder of one run among several, short enough for every file system.
-
-    Example:
-        >>> run_name("introspective:weight=0.1", 2)
-        'introspective_weight-0.1-seed2'
-        >>> len(run_name("introspective:layer=" + "a" * 300, 2))
-        220
-    """
+    """Name of the folder of one run among several, short enough for every file system."""
     name = re.sub(r"[^\w.+-]+", "_", spec.replace("=", "-"))
     return shortened(f"{name}-seed{seed}")
 
@@ -327,11 +288,7 @@ def check_free(folder: Path) -> None:
 
 
 def saved_config(path: Path) -> dict[str, Any]:
-    """The configuration in a `run.json` or `compare.json`.
-
-    Raises:
-        InputError: the file cannot be read or holds none.
-    """
+    """The configuration in a `run.json` or `compare.json`."""
     config = read_json(path).get("config")
     if not isinstance(config, dict):
         raise InputError(f"{path} contains no configuration; delete it, or pass another folder")
@@ -341,17 +298,7 @@ def saved_config(path: Path) -> dict[str, Any]:
 def check_same_config(
     old: dict[str, Any], new: dict[str, Any], folder: Path, remedy: str = _MADE_WITH
 ) -> None:
-    """Raise InputError that names the first options in which two configurations differ.
-
-    Args:
-        old: configuration of what the folder holds.
-        new: configuration that was passed.
-        folder: of both.
-        remedy: what to do, other than to take another folder.
-
-    Example:
-        >>> check_same_config({"seed": 0}, {"seed": 0}, Path("out"))
-    """
+    """Raise InputError that names the first options in which two configurations differ."""
     differing = _differences(old, new)
     if differing:
         raise InputError(
@@ -370,18 +317,11 @@ def _differences(old: Any, new: Any, name: str = "") -> list[str]:
     return [told if len(told) <= 200 else f"{name} is another"]  # a genotype is a long text
 
 
-# What a run writes into its folder beside what it learns.
+# What a run writes into its folder besides what it learns.
 
 
 def write_config(name: str, config: Any, environment: dict[str, object], **more: object) -> None:
-    """Write what a folder is of: `run.json` of a training or search, `compare.json` of several.
-
-    Args:
-        name: of the file.
-        config: a dataclass with `out`, where the file is written.
-        environment: see `environment`.
-        **more: what else there is to say.
-    """
+    """Write what a folder holds: `run.json` of a training or search, `compare.json` of several."""
     saved = to_dict(config, leave_out=("out", "resume"))
     record = {"schema": 1, "config": saved, "environment": environment, **more}
     write_record(config.out / name, record)
@@ -390,7 +330,7 @@ def write_config(name: str, config: Any, environment: dict[str, object], **more:
 def write_run(
     config: Any, images: dict[str, object], device: torch.device, processes: int = 1
 ) -> None:
-    """Write `run.json`: configuration, environment, and what is to know of the images."""
+    """Write `run.json`: configuration, environment, and properties of the images."""
     around = {**environment(device), "processes": processes}
     write_config("run.json", config, around, images=images)
 
@@ -415,21 +355,6 @@ def write_outcome(
     """Write the model, what it says of the scored images, and last the result: the run is done.
 
     The result then holds the digests of both files too, and is returned.
-
-    Args:
-        folder: of the run.
-        result: for `result.json`.
-        model: of the last epoch.
-        logits_NK: of the scored images.
-        labels_N: their classes.
-
-    Example:
-        >>> import tempfile
-        >>> import torch
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> _ = write_outcome(folder, {}, nn.Linear(2, 3), torch.zeros(1, 3), torch.zeros(1))
-        >>> sorted(path.name for path in folder.iterdir())
-        ['model.safetensors', 'predictions.safetensors', 'result.json']
     """
     predictions = {"logits": logits_NK, "labels": labels_N}
     files = {"predictions.safetensors": predictions, "model.safetensors": model.state_dict()}
@@ -440,34 +365,14 @@ def write_outcome(
 
 
 def best_epoch(folder: Path) -> dict[str, float]:
-    """Number, accuracy and NLL of the epoch with the highest accuracy; of equals, the lowest NLL.
-
-    Example:
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> line = '{"epoch": 1, "accuracy": 50.0, "nll": 1.5}'
-        >>> _ = (folder / "metrics.jsonl").write_text(line)
-        >>> best_epoch(folder)
-        {'best_epoch': 1, 'best_accuracy': 50.0, 'best_nll': 1.5}
-    """
+    """Number, accuracy and NLL of the epoch with the highest accuracy; if tied, the lowest NLL."""
     rows = [row for row in EpochLog(folder).read() if {"accuracy", "nll"} <= row.keys()]
     best = max(rows, key=lambda row: (row["accuracy"], -row["nll"]))
     return {f"best_{name}": best[name] for name in ("epoch", "accuracy", "nll")}
 
 
 def median_step_seconds(folder: Path) -> float:
-    r"""Seconds of a training step, the median of the epochs' means in `metrics.jsonl`.
-
-    Raises:
-        InputError: the file is missing or damaged.
-
-    Example:
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> _ = (folder / "metrics.jsonl").write_text('{"epoch": 1, "step_seconds": 0.5}\n')
-        >>> median_step_seconds(folder)
-        0.5
-    """
+    """Seconds of a training step, the median of the epochs' means in `metrics.jsonl`."""
     log = EpochLog(folder)
     values = [record.get("step_seconds") for record in log.read()]
     seconds = [value for value in values if isinstance(value, float)]
@@ -523,32 +428,35 @@ def read_finished(folder: Path) -> FinishedRun:
         )
     path = folder / "run.json"
     run = read_json(path, FINISHED)
-    images = run["images"]
-    check_model_of(run["config"], path)
+    digest = kept_digest(folder, "model.safetensors")
+    return finished_run(path, run["config"], run["images"], digest)
+
+
+def finished_run(
+    path: Path, config: dict[str, Any], images: Mapping[str, Any], digest: str | None
+) -> FinishedRun:
+    """What a record, which lies next to the weights, says of a model, if its parts fit.
+
+    Class names, shape, mean and std in `images` are checked against each other; the digest is that
+    of the weights.
+    """
+    check_model_of(config, path)
     channels, height, width = images["shape"]
     lengths_agree(path, mean=images["mean"], std=images["std"], channels=[0] * channels)
     return FinishedRun(
-        folder=folder,
-        config=run["config"],
+        folder=path.parent,
+        config=config,
         class_names=tuple(printable(images["class_names"])),
         shape_CHW=(channels, height, width),
         mean_C=torch.tensor(images["mean"], dtype=torch.float32),
         std_C=torch.tensor(images["std"], dtype=torch.float32),
-        digest=kept_digest(folder, "model.safetensors"),
+        digest=digest,
         ranges=Ranges.recorded(images.get("ranges")),
     )
 
 
 def kept_digest(folder: Path, name: str) -> str | None:
-    """What `result.json` says that the tensors of a file of its run are; None if it does not.
-
-    Raises:
-        InputError: it cannot be read.
-
-    Example:
-        >>> kept_digest(Path("absent"), "model.safetensors") is None
-        True
-    """
+    """The digest of a file's tensors according to `result.json`; None if it has none."""
     path = folder / "result.json"
     digests = read_json(path).get("digests") if path.exists() else None
     digest = digests.get(name) if isinstance(digests, dict) else None
@@ -556,7 +464,7 @@ def kept_digest(folder: Path, name: str) -> str | None:
 
 
 def check_tensors(folder: Path) -> None:
-    """Look at what a run that is done has left beside its result; what was deleted is not missed.
+    """Check what a finished run has left besides its result; deleted files are not missed.
 
     Raises:
         InputError: a file of tensors is damaged, or the result cannot be read.
@@ -569,11 +477,7 @@ def check_tensors(folder: Path) -> None:
 
 
 def weight_shapes(run: FinishedRun) -> dict[str, tuple[int, ...]]:
-    """The shapes of the weights of a finished run, by name.
-
-    Raises:
-        InputError: they cannot be read.
-    """
+    """The shapes of the weights of a finished run, by name."""
     return tensor_shapes(run.folder / "model.safetensors", remedy=_remedy(run))
 
 
@@ -595,7 +499,7 @@ def _remedy(run: FinishedRun) -> str:
 
 
 def _write_again(folder: Path) -> str:
-    """How to have the files of a finished run written again."""
+    """How to write the files of a finished run again."""
     return (
         f"delete {folder / 'result.json'} and run the command that made it again (train and "
         "retrain with --resume) to write it anew from the checkpoint"

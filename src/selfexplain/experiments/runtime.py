@@ -1,4 +1,4 @@
-"""What every run needs around it: devices and processes, loggers, a sentence when memory is out."""
+"""What every run needs around it: devices and processes, loggers, a message if memory runs out."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SIGNS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAIL
 
 @contextmanager
 def reraise_oom(remedy: str) -> Iterator[None]:
-    """Turn what PyTorch raises when a GPU has no memory left into a `OutOfMemoryError`.
+    """Turn what PyTorch raises when a GPU runs out of memory into an `OutOfMemoryError`.
 
     Args:
         remedy: what to pass instead.
@@ -57,11 +57,7 @@ def reraise_oom(remedy: str) -> Iterator[None]:
 
 
 def check_device(device: DeviceOptions, training: TrainingOptions) -> None:
-    """Raise InputError for a device or an optimizer that is not here, and for fp16 without a GPU.
-
-    Example:
-        >>> check_device(DeviceOptions(accelerator="cpu"), TrainingOptions())
-    """
+    """Raise InputError for a missing device or optimizer, and for fp16 without a GPU."""
     check_optimizer(training.optimizer)
     here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not here.get(device.accelerator, True):
@@ -119,19 +115,12 @@ def launch(device: DeviceOptions, training: TrainingOptions) -> Fabric:
 
 @contextmanager
 def by_version_alone(package: str) -> Iterator[None]:
-    """Let what is imported within see the version of a package that is not imported yet.
+    """Let imports in this block see a package's version without importing the package.
 
     When Fabric is imported it asks whether torchmetrics, where there is one (Lightning brings it),
     is of version 1 or later, and imports the whole of it for that, with transformers and pandas:
     seconds, before anything is trained, for what no run uses.
-    Afterwards whoever imports the package gets the package.
-
-    Args:
-        package: of one distribution that has its name.
-
-    Example:
-        >>> with by_version_alone("torchmetrics"):
-        ...     from lightning_fabric import Fabric
+    Afterwards an import gets the package itself.
     """
     spec = importlib.util.find_spec(package) if package not in sys.modules else None
     if spec is None:  # imported already, or not installed

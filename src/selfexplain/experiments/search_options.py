@@ -147,7 +147,9 @@ class SearchesConfig(SearchConfig):
             check_once(self, "seeds")
             name_folder(self, "searches", self.space, self.method, free=("seed", "seeds"))
         elif self.sweep != SweepOptions():
-            raise InputError("workers and clusters are for several searches; pass --seeds 0 1 ...")
+            raise InputError(
+                "workers, clusters and --image-cache are for several searches; pass --seeds 0 1 ..."
+            )
         SearchConfig.__post_init__(self)
 
     def each(self) -> list[SearchConfig]:

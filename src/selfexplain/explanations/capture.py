@@ -42,13 +42,6 @@ class LinearWeights:
 
     To read the weight of a parametrised layer is to compute it, which may change what it is
     computed from: spectral normalisation updates its vectors. So it is seen where it is used.
-
-    Example:
-        >>> head, weights = nn.Linear(2, 3), LinearWeights()
-        >>> with function_hook(weights):
-        ...     _ = head(Tensor([[1.0, 2.0]]))
-        >>> weights.used[0] is head.weight
-        True
     """
 
     def __init__(self) -> None:
@@ -68,7 +61,7 @@ class LinearWeights:
 # All that shows in one forward: what modules return, what functions between them are given.
 
 
-# Enough to tell tensors apart by value, and cheap.
+# Enough to distinguish tensors by value, and cheap.
 N_IMAGES = 2
 
 
@@ -102,13 +95,7 @@ class LinearCall:
 
 @dataclass(slots=True)
 class Trace:
-    """What was seen in one forward.
-
-    Example:
-        >>> trace = traced(nn.Sequential(nn.Flatten(), nn.Linear(48, 5)), torch.ones(2, 3, 4, 4))
-        >>> trace.logits_BK.shape, trace.linear_calls[0].name
-        (torch.Size([2, 5]), '1')
-    """
+    """What was seen in one forward."""
 
     image_BCHW: torch.Size
     sightings: list[Sighting] = field(default_factory=list)
@@ -121,12 +108,12 @@ class Trace:
     maps: int = 0
     """How many outputs have had four axes."""
     asked: dict[tuple[int, int, int], bool] = field(default_factory=dict)
-    """Whether so many tokens, so wide, after so many maps, have the grid that they seem to have."""
+    """Whether these tokens, of this width, after these maps, have the grid they seem to have."""
     logits_BK: Tensor = field(default_factory=lambda: torch.empty(0, 0))
     busy: bool = False
 
     def see(self, tensor: object, module: str | None) -> None:
-        """Note ``tensor`` if it has space, but not the work of looking at it."""
+        """Record ``tensor`` if it has space, but not the operations of inspecting it."""
         if self.busy:
             return
         self.busy = True
@@ -150,7 +137,7 @@ class Trace:
 
 
 def probe_images(x_BCHW: Tensor) -> Tensor:
-    """A few images to look at a model with: copies, out of reach of models that start in place.
+    """A few images to probe a model with: copies, safe from models that write in place.
 
     Noise stands in for images of one colour, for which the mean of a feature map is its maximum,
     too: a head on either would look like a head on the other. It has a generator of its own.
@@ -170,19 +157,7 @@ def traced(
 ) -> Trace:
     """Watch a forward of a few images in eval mode, without gradients; nothing else is changed.
 
-    Args:
-        model: maps images to logits.
-        x_BCHW: images, of which a few are looked at.
-        lent: what is in force during the forward, such as ``other_weights``.
-
-    Raises:
-        InputError: if the model does not return logits (B, K).
-
-    Example:
-        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(32, 5))
-        >>> captured = traced(model, torch.ones(2, 3, 4, 4)).sightings
-        >>> {sighting.module for sighting in captured} == {None, "0"}
-        True
+    What is `lent` is in force during the forward, such as ``other_weights``.
     """
     x_BCHW = probe_images(x_BCHW)
     trace, weights = Trace(x_BCHW.shape), LinearWeights()

@@ -115,11 +115,6 @@ class function_hook(TorchFunctionMode):  # noqa: N801  (used as a context manage
 
     Pooling is often a function of something that no module returned, as in
     ``F.avg_pool2d(F.relu(self.bn(h)), 8)``; only the call itself shows its input.
-
-    Example:
-        >>> with function_hook(each_tensor(lambda tensor: print(tuple(tensor.shape)))):
-        ...     _ = torch.ones(2, 3).sum()
-        (2, 3)
     """
 
     def __init__(self, call: FunctionHook) -> None:
@@ -143,14 +138,6 @@ def function_hook_between(
 
     A hook costs some 7 microseconds a function, which is felt in a whole forward but not in the few
     calls between two modules.
-
-    Example:
-        >>> model, sizes = nn.Sequential(nn.Flatten(), nn.ReLU(), nn.Linear(4, 1)), []
-        >>> look = each_tensor(lambda tensor: sizes.append(tensor.numel()))
-        >>> with function_hook_between(model, look, opens=("0", "output"), closes=("2", "input")):
-        ...     _ = model(Tensor([[[1.0, 2.0], [3.0, 4.0]]]))
-        >>> sizes
-        [4]
     """
     with ExitStack() as window:
 
@@ -191,19 +178,8 @@ def run_eagerly(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Run those of the modules that are compiled as they were written, for the time of the block.
 
     A module is compiled by its own `compile()`, or as a whole by `torch.compile(module)`. In the
-    second case all compiled code rests meanwhile. Modules that are not named keep their code.
-
-    Args:
-        modules: those that hooks lie on or in; see `modules_around`.
-
-    Example:
-        >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
-        >>> model.compile(backend="eager")
-        >>> with run_eagerly([model]):
-        ...     model._compiled_call_impl is None
-        True
-        >>> model._compiled_call_impl is None
-        False
+    second case all compiled code rests meanwhile. Modules that are not named keep their code, so
+    name those that hooks lie on or in (`modules_around`).
     """
     modules = dict.fromkeys(modules)
     with ExitStack() as stack:
@@ -226,15 +202,7 @@ def child_of(module: nn.Module, name: str) -> nn.Module | None:
 def modules_around(model: nn.Module, name: str) -> list[nn.Module]:
     """The module of that name and those that it lies in, the model first.
 
-    Wrappers may have changed the names since the name was found; only then all modules are walked.
-
-    Raises:
-        InputError: there is no such module.
-
-    Example:
-        >>> model = nn.Sequential(nn.Sequential(nn.ReLU()))
-        >>> [type(module).__name__ for module in modules_around(model, "0.0")]
-        ['Sequential', 'Sequential', 'ReLU']
+    Wrappers may have changed the names since the name was found; then all modules are searched.
     """
     around = [model]
     try:
@@ -304,15 +272,6 @@ def other_weights(
         modules: whose own tensors are replaced; their submodules' only if they are given, too.
         zeros_only: replace only tensors that are zero throughout.
         gain: how many times as large the values become.
-
-    Example:
-        >>> model = nn.BatchNorm1d(2).eval()
-        >>> with other_weights([model]):
-        ...     bool((model(torch.ones(1, 2)) - 1).abs().max() > 0.1)
-        True
-        >>> model.weight
-        Parameter containing:
-        tensor([1., 1.], requires_grad=True)
     """
     generator = torch.Generator().manual_seed(0)
     lent: dict[int, Tensor] = {}  # tied weights stay tied
@@ -324,9 +283,18 @@ def other_weights(
                 owned.append((module, name, own))
                 if id(own) not in lent:
                     lent[id(own)] = _other(own, generator, gain)
+    with _replaced(owned, lent):
+        yield
+
+
+@contextmanager
+def _replaced(
+    owned: Sequence[tuple[nn.Module, str, Tensor]], others: Mapping[int, Tensor]
+) -> Iterator[None]:
+    """Put other tensors, by the `id` of each, in place of modules' own."""
     try:
         for module, name, own in owned:
-            setattr(module, name, lent[id(own)])
+            setattr(module, name, others[id(own)])
         yield
     finally:
         for module, name, own in owned:
@@ -437,29 +405,17 @@ def buffers_lent(model: nn.Module) -> Iterator[None]:
 
     Copying values back instead would count as an in-place change, and break the backward pass of a
     graph that the user already holds. All are lent, also those of a BatchNorm in eval mode, for a
-    forward or a hook may write into them nevertheless. Backward passes write, too, where parts of
+    forward or a hook may still write into them. Backward passes write, too, where parts of
     the forward are checkpointed: those run again.
-
-    Example:
-        >>> model = nn.BatchNorm2d(3)
-        >>> with buffers_lent(model):
-        ...     _ = model(torch.randn(2, 3, 4, 4))
-        >>> model.num_batches_tracked.item()
-        0
     """
-    lent = [
+    owned = [
         (module, name, buffer)
         for module in model.modules()
         for name, buffer in module.named_buffers(recurse=False)
     ]
-    copies = {id(buffer): buffer.detach().clone() for _, _, buffer in lent}
-    try:
-        for module, name, buffer in lent:
-            setattr(module, name, copies[id(buffer)])
+    copies = {id(buffer): buffer.detach().clone() for _, _, buffer in owned}
+    with _replaced(owned, copies):
         yield
-    finally:
-        for module, name, buffer in lent:
-            setattr(module, name, buffer)
 
 
 @contextmanager

@@ -91,18 +91,10 @@ def find_pooled_head(model: nn.Module, x_BCHW: Tensor) -> PooledHead:
 
 
 def pooled_head_of(model: nn.Module, x_BCHW: Tensor, trace: Trace) -> PooledHead | str:
-    """Find the pooled head that the model has with these weights and with others.
+    """The pooled head that the model has with these weights and with others, or why there is none.
 
     Only what runs after the feature map gets other weights. If these make numbers overflow, they
     tell nothing.
-
-    Returns:
-        The head, or the reason why there is none.
-
-    Example:
-        >>> model, x = nn.Sequential(nn.Flatten(), nn.Linear(48, 5)), torch.rand(2, 3, 4, 4)
-        >>> pooled_head_of(model, x, traced(model, x))
-        "the input of the head '1' is not the spatial mean of a feature map"
     """
     head = search(trace)
     if isinstance(head, str):
@@ -121,13 +113,7 @@ def pooled_head_of(model: nn.Module, x_BCHW: Tensor, trace: Trace) -> PooledHead
 
 
 def refuse_what_is_not_finite(model: nn.Module, x_BCHW: Tensor, logits_BK: Tensor) -> None:
-    """Raise ``InputError`` if images, weights or logits are not finite: then nothing can be found.
-
-    Example:
-        >>> refuse_what_is_not_finite(nn.Flatten(), torch.full((1, 1, 1, 1), torch.nan), Tensor())
-        Traceback (most recent call last):
-        selfexplain.errors.InputError: x contains NaN or infinite pixels (in image 0 of ...
-    """
+    """Raise ``InputError`` if images, weights or logits are not finite."""
     refuse_broken_images(x_BCHW)
     refuse_broken_weights(model)
     if not bool(logits_BK.isfinite().all()):
@@ -138,11 +124,7 @@ def refuse_what_is_not_finite(model: nn.Module, x_BCHW: Tensor, logits_BK: Tenso
 
 
 def refuse_broken_images(x_BCHW: Tensor) -> None:
-    """Raise ``InputError`` if a pixel is not finite.
-
-    Example:
-        >>> refuse_broken_images(torch.zeros(1, 1, 1, 1))
-    """
+    """Raise ``InputError`` if a pixel is not finite."""
     broken_B = ~x_BCHW.detach().isfinite().flatten(1).all(dim=1)
     if bool(broken_B.any()):
         raise InputError(
@@ -152,11 +134,7 @@ def refuse_broken_images(x_BCHW: Tensor) -> None:
 
 
 def refuse_broken_weights(model: nn.Module) -> None:
-    """Raise ``InputError`` if a parameter or buffer is not finite.
-
-    Example:
-        >>> refuse_broken_weights(nn.Linear(2, 2))
-    """
+    """Raise ``InputError`` if a parameter or buffer is not finite."""
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor):
             continue
@@ -183,12 +161,7 @@ def no_pooled_head(reason: str) -> InputError:
 
 
 def search(trace: Trace) -> PooledHead | str:
-    """Find the pooled head in a trace; otherwise return the reason why there is none.
-
-    Example:
-        >>> search(traced(nn.Sequential(nn.Flatten(), nn.Linear(48, 5)), torch.rand(2, 3, 4, 4)))
-        "the input of the head '1' is not the spatial mean of a feature map"
-    """
+    """Find the pooled head in a trace; otherwise return the reason why there is none."""
     call = _head_call(trace)
     if call is None:
         return "no nn.Linear returns the logits" + (_split(trace) or _convolution_head(trace))
@@ -248,7 +221,7 @@ def _convolution_head(trace: Trace) -> str:
 
 def _single_position(trace: Trace, features: int) -> str:
     """Name the cause if the images are so small that the last feature map has no space left."""
-    # Where so many features have space anywhere, what returns a single position may be the pool.
+    # Where this many features have space anywhere, what returns a single position may be the pool.
     had_space = any(layout.channels == features for s in trace.sightings for layout, _ in s.means)
     for name, module in trace.called.items():
         last = trace.returned[name].endswith(f", {features}, 1, 1)")
@@ -307,17 +280,6 @@ def last_responsive_layer(model: nn.Module, x_BCHW: Tensor) -> tuple[str, Featur
     over: there the patch tokens have no gradient. Tokens must be as wide as the last ones are, so
     that the inside of an MLP does not count. What attention heads compute is no feature map; tokens
     without a known grid are refused rather than passed over for the map that they are made of.
-
-    Returns:
-        The module's name and the layout of its output.
-
-    Raises:
-        InputError: if there is no such module.
-
-    Example:
-        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 5))
-        >>> last_responsive_layer(model, torch.rand(2, 3, 8, 8))[0]
-        '1'
     """
     check_images(x_BCHW)
     found = outputs_with_space(model, x_BCHW)
@@ -345,11 +307,6 @@ def outputs_with_space(
     """Names, layouts and gradients of outputs with positions, in order of execution.
 
     What attention heads compute is left out. Sequences without a known grid have no layout.
-
-    Example:
-        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(288, 5))
-        >>> [name for name, _, _ in outputs_with_space(model, torch.rand(2, 3, 8, 8))]
-        ['0']
     """
     image_BCHW = x_BCHW[:N_IMAGES].shape
     all_found = outputs_and_gradients(model, x_BCHW)
@@ -380,13 +337,7 @@ def _made_of(sequence_BND: torch.Size, map_BFHW: torch.Size) -> bool:
 
 
 def outputs_and_gradients(model: nn.Module, x_BCHW: Tensor) -> list[tuple[str, Tensor, Tensor]]:
-    """Names and last outputs of modules, in order of execution, and the gradients of a score.
-
-    Example:
-        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(288, 5))
-        >>> [name for name, _, _ in outputs_and_gradients(model, torch.rand(2, 3, 8, 8))]
-        ['0', '1', '2', '']
-    """
+    """Names and last outputs of modules, in order of execution, and the gradients of a score."""
     x_BCHW = probe_images(x_BCHW).requires_grad_()
     outputs: dict[str, Tensor] = {}
     with ExitStack() as stack:

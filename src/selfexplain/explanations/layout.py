@@ -39,12 +39,7 @@ class TensorSource:
 
 
 def plain_name(name: str) -> str:
-    """Return a module's name without the prefixes of wrappers.
-
-    Example:
-        >>> plain_name("_forward_module.module.layer4.conv1")
-        'layer4.conv1'
-    """
+    """Return a module's name without the prefixes of wrappers."""
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
@@ -75,12 +70,7 @@ def find_module(model: nn.Module, name: str) -> tuple[str, nn.Module]:
 
 @dataclass(frozen=True, slots=True)
 class TokenGrid:
-    """Tokens that are ``prefix`` class or register tokens, then patches row by row.
-
-    Example:
-        >>> TokenGrid(prefix=1, height=14, width=14).tokens
-        197
-    """
+    """Tokens that are ``prefix`` class or register tokens, then patches row by row."""
 
     prefix: int
     height: int
@@ -93,19 +83,10 @@ class TokenGrid:
 
 
 def token_grid(tokens: int, height: int, width: int) -> TokenGrid | None:
-    """Return the grid of ``tokens`` tokens of an image, or None where there is none.
+    """The grid of this many tokens of an image of this size, or None where there is none.
 
     The patch size is an integer p that divides both sides. Of the grids that fit, the one with the
     fewest prefix tokens is taken; one with fewer patches than prefix tokens is no grid.
-
-    Args:
-        tokens: number of tokens, prefix tokens included.
-        height: of the image, in pixels.
-        width: of the image, in pixels.
-
-    Example:
-        >>> token_grid(197, 224, 224)
-        TokenGrid(prefix=1, height=14, width=14)
     """
     for p in range(1, min(height, width) + 1):
         h, w = height // p, width // p
@@ -172,13 +153,7 @@ def layouts_of(output: object, image_BCHW: torch.Size) -> list[FeatureLayout]:
 
 
 def like_image(sides: Sequence[int], image_BCHW: torch.Size) -> bool:
-    """Tell whether a height and a width have the proportions of the images, but for rounding.
-
-    Example:
-        >>> image_BCHW = torch.Size([2, 3, 225, 300])
-        >>> like_image((8, 10), image_BCHW), like_image((8, 96), image_BCHW)
-        (True, False)
-    """
+    """Tell whether a height and a width have the proportions of the images, but for rounding."""
     (h, w), (height, width) = sides, image_BCHW[2:]
     return abs(h * width - w * height) <= max(height, width)
 
@@ -217,13 +192,7 @@ def _is_known(layout: FeatureLayout, outputs: Collection[object], image_BCHW: to
 
 
 def maps_among(outputs: Iterable[object], image_BCHW: torch.Size) -> set[tuple[int, int, int]]:
-    """Channels, height and width of the outputs (B, C, H, W) with the proportions of the images.
-
-    Example:
-        >>> outputs = [torch.zeros(2, 8, 4, 4), torch.zeros(2, 3, 17, 64), torch.zeros(2, 5)]
-        >>> maps_among(outputs, torch.Size([2, 3, 70, 70]))
-        {(8, 4, 4)}
-    """
+    """Channels, height and width of the outputs (B, C, H, W) with the proportions of the images."""
     return {
         (output.shape[1], output.shape[2], output.shape[3])
         for output in outputs
@@ -238,11 +207,6 @@ def sequences_of(outputs: Iterable[object], image_BCHW: torch.Size) -> set[tuple
     """Length and width of the outputs that are sequences (B, N, D), flattened maps left out.
 
     The one query of an attention pool is a sequence of one.
-
-    Example:
-        >>> outputs = [torch.zeros(2, 17, 192), torch.zeros(2, 8, 4, 4), torch.zeros(2, 8, 16)]
-        >>> sequences_of(outputs, torch.Size([2, 3, 70, 70]))
-        {(17, 192)}
     """
     outputs = list(outputs)
     flattened = {(c, h * w) for c, h, w in maps_among(outputs, image_BCHW)}
@@ -264,17 +228,6 @@ def is_of_heads(
 
     Weights are (B, heads, N, N); queries, keys and values are (B, heads, N, D), with two of the
     axes exchanged or not.
-
-    Args:
-        output: of a module.
-        tokens: layouts of the tokens in this model.
-        sequences: length and width of its sequences, from ``sequences_of``.
-        image_BCHW: the shape of the images.
-
-    Example:
-        >>> image_BCHW, keys = torch.Size([2, 3, 70, 70]), torch.zeros(2, 3, 17, 64)
-        >>> is_of_heads(keys, [], [(17, 192)], image_BCHW), is_of_heads(keys, [], [], image_BCHW)
-        (True, False)
     """
     if output.dim() != 4:
         return False
@@ -294,12 +247,7 @@ def _is_of_heads(size: torch.Size, n: int, d: int, image_BCHW: torch.Size) -> bo
 
 
 def no_positions(name: str, returned: str, image_BCHW: torch.Size) -> InputError:
-    """Make the error for a layer whose output has no positions.
-
-    Example:
-        >>> "has no positions" in str(no_positions("fc", "(2, 5)", torch.Size([2, 3, 8, 8])))
-        True
-    """
+    """Make the error for a layer whose output has no positions."""
     return InputError(
         f"layer {name!r} returns {returned}, which has no spatial positions; pass a layer that "
         "returns (B, C, H, W), or tokens (B, T, D) in a grid that fits images of "
@@ -334,12 +282,7 @@ def to_BFHW(activation: Tensor, layout: FeatureLayout) -> Tensor:
 
 
 def pooled(activation: Tensor, layout: FeatureLayout) -> Tensor:
-    """Average an activation over its positions: (B, F).
-
-    Example:
-        >>> pooled(torch.ones(2, 8, 4, 4), FeatureLayout("BCHW", 8)).shape
-        torch.Size([2, 8])
-    """
+    """Average an activation over its positions: (B, F)."""
     return to_BFHW(activation, layout).mean((2, 3))
 
 
@@ -354,11 +297,6 @@ class PooledHead:
         layout: how to read the feature map.
         layers: names of all modules that return that very feature map; none where it is the result
             of a function.
-
-    Example:
-        >>> source, layout = TensorSource("output", "layer4"), FeatureLayout("BCHW", 8)
-        >>> PooledHead(nn.Linear(8, 5), "fc", source, layout, layers=("layer4",)).name
-        'fc'
     """
 
     linear: nn.Linear
@@ -451,15 +389,7 @@ def check_output(output: object, batch: int) -> Tensor:
 
 
 def check_classes(classes: Sequence[int] | None, n_classes: int) -> list[int]:
-    """Return the class indices asked for; all of them where ``classes`` is None.
-
-    Raises:
-        InputError: if there are none, or one is not in 0 .. ``n_classes`` - 1.
-
-    Example:
-        >>> check_classes(None, 3), check_classes([2, 0], 3)
-        ([0, 1, 2], [2, 0])
-    """
+    """The class indices asked for, checked; all ``n_classes`` of them where ``classes`` is None."""
     chosen = list(range(n_classes)) if classes is None else [int(k) for k in classes]
     outside = [k for k in chosen if not 0 <= k < n_classes]
     if outside or not chosen:

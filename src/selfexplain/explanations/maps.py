@@ -1,4 +1,7 @@
-"""Class maps of all classes in one call (B batch, C channels, F features, K classes, H W space)."""
+"""Class maps of all classes in one call.
+
+Shape suffixes: B batch, C channels, F features, K classes, N classes of an image, H W space.
+"""
 
 from collections.abc import Callable, Sequence
 from weakref import WeakKeyDictionary
@@ -52,38 +55,21 @@ def cam(features_BFHW: Tensor, weight_KF: Tensor) -> Tensor:
 
 
 def grad_cam_of(features_BFHW: Tensor, gradient_BFHW: Tensor) -> Tensor:
-    """Grad-CAM of one class, without the ReLU: ``sum_f mean_hw(d logit / d a_f) a_f``.
+    """Grad-CAM of one class, without the ReLU: ``sum_f mean_hw(d logit / d a_f) a_f``, (B, H, W).
 
     Source: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
     Localization", ICCV 2017.
-
-    Returns:
-        Maps (B, H, W).
-
-    Example:
-        >>> grad_cam_of(torch.ones(2, 8, 4, 4), torch.ones(2, 8, 4, 4)).shape
-        torch.Size([2, 4, 4])
     """
     return (gradient_BFHW.mean((2, 3), keepdim=True) * features_BFHW).sum(1)
 
 
 def feature_x_gradient_of(features_BFHW: Tensor, gradient_BFHW: Tensor) -> Tensor:
-    """Feature times gradient of one class: ``sum_f a_f d logit / d a_f``; maps (B, H, W).
-
-    Example:
-        >>> feature_x_gradient_of(torch.ones(2, 8, 4, 4), torch.ones(2, 8, 4, 4)).shape
-        torch.Size([2, 4, 4])
-    """
+    """Feature times gradient of one class: ``sum_f a_f d logit / d a_f``; maps (B, H, W)."""
     return (features_BFHW * gradient_BFHW).sum(1)
 
 
 def gradient_of(_features_BFHW: Tensor, gradient_BFHW: Tensor) -> Tensor:
-    """Signed saliency of one class: ``sum_f d logit / d a_f``; maps (B, H, W).
-
-    Example:
-        >>> gradient_of(torch.ones(2, 3, 4, 4), torch.ones(2, 3, 4, 4)).shape
-        torch.Size([2, 4, 4])
-    """
+    """Signed saliency of one class: ``sum_f d logit / d a_f``; maps (B, H, W)."""
     return gradient_BFHW.sum(1)
 
 
@@ -106,32 +92,14 @@ def maps_by_gradient(
     create_graph: bool = False,
     retain_graph: bool = True,
 ) -> Tensor:
-    """Maps of ``classes`` from the gradients of their logits with respect to ``activation``.
+    """Maps (B, len(classes), H, W) from gradients of logits with respect to ``activation``.
 
     One backward pass a class. All classes in one batched pass (``is_grads_batched``) took as long
     on the CPU (mostly 0.84 to 1.15 times, at worst 1.3; 10 and 100 classes), needs the memory of
     all gradients at once, and does not work with every operation, so it is not used.
 
-    Args:
-        logits_BK: logits of the forward that computed ``activation``.
-        activation: tensor in the graph of ``logits_BK``.
-        layout: how to read ``activation``.
-        kind: any kind but ``cam``.
-        classes: indices of the classes.
-        create_graph: keep the maps differentiable.
-        retain_graph: leave the graph of ``logits_BK`` usable.
-
-    Returns:
-        Maps (B, len(classes), H, W).
-
     Raises:
         InputError: if the logits do not depend on ``activation``.
-
-    Example:
-        >>> a, layout = torch.ones(1, 1, 2, 2, requires_grad=True), FeatureLayout("BCHW", 1)
-        >>> maps_by_gradient(a.sum((2, 3)), a, layout, kind="gradient", classes=[0])
-        tensor([[[[1., 1.],
-                  [1., 1.]]]])
     """
     features_BFHW = to_BFHW(activation if create_graph else activation.detach(), layout)
     scores_K = logits_BK.sum(0)  # images are independent, but for BatchNorm in training mode
@@ -146,16 +114,7 @@ def maps_by_gradient(
 def gradient_of_score(
     score: Tensor, activation: Tensor, create_graph: bool = False, retain_graph: bool = True
 ) -> Tensor:
-    """Gradient of a scalar with respect to ``activation``, in its shape.
-
-    Raises:
-        InputError: if the score does not depend on ``activation``.
-
-    Example:
-        >>> a = torch.ones(2, requires_grad=True)
-        >>> gradient_of_score((a * a).sum(), a)
-        tensor([2., 2.])
-    """
+    """Gradient of a scalar with respect to ``activation``, in its shape."""
     if not (score.requires_grad and activation.requires_grad):
         raise InputError(
             "the logits carry no gradient to the explained layer; run the forward with gradients "
@@ -336,8 +295,6 @@ def _layers(model: nn.Module, x_BCHW: Tensor, kind: MapKind, layer: str | None) 
 
 
 # Maps of classes that each image has for itself: its true one, the one it is mistaken for.
-#
-# Shape suffixes: B batch, N classes of an image, K all classes, H W space.
 
 
 def maps_of_own_classes(

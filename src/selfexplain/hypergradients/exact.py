@@ -27,22 +27,9 @@ from selfexplain.hypergradients.level import (
 def primitive_batch_norm(
     x: Tensor, weight_C: Tensor | None, bias_C: Tensor | None, eps: float = 1e-5
 ) -> Tensor:
-    """Normalise with the batch's own mean and variance, as a BatchNorm in training mode does.
+    """Normalise (B, C, ...) by the batch's own mean and variance, as BatchNorm does in training.
 
-    Args:
-        x: (B, C, ...).
-        weight_C: scale of each channel, or None.
-        bias_C: shift of each channel, or None.
-        eps: added to the variance.
-
-    Returns:
-        (B, C, ...). No running statistics are read or written.
-
-    Example:
-        >>> import torch
-        >>> primitive_batch_norm(torch.tensor([[1.0], [3.0]]), None, None, eps=0.0)
-        tensor([[-1.],
-                [ 1.]])
+    Running statistics are neither read nor written.
     """
     across = [d for d in range(x.dim()) if d != 1]
     shape = [1, -1] + [1] * (x.dim() - 2)
@@ -58,14 +45,6 @@ class PrimitiveBatchNorm(TorchFunctionMode):
 
     The fused one returns wrong third derivatives in training mode (pytorch issue 186256). Running
     statistics are updated as usual.
-
-    Example:
-        >>> import torch
-        >>> x = torch.randn(4, 3, 2, 2)
-        >>> with PrimitiveBatchNorm():
-        ...     y = torch.nn.BatchNorm2d(3)(x)
-        >>> "NativeBatchNorm" in y.grad_fn.name()
-        False
     """
 
     def __torch_function__(
@@ -138,13 +117,6 @@ def unroll_exact(
     Raises:
         InputError: there are three levels or more and a level's loss nevertheless runs a fused
             BatchNorm (one that was compiled, say), whose third derivatives are silently wrong.
-
-    Example:
-        >>> level = Level("w", lambda v: (v["w"] - v["a"]).square(), lr=0.25)
-        >>> start = {"w": torch.tensor(0.0), "a": torch.tensor(3.0)}
-        >>> unrolled = unroll_exact([level], lambda v: v["w"].square(), start, "a")  # w' = a / 2
-        >>> unrolled.hypergradient, unrolled.stepped["w"]
-        (tensor(1.5000), tensor(1.5000))
     """
     target = fresh(variables[wrt])
     seen = constants(levels, variables) | {wrt: target}

@@ -32,21 +32,13 @@ from selfexplain.hypergradients.level import (
 
 
 def random_state() -> list[Tensor]:
-    """States of the global generators: the CPU's, and the current CUDA device's if in use.
-
-    Example:
-        >>> state = random_state()
-        >>> first = torch.rand(1)
-        >>> set_random_state(state)
-        >>> torch.equal(torch.rand(1), first)
-        True
-    """
+    """States of the global generators: the CPU's, and the current CUDA device's if in use."""
     cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
     return [torch.get_rng_state(), *cuda]
 
 
 def set_random_state(state: list[Tensor]) -> None:
-    """Put the generators back to what `random_state` told."""
+    """Restore the generators to the states that `random_state` returned."""
     torch.set_rng_state(state[0])
     if len(state) > 1:
         torch.cuda.set_rng_state(state[1])
@@ -66,13 +58,7 @@ def set_random_state(state: list[Tensor]) -> None:
 def gradients_towards(
     function: Callable[[Variables], Tensor], seen: Variables, names: Sequence[str]
 ) -> tuple[Tensor, Products]:
-    """A scalar function, and its gradients towards the named variables, in one backward pass.
-
-    Example:
-        >>> seen = {"a": torch.tensor(2.0), "b": torch.tensor(3.0)}
-        >>> gradients_towards(lambda v: v["a"] * v["b"], seen, ["a"])
-        (tensor(6.), {'a': (tensor(3.),)})
-    """
+    """A scalar function, and its gradients towards the named variables, in one backward pass."""
     free = {name: fresh(seen[name]) for name in names}
     flat = {str(i): t for i, t in enumerate(t for name in names for t in leaves(free[name]))}
     value = function({**seen, **free})
@@ -85,22 +71,13 @@ def default_radius(dtype: torch.dtype, *, one_sided: bool) -> float:
 
     Twice the cube root of the rounding unit for a central difference (0.01 in float32), twice its
     square root for a one-sided one (0.0007).
-
-    Example:
-        >>> round(default_radius(torch.float32, one_sided=False), 4)
-        0.0098
     """
     root = 1 / 2 if one_sided else 1 / 3
     return 2 * float(torch.finfo(dtype).eps ** root)
 
 
 def square_sum(vector: Sequence[Tensor]) -> Tensor:
-    """Sum of the squares of all entries.
-
-    Example:
-        >>> square_sum([torch.tensor([1.0, 2.0]), torch.tensor(3.0)])
-        tensor(14.)
-    """
+    """Sum of the squares of all entries."""
     return torch.stack([t.square().sum() for t in vector]).sum()
 
 
@@ -123,20 +100,10 @@ def difference_product(
         own: name of the variable that is displaced along the vector.
         vector: one tensor for each tensor of that variable.
         names: towards which variables.
-        at_start: gradients towards them at `seen`, for a one-sided difference; None for a central
-            one.
+        at_start: gradients at `seen`, for a one-sided difference; None for a central one.
         radius: length of the displacement; None for `default_radius`.
-        length: that of the whole vector, if `vector` is this process's part of one; None for its
-            own.
+        length: that of the whole vector, if `vector` is this process's part of one.
         before_each: called before each evaluation of the loss (to set the random state).
-
-    Example:
-        >>> seen = {"w": torch.tensor(2.0), "a": torch.tensor(3.0)}
-        >>> found = difference_product(
-        ...     lambda v: v["w"] * v["a"] ** 2, seen, "w", [torch.tensor(1.0)], ["a"]
-        ... )
-        >>> round(found["a"][0].item(), 3)  # d a^2 / da
-        6.0
     """
     length = float(square_sum(vector).sqrt()) if length is None else length
     if length == 0:
@@ -161,14 +128,7 @@ def inner_product(
     vector: Sequence[Tensor],
     towards: dict[str, Variable],
 ) -> Products:
-    """d/dx <gradient, vector> for each x, exactly, of a gradient that was taken with its graph.
-
-    Example:
-        >>> w, a = (torch.tensor(t, requires_grad=True) for t in (2.0, 3.0))
-        >>> (g,) = torch.autograd.grad(w * a**2, w, create_graph=True)
-        >>> inner_product([g], [torch.tensor(1.0)], {"a": a})
-        {'a': (tensor(6.),)}
-    """
+    """d/dx <gradient, vector> for each x, exactly, of a gradient that was taken with its graph."""
     scalar = torch.stack([(g * m).sum() for g, m in zip(gradient, vector, strict=True)]).sum()
     flat = {str(i): t for i, t in enumerate(t for v in towards.values() for t in leaves(v))}
     found = iter(gradients(scalar, flat))
@@ -193,7 +153,7 @@ class _Taken:
     seen: dict[str, Variable]
     """What its loss saw; with mode inner_product, leaves of the graph of `local_gradient`."""
     names: list[str]
-    """The variables, beside its own, through which it depends on `wrt`: earlier ones, and it."""
+    """The variables, besides its own, through which it depends on `wrt`: earlier ones, and it."""
     random_state: list[Tensor]
     loss: Tensor
     gradient: Variable
@@ -218,23 +178,7 @@ def unroll_backward(
     Each level's loss is first called once at its start, in the order of the levels; then `outer`;
     only then, with differences, at displaced values. Random numbers that a loss draws from torch's
     global CPU generator, or that of the current CUDA device, are the same in every one of its
-    calls.
-
-    Args:
-        levels: in the order of their steps.
-        outer: scalar of all stepped variables.
-        variables: start values.
-        wrt: name of the variable whose gradient is wanted.
-        mode: how mixed products are made, see above.
-        radius: length of the displacement of every level's variable; None for the level's own, or
-            else a default by precision.
-        processes: those that share the images of all losses.
-
-    Example:
-        >>> level = Level("w", lambda v: (v["w"] - v["a"]).square(), lr=0.25)
-        >>> start = {"w": torch.tensor(0.0), "a": torch.tensor(3.0)}
-        >>> unroll_backward([level], lambda v: v["w"].square(), start, "a").hypergradient
-        tensor(1.5000)
+    calls. `radius` is None for the levels' own, or else a default by precision.
     """
     seen = constants(levels, variables)
     own = {level.name for level in levels if not level.shared}

@@ -42,12 +42,7 @@ def like(variable: Variable, tensors: Sequence[Tensor]) -> Variable:
 
 
 def each(function: Callable[[Tensor], Tensor], variable: Variable) -> Variable:
-    """A function of each tensor, in the form of the variable.
-
-    Example:
-        >>> each(torch.neg, torch.ones(1))
-        tensor([-1.])
-    """
+    """A function of each tensor, in the form of the variable."""
     return like(variable, [function(tensor) for tensor in leaves(variable)])
 
 
@@ -91,7 +86,7 @@ def gradients(
 
 # Several processes that share a batch: each computes on its part, what they share is averaged.
 #
-# The package itself communicates with nobody. Whoever runs several processes passes how to average
+# The package itself does not communicate. A caller with several processes passes how to average
 # over them; training/processes.py does so with torch.distributed.
 
 
@@ -125,30 +120,13 @@ SINGLE = World()
 
 
 def averaged(scalar: Tensor, variable: Variable, processes: World) -> tuple[Tensor, Variable]:
-    """Means over the processes of a scalar and of a variable.
-
-    Example:
-        >>> import torch
-        >>> averaged(torch.tensor(1.0), {"w": torch.tensor(2.0)}, SINGLE)
-        (tensor(1.), {'w': tensor(2.)})
-    """
+    """Means over the processes of a scalar and of a variable."""
     first, *rest = processes.mean([scalar, *leaves(variable)])
     return first, like(variable, rest)
 
 
 def average_shared(products: Products, own: Collection[str], processes: World) -> Products:
-    """Products with those towards shared variables averaged over the processes.
-
-    Args:
-        products: each process's.
-        own: names of the variables of which each process has its own, whose products stay.
-        processes: to average over.
-
-    Example:
-        >>> import torch
-        >>> average_shared({"a": (torch.tensor(1.0),)}, (), SINGLE)
-        {'a': (tensor(1.),)}
-    """
+    """Products averaged over the processes, but for the variables in `own`, which differ."""
     shared = [name for name in products if name not in own]
     means = iter(processes.mean([t for name in shared for t in products[name]]))
     return products | {name: tuple(next(means) for _ in products[name]) for name in shared}
@@ -235,12 +213,6 @@ def mean_gradient(
 
     Both are means over the processes, without a graph; the gradient towards a variable of which
     each process has its own is left as it is.
-
-    Example:
-        >>> import torch
-        >>> level = Level("w", torch.sum, 0.1)
-        >>> mean_gradient(level, torch.tensor(1.0), torch.tensor(2.0), World())
-        (tensor(1.), tensor(2.))
     """
     loss, gradient = loss.detach(), detached(gradient)
     if level.shared:
@@ -249,7 +221,7 @@ def mean_gradient(
 
 
 def constants(levels: Sequence[Level], variables: Variables) -> dict[str, Variable]:
-    """The variables that no level moves: what the first level sees beside its own.
+    """The variables that no level moves: what the first level sees besides its own.
 
     Example:
         >>> import torch
@@ -262,13 +234,7 @@ def constants(levels: Sequence[Level], variables: Variables) -> dict[str, Variab
 
 
 def check_levels(levels: Sequence[Level], variables: Mapping[str, Variable], wrt: str) -> None:
-    """Raise InputError unless every level has a variable of its own and `wrt` is another.
-
-    Example:
-        >>> import torch
-        >>> one = torch.ones(1)
-        >>> check_levels([Level("w", torch.sum, 0.1)], {"w": one, "a": one}, "a")
-    """
+    """Raise InputError unless every level has a variable of its own and `wrt` is another."""
     names = [level.name for level in levels]
     if len(set(names)) != len(names):
         raise InputError(f"levels {', '.join(names)} share a name; give each a variable of its own")
@@ -294,12 +260,12 @@ def as_function(module: nn.Module, buffers: Mapping[str, Tensor] | None = None) 
     call, so that calls at displaced parameters neither see nor change what another call left.
 
     Args:
-        module: in the mode in which it shall run.
+        module: in the mode in which it is to run.
         buffers: to begin each call with; None for the module's own.
 
     Returns:
         A function (parameters, *arguments) -> what the module returns; parameters is a dict of
-        tensors by name, any of which may be missing if the module's own shall be used.
+        tensors by name, any of which may be missing if the module's own are to be used.
 
     Example:
         >>> import torch
@@ -373,7 +339,7 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unrolled:
-    """The hypergradient with its by-products, so that nobody computes them twice.
+    """The hypergradient with its by-products, so that they are not computed twice.
 
     Args:
         hypergradient: d outer / d wrt, in the shape of wrt.

@@ -1,6 +1,6 @@
 """The hypergradient by brute force: differences of the whole composed map, in float64.
 
-Slow and plain; the tests hold both modes against it.
+Slow and plain; the tests compare both modes with it.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,14 +14,7 @@ from selfexplain.hypergradients.level import Level, Variable, Variables, constan
 def composed(
     levels: Sequence[Level], outer: Callable[[Variables], Tensor], variables: Variables
 ) -> Tensor:
-    """Outer after every level's step, as a function of the start values.
-
-    Example:
-        >>> level = Level("w", lambda v: (v["w"] - v["a"]).square(), lr=0.25)
-        >>> start = {"w": torch.tensor(0.0), "a": torch.tensor(3.0)}
-        >>> composed([level], lambda v: v["w"].square(), start)
-        tensor(2.2500)
-    """
+    """Outer after every level's step, as a function of the start values."""
     seen = constants(levels, variables)
     for level in levels:
         seen[level.name] = level.step({**seen, level.name: variables[level.name]})

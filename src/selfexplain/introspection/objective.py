@@ -94,7 +94,7 @@ class Introspective(Objective):
         self._layers = CheckedLayers()
 
     def replace_model(self, model: nn.Module) -> None:
-        """Train another model from now on; its layers are looked for anew."""
+        """Train another model from now on; its layers are searched for again."""
         super().replace_model(model)
         self._layers = CheckedLayers()
 
@@ -198,14 +198,14 @@ class Introspective(Objective):
         self.steps = max(self.steps, self.options.warmup_steps + self.options.ramp_steps)
 
     def get_extra_state(self) -> Tensor:
-        """What a checkpoint needs beside weights: the count of training steps, (1,).
+        """What a checkpoint needs besides the weights: the count of training steps, (1,).
 
         Recorded steps, which there are none of before the warm-up is over, are not counted.
         """
         return self.counts.tensor_N
 
     def set_extra_state(self, state: Tensor | Mapping[str, int]) -> None:
-        """Take back what `get_extra_state` gave."""
+        """Restore what `get_extra_state` returned."""
         self.counts.load(state)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
@@ -227,7 +227,7 @@ class Introspective(Objective):
         return min(1.0, (since + 1) / (self.options.ramp_steps + 1))
 
     def _is_map_step(self) -> bool:
-        """Whether explanations are due; always in evaluation, so that a loss does not wander."""
+        """Whether explanations are due; always in evaluation, so that a loss does not fluctuate."""
         since = self.steps - self.options.warmup_steps
         return not self._learns_now() or since % self.options.map_interval == 0
 
@@ -263,7 +263,7 @@ class Introspective(Objective):
         return self._layers.find(self.model, x_BCHW, self.options.kind, self.options.layer)
 
     def _checked(self, logits_BK: object, y_B: Tensor) -> Tensor:
-        """The model's logits (B, K), if there is something to teach about them."""
+        """The model's logits (B, K), if there are enough classes to teach about."""
         checked_BK = check_logits(logits_BK, y_B)
         if checked_BK.shape[1] < 2:
             raise InputError("the model has one class; pass a model of at least two")

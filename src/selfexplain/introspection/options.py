@@ -131,12 +131,7 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
 
 
 def recorded_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """An objective's options by the names that records of runs have.
-
-    Example:
-        >>> recorded_names({"map_interval": 3, "weight": 0.1})
-        {'every': 3, 'weight': 0.1}
-    """
+    """An objective's options by the names that records of runs have."""
     former = {name: old for old, name in FORMER_NAMES.items()}
     return {former.get(name, name): value for name, value in values.items()}
 
@@ -152,15 +147,7 @@ def _require(holds: bool, message: str) -> None:
 
 
 def options_from(given: Mapping[str, Any]) -> IntrospectiveOptions:
-    """Options from keyword arguments.
-
-    Raises:
-        InputError: a name is not an option, or a value is out of its limits.
-
-    Example:
-        >>> options_from({"weight": 0.1}).weight
-        0.1
-    """
+    """Options from keyword arguments."""
     for former, name in FORMER_NAMES.items():
         _require(not {former, name} <= given.keys(), f"{former} and {name} are one; pass {name}")
     given = names_now(given)

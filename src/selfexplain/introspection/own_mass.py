@@ -39,14 +39,6 @@ def standardized_similarity(s_BK: Tensor, y_B: Tensor) -> Tensor:
 
     A similarity has whatever scale its measure gives it and training leaves it; of a z-score one
     temperature can be chosen. Classes that are all equally similar get 0.
-
-    Args:
-        s_BK: similarity of each class's explanation to the target class's.
-        y_B: target classes.
-
-    Example:
-        >>> standardized_similarity(torch.tensor([[9.0, 1.0, 3.0]]), torch.tensor([0]))
-        tensor([[ 0., -1.,  1.]])
     """
     is_target_BK = true_mask(s_BK, y_B)
     count = s_BK.shape[1] - 1
@@ -59,20 +51,8 @@ def standardized_similarity(s_BK: Tensor, y_B: Tensor) -> Tensor:
 def hashed_permutation(q_BK: Tensor, y_B: Tensor, place_B: Tensor, salt: int) -> Tensor:
     """The same target values on shuffled non-target classes, by a hash in place of a generator.
 
-    Which class gets which value depends on the image's place and the salt alone, so every device
-    and every process gives the same, and nothing is drawn.
-
-    Args:
-        q_BK: a target with q_y = 0.
-        y_B: target classes.
-        place_B: each image's place in the training set.
-        salt: another permutation for another number.
-
-    Example:
-        >>> q = torch.tensor([[0.0, 0.3, 0.7]])
-        >>> p = hashed_permutation(q, torch.tensor([0]), torch.tensor([5]), salt=0)
-        >>> sorted(round(v, 1) for v in p[0].tolist())
-        [0.0, 0.3, 0.7]
+    Which class gets which value depends on the image's place in the training set and the salt
+    alone, so every device and every process gives the same, and nothing is drawn.
     """
     classes = torch.arange(q_BK.shape[1], device=q_BK.device)
     keys_BK = (place_B.unsqueeze(1) * 1_000_003 + classes * 7_919 + salt * 104_729) & 0x7FFFFFFF
@@ -142,7 +122,7 @@ class OwnMass(RisingShare, Introspective):
 
     @property
     def capturable(self) -> bool:  # type: ignore[override]
-        """Always: the epoch's share is fixed while an epoch is walked, and nothing is drawn."""
+        """Always: the epoch's share is fixed within an epoch, and nothing is drawn."""
         return True
 
     def forward(self, x_BCHW: Tensor, y_B: Tensor, *index_B: Tensor) -> dict[str, Tensor]:

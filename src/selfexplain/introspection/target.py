@@ -87,23 +87,13 @@ def attribution_cosine(
 
 
 def cosine(maps_BKN: Tensor, y_B: Tensor) -> Tensor:
-    """s_c = <e_c, e_y> / (|e_c| |e_y|), in [-1, 1]; 0 where a map is zero. Shape (B, K).
-
-    Example:
-        >>> cosine(torch.tensor([[[1.0, 0.0], [0.0, 2.0]]]), torch.tensor([0]))
-        tensor([[1., 0.]])
-    """
+    """s_c = <e_c, e_y> / (|e_c| |e_y|), in [-1, 1]; 0 where a map is zero. Shape (B, K)."""
     unit_BKN: Tensor = F.normalize(maps_BKN, dim=2)
     return (unit_BKN * _of_true_class(unit_BKN, y_B)).sum(dim=2)
 
 
 def distance(maps_BKN: Tensor, y_B: Tensor) -> Tensor:
-    """s_c = -|e_c - e_y|, the negative Euclidean distance, in the maps' units. Shape (B, K).
-
-    Example:
-        >>> distance(torch.tensor([[[1.0, 0.0], [1.0, 2.0]]]), torch.tensor([0]))
-        tensor([[-0., -2.]])
-    """
+    """s_c = -|e_c - e_y|, the negative Euclidean distance, in the maps' units. Shape (B, K)."""
     apart_BK: Tensor = torch.linalg.vector_norm(maps_BKN - _of_true_class(maps_BKN, y_B), dim=2)
     return -apart_BK
 
@@ -113,10 +103,6 @@ def votes(maps_BKN: Tensor, y_B: Tensor) -> Tensor:
 
     Every place of the map votes, with a mass of one, for the classes that it would name if it were
     not allowed to name the true one.
-
-    Example:
-        >>> votes(torch.zeros(1, 3, 4), torch.tensor([0]))
-        tensor([[0.0000, 0.5000, 0.5000]])
     """
     return place_votes(maps_BKN, y_B).mean(dim=2)
 
@@ -126,12 +112,6 @@ def attended_votes(maps_BKN: Tensor, y_B: Tensor) -> Tensor:
 
     The weights a are the positive part of the true class's map, normalised to sum to one (even
     weights where nothing is positive): "where I see the true class, what else do I see?"
-
-    Example:
-        >>> maps = torch.tensor([[[1.0, 0.0], [9.0, 0.0], [0.0, 9.0]]])
-        >>> s = attended_votes(maps, torch.tensor([0]))
-        >>> bool(s[0, 1] > 0.99)
-        True
     """
     seen_B1N = _of_true_class(maps_BKN, y_B).relu()
     total_B11 = seen_B1N.sum(dim=2, keepdim=True)
@@ -141,12 +121,7 @@ def attended_votes(maps_BKN: Tensor, y_B: Tensor) -> Tensor:
 
 
 def place_votes(maps_BKN: Tensor, y_B: Tensor) -> Tensor:
-    """Softmax over the non-true classes at every place: (B, K, N), zero at the true class.
-
-    Example:
-        >>> place_votes(torch.zeros(1, 3, 1), torch.tensor([2])).flatten()
-        tensor([0.5000, 0.5000, 0.0000])
-    """
+    """Softmax over the non-true classes at every place: (B, K, N), zero at the true class."""
     is_true_BK = true_mask(maps_BKN[..., 0], y_B)
     return maps_BKN.masked_fill(is_true_BK.unsqueeze(2), float("-inf")).softmax(dim=1)
 
@@ -180,13 +155,6 @@ class RunningClassMean(nn.Module):
         momentum: share of the old mean that is kept at each update, in [0, 1].
         num_classes: K; 0 if that is not known, and then the buffers take their shape from the first
             batch. If it is another than the batches', they do, too, with a warning.
-
-    Example:
-        >>> mean = RunningClassMean(momentum=0.5)
-        >>> mean.update(torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
-        >>> mean.update(torch.tensor([[0.0, 4.0]]), torch.tensor([0]))
-        >>> mean(torch.tensor([0]))
-        tensor([[0.5000, 2.0000]])
     """
 
     mean_KK: Tensor
@@ -211,7 +179,7 @@ class RunningClassMean(nn.Module):
 
     @torch.no_grad()
     def update(self, s_BK: Tensor, y_B: Tensor) -> None:
-        """Take in the similarities (B, K) of one batch with true classes (B,)."""
+        """Include the similarities (B, K) of one batch with true classes (B,)."""
         s_BK, classes = s_BK.float(), s_BK.shape[1]
         if len(self.seen_K) != classes:
             self._resize(classes, s_BK.device)
@@ -234,7 +202,7 @@ class RunningClassMean(nn.Module):
         return self.counts.tensor_N
 
     def set_extra_state(self, state: Tensor | Mapping[str, int]) -> None:
-        """Take back what `get_extra_state` gave."""
+        """Restore what `get_extra_state` returned."""
         self.counts.load(state)
 
     def _keep(self, mean_KK: Tensor, seen_K: Tensor) -> None:
@@ -283,13 +251,9 @@ class RunningClassMean(nn.Module):
 
 
 def find_num_classes(model: nn.Module) -> int:
-    """The number of classes that a model says, or else its last linear layer has; 0 if none does.
+    """The number of classes that a model declares, or else of its last linear layer; 0 if neither.
 
     A guess: layers stand in the order in which they were made, and the last may not be the head.
-
-    Example:
-        >>> find_num_classes(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4, 7)))
-        7
     """
     for module in model.modules():  # the model itself first, then what it wraps
         config = getattr(module, "config", None)
@@ -321,11 +285,6 @@ def distillation_loss(logits_BK: Tensor, target_BK: Tensor, temperature: float =
     """T^2 KL(target^(T) || p^(T)), both softened by T (Hinton et al. 2015, section 2): a scalar.
 
     target^(T) is the target's T-th root, normalised, which is what softmax(log target / T) gives.
-
-    Example:
-        >>> import torch
-        >>> distillation_loss(torch.zeros(1, 2), torch.tensor([[0.5, 0.5]]), 4.0).item()
-        0.0
     """
     softened_BK = target_BK.clamp_min(0).pow(1 / temperature)
     softened_BK = softened_BK / softened_BK.sum(dim=1, keepdim=True)
@@ -352,10 +311,6 @@ def zipf_target(s_BK: Tensor, y_B: Tensor, exponent: float = 1.0) -> Tensor:
     Zipf's law over ranks, as in Zipf's label smoothing (Liang et al. 2022): only the order of the
     similarities counts, not their scale, so no temperature has to follow the training. Classes that
     are equally similar share the mass of their ranks evenly.
-
-    Example:
-        >>> zipf_target(torch.tensor([[9.0, 1.0, 5.0]]), torch.tensor([0]))
-        tensor([[0.0000, 0.3333, 0.6667]])
     """
     is_true_BK = true_mask(s_BK, y_B)
     sorted_BK, order_BK = s_BK.masked_fill(is_true_BK, float("-inf")).sort(dim=1, descending=True)
@@ -388,30 +343,14 @@ def uniform_target(s_BK: Tensor, y_B: Tensor) -> Tensor:
 def permuted_target(q_BK: Tensor, y_B: Tensor, generator: torch.Generator) -> Tensor:
     """The same values given to other non-true classes, shuffled anew for each image.
 
-    The control for "similarity matters": its entropy is q's, its knowledge is none.
-
-    Args:
-        q_BK: a target with q_y = 0.
-        y_B: true classes.
-        generator: a CPU generator, so that every device draws the same.
-
-    Example:
-        >>> q = torch.tensor([[0.0, 0.3, 0.7]])
-        >>> p = permuted_target(q, torch.tensor([0]), torch.Generator().manual_seed(0))
-        >>> sorted(round(v, 1) for v in p[0].tolist())
-        [0.0, 0.3, 0.7]
+    The control for "similarity matters": its entropy is q's, its knowledge is none. The generator
+    is on the CPU, so that every device draws the same.
     """
     return shuffled(q_BK, y_B, torch.rand(q_BK.shape, generator=generator).to(q_BK.device))
 
 
 def shuffled(q_BK: Tensor, y_B: Tensor, keys_BK: Tensor) -> Tensor:
-    """The values of a target with q_y = 0 on its non-true classes, in the order of keys (B, K).
-
-    Example:
-        >>> keys = torch.tensor([[0.0, 0.9, 0.1]])
-        >>> shuffled(torch.tensor([[0.0, 0.3, 0.7]]), torch.tensor([0]), keys)
-        tensor([[0.0000, 0.7000, 0.3000]])
-    """
+    """The values of a target with q_y = 0 on its non-true classes, in the order of keys (B, K)."""
     is_true_BK = true_mask(q_BK, y_B)
     # The true class sorts last in both orders, so its zero stays where it is.
     source_BK = keys_BK.masked_fill(is_true_BK, float("inf")).argsort(dim=1)
@@ -420,12 +359,7 @@ def shuffled(q_BK: Tensor, y_B: Tensor, keys_BK: Tensor) -> Tensor:
 
 
 def blend_uniform(q_BK: Tensor, y_B: Tensor, share: float) -> Tensor:
-    """(1 - share) q + share uniform, over the non-true classes.
-
-    Example:
-        >>> blend_uniform(torch.tensor([[0.0, 1.0, 0.0]]), torch.tensor([0]), 0.5)
-        tensor([[0.0000, 0.7500, 0.2500]])
-    """
+    """(1 - share) q + share uniform, over the non-true classes."""
     return torch.lerp(q_BK, uniform_target(q_BK, y_B), share)
 
 

@@ -1,4 +1,4 @@
-"""Many independent runs, one after another or side by side: trials and what carries them out."""
+"""Many independent runs, one after another or in parallel: trials and their schedulers."""
 
 from selfexplain.launchers.local import LocalWorkers
 from selfexplain.launchers.ray import RayCluster

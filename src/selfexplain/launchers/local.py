@@ -1,4 +1,4 @@
-"""Trials side by side, in processes on this machine."""
+"""Trials in parallel, in processes on this machine."""
 
 import os
 import pickle
@@ -31,20 +31,10 @@ from selfexplain.limits import check_in_range
 def worker_environment(
     place: int, workers: int, gpus: list[str], inherited: Mapping[str, str]
 ) -> dict[str, str]:
-    """The environment variables of a worker.
+    """The environment variables of worker `place` of `workers`, from those inherited.
 
     Every worker gets its share of the cores as threads, unless OMP_NUM_THREADS is set, and one of
     the GPUs; workers that outnumber the GPUs share them evenly.
-
-    Args:
-        place: of the worker, from 0.
-        workers: how many there are.
-        gpus: what CUDA_VISIBLE_DEVICES calls them.
-        inherited: the variables of this process.
-
-    Example:
-        >>> worker_environment(3, 4, ["0", "1"], {"OMP_NUM_THREADS": "2"})["CUDA_VISIBLE_DEVICES"]
-        '1'
     """
     variables = {"OMP_NUM_THREADS": str(max(1, cores() // workers)), **inherited}
     if gpus:
@@ -55,24 +45,14 @@ def worker_environment(
 
 
 def cores() -> int:
-    """Cores that this process may use.
-
-    Example:
-        >>> cores() >= 1
-        True
-    """
+    """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def gpus_here(inherited: Mapping[str, str]) -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES calls them.
-
-    Example:
-        >>> gpus_here({"CUDA_VISIBLE_DEVICES": ""})
-        []
-    """
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES calls them."""
     import torch  # not above: the command line reads the options of sweeps without it
 
     allowed = inherited.get("CUDA_VISIBLE_DEVICES")
@@ -95,12 +75,6 @@ class WorkerProcess:
     It is started as a fresh interpreter, so it imports neither the script that the user ran nor
     anything that was forked with locks held; and in a process group of its own, so that an
     interrupt at the keyboard reaches only its parent.
-
-    Args:
-        environment: its environment variables.
-
-    Raises:
-        WriteError: there is no room for what it says.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -134,7 +108,7 @@ class WorkerProcess:
             self.pipe.send_bytes(pickle.dumps(trial))
 
     def news(self) -> Iterator[Message]:
-        """What it has sent; after a last message of its trial it has none.
+        """The messages it has sent; none after the last message of its trial.
 
         A worker that died fails its trial, unless it had sent the result before.
         """
@@ -212,32 +186,32 @@ class LocalWorkers:
 
     def run(self, trials: Sequence[Trial], watch: Watch = ignore) -> Outcome:
         """Carry out all trials, in order as workers become free."""
-        ledger = TrialQueue(trials, self.retries, watch)
+        queue = TrialQueue(trials, self.retries, watch)
         count = min(self.workers, len(trials))
         gpus = gpus_here(os.environ)
         environments = [worker_environment(i, count, gpus, os.environ) for i in range(count)]
         workers: dict[int, WorkerProcess | None] = dict.fromkeys(range(count))
         try:
-            while not ledger.finished:
+            while not queue.finished:
                 for place in workers:
-                    workers[place] = _busy(workers[place], ledger, environments[place])
-                without_room = _listen([w for w in workers.values() if w is not None], ledger)
+                    workers[place] = _busy(workers[place], queue, environments[place])
+                without_room = _listen([w for w in workers.values() if w is not None], queue)
                 for place in [p for p, worker in workers.items() if worker in without_room]:
                     del workers[place]
         finally:
             for worker in workers.values():
                 if worker is not None:
                     worker.stop()
-        return ledger.outcome
+        return queue.outcome
 
 
 def _busy(
-    worker: WorkerProcess | None, ledger: TrialQueue, environment: dict[str, str]
+    worker: WorkerProcess | None, queue: TrialQueue, environment: dict[str, str]
 ) -> WorkerProcess | None:
     """The worker of a place, at work if there is any: a new one if it has died or was not there."""
     if worker is not None and worker.trial is not None:
         return worker
-    trial = ledger.next()
+    trial = queue.next()
     if worker is not None and (trial is None or not worker.alive):
         worker.stop()
         worker = None
@@ -247,12 +221,8 @@ def _busy(
     return worker
 
 
-def _listen(workers: list[WorkerProcess], ledger: TrialQueue) -> list[WorkerProcess]:
-    """Wait until a worker has news, or a little while, and enter all there is.
-
-    Returns:
-        The workers for whom there was no room beside others at work on the same GPU.
-    """
+def _listen(workers: list[WorkerProcess], queue: TrialQueue) -> list[WorkerProcess]:
+    """Take in all news, after a short wait; return workers short of memory beside others."""
     without_room = []
     wait([worker.pipe for worker in workers], timeout=SECONDS_BETWEEN_LOOKS)
     for worker in workers:
@@ -263,11 +233,11 @@ def _listen(workers: list[WorkerProcess], ledger: TrialQueue) -> list[WorkerProc
                 worker.stop()  # with what it left behind; the next attempt gets a new one
             no_room = (
                 isinstance(message, Failed)
-                and message.shortage
+                and message.oom
                 and any(other.trial and other.gpu == worker.gpu for other in workers)
             )
             # Attempts without room are no more than the places that they close.
-            ledger.take(trial, message, counts=not no_room)
+            queue.take(trial, message, counts=not no_room)
             if no_room:
                 without_room.append(worker)
     return without_room

@@ -34,7 +34,7 @@ from selfexplain.launchers.trials import (
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a worker takes over from the process that started the sweep."""
+    """What a worker inherits from the process that started the sweep."""
 
     folder: str
     """Paths in configurations may be relative to it."""
@@ -54,7 +54,7 @@ class Place:
 
 
 class Board:
-    """An actor on which trials pin their news, for the sweep to take."""
+    """An actor to which trials post messages, for the sweep to collect."""
 
     def __init__(self) -> None:
         self.news: list[tuple[str, Message]] = []
@@ -156,18 +156,18 @@ class RayCluster:
 
     def run(self, trials: Sequence[Trial], watch: Watch = ignore) -> Outcome:
         """Carry out all trials, in order as there is room for them."""
-        ledger = TrialQueue(trials, self.retries, watch)
+        queue = TrialQueue(trials, self.retries, watch)
         if not trials:
-            return ledger.outcome
+            return queue.outcome
         joined = self.ray.is_initialized()  # by the user's own program, which then ends it
         if not joined:
             self._connect()
         try:
-            _Sweep(self.ray, ledger, self._needs(), self.workers).run()
+            _Sweep(self.ray, queue, self._needs(), self.workers).run()
         finally:
             if not joined:
                 self.ray.shutdown()
-        return ledger.outcome
+        return queue.outcome
 
     def _connect(self) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -205,9 +205,9 @@ class _Sweep:
     """One sweep on a cluster that is connected."""
 
     def __init__(
-        self, ray: Any, ledger: TrialQueue, needs: dict[str, float], workers: int | None
+        self, ray: Any, queue: TrialQueue, needs: dict[str, float], workers: int | None
     ) -> None:
-        self.ray, self.ledger, self.workers = ray, ledger, workers
+        self.ray, self.queue, self.workers = ray, queue, workers
         self.board = ray.remote(num_cpus=0, max_restarts=-1)(Board).remote()
         # We try again ourselves, so that every attempt is counted and told of.
         self.attempt = ray.remote(max_retries=0, **needs)(attempt_there)
@@ -215,31 +215,31 @@ class _Sweep:
 
     def run(self) -> None:
         try:
-            while not self.ledger.finished:
+            while not self.queue.finished:
                 self._hand_out()
                 ended, _ = self.ray.wait(list(self.running), timeout=SECONDS_BETWEEN_LOOKS)
                 self._tell()
                 for reference in ended:
-                    self.ledger.take(self.running.pop(reference), self._end_of(reference))
+                    self.queue.take(self.running.pop(reference), self._end_of(reference))
         finally:
             for reference in self.running:
                 self.ray.cancel(reference, force=True)
 
     def _hand_out(self) -> None:
         while self.workers is None or len(self.running) < self.workers:
-            trial = self.ledger.next()
+            trial = self.queue.next()
             if trial is None:
                 return
             place = Place(str(Path.cwd()), tuple(sys.path))
             self.running[self.attempt.remote(pickle.dumps(trial), self.board, place)] = trial
 
     def _tell(self) -> None:
-        """Pass on what trials at work have told. A board that was lost loses no result."""
+        """Pass on the messages of running trials. A lost board loses no result."""
         at_work = {trial.name: trial for trial in self.running.values()}
         with suppress(self.ray.exceptions.RayError):
             for name, message in self.ray.get(self.board.take.remote()):
                 if name in at_work:
-                    self.ledger.take(at_work[name], message)
+                    self.queue.take(at_work[name], message)
 
     def _end_of(self, reference: Any) -> Message:
         """The last message of an attempt: what it returned, or that it died."""
@@ -253,7 +253,7 @@ class _Sweep:
 
 
 def _reach(address: str | None) -> None:
-    """Raise OSError if nobody listens at HOST:PORT; Ray itself would try for minutes."""
+    """Raise OSError if nothing listens at HOST:PORT; Ray itself would retry for minutes."""
     host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
     if colon:
         with socket.create_connection((host, int(port)), timeout=10):

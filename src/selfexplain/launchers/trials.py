@@ -1,4 +1,4 @@
-"""Trials, what is heard of them, the queue of them, and the scheduler that runs them serially."""
+"""Trials, their messages, their queue, and the scheduler that runs them serially."""
 
 import os
 import time
@@ -17,7 +17,7 @@ from selfexplain.errors import (
 )
 from selfexplain.files import no_room_said
 
-# What is told of a trial while a sweep runs.
+# Messages about a trial while a sweep runs.
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """So many steps of the trial are done, out of so many.
+    """This many steps of the trial are done, out of a total.
 
     Example:
         >>> Step(3, 10).total
@@ -59,7 +59,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The trial has ended well.
+    """The trial has succeeded.
 
     Example:
         >>> Done({"accuracy": 90.0}).result["accuracy"]
@@ -84,7 +84,7 @@ class Failed:
     """A traceback, for a trial that raised what nobody expects."""
     retry: bool = False
     """Whether it is tried again."""
-    shortage: bool = False
+    oom: bool = False
     """Whether the machine was short of something, which others may have been using."""
     breaks_off: bool = False
     """Whether the other trials would end in the same, as on a full disk."""
@@ -104,7 +104,7 @@ Watch = Callable[[str, Message], None]
 
 
 def ignore(name: str, message: Message) -> None:
-    """Watch a sweep without looking.
+    """Watch a sweep and do nothing.
 
     Example:
         >>> from selfexplain.launchers import Waiting
@@ -137,7 +137,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a sweep's trials, by their names.
+    """Results and failures of a sweep's trials, by name.
 
     Example:
         >>> Outcome({"six": 6}, {}).complete()
@@ -165,7 +165,7 @@ class Outcome:
 
 
 class Scheduler(Protocol):
-    """Carries out trials, each of them to its end once.
+    """Runs trials, each to its end once.
 
     Example:
         >>> from selfexplain.launchers import Serial
@@ -212,9 +212,9 @@ def attempt(trial: Trial, send: Callable[[Message], None], where: str = "") -> N
         with no_room_said():
             result = trial.function(trial.argument, sparing(send))
     except OutOfMemoryError as error:
-        send(Failed(str(error), retry=True, shortage=True))
+        send(Failed(str(error), retry=True, oom=True))
     except WriteError as error:
-        error.kept = None  # whoever runs the sweep says what of all trials is kept
+        error.kept = None  # the caller says what of all trials is kept
         send(Failed(str(error), breaks_off=True))
     except InputError as error:
         send(Failed(str(error)))
@@ -226,16 +226,7 @@ def attempt(trial: Trial, send: Callable[[Message], None], where: str = "") -> N
 
 
 def sparing(send: Callable[[Message], None]) -> StepCallback:
-    """A callback that sends the first step, the last, and in between one from time to time.
-
-    Example:
-        >>> sent = []
-        >>> on_step = sparing(sent.append)
-        >>> for done in range(1, 101):
-        ...     on_step(done, 100)
-        >>> sent[0], sent[-1], len(sent) < 100
-        (Step(done=1, total=100), Step(done=100, total=100), True)
-    """
+    """A callback that sends the first step, the last, and in between one from time to time."""
     last = -float("inf")
 
     def on_step(done: int, total: int) -> None:
@@ -248,11 +239,11 @@ def sparing(send: Callable[[Message], None]) -> StepCallback:
     return on_step
 
 
-# The books of a sweep: who waits, who is tried again, what came of whom.
+# The state of a sweep: which trials wait, which are retried, and their outcomes.
 
 
 class TrialQueue:
-    """Keeps the books of a sweep, and passes on the news.
+    """Tracks the trials of a sweep, and passes on the news.
 
     Args:
         trials: all of them.
@@ -264,11 +255,11 @@ class TrialQueue:
 
     Example:
         >>> from selfexplain.launchers.trials import ignore
-        >>> ledger = TrialQueue([Trial("a", print, None)], retries=1, watch=ignore)
-        >>> trial = ledger.next()
-        >>> ledger.take(trial, Failed("killed", retry=True)); ledger.next().name
+        >>> queue = TrialQueue([Trial("a", print, None)], retries=1, watch=ignore)
+        >>> trial = queue.next()
+        >>> queue.take(trial, Failed("killed", retry=True)); queue.next().name
         'a'
-        >>> ledger.take(trial, Failed("killed", retry=True)); ledger.finished
+        >>> queue.take(trial, Failed("killed", retry=True)); queue.finished
         True
     """
 
@@ -338,23 +329,23 @@ class Serial:
 
     def run(self, trials: Sequence[Trial], watch: Watch = ignore) -> Outcome:
         """Carry out all trials, in order."""
-        ledger = TrialQueue(trials, retries=0, watch=watch)
-        while (trial := ledger.next()) is not None:
-            _carry_out(trial, ledger)
-        return ledger.outcome
+        queue = TrialQueue(trials, retries=0, watch=watch)
+        while (trial := queue.next()) is not None:
+            _carry_out(trial, queue)
+        return queue.outcome
 
 
-def _carry_out(trial: Trial, ledger: TrialQueue) -> None:
+def _carry_out(trial: Trial, queue: TrialQueue) -> None:
     def on_step(done: int, total: int) -> None:
-        ledger.take(trial, Step(done, total))
+        queue.take(trial, Step(done, total))
 
-    ledger.take(trial, Started("this process"))
+    queue.take(trial, Started("this process"))
     try:
         result = trial.function(trial.argument, on_step)
     except BrokenOffError as error:  # so would be the next
-        error.kept = None  # whoever runs the sweep says what of all trials is kept
+        error.kept = None  # the caller says what of all trials is kept
         raise
     except InputError as error:
-        ledger.take(trial, Failed(str(error)))
+        queue.take(trial, Failed(str(error)))
     else:
-        ledger.take(trial, Done(result))
+        queue.take(trial, Done(result))

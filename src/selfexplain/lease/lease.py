@@ -43,46 +43,25 @@ TINY = 1e-12
 
 
 def bounded(z_BCHW: Tensor, eps: float) -> Tensor:
-    """Delta = eps tanh(z / eps): smooth, |delta| < eps, and z itself where z is small.
-
-    Example:
-        >>> bounded(torch.tensor([0.0, 100.0]), eps=0.5)
-        tensor([0.0000, 0.5000])
-    """
+    """Delta = eps tanh(z / eps): smooth, |delta| < eps, and z itself where z is small."""
     return eps * torch.tanh(z_BCHW / eps)
 
 
 def normalised(gradient_BCHW: Tensor) -> Tensor:
-    """The gradient divided by its root mean square in each image.
-
-    Example:
-        >>> normalised(torch.full((1, 1, 1, 2), 4.0))
-        tensor([[[[1., 1.]]]])
-    """
+    """The gradient divided by its root mean square in each image."""
     mean_square = gradient_BCHW.square().mean(dim=(1, 2, 3), keepdim=True)
     # Relative to the gradient's own size, which is tiny late in training.
     return gradient_BCHW * (mean_square + TINY * mean_square.detach() + 1e-30).rsqrt()
 
 
 def straight_through_sign(gradient_BCHW: Tensor) -> Tensor:
-    """The sign, with the derivative of `normalised`: its own is zero almost everywhere.
-
-    Example:
-        >>> g = torch.tensor([[[[3.0, -0.1]]]], requires_grad=True)
-        >>> straight_through_sign(g)
-        tensor([[[[ 1., -1.]]]], grad_fn=<AddBackward0>)
-    """
+    """The sign, with the derivative of `normalised`: its own is zero almost everywhere."""
     smooth = normalised(gradient_BCHW)
     return smooth + (gradient_BCHW.sign() - smooth).detach()
 
 
 def magnitude(gradient_BCHW: Tensor) -> Tensor:
-    """The absolute gradient divided by its root mean square in each image: plain saliency.
-
-    Example:
-        >>> magnitude(torch.full((1, 1, 1, 2), -4.0))
-        tensor([[[[1., 1.]]]])
-    """
+    """The absolute gradient divided by its root mean square in each image: plain saliency."""
     return normalised(gradient_BCHW).abs()
 
 
@@ -91,40 +70,17 @@ DIRECTIONS = {"normalised": normalised, "plain": None, "sign": straight_through_
 
 
 def shuffled(delta_BCHW: Tensor, order_BP: Tensor) -> Tensor:
-    """Each image's pixels in another order.
-
-    Args:
-        delta_BCHW: (B, C, H, W).
-        order_BP: (B, H * W), a permutation of the pixels for each image.
-
-    Example:
-        >>> shuffled(torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[1, 0]]))
-        tensor([[[[2., 1.]]]])
-    """
+    """Each image's pixels (B, C, H, W) in another order: a permutation (B, H * W) for each."""
     flat_BCP = delta_BCHW.flatten(2)
     order_BCP = order_BP[:, None, :].expand_as(flat_BCP)
     return flat_BCP.gather(2, order_BCP).reshape(delta_BCHW.shape)
 
 
 def shown_to_audience(x_BCHW: Tensor, delta_BCHW: Tensor, eps: float, shown: Shown) -> Tensor:
-    """The image weighted by what its prediction hangs on.
+    """The image weighted by what its prediction hangs on: (B, C, H, W).
 
-    Delta is taken in units of eps, so that what the audience sees is of an image's size; its own
-    BatchNorm statistics would undo another constant.
-
-    Args:
-        x_BCHW: images as the networks see them.
-        delta_BCHW: the perturbation, in pixel units.
-        eps: its bound.
-        shown: product, magnitude or emphasis; see `LeaSEOptions.shown`.
-
-    Returns:
-        (B, C, H, W).
-
-    Example:
-        >>> x, delta = torch.ones(1, 1, 1, 2), torch.tensor([[[[0.5, -0.25]]]])
-        >>> shown_to_audience(x, delta, eps=0.5, shown="emphasis")
-        tensor([[[[2.0000, 1.5000]]]])
+    Delta is taken in units of eps, its bound in pixel units, so that what the audience sees is of
+    an image's size; its own BatchNorm statistics would undo another constant.
     """
     if shown == "product":
         return x_BCHW * delta_BCHW / eps
@@ -150,7 +106,7 @@ class Explaining:
         levels: one for each step of the explanation.
         start: their start values, zeros.
         delta: the perturbation after all steps, in pixel units, of the variables.
-        shown: what the audience sees beside the images, of the variables.
+        shown: what the audience sees besides the images, from the variables.
     """
 
     levels: list[Level]
@@ -171,26 +127,9 @@ def explain_by_attack(
     """Level II for a batch, in as many steps as the options say, or its control.
 
     The sum of the steps' variables is z; each starts at zero, so that a later step continues where
-    the earlier ones ended, and the chain rule runs through all of them.
-
-    Args:
-        f: the explainer.
-        x_BCHW: normalised images.
-        y_B: their labels.
-        std_C: by which their pixels were divided.
-        options: see `LeaSEOptions`.
-        generator: of the CPU; draws what controls need, for the images of all processes.
-        processes: those that share the batch; `x_BCHW` is this one's part of it.
-
-    Example:
-        >>> def f(v, x):
-        ...     return torch.stack([x.sum((1, 2, 3)), -x.sum((1, 2, 3))], 1)
-        >>> x, y = torch.ones(2, 1, 4, 4), torch.tensor([0, 1])
-        >>> explaining = explain_by_attack(
-        ...     f, x, y, torch.ones(1), LeaSEOptions(eps=0.5), torch.Generator()
-        ... )
-        >>> [level.name for level in explaining.levels]
-        ['delta_1']
+    the earlier ones ended, and the chain rule runs through all of them. The pixels of the
+    normalised images were divided by `std_C`; the generator, of the CPU, draws what controls need
+    for the images of all processes, of which `x_BCHW` is this one's part.
     """
     eps, size = options.eps, options.step_size
     if options.control == "random_delta":
@@ -333,7 +272,7 @@ class LeaSE(ArchitectureSearch):
     """
 
     audience_depends_on: tuple[str, ...] = ("audience",)
-    """Variables that the audience's output depends on, beside its images."""
+    """Variables that the audience's output depends on, besides its images."""
 
     def __init__(
         self,
@@ -462,7 +401,7 @@ class LeaSE(ArchitectureSearch):
         return {**super().state_dict(), "explained_statistics": statistics}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         super().load_state_dict(state)
         for name, buffer in self.explained_statistics.items():
             buffer.copy_(state["explained_statistics"][name])

@@ -6,7 +6,6 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from selfexplain.errors import InputError
 from selfexplain.hypergradients import Level, World, as_function
 from selfexplain.hypergradients.level import SINGLE, Variable
 from selfexplain.lease.options import Rates
@@ -17,6 +16,7 @@ from selfexplain.lease.search import (
     explainer,
     explainer_learns,
 )
+from selfexplain.limits import check_in_range
 from selfexplain.spaces import Supernet, one_hot_architecture, random_genotype
 
 SCORED_BATCHES = 4
@@ -62,8 +62,7 @@ class RandomSearch(ArchitectureSearch):
         seed: int = 0,
         processes: World = SINGLE,
     ) -> None:
-        if candidates < 1:
-            raise InputError(f"candidates is {candidates}; pass at least 1")
+        check_in_range("candidates", candidates, 1)
         super().__init__(supernet, rates or Rates(), seed, processes)
         self.candidates = candidates
         self._drawn = self._draw()

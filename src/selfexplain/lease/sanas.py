@@ -27,7 +27,7 @@ class SANAS(LeaSE):
         W' = W - lr grad_W CE(f(x; W, A), y) + gamma CE(f(x (*) delta; W, A), y)
         min_A CE(f(x; W', A), y)                                             on validation images
 
-    The abstract fixes the four stages; that plain images stay beside the explained ones, and that
+    The abstract fixes the four stages; that plain images stay with the explained ones, and that
     delta is by default detached (`gradient_path="no_explanation"`), are choices of ours.
 
     Args:

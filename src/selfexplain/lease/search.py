@@ -67,13 +67,8 @@ def explainer_explains(
 ) -> Loss:
     """Level II: the sum over images of CE(f(x + delta; E, A), target); delta climbs it.
 
-    A sum, not a mean, as each image has a perturbation of its own.
-
-    Args:
-        f: the explainer.
-        x_BCHW: training images.
-        delta: the perturbation, in units of x.
-        target: classes (B,) of the explainer's logits.
+    A sum, not a mean, as each image has a perturbation of its own. Delta is in units of x; the
+    target makes classes (B,) of the explainer's logits.
     """
 
     def loss(v: Variables) -> Tensor:
@@ -106,14 +101,8 @@ def audience_learns(
 ) -> Loss:
     """Level III: CE(g(x; W), y) + gamma CE(g(x (*) delta; W), y), on training images.
 
-    Args:
-        g: the audience with its BatchNorm statistics of images.
-        g_explained: the same with those of explained images.
-        x_BCHW: images.
-        y_B: their labels.
-        gamma: weight of the second term; 0 leaves it out.
-        explained: x (*) delta.
-        depends_on: names of the variables that g looks at.
+    `g` has the BatchNorm statistics of images, `g_explained` those of explained images x (*) delta;
+    a gamma of 0 leaves the second term out. `depends_on` names the variables that g looks at.
     """
 
     def loss(v: Variables) -> Tensor:
@@ -145,11 +134,6 @@ class OwnPrediction:
 
     Later calls get the same classes. (The soft prediction would not do as a target: the gradient of
     the cross-entropy against it vanishes at delta = 0.)
-
-    Example:
-        >>> target = OwnPrediction()
-        >>> target(torch.tensor([[0.0, 1.0]])), target(torch.tensor([[1.0, 0.0]]))
-        (tensor([1]), tensor([1]))
     """
 
     def __init__(self) -> None:
@@ -168,17 +152,7 @@ class OwnPrediction:
 class Learner:
     """A network, the SGD that moves it, and the calls that keep or leave its running statistics.
 
-    Args:
-        module: the network; it is put in training mode.
-        lr: start learning rate.
-        rates: the rest.
-
-    Example:
-        >>> learner = Learner(nn.Linear(2, 1, bias=False), 0.1, Rates(weight_decay=0.0))
-        >>> before = learner.weights["weight"].clone()
-        >>> learner.update({"weight": torch.ones(1, 2)})
-        >>> torch.allclose(before - learner.weights["weight"], torch.tensor([[0.1, 0.1]]))
-        True
+    The network is put in training mode.
     """
 
     def __init__(self, module: nn.Module, lr: float, rates: Rates) -> None:
@@ -223,11 +197,8 @@ class Learner:
     def own_step(self, buffers: dict[str, Tensor] | None = None) -> Function:
         """The network as a function of its parameters whose first call is its own training step.
 
-        The first call moves the running statistics, which `keep_statistics` then takes over; every
-        later one, at displaced parameters, leaves them alone.
-
-        Args:
-            buffers: running statistics to update in place of the module's own.
+        The first call moves the running statistics (of the module, or these buffers), which
+        `keep_statistics` then takes over; later ones, at displaced parameters, leave them alone.
         """
         kept = dict(self.module.named_buffers()) if buffers is None else buffers
         updated = {name: buffer.clone() for name, buffer in kept.items()}
@@ -263,7 +234,7 @@ class Learner:
         return copy.deepcopy(state)
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take back what `state` gave."""
+        """Restore what `state` returned."""
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimiser"])
 
@@ -451,7 +422,7 @@ class ArchitectureSearch(ABC):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         with torch.no_grad():
             for name, tensor in self.architecture.items():
                 tensor.copy_(state["architecture"][name])

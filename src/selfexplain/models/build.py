@@ -20,7 +20,7 @@ from selfexplain.models.hub import (
     transformers_for,
 )
 from selfexplain.models.pretrained import Pretraining, lite_file, lite_pretraining, load_lite
-from selfexplain.models.resnet import WideResNet, cifar_resnet, resnet18
+from selfexplain.models.resnet import FastCNN, WideResNet, cifar_resnet, resnet18
 
 
 class SmallCNN(nn.Module):
@@ -34,11 +34,6 @@ class SmallCNN(nn.Module):
     Shapes:
         input (B, C, H, W) with H, W >= 4; output (B, K) logits;
         last feature map (B, 4 width, H / 4, W / 4).
-
-    Example:
-        >>> import torch
-        >>> SmallCNN(num_classes=10, in_channels=1)(torch.zeros(2, 1, 28, 28)).shape
-        torch.Size([2, 10])
     """
 
     def __init__(self, num_classes: int, in_channels: int = 3, width: int = 32) -> None:
@@ -75,6 +70,7 @@ BUILT_IN: dict[str, Callable[[int, int], nn.Module]] = {
     "resnet18": resnet18,
     "wrn16_2": lambda classes, channels: WideResNet(16, 2, classes, channels),
     "wrn28_10": lambda classes, channels: WideResNet(28, 10, classes, channels),
+    "fast_cnn": FastCNN,
     **{name: partial(EfficientNetLite, size=size) for name, size in SIZES.items()},
 }
 """Name -> factory(num_classes, in_channels) of the networks that come with selfexplain."""
@@ -144,13 +140,7 @@ def check_model_name(name: str, *, pretrained: bool = False) -> None:
 
 
 def check_weights(name: str) -> None:
-    """Raise InputError for a model of which there can be no weights, or whose package is missing.
-
-    Example:
-        >>> check_weights("small_cnn")
-        Traceback (most recent call last):
-        selfexplain.errors.InputError: there are no weights of small_cnn; pass one of ...
-    """
+    """Raise InputError for a model that has no weights, or whose package is missing."""
     if name not in SIZES and not name.startswith(("timm:", "hf:")):
         raise InputError(
             f"there are no weights of {name}; pass one of {', '.join(SIZES)}, timm:NAME or "
@@ -163,7 +153,7 @@ def check_weights(name: str) -> None:
 def check_without_weights(
     name: str, remedy: str = "pass --pretrained to start from them, or another model"
 ) -> None:
-    """Raise InputError for the name of weights where there shall be none.
+    """Raise InputError for the name of weights where none may be given.
 
     Example:
         >>> check_without_weights("hf:microsoft/resnet-18")

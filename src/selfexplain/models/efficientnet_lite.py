@@ -47,11 +47,6 @@ class SameConv2d(nn.Conv2d):
     """Convolution with a stride whose output has ceil(side / stride) pixels, as TensorFlow pads.
 
     Where the zeros cannot be the same on both sides, one more is below and right.
-
-    Example:
-        >>> import torch
-        >>> SameConv2d(3, 4, 5, stride=2, bias=False)(torch.zeros(1, 3, 7, 8)).shape
-        torch.Size([1, 4, 4, 4])
     """
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
@@ -83,15 +78,7 @@ def _layer(convolution: nn.Conv2d, *, bends: bool = True) -> nn.Sequential:
 
 
 class InvertedResidual(nn.Module):
-    """1x1 expansion, depthwise convolution and 1x1 projection, added to the input where it fits.
-
-    Args:
-        inputs: channels of the input.
-        outputs: channels of the output.
-        kernel: side of the depthwise kernel.
-        stride: of the depthwise convolution.
-        expansion: factor on the channels in between; 1 for no expansion.
-    """
+    """1x1 expansion, depthwise convolution and 1x1 projection, added to the input where it fits."""
 
     def __init__(
         self, inputs: int, outputs: int, *, kernel: int, stride: int, expansion: int
@@ -120,11 +107,6 @@ class EfficientNetLite(nn.Module):
     Shapes:
         input (B, C, H, W) of any size; output (B, K) logits;
         last feature map (B, 1280, ceil(H / 32), ceil(W / 32)).
-
-    Example:
-        >>> import torch
-        >>> EfficientNetLite(num_classes=10)(torch.zeros(2, 3, 64, 48)).shape
-        torch.Size([2, 10])
     """
 
     def __init__(
@@ -161,12 +143,7 @@ class EfficientNetLite(nn.Module):
 
 
 def scaled_width(channels: int, factor: float) -> int:
-    """Channels times a factor, to the nearest multiple of 8, and never more than a tenth below it.
-
-    Example:
-        >>> scaled_width(24, 1.0), scaled_width(24, 1.1), scaled_width(112, 1.1)
-        (24, 24, 120)
-    """
+    """Channels times a factor, to the nearest multiple of 8, at most a tenth below it."""
     wanted = channels * factor
     rounded = max(8, int(wanted + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * wanted else rounded
@@ -182,13 +159,7 @@ def _initialise(model: nn.Module) -> None:
 
 
 def from_published(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights in the naming of the published PyTorch files, in the naming of `EfficientNetLite`.
-
-    Example:
-        >>> import torch
-        >>> list(from_published({"_blocks.3._bn1.bias": torch.zeros(1)}))
-        ['blocks.3.depthwise.1.bias']
-    """
+    """Weights in the naming of the published PyTorch files, in the naming of `EfficientNetLite`."""
     return {_own_name(name): tensor for name, tensor in weights.items()}
 
 

@@ -23,23 +23,14 @@ OF_WEIGHTS = re.compile(rf"hf:|{SOURCED.pattern}|timm:[^:]*\.")
 
 
 def lies_in_folder(name: object) -> bool:
-    """Whether the name of a model is that of a folder of this machine.
-
-    Example:
-        >>> lies_in_folder("timm:local-dir:weights"), lies_in_folder("timm:resnet18")
-        (True, False)
-    """
+    """Whether the name of a model is that of a folder of this machine."""
     if not isinstance(name, str):
         return False
     return name.startswith("timm:local-dir:") or (name[:3] == "hf:" and Path(name[3:]).is_dir())
 
 
 def timm_for(name: str, *, pretrained: bool) -> Any:
-    """The package timm, which has the model that is named with timm: before it.
-
-    Raises:
-        InputError: it is not installed, or has no such model, or no weights of it.
-    """
+    """The package timm, which has the model that is named with timm: before it."""
     try:
         import timm
     except Exception as error:  # a package that is broken may raise anything
@@ -62,12 +53,7 @@ def timm_for(name: str, *, pretrained: bool) -> Any:
 
 
 def build_timm(name: str, classes: int, channels: int, *, pretrained: bool) -> nn.Module:
-    """A model of timm for so many classes and channels, with its weights if they are wanted.
-
-    Raises:
-        InputError: there is none, its weights cannot be had or do not fit, or it does not take
-            such images.
-    """
+    """A model of timm for this many classes and channels, with its weights if `pretrained`."""
     timm = timm_for(name, pretrained=pretrained)
     extra = {"pretrained": True} if pretrained else {}
     try:
@@ -91,11 +77,7 @@ def _remedy(name: str, pretrained: bool) -> str:
 
 
 def timm_pretraining(name: str) -> Pretraining:
-    """What the weights of a model of timm were trained on, as its configuration says.
-
-    Raises:
-        InputError: there are none, or their configuration cannot be had.
-    """
+    """What the weights of a model of timm were trained on, as its configuration says."""
     timm = timm_for(name, pretrained=True)
     try:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
@@ -122,28 +104,33 @@ def _names(given: Sequence[str] | None, classes: int) -> tuple[str, ...]:
 
 
 class Logits(nn.Module):
-    """A classifier of transformers as a module from images to logits.
+    """An image classifier of transformers as a model that returns logits.
 
     Args:
-        network: takes `pixel_values` and returns an object with `logits`.
+        model: takes `pixel_values` (B, C, H, W) and returns an output with `logits` (B, K).
+
+    Example:
+        >>> import transformers
+        >>> config = transformers.ResNetConfig(
+        ...     embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], num_labels=3
+        ... )
+        >>> model = Logits(transformers.ResNetForImageClassification(config))
+        >>> model(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 3])
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.network = network
+        self.model = model
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Logits (B, K) of images (B, C, H, W)."""
-        logits_BK: Tensor = self.network(pixel_values=x_BCHW).logits
+        logits_BK: Tensor = self.model(pixel_values=x_BCHW).logits
         return logits_BK
 
 
 def transformers_for(name: str) -> Any:
-    """The package transformers, for a model that is named with hf: before it.
-
-    Raises:
-        InputError: it is not installed.
-    """
+    """The package transformers, for a model that is named with hf: before it."""
     try:
         import transformers
     except Exception as error:
@@ -153,12 +140,7 @@ def transformers_for(name: str) -> Any:
 
 
 def build_hf(name: str, classes: int, channels: int, *, pretrained: bool) -> nn.Module:
-    """A classifier of transformers for so many classes; code of the repository's is not run.
-
-    Raises:
-        InputError: there is none, it is of images of other channels, or its weights are not those
-            of its architecture.
-    """
+    """A classifier of transformers for this many classes; the repository's code is not run."""
     transformers, where = transformers_for(name), name.removeprefix("hf:")
     try:
         config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=False)
@@ -184,7 +166,7 @@ def build_hf(name: str, classes: int, channels: int, *, pretrained: bool) -> nn.
 def _hf_network(
     make: Any, where: str, config: Any, classes: int, pretrained: bool
 ) -> tuple[nn.Module, list[str]]:
-    """The network, and the names of weights outside of its head that were not found or fit not."""
+    """The network, and the names of weights outside of its head that are missing or do not fit."""
     same = config.num_labels == classes
     if not same:
         config.num_labels = classes
@@ -211,7 +193,7 @@ def _is_of_head(network: nn.Module, key: str) -> bool:
 
 @contextmanager
 def _quietly(transformers: Any) -> Iterator[None]:
-    """Keep transformers from printing bars and tables of what we look at ourselves."""
+    """Keep transformers from printing bars and tables of what we check ourselves."""
     logging = transformers.utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -225,11 +207,7 @@ def _quietly(transformers: Any) -> Iterator[None]:
 
 
 def hf_pretraining(name: str) -> Pretraining:
-    """What a classifier of transformers was trained on, as its image processor says.
-
-    Raises:
-        InputError: its configurations cannot be had.
-    """
+    """What a classifier of transformers was trained on, as its image processor says."""
     transformers, where = transformers_for(name), name.removeprefix("hf:")
     try:
         config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=False)

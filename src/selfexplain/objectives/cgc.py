@@ -4,7 +4,8 @@ Source: Pillai, Koohpayegani, Ouligian, Fong and Pirsiavash 2022, "Consistent Ex
 Contrastive Learning". Read: the abstract, and the authors' published code; what is ours is marked
 on the page docs/methods/cgc.md.
 
-Shape suffixes: B batch, C channels, H and W space, K classes, P positions.
+Shape suffixes: B batch, C channels, H and W space, K classes, P positions, N output positions along
+one side.
 """
 
 import math
@@ -23,28 +24,13 @@ from selfexplain.objectives.shared.explaining import ExplainingObjective, StepRa
 
 # Another view of an image: a random part of it, resized, perhaps mirrored; for maps as for
 # images.
-#
-# Shape suffixes: B batch, C channels, H and W space, N output positions along one side.
 
 
 def bilinear_rows(low_B: Tensor, size_B: Tensor, count: int, outputs: int) -> Tensor:
     """Weights of bilinear interpolation along one side: (B, outputs, count), rows that sum to 1.
 
-    Output i lies in the middle of the i-th of `outputs` equal parts of [low, low + size]; what lies
-    outside the outermost pixels' centres takes their value.
-
-    Args:
-        low_B: where the part begins, as a share of the side.
-        size_B: its length, as a share of the side.
-        count: pixels along the side.
-        outputs: positions wanted.
-
-    Example:
-        >>> bilinear_rows(torch.tensor([0.0]), torch.tensor([1.0]), count=2, outputs=2)
-        tensor([[[1., 0.],
-                 [0., 1.]]])
-        >>> bilinear_rows(torch.tensor([0.0]), torch.tensor([1.0]), count=2, outputs=1)
-        tensor([[[0.5000, 0.5000]]])
+    Output i lies in the middle of the i-th of `outputs` equal parts of [low, low + size], shares of
+    the side; what lies outside the outermost pixels' centres takes their value.
     """
     middle_N = (torch.arange(outputs, device=low_B.device, dtype=low_B.dtype) + 0.5) / outputs
     at_BN = (low_B[:, None] + size_B[:, None] * middle_N) * count - 0.5
@@ -55,14 +41,7 @@ def bilinear_rows(low_B: Tensor, size_B: Tensor, count: int, outputs: int) -> Te
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A box in each image, as shares of its sides, and whether it is mirrored left to right.
-
-    Example:
-        >>> right_half = torch.tensor([[0.0], [0.5], [1.0], [0.5]])
-        >>> view = View(*right_half, mirrored_B=torch.tensor([True]))
-        >>> view.of(torch.tensor([[[[1.0, 2.0, 3.0, 4.0]]]]), (1, 2))
-        tensor([[[[4., 3.]]]])
-    """
+    """A box in each image, as shares of its sides, and whether it is mirrored left to right."""
 
     top_B: Tensor
     left_B: Tensor
@@ -88,22 +67,11 @@ class View:
 
 
 def random_view(batch: int, generator: torch.Generator, min_area: float, mirror: bool) -> View:
-    """A view with a random box for each image.
+    """A view with a random box for each image, half of them mirrored if `mirror`.
 
     The area is uniform in [min_area, 1] of the image; the ratio of width to height is between 3/4
     and 4/3, uniform in its logarithm; a side longer than the image's is cut to it; the place is
-    uniform.
-
-    Args:
-        batch: number of images.
-        generator: on the device of the images.
-        min_area: least area of a box, as a share of the image.
-        mirror: mirror half of the boxes.
-
-    Example:
-        >>> view = random_view(3, torch.Generator().manual_seed(0), min_area=0.5, mirror=True)
-        >>> bool(((view.top_B + view.height_B) <= 1).all())
-        True
+    uniform. The generator is on the device of the images.
     """
     uniform = torch.rand(5, batch, generator=generator, device=generator.device)
     area_B = min_area + (1 - min_area) * uniform[0]
@@ -116,20 +84,11 @@ def random_view(batch: int, generator: torch.Generator, min_area: float, mirror:
 
 
 def contrastive_loss(views_BP: Tensor, expected_BP: Tensor, temperature: float) -> Tensor:
-    """InfoNCE of maps: each view's map shall be its expected map rather than another view's map.
+    """InfoNCE of maps: each view's map should be its expected map rather than another view's.
 
     -log( exp(cos(v_i, e_i) / t) / (exp(cos(v_i, e_i) / t) + sum_{j != i} exp(cos(v_i, v_j) / t)) ),
-    averaged over i. A map without any response has the cosine 0 with all.
-
-    Args:
-        views_BP: maps of the views, none negative, flattened.
-        expected_BP: the same parts of the maps of the whole images.
-        temperature: t.
-
-    Example:
-        >>> maps = torch.eye(2)
-        >>> round(contrastive_loss(maps, maps, temperature=0.5).item(), 4)  # log(1 + e^-2)
-        0.1269
+    averaged over i. Maps are flattened and not negative; one without any response has the cosine 0
+    with all.
     """
     with torch.autocast(views_BP.device.type, enabled=False):
         wide = torch.promote_types(views_BP.dtype, torch.float32)
@@ -144,8 +103,8 @@ def contrastive_loss(views_BP: Tensor, expected_BP: Tensor, temperature: float) 
 class ContrastiveGradCam(ExplainingObjective):
     """L = (CE(softmax(z), y) + CE(softmax(z'), y)) / 2 + w InfoNCE(maps of x', part of maps of x).
 
-    x' is a random part of x, resized and perhaps mirrored. The true class's map of x' shall be that
-    part of the true class's map of x. Two forward passes a step; each explains itself.
+    x' is a random part of x, resized and perhaps mirrored. The true class's map of x' should be
+    that part of the true class's map of x. Two forward passes a step; each explains itself.
 
     Args:
         model: maps images (B, C, H, W) to logits (B, K).

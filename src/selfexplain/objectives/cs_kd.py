@@ -29,24 +29,14 @@ from selfexplain.objectives.shared.memory import TensorMemory, bytes_of
 
 
 def previous_of_class(y_B: Tensor) -> Tensor:
-    """Place in the batch of the last image before each one that has its class; -1 for none. (B,).
-
-    Example:
-        >>> previous_of_class(torch.tensor([4, 2, 4, 4]))
-        tensor([-1, -1,  0,  2])
-    """
+    """Place in the batch of the last image of the same class before each; -1 for none. (B,)."""
     place_B = torch.arange(len(y_B), device=y_B.device)
     earlier_BB = (y_B.unsqueeze(1) == y_B) & (place_B.unsqueeze(1) > place_B)
     return torch.where(earlier_BB, place_B, -1).amax(dim=1)
 
 
 def last_of_class(y_B: Tensor, classes: int) -> Tensor:
-    """Place in the batch of each class's last image; -1 for none. (K,).
-
-    Example:
-        >>> last_of_class(torch.tensor([2, 0, 2]), 3)
-        tensor([ 1, -1,  2])
-    """
+    """Place in the batch of each class's last image; -1 for none. (K,)."""
     place_B = torch.arange(len(y_B), device=y_B.device)
     is_class_KB = torch.arange(classes, device=y_B.device).unsqueeze(1) == y_B
     return torch.where(is_class_KB, place_B, -1).amax(dim=1)

@@ -4,7 +4,8 @@ The question opens Gu, Wu and Tresp, "Introspective Learning by Distilling Knowl
 Self-explanation" (ACCV 2020), of which the abstract and parts of the introduction were read; how
 the parts are cut is our choice.
 
-Shape suffixes: B batch, C channels, H and W space, K classes, J = K - 1 classes that are not true.
+Shape suffixes: B batch, C channels, H and W space, K classes (in KK the first is the true class),
+J = K - 1 classes that are not true.
 """
 
 import math
@@ -33,14 +34,7 @@ from selfexplain.objectives.shared.teacher import DistillationObjective
 def virtual_mass(confidence: float, classes: int, temperature: float) -> float:
     """The true class's mass, softened by T, of a teacher that is always right and equally sure.
 
-    Args:
-        confidence: its probability of the true class at T = 1; the others share the rest evenly.
-        classes: K.
-        temperature: T.
-
-    Example:
-        >>> virtual_mass(0.99, 10, 1.0), round(virtual_mass(0.99, 10, 4.0), 3)
-        (0.99, 0.378)
+    Its probability is `confidence` at T = 1; the other classes share the rest evenly.
     """
     true = math.pow(confidence, 1 / temperature)
     rest = (classes - 1) * math.pow((1 - confidence) / max(classes - 1, 1), 1 / temperature)
@@ -48,20 +42,12 @@ def virtual_mass(confidence: float, classes: int, temperature: float) -> float:
 
 
 def permuted_rows(others_BJ: Tensor, generator: torch.Generator) -> Tensor:
-    """Each row's values in an order of its own, drawn on the CPU, so that every device draws alike.
-
-    Example:
-        >>> row = permuted_rows(torch.tensor([[0.1, 0.2, 0.7]]), torch.Generator().manual_seed(0))
-        >>> sorted(round(v, 1) for v in row[0].tolist())
-        [0.1, 0.2, 0.7]
-    """
+    """Each row's values in its own order, drawn on the CPU so that every device draws alike."""
     order_BJ = torch.rand(others_BJ.shape, generator=generator).argsort(dim=1)
     return others_BJ.gather(1, order_BJ.to(others_BJ.device))
 
 
 # What a teacher says on average of the images of each class.
-#
-# Shape suffixes: B batch, K classes; in KK the first is the true class.
 
 
 class TeacherMeans(KeepsPrecision):
@@ -69,15 +55,6 @@ class TeacherMeans(KeepsPrecision):
 
     The teacher is fixed, so after an epoch these are its means over the training set, as it was
     augmented. With several processes they are those of all of them, which must all take part.
-
-    Args:
-        num_classes: K.
-
-    Example:
-        >>> means = TeacherMeans(2)
-        >>> means.update(torch.tensor([[0.9, 0.1], [0.7, 0.3]]), torch.tensor([0, 0]))
-        >>> means.of_class(torch.tensor([[0.2, 0.8]]), torch.tensor([0]))
-        tensor([[0.8000, 0.2000]])
     """
 
     mean_KK: Tensor
@@ -90,7 +67,7 @@ class TeacherMeans(KeepsPrecision):
 
     @torch.no_grad()
     def update(self, q_BK: Tensor, y_B: Tensor) -> None:
-        """Take in the rows of one batch with true classes (B,)."""
+        """Include the rows of one batch with true classes (B,)."""
         q_BK, y_B = gathered(q_BK.float()), gathered(y_B)
         onehot_BK = F.one_hot(y_B, len(self.count_K)).to(q_BK.dtype)
         new_K = onehot_BK.sum(dim=0)
@@ -229,5 +206,5 @@ class DistilPart(DistillationObjective):
         return self.counts.tensor_N
 
     def set_extra_state(self, state: Tensor | Mapping[str, int]) -> None:
-        """Take the number of steps."""
+        """Restore the number of steps."""
         self.counts.load(state)

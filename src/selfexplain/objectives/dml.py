@@ -22,15 +22,7 @@ from selfexplain.objectives.shared.base import (
 
 
 def mutual_divergences(peers_BK: Sequence[Tensor]) -> Tensor:
-    """Mean over l != k of KL(p_l || p_k), p_l detached, for each network k: (N,), in nats.
-
-    Args:
-        peers_BK: logits of N >= 2 networks for the same images.
-
-    Example:
-        >>> mutual_divergences([torch.zeros(2, 3), torch.zeros(2, 3)])
-        tensor([0., 0.])
-    """
+    """Mean over l != k of KL(p_l || p_k), p_l detached, for each network k: (N,), in nats."""
     log_p = [F.log_softmax(logits_BK, dim=1) for logits_BK in peers_BK]
     taught = [log_p_BK.detach() for log_p_BK in log_p]
     means = []

@@ -79,8 +79,6 @@ class KD(DistillationObjective):
 #
 # Source: Furlanello, Lipton, Tschannen, Itti and Anandkumar 2018, "Born-Again Neural Networks",
 # section 3.
-#
-# Shape suffixes: B batch, C channels, H and W space, K classes.
 
 
 class BornAgain(DistillationObjective):

@@ -28,34 +28,19 @@ EPSILON = 1e-8
 
 
 def evidence(x_BCHW: Tensor, gradient_BCHW: Tensor) -> Tensor:
-    """Where the input speaks for the class: relu(x g) over its maximum in each image, in [0, 1].
-
-    Example:
-        >>> import torch
-        >>> x, gradient = torch.tensor([[[[1.0, 2.0, 3.0]]]]), torch.tensor([[[[1.0, 1.0, -1.0]]]])
-        >>> evidence(x, gradient)
-        tensor([[[[0.5000, 1.0000, 0.0000]]]])
-    """
+    """Where the input speaks for the class: relu(x g) over its maximum in each image, in [0, 1]."""
     positive_BCHW = (x_BCHW * gradient_BCHW).relu()
     return positive_BCHW / (positive_BCHW.amax((1, 2, 3), keepdim=True) + EPSILON)
 
 
 def scale_gradient(tensor: Tensor, factor: float) -> Tensor:
-    """The tensor itself, through which gradients come back times `factor`.
-
-    Example:
-        >>> import torch
-        >>> a = torch.tensor(2.0, requires_grad=True)
-        >>> scale_gradient(a * a, 10.0).backward()
-        >>> a.grad
-        tensor(40.)
-    """
+    """The tensor itself, through which gradients come back times `factor`."""
     constant = tensor.detach()
     return constant + factor * (tensor - constant)
 
 
 class LearnerCritic(ExplainingObjective):
-    """L = CE(f(x), y) + w CE(c'(e), y) + CE(c(e'), y), with ' for what is held constant.
+    """L = CE(f(x), y) + w CE(c'(e), y) + CE(c(e'), y), with ' for what is kept constant.
 
     e = relu(x d f_y(x) / d x), scaled to [0, 1], is the learner's explanation. The critic c learns
     to tell the class from it, and the learner f to explain so that the critic as it is can tell.

@@ -22,7 +22,7 @@ from selfexplain.objectives.shared.base import (
     Range,
     Tunable,
     Wrapper,
-    check_index_type,
+    check_class_indices,
 )
 
 SEEDS = 2**64
@@ -30,17 +30,7 @@ SEEDS = 2**64
 
 
 def as_distributions(y_B: Tensor, num_classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Labels as distributions (B, K): one-hot rows for class indices (B,); (B, K) as they are.
-
-    Raises:
-        InputError: soft labels have another number of classes, or a label (where labels are on the
-            CPU; elsewhere the check would stall the device) is outside [0, K).
-
-    Example:
-        >>> as_distributions(torch.tensor([1, 0]), num_classes=2)
-        tensor([[0., 1.],
-                [1., 0.]])
-    """
+    """Labels as distributions (B, K): one-hot rows for class indices (B,); (B, K) as they are."""
     if y_B.ndim == 2:
         if y_B.shape[1] != num_classes or not y_B.is_floating_point():
             raise InputError(
@@ -48,26 +38,13 @@ def as_distributions(y_B: Tensor, num_classes: int, dtype: torch.dtype = torch.f
                 "classes; pass one distribution over the classes for each image"
             )
         return y_B
-    check_index_type(y_B)
-    if y_B.device.type == "cpu" and y_B.numel():
-        low, high = int(y_B.min()), int(y_B.max())
-        if low < 0 or high >= num_classes:
-            raise InputError(
-                f"label {low if low < 0 else high} is outside the model's {num_classes} classes; "
-                f"pass labels from 0 to {num_classes - 1}"
-            )
+    check_class_indices(y_B, num_classes)
     zeros_BK = torch.zeros(len(y_B), num_classes, dtype=dtype, device=y_B.device)
     return zeros_BK.scatter_(1, y_B.unsqueeze(1), 1.0)
 
 
 def mix_labels(y_BK: Tensor, partner_B: Tensor, share: float) -> Tensor:
-    """Mix labels (B, K): share y_i + (1 - share) y_j, with j the partner of i.
-
-    Example:
-        >>> mix_labels(torch.eye(2), torch.tensor([1, 0]), 0.75)
-        tensor([[0.7500, 0.2500],
-                [0.2500, 0.7500]])
-    """
+    """Mix labels (B, K): share y_i + (1 - share) y_j, with j the partner of i."""
     return share * y_BK + (1 - share) * y_BK[partner_B]
 
 
@@ -164,7 +141,7 @@ class Mixing(Wrapper):
         return self.counts.tensor_N
 
     def set_extra_state(self, state: Tensor | Mapping[str, int]) -> None:
-        """Take back what `get_extra_state` gave."""
+        """Restore what `get_extra_state` returned."""
         if isinstance(state, Mapping):  # of version 0.1.0
             state = {**state, "seed": _signed(state["seed"])}
         self.counts.load(state)
@@ -176,13 +153,7 @@ class Mixing(Wrapper):
 
 
 def refusal(objective: Objective | type[Objective]) -> str | None:
-    """Why an objective cannot be trained on mixed images; None if it can.
-
-    Example:
-        >>> from selfexplain.objectives import Standard
-        >>> refusal(Standard) is None
-        True
-    """
+    """Why an objective cannot be trained on mixed images; None if it can."""
     if not objective.takes_soft_labels:
         return "needs one class for each image, and a mixed image has two"
     if objective.wants_indices:
@@ -201,19 +172,10 @@ def _at_least_float(dtype: torch.dtype) -> torch.dtype:
 
 
 # Mixup (Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization").
-#
-# Shape suffixes: B batch, C channels, H and W space.
 
 
 def mix_images(x_BCHW: Tensor, partner_B: Tensor, share: float) -> Tensor:
-    """Mix images (B, C, H, W): share x_i + (1 - share) x_j, with j the partner of i.
-
-    Example:
-        >>> import torch
-        >>> x = torch.tensor([0.0, 4.0]).view(2, 1, 1, 1)
-        >>> mix_images(x, torch.tensor([1, 0]), 0.75).ravel()
-        tensor([1., 3.])
-    """
+    """Mix images (B, C, H, W): share x_i + (1 - share) x_j, with j the partner of i."""
     return share * x_BCHW + (1 - share) * x_BCHW[partner_B]
 
 
@@ -252,17 +214,10 @@ class Mixup(Mixing):
 
 
 # CutMix (Yun et al. 2019, "CutMix: Regularization Strategy to Train Strong Classifiers").
-#
-# Shape suffixes: B batch, C channels, H and W space.
 
 
 class Box(NamedTuple):
-    """Rows top to bottom - 1 and columns left to right - 1, in pixels.
-
-    Example:
-        >>> Box(0, 2, 1, 4).area
-        6
-    """
+    """Rows top to bottom - 1 and columns left to right - 1, in pixels."""
 
     top: int
     bottom: int
@@ -279,12 +234,6 @@ def draw_box(height: int, width: int, share: float, generator: np.random.Generat
     """A box of the image's shape and (1 - share) of its area, around a pixel drawn evenly.
 
     What would lie outside the image is cut off, so that the box may be smaller than asked for.
-
-    Example:
-        >>> draw_box(4, 6, 0.0, np.random.default_rng(0)).area > 0
-        True
-        >>> draw_box(4, 6, 1.0, np.random.default_rng(0)).area
-        0
     """
     side = math.sqrt(1 - share)
     top, bottom = _interval(height, int(height * side), generator)
@@ -293,15 +242,7 @@ def draw_box(height: int, width: int, share: float, generator: np.random.Generat
 
 
 def paste_box(x_BCHW: Tensor, partner_B: Tensor, box: Box) -> Tensor:
-    """Copies of the images (B, C, H, W) with the box taken from each one's partner.
-
-    Example:
-        >>> import torch
-        >>> x = torch.tensor([1.0, 2.0]).view(2, 1, 1, 1).expand(2, 1, 2, 2)
-        >>> paste_box(x, torch.tensor([1, 0]), Box(0, 1, 0, 2))[0, 0]
-        tensor([[2., 2.],
-                [1., 1.]])
-    """
+    """Copies of the images (B, C, H, W) with the box taken from each one's partner."""
     pasted_BCHW = x_BCHW.clone()
     rows, columns = slice(box.top, box.bottom), slice(box.left, box.right)
     pasted_BCHW[:, :, rows, columns] = x_BCHW[:, :, rows, columns][partner_B]

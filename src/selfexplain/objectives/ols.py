@@ -28,12 +28,6 @@ def correct_sums(p_BK: Tensor, y_B: Tensor) -> Tensor:
     """For each class, the sum of the predictions of its images that are predicted right: (K, K).
 
     A row's own sum is therefore the number of those images.
-
-    Example:
-        >>> p = torch.tensor([[0.75, 0.25], [0.25, 0.75], [0.5, 0.5]])
-        >>> correct_sums(p, torch.tensor([0, 0, 1]))
-        tensor([[0.7500, 0.2500],
-                [0.0000, 0.0000]])
     """
     right_B = p_BK.argmax(dim=1) == y_B
     onehot_BK = F.one_hot(y_B, p_BK.shape[1]).to(p_BK.dtype)
@@ -41,13 +35,7 @@ def correct_sums(p_BK: Tensor, y_B: Tensor) -> Tensor:
 
 
 def soft_labels(sums_KK: Tensor) -> Tensor:
-    """Each class's mean right prediction; even over all classes for one without any: (K, K).
-
-    Example:
-        >>> soft_labels(torch.tensor([[3.0, 1.0], [0.0, 0.0]]))
-        tensor([[0.7500, 0.2500],
-                [0.5000, 0.5000]])
-    """
+    """Each class's mean right prediction; even over all classes for one without any: (K, K)."""
     count_K1 = sums_KK.sum(dim=1, keepdim=True)
     tiny = torch.finfo(sums_KK.dtype).tiny
     return torch.where(count_K1 > 0, sums_KK / count_K1.clamp_min(tiny), 1 / len(sums_KK))
@@ -95,13 +83,13 @@ class OnlineLabelSmoothing(Objective):
         return cls(model, num_classes=context.num_classes, **options)
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
-        """Make the soft labels of what was predicted since the last call, if anything was."""
+        """Make the soft labels from the predictions since the last call, if there are any."""
         if self.epochs.begin(epoch, epochs) and bool(self.sums_KK.any()):
             self.soft_KK.copy_(soft_labels(self.sums_KK))
             self.sums_KK.zero_()
 
     def skip_warmup(self) -> None:
-        """Nothing is waited for: the cost of a step is the same in every epoch."""
+        """Nothing to skip: a step costs the same in every epoch."""
         self.epochs.begin(0, 1)
 
     def forward(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from them. Nothing here imports torch, for which `--help` would have to wait.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
 from selfexplain.explanations import MapKind
@@ -16,18 +16,17 @@ from selfexplain.limits import (
     Positive,
     Share,
     Temperature,
-    check_options,
     check_values,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """Options that keep to the limits they are declared with."""
+    """Options that are checked against their declared limits."""
 
     def __post_init__(self) -> None:
         """Refuse values outside of them."""
-        check_options(self)
+        self.check(**{each.name: getattr(self, each.name) for each in fields(self)})
 
     @classmethod
     def check(cls, **values: Any) -> None:

@@ -27,40 +27,14 @@ from selfexplain.objectives.shared.memory import Epochs, RisingShare, check_rows
 
 
 def progressive_target(past_BK: Tensor, y_B: Tensor, share: float) -> Tensor:
-    """(1 - share) onehot(y) + share past; the label alone where the past is unknown.
-
-    Args:
-        past_BK: what the model predicted for these images an epoch ago; a row of zeros if it has
-            not seen the image yet.
-        y_B: true classes.
-        share: of the past, in [0, 1].
-
-    Example:
-        >>> past = torch.tensor([[0.5, 0.5], [0.0, 0.0]])
-        >>> progressive_target(past, torch.tensor([0, 0]), 0.5)
-        tensor([[0.7500, 0.2500],
-                [1.0000, 0.0000]])
-    """
+    """(1 - share) onehot(y) + share past; the label alone where the past is unknown: zeros."""
     onehot_BK = F.one_hot(y_B, past_BK.shape[1]).to(past_BK.dtype)
     known_B1 = past_BK.sum(dim=1, keepdim=True) > 0
     return torch.where(known_B1, torch.lerp(onehot_BK, past_BK, share), onehot_BK)
 
 
 def check_places(index_B: tuple[Tensor, ...], y_B: Tensor, count: int) -> Tensor:
-    """The images' places (B,), if they are there and (where that costs nothing) below the count.
-
-    Args:
-        index_B: what an objective was given after the labels.
-        y_B: labels.
-        count: N, images in the training set.
-
-    Raises:
-        InputError: the places are missing, of another shape, or outside the training set.
-
-    Example:
-        >>> check_places((torch.tensor([3, 0]),), torch.tensor([1, 1]), 4)
-        tensor([3, 0])
-    """
+    """Places (B,) given after the labels, below the count where that costs no stall."""
     if len(index_B) != 1 or index_B[0].shape != y_B.shape:
         raise InputError(
             "this objective needs each image's place in the training set; call "

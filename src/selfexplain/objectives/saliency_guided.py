@@ -24,11 +24,6 @@ def lowest_share(score_BHW: Tensor, share: float) -> Tensor:
     """Which pixels have the lowest scores of their image: a mask (B, H, W).
 
     The share is rounded down to whole pixels; of equal pixels the first ones are taken.
-
-    Example:
-        >>> lowest_share(torch.tensor([[[3.0, 1.0], [2.0, 4.0]]]), 0.5).int()
-        tensor([[[0, 1],
-                 [1, 0]]], dtype=torch.int32)
     """
     score_BP = score_BHW.flatten(1)
     count = int(share * score_BP.shape[1])
@@ -40,19 +35,8 @@ def lowest_share(score_BHW: Tensor, share: float) -> Tensor:
 def randomised(x_BCHW: Tensor, mask_BHW: Tensor, generator: torch.Generator) -> Tensor:
     """Images with masked pixels replaced by values drawn from their channel's range.
 
-    Each value is uniform between the least and the greatest of its image and channel.
-
-    Args:
-        x_BCHW: images.
-        mask_BHW: True where to replace all channels of a pixel.
-        generator: on the device of the images.
-
-    Example:
-        >>> x = torch.tensor([[[[0.0, 1.0, 5.0]]]])
-        >>> mask = torch.tensor([[[False, True, False]]])
-        >>> x_new = randomised(x, mask, torch.Generator().manual_seed(0))
-        >>> x_new[0, 0, 0, 0].item(), x_new[0, 0, 0, 2].item(), bool(x_new[0, 0, 0, 1] != 1)
-        (0.0, 5.0, True)
+    Each value is uniform between the least and the greatest of its image and channel. The generator
+    is on the device of the images.
     """
     low_BC11 = x_BCHW.amin((2, 3), keepdim=True)
     high_BC11 = x_BCHW.amax((2, 3), keepdim=True)
@@ -65,13 +49,7 @@ def randomised(x_BCHW: Tensor, mask_BHW: Tensor, generator: torch.Generator) -> 
 
 
 def prediction_divergence(logits_BK: Tensor, masked_logits_BK: Tensor) -> Tensor:
-    """KL(softmax(z) || softmax(z')), in nats, averaged over the batch; both sides learn.
-
-    Example:
-        >>> z = torch.tensor([[0.0, 1.0]])
-        >>> prediction_divergence(z, z).item()
-        0.0
-    """
+    """KL(softmax(z) || softmax(z')), in nats, averaged over the batch; both sides learn."""
     log_p_BK, log_q_BK = F.log_softmax(logits_BK, dim=1), F.log_softmax(masked_logits_BK, dim=1)
     return F.kl_div(log_q_BK, log_p_BK, reduction="batchmean", log_target=True)
 

@@ -35,17 +35,8 @@ def virtual_teacher(label_BK: Tensor, correct: float, temperature: float) -> Ten
     """softmax(u / T) with u_y = a and u_c = (1 - a) / (K - 1) otherwise: (B, K).
 
     The softmax is taken of the probabilities themselves, not of their logarithms, as in the
-    authors' code, so that a large T leaves nearly even predictions.
-
-    Args:
-        label_BK: one-hot labels, or distributions, for which u is the mean of the classes' u.
-        correct: a, the hand-made teacher's probability of the true class.
-        temperature: T > 0.
-
-    Example:
-        >>> import torch
-        >>> virtual_teacher(torch.tensor([[0.0, 1.0, 0.0]]), correct=0.8, temperature=1.0)
-        tensor([[0.2491, 0.5017, 0.2491]])
+    authors' code, so that a large T leaves nearly even predictions. Labels are one-hot, or
+    distributions, for which u is the mean of the classes' u.
     """
     other = (1 - correct) / (label_BK.shape[1] - 1)
     u_BK = label_BK * correct + (1 - label_BK) * other

@@ -29,12 +29,7 @@ from selfexplain.objectives.shared.base import (
 
 
 def dense_votes(scores_BKN: Tensor) -> Tensor:
-    """For how many places each class has the highest score: counts (B, K).
-
-    Example:
-        >>> dense_votes(torch.tensor([[[1.0, 5.0, 0.0], [2.0, 0.0, 4.0]]]))
-        tensor([[1., 2.]])
-    """
+    """For how many places each class has the highest score: counts (B, K)."""
     winner_BN = scores_BKN.argmax(dim=1)
     ones_BN = torch.ones_like(winner_BN, dtype=scores_BKN.dtype)
     return torch.zeros_like(scores_BKN[:, :, 0]).scatter_add_(1, winner_BN, ones_BN)
@@ -45,10 +40,6 @@ def zipf_of_votes(votes_BK: Tensor, y_B: Tensor, exponent: float = 1.0) -> Tenso
 
     The ranks count the true class, which as a rule has the first, and classes with equal votes
     share the better rank: so does the authors' code.
-
-    Example:
-        >>> zipf_of_votes(torch.tensor([[5.0, 2.0, 0.0, 0.0]]), torch.tensor([0]))
-        tensor([[0.0000, 0.4286, 0.2857, 0.2857]])
     """
     ascending_BK = votes_BK.sort(dim=1).values
     not_above_BK = torch.searchsorted(ascending_BK, votes_BK.contiguous(), right=True)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import PurePath
 from typing import Any
 
@@ -98,7 +99,7 @@ def caption(results: dict[str, Any]) -> str:
             if "corrupted_accuracy_mean" in summary[0]
             else []
         ),
-        "cost in steps of the standard one",
+        *_costs(summary),
         *_total(results),
         *_tuning(results.get("config", {}).get("tuning")),
     ]
@@ -126,9 +127,18 @@ def unfinished(results: dict[str, Any]) -> list[str]:
     return [f"UNFINISHED: {runs} missing ({', '.join(told)})"]
 
 
+def _costs(summary: Sequence[Row]) -> list[str]:
+    """What the column of costs counts; they are timed after the runs, so some may be unknown."""
+    timed = [row for row in summary if "cost" in row]
+    if not timed:
+        return ["costs are not timed yet"]
+    empty = "" if len(timed) == len(summary) else ", where it has been timed"
+    return [f"cost in steps of the standard one{empty}"]
+
+
 def _total(results: dict[str, Any]) -> list[str]:
     """What the column of total costs counts, where there is one."""
-    if "total_cost" not in results["summary"][0]:
+    if not any("total_cost" in row for row in results["summary"]):
         return []
     given = results.get("config", {}).get("teacher") is not None
     free = ", that of the given teacher counted as 0" if given else ""
@@ -239,10 +249,14 @@ def _columns(summary: list[Row], *, short: bool) -> dict[str, Callable[[Row], st
     }
     if "corrupted_accuracy_mean" in summary[0]:
         columns["corrupted"] = score("corrupted_accuracy", 1)
-    columns["cost"] = lambda row: f"{row['cost']:.2f}"
-    if "total_cost" in summary[0]:
-        columns["total"] = lambda row: f"{row['total_cost']:.2f}"
+    columns["cost"] = partial(_cost, "cost")
+    if any("total_cost" in row for row in summary):
+        columns["total"] = partial(_cost, "total_cost")
     return columns
+
+
+def _cost(name: str, row: Row) -> str:
+    return f"{row[name]:.2f}" if name in row else ""
 
 
 def with_spread(mean: float, spread: float | None, digits: int, sign: str = "") -> str:

@@ -31,9 +31,7 @@ from selfexplain.spaces.supernet import (
     rows_by_source,
 )
 
-# What stands before and beside the cells of DARTS: stems and auxiliary heads (Liu et al. 2019).
-#
-# Shape suffixes: B batch, C channels, H and W space, K classes.
+# What surrounds the cells of DARTS: stems and auxiliary heads (Liu et al. 2019).
 
 
 class SmallStem(nn.Module):
@@ -135,12 +133,10 @@ class AuxiliaryHead(nn.Module):
 
 
 # The skeleton around the cells of DARTS (Liu, Simonyan, Yang, ICLR 2019, section 3.1).
-#
-# Shape suffixes: B batch, C channels, H and W space, K classes.
 
 
 class CellShape(NamedTuple):
-    """Where a cell stands: channels of the two outputs before it, its own, and who reduces."""
+    """Where a cell stands: channels of the two outputs before it, its own, and which reduce."""
 
     second_last: int
     last: int
@@ -150,21 +146,14 @@ class CellShape(NamedTuple):
 
 
 def reductions(cells: int) -> set[int]:
-    """Numbers of the cells that halve the resolution: those at one and two thirds of the depth.
-
-    Example:
-        >>> sorted(reductions(8)), sorted(reductions(20)), sorted(reductions(1))
-        ([2, 5], [6, 13], [0])
-    """
+    """Numbers of the cells that halve the resolution: those at one and two thirds of the depth."""
     return {cells // 3, 2 * cells // 3}
 
 
 class CellInputs(nn.Module):
     """Brings the outputs of the two last cells to the channels and resolution of this one.
 
-    Args:
-        shape: where the cell stands.
-        affine: BatchNorms with scale and shift (derived networks) or without (supernets).
+    Its BatchNorms have scale and shift if `affine`, as in derived networks, not in supernets.
     """
 
     def __init__(self, shape: CellShape, *, affine: bool) -> None:
@@ -196,8 +185,8 @@ class DARTSNetwork(nn.Module):
         channels: channels of the first cells.
         cells: number of cells.
         auxiliary: makes, from its input channels, a second head on the features after two thirds of
-            the cells. It is the submodule `auxiliary`, runs in training alone, and whoever wants
-            its logits listens with a forward hook.
+            the cells. It is the submodule `auxiliary`, runs in training only; to read
+            its logits, register a forward hook.
 
     Shapes:
         input (B, C, H, W); output (B, K) logits.
@@ -245,8 +234,6 @@ class DARTSNetwork(nn.Module):
 
 
 # The mixed cell of DARTS (Liu, Simonyan, Yang, ICLR 2019, section 2.2).
-#
-# Shape suffixes: B batch, C channels, H and W space.
 
 
 FAMILY, RULES = DARTS.family, DARTS.rules
@@ -327,22 +314,12 @@ class PartialMixedOp(nn.Module):
 
 
 def shuffled(mixed_BCHW: Tensor, past_BCHW: Tensor) -> Tensor:
-    """A node of all its channels (B, C, H, W), so that each quarter has a share of the mixed ones.
-
-    Example:
-        >>> shuffled(torch.zeros(1, 2, 1, 1), torch.ones(1, 6, 1, 1)).flatten()
-        tensor([0., 1., 1., 1., 0., 1., 1., 1.])
-    """
+    """A node of all its channels (B, C, H, W); each quarter has a share of the mixed ones."""
     return F.channel_shuffle(torch.cat([mixed_BCHW, past_BCHW], dim=1), QUARTER)
 
 
 def edge_softmax(numbers_E: Tensor) -> Tensor:
-    """Softmax over the edges that enter a node, for each node (Xu et al. 2020, edge normalization).
-
-    Example:
-        >>> edge_softmax(torch.zeros(14))[:3]
-        tensor([0.5000, 0.5000, 0.3333])
-    """
+    """Softmax over the edges that enter a node, for each node (edge normalization, Xu 2020)."""
     sizes = [sum(target == n for _, target in EDGES) for n in sorted({t for _, t in EDGES})]
     return torch.cat([part.softmax(0) for part in torch.split(numbers_E, sizes)])
 
@@ -351,14 +328,9 @@ def best_two_of_every_node(weights_EO: Tensor) -> Cell:
     """DARTS' rule: for every node the two heaviest edges, each with its heaviest operation.
 
     The weight of an edge is that of its heaviest operation other than `none`, which is never
-    chosen (Liu et al., ICLR 2019, section 2.4).
-
-    Args:
-        weights_EO: weights (14, 8) after the softmax, times the weight of the edge where edges have
-            one.
-
-    Returns:
-        A cell of the family darts; a node's two edges are in the order of their source nodes.
+    chosen (Liu et al., ICLR 2019, section 2.4). Weights (14, 8) are after the softmax, times the
+    weight of the edge where edges have one; a node's two edges are in the order of their source
+    nodes.
     """
     candidates = [o for o, name in enumerate(RULES.operations) if name != "none"]
     heaviest = weights_EO.detach()[:, candidates].max(dim=1)
@@ -373,15 +345,7 @@ def best_two_of_every_node(weights_EO: Tensor) -> Cell:
 
 
 class DARTSSupernet(Supernet):
-    """The supernet of DARTS; its architecture is {"normal": (14, 8), "reduce": (14, 8)}.
-
-    Args:
-        num_classes: number of classes K.
-        in_channels: channels of the images.
-        image_size: height and width of the images; it decides how the edges are computed.
-        channels: channels of the first cells.
-        cells: number of cells.
-    """
+    """The supernet of DARTS; its architecture is {"normal": (14, 8), "reduce": (14, 8)}."""
 
     family = FAMILY
     architecture_shapes: Mapping[str, tuple[int, ...]] = {
@@ -489,11 +453,7 @@ def derived_network(
     form: Form,
     auxiliary: bool,
 ) -> DARTSNetwork:
-    """The network of a genotype.
-
-    Raises:
-        InputError: the images are too small for the auxiliary head.
-    """
+    """The network of a genotype; InputError if images are too small for the auxiliary head."""
     halvings = DARTS.halvings(cells, form)
     stride = 3 if form == "small" else 2
     features = image_size // 2**halvings

@@ -104,27 +104,7 @@ SHAPE = {
 
 
 def to_json(genotype: Genotype) -> str:
-    """A genotype as JSON, and last a digest of what stands in it.
-
-    Example:
-        >>> skip = Edge("skip_connect", 0)
-        >>> nodes = ((skip,), (skip, Edge("none", 1)), (skip, Edge("none", 1), Edge("none", 2)))
-        >>> print(to_json(Genotype("nasbench201", {"cell": Cell(nodes, (3,))})), end="")
-        {
-          "family": "nasbench201",
-          "cells": {
-            "cell": {
-              "nodes": {
-                "1": [["skip_connect", 0]],
-                "2": [["skip_connect", 0], ["none", 1]],
-                "3": [["skip_connect", 0], ["none", 1], ["none", 2]]
-              },
-              "concat": [3]
-            }
-          },
-          "sha256": "780a9f43ab5f2349512c14b54fa0a54810c53136aa236da1a169caf2cbeea92a"
-        }
-    """
+    """A genotype as JSON, followed by a digest of it."""
     inputs = FAMILIES[genotype.family].inputs
     cells = {}
     for name, cell in genotype.cells.items():
@@ -143,22 +123,7 @@ def _block(written: Mapping[str, str], depth: int) -> str:
 
 
 def from_plain(data: Any, where: str) -> Genotype:
-    """A genotype of what was read from JSON, whatever that is.
-
-    Args:
-        data: what `json.loads` returned.
-        where: it is from, for the message.
-
-    Raises:
-        InputError: it is no genotype, or other than its digest says.
-
-    Example:
-        >>> skip = Edge("skip_connect", 0)
-        >>> nodes = ((skip,), (skip, Edge("none", 1)), (skip, Edge("none", 1), Edge("none", 2)))
-        >>> genotype = Genotype("nasbench201", {"cell": Cell(nodes, (3,))})
-        >>> from_plain(json.loads(to_json(genotype)), "here") == genotype
-        True
-    """
+    """A genotype of what was read from JSON, whatever that is."""
     if found := misfit(data, SHAPE):
         raise InputError(
             f'{where} is not a genotype ({found}); write {{"family": "darts", "cells": {{"normal": '

@@ -22,8 +22,6 @@ from selfexplain.spaces.supernet import (
 )
 
 # The skeleton around the cells of NAS-Bench-201 (Dong and Yang, ICLR 2020, section 2.1).
-#
-# Shape suffixes: B batch, C channels, H and W space, K classes.
 
 
 class ResidualReduction(nn.Module):
@@ -61,7 +59,7 @@ class NASBench201Network(nn.Module):
     """Stem, three stages of cells with residual reductions between them, pooled linear head.
 
     Args:
-        make_cell: makes a cell of so many channels.
+        make_cell: makes a cell with this many channels.
         num_classes: number of classes K.
         in_channels: channels of the images.
         channels: channels of the first stage.
@@ -133,14 +131,7 @@ class MixedCell(nn.Module):
 
 
 def best_of_every_edge(weights_EO: Tensor) -> Cell:
-    """NAS-Bench-201's rule: on every edge the heaviest of all five operations.
-
-    Args:
-        weights_EO: numbers (6, 5), raw or after the softmax.
-
-    Returns:
-        A cell of the family nasbench201.
-    """
+    """NAS-Bench-201's rule: on every edge the heaviest of all five operations; (6, 5) -> cell."""
     best = weights_EO.detach().argmax(dim=1).tolist()
     nodes = []
     for number in range(RULES.inputs, RULES.inputs + RULES.nodes):
@@ -150,14 +141,7 @@ def best_of_every_edge(weights_EO: Tensor) -> Cell:
 
 
 class NASBench201Supernet(Supernet):
-    """The supernet of NAS-Bench-201; its architecture is {"cell": (6, 5)}.
-
-    Args:
-        num_classes: number of classes K.
-        in_channels: channels of the images.
-        channels: channels of the first stage.
-        cells: cells N of each of the three stages.
-    """
+    """The supernet of NAS-Bench-201; its architecture is {"cell": (6, 5)}."""
 
     family = FAMILY
     architecture_shapes: Mapping[str, tuple[int, ...]] = {

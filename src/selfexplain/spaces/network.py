@@ -1,4 +1,7 @@
-"""The network that a genotype stands for."""
+"""The network that a genotype stands for.
+
+Shape suffixes: B batch, C channels, H and W space.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,18 +22,10 @@ from selfexplain.spaces.space import (
 from selfexplain.spaces.supernet import total
 
 # Discrete cells, as a genotype says; the operations are those of the supernets.
-#
-# Shape suffixes: B batch, C channels, H and W space.
 
 
 class EdgeOperation(nn.Module):
-    """One operation, with scale and shift in its BatchNorms, and drop-path unless it is a skip.
-
-    Args:
-        name: a key of `OPERATIONS`.
-        channels: channels C of input and output.
-        stride: 1 or 2.
-    """
+    """One operation, with scale and shift in its BatchNorms, and drop-path unless it is a skip."""
 
     def __init__(self, name: str, channels: int, stride: int) -> None:
         super().__init__()
@@ -50,7 +45,7 @@ class EdgeOperation(nn.Module):
         return out
 
     def extra_repr(self) -> str:
-        """What is done before the weights come in, for printing."""
+        """What is done before the weights apply, for printing."""
         return f"{self.preparation}, stride={self.stride}"
 
 

@@ -4,7 +4,7 @@ An operation first *prepares* its source node, without weights (ReLU or a poolin
 on that with weights of its own: convolutions and a last BatchNorm. All operations that leave a node
 with the same preparation can share it.
 
-Shape suffixes: B batch, C channels, H and W space.
+Shape suffixes: B batch, C channels, H and W space, E edges, k kernel.
 """
 
 from collections.abc import Callable
@@ -18,8 +18,6 @@ from selfexplain.models.pointwise import PointwiseConv2d
 from selfexplain.spaces.space import check_probability
 
 # Layers that the operations of a cell are made of, each for several edges at once if need be.
-#
-# Shape suffixes: B batch, C channels, H and W space, E edges.
 
 
 class FactorizedReduce(nn.Module):
@@ -203,8 +201,6 @@ class Weighted(nn.Module):
 
 
 # Drop-path: leave out single operations, sample by sample (Larsson et al., ICLR 2017).
-#
-# Shape suffixes: B batch, C channels, H and W space.
 
 
 class DropPath(nn.Module):
@@ -215,11 +211,6 @@ class DropPath(nn.Module):
 
     Shapes:
         input and output (B, C, H, W).
-
-    Example:
-        >>> import torch
-        >>> DropPath(0.5).eval()(torch.ones(2, 1, 1, 1)).flatten()
-        tensor([1., 1.])
     """
 
     def __init__(self, probability: float = 0.0) -> None:
@@ -262,8 +253,6 @@ def set_drop_path(network: nn.Module, probability: float) -> None:
 
 # Gradients of depthwise convolutions of stride 1, made of operations that a CPU has fast code
 # for.
-#
-# Shape suffixes: B batch, C channels, H and W space, k kernel.
 
 
 FAST_COLUMNS = 3
@@ -271,12 +260,7 @@ FAST_COLUMNS = 3
 
 
 def same_convolution(x_BCHW: Tensor, kernel_C1kk: Tensor, dilation: int, stride: int = 1) -> Tensor:
-    """Depthwise convolution with zero padding that keeps the size at stride 1.
-
-    Example:
-        >>> same_convolution(torch.ones(1, 1, 1, 3), torch.ones(1, 1, 3, 3), dilation=1)
-        tensor([[[[2., 3., 2.]]]])
-    """
+    """Depthwise convolution with zero padding that keeps the size at stride 1."""
     padding = dilation * (kernel_C1kk.shape[-1] // 2)
     return F.conv2d(x_BCHW, kernel_C1kk, None, stride, padding, dilation, x_BCHW.shape[1])
 
@@ -284,22 +268,7 @@ def same_convolution(x_BCHW: Tensor, kernel_C1kk: Tensor, dilation: int, stride:
 def input_gradient(
     gradient_BCHW: Tensor, x_BCHW: Tensor, kernel_C1kk: Tensor, dilation: int
 ) -> Tensor:
-    """Gradient towards the input of a depthwise convolution of stride 1.
-
-    Args:
-        gradient_BCHW: gradient towards the output.
-        x_BCHW: the input.
-        kernel_C1kk: the kernels.
-        dilation: 1 or 2.
-
-    Returns:
-        (B, C, H, W).
-
-    Example:
-        >>> ones = torch.ones(1, 1, 1, 3)
-        >>> input_gradient(ones, ones, torch.ones(1, 1, 3, 3), dilation=1)
-        tensor([[[[2., 3., 2.]]]])
-    """
+    """Gradient (B, C, H, W) towards the input of a depthwise convolution of stride 1."""
     if dilation > 1:  # the transpose of a convolution is one with the kernel turned round
         return same_convolution(gradient_BCHW, kernel_C1kk.flip(2, 3), dilation)
     padding = kernel_C1kk.shape[-1] // 2
@@ -309,25 +278,11 @@ def input_gradient(
 def kernel_gradient(
     gradient_BCHW: Tensor, x_BCHW: Tensor, kernel_C1kk: Tensor, dilation: int
 ) -> Tensor:
-    """Gradient towards the kernels of a depthwise convolution of stride 1.
+    """Gradient (C, 1, k, k) towards the kernels of a depthwise convolution of stride 1.
 
     A convolution of dilation 2 is an undilated one on each of the four grids of every second pixel;
     and the columns of a wide kernel have their gradients each for itself, so a few can be asked for
-    at a time.
-
-    Args:
-        gradient_BCHW: gradient towards the output.
-        x_BCHW: the input.
-        kernel_C1kk: the kernels, whose shape alone matters.
-        dilation: 1 or 2.
-
-    Returns:
-        (C, 1, k, k).
-
-    Example:
-        >>> ones = torch.ones(1, 1, 1, 3)
-        >>> kernel_gradient(ones, ones, torch.ones(1, 1, 3, 3), dilation=1)[0, 0, 1]
-        tensor([2., 3., 2.])
+    at a time. Of the kernels the shape alone matters.
     """
     gradient_BCHW, x_BCHW = _channels_last(gradient_BCHW), _channels_last(x_BCHW)
     if dilation == 2:
@@ -352,20 +307,9 @@ def _channels_last(x_BCHW: Tensor) -> Tensor:
 
 
 def quarters(x_BCHW: Tensor) -> Tensor:
-    """The four grids of every second pixel, one after the other in the batch; odd sizes get zeros.
+    """The four grids of every second pixel, (4 B, C, ceil(H / 2), ceil(W / 2)), zero-padded.
 
-    Args:
-        x_BCHW: features; the memory format stays theirs.
-
-    Returns:
-        (4 B, C, ceil(H / 2), ceil(W / 2)).
-
-    Example:
-        >>> quarters(torch.arange(8.0).reshape(1, 1, 2, 4)).flatten(1)
-        tensor([[0., 2.],
-                [1., 3.],
-                [4., 6.],
-                [5., 7.]])
+    The memory format stays that of the features.
     """
     height, width = x_BCHW.shape[2:]
     if height % 2 or width % 2:  # an edge of zeros adds nothing to a gradient
@@ -403,18 +347,8 @@ def _gradients(
 class DepthwiseConv2d(nn.Conv2d):
     """One square kernel for every channel, and zero padding that keeps the size at stride 1.
 
-    Args:
-        channels: channels C of input and output.
-        kernel: size k of the kernel, odd.
-        stride: 1 or 2.
-        dilation: 1 or 2.
-
     Shapes:
         input (B, C, H, W); output (B, C, ceil(H / stride), ceil(W / stride)).
-
-    Example:
-        >>> DepthwiseConv2d(4, 3, stride=2, dilation=2)(torch.zeros(1, 4, 7, 8)).shape
-        torch.Size([1, 4, 4, 4])
     """
 
     def __init__(self, channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> None:

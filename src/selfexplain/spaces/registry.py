@@ -1,4 +1,4 @@
-"""The spaces of the library: cells, texts and limits; what builds them is imported when asked.
+"""The spaces of the library: cells, texts and limits; what builds them is imported on demand.
 
 nasbench201   |nor_conv_3x3~0|+|none~0|skip_connect~1|+|skip_connect~0|none~1|nor_conv_1x1~2|
 darts         Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=range(2, 6), reduce=...)

@@ -77,7 +77,7 @@ class SearchSpace:
         supernet: makes the supernet from the keywords num_classes, in_channels, image_size,
             channels and cells, which are checked.
         network: makes the network of a genotype from the same keywords, form and auxiliary.
-        halvings: how often a network of so many cells and a form halves its features.
+        halvings: how often a network of this many cells and a form halves its features.
         supernet_cells: cells of a supernet where nobody says how many.
         sizes: the published size of derived networks for each form that they have; all have
             "small".
@@ -138,7 +138,7 @@ class SearchSpace:
         )
 
     def lacking(self, form: Form, auxiliary: bool) -> str:
-        """What is asked of a derived network that it has not; empty if nothing is."""
+        """What is asked of a derived network that it lacks; empty if nothing is."""
         if form in self.sizes and (self.auxiliary or not auxiliary):
             return ""
         there = {"imagenet form": "imagenet" in self.sizes, "auxiliary head": self.auxiliary}
@@ -162,7 +162,7 @@ def families() -> list[SearchSpace]:
 
 
 def register_space(space: SearchSpace) -> None:
-    """Make a space known, under its name.
+    """Register a space under its name.
 
     Args:
         space: of a name that is new, and of a family that is known or its own.
@@ -201,7 +201,7 @@ def check_numbers(**numbers: int) -> None:
 
 
 def check_image_size(image_size: int, halvings: int) -> None:
-    """Raise InputError unless images of this size can be halved so many times without a rest.
+    """Raise InputError unless images of this size can be halved this often without remainder.
 
     Example:
         >>> check_image_size(8, halvings=2)

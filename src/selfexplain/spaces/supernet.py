@@ -1,6 +1,7 @@
 """Supernets: mixed operations, and an architecture that is data, not a parameter.
 
-Shape suffixes: B batch, C channels, H and W space, K classes, E edges, O operations.
+Shape suffixes: B batch, C channels, H and W space, K classes, E edges, O operations, S shared
+results.
 """
 
 import difflib
@@ -20,8 +21,6 @@ from selfexplain.spaces.space import SPACES, check_image_size, check_numbers
 #
 # What a node sends is a tuple of tensors (a partially connected cell sends two), and what arrives
 # at a node is summed tensor by tensor.
-#
-# Shape suffixes: B batch, C channels, H and W space, E edges, S shared results.
 
 
 Parts = tuple[Tensor, ...]
@@ -93,32 +92,16 @@ def as_it_is(arrived: Tensor) -> Tensor:
 
 
 def total(tensors: Sequence[Tensor]) -> Tensor:
-    """The sum of one or more tensors.
-
-    Example:
-        >>> total([torch.ones(1), torch.ones(1)])
-        tensor([2.])
-    """
+    """The sum of one or more tensors."""
     return reduce(add, tensors)
 
 
 def combinations(results: Sequence[Tensor], weights_ES: Tensor) -> list[Tensor]:
-    """For each edge the weighted sum of the results that all edges share.
+    """E weighted sums of S results (B, C, H, W) that all edges share; weights (E, S).
 
     One matrix product for all edges: its gradient towards the weights needs no tensor of the size
-    of the images for each edge and result, as products one by one do.
-
-    Args:
-        results: S tensors (B, C, H, W).
-        weights_ES: weights (E, S).
-
-    Returns:
-        E tensors (B, C, H, W), in the memory format of the first result.
-
-    Example:
-        >>> ones = torch.ones(1, 1, 1, 2)
-        >>> combinations([ones, 10 * ones], torch.tensor([[1.0, 2.0]]))
-        [tensor([[[[21., 21.]]]])]
+    of the images for each edge and result, as products one by one do. The memory format is that of
+    the first result.
     """
     last = results[0].stride(1) == 1  # channels last: then they are stacked as they lie in memory
     stacked = torch.stack([r.permute(0, 2, 3, 1) if last else r for r in results])
@@ -284,18 +267,16 @@ def _listed(shapes: Mapping[str, tuple[int, ...]]) -> str:
 
 
 # From a genotype back to an architecture that computes it alone.
-#
-# Shape suffixes: E edges, O operations.
 
 
 NEVER = -1e4
-"""A raw number whose softmax beside a 0 is exactly zero, in half precision too."""
+"""A raw number whose softmax next to a 0 is exactly zero, in half precision too."""
 
 
 def one_hot_architecture(supernet: Supernet, genotype: Genotype) -> dict[str, Tensor]:
     """The architecture with which a supernet computes the cells of a genotype, and nothing else.
 
-    An edge that the genotype has not is `none`; where edges have weights, those of a node's edges
+    An edge that the genotype lacks is `none`; where edges have weights, those of a node's edges
     are equal.
 
     Args:

@@ -1,4 +1,4 @@
-"""NAS-Bench-201 as a table: what every cell of the space reached when it was trained.
+"""NAS-Bench-201 as a table: the accuracies that every cell of the space reached in training.
 
 Accuracies are top-1 per cent on CIFAR-100 after 200 epochs, means over the seeds of a cell. The
 table itself is not part of this package: it is read from a Parquet file or from `nats_bench`.
@@ -50,11 +50,6 @@ class MeasuredCell:
             together; None for a single seed.
         params_m: parameters, in millions.
         flops_m: multiply-adds of one image, in millions.
-
-    Example:
-        >>> MeasuredCell(arch="|skip_connect~0|", seeds=2, validation=15.0, test=15.6,
-        ...              seed_std=0.3, params_m=0.07, flops_m=7.8).test
-        15.6
     """
 
     arch: str
@@ -75,12 +70,6 @@ class Lookup(MeasuredCell):
         tied: how many other cells have the same accuracy.
         percentile: per cent of the other cells that are worse; ties are not worse.
         cells: how many cells the table has.
-
-    Example:
-        >>> cell = MeasuredCell(arch="|skip_connect~0|", seeds=2, validation=15.0, test=15.6,
-        ...                     seed_std=0.3, params_m=0.07, flops_m=7.8)
-        >>> BenchmarkTable([cell]).look_up("|skip_connect~0|").rank
-        1
     """
 
     rank: int
@@ -90,21 +79,7 @@ class Lookup(MeasuredCell):
 
 
 class BenchmarkTable:
-    """Cells by their name, and their order by test accuracy.
-
-    Args:
-        cells: the measured cells, each once.
-
-    Raises:
-        InputError: there are no cells, or one is there twice.
-
-    Example:
-        >>> values = {"seeds": 3, "validation": 70.0, "seed_std": 0.3, "params_m": 1, "flops_m": 9}
-        >>> table = BenchmarkTable(
-        ...     MeasuredCell(arch=a, test=t, **values) for a, t in [("a", 70.0), ("b", 73.5)])
-        >>> table.look_up("b").rank, table.look_up("b").percentile, table.look_up("a").rank
-        (1, 100.0, 2)
-    """
+    """Cells by their name, each there once, and their order by test accuracy."""
 
     def __init__(self, cells: Iterable[MeasuredCell]) -> None:
         listed = tuple(cells)
@@ -119,14 +94,7 @@ class BenchmarkTable:
         return len(self.cells)
 
     def look_up(self, cell: Genotype | str) -> Lookup:
-        """What a cell reached, and how it stands among all others.
-
-        Args:
-            cell: a genotype of the family nasbench201, or a cell as the benchmark writes it.
-
-        Raises:
-            InputError: the genotype is of another family, or the table does not have the cell.
-        """
+        """What a cell, as genotype or benchmark string, reached, and its rank among all."""
         arch = cell.strip() if isinstance(cell, str) else _arch_string(cell)
         if arch not in self.cells:
             raise InputError(
@@ -170,20 +138,7 @@ def load_table(path: str | Path) -> BenchmarkTable:
 
 
 def save_table(table: BenchmarkTable, path: Path) -> None:
-    """Write a table to a Parquet file that `load_table` reads.
-
-    Raises:
-        WriteError: the file cannot be written.
-
-    Example:
-        >>> import tempfile
-        >>> cell = MeasuredCell(arch="|skip_connect~0|", seeds=2, validation=15.0, test=15.6,
-        ...                     seed_std=0.3, params_m=0.07, flops_m=7.8)
-        >>> path = Path(tempfile.mkdtemp()) / "table.parquet"
-        >>> save_table(BenchmarkTable([cell]), path)
-        >>> load_table(path).look_up(cell.arch).test
-        15.6
-    """
+    """Write a table to a Parquet file that `load_table` reads."""
     columns = {
         column: [getattr(cell, field) for cell in table.cells.values()]
         for field, column in COLUMNS.items()

@@ -20,17 +20,7 @@ FORMAT = 1
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Save tensors, numbers and strings, atomically, with the checksums that loading looks at.
-
-    Raises:
-        WriteError: the file cannot be written; what it held before is kept.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "checkpoint.pt"
-        >>> save_checkpoint(path, {"epoch": 3}); load_checkpoint(path)
-        {'epoch': 3}
-    """
+    """Save tensors, numbers and strings, atomically, with the checksums that loading looks at."""
     checksums = get_crc32_options()  # a program that imports us may have turned them off
     set_crc32_options(True)
     try:
@@ -82,11 +72,7 @@ def _verify(file: BinaryIO, path: Path) -> None:
 
 
 def check_format(state: dict[str, Any], path: Path) -> None:
-    """Raise InputError unless a checkpoint is of the format that is written.
-
-    Example:
-        >>> check_format({"format": FORMAT}, Path("checkpoint.pt"))
-    """
+    """Raise InputError unless a checkpoint is of the format that is written."""
     if state.get("format") != FORMAT:
         raise InputError(
             f"the checkpoint {path} has format {state.get('format')!r}, not {FORMAT}; it is not "
@@ -95,11 +81,7 @@ def check_format(state: dict[str, Any], path: Path) -> None:
 
 
 def check_identity(state: dict[str, Any], identity: str, path: Path) -> None:
-    """Raise InputError unless a checkpoint is of this format and of this configuration.
-
-    Example:
-        >>> check_identity({"format": FORMAT, "identity": "a"}, "a", Path("checkpoint.pt"))
-    """
+    """Raise InputError unless a checkpoint is of this format and of this configuration."""
     check_format(state, path)
     if state.get("identity") != identity:
         raise InputError(
@@ -135,12 +117,7 @@ def loading_from(path: Path) -> Iterator[None]:
 
 
 def epochs_done(state: dict[str, Any]) -> int:
-    """The number of epochs that a checkpoint was made after.
-
-    Example:
-        >>> epochs_done({"epochs_done": 3})
-        3
-    """
+    """The number of epochs that a checkpoint was made after."""
     done = state["epochs_done"]
     if not isinstance(done, int):
         raise TypeError(f"epochs_done is {done!r}, not a whole number")
@@ -148,12 +125,7 @@ def epochs_done(state: dict[str, Any]) -> int:
 
 
 def epochs_kept(path: Path) -> int | None:
-    """The number of epochs that the checkpoint in a file was made after; None if there is none.
-
-    Example:
-        >>> epochs_kept(Path("absent")) is None
-        True
-    """
+    """The number of epochs that the checkpoint in a file was made after; None if there is none."""
     try:  # without reading the tensors
         return epochs_done(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
     except Exception:  # a damaged one keeps nothing, whatever it ends in

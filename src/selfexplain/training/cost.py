@@ -1,6 +1,6 @@
 """What a training step of each objective costs, measured side by side.
 
-The objectives take turns (interleave.py): in every round each takes one step on the same batch, and
+The objectives take turns: in every round each takes one step on the same batch, and
 the cost of an objective is the median over rounds of its time divided by the reference's time in
 that round.
 """
@@ -65,17 +65,8 @@ def interleaved_seconds(
 ) -> dict[str, list[float]]:
     """Seconds of each function in every round, in which each runs once, in the same order.
 
-    Args:
-        functions: by name.
-        rounds: most rounds that count.
-        uncounted: rounds before the first that counts.
-        enough: is asked before each round whether to stop, with the number of those that counted
-            so far, negative before the first.
-
-    Example:
-        >>> seconds = interleaved_seconds({"a": list, "b": dict}, 5, enough=lambda done: done == 2)
-        >>> [len(times) for times in seconds.values()]
-        [2, 2]
+    The first `uncounted` rounds do not count. `enough` is asked before each round whether to stop,
+    with the number of those that counted so far, negative before the first.
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for done in range(-uncounted, rounds):
@@ -91,12 +82,7 @@ def interleaved_seconds(
 def medians(
     seconds: Mapping[str, Sequence[float]], reference: str
 ) -> dict[str, tuple[float, float]]:
-    """Median of each one's times, and median over rounds of its time over the reference's.
-
-    Example:
-        >>> medians({"a": [1.0, 2.0, 3.0], "b": [2.0, 6.0, 6.0]}, "a")["b"]
-        (6.0, 2.0)
-    """
+    """Median of each one's times, and median over rounds of its time over the reference's."""
     return {
         name: (
             statistics.median(times),

@@ -1,4 +1,4 @@
-"""Fine-tuning: which layers of a network that knows something learn, how fast, and from when on.
+"""Fine-tuning: which layers of a pretrained network learn, how fast, and from when on.
 
 Networks are read in the order in which their layers were made, which is the order in which images
 pass them in all but odd cases. A *block* is a child of the model, or of a sequence of blocks in it:
@@ -13,19 +13,15 @@ from collections.abc import Iterator
 from torch import nn
 
 from selfexplain.errors import InputError
+from selfexplain.limits import check_values
+from selfexplain.training.options import TrainingOptions
 
 ALL = "all"
 """In place of a layer's name: freeze all but the head."""
 
 
 def blocks_of(model: nn.Module) -> dict[str, nn.Module]:
-    """Name -> block with parameters, from the first to the head.
-
-    Example:
-        >>> from selfexplain.models import build_model
-        >>> list(blocks_of(build_model("small_cnn", num_classes=10, in_channels=3)))
-        ['block1', 'block2', 'block3', 'head']
-    """
+    """Name -> block with parameters, from the first to the head."""
     return {
         name: module
         for name, module in _expanded(model, "")
@@ -53,15 +49,7 @@ def _is_sequence_of_blocks(module: nn.Module) -> bool:
 
 
 def head_of(model: nn.Module) -> str:
-    """Name of the last block, which is the head of a classifier.
-
-    Raises:
-        InputError: the model has fewer than two blocks with parameters.
-
-    Example:
-        >>> head_of(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)))
-        '1'
-    """
+    """Name of the last block, which is the head of a classifier."""
     blocks = blocks_of(model)
     if len(blocks) < 2:
         raise InputError(
@@ -72,20 +60,7 @@ def head_of(model: nn.Module) -> str:
 
 
 def frozen_blocks(model: nn.Module, until: str) -> list[str]:
-    """Names of the blocks that `freeze` freezes.
-
-    Args:
-        model: a classifier.
-        until: the last block to freeze, or a layer in it; `all` for all but the head.
-
-    Raises:
-        InputError: there is no such layer, or it is in the head.
-
-    Example:
-        >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 3), nn.Linear(3, 2))
-        >>> frozen_blocks(net, "0"), frozen_blocks(net, "all")
-        (['0'], ['0', '2'])
-    """
+    """Names of the blocks up to a block or layer, which `freeze` freezes; `all`: but the head."""
     names, head = list(blocks_of(model)), head_of(model)
     if until == ALL:
         return names[:-1]
@@ -110,28 +85,12 @@ def _is_part(name: str, whole: str) -> bool:
 
 
 def freeze(model: nn.Module, until: str) -> None:
-    """Let the blocks up to one learn nothing.
+    """Let the blocks up to one learn nothing; `until` as in `frozen_blocks`.
 
     Frozen parameters require no gradient, and frozen blocks are in evaluation mode, so that their
     BatchNorm keeps the statistics that it came with and dropout is off. What lies in no block, as
     position embeddings, comes first and is frozen too. Call it again after `model.train()`, which
     puts all blocks into training mode.
-
-    Args:
-        model: a classifier, in training mode.
-        until: as of `frozen_blocks`.
-
-    Raises:
-        InputError: as `frozen_blocks`.
-
-    Example:
-        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(),
-        ...                     nn.Linear(4, 2))
-        >>> freeze(net, "all")
-        >>> [name for name, parameter in net.named_parameters() if parameter.requires_grad]
-        ['3.weight', '3.bias']
-        >>> net[1].training
-        False
     """
     frozen = set(frozen_blocks(model, until))
     blocks = blocks_of(model)
@@ -148,24 +107,8 @@ def lr_scales(model: nn.Module, *, layer_decay: float = 1.0, body: float = 1.0) 
 
     A block that lies d blocks before the head learns with body * layer_decay ** d (ULMFiT's
     discriminative fine-tuning, Howard and Ruder 2018; layer-wise decay of BEiT).
-
-    Args:
-        model: a classifier.
-        layer_decay: factor from each block to the one before it, in (0, 1].
-        body: factor of all blocks but the head.
-
-    Raises:
-        InputError: a factor is out of its limits, or there is but a head.
-
-    Example:
-        >>> net = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 3), nn.Linear(3, 2))
-        >>> lr_scales(net, layer_decay=0.5)
-        {'0': 0.25, '1': 0.5, '2': 1.0}
     """
-    if not 0 < layer_decay <= 1:
-        raise InputError(f"layer_decay is {layer_decay:g}; pass a number above 0, at most 1")
-    if body <= 0:
-        raise InputError(f"the factor of the body is {body:g}; pass a number above 0")
+    check_values(TrainingOptions, {"layer_decay": layer_decay, "body_lr": body})
     names = list(blocks_of(model))
     head_of(model)
     last = len(names) - 1
@@ -177,13 +120,7 @@ def lr_scales(model: nn.Module, *, layer_decay: float = 1.0, body: float = 1.0) 
 def parameter_scales(
     model: nn.Module, *, layer_decay: float = 1.0, body: float = 1.0
 ) -> dict[int, float]:
-    """The factor of each parameter, by its `id`; what lies in no block learns as the first does.
-
-    Example:
-        >>> net = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
-        >>> sorted(set(parameter_scales(net, body=0.1).values()))
-        [0.1, 1.0]
-    """
+    """The factor of each parameter, by its `id`; what lies in no block learns as the first does."""
     scales = lr_scales(model, layer_decay=layer_decay, body=body)
     blocks = blocks_of(model)
     first = next(iter(scales.values()))

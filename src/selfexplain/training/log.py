@@ -1,4 +1,4 @@
-"""Metrics of each epoch: as JSON lines in the run's folder, and for its loggers, opened by name."""
+"""Metrics of each epoch: as JSON lines in the run's folder, and for its loggers."""
 
 import hashlib
 import importlib.util
@@ -237,7 +237,7 @@ class EpochLog:
             WriteError: the line cannot be written; the lines before are kept.
         """
         try:
-            # Here, so that whoever reads alone makes no folder.
+            # Here, so that reading alone makes no folder.
             self.path.parent.mkdir(parents=True, exist_ok=True)
             _append(self.path, _line(metrics))
         except OSError as error:

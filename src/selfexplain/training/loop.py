@@ -2,7 +2,7 @@
 
 A run is a function of its seed: the batches are (data/), and the global generator is set at the
 start of each epoch from the seed, the epoch and the process. A run that is continued from the
-checkpoint of an epoch therefore walks the same path as one that was never stopped.
+checkpoint of an epoch therefore ends in the same state as one that was never stopped.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Run:
     wrapped_optimizer: Any
     average: AveragedModel | None
     gradients: Step | None = None
-    """Forward and backward of the epoch that is walked."""
+    """Forward and backward of the current epoch."""
 
     @property
     def evaluated_model(self) -> nn.Module:
@@ -76,7 +76,7 @@ class Run:
 
 
 def start(objective: Objective, options: TrainingOptions, fabric: Fabric) -> Run:
-    """Put an objective on the device, and its optimizer and average beside it."""
+    """Put an objective on the device, with its optimizer and average."""
     objective.to(fabric.device)
     if options.channels_last:
         objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -128,11 +128,7 @@ def state_of(run: Run, fabric: Fabric) -> dict[str, Any]:
 
 
 def restore(run: Run, fabric: Fabric, state: dict[str, Any], path: Path) -> None:
-    """Take a run back to where a checkpoint was made.
-
-    Raises:
-        InputError: the checkpoint is of another optimizer.
-    """
+    """Take a run back to where a checkpoint was made."""
     made_with = state.get("optimizer", "SGD")  # the only one of 0.1.0, which said nothing of it
     if made_with != type(run.optimizer).__name__:
         raise InputError(
@@ -152,18 +148,9 @@ def restore(run: Run, fabric: Fabric, state: dict[str, Any], path: Path) -> None
 def cosine_with_warmup(step: int, total: int, warmup: float) -> float:
     """Factor on the largest learning rate at a step: linear warm-up, then half a cosine to zero.
 
-    Args:
-        step: number of steps already taken, from 0 to total - 1.
-        total: steps of the whole run.
-        warmup: steps of the warm-up, not necessarily whole.
+    `step` counts from 0 to total - 1; warm-up steps need not be whole.
 
     Source: Loshchilov and Hutter 2017 (SGDR), one period; warm-up of Goyal et al. 2017.
-
-    Example:
-        >>> [round(cosine_with_warmup(s, 4, 0), 2) for s in range(4)]
-        [1.0, 0.85, 0.5, 0.15]
-        >>> cosine_with_warmup(0, 10, 2), cosine_with_warmup(1, 10, 2)
-        (0.5, 1.0)
     """
     if step + 1 < warmup:
         return (step + 1) / warmup
@@ -178,15 +165,7 @@ def cosine_with_warmup(step: int, total: int, warmup: float) -> float:
 class Meter:
     """Sums of an objective's terms and of right answers.
 
-    Args:
-        every: look at the loss's value on every n-th step; each look makes the device wait.
-
-    Example:
-        >>> meter = Meter()
-        >>> meter.add({"loss": torch.tensor(2.0), "output": torch.eye(2)}, torch.tensor([0, 0]))
-        True
-        >>> meter.means()
-        {'loss': 2.0, 'train_accuracy': 50.0}
+    The loss is checked on every n-th step, n = `every`: each check makes the device wait.
     """
 
     def __init__(self, every: int = 1) -> None:
@@ -198,7 +177,7 @@ class Meter:
         self._images = 0
 
     def add(self, out: dict[str, Tensor], y_B: Tensor) -> bool:
-        """Take in one step; False if its loss was looked at and is not finite."""
+        """Add one step; False if its loss was checked and is not finite."""
         for name, value in out.items():
             if value.ndim == 0:
                 self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value.detach()
@@ -213,7 +192,7 @@ class Meter:
 
     @property
     def looked(self) -> bool:
-        """Whether the loss of the last step was looked at."""
+        """Whether the loss of the last step was checked."""
         return self._steps % self.every == 0
 
     def finite(self) -> bool:
@@ -221,7 +200,7 @@ class Meter:
         return math.isfinite(float(self._sums["loss"]))
 
     def means(self) -> dict[str, float]:
-        """Mean of every scalar term over the steps, and the accuracy on the fly in percent."""
+        """Mean of every scalar term over the steps, and the running accuracy in percent."""
         terms = {name: float(total) / self._steps for name, total in self._sums.items()}
         right = 0.0 if self._right is None else float(self._right)
         return {**terms, "train_accuracy": 100 * right / self._images}
@@ -247,7 +226,7 @@ class EpochBatches(Protocol):
 
 
 class Epochs(Protocol):
-    """What is taken through epochs: a training, or a search."""
+    """What runs over epochs: a training, or a search."""
 
     @property
     def stopped(self) -> bool:
@@ -280,17 +259,10 @@ def walk_epochs(
     identity: str,
     resume: bool,
 ) -> int:
-    """Walk the epochs that are left; a line in the log and a checkpoint after each. How many were.
+    """Run the remaining epochs, with a log line and a checkpoint after each; return how many ran.
 
-    Args:
-        job: what is walked.
-        epochs: how many there are in all.
-        fabric: where; its first process writes.
-        log: of the epochs.
-        path: of the checkpoint.
-        seed: of everything random in the steps themselves (dropout and the like).
-        identity: a text that stands for the whole configuration.
-        resume: continue from the checkpoint if there is one.
+    The first process writes. The seed is that of everything random in the steps themselves (dropout
+    and the like); the identity is a text that stands for the whole configuration.
 
     Raises:
         InputError: the checkpoint cannot be read, or is of another configuration.
@@ -357,8 +329,8 @@ def train(
             refused.
         resume: continue from the folder's checkpoint if there is one.
         loggers: are given the metrics of every epoch too; those of the first process alone.
-        before_epoch: called with the number of epochs done before each that is walked, to set what
-            the model's behaviour depends on beside weights and buffers.
+        before_epoch: called before each epoch with the number of epochs done, to set what
+            the model's behaviour depends on besides weights and buffers.
         after_epoch: called on the first process after each epoch, counted from 1, with the model
             to be evaluated, before the epoch's checkpoint is written.
         on_step: called after every step with the number of steps done and of the whole run's.
@@ -416,7 +388,7 @@ def train(
 
 @dataclass
 class _Training:
-    """A training on its way through the epochs; its fields are those of `train`."""
+    """A training over its epochs; its fields are those of `train`."""
 
     run: Run
     batches: EpochBatches

@@ -41,14 +41,6 @@ def parameter_groups(
 
     Returns:
         Groups that are not empty; within each the parameters are in the module's order.
-
-    Example:
-        >>> net = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.Linear(3, 2))
-        >>> [len(group["params"]) for group in parameter_groups(net, 0.1)]
-        [6]
-        >>> groups = parameter_groups(net, 0.1, decay_vectors=False)
-        >>> [(len(group["params"]), group["weight_decay"]) for group in groups]
-        [(2, 0.1), (4, 0.0)]
     """
     hidden = {id(weight) for weight in hidden_weights(module)} if split_hidden else set()
     groups: dict[tuple[bool, bool, float], Group] = {}
@@ -71,15 +63,6 @@ def hidden_weights(module: nn.Module) -> list[nn.Parameter]:
 
     Not among them: the first and the last layer of the model, other linear layers with as many
     outputs as the last (heads of an objective), and grouped convolutions, which are no one matrix.
-
-    Args:
-        module: a model, or an objective around one, as its `model`.
-
-    Example:
-        >>> net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3), nn.Flatten(),
-        ...                     nn.Linear(8, 2))
-        >>> [tuple(weight.shape) for weight in hidden_weights(net)]
-        [(8, 8, 3, 3)]
     """
     model = getattr(module, "model", module)
     layers = _layers(model)
@@ -120,15 +103,6 @@ class MuonAdamW(torch.optim.Optimizer):
 
     Raises:
         InputError: this version of PyTorch has no Muon.
-
-    Example:
-        >>> sizes = (4, 6, 6, 2)
-        >>> net = nn.Sequential(*map(nn.Linear, sizes[:-1], sizes[1:], [False] * 3))
-        >>> optimizer = MuonAdamW(parameter_groups(net, 0.0, split_hidden=True), lr=0.1)
-        >>> net(torch.ones(1, 4)).sum().backward()
-        >>> optimizer.step()
-        >>> [sorted(optimizer.state[weight]) for weight in net.parameters()][1:]
-        [['momentum_buffer'], ['exp_avg', 'exp_avg_sq', 'step']]
     """
 
     def __init__(self, groups: list[Group], lr: float, momentum: float = 0.9) -> None:

@@ -107,7 +107,7 @@ class CompiledParts:
 def compiled_steps(
     parts: CompiledParts | None, objective: Objective, *, cuda_graph: bool
 ) -> AbstractContextManager[None]:
-    """What an objective's steps run in, as it is now: with its compiled parts where that pays.
+    """The context of an objective's steps, as it is now: with compiled parts where that pays.
 
     From Python a compiled block starts more slowly than the few kernels it replaces, so that steps
     which were to be recorded and cannot be are slower compiled than as written.
@@ -140,13 +140,7 @@ def _call_of(part: nn.Module) -> Callable[..., Any]:
 
 
 def networks_of(objective: Objective) -> list[nn.Module]:
-    """The networks that an objective holds, each once: the model, its teacher, its peers.
-
-    Example:
-        >>> from selfexplain.objectives import Standard
-        >>> networks_of(Standard(nn.Linear(4, 3)))
-        [Linear(in_features=4, out_features=3, bias=True)]
-    """
+    """The networks that an objective holds, each once: the model, its teacher, its peers."""
     found: list[nn.Module] = []
     for child in objective.children():
         if isinstance(child, Objective):
@@ -159,13 +153,7 @@ def networks_of(objective: Objective) -> list[nn.Module]:
 
 
 def parts_of(network: nn.Module) -> list[nn.Module]:
-    """The blocks of a network; the network itself if it has none.
-
-    Example:
-        >>> from selfexplain.models import build_model
-        >>> len(parts_of(build_model("resnet18", num_classes=10, in_channels=3)))
-        9
-    """
+    """The blocks of a network; the network itself if it has none."""
     return list(_blocks(network)) or [network]
 
 
@@ -256,15 +244,7 @@ def gradient_step(
 
 
 def is_capturable(objective: Objective) -> bool:
-    """Whether an objective's steps may be recorded, as it is now.
-
-    Example:
-        >>> from selfexplain.objectives import Standard
-        >>> class Counting(Standard):
-        ...     pass
-        >>> [is_capturable(each(torch.nn.Linear(4, 3))) for each in (Standard, Counting)]
-        [True, False]
-    """
+    """Whether an objective's steps may be recorded, as it is now."""
     # A subclass may count or draw, so it has to say for itself that it does not.
     return "capturable" in vars(type(objective)) and objective.capturable
 
@@ -286,16 +266,6 @@ class RecordedStep:
     Raises:
         InputError: at the third call in a row with tensors of one shape, if the step does what
             cannot be recorded, such as asking the GPU for a number.
-
-    Example:
-        >>> weight = torch.ones(3, requires_grad=True)
-        >>> def step(x):
-        ...     weight.grad = None
-        ...     loss = (weight * x).sum()
-        ...     loss.backward()
-        ...     return {"loss": loss.detach()}
-        >>> float(RecordedStep(step)(torch.arange(3.0))["loss"])
-        3.0
     """
 
     def __init__(self, step: Step, before: RecordedStep | None = None) -> None:
@@ -351,12 +321,7 @@ class RecordedStep:
 
 
 class Memory:
-    """The memory of recordings of which each is done with before another is replayed.
-
-    Example:
-        >>> Memory().pool() is None
-        True
-    """
+    """The memory of recordings of which each is done with before another is replayed."""
 
     def __init__(self) -> None:
         self.last: torch.cuda.CUDAGraph | None = None

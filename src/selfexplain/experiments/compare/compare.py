@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -23,9 +23,9 @@ import torch
 from selfexplain.data import ImageData
 from selfexplain.errors import InputError
 from selfexplain.evaluation import PairedDifference, Scores, holm, paired_difference
-from selfexplain.experiments.compare.grid import RunTrials, run_all, run_trial
+from selfexplain.experiments.compare.grid import RunTrials, run_all, run_trial, shared_images
 from selfexplain.experiments.compare.tune import check_tunable, tuned
-from selfexplain.experiments.data import load, prepare
+from selfexplain.experiments.data import Prepared, load, prepare
 from selfexplain.experiments.fit.model import (
     build_seeded,
     check_model,
@@ -61,6 +61,7 @@ from selfexplain.experiments.runtime import launch, reraise_oom
 from selfexplain.files import read_json, write_record
 from selfexplain.launchers import Watch, ignore
 from selfexplain.models.build import check_model_name, check_without_weights
+from selfexplain.objectives import Objective
 from selfexplain.training.cost import interleaved_cost
 from selfexplain.training.loggers import check_installed
 
@@ -87,14 +88,6 @@ def summarise(rows: Sequence[Row], objectives: Sequence[str]) -> list[Row]:
     (`difference_ci95`), one for all differences together (`difference_simultaneous95`, Bonferroni),
     the p-value of the paired t-test and Holm's correction of it for the number of differences.
     Every number that all rows have is averaged.
-
-    Example:
-        >>> rows = [
-        ...     {"objective": o, "seed": s, "accuracy": a, "nll": 0.5, "ece": 1.0, "cost": 1.0}
-        ...     for o, s, a in [("a", 0, 90.0), ("b", 0, 92.0), ("a", 1, 91.0), ("b", 1, 92.0)]
-        ... ]
-        >>> [s["difference_mean"] for s in summarise(rows, ("a", "b"))]
-        [0.0, 1.5]
     """
     first, *others = objectives
     summary = [_means(name, [r for r in rows if r["objective"] == name]) for name in objectives]
@@ -115,14 +108,7 @@ def summarise(rows: Sequence[Row], objectives: Sequence[str]) -> list[Row]:
 
 
 def paired_accuracies(rows: Sequence[Row], name: str, first: str) -> dict[int, tuple[float, float]]:
-    """Accuracies in percent of two objectives, by seed, of the seeds that have runs of both.
-
-    Example:
-        >>> runs = [("a", 0, 90.0), ("b", 0, 89.0), ("a", 1, 91.0)]
-        >>> rows = [dict(zip(("objective", "seed", "accuracy"), run)) for run in runs]
-        >>> paired_accuracies(rows, "a", "b")
-        {0: (90.0, 89.0)}
-    """
+    """Accuracies in percent of two objectives, by seed, of the seeds that have runs of both."""
     accuracy = {(row["objective"], row["seed"]): row["accuracy"] for row in rows}
     return {
         seed: (mine, accuracy[first, seed])
@@ -143,7 +129,7 @@ def _difference(
 
 
 def _means(name: str, mine: Sequence[Row]) -> Row:
-    """Mean and std of the scores, mean of the costs; runs of an older version lack some."""
+    """Mean and std of the scores, mean of the costs that are known; old runs lack some scores."""
     line: Row = {"objective": name, "n": len(mine)}
     for key in (*SCORES, "corrupted_accuracy"):
         if all(key in row for row in mine):
@@ -151,8 +137,8 @@ def _means(name: str, mine: Sequence[Row]) -> Row:
             line[f"{key}_mean"] = statistics.fmean(values)
             line[f"{key}_std"] = statistics.stdev(values) if len(values) > 1 else None
     for key in ("cost", "total_cost"):
-        if all(key in row for row in mine):
-            line[key] = statistics.fmean(row[key] for row in mine)
+        if costs := [row[key] for row in mine if key in row]:
+            line[key] = statistics.fmean(costs)
     return line
 
 
@@ -162,30 +148,17 @@ def _means(name: str, mine: Sequence[Row]) -> Row:
 
 
 def finished_rows(config: CompareConfig) -> tuple[list[Row], list[str]]:
-    """Rows of the finished runs, as in `results.json`, and the names of those that are not there.
-
-    Raises:
-        InputError: no run of the first objective is finished, so that nothing can be compared; or
-            a run was made with other options.
-
-    Example:
-        >>> from pathlib import Path
-        >>> from selfexplain.experiments.options import DataOptions
-        >>> finished_rows(CompareConfig(data=DataOptions(data="digits"), out=Path("absent")))
-        Traceback (most recent call last):
-        ...
-        selfexplain.errors.InputError: no run of standard is finished in absent; leave out ...
-    """
+    """Rows of the finished runs, as in `results.json`, and the names of the missing ones."""
     rows, missing = [], []
     for seed in config.seeds:
         costs = _timed_costs_of(config, seed)
         for spec in config.objectives:
             run = train_config(config, spec, seed, config.out)
             result = run.out / "result.json"
-            if spec in costs and result.exists():
+            if result.exists():
                 claim_folder(run)
                 check_tensors(run.out)
-                rows.append(read_own_result(result, spec, seed) | costs[spec])
+                rows.append(_row(read_own_result(result, spec, seed), costs.get(spec)))
             else:
                 missing.append(f"{spec} with seed {seed}")
     first = config.objectives[0]
@@ -196,24 +169,16 @@ def finished_rows(config: CompareConfig) -> tuple[list[Row], list[str]]:
     return rows, missing
 
 
-def timed_costs(folder: Path, seed: int) -> dict[str, dict[str, float]]:
-    """What was timed with a seed and kept in `cost/`, without what is no cost: that is timed anew.
+def _row(result: Row, cost: Row | None) -> Row:
+    """What a run brought and what its step costs; how long its own took is not to be compared.
 
-    Args:
-        folder: of the comparison.
-        seed: of the runs.
-
-    Raises:
-        InputError: the file cannot be read.
-
-    Example:
-        >>> import tempfile
-        >>> from selfexplain.files import write_json
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> kept = {"standard": {"step_seconds": 0.1, "cost": 1.0}, "kd": 3}
-        >>> write_json(folder / "cost" / "seed0.json", kept); timed_costs(folder, 0)
-        {'standard': {'step_seconds': 0.1, 'cost': 1.0}}
+    Costs are timed last, so that a run may be finished and none be known.
     """
+    return {k: v for k, v in result.items() if k != "step_seconds"} | (cost or {})
+
+
+def timed_costs(folder: Path, seed: int) -> dict[str, dict[str, float]]:
+    """Costs timed with a seed and kept in `cost/`, valid ones alone: others are timed anew."""
     path = folder / "cost" / f"seed{seed}.json"
     kept = read_json(path) if path.exists() else {}
     return {name: cost for name, cost in kept.items() if _is_cost(cost)}
@@ -234,11 +199,7 @@ def _timed_costs_of(config: CompareConfig, seed: int) -> dict[str, dict[str, flo
 
 
 def environment_of(config: CompareConfig) -> dict[str, Any]:
-    """Where the runs were made, as their comparison noted it.
-
-    Raises:
-        InputError: the folder holds no comparison.
-    """
+    """Where the runs were made, as their comparison noted it."""
     path = config.out / "compare.json"
     if not path.exists():
         raise InputError(f"{config.out} contains no comparison; pass --out with the folder of one")
@@ -301,7 +262,8 @@ def run_comparison(
         if config.finished_only:
             rows, missing = finished_rows(config)
             return _written(config, rows, unfinished_config(config, missing))
-        return _compare(config, watch, run_trials)
+        with shared_images(config.sweep, config.out) as images:
+            return _compare(config, watch, run_trials, images)
 
 
 def _check_distinct(config: CompareConfig) -> None:
@@ -320,10 +282,12 @@ def _check_distinct(config: CompareConfig) -> None:
         seen[key] = spec
 
 
-def _compare(config: CompareConfig, watch: Watch, run_trials: RunTrials | None) -> dict[str, Any]:
+def _compare(
+    config: CompareConfig, watch: Watch, run_trials: RunTrials | None, images: Path | None
+) -> dict[str, Any]:
     claim_comparison(config)  # again: another command may have left it a moment ago
     fabric = launch(config.device, config.training)
-    data = load(config.data)
+    data = load(config.data, images)
     start = build_seeded(config, "standard", config.seeds[0], data, num_images=1)
     check_model(start.model, config.model, data.shape_CHW, data.num_classes)
     if fabric.is_global_zero:
@@ -336,15 +300,11 @@ def _compare(config: CompareConfig, watch: Watch, run_trials: RunTrials | None) 
         fabric=fabric,
         data=data,
         teachers=config.out / "tune" / "teachers",
+        images=images,
         train=run_trial,
     )
     config, tuning = tuned(config, run_trials or through)
-    # Steps are timed while nothing else of ours runs; workers would disturb each other.
-    costs = {
-        seed: with_total_cost(config, config.objectives, _costs(config, seed, data, fabric))
-        for seed in config.seeds
-    }
-    torch.cuda.empty_cache()  # what was timed is gone, and workers may need its memory
+    _check_objectives(config, data)
     done = run_all(
         [
             train_config(config, s, seed, config.out)
@@ -356,8 +316,15 @@ def _compare(config: CompareConfig, watch: Watch, run_trials: RunTrials | None) 
         fabric=fabric,
         data=data,
         teachers=config.out / "teachers",
+        images=images,
     )
-    rows = [result | costs[result["seed"]][result["objective"]] for result in done]
+    # Steps are timed while nothing else of ours runs, as workers would disturb each other; and
+    # last, as a comparison that is broken off has its runs then.
+    costs = {
+        seed: with_total_cost(config, config.objectives, _costs(config, seed, data, fabric))
+        for seed in config.seeds
+    }
+    rows = [_row(result, costs[result["seed"]][result["objective"]]) for result in done]
     told = {
         **to_dict(config, leave_out=("out",)),
         "environment": environment(fabric.device),
@@ -382,6 +349,27 @@ def _written(
     return results
 
 
+def _check_objectives(config: CompareConfig, data: ImageData) -> None:
+    """Refuse, before any training, an objective that cannot be built or take a step."""
+    seed = config.seeds[0]
+    names = with_teachers(config, dict.fromkeys(("standard", *config.objectives)))
+    prepared = prepare(data, config.data, seed, wanted_statistics(config, data.shape_CHW[0]))
+    for name, objective in _built(config, names, seed, data, prepared):
+        check_step(objective, name, data.shape_CHW, data.num_classes)
+
+
+def _built(
+    config: CompareConfig, names: Iterable[str], seed: int, data: ImageData, prepared: Prepared
+) -> Iterator[tuple[str, Objective]]:
+    """Each objective, with a stand-in for its teacher."""
+    for name in names:
+        teacher = stand_in(config, name, data, prepared)
+        objective = build_seeded(
+            config, name, seed, data, num_images=len(prepared.train), teacher=teacher
+        )
+        yield name, objective
+
+
 def _costs(
     config: CompareConfig, seed: int, data: ImageData, fabric: Fabric
 ) -> dict[str, dict[str, float]]:
@@ -391,19 +379,7 @@ def _costs(
     if set(names) <= kept.keys():
         return kept
     prepared = prepare(data, config.data, seed, wanted_statistics(config, data.shape_CHW[0]))
-    objectives = {
-        name: build_seeded(
-            config,
-            name,
-            seed,
-            data,
-            num_images=len(prepared.train),
-            teacher=stand_in(config, name, data, prepared),
-        )
-        for name in names
-    }
-    for name, objective in objectives.items():
-        check_step(objective, name, data.shape_CHW, data.num_classes)
+    objectives = dict(_built(config, names, seed, data, prepared))
     batches = prepared.training_batches(
         batch_size=config.training.batch_size,
         seed=seed,

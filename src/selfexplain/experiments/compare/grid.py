@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,13 @@ from selfexplain.data import ImageData
 from selfexplain.errors import InputError
 from selfexplain.experiments.data import load
 from selfexplain.experiments.fit.train import StepCallback, run_training
-from selfexplain.experiments.options import DataOptions, RunConfig, TrainConfig, first_process
+from selfexplain.experiments.options import (
+    DataOptions,
+    RunConfig,
+    SweepOptions,
+    TrainConfig,
+    first_process,
+)
 from selfexplain.experiments.read_records import read_own_result, read_search_result
 from selfexplain.experiments.run_dir import claim_folder
 from selfexplain.experiments.search_options import SearchConfig
@@ -35,23 +43,7 @@ RunTrials = Callable[[Sequence[TrainConfig]], Sequence[TrialResult]]
 
 
 def run_trial(config: TrainConfig, **context: Any) -> TrialResult:
-    """Run one trial, unless it is known to diverge; a trial that diverges leaves a note of it.
-
-    Args:
-        config: of the trial.
-        context: what else `run_training` takes.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from selfexplain.experiments.options import DataOptions
-        >>> from selfexplain.training import TrainingOptions
-        >>> options = TrainingOptions(epochs=1, lr=1e30)
-        >>> out = Path(tempfile.mkdtemp()) / "trial"
-        >>> data = DataOptions(data="digits")
-        >>> run_trial(TrainConfig(data=data, training=options, out=out)) is None
-        True
-    """
+    """Run one trial, unless it is known to diverge; a trial that diverges leaves a note of it."""
     note = config.out.with_name(f"{config.out.name}.diverged.json")
     if note.exists():
         return None
@@ -76,6 +68,7 @@ def run_all(
     fabric: Fabric | None = None,
     data: ImageData | None = None,
     teachers: Path | None = None,
+    images: Path | None = None,
     train: Callable[..., Any] = run_training,
 ) -> list[Any]:
     """Train every configuration; return what each run's `result.json` holds.
@@ -90,6 +83,8 @@ def run_all(
         data: for a scheduler in this process: the data set, if all have the same.
         teachers: folder of the teachers that are trained for these runs, which share them; None for
             one in each run's folder.
+        images: for a scheduler of workers: folder of the decoded images that they share; None to
+            have each decode its own.
         train: what is called for each configuration, as `run_training` is; a function that a worker
             can import. Its results are returned.
 
@@ -118,7 +113,7 @@ def run_all(
     def train_here(config: RunConfig, on_step: StepCallback) -> Any:
         return train(config, fabric=fabric, data=data, on_step=on_step, teachers=teachers)
 
-    apart = partial(train_apart, train=train, teachers=teachers)
+    apart = partial(train_apart, train=train, teachers=teachers, images=images)
     function = apart if scheduler.apart else train_here
     return list(run_grid(function, configs, scheduler, watch).complete().values())
 
@@ -129,16 +124,11 @@ def run_grid(
     scheduler: Scheduler,
     watch: Watch = ignore,
 ) -> Outcome:
-    """Call a function that runs one configuration on all of them.
+    """Call `function(config, on_step)`, which runs one configuration, on all of them.
 
-    Args:
-        function: called as `function(config, on_step)`; it leaves `result.json` in the folder.
-        configs: dataclasses with `out` and `resume`, each with a folder of its own.
-        scheduler: carries them out.
-        watch: is told of every run, by its folder within the folder that all share.
-
-    Returns:
-        Results and failures by these names, in the order of the configurations.
+    Each has a folder of its own, `out`, where the function leaves `result.json`. Results and
+    failures are named by these, within the folder that all share, in the order of the
+    configurations; so is every run that `watch` is told of.
     """
     named = dict(zip(run_names([c.out for c in configs]), configs, strict=True))
     finished = {}
@@ -165,15 +155,7 @@ def read_own(config: Any) -> dict[str, Any]:
 
 
 def run_names(folders: Sequence[Path]) -> list[str]:
-    """What to call runs: their folders within the folder that all share.
-
-    Raises:
-        InputError: two runs have one folder.
-
-    Example:
-        >>> run_names([Path("a/standard/seed0"), Path("a/introspective/seed0")])
-        ['standard/seed0', 'introspective/seed0']
-    """
+    """What to call runs: their folders within the folder that all share."""
     if len(set(folders)) != len(folders):
         raise InputError("two runs have the same folder; pass each a folder of its own")
     if not folders:
@@ -189,11 +171,12 @@ def train_apart(
     *,
     train: Callable[..., Any],
     teachers: Path | None,
+    images: Path | None,
 ) -> Any:
     """Train in a worker, which keeps the data set for its next run."""
     return train(
         config,
-        data=loaded(config.data),
+        data=loaded(config.data, images),
         on_step=on_step,
         lock_timeout=LOCK_TIMEOUT,
         teachers=teachers,
@@ -201,6 +184,30 @@ def train_apart(
 
 
 @lru_cache(maxsize=1)
-def loaded(options: DataOptions) -> ImageData:
+def loaded(options: DataOptions, images: Path | None = None) -> ImageData:
     """The data set, kept for the next call. For workers, which end with their sweep."""
-    return load(options)
+    return load(options, images)
+
+
+@contextmanager
+def shared_images(sweep: SweepOptions, out: Path) -> Iterator[Path | None]:
+    """The folder in which a sweep keeps its decoded images; None if nobody would look there.
+
+    The user's own stays; that in the folder of the sweep is deleted when the sweep is finished,
+    and not when it is broken off, for it will be continued.
+
+    Args:
+        sweep: how the runs are spread.
+        out: folder of the sweep.
+
+    Example:
+        >>> with shared_images(SweepOptions(workers=2), Path("absent")) as folder:
+        ...     print(folder)
+        absent/.images
+    """
+    if sweep.image_cache is not None or not sweep.apart:
+        yield sweep.image_cache
+        return
+    own = out / ".images"
+    yield own
+    shutil.rmtree(own, ignore_errors=True)

@@ -32,19 +32,6 @@ def study_of(results: dict[str, Any]) -> dict[str, Any]:
 
     Both are paired by seed, over the seeds that have all the runs that are needed. A gain without
     such a seed is None, and so is its share.
-
-    Args:
-        results: what `results.json` holds.
-
-    Example:
-        >>> line = {"difference_mean": 0.0, "difference_ci95": None}
-        >>> study = study_of({
-        ...     "config": {"objectives": ["standard", "distil_part"], "unfinished": ["..."]},
-        ...     "rows": [{"objective": "standard", "seed": 0, "accuracy": 90.0}],
-        ...     "summary": [{**line, "objective": "standard"}],
-        ... })
-        >>> [(row["part"], row["share"]) for row in study["rows"]]
-        [('plain', None)]
     """
     # Of an unfinished study the summary may lack the second.
     plain, full = results["config"]["objectives"][:2]
@@ -79,10 +66,5 @@ def _share(part: dict[int, float], whole: dict[int, float]) -> Share:
 
 
 def part_name(spec: str) -> str:
-    """Name of a student in tables: its part's, where that says all of it.
-
-    Example:
-        >>> part_name("distil_part:part=uniform"), part_name("label_smoothing")
-        ('uniform', 'label_smoothing')
-    """
+    """Name of a student in tables: its part's, where that says all of it."""
     return {part_spec(part): str(part) for part in PARTS}.get(spec, spec)

@@ -53,16 +53,7 @@ def draw(
 ) -> dict[str, Value]:
     """One value for each option: evenly from a range or, if it says so, from its logarithm.
 
-    Args:
-        tunables: option -> where its values may lie.
-        generator: a CPU generator.
-        whole: names of the options that are whole numbers.
-
-    Example:
-        >>> from selfexplain.objectives import Range
-        >>> drawn = draw({"weight": Range(0.1, 1.0)}, torch.Generator().manual_seed(0))
-        >>> 0.1 <= drawn["weight"] <= 1.0
-        True
+    Options in `whole` are whole numbers.
     """
     return {k: _draw(t, generator, k in whole) for k, t in tunables.items()}
 
@@ -82,16 +73,7 @@ def _draw(tunable: Tunable, generator: torch.Generator, whole: bool) -> Value:
 class RandomTuner:
     """Random search (Bergstra and Bengio 2012): each trial's draw depends on its number alone.
 
-    Args:
-        spec: of the objective, which names its stream of random numbers.
-        tunables: option -> where its values may lie.
-        whole: names of the options that are whole numbers.
-
-    Example:
-        >>> from selfexplain.objectives import Range
-        >>> tuner = RandomTuner("a", {"weight": Range(0.1, 1.0)}, frozenset())
-        >>> tuner.propose(1) == tuner.propose(1) != tuner.propose(2)
-        True
+    The spec names its stream of random numbers; options in `whole` are whole numbers.
     """
 
     waits = False
@@ -113,22 +95,8 @@ class RandomTuner:
 class OptunaTuner:
     """Optuna's tree-structured Parzen estimator; the first few trials are random.
 
-    Given the same results it proposes the same trials, so that a tuning that was stopped walks the
-    same path again.
-
-    Args:
-        spec: of the objective, which seeds the sampler.
-        tunables: option -> where its values may lie.
-        whole: names of the options that are whole numbers.
-
-    Raises:
-        InputError: Optuna is not installed.
-
-    Example:
-        >>> from selfexplain.objectives import Range
-        >>> tuner = OptunaTuner("a", {"weight": Range(0.1, 1.0)}, frozenset())
-        >>> 0.1 <= tuner.propose(1)["weight"] <= 1.0
-        True
+    Given the same results it proposes the same trials, so that a tuning that was stopped continues
+    as it would have. The spec seeds the sampler; options in `whole` are whole numbers.
     """
 
     waits = True
@@ -211,12 +179,7 @@ class _Search:
 
 
 def check_tunable(config: CompareConfig) -> None:
-    """Raise InputError if options are to be tuned and no objective has any that are free.
-
-    Example:
-        >>> from selfexplain.experiments.options import DataOptions
-        >>> check_tunable(CompareConfig(data=DataOptions(data="digits"), tune=2))
-    """
+    """Raise InputError if options are to be tuned and no objective has any that are free."""
     if config.tune is not None and not any(free_options(spec) for spec in config.objectives):
         raise InputError(
             f"there is nothing to tune in {', '.join(config.objectives)}; pass an objective whose "
@@ -230,13 +193,6 @@ def tuned(config: CompareConfig, run: RunTrials) -> tuple[CompareConfig, dict[st
     Trial 0 of an objective is the spec as it is given, with the published defaults unless options
     were set; the others are drawn. An objective whose options are all fixed has no trials. The
     comparison that is returned trains on all training images and scores on the test images.
-
-    Args:
-        config: a comparison; one without `tune` is returned as it is.
-        run: runs trials.
-
-    Raises:
-        InputError: there is nothing to tune, or Optuna is asked for and not installed.
     """
     if config.tune is None:
         return config, None

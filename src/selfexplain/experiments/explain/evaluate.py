@@ -2,7 +2,8 @@
 
 The result is one JSON file: `rows` has mean, std and n of each run, kind of map and metric;
 `stages` the rank correlations with randomised weights; `differences` those of every run to the
-first, image by image. Shape suffixes: N images, C channels, H and W space.
+first, image by image. Shape suffixes: N images, B of a chunk, C channels,
+H and W space.
 """
 
 import csv
@@ -48,12 +49,7 @@ COLUMNS = ("image", "x_min", "y_min", "x_max", "y_max")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BoxedImage:
-    """An image file, the boxes (n, 4) of the objects of one class in it, and that class.
-
-    Example:
-        >>> BoxedImage(path=Path("a.png"), boxes=torch.tensor([[0.0, 0.0, 4.0, 4.0]])).label is None
-        True
-    """
+    """An image file, the boxes (n, 4) of the objects of one class in it, and that class."""
 
     path: Path
     boxes: Tensor
@@ -61,18 +57,7 @@ class BoxedImage:
 
 
 def read_boxes(path: Path, class_names: Sequence[str]) -> list[BoxedImage]:
-    r"""Read a table of boxes; those of one image and class belong together.
-
-    Raises:
-        InputError: the file is missing or is no such table; the message names the line.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "boxes.csv"
-        >>> _ = path.write_text("image,x_min,y_min,x_max,y_max,class\na.png,0,0,4,4,cat\n")
-        >>> read_boxes(path, ("dog", "cat"))[0].label
-        1
-    """
+    """Read a table of boxes; those of one image and class belong together."""
     try:
         with path.open(newline="") as file:
             rows = list(csv.DictReader(file, skipinitialspace=True))
@@ -99,13 +84,10 @@ def read_boxes(path: Path, class_names: Sequence[str]) -> list[BoxedImage]:
 
 
 def boxes_in_model(image: BoxedImage, shape_CHW: tuple[int, int, int]) -> Tensor:
-    """The boxes in the pixels of the model's image, which is cut from the middle and resized.
+    """Boxes (n, 4), n >= 0, in the pixels of the model's image, cut from the middle and resized.
 
     Images of a model whose images are not square keep their size, and boxes theirs. Parts outside
     are cut off, and boxes wholly outside left out.
-
-    Returns:
-        Boxes (n, 4), of which there may be none.
     """
     _, height, width = shape_CHW
     scale, left, top = 1.0, 0.0, 0.0
@@ -148,8 +130,6 @@ def _box(row: dict[str, str]) -> list[float]:
 
 
 # The pointing game of a run, on image files with boxes.
-#
-# Shape suffixes: N images, B of a chunk, C channels, H and W space.
 
 
 def pointing_scores(
@@ -164,9 +144,6 @@ def pointing_scores(
 
     The map is that of the class in the table, or of the predicted one where it names none. Images
     none of whose boxes is left in the model's cut of them are left out.
-
-    Raises:
-        InputError: the table or an image cannot be read, or no box is left.
     """
     cases = read_boxes(boxes_file, run.class_names)
     pixels_NCHW = read_images([case.path for case in cases], run.shape_CHW, run.ranges)
@@ -267,17 +244,9 @@ def scored_images(
     seed: int,
     load_data: Callable[[DataOptions], ImageData] = load,
 ) -> ScoredImages:
-    """Draw images of the split that a run was scored on, read from its own data.
+    """Draw `count` images, or all if there are fewer, of the split that a run was scored on.
 
-    Args:
-        folder: of the run.
-        run: what `load_run` made of it.
-        count: how many; all if there are fewer.
-        seed: of the draw; equal splits give equal images.
-        load_data: loads the data set.
-
-    Raises:
-        InputError: the data are not there, or are not those of the run.
+    They are read from the run's own data; equal seeds and splits give equal images.
     """
     saved = saved_config(folder / "run.json")
     try:

@@ -88,20 +88,7 @@ def load_run(folder: Path, kind: MapKind = "cam", layer: str | None = None) -> T
 
 
 def load_published(name: str, kind: MapKind = "cam", layer: str | None = None) -> TrainedRun:
-    """A network with its published weights, in evaluation mode, on the CPU.
-
-    Args:
-        name: of the model, as for `build_model`.
-        kind: of the class maps that the soft target is made of.
-        layer: of the maps; None for the last feature map.
-
-    Raises:
-        InputError: there is no such model, or its weights cannot be had.
-
-    Example:
-        >>> load_published("efficientnet_lite0").shape_CHW
-        (3, 224, 224)
-    """
+    """A network with its published weights, in evaluation mode, on the CPU."""
     known = pretraining_of(name)
     channels, classes = len(known.mean), len(known.class_names)
     with torch.random.fork_rng(devices=[]):
@@ -203,13 +190,8 @@ def explain_tensor(
 ) -> "Figure":
     """Explain uint8 images (B, C, H, W) for the class that the model predicts.
 
-    Args:
-        run: the classifier.
-        images_BCHW: in its shape.
-        kind: of the class maps.
-        layer: of the maps; None for the last feature map.
-        top: draw the maps of so many most probable classes; None for the predicted class and its
-            rivals in the soft target.
+    Drawn are the maps of the `top` most probable classes; of the predicted class and its rivals in
+    the soft target if that is None.
     """
     from selfexplain.report import explanation_figure, top_classes_figure
 

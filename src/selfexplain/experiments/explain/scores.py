@@ -62,15 +62,6 @@ def map_scores(
     Returns:
         Values (B,) by metric, and rank correlations (B,) by stage of the randomised weights, from
         the head down; `randomisation` is the mean over the stages.
-
-    Example:
-        >>> from selfexplain.models import build_model
-        >>> model = build_model("small_cnn", num_classes=5, in_channels=1)
-        >>> options = QualityOptions(samples=2, steps=2, neighbours=1)
-        >>> x, y = torch.rand(2, 1, 8, 8), torch.tensor([0, 4])
-        >>> values, stages = map_scores(model, x, y, kind="cam", layer=None, options=options)
-        >>> values["deletion"].shape, list(stages)[0]
-        (torch.Size([2]), 'head')
     """
     found = find_explained_layer(model, x_BCHW, kind=kind, layer=layer)
     scorer = _Scorer(model, kind, found, options)
@@ -171,37 +162,21 @@ class _Scorer:
 def perturbation_for(
     kind: MapKind, size_HW: tuple[int, int], generator: torch.Generator
 ) -> Perturbation:
-    """What infidelity does to images: noise for gradients, else squares of a quarter of the side.
-
-    Example:
-        >>> perturb = perturbation_for("cam", (8, 8), torch.Generator())
-        >>> perturb(torch.rand(2, 1, 8, 8))[0].sum((1, 2))
-        tensor([4., 4.])
-    """
+    """What infidelity adds: noise for gradients, else squares of a quarter of the side."""
     if kind == "gradient":
         return gaussian_noise(NOISE, generator)
     return square_removal(max(1, min(size_HW) // 4), generator)
 
 
 def shuffled(map_BHW: Tensor, generator: torch.Generator) -> Tensor:
-    """Maps with the same values in another order, each image's own: the control of a path.
-
-    Example:
-        >>> shuffled(torch.tensor([[[1.0, 2.0]]]), torch.Generator()).sum()
-        tensor(3.)
-    """
+    """Maps with the same values in another order, each image's own: the control of a path."""
     map_BP = map_BHW.flatten(1)
     order_BP = torch.rand(map_BP.shape, generator=generator).argsort(dim=1).to(map_BP.device)
     return map_BP.gather(1, order_BP).view_as(map_BHW)
 
 
 def size_of(x_BCHW: Tensor) -> tuple[int, int]:
-    """Height and width of images.
-
-    Example:
-        >>> size_of(torch.zeros(2, 3, 8, 9))
-        (8, 9)
-    """
+    """Height and width of images."""
     return x_BCHW.shape[2], x_BCHW.shape[3]
 
 

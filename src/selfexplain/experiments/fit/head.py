@@ -22,7 +22,7 @@ from selfexplain.data.loader import balanced_weights, epoch_order
 from selfexplain.distributed import rank_slice
 from selfexplain.errors import InputError
 from selfexplain.evaluation import evaluating
-from selfexplain.experiments.data import Prepared
+from selfexplain.experiments.data import Prepared, images_at_once
 from selfexplain.experiments.options import RunConfig
 from selfexplain.explanations import capture, find_explained_layer, find_pooled_head
 from selfexplain.introspection import Introspective
@@ -186,7 +186,7 @@ def head_and_batches(
     model.to(fabric.device)
     images = Batches(
         prepared.train,
-        batch_size=min(100, len(prepared.train)),
+        batch_size=images_at_once(prepared.train.shape_CHW),
         device=fabric.device,
         shuffle=False,
         drop_last=False,

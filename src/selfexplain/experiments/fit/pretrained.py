@@ -8,17 +8,16 @@ import re
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError, first_line
 from selfexplain.experiments.fit.model import build_of
 from selfexplain.experiments.read_records import CONFIG as RECORDED
-from selfexplain.experiments.read_records import IMAGES, check_model_of, lengths_agree
-from selfexplain.experiments.run_dir import FinishedRun, load_weights
+from selfexplain.experiments.read_records import IMAGES
+from selfexplain.experiments.run_dir import FinishedRun, finished_run, load_weights
 from selfexplain.files import read_json, write_record
 from selfexplain.models.build import is_own
-from selfexplain.records import Maybe, Text, misfit, printable
+from selfexplain.records import Maybe, Text, misfit
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 MAX_CONFIG = 20_000_000
@@ -51,6 +50,7 @@ class PixelClassifier(nn.Module):
         shape_CHW: of an image.
 
     Example:
+        >>> import torch
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
         >>> one = torch.ones(1)
         >>> classifier = PixelClassifier(model, one / 2, one, ("cat", "dog"), (1, 2, 2))
@@ -204,18 +204,10 @@ def _read_config(folder: Path) -> FinishedRun:
             f"{folder / CONFIG} is not a configuration of selfexplain ({found}); pass what "
             "selfexplain export has written"
         )
-    check_model_of(config["model"], folder / CONFIG)
-    channels, height, width = config["image_shape"]
-    lengths_agree(folder / CONFIG, mean=config["mean"], std=config["std"], channels=[0] * channels)
-    return FinishedRun(
-        folder=folder,
-        config=config["model"],
-        class_names=tuple(printable(config["class_names"])),
-        shape_CHW=(channels, height, width),
-        mean_C=torch.tensor(config["mean"], dtype=torch.float32),
-        std_C=torch.tensor(config["std"], dtype=torch.float32),
-        digest=config.get("digest"),
-    )
+    images = {"shape": config["image_shape"]} | {
+        name: config[name] for name in ("class_names", "mean", "std")
+    }
+    return finished_run(folder / CONFIG, config["model"], images, config.get("digest"))
 
 
 def _from_hub(name: str, revision: str | None) -> Path:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from selfexplain.data import ImageSet, normalise
 from selfexplain.errors import InputError, first_line
-from selfexplain.experiments.data import Prepared
+from selfexplain.experiments.data import Prepared, images_at_once
 from selfexplain.experiments.fit.findings import Findings, are_photographs, write_mislabels
 from selfexplain.explanations import MapKind, class_maps
 from selfexplain.explanations.hooks import preserved
@@ -140,7 +140,7 @@ class Snapshots:
         shown = torch.linspace(0, len(labels_N) - 1, min(most, len(labels_N))).round().long()
         targets_BK = [
             soft_target(reader, model, *self.read(part_B)).cpu()
-            for part_B in torch.split(shown, 250)
+            for part_B in torch.split(shown, images_at_once(self.prepared.scored.shape_CHW, 250))
         ]
         similarity_KK, count_K = class_means(torch.cat(targets_BK), labels_N[shown], classes)
         return {"similarity": similarity_KK, "count": count_K}

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from selfexplain.data import CORRUPTIONS, Batches, ImageData
@@ -59,10 +60,10 @@ from selfexplain.experiments.run_dir import (
     write_run,
 )
 from selfexplain.experiments.runtime import launch, logged, reraise_oom
-from selfexplain.models.build import check_model_name, check_without_weights
+from selfexplain.models.build import build_model, check_model_name, check_without_weights
 from selfexplain.objectives import Objective
 from selfexplain.training import train
-from selfexplain.training.finetune import ALL
+from selfexplain.training.finetune import ALL, frozen_blocks
 from selfexplain.training.loggers import Logger, numbers
 
 if TYPE_CHECKING:
@@ -103,6 +104,8 @@ def _accuracy(logits_NK: Tensor, y_N: Tensor) -> float:
     return 100 * (logits_NK.argmax(dim=1) == y_N).double().mean().item()
 
 
+HEAD_SNAPSHOTS = 6
+"""Of a head that is trained alone so many epochs are shown."""
 StepCallback = Callable[[int, int], None]
 
 
@@ -181,8 +184,17 @@ def check_run(config: RunConfig) -> None:
         check_model_name(config.model, pretrained=config.pretrained)
         if not config.pretrained:
             check_without_weights(config.model)
+        _check_freeze(config)
     if config.teacher is not None:
         read_finished(config.teacher)
+
+
+def _check_freeze(config: TrainConfig) -> None:
+    """Refuse a layer that a built-in model does not have; others are asked when they are built."""
+    until = config.training.freeze
+    if until is not None and ":" not in config.model:
+        with torch.device("meta"):  # where tensors have no memory
+            frozen_blocks(build_model(config.model, num_classes=2, in_channels=3), until)
 
 
 def _train_and_score(
@@ -231,7 +243,7 @@ def _train_and_score(
             resume=config.resume,
             loggers=loggers,
             before_epoch=drop_path_schedule(to_dict(config), whole),
-            after_epoch=_shown(album, objective, whole if cached else None),
+            after_epoch=_shown(album, objective, whole if cached else None, config.training.epochs),
             on_step=after_teachers(config, on_step),
             score=_epoch_score(config, logits, whole if cached else None),
         )
@@ -264,15 +276,17 @@ def _doubt(album: Snapshots | None, batches: Batches | FeatureBatches) -> None:
 
 
 def _shown(
-    album: Snapshots | None, objective: Objective, whole: nn.Module | None
+    album: Snapshots | None, objective: Objective, whole: nn.Module | None, epochs: int
 ) -> Callable[[int, nn.Module], None]:
     """Adds an epoch to the album, if there is one; of the whole model where a head is trained."""
     if album is None:
         return lambda epoch, model: None
+    if whole is None:
+        return partial(album.add, objective)
+    every = max(1, epochs // HEAD_SNAPSHOTS)
 
-    def add(epoch: int, model: nn.Module) -> None:
-        if whole is None:
-            album.add(objective, epoch, model)
+    def add(epoch: int, _model: nn.Module) -> None:
+        if epoch % every and epoch != epochs:  # the body alone takes longer than an epoch
             return
         head = objective.model
         objective.replace_model(whole)

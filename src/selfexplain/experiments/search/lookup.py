@@ -1,4 +1,4 @@
-"""Look found cells up in the table of NAS-Bench-201: what they are worth among all others."""
+"""Look up found cells in the table of NAS-Bench-201: how they rank among all others."""
 
 import statistics
 from collections.abc import Sequence
@@ -50,19 +50,7 @@ def run_lookup(config: LookupConfig) -> list[Lookup]:
 
 
 def lookup_table(names: Sequence[str], lookups: Sequence[Lookup]) -> Table:
-    """A row for each cell and, of several, their mean and spread; 80 columns suffice.
-
-    Args:
-        names: what to call each cell.
-        lookups: what `run_lookup` returned, at least one.
-
-    Example:
-        >>> found = Lookup(arch="|skip_connect~0|", seeds=3, validation=15.0, test=15.6,
-        ...                seed_std=0.1, params_m=0.07, flops_m=7.8, rank=9, tied=0,
-        ...                percentile=25.0, cells=12)
-        >>> lookup_table(["a", "b"], [found, found]).row_count
-        3
-    """
+    """A row for each cell and, of several, their mean and spread; 80 columns suffice."""
     table = plain_table(
         "CIFAR-100 after 200 epochs, mean over a cell's seeds; seed std: of validation and "
         f"test images together; rank among {lookups[0].cells} cells by test accuracy, 1 is "

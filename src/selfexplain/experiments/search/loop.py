@@ -1,4 +1,4 @@
-"""A search on its way through the epochs: what is logged, saved and taken up again."""
+"""A search over its epochs: what is logged, saved and resumed."""
 
 from __future__ import annotations
 
@@ -55,29 +55,7 @@ IMAGES = 4
 
 
 class SearchSnapshots:
-    """Writes the album of a search whose method explains (lease and its controls, sanas).
-
-    Args:
-        config: of the search.
-        prepared: its images; those of the album are held out.
-        device: where it runs.
-        processes: those that share a batch of the search; one of them records.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from selfexplain.experiments.options import DataOptions
-        >>> from selfexplain.experiments.data import load, prepare
-        >>> from selfexplain.experiments.search.setup import build_search
-        >>> options, out = DataOptions(data="digits", validation=0.1), Path(tempfile.mkdtemp())
-        >>> config = SearchConfig(data=options, init_channels=4, cells=1, batch_size=16, out=out)
-        >>> data, cpu = load(options), torch.device("cpu")
-        >>> prepared = prepare(data, options, seed=0)
-        >>> search = build_search(config, data, prepared.std_C, cpu)
-        >>> SearchSnapshots(config, prepared, cpu).record(search, epoch=1)
-        >>> sorted(path.name for path in (out / "album").iterdir())
-        ['epoch-0001.safetensors', 'images.safetensors']
-    """
+    """Writes the album of a search whose method explains (lease and its controls, sanas)."""
 
     def __init__(
         self,
@@ -120,19 +98,10 @@ class SearchSnapshots:
 
 
 def snapshot_indices(labels_N: Tensor, size: int) -> Tensor:
-    """A batch that begins with the images of the album.
+    """Indices (size,) of a batch that begins with the images of the album.
 
-    Args:
-        labels_N: of the images to choose from.
-        size: how many to choose, at most all.
-
-    Returns:
-        (size,) indices: first one image of each of up to four classes, which lie evenly among all
-        classes, then others, evenly among the rest.
-
-    Example:
-        >>> snapshot_indices(torch.tensor([1, 1, 0, 0, 1]), size=3)
-        tensor([2, 0, 1])
+    First one image of each of up to four classes, which lie evenly among all classes, then others,
+    evenly among the rest.
     """
     classes = torch.bincount(labels_N).nonzero()[:, 0]
     shown = _evenly(classes, min(IMAGES, len(classes), size))
@@ -151,16 +120,7 @@ StepCallback = Callable[[int, int], None]
 
 
 class SearchProgress:
-    """A search on its way through the epochs (`training.loop.Epochs`); the first process writes.
-
-    Args:
-        config: of the search.
-        search: the method, at its start.
-        halves: its batches.
-        prepared: its images.
-        fabric: where it runs.
-        loggers: are given the losses of every epoch.
-    """
+    """A search on its way through the epochs (`training.loop.Epochs`); the first process writes."""
 
     def __init__(
         self,
@@ -180,7 +140,7 @@ class SearchProgress:
         self.album = SearchSnapshots(config, prepared, self.device, search.processes)
 
     def run(self, identity: str, on_step: StepCallback) -> None:
-        """Walk the epochs that are left, given a text that stands for the whole configuration."""
+        """Run the remaining epochs, given a text that identifies the whole configuration."""
         self.on_step = on_step
         self.epochs_done = walk_epochs(
             self,
@@ -198,7 +158,7 @@ class SearchProgress:
         self.search.set_progress(epoch / self.config.epochs)
 
     def walk(self, epoch: int) -> dict[str, Any]:
-        """Take the steps of an epoch, and look at the cell that came of it."""
+        """Take the steps of an epoch, and look at the resulting cell."""
         metrics = self._epoch(epoch)
         self._look_at_cell(epoch + 1)
         return {**metrics, **self._state_of_cell()}
@@ -252,7 +212,7 @@ class SearchProgress:
         return self.prepared.scored_batches(device=self.device, workers=self.config.data.workers)
 
     def _look_at_cell(self, epochs_done: int) -> None:
-        """Take over the cell that the architecture stands for now, unless it skips too much."""
+        """Adopt the cell that the architecture currently encodes, unless it skips too much."""
         now, most = self.search.genotype(), self.config.stop_at_skips
         resting = epochs_done <= self.config.resting_epochs
         self.stopped = most is not None and not resting and skip_connections(now)[0] >= most
@@ -282,7 +242,7 @@ class SearchProgress:
         return lines
 
     def outcome(self) -> dict[str, Any]:
-        """What a result says beside the cell."""
+        """What a result says besides the cell."""
         lines = self.lines()
         last = lines[-2] if self.stopped and len(lines) > 1 else lines[-1]  # that of the cell
         return {

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from selfexplain.data import ImageData
 from selfexplain.data.datasets import check_spec
-from selfexplain.experiments.compare.grid import LOCK_TIMEOUT, loaded, run_grid
+from selfexplain.experiments.compare.grid import LOCK_TIMEOUT, loaded, run_grid, shared_images
 from selfexplain.experiments.data import load, prepare
 from selfexplain.experiments.options import DeviceOptions, scheduler_of, to_dict
 from selfexplain.experiments.read_records import read_search_result
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 # Search for an architecture, on one process or on those of torchrun, and write down how it went.
 #
 # A search's folder holds `run.json` (configuration, environment), then after every epoch
-# `search.jsonl`, `checkpoint.pt` and, if the method explains, its `album/` (search_album.py), and
+# `search.jsonl`, `checkpoint.pt` and, if the method explains, its `album/` (`loop.py`), and
 # at the end `genotype.json`, `cell.svg`, `architecture.png` and `result.json`.
 
 
@@ -108,7 +109,7 @@ def _search(
     on_step: StepCallback,
     loggers: Sequence[Logger],
 ) -> dict[str, Any]:
-    """Walk the search on every process; the first one writes and returns the result."""
+    """Run the search on every process; the first one writes and returns the result."""
     device, processes = fabric.device, joined_processes()
     data = data if data is not None else load(config.data)
     prepared = prepare(data, config.data, config.seed)
@@ -181,15 +182,15 @@ def run_searches(config: SearchesConfig, watch: Watch = ignore) -> dict[str, Any
     """
     if not any(config.out.glob("seed*")):
         check_free(config.out)
-    with locked(config.out):
+    with locked(config.out), shared_images(config.sweep, config.out) as images:
         scheduler = scheduler_of(config.sweep)
         load_once = lru_cache(maxsize=1)(load)
 
         def search_here(one: SearchConfig, on_step: StepCallback) -> dict[str, Any]:
-            data = None if one.method == "random" else load_once(one.data)
+            data = None if one.method == "random" else load_once(one.data, images)
             return run_search(one, data=data, on_step=on_step)
 
-        function = search_apart if scheduler.apart else search_here
+        function = partial(search_apart, images=images) if scheduler.apart else search_here
         found = run_grid(function, config.each(), scheduler, watch).complete()
         rows = list(found.values())
         results = {
@@ -202,14 +203,11 @@ def run_searches(config: SearchesConfig, watch: Watch = ignore) -> dict[str, Any
     return results
 
 
-def search_apart(config: SearchConfig, on_step: StepCallback) -> dict[str, Any]:
-    """Search in a worker, which keeps the data set for its next search.
-
-    Example:
-        >>> search_apart.__module__  # where a worker finds it
-        'selfexplain.experiments.search.run'
-    """
-    data = None if config.method == "random" else loaded(config.data)
+def search_apart(
+    config: SearchConfig, on_step: StepCallback, *, images: Path | None = None
+) -> dict[str, Any]:
+    """Search in a worker, which keeps the data set for its next search."""
+    data = None if config.method == "random" else loaded(config.data, images)
     return run_search(config, data=data, on_step=on_step, lock_timeout=LOCK_TIMEOUT)
 
 
@@ -218,15 +216,6 @@ def summarise_searches(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     Std is the sample's (None for one seed); the accuracy is the supernet's on the held-out half, in
     percent, and None for random cells, which have no supernet.
-
-    Example:
-        >>> rows = [
-        ...     {"genotype": g, "skips": s, "collapsed": False, "validation_accuracy": a}
-        ...     for g, s, a in [("x", 1, 80.0), ("x", 1, 90.0), ("y", 4, 85.0)]
-        ... ]
-        >>> summary = summarise_searches(rows)
-        >>> summary["validation_accuracy_mean"], summary["different_cells"]
-        (85.0, 2)
     """
     accuracies = [row["validation_accuracy"] for row in rows if "validation_accuracy" in row]
     skips = [float(row["skips"]) for row in rows]

@@ -191,12 +191,7 @@ def collapsed(genotype: Genotype) -> bool:
 
 
 def operation_weights(architecture: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Cell -> softmax weights (edges, operations), on the CPU; weights of edges are left out.
-
-    Example:
-        >>> operation_weights({"cell": torch.zeros(1, 2)})
-        {'cell': tensor([[0.5000, 0.5000]])}
-    """
+    """Cell -> softmax weights (edges, operations), on the CPU; weights of edges are left out."""
     return {
         name: tensor.detach().softmax(-1).cpu()
         for name, tensor in architecture.items()
@@ -205,24 +200,13 @@ def operation_weights(architecture: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def mean_entropy(weights: Mapping[str, Tensor]) -> float:
-    """Mean entropy of the edges' weights in nats: how undecided the search is.
-
-    Example:
-        >>> round(mean_entropy({"cell": torch.tensor([[0.5, 0.5]])}), 4)
-        0.6931
-    """
+    """Mean entropy of the edges' weights in nats: how undecided the search is."""
     edges = [torch.special.entr(weights_EO).sum(1) for weights_EO in weights.values()]
     return float(torch.cat(edges).mean())
 
 
 def write_outcome(folder: Path, genotype: Genotype, history: Sequence[dict[str, Any]]) -> None:
-    """Write `genotype.json`, `cell.svg` and, for a search with a history, `architecture.png`.
-
-    Args:
-        folder: of the search.
-        genotype: what it found.
-        history: lines of its log, with `weights` as lists.
-    """
+    """Write `genotype.json`, `cell.svg` and, for a search with a history, `architecture.png`."""
     # Here, as matplotlib is not to hold up a refusal.
     from selfexplain.report import architecture_figure, cell_svg, save_figure
 

@@ -92,7 +92,7 @@ def maps_of_classes(
 # Random changes of images, and what a map is multiplied with to foretell their effect.
 #
 # Numbers are drawn on the CPU, by a generator of one's own, so that they are the same on every
-# device. Shape suffixes: B images, C channels, H and W space.
+# device.
 
 
 Perturbation = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -158,24 +158,12 @@ def _intervals(count: int, size: int, length: int, generator: torch.Generator) -
 
 
 def class_logits(model: nn.Module, x_NBCHW: Tensor, classes_B: Tensor) -> Tensor:
-    """The logit of each image's class, (N, B).
-
-    Example:
-        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
-        >>> class_logits(model, torch.zeros(5, 2, 1, 2, 2), torch.tensor([0, 2])).shape
-        torch.Size([5, 2])
-    """
+    """The logit of each image's class, (N, B)."""
     return _of_class(_logits(model, x_NBCHW), classes_B)
 
 
 def class_probabilities(model: nn.Module, x_NBCHW: Tensor, classes_B: Tensor) -> Tensor:
-    """The softmax probability of each image's class, (N, B).
-
-    Example:
-        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
-        >>> class_probabilities(model, torch.zeros(5, 2, 1, 2, 2), torch.tensor([0, 2])).shape
-        torch.Size([5, 2])
-    """
+    """The softmax probability of each image's class, (N, B)."""
     return _of_class(_logits(model, x_NBCHW).float().softmax(dim=2), classes_B)
 
 

@@ -21,25 +21,14 @@ STEPS = 32
 
 
 def pixel_ranks(map_BHW: Tensor) -> Tensor:
-    """The place of each pixel in the order of falling relevance, from 0; ties in reading order.
-
-    Example:
-        >>> pixel_ranks(torch.tensor([[[0.1, 0.9], [0.5, 0.1]]]))
-        tensor([[[2, 0],
-                 [1, 3]]])
-    """
+    """The place of each pixel in the order of falling relevance, from 0; ties in reading order."""
     order_BP = map_BHW.flatten(1).argsort(dim=1, descending=True, stable=True)
     place_BP = torch.arange(order_BP.shape[1], device=order_BP.device).expand_as(order_BP)
     return torch.empty_like(order_BP).scatter_(1, order_BP, place_BP).view(map_BHW.shape)
 
 
 def path_counts(pixels: int, steps: int = STEPS) -> Tensor:
-    """How many pixels are replaced at each point of the path, from none to all.
-
-    Example:
-        >>> path_counts(10, 4)
-        tensor([ 0,  2,  5,  8, 10])
-    """
+    """How many pixels are replaced at each point of the path, from none to all."""
     steps = min(steps, pixels)
     return torch.linspace(0, pixels, steps + 1, dtype=torch.float64).round().long()
 

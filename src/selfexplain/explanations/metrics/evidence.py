@@ -15,13 +15,7 @@ FAINT = 0.1
 
 
 def evidence(map_BHW: Tensor) -> Tensor:
-    """Share of each place in the positive part of its map, (B, H, W); 0 where there is none.
-
-    Example:
-        >>> evidence(torch.tensor([[[3.0, 1.0], [-5.0, 0.0]]]))
-        tensor([[[0.7500, 0.2500],
-                 [0.0000, 0.0000]]])
-    """
+    """Share of each place in the positive part of its map, (B, H, W); 0 where there is none."""
     positive_BHW = map_BHW.double().clamp_min(0)
     sum_B11 = positive_BHW.sum(dim=(1, 2), keepdim=True)
     return (positive_BHW / sum_B11.where(sum_B11 > 0, 1)).to(map_BHW.dtype)
@@ -66,12 +60,7 @@ def is_faint(maps_BRHW: Tensor, faint: float = FAINT) -> Tensor:
 
 
 def ring_area(ring: float = RING) -> float:
-    """Share of an image's area that lies nearer to its border than `ring` sides.
-
-    Example:
-        >>> ring_area(1 / 8)
-        0.4375
-    """
+    """Share of an image's area that lies nearer to its border than `ring` sides."""
     return 1 - (1 - 2 * ring) ** 2
 
 
@@ -80,10 +69,6 @@ def ring_share(map_BHW: Tensor, ring: float = RING) -> Tensor:
 
     A place of a coarse map counts by the part of its area that lies in the ring. Evenly spread
     evidence has `ring_area` there.
-
-    Example:
-        >>> ring_share(torch.ones(1, 4, 4)), ring_share(torch.eye(2)[None], ring=0.25)
-        (tensor([0.4375]), tensor([0.7500]))
     """
     height, width = map_BHW.shape[1:]
     inner_HW = torch.outer(_inside(height, ring), _inside(width, ring)).to(map_BHW)

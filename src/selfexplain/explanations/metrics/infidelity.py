@@ -41,10 +41,6 @@ def infidelity_of(foretold_NB: Tensor, change_NB: Tensor) -> Infidelity:
 
     ``mean_n (beta I_n . map - change_n)^2`` with ``beta = mean(I . map change) / mean((I .
     map)^2)``, the best scale in the sense of least squares, as the scale of a map has no meaning.
-
-    Example:
-        >>> infidelity_of(torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [6.0]])).value_B
-        tensor([0.])
     """
     power_B = foretold_NB.square().mean(0)
     beta_B = (foretold_NB * change_NB).mean(0) / power_B.where(power_B > 0, 1)
@@ -99,10 +95,7 @@ def infidelity(
     return infidelity_of(torch.stack(foretold), whole_1B - torch.cat(logits))
 
 
-# Max-sensitivity: how far a map moves when the image hardly does.
-#
-# Source: Yeh, Hsieh, Suggala, Inouye, Ravikumar, "On the (In)fidelity and Sensitivity of
-# Explanations", NeurIPS 2019. Shape suffixes: N draws, B images, C channels, H and W space.
+# Max-sensitivity, of the same paper: how far a map moves when the image hardly does.
 
 
 ExplainImages = Callable[[Tensor, Tensor], Tensor]

@@ -16,12 +16,7 @@ from selfexplain.explanations.hooks import ForwardHook, forward_hooks, preserved
 
 
 def average_ranks(values_BP: Tensor) -> Tensor:
-    """Rank of each value in its row, from 1; equal values share the mean of their ranks.
-
-    Example:
-        >>> average_ranks(torch.tensor([[0.5, 0.1, 0.5]]))
-        tensor([[2.5000, 1.0000, 2.5000]])
-    """
+    """Rank of each value in its row, from 1; equal values share the mean of their ranks."""
     sorted_BP = values_BP.sort(dim=1).values
     values_BP = values_BP.contiguous()
     below = torch.searchsorted(sorted_BP, values_BP, right=False)
@@ -57,13 +52,6 @@ def weight_stages(model: nn.Module, x_BCHW: Tensor) -> list[list[str]]:
 
     A stage is a module with a weight of two or more axes and the norms and biases that follow it
     in a forward. Modules that are not called themselves belong to the one that they are in.
-
-    Example:
-        >>> model = nn.Sequential(
-        ...     nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3)
-        ... )
-        >>> weight_stages(model, torch.zeros(1, 1, 4, 4))
-        [['3'], ['0', '1']]
     """
     called = _in_order_of_calls(model, x_BCHW[:2])
     members: dict[str, list[str]] = {name: [] for name in called}
@@ -86,13 +74,6 @@ def randomise(module: nn.Module, generator: torch.Generator) -> None:
 
     There is no one initialisation for all modules, and this one keeps the activations' scale; it
     is our choice. Parameters of its children, and buffers, stay.
-
-    Example:
-        >>> layer = nn.Linear(4, 3)
-        >>> before = layer.weight.clone()
-        >>> randomise(layer, torch.Generator().manual_seed(0))
-        >>> torch.equal(layer.weight, before)
-        False
     """
     for parameter in module.parameters(recurse=False):
         noise = torch.randn(parameter.shape, generator=generator).to(parameter)

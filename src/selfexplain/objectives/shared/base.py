@@ -61,7 +61,7 @@ class Choice:
 Tunable = Range | Choice
 
 
-# What an objective may need to know of a run beside its model and its options.
+# What an objective may need to know about a run besides its model and its options.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +95,7 @@ class ObjectiveContext:
     """A trained model with the same classes, for an objective that asks for one."""
 
 
-# What a checkpoint holds of an objective beside weights; memory.py says why it is no buffer.
+# What a checkpoint holds of an objective besides weights; memory.py says why it is no buffer.
 
 
 EXTRA = "_extra_state"
@@ -156,14 +156,6 @@ class KeepsPrecision(nn.Module):
     """A module whose own buffers move with the model but are never cast to a narrower type.
 
     In bfloat16 a count ends at 256, and a mean of many batches moves no more.
-
-    Example:
-        >>> class Count(KeepsPrecision):
-        ...     def __init__(self):
-        ...         super().__init__()
-        ...         self.register_buffer("images", torch.zeros(1))
-        >>> Count().half().images.dtype
-        torch.float32
     """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -269,20 +261,7 @@ class Objective(KeepsPrecision):
 
 
 def check_terms(out: object, name: str, *, learns: bool = True) -> None:
-    """Raise InputError unless a step returned what the contract says.
-
-    Args:
-        out: what the objective returned, with gradients on.
-        name: of its class.
-        learns: whether it has a parameter that can be trained.
-
-    Example:
-        >>> import torch
-        >>> check_terms(torch.zeros(()), "Mine")
-        Traceback (most recent call last):
-        ...
-        selfexplain.errors.InputError: objective Mine returned a Tensor; it must return a ...
-    """
+    """Raise InputError unless a step returned what the contract says."""
     must = 'it must return a dictionary of "loss", a scalar with a graph, "output", logits (B, K), '
     must += "and further terms, detached scalars"
     if not isinstance(out, Mapping):
@@ -337,30 +316,27 @@ def check_logits(output: object, y_B: Tensor, *, soft: bool = False) -> Tensor:
                 f"{tuple(logits_BK.shape)}; pass one distribution over the classes for each image"
             )
         return logits_BK
-    check_index_type(y_B)
-    if y_B.device.type == "cpu" and batch:
-        low, high = int(y_B.min()), int(y_B.max())
-        if low < 0 or high >= logits_BK.shape[1]:
-            raise InputError(
-                f"label {low if low < 0 else high} is outside the model's {logits_BK.shape[1]} "
-                f"classes; pass labels from 0 to {logits_BK.shape[1] - 1}"
-            )
+    check_class_indices(y_B, logits_BK.shape[1])
     return logits_BK
 
 
-def check_index_type(y_B: Tensor) -> None:
-    """Raise InputError unless labels (B,) are of the one type that means class indices everywhere.
+def check_class_indices(y_B: Tensor, classes: int) -> None:
+    """Raise InputError unless labels (B,) are int64 and below the number of classes.
 
-    Of uint8, which cross_entropy takes too, indexing makes a mask.
-
-    Example:
-        >>> import torch
-        >>> check_index_type(torch.tensor([0, 2]))
+    Of uint8, which cross_entropy takes too, indexing makes a mask. Values are looked at on the CPU
+    alone: elsewhere that would stall the device.
     """
     if y_B.dtype != torch.int64:
         raise InputError(
             f"the labels are {y_B.dtype}; pass class indices as torch.int64, for example y.long()"
         )
+    if y_B.device.type == "cpu" and y_B.numel():
+        low, high = int(y_B.min()), int(y_B.max())
+        if low < 0 or high >= classes:
+            raise InputError(
+                f"label {low if low < 0 else high} is outside the model's {classes} classes; "
+                f"pass labels from 0 to {classes - 1}"
+            )
 
 
 # An objective around another one.
@@ -474,12 +450,7 @@ def non_target_loss(
 
 
 def other_places(y_B: Tensor, classes: int) -> Tensor:
-    """Indices of the classes that are not true, in cyclic order after the true one: (B, J).
-
-    Example:
-        >>> other_places(torch.tensor([1]), 3)
-        tensor([[2, 0]])
-    """
+    """Indices of the classes that are not true, in cyclic order after the true one: (B, J)."""
     return (y_B.unsqueeze(1) + torch.arange(1, classes, device=y_B.device)) % classes
 
 
@@ -494,17 +465,7 @@ def non_target(z_BK: Tensor, y_B: Tensor) -> Tensor:
 
 
 def put_together(mass_B: Tensor, others_BJ: Tensor, y_B: Tensor) -> Tensor:
-    """The distribution with this mass on the true class, the rest shared as `others` says: (B, K).
-
-    Args:
-        mass_B: of the true class, in [0, 1].
-        others_BJ: shares of the other classes, in the order of `non_target`; rows sum to 1.
-        y_B: true classes.
-
-    Example:
-        >>> put_together(torch.tensor([0.5]), torch.tensor([[0.75, 0.25]]), torch.tensor([1]))
-        tensor([[0.1250, 0.5000, 0.3750]])
-    """
+    """This mass on the true class, the rest by `others`, in the order of `non_target`: (B, K)."""
     classes = others_BJ.shape[1] + 1
     places_BK = torch.cat((y_B.unsqueeze(1), other_places(y_B, classes)), dim=1)
     mass_B1 = mass_B.unsqueeze(1)

@@ -1,4 +1,4 @@
-"""What an objective remembers beside its weights, as tensors that every saver takes.
+"""What an objective remembers besides its weights, as tensors that every saver takes.
 
 A checkpoint holds tensors whose shape and type are the same from construction on, whatever the data
 are: safetensors takes nothing else, and averages of models are made tensor by tensor. They are
@@ -150,7 +150,7 @@ class TensorMemory(nn.Module):
         return self._bytes_N
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take back what `get_extra_state` gave, also where there was more room or less."""
+        """Restore what `get_extra_state` returned, also where there was more room or less."""
         self._beside = {}
         common = min(len(state), len(self._bytes_N))
         self._bytes_N[:common].copy_(state[:common])
@@ -224,7 +224,7 @@ class _Table(nn.Module):
         self.rows_NR = torch.zeros(tensors, 3 + MOST_AXES, dtype=torch.int64, device="cpu")
 
     def write(self, tensors: Iterable[Tensor]) -> None:
-        """Note what these tensors are."""
+        """Record type and shape of these tensors."""
         rows = [
             [1, DTYPES.index(t.dtype), t.ndim, *t.shape, *[0] * (MOST_AXES - t.ndim)]
             for t in tensors
@@ -273,7 +273,7 @@ def _padded(size: int) -> int:
 
 
 class Epochs(nn.Module):
-    """Which epoch of how many is walked; in checkpoints, so that one made within an epoch goes on.
+    """Which epoch of how many is running; in checkpoints, so that one made within an epoch goes on.
 
     Example:
         >>> epochs = Epochs()
@@ -297,9 +297,9 @@ class Epochs(nn.Module):
         return self.counts["epochs"] > 0
 
     def begin(self, epoch: int, epochs: int) -> bool:
-        """Take note of an epoch, counted from 0; whether it is a new one.
+        """Record an epoch, counted from 0; return whether it is new.
 
-        It is not if a checkpoint was made within it: some loops tell again what goes on.
+        It is not if a checkpoint was made within it: some loops announce the epoch again.
         """
         again = self._continued and self.begun and self.counts["epoch"] == epoch
         self.counts["epoch"], self.counts["epochs"] = epoch, epochs
@@ -326,7 +326,7 @@ class Epochs(nn.Module):
         return self.counts.tensor_N
 
     def set_extra_state(self, state: Tensor | Mapping[str, int]) -> None:
-        """Take back what `get_extra_state` gave."""
+        """Restore what `get_extra_state` returned."""
         self.counts.load(state)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
@@ -354,7 +354,7 @@ class RisingShare:
 
     @property
     def share(self) -> float:
-        """alpha_t of the epoch that is walked; 0 before the first."""
+        """alpha_t of the current epoch; 0 before the first."""
         done, epochs = self.epochs.done()
         return self.alpha * done / epochs if epochs else 0.0
 

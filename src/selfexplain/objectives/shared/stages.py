@@ -1,6 +1,6 @@
 """Find the stages of a convolutional network.
 
-Shape suffixes: B batch, C channels, H and W space.
+Shape suffixes: B batch, C channels, H and W space, K classes.
 """
 
 import functools
@@ -17,18 +17,11 @@ from selfexplain.explanations.hooks import every_output, forward_hooks, preserve
 from selfexplain.explanations.layout import check_output, find_module
 
 # Watch one forward pass: which modules return feature maps, and which layer the logits.
-#
-# Shape suffixes: B batch, C channels, H and W space, K classes.
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """The output (B, C, H, W) of a module, in one of its calls in a forward pass.
-
-    Example:
-        >>> Stage("layer1", call=0, channels=64, side=32).name
-        'layer1'
-    """
+    """The output (B, C, H, W) of a module, in one of its calls in a forward pass."""
 
     name: str
     call: int
@@ -38,12 +31,7 @@ class Stage:
 
 @dataclass(slots=True)
 class Probe:
-    """What modules returned in one forward pass, in order.
-
-    Example:
-        >>> probe(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), (1, 4, 4)).head()
-        ('1', 16)
-    """
+    """What modules returned in one forward pass, in order."""
 
     classes: int = 0
     calls: dict[str, int] = field(default_factory=dict)
@@ -57,7 +45,7 @@ class Probe:
     """Of each module: what its last call returned, for messages."""
 
     def note(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
-        """Take in one call of a module."""
+        """Record one call of a module."""
         call = self.calls[name] = self.calls.get(name, -1) + 1
         shape = getattr(output, "shape", None)
         self.returned[name] = type(output).__name__ if shape is None else str(tuple(shape))
@@ -92,15 +80,7 @@ class Probe:
 
 
 def probe(model: nn.Module, image_shape: tuple[int, int, int]) -> Probe:
-    """Watch a forward pass of two black images in evaluation mode; the model is left as it was.
-
-    Raises:
-        InputError: the model does not return logits.
-
-    Example:
-        >>> probe(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), (1, 4, 4)).classes
-        3
-    """
+    """Watch a forward pass of two black images in evaluation mode; the model is left as it was."""
     like = next(model.parameters(), torch.zeros(()))
     x_BCHW = torch.zeros(2, *image_shape, dtype=like.dtype, device=like.device)
     probed = Probe()
@@ -119,12 +99,7 @@ MOST = 3  # as the four sections of a published ResNet have
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Staging:
-    """The stages of a model, and where it ends; names, so that it serves copies of the model too.
-
-    Example:
-        >>> Staging(stages=(), side=4, head="fc", features=512, classes=10).head
-        'fc'
-    """
+    """The stages of a model, and where it ends; names, so that it also serves copies of it."""
 
     stages: tuple[Stage, ...]
     side: int
@@ -154,12 +129,6 @@ def find_stages(
 
     Raises:
         InputError: there is no such layer or no stage, or the model does not end in a linear layer.
-
-    Example:
-        >>> from selfexplain.models import build_model
-        >>> model = build_model("resnet20", num_classes=10, in_channels=3)
-        >>> [stage.name for stage in find_stages(model, (3, 32, 32)).stages]
-        ['stages.0', 'stages.1']
     """
     probed = probe(model, image_shape)
     if layers is None:

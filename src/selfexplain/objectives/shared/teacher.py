@@ -16,7 +16,7 @@ from selfexplain.objectives.shared.base import Objective, ObjectiveContext
 
 
 class FrozenTeacher(nn.Module):
-    """A model in evaluation mode for good, without gradients to its weights or its images.
+    """A model permanently in evaluation mode, without gradients to its weights or its images.
 
     As a submodule of an objective it moves between devices and is saved with it, but
     `objective.train()` leaves it in evaluation mode and its parameters do not require gradients, so

@@ -144,7 +144,9 @@ def cost_section(results: dict[str, Any]) -> Section:
         >>> "standard: cost 1.00, accuracy 90.00 %" in cost_section({"summary": [row]}).body
         True
     """
-    summary = results["summary"]
+    summary = [row for row in results["summary"] if "cost" in row]
+    if not summary:
+        return Section("Accuracy against cost", paragraph("The costs are not timed yet."))
     names = [row["objective"] for row in summary]
     key = "total_cost" if all("total_cost" in row for row in summary) else "cost"
     front = pareto_front([row[key] for row in summary], [row["accuracy_mean"] for row in summary])

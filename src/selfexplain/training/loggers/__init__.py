@@ -1,4 +1,4 @@
-"""Where a run's metrics go beside its own files: TensorBoard, Weights & Biases, MLflow."""
+"""Where a run's metrics go besides its own files: TensorBoard, Weights & Biases, MLflow."""
 
 from selfexplain.training.log import Logger, LoggerName, check_installed, flat, numbers, opened
 

@@ -48,7 +48,7 @@ class TensorBoard:
             self._writer.flush()
 
     def finish(self, scores: Mapping[str, float]) -> None:
-        """Write the final scores beside the configuration."""
+        """Write the final scores with the configuration."""
         finals = {f"final/{name}": value for name, value in scores.items()}
         with self._writing():
             if self._writer is None:

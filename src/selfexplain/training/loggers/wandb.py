@@ -57,7 +57,7 @@ class WeightsAndBiases:
             ) from error
 
     def log(self, numbers: Mapping[str, float], epoch: int) -> None:
-        """Log the numbers of one epoch; one that is walked again replaces nothing there."""
+        """Log the numbers of one epoch; one that is run again replaces nothing there."""
         self._run.log(dict(numbers), step=epoch)
 
     def finish(self, scores: Mapping[str, float]) -> None:
