@@ -298,11 +298,11 @@ def test_doubted_labels_come_by_their_probability() -> None:
     assert int(found["doubted"]) == len(doubted)
 
 
-@pytest.mark.parametrize(("features", "judged"), [(3, 40), (9, 8)])
+@pytest.mark.parametrize(("features", "judged"), [(3, 40), (30, 20)])
 def test_of_many_images_evenly_spread_ones_are_judged(
     features: int, judged: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(findings, "WIDE", 8)
+    monkeypatch.setattr(findings, "WIDE", 20)
     generator = torch.Generator().manual_seed(0)
     images = torch.arange(40, dtype=torch.uint8)[:, None, None, None].expand(40, 3, 2, 2)
     train = MemoryImages(images, torch.arange(40) % 2, list(map(str, range(40))))
