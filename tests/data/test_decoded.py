@@ -78,6 +78,9 @@ def assert_same(one: ImageData, other: ImageData) -> None:
         everything = torch.arange(len(mine))
         assert torch.equal(mine.read(everything), yours.read(everything))
         assert torch.equal(mine.labels_N, yours.labels_N)
+        told = [[images.name(i) for i in range(len(images))] for images in (mine, yours)]
+        assert all(told[0])
+        assert told[0] == told[1]
     assert (one.class_names, one.ranges) == (other.class_names, other.ranges)
 
 
@@ -154,6 +157,9 @@ def test_warnings_are_given_again(photos: Path, tmp_path: Path) -> None:
         with pytest.warns(UserWarning, match="1 of the 16 images cannot be decoded"):
             data = load_data(f"folder:{photos}", kept_in=tmp_path / "kept", skip_broken=True)
         assert len(data.train) + len(data.test) == 15
+        for images in (data.train, data.test):  # each file is still that of its label
+            labels = [int(Path(images.name(i)).parent.name[-1]) for i in range(len(images))]
+            assert labels == images.labels_N.tolist()
 
 
 def test_what_does_not_fit_into_memory_is_not_even_hashed(

@@ -178,8 +178,10 @@ def _read(raw: RawData, folder: Path, key: str) -> Decoded | None:
         if not path.exists():
             return None
         record = read_json(path)
+        left_out = set(record["broken"])
         train, test = (
-            _split(record[name], _pixels(folder, key, name)) for name in ("train", "test")
+            _split(record[name], _pixels(folder, key, name), _names(split.source, left_out))
+            for name, split in (("train", raw.train), ("test", raw.test))
         )
         data = ImageData(
             train=train,
@@ -197,7 +199,13 @@ def _read(raw: RawData, folder: Path, key: str) -> Decoded | None:
         return None
 
 
-def _split(record: dict[str, Any], path: Path) -> MemoryImages:
+def _names(source: Source, left_out: set[str]) -> list[str]:
+    """Of the images that could be decoded."""
+    told = (source.name(row) for row in range(len(source)))
+    return [name for name in told if name not in left_out]
+
+
+def _split(record: dict[str, Any], path: Path, names: list[str]) -> MemoryImages:
     """One split, its pixels mapped into memory: private to this process where it writes to them."""
     count = math.prod(record["shape"])
     if path.stat().st_size != count:  # torch would make the file longer
@@ -205,7 +213,7 @@ def _split(record: dict[str, Any], path: Path) -> MemoryImages:
     flat = torch.from_file(str(path), shared=False, size=count, dtype=torch.uint8)
     if hashlib.sha256(flat.numpy().data).hexdigest() != record["pixels"]:
         raise InputError(f"{path.name} does not match its SHA-256 digest")
-    return MemoryImages(flat.reshape(record["shape"]), torch.tensor(record["labels"]))
+    return MemoryImages(flat.reshape(record["shape"]), torch.tensor(record["labels"]), names)
 
 
 def fits(split: RawSplit, shape_CHW: tuple[int, int, int], limit: int) -> bool:
