@@ -153,8 +153,8 @@ def mistakes(record: Record) -> str | None:
     return (
         "<h3>The worst mistakes</h3>"
         + paragraph(
-            f"{which} On the left of the maps: what speaks for the true class; on the right: for "
-            f"the answer. Now and then the answer is right and the label wrong. {OVERLAP}"
+            f"{which} The first map shows what speaks for the true class, the second what speaks "
+            f"for the answer. Now and then the answer is right and the label wrong. {OVERLAP}"
         )
         + _folded(items, "mistakes")
     )
