@@ -26,7 +26,7 @@ from selfexplain.evaluation import evaluating
 from selfexplain.experiments.data import Prepared, load, prepare
 from selfexplain.experiments.fit.model import build_seeded
 from selfexplain.experiments.options import DataOptions, DeviceOptions, TrainConfig
-from selfexplain.experiments.run_dir import check_free, kept_said, locked, write_run
+from selfexplain.experiments.run_dir import check_free, images_of, locked, write_run
 from selfexplain.experiments.runtime import launch
 from selfexplain.explanations import capture, class_maps, find_explained_layer
 from selfexplain.introspection import attribution_cosine, similarity_to_true
@@ -66,7 +66,7 @@ def run_similarity_study(config: SimilarityStudyConfig) -> list[dict[str, float]
         InputError: the folder is in use or not empty, or the data cannot be used.
     """
     check_free(config.out)
-    with locked(config.out), kept_said(config.out):
+    with locked(config.out):
         return _train_and_look(config)
 
 
@@ -87,7 +87,7 @@ def _train_and_look(config: SimilarityStudyConfig) -> list[dict[str, float]]:
             found[-1] = figures(model, prepared, group_K, config, fabric.device)
         return found[-1]
 
-    write_run(_as_train_config(config), prepared, fabric)
+    write_run(_as_train_config(config), images_of(prepared), fabric.device, fabric.world_size)
     train(
         objective,
         prepared.training_batches(
