@@ -11,6 +11,7 @@
 #   results/targets/run.sh imagenette   from scratch, Imagenette at 64 pixels, small CNN, 5 seeds
 #
 # Each continues where it was stopped. SEEDS="0 1" makes the runs of those seeds alone, WORKERS says how many at a time.
+# FINISHED=1 trains nothing and makes the table of the finished runs.
 # data/ holds cifar100, dtd10 and imagenette128 as Parquet files; the weights come from the extra `pretrained`.
 set -euo pipefail
 out=results/targets
@@ -20,7 +21,8 @@ objectives=(standard label_smoothing ps_kd introspective
   own_mass:kappa=0 own_mass:kappa=0.5 own_mass:kappa=0.5,control=permuted)
 read -ra seeds <<<"${SEEDS:-0 1 2 3 4}"
 compare() {
-  selfexplain compare --objectives "${objectives[@]}" --seeds "${seeds[@]}" --workers "${WORKERS:-1}" "$@"
+  selfexplain compare --objectives "${objectives[@]}" --seeds "${seeds[@]}" --workers "${WORKERS:-1}" \
+    ${FINISHED:+--finished-only} "$@"
 }
 
 case "${1:?features, likelihood, head, dtd10-head, dtd10, cifar-few, scratch or imagenette}" in
