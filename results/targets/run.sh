@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Which self-made target beats label smoothing and PS-KD, and does similarity add to it? From the project's root:
 #
-#   results/targets/run.sh features     frozen features of CIFAR-100 (10 minutes on one core, 700 MB in data/targets)
-#   results/targets/run.sh likelihood   what explanations know that logits do not, without training (a minute)
-#   results/targets/run.sh head         29 targets of a linear head on frozen features, 20 seeds (an hour on one core)
-#   results/targets/run.sh dtd10-head   the library's objectives on a head alone, ten textures, 5 seeds (half an hour)
-#   results/targets/run.sh dtd10        fine-tuning, 800 photographs of ten textures, 5 seeds (hours on one core)
+#   results/targets/run.sh features     frozen features of CIFAR-100 (700 MB in data/targets)
+#   results/targets/run.sh likelihood   what explanations know that logits do not, without training
+#   results/targets/run.sh head         29 targets of a linear head on frozen features, 20 seeds
+#   results/targets/run.sh dtd10-head   the library's objectives on a head alone, ten textures, 5 seeds
+#   results/targets/run.sh dtd10        fine-tuning, 800 photographs of ten textures, 5 seeds
 #   results/targets/run.sh cifar-few    fine-tuning, CIFAR-100 with 10 images a class at 96 pixels, 5 seeds
 #   results/targets/run.sh scratch      from scratch, CIFAR-100, 10,000 images at 16 pixels, ResNet-20, 5 seeds
 #   results/targets/run.sh imagenette   from scratch, Imagenette at 64 pixels, small CNN, 5 seeds

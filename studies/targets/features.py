@@ -84,8 +84,6 @@ def compute(config: FeatureConfig) -> dict[str, Tensor]:
     """All features of one data set, by name."""
     data: ImageData = load_data(config.data)
     network = build_model(config.model, num_classes=1000, in_channels=3, pretrained=True)
-    network.head = nn.Identity()
-    network.pool = nn.Identity()
     body = nn.Sequential(network.stem, network.blocks, network.features).eval()
     body = body.to(memory_format=torch.channels_last)
     pool_M, validation_M = split_by_class(

@@ -6,12 +6,15 @@ spread), and what loss teaches it. `FORMS` lists them with the settings to choos
 Shape suffixes: R independent heads that are trained side by side, B batch, C features, K classes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from selfexplain.introspection.target import shuffled, softmax_target
 
 Mass = Literal["none", "fixed", "own", "average"]
 """none: no soft target. fixed: one number. own: the head's own doubt about the image in the last
@@ -129,46 +132,26 @@ FORMS: dict[str, Form] = {
 """Name -> form. A form without `alpha` in its settings has alpha 0.8, one without `kappa` 1."""
 
 
-def standardized(s_RBK: Tensor, is_true_RBK: Tensor) -> Tensor:
-    """z-scores over the non-true classes, 0 at the true one."""
-    count = s_RBK.shape[-1] - 1
-    mean = s_RBK.masked_fill(is_true_RBK, 0).sum(-1, keepdim=True) / count
-    centered = (s_RBK - mean).masked_fill(is_true_RBK, 0)
-    std = (centered.square().sum(-1, keepdim=True) / count).sqrt()
-    return centered / std.clamp_min(1e-12)
+def of_images(function: Callable[[Tensor, Tensor], Tensor], s_RBK: Tensor, y_RB: Tensor) -> Tensor:
+    """A function of the library from (B, K) and classes (B,), for all heads at once: (R, B, K)."""
+    return function(s_RBK.flatten(0, 1), y_RB.flatten()).reshape(s_RBK.shape)
 
 
-def softmax_of_others(s_RBK: Tensor, is_true_RBK: Tensor) -> Tensor:
-    """Softmax over the non-true classes, 0 at the true one."""
-    return s_RBK.masked_fill(is_true_RBK, -torch.inf).softmax(-1)
-
-
-def zipf_of_others(s_RBK: Tensor, is_true_RBK: Tensor) -> Tensor:
-    """1 / rank over the non-true classes, normalised; 0 at the true one. Ties are broken."""
-    order = s_RBK.masked_fill(is_true_RBK, -torch.inf).argsort(-1, descending=True)
-    ranks = torch.arange(1, s_RBK.shape[-1] + 1, device=s_RBK.device, dtype=s_RBK.dtype)
-    q_RBK = torch.empty_like(s_RBK).scatter_(-1, order, (1 / ranks).expand_as(s_RBK))
-    q_RBK = q_RBK.masked_fill(is_true_RBK, 0)
-    return q_RBK / q_RBK.sum(-1, keepdim=True)
-
-
-def permuted(q_RBK: Tensor, is_true_RBK: Tensor, generator: torch.Generator) -> Tensor:
+def permuted(q_RBK: Tensor, y_RB: Tensor, generator: torch.Generator) -> Tensor:
     """The same values on shuffled non-true classes."""
-    keys = torch.rand(q_RBK.shape, generator=generator).to(q_RBK)
-    source = keys.masked_fill(is_true_RBK, torch.inf).argsort(-1)
-    places = is_true_RBK.to(torch.int8).argsort(dim=-1, stable=True)
-    return torch.empty_like(q_RBK).scatter_(-1, places, q_RBK.gather(-1, source))
+    keys_MK = torch.rand(q_RBK.shape, generator=generator).to(q_RBK).flatten(0, 1)
+    return of_images(lambda q_MK, y_M: shuffled(q_MK, y_M, keys_MK), q_RBK, y_RB)
 
 
 def gradient_of_logits(
-    z_RBK: Tensor, is_true_RBK: Tensor, mass_RB: Tensor, q_RBK: Tensor, loss: Loss
+    z_RBK: Tensor, y_RB: Tensor, mass_RB: Tensor, q_RBK: Tensor, loss: Loss
 ) -> Tensor:
     """Derivative of each image's loss by its logits, (R, B, K); q and the mass are constants."""
-    onehot_RBK = is_true_RBK.to(z_RBK)
+    onehot_RBK = F.one_hot(y_RB, z_RBK.shape[2]).to(z_RBK)
     m_RB1 = mass_RB.unsqueeze(-1)
     plain_RBK = z_RBK.softmax(-1) - onehot_RBK
     if loss == "non_true":
-        others_RBK = softmax_of_others(z_RBK, is_true_RBK)
+        others_RBK = of_images(softmax_target, z_RBK, y_RB)
         return plain_RBK + m_RB1 * (others_RBK - q_RBK)
     if loss == "guarded":
         largest_RBK = torch.zeros_like(z_RBK).scatter_(-1, z_RBK.argmax(-1, keepdim=True), 1.0)

@@ -16,14 +16,14 @@ from studies.targets.forms import (
     Form,
     Knobs,
     gradient_of_logits,
+    of_images,
     permuted,
-    softmax_of_others,
-    standardized,
-    zipf_of_others,
 )
 from torch import Tensor
 
 from selfexplain.introspection import similarity_to_true
+from selfexplain.introspection.own_mass import standardized_similarity
+from selfexplain.introspection.target import softmax_target, zipf_target
 
 BATCH = 64
 MOMENTUM = 0.9
@@ -101,7 +101,7 @@ class Heads:
         is_true_RBK = torch.zeros_like(z_RBK, dtype=torch.bool).scatter_(2, y_RB.unsqueeze(2), True)
         mass_RB = self._mass(sets, places_RB, y_RB, share)
         q_RBK = self._spread(sets, places_RB, y_RB, z_RBK, is_true_RBK)
-        gradient_RBK = gradient_of_logits(z_RBK, is_true_RBK, mass_RB, q_RBK, self.form.loss)
+        gradient_RBK = gradient_of_logits(z_RBK, y_RB, mass_RB, q_RBK, self.form.loss)
         gradient_RBK = gradient_RBK / z_RBK.shape[1]
         self._descend(gradient_RBK.mT @ x_RBC, gradient_RBK.sum(1), lr=lr, decay=decay)
         p_RBK = z_RBK.softmax(-1)
@@ -169,31 +169,31 @@ class Heads:
             return self._class_predictions(y_RB, is_true_RBK)
         rho = self.knobs.get("rho", 0.0)
         if spread == "flattened":
-            return softmax_of_others((1 - rho) * past_RBK.clamp_min(1e-12).log(), is_true_RBK)
-        s_RBK = self.similarity(
-            sets, places_RB, y_RB, z_RBK, "logits" if spread == "logits" else _measure(spread)
-        )
+            return of_images(softmax_target, (1 - rho) * past_RBK.clamp_min(1e-12).log(), y_RB)
+        s_RBK = self.similarity(sets, places_RB, y_RB, z_RBK, _measure(spread))
         if spread == "class_attribution":
             s_RBK = self._class_mean(s_RBK, y_RB, is_true_RBK)
-        z_score_RBK = standardized(s_RBK, is_true_RBK)
+        z_score_RBK = of_images(standardized_similarity, s_RBK, y_RB)
         if spread == "learned":
             named_RB = z_RBK.argmax(2)
             asked_RBK = self.similarity(sets, places_RB, named_RB, z_RBK, "attribution")
             self._learn(asked_RBK, named_RB, z_RBK, y_RB)
-            own_RBK2 = torch.stack([standardized(z_RBK, is_true_RBK), z_score_RBK], dim=3)
+            own_RBK2 = torch.stack(
+                [of_images(standardized_similarity, z_RBK, y_RB), z_score_RBK], dim=3
+            )
             terms_RBK = (own_RBK2 * self.learned_R2[:, None, None]).sum(3)
-            return softmax_of_others(terms_RBK, is_true_RBK)
+            return of_images(softmax_target, terms_RBK, y_RB)
         if self.form.zipf:
-            q_RBK = zipf_of_others(s_RBK, is_true_RBK)
+            q_RBK = of_images(zipf_target, s_RBK, y_RB)
         else:
-            q_RBK = softmax_of_others(self.knobs["kappa"] * z_score_RBK, is_true_RBK)
+            q_RBK = of_images(softmax_target, self.knobs["kappa"] * z_score_RBK, y_RB)
         if self.form.permuted:
-            q_RBK = permuted(q_RBK, is_true_RBK, self.generator)
+            q_RBK = permuted(q_RBK, y_RB, self.generator)
         if spread == "geometric":
             logs_RBK = (1 - rho) * past_RBK.clamp_min(1e-12).log() + rho * q_RBK.clamp_min(
                 1e-12
             ).log()
-            return softmax_of_others(logs_RBK, is_true_RBK)
+            return of_images(softmax_target, logs_RBK, y_RB)
         return q_RBK
 
     def similarity(
@@ -226,8 +226,7 @@ class Heads:
     def _past(self, places_RB: Tensor, is_true_RBK: Tensor) -> Tensor:
         """The last epoch's prediction over the non-true classes; even where there is none."""
         rows_R1 = torch.arange(len(places_RB)).unsqueeze(1)
-        p_RBK = self.past_RNK[rows_R1, places_RB].masked_fill(is_true_RBK, 0) + 1e-12
-        p_RBK = p_RBK.masked_fill(is_true_RBK, 0)
+        p_RBK = (self.past_RNK[rows_R1, places_RB] + 1e-12).masked_fill(is_true_RBK, 0)
         return p_RBK / p_RBK.sum(2, keepdim=True)
 
     def _class_predictions(self, y_RB: Tensor, is_true_RBK: Tensor) -> Tensor:
@@ -261,13 +260,15 @@ class Heads:
             z_RBK: logits.
             y_RB: labels.
         """
-        is_named_RBK = torch.zeros_like(z_RBK, dtype=torch.bool)
-        is_named_RBK.scatter_(2, named_RB.unsqueeze(2), True)
         terms_RBK2 = torch.stack(
-            [standardized(z_RBK, is_named_RBK), standardized(asked_RBK, is_named_RBK)], dim=3
+            [
+                of_images(standardized_similarity, z_RBK, named_RB),
+                of_images(standardized_similarity, asked_RBK, named_RB),
+            ],
+            dim=3,
         )
-        p_RBK = softmax_of_others(
-            (terms_RBK2 * self.learned_R2[:, None, None]).sum(3), is_named_RBK
+        p_RBK = of_images(
+            softmax_target, (terms_RBK2 * self.learned_R2[:, None, None]).sum(3), named_RB
         )
         true_RB12 = terms_RBK2.gather(2, y_RB[..., None, None].expand(-1, -1, 1, 2))
         slope_RB2 = true_RB12.squeeze(2) - (p_RBK.unsqueeze(3) * terms_RBK2).sum(2)

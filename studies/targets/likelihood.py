@@ -29,7 +29,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 import tyro
-from studies.targets.forms import FORMS, standardized
+from studies.targets.forms import FORMS
 from studies.targets.head_study import Laboratory
 from torch import Tensor, nn
 
@@ -42,6 +42,7 @@ from selfexplain.explanations import MapKind, capture, class_maps, find_explaine
 from selfexplain.files import read_tensors, write_json
 from selfexplain.introspection import attribution_cosine, similarity_to_true
 from selfexplain.introspection.options import MapSimilarity
+from selfexplain.introspection.own_mass import standardized_similarity
 
 BATCH = 100
 MEASURES: tuple[MapSimilarity, ...] = ("cosine", "votes", "attended_votes")
@@ -129,10 +130,9 @@ def crossed(terms_MKT: Tensor, named_M: Tensor, true_M: Tensor) -> tuple[Tensor,
 
 def verdicts(asked: Asked) -> dict[str, dict[str, float]]:
     """What each similarity adds to logits alone, and to logits and head weights, nats an image."""
-    is_named_MK = F.one_hot(asked.named_M, asked.logits_MK.shape[1]).bool()
 
     def term(values_MK: Tensor) -> Tensor:
-        return standardized(values_MK.double(), is_named_MK)
+        return standardized_similarity(values_MK.double(), asked.named_M)
 
     z_MK = term(asked.logits_MK)
     weights_MK = term(asked.similarities["head weights"])

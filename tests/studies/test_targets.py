@@ -6,13 +6,14 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from studies.targets.forms import FORMS, Form, gradient_of_logits, softmax_of_others
+from studies.targets.forms import FORMS, Form, gradient_of_logits, of_images
 from studies.targets.head_study import Laboratory, table
 from studies.targets.heads import Heads, TrainingSets, train_heads
 from studies.targets.likelihood import Asked, fit, log_likelihood, verdicts
 from torch import Tensor, nn
 
 from selfexplain.introspection import OwnMass, attribution_cosine, similarity_to_true
+from selfexplain.introspection.target import softmax_target
 from selfexplain.objectives import PSKD, LabelSmoothing, Objective
 
 CLASSES, FEATURES, IMAGES = 5, 6, 64
@@ -41,7 +42,7 @@ def test_the_gradient_is_that_of_the_loss(loss: str) -> None:
     z_RBK = torch.randn(2, 8, CLASSES, dtype=torch.float64, requires_grad=True)
     y_RB = torch.arange(16).reshape(2, 8) % CLASSES
     is_true_RBK = F.one_hot(y_RB, CLASSES).bool()
-    q_RBK = softmax_of_others(torch.randn_like(z_RBK), is_true_RBK).detach()
+    q_RBK = of_images(softmax_target, torch.randn_like(z_RBK), y_RB).detach()
     mass_RB = torch.rand(2, 8, dtype=torch.float64)
     log_p_RBK = z_RBK.log_softmax(2)
     if loss == "mixed":
@@ -55,7 +56,7 @@ def test_the_gradient_is_that_of_the_loss(loss: str) -> None:
         pull_RB = z_RBK.amax(2) - (q_RBK * z_RBK).sum(2)
         loss_RB = -(is_true_RBK * log_p_RBK).sum(2) + mass_RB * pull_RB
     (expected,) = torch.autograd.grad(loss_RB.sum(), z_RBK)
-    found = gradient_of_logits(z_RBK.detach(), is_true_RBK, mass_RB, q_RBK, loss)  # type: ignore[arg-type]
+    found = gradient_of_logits(z_RBK.detach(), y_RB, mass_RB, q_RBK, loss)  # type: ignore[arg-type]
     torch.testing.assert_close(found, expected)
 
 

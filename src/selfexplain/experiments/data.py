@@ -93,8 +93,8 @@ class Prepared:
 def images_at_once(shape_CHW: tuple[int, int, int], most: int = 500) -> int:
     """How many images go through a model at a time: fewer, the larger they are.
 
-    Feature maps of many large images take gigabytes, and a CPU then spends more time on getting
-    memory than on computing.
+    Feature maps of many large images take gigabytes, which a CPU gets from the system anew
+    with each layer.
 
     Example:
         >>> [images_at_once((3, side, side)) for side in (32, 128, 512)]

@@ -54,8 +54,7 @@ class TrainingOptions:
     """Apply weight decay to biases and normalisation scales too."""
     freeze: str | None = None
     """Fine-tuning: train only what comes after this layer, named as in the model; all trains the
-    head alone, on features that are computed once, so that an epoch takes seconds. None trains
-    everything."""
+    head alone, on features that are computed once. None trains everything."""
     head_epochs: Natural = 0
     """Fine-tuning: epochs in which only the head is trained, on features that are computed once,
     before the epochs in which everything is."""

@@ -310,7 +310,7 @@ def names(images: ImageSet, place_B: Tensor) -> Tensor:
     Example:
         >>> from selfexplain.data import MemoryImages
         >>> zeros = torch.zeros(1, 3, 1, 1, dtype=torch.uint8)
-        >>> images = MemoryImages(zeros, torch.zeros(1), ["/home/photos/cat/1.png"])
+        >>> images = MemoryImages(zeros, torch.zeros(1), ["/photos/cat/1.png"])
         >>> bytes(names(images, torch.tensor([0]))[0].tolist())
         b'cat/1.png'
     """

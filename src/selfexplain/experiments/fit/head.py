@@ -1,4 +1,4 @@
-"""Training a head alone, on features that are computed once: an epoch of it takes seconds.
+"""Training a head alone, on features that are computed once.
 
 Nothing before the head learns, so that its input is the same in every epoch. It is computed of
 every training image, and of its mirror image if images are mirrored; other augmentations would need
