@@ -25,6 +25,7 @@ ONE_SIDED = 1e-5  # an error of first order in a displacement of 3e-8
 TOLERANCE = {
     "exact": EXACT,
     "inner_product": EXACT,
+    "forward_over_reverse": EXACT,
     "finite_difference": DIFFERENCE,
     "one_sided": ONE_SIDED,
 }
@@ -283,7 +284,9 @@ def test_bad_input_is_named() -> None:
             hypergradient(levels, lambda v: v["w"].sum(), variables, wrt)
     with pytest.raises(InputError, match="return a scalar"):
         hypergradient([level], lambda v: torch.ones(2) * v["w"], {"w": w, "a": w}, "a")
-    with pytest.raises(InputError, match="pass finite_difference, one_sided, inner_product or"):
+    with pytest.raises(
+        InputError, match="pass one of finite_difference, one_sided, inner_product, forw"
+    ):
         hypergradient([level], lambda v: v["w"].sum(), {"w": w, "a": w}, "a", mode="fast")
 
 

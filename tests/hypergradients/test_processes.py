@@ -19,7 +19,12 @@ from selfexplain.hypergradients import (
 from selfexplain.training.processes import joined_processes
 
 # Sums in another order; differences magnify that by the reciprocal of the displacement.
-TOLERANCE = {"inner_product": 1e-10, "finite_difference": 1e-8, "one_sided": 1e-6}
+TOLERANCE = {
+    "inner_product": 1e-10,
+    "forward_over_reverse": 1e-10,
+    "finite_difference": 1e-8,
+    "one_sided": 1e-6,
+}
 MODES: list[Any] = list(TOLERANCE)
 IMAGES, FEATURES = 6, 3
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.spaces.operations import DepthwiseConv2d
@@ -32,6 +33,25 @@ def test_it_is_torchs_convolution(
     x = torch.randn(2, 3, *size).double().to(memory_format=memory).requires_grad_()
     ours = derivatives(conv, x, conv.weight)
     torchs = derivatives(lambda x: nn.Conv2d.forward(conv, x), x, conv.weight)
+    for one, other in zip(ours, torchs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("kernel", "dilation"), [(3, 2), (5, 1), (5, 2)])
+def test_forward_mode_over_reverse_mode_is_torchs(kernel: int, dilation: int) -> None:
+    torch.manual_seed(0)
+    conv = DepthwiseConv2d(3, kernel, dilation=dilation).double()
+    x, along_x = torch.randn(2, 2, 3, 7, 6).double()
+    weight, along = conv.weight.detach(), torch.randn(conv.weight.shape).double()
+
+    def tangents(forward: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, ...]:
+        towards = torch.func.grad(lambda x, w: forward(x, w).sin().sum(), argnums=(0, 1))
+        _, found = torch.func.jvp(towards, (x, weight), (along_x, along))
+        return found  # type: ignore[no-any-return]
+
+    ours = tangents(lambda x, w: torch.func.functional_call(conv, {"weight": w}, (x,)))
+    padding = dilation * (kernel // 2)
+    torchs = tangents(lambda x, w: F.conv2d(x, w, None, 1, padding, dilation, 3))
     for one, other in zip(ours, torchs, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 

@@ -29,7 +29,7 @@ __all__ = [
     "unroll",
 ]
 
-Mode = Literal["finite_difference", "one_sided", "inner_product", "exact"]
+Mode = Literal["finite_difference", "one_sided", "inner_product", "forward_over_reverse", "exact"]
 """Ways to compute a hypergradient, as `hypergradient` describes them.
 
 Defined here so that the command line reads them without torch.

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from selfexplain.errors import InputError
+from selfexplain.errors import InputError, first_line
 from selfexplain.hypergradients import Mode
 from selfexplain.hypergradients.exact import unroll_exact
 from selfexplain.hypergradients.level import (
@@ -44,15 +46,17 @@ def set_random_state(state: list[Tensor]) -> None:
         torch.cuda.set_rng_state(state[1])
 
 
-# Mixed second derivatives of a level's loss times a vector, in three ways.
+# Mixed second derivatives of a level's loss times a vector, in four ways.
 #
 # With g(v, x) = grad_v loss(v, x) and a vector m in the shape of v, the product towards x is
 #
 #     d/dx <g(v, x), m>  =  d/dr grad_x loss(v + r m, x)  at r = 0.
 #
-# The left side is an inner product that is differentiated exactly; the right side is approximated
-# by a difference of gradients, central (two more gradients, error of second order) or one-sided
-# (one more, as the gradient at v is known, error of first order).
+# The left side is an inner product that is differentiated exactly, through the stored graph of the
+# gradient. The right side is computed exactly, too, by dual numbers v + r m that are carried
+# through one more gradient, without such a graph; or approximated by a difference of gradients,
+# central (two more gradients, error of second order) or one-sided (one more, as the gradient at v
+# is known, error of first order).
 
 
 def gradients_towards(
@@ -133,6 +137,43 @@ def inner_product(
     flat = {str(i): t for i, t in enumerate(t for v in towards.values() for t in leaves(v))}
     found = iter(gradients(scalar, flat))
     return {name: tuple(next(found) for _ in leaves(v)) for name, v in towards.items()}
+
+
+def forward_product(
+    loss: Callable[[Variables], Tensor],
+    seen: Variables,
+    own: str,
+    vector: Sequence[Tensor],
+    names: Sequence[str],
+) -> Products:
+    """d/dx <grad_own loss, vector> for each named x, exactly: forward mode over reverse mode.
+
+    The variable `own` becomes dual, its tangent the vector; the gradients towards the named ones
+    are then dual as well, and their tangents are what is asked for. One gradient of dual numbers,
+    and no graph of a gradient: memory is that of a gradient, twice.
+
+    Raises:
+        InputError: torch has no forward-mode derivative of an operation of the loss.
+    """
+    free = {name: fresh(seen[name]) for name in names}
+    flat = {str(i): t for i, t in enumerate(t for name in names for t in leaves(free[name]))}
+    with forward_ad.dual_level():
+        pairs = zip(leaves(seen[own]), vector, strict=True)
+        dual = [forward_ad.make_dual(t.detach(), m.detach()) for t, m in pairs]
+        try:
+            value = loss({**seen, **free, own: like(seen[own], dual)})
+            found = iter(gradients(value, flat))
+        except NotImplementedError as error:
+            raise InputError(
+                f"mode forward_over_reverse: torch cannot differentiate this loss in forward mode "
+                f"({first_line(error)}); pass mode inner_product"
+            ) from error
+        return {name: tuple(_tangent(next(found)) for _ in leaves(free[name])) for name in names}
+
+
+def _tangent(gradient: Tensor) -> Tensor:
+    tangent = forward_ad.unpack_dual(gradient).tangent
+    return torch.zeros_like(gradient) if tangent is None else tangent.detach()
 
 
 # The hypergradient by one backward pass over the levels, one mixed product each.
@@ -257,6 +298,9 @@ def _product(
     if mode == "inner_product":
         towards = {name: step.seen[name] for name in step.names}
         return inner_product(leaves(step.local_gradient), vector, towards)
+    if mode == "forward_over_reverse":
+        set_random_state(step.random_state)
+        return forward_product(step.level.loss, step.seen, step.level.name, vector, step.names)
     # A variable of which each process has its own is displaced as one long vector.
     parts = 1 if step.level.shared else processes.count
     squares = square_sum(vector)
@@ -294,7 +338,8 @@ def hypergradient(
         variables: start value of every level's variable, of `wrt`, and of any constant.
         wrt: name of the variable whose gradient is wanted (an architecture, say).
         mode: `exact` differentiates through the whole chain; `inner_product` differentiates each
-            level's step once, exactly too, whatever the depth; `finite_difference` (central) and
+            level's step once, exactly too, whatever the depth; so does `forward_over_reverse`, by
+            dual numbers in place of a stored graph: less memory; `finite_difference` (central) and
             `one_sided` need first derivatives only, so any loss that trains will do.
         processes: those that share the images of all losses; each gets the same gradient. Losses,
             but for levels that are not `shared`, and `outer` are means over each one's images.
@@ -345,6 +390,6 @@ def unroll(
                 "several pass inner_product, which is exact too"
             )
         return unroll_exact(levels, outer, variables, wrt)
-    if mode in ("finite_difference", "one_sided", "inner_product"):
+    if mode in get_args(Mode):
         return unroll_backward(levels, outer, variables, wrt, mode, processes=processes)
-    raise InputError(f"mode is {mode!r}; pass finite_difference, one_sided, inner_product or exact")
+    raise InputError(f"mode is {mode!r}; pass one of {', '.join(get_args(Mode))}")

@@ -394,6 +394,7 @@ class _DepthwiseOnCPU(torch.autograd.Function):
     ) -> None:
         x_BCHW, kernel_C1kk, ctx.dilation = inputs
         ctx.save_for_backward(x_BCHW, kernel_C1kk)
+        ctx.save_for_forward(x_BCHW, kernel_C1kk)
 
     @staticmethod
     def backward(ctx: Any, gradient_BCHW: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -404,3 +405,14 @@ class _DepthwiseOnCPU(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             towards_kernel = kernel_gradient(gradient_BCHW, x_BCHW, kernel_C1kk, ctx.dilation)
         return towards_x, towards_kernel, None
+
+    @staticmethod
+    def jvp(ctx: Any, x_t: Tensor | None, kernel_t: Tensor | None, _: None) -> Tensor:
+        # a product of features and kernel: the sum over both tangents, each with the other's value
+        x_BCHW, kernel_C1kk = ctx.saved_tensors
+        terms = []
+        if x_t is not None:
+            terms.append(same_convolution(x_t, kernel_C1kk, ctx.dilation))
+        if kernel_t is not None:
+            terms.append(same_convolution(x_BCHW, kernel_t, ctx.dilation))
+        return torch.stack(terms).sum(0) if terms[1:] else terms[0]
