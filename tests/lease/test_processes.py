@@ -25,7 +25,6 @@ RATES = Rates(lr=0.1, audience_lr=0.1)
 # Sums in another order; differences magnify that by the reciprocal of the displacement.
 TOLERANCE = {
     "inner_product": 1e-10,
-    "forward_over_reverse": 1e-10,
     "finite_difference": 1e-8,
     "one_sided": 1e-8,
 }
