@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfexplain.spaces.operations import DepthwiseConv2d
+from selfexplain.spaces.depthwise import DepthwiseConv2d
 
 
 def derivatives(conv: Callable[[Tensor], Tensor], x: Tensor, weight: Tensor) -> list[Tensor]:
