@@ -15,9 +15,9 @@ from selfexplain.errors import InputError
 from selfexplain.explanations import (
     KINDS,
     capture,
-    checked,
     class_maps,
     find_explained_layer,
+    maps,
     maps_of_forward,
 )
 from selfexplain.introspection import Introspective
@@ -375,7 +375,7 @@ def test_a_head_that_holds_is_looked_for_once(name, monkeypatch):
         looked.append(1)
         return find_explained_layer(*args, **options)
 
-    monkeypatch.setattr(checked, "find_explained_layer", find)
+    monkeypatch.setattr(maps, "find_explained_layer", find)
     walk(Introspective(RIGHT[name]()), steps=4)
     assert len(looked) == 1
 
@@ -553,7 +553,7 @@ def test_dropout_is_excused_only_where_it_is_looked_for() -> None:
     with capture(model, find_explained_layer(model, x, kind="cam")) as seen:
         logits_BK = model(x)
     broken = [
-        bool(checked.disagreement(seen, logits_BK, strict=True, dropout=dropout))
+        bool(maps.disagreement(seen, logits_BK, strict=True, dropout=dropout))
         for dropout in (True, False)
     ]
     assert broken == [False, True]

@@ -18,7 +18,7 @@ from selfexplain.experiments.options import SharedConfig, to_dict
 from selfexplain.experiments.run_dir import FinishedRun, weight_shapes
 from selfexplain.experiments.runtime import check_device
 from selfexplain.explanations.hooks import preserved
-from selfexplain.explanations.layers import refuse_broken_weights
+from selfexplain.explanations.layout import refuse_broken_weights
 from selfexplain.models import build_model, pretraining_of
 from selfexplain.models.build import is_own
 from selfexplain.objectives import Objective, ObjectiveContext, WithAuxiliaryHead
