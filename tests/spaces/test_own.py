@@ -40,9 +40,10 @@ from selfexplain.spaces import (
     save_genotype,
     to_string,
 )
+from selfexplain.spaces.genotype import edges_of
 from selfexplain.spaces.network import Edges
 from selfexplain.spaces.standalone import source_of
-from selfexplain.spaces.supernet import MixedOp, as_it_is, edges_of, propagate, rows_by_source
+from selfexplain.spaces.supernet import MixedOp, as_it_is, propagate, rows_by_source
 from selfexplain.training.log import EpochLog
 
 # What a file of its own would hold: cells of two nodes, each of which takes one earlier node.

@@ -1,6 +1,7 @@
 """From the name of a data set to its images: the digits that come along, folders, hub tables."""
 
 import importlib.util
+import math
 import warnings
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
@@ -26,7 +27,7 @@ from selfexplain.data.decode import (
     header_size,
     outgrown,
 )
-from selfexplain.data.decoded import Decoded, decoded_once, fits
+from selfexplain.data.decoded import Decoded, decoded_once
 from selfexplain.data.folders import read_folder
 from selfexplain.data.images import (
     ImageData,
@@ -96,7 +97,7 @@ def image_data(
     """
     decoding = _decoding(raw.train, building)
     limit = building.in_memory_limit
-    in_memory = all(fits(split, decoding.shape_CHW, limit) for split in (raw.train, raw.test))
+    in_memory = all(_fits(split, decoding.shape_CHW, limit) for split in (raw.train, raw.test))
     if kept_in is None or not in_memory:
         return _decoded(raw, building, decoding)
     how = asdict(building)
@@ -175,7 +176,7 @@ def _decoding(split: RawSplit, building: Building) -> Decoding:
 def _image_set(
     split: RawSplit, decoding: Decoding, building: Building, seen: Counter[str]
 ) -> tuple[ImageSet, list[str]]:
-    in_memory = fits(split, decoding.shape_CHW, building.in_memory_limit)
+    in_memory = _fits(split, decoding.shape_CHW, building.in_memory_limit)
     make = _in_memory if in_memory else _on_demand
     images, rows_N = make(split, decoding, building.skip_broken, seen)
     if len(images) == 0:
@@ -192,6 +193,11 @@ def _in_memory(
     pixels_NCHW = torch.from_numpy(images_NCHW[: len(rows_N)])
     names = [split.source.name(row) for row in rows_N.tolist()]
     return MemoryImages(pixels_NCHW, split.labels_N[rows_N], names), rows_N
+
+
+def _fits(split: RawSplit, shape_CHW: tuple[int, int, int], limit: int) -> bool:
+    """Whether a decoded split has at most this many bytes."""
+    return len(split.source) * math.prod(shape_CHW) <= limit
 
 
 def _on_demand(

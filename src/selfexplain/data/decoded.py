@@ -23,7 +23,7 @@ import PIL
 import torch
 from filelock import FileLock
 
-from selfexplain.data.decode import Files, RawData, RawSplit, Source, TableRows
+from selfexplain.data.decode import Files, RawData, Source, TableRows
 from selfexplain.data.images import ImageData, MemoryImages, Ranges
 from selfexplain.errors import InputError, WriteError, first_line
 from selfexplain.files import atomic_file, read_json, write_record
@@ -214,8 +214,3 @@ def _split(record: dict[str, Any], path: Path, names: list[str]) -> MemoryImages
     if hashlib.sha256(flat.numpy().data).hexdigest() != record["pixels"]:
         raise InputError(f"{path.name} does not match its SHA-256 digest")
     return MemoryImages(flat.reshape(record["shape"]), torch.tensor(record["labels"]), names)
-
-
-def fits(split: RawSplit, shape_CHW: tuple[int, int, int], limit: int) -> bool:
-    """Whether a decoded split has at most this many bytes."""
-    return len(split.source) * math.prod(shape_CHW) <= limit

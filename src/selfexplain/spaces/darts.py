@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
-from selfexplain.spaces.genotype import Cell, Edge, Genotype
+from selfexplain.spaces.genotype import Cell, Edge, Genotype, edges_of
 from selfexplain.spaces.network import Edges
 from selfexplain.spaces.operations import FactorizedReduce
 from selfexplain.spaces.registry import DARTS
@@ -26,7 +26,6 @@ from selfexplain.spaces.supernet import (
     Supernet,
     as_it_is,
     combinations,
-    edges_of,
     propagate,
     rows_by_source,
 )

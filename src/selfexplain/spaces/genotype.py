@@ -66,6 +66,16 @@ FAMILIES: Mapping[str, CellRules] = _Families()
 """Family of cells -> its rules. PC-DARTS searches cells of the family darts."""
 
 
+def edges_of(family: str) -> list[tuple[int, int]]:
+    """All edges (source, target) of a cell, in the order of an architecture's rows.
+
+    The order is that of the published searches: target by target, and for each the sources from 0.
+    """
+    rules = FAMILIES[family]
+    targets = range(rules.inputs, rules.inputs + rules.nodes)
+    return [(source, target) for target in targets for source in range(target)]
+
+
 @dataclass(frozen=True, slots=True)
 class Genotype:
     """The cells of an architecture, by name: normal and reduce (darts), or cell (nasbench201).

@@ -8,7 +8,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from selfexplain.spaces.genotype import Cell, Edge, Genotype
+from selfexplain.spaces.genotype import Cell, Edge, Genotype, edges_of
 from selfexplain.spaces.network import Edges
 from selfexplain.spaces.registry import NASBENCH201
 from selfexplain.spaces.space import Form
@@ -16,7 +16,6 @@ from selfexplain.spaces.supernet import (
     MixedOp,
     Supernet,
     as_it_is,
-    edges_of,
     propagate,
     rows_by_source,
 )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
-from selfexplain.spaces.genotype import FAMILIES, Cell, Genotype
+from selfexplain.spaces.genotype import FAMILIES, Cell, Genotype, edges_of
 from selfexplain.spaces.operations import PREPARATIONS, Weighted, operation
 from selfexplain.spaces.space import SPACES, check_image_size, check_numbers
 
@@ -24,16 +24,6 @@ from selfexplain.spaces.space import SPACES, check_image_size, check_numbers
 
 
 Parts = tuple[Tensor, ...]
-
-
-def edges_of(family: str) -> list[tuple[int, int]]:
-    """All edges (source, target) of a cell, in the order of an architecture's rows.
-
-    The order is that of the published searches: target by target, and for each the sources from 0.
-    """
-    rules = FAMILIES[family]
-    targets = range(rules.inputs, rules.inputs + rules.nodes)
-    return [(source, target) for target in targets for source in range(target)]
 
 
 def rows_by_source(family: str) -> list[list[int]]:
