@@ -32,7 +32,7 @@ HEAVY = {
 }
 """What no refusal waits for."""
 COMPILER = {"torch._dynamo", "torch._inductor"}
-"""What torch imports at the first optimiser's first step."""
+"""What torch imports at the first optimizer's first step."""
 CALLS = """
 import json, sys
 before = set(sys.modules)

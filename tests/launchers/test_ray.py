@@ -14,7 +14,7 @@ from tests.helpers.sweep_trials import STEPS, count_up, diary, on_a_share
 
 from selfexplain.cli import main
 from selfexplain.errors import InputError
-from selfexplain.launchers import Failed, Message, RayCluster, Started, Step, Trial
+from selfexplain.launchers import Failed, Message, RayCluster, Started, StepsDone, Trial
 
 pytestmark = [
     pytest.mark.slow,
@@ -47,7 +47,7 @@ def test_cluster_runs_every_trial_to_its_end(cluster: None, tmp_path: Path) -> N
     news: list[tuple[str, Message]] = []
 
     def watch(name: str, message: Message) -> None:
-        first_step = name == "killed" and isinstance(message, Step) and name not in failed()
+        first_step = name == "killed" and isinstance(message, StepsDone) and name not in failed()
         news.append((name, message))
         if first_step:
             started = [m for n, m in news if n == name and isinstance(m, Started)]

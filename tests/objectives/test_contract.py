@@ -91,12 +91,12 @@ def make_teacher() -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(1)
         teacher = make_model()
-        optimiser = torch.optim.SGD(teacher.parameters(), lr=0.05)
+        optimizer = torch.optim.SGD(teacher.parameters(), lr=0.05)
         for _ in range(40):
             x, y = batch()
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             nn.functional.cross_entropy(teacher(x), y).backward()
-            optimiser.step()
+            optimizer.step()
     return teacher
 
 
@@ -142,13 +142,13 @@ def arguments(objective: Objective, seed: int = 0) -> tuple[Tensor, ...]:
 
 
 def steps(objective: Objective, count: int, first: int = 0) -> list[float]:
-    optimiser = torch.optim.SGD(objective.parameters(), lr=0.05)
+    optimizer = torch.optim.SGD(objective.parameters(), lr=0.05)
     losses = []
     for i in range(first, first + count):
         out = objective(*arguments(objective, i))
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         out["loss"].backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(out["loss"].item())
     return losses
 
@@ -183,12 +183,12 @@ def test_every_parameter_gets_a_gradient(spec: str) -> None:
 def test_training_lowers_the_loss_of_one_batch(spec: str) -> None:
     objective = make(spec)
     x, y, *rest = arguments(objective)
-    optimiser = torch.optim.SGD(objective.parameters(), lr=0.05)
+    optimizer = torch.optim.SGD(objective.parameters(), lr=0.05)
     before = nn.functional.cross_entropy(objective.model(x), y).item()
     for _ in range(30):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         objective(x, y, *rest)["loss"].backward()
-        optimiser.step()
+        optimizer.step()
     after = nn.functional.cross_entropy(objective.model(x), y).item()
     assert after < 0.5 * before
 

@@ -49,7 +49,7 @@ def test_ps_kd_follows_the_predictions_of_each_image() -> None:
     """Three epochs in different orders, each leaving out other images; a dictionary remembers."""
     model = make_model()
     objective = PSKD(model, num_images=8, num_classes=K, alpha=0.6).double()
-    optimiser = torch.optim.SGD(objective.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(objective.parameters(), lr=0.1)
     x, y = images(8)
     past: dict[int, list[float]] = {}
     orders = ([0, 1, 2, 3, 4, 5], [7, 5, 3, 1, 0, 2], [6, 4, 2, 0, 7, 1])
@@ -68,9 +68,9 @@ def test_ps_kd_follows_the_predictions_of_each_image() -> None:
                 expected -= sum(t * math.log(q) for t, q in zip(target, p, strict=True)) / 3
                 past[place] = p
             assert out["loss"].item() == pytest.approx(expected, rel=1e-9)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             out["loss"].backward()
-            optimiser.step()
+            optimizer.step()
 
 
 def test_ps_kd_of_two_processes_remembers_what_one_does(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_ps_kd_refuses_what_would_make_it_another_method() -> None:
 def test_cs_kd_pairs_each_image_with_the_one_of_its_class_before_it() -> None:
     """A dictionary keeps the last image of each class, a copy of the model teaches."""
     objective = CSKD(make_model(), weight=0.7, temperature=3.0).double()
-    optimiser = torch.optim.SGD(objective.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(objective.parameters(), lr=0.1)
     last: dict[int, Tensor] = {}
     for step in range(4):
         x, y = images(5, seed=step)
@@ -135,9 +135,9 @@ def test_cs_kd_pairs_each_image_with_the_one_of_its_class_before_it() -> None:
                 student = softmax(out["output"][i], 3)
                 expected += 0.7 * 9 * kl(softmax(taught[i], 3), student) / 5
         assert out["loss"].item() == pytest.approx(expected, rel=1e-9)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         out["loss"].backward()
-        optimiser.step()
+        optimizer.step()
     assert len(last) == K  # or memory and batch were not both asked
 
 
@@ -172,7 +172,7 @@ def test_cs_kd_refuses_images_of_another_size_than_before() -> None:
 
 def test_dlb_repeats_the_last_batch_and_keeps_to_what_it_said() -> None:
     objective = DLB(make_model(), alpha=0.7, temperature=2.0).double()
-    optimiser = torch.optim.SGD(objective.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(objective.parameters(), lr=0.1)
     last: tuple[Tensor, Tensor, Tensor] | None = None
     for step in range(3):
         x, y = images(5, seed=step)
@@ -188,9 +188,9 @@ def test_dlb_repeats_the_last_batch_and_keeps_to_what_it_said() -> None:
             expected = sum(losses) / 10 + 0.7 * 4 * sum(kl(q, p) for q, p in pairs) / 5
         assert out["loss"].item() == pytest.approx(expected, rel=1e-9)
         last = (x.clone(), y, z.detach())
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         out["loss"].backward()
-        optimiser.step()
+        optimizer.step()
         x.zero_()  # what the caller does with its tensors afterwards is no matter
 
 
@@ -248,15 +248,15 @@ def _train_distributed(rank: int, folder: str) -> None:
     for name in NAMES:
         objective = distributed(name)
         wrapped = nn.parallel.DistributedDataParallel(objective)
-        optimiser = torch.optim.SGD(objective.parameters(), lr=0.1)
+        optimizer = torch.optim.SGD(objective.parameters(), lr=0.1)
         for epoch in range(2):
             objective.begin_epoch(epoch, 2)
             x, y = images(8, seed=epoch)
             mine = torch.arange(8)[4 * rank : 4 * rank + 4]
             index = (mine,) if objective.wants_indices else ()
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             wrapped(x[mine].float(), y[mine], *index)["loss"].backward()
-            optimiser.step()
+            optimizer.step()
             wrapped(x[mine].float(), y[mine], *index)  # copies the first process's buffers
         states[name] = objective.state_dict()
     torch.save(states, f"{folder}/{rank}.pt")

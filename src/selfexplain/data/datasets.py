@@ -14,9 +14,9 @@ from selfexplain.data.decode import (
     Arrays,
     BrokenImageError,
     Decoding,
+    ImageSource,
     RawData,
     RawSplit,
-    Source,
     StreamedImages,
     broken,
     check_colour,
@@ -212,7 +212,7 @@ def _on_demand(
 
 
 def _decodable(
-    source: Source,
+    source: ImageSource,
     decoding: Decoding,
     skip_broken: bool,
     seen: Counter[str],
@@ -233,7 +233,7 @@ def _decodable(
     return torch.tensor(rows, dtype=torch.int64)
 
 
-def _check_headers(source: Source, decoding: Decoding, seen: Counter[str]) -> None:
+def _check_headers(source: ImageSource, decoding: Decoding, seen: Counter[str]) -> None:
     """Find images of another kind now, and not in the middle of an epoch.
 
     Headers tell colour and size. The values of images deeper than 8 bits must be looked at.

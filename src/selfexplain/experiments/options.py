@@ -44,7 +44,7 @@ class SweepOptions:
         InputError: a value is out of its limits, or would not be looked at.
 
     Example:
-        >>> SweepOptions(workers=2).apart, SweepOptions().apart
+        >>> SweepOptions(workers=2).isolated, SweepOptions().isolated
         (True, False)
     """
 
@@ -77,7 +77,7 @@ class SweepOptions:
                     raise InputError(f"{flag} is for clusters; pass --cluster ray, or leave it out")
 
     @property
-    def apart(self) -> bool:
+    def isolated(self) -> bool:
         """Whether runs have processes of their own."""
         return self.cluster is not None or (self.workers or 1) > 1
 
@@ -90,10 +90,10 @@ def scheduler_of(options: SweepOptions) -> Scheduler:
             for one run.
 
     Example:
-        >>> scheduler_of(SweepOptions(workers=1)).apart
+        >>> scheduler_of(SweepOptions(workers=1)).isolated
         False
     """
-    if options.apart and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if options.isolated and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError(
             "a launcher has started this command in several processes, which train one run "
             "together; leave out --workers and --cluster, or the launcher"
@@ -105,7 +105,7 @@ def scheduler_of(options: SweepOptions) -> Scheduler:
             gpus_per_run=options.gpus_per_run,
             cpus_per_run=options.cpus_per_run or 1,
         )
-    if options.apart:
+    if options.isolated:
         return LocalWorkers(options.workers or 1)
     return Serial()
 
@@ -361,7 +361,7 @@ class CompareConfig(SharedConfig):
             if not values:
                 raise OptionError(f"{name} is empty; pass at least one", CompareConfig, name)
             check_once(self, name)
-        if self.sweep.apart and self.device.devices > 1:
+        if self.sweep.isolated and self.device.devices > 1:
             raise OptionError(
                 f"devices is {self.device.devices}, and such a run has processes of its own; "
                 "pass --workers 1, or --devices 1",

@@ -141,14 +141,14 @@ def function_hook_between(
     A hook costs some 7 microseconds a function, which is felt in a whole forward but not in the few
     calls between two modules.
     """
-    with ExitStack() as window:
+    with ExitStack() as opened:
 
         def start(*_: Any) -> None:
-            window.close()  # if the place has been passed before
-            window.enter_context(function_hook(call))
+            opened.close()  # if the place has been passed before
+            opened.enter_context(function_hook(call))
 
         def stop(*_: Any) -> None:
-            window.close()
+            opened.close()
 
         with forward_hooks(model, [ForwardHook(opens, start), ForwardHook(closes, stop)]):
             yield

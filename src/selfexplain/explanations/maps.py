@@ -222,10 +222,10 @@ class CheckedLayers:
             return True
         # A recording holds the rule alone, unless dropout is known of: looking for dropout is most
         # of the check's work on a GPU, which a false alarm, an epoch at most, costs less than.
-        recording = logits_BK.is_cuda and torch.cuda.is_current_stream_capturing()
-        dropout = self._noisy or not recording
+        capturing = logits_BK.is_cuda and torch.cuda.is_current_stream_capturing()
+        dropout = self._noisy or not capturing
         broken = disagreement(captured, logits_BK, strict=True, dropout=dropout)
-        if captured.saw and not self._is_told(broken, recording):
+        if captured.saw and not self._is_told(broken, capturing):
             captured.checked = True
             return True
         found = self._look(model, x_BCHW, kind, layer)
@@ -262,17 +262,17 @@ class CheckedLayers:
         self._found[(kind, layer, tuple(x_BCHW.shape[2:])) if sized else (kind, layer)] = found
         return found
 
-    def _is_told(self, broken: Tensor, recording: bool) -> bool:
+    def _is_told(self, broken: Tensor, capturing: bool) -> bool:
         """Take in a pass's answer; tell whether it, or one before it, is known to be bad."""
         if broken.device.type != "cuda":
             return bool(broken)
         if self._broken is None or self._told is None or self._broken.device != broken.device:
             self._broken = torch.zeros_like(broken)
             self._told = torch.zeros((), dtype=torch.bool, pin_memory=True)
-            if not recording:
+            if not capturing:
                 return bool(broken)
         self._broken.logical_or_(broken)
-        if recording:
+        if capturing:
             return False
         known = bool(self._told)
         if known:

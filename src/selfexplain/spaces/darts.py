@@ -22,8 +22,8 @@ from selfexplain.spaces.registry import DARTS
 from selfexplain.spaces.space import Form
 from selfexplain.spaces.supernet import (
     MixedOp,
-    Parts,
     Supernet,
+    Terms,
     as_it_is,
     combinations,
     propagate,
@@ -131,7 +131,7 @@ class AuxiliaryHead(nn.Module):
         return logits_BK
 
 
-# The skeleton around the cells of DARTS (Liu, Simonyan, Yang, ICLR 2019, section 3.1).
+# The macro skeleton around the cells of DARTS (Liu, Simonyan, Yang, ICLR 2019, section 3.1).
 
 
 class CellShape(NamedTuple):
@@ -279,8 +279,8 @@ class MixedCell(nn.Module):
         return torch.cat(nodes, dim=1)
 
 
-def _send(sender: nn.Module, weights: list[Tensor], node_BCHW: Tensor) -> list[Parts]:
-    sent: list[Parts] = sender(node_BCHW, *weights)
+def _send(sender: nn.Module, weights: list[Tensor], node_BCHW: Tensor) -> list[Terms]:
+    sent: list[Terms] = sender(node_BCHW, *weights)
     return sent
 
 
@@ -303,12 +303,12 @@ class PartialMixedOp(nn.Module):
         self.stride = stride
         self.sender = MixedOp(FAMILY, self.quarter, edges, stride, bundled=bundled, pool_norms=True)
 
-    def forward(self, x_BCHW: Tensor, weights_EO: Tensor, edge_weights_E: Tensor) -> list[Parts]:
+    def forward(self, x_BCHW: Tensor, weights_EO: Tensor, edge_weights_E: Tensor) -> list[Terms]:
         """What the node sends to each later node: C / 4 mixed channels and 3 C / 4 others."""
         mixed, past = x_BCHW.tensor_split((self.quarter,), dim=1)
         weight_E1 = edge_weights_E[:, None]
         past = past if self.stride == 1 else F.max_pool2d(past, self.stride)
-        through: list[Parts] = self.sender(mixed, weights_EO * weight_E1)
+        through: list[Terms] = self.sender(mixed, weights_EO * weight_E1)
         return [(*t, p) for t, p in zip(through, combinations([past], weight_E1), strict=True)]
 
 

@@ -20,7 +20,7 @@ from selfexplain.spaces.supernet import (
     rows_by_source,
 )
 
-# The skeleton around the cells of NAS-Bench-201 (Dong and Yang, ICLR 2020, section 2.1).
+# The macro skeleton around the cells of NAS-Bench-201 (Dong and Yang, ICLR 2020, section 2.1).
 
 
 class ResidualReduction(nn.Module):

@@ -23,7 +23,7 @@ from selfexplain.spaces.space import SPACES, check_image_size, check_numbers
 # at a node is summed tensor by tensor.
 
 
-Parts = tuple[Tensor, ...]
+Terms = tuple[Tensor, ...]
 
 
 def rows_by_source(family: str) -> list[list[int]]:
@@ -40,7 +40,7 @@ def rows_by_source(family: str) -> list[list[int]]:
 
 def propagate(
     inputs: Sequence[Tensor],
-    senders: Iterable[Callable[[Tensor], Sequence[Parts]]],
+    senders: Iterable[Callable[[Tensor], Sequence[Terms]]],
     join: Callable[..., Tensor],
 ) -> list[Tensor]:
     """The computed nodes of a cell.
@@ -60,7 +60,7 @@ def propagate(
         [tensor([1.]), tensor([3.])]
     """
     nodes = list(inputs)
-    waiting: list[list[Parts]] = []
+    waiting: list[list[Terms]] = []
     for number, send in enumerate(senders):
         sent = send(nodes[number])
         waiting = waiting or [[] for _ in sent]
@@ -158,7 +158,7 @@ class MixedOp(nn.Module):
             for _ in range(edges // self.bundle)
         )
 
-    def forward(self, x_BCHW: Tensor, weights_EO: Tensor) -> list[Parts]:
+    def forward(self, x_BCHW: Tensor, weights_EO: Tensor) -> list[Terms]:
         """What each later node receives."""
         columns = [self.names.index(name) for name in self.shared]
         results = [self._shared_result(name, x_BCHW) for name in self.shared]

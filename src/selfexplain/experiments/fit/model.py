@@ -81,7 +81,7 @@ def check_model(model: nn.Module, name: str, shape_CHW: tuple[int, int, int], cl
 # In the benchmarks they count as the network's; they cannot learn.
 
 
-def freeze_unreached(network: nn.Module, image_shape: Sequence[int]) -> list[str]:
+def freeze_unused(network: nn.Module, image_shape: Sequence[int]) -> list[str]:
     """Ask for no gradient of weights that get none; training on several devices waits for each.
 
     Only the graph is looked at: nothing is computed, and images of any size take no memory.
@@ -105,7 +105,7 @@ def freeze_unreached(network: nn.Module, image_shape: Sequence[int]) -> list[str
         ...     channels=4,
         ...     cells=1,
         ... )
-        >>> freeze_unreached(network, (1, 8, 8))[0]
+        >>> freeze_unused(network, (1, 8, 8))[0]
         'blocks.0.edges.nodes.0.0.after.0.layers.0.weight'
     """
     named = [
@@ -124,10 +124,10 @@ def freeze_unreached(network: nn.Module, image_shape: Sequence[int]) -> list[str
         gradients = torch.autograd.grad(
             logits.sum(), [stand_ins[name] for name, _ in named], allow_unused=True
         )
-    unreached = [pair for pair, grad in zip(named, gradients, strict=True) if grad is None]
-    for _, parameter in unreached:
+    unused = [pair for pair, grad in zip(named, gradients, strict=True) if grad is None]
+    for _, parameter in unused:
         parameter.requires_grad_(False)
-    return [name for name, _ in unreached]
+    return [name for name, _ in unused]
 
 
 # What is special about training the network of a genotype.
@@ -166,7 +166,7 @@ def derived_network(
         4822
     """
     network = bare_network(config, num_classes=num_classes, shape_CHW=shape_CHW)
-    freeze_unreached(network, shape_CHW)
+    freeze_unused(network, shape_CHW)
     return network
 
 

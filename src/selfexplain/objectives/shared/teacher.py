@@ -20,7 +20,7 @@ class FrozenTeacher(nn.Module):
 
     As a submodule of an objective it moves between devices and is saved with it, but
     `objective.train()` leaves it in evaluation mode and its parameters do not require gradients, so
-    that no optimiser that honours `requires_grad` moves them.
+    that no optimizer that honours `requires_grad` moves them.
 
     Args:
         model: maps images (B, C, H, W) to logits (B, K). It is frozen itself, not a copy of it.
