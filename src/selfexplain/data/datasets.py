@@ -259,10 +259,9 @@ def _check_classes_kept(raw: RawData, train: ImageSet) -> None:
     lost = sorted(set(raw.train.labels_N.tolist()) - set(train.labels_N.tolist()))
     if lost:
         raise InputError(
-            "none of the training images can be decoded of the "
-            f"{'class' if len(lost) == 1 else 'classes'} "
-            f"{abridged([raw.class_names[k] for k in lost])}; repair them, or remove what is "
-            "labelled so from both splits"
+            f"no training image of the {'class' if len(lost) == 1 else 'classes'} "
+            f"{abridged([raw.class_names[k] for k in lost])} can be decoded; repair the images, or "
+            "remove all images with this label from both splits"
         )
 
 

@@ -104,7 +104,7 @@ class TableRows:
         place = self.folders[0] / name if self.folders else Path(name)
         if not lies_below(place, self.folders):
             raise InputError(
-                f"the column '{self.column}' names the file {name!r}, which does not lie in the "
+                f"the column '{self.column}' names the file {name!r}, which is not in the "
                 "folder of the table"
             )
         return place
@@ -292,7 +292,7 @@ def check_size(source: ImageSource, row: int, size_HW: tuple[int, int], decoding
         raise InputError(
             f"images differ in size: {decoding.example} is {expected_HW[0]} x {expected_HW[1]} "
             f"pixels (height x width), {source.name(row)} is {size_HW[0]} x {size_HW[1]}; "
-            "pass --image-size (image_size) to bring all to one size"
+            "pass --image-size (image_size) to resize all images"
         )
 
 

@@ -414,8 +414,8 @@ def last_responsive_layer(model: nn.Module, x_BCHW: Tensor) -> tuple[str, Featur
                 raise no_positions(passed[0], str(tuple(passed[1])), x_BCHW.shape)
             return name, layout
     raise InputError(
-        "no layer's output has space (B, C, H, W) or a grid of tokens (B, T, D) and a gradient; "
-        "pass the name of a layer, or kind='gradient' for the images themselves"
+        "no layer on which the logits depend returns a feature map (B, C, H, W) or a grid of "
+        "tokens (B, T, D); pass the name of a layer, or kind='gradient' for the images themselves"
     )
 
 
@@ -560,16 +560,14 @@ def _pooled_layer(
     if name in head.layers:
         return ExplainedLayer(TensorSource("output", name), head.layout, head)
     if kind == "cam":
-        raise no_pooled_head(f"layer {name!r} is not that feature map; leave layer out for cam")
+        raise no_pooled_head(f"layer {name!r} is not that feature map (leave out layer to find it)")
     return None
 
 
 def _layout_of(trace: Trace, name: str) -> FeatureLayout:
     """Return the layout of the last output with space of a module."""
     if name not in trace.called:
-        raise InputError(
-            f"layer {name!r} is not called in a forward; pass the name of a layer that is"
-        )
+        raise InputError(f"layer {name!r} is not called in the forward pass; pass a layer that is")
     sighting = next((s for s in reversed(trace.sightings) if s.module == name), None)
     sequences = sequences_of(trace.outputs.values(), trace.image_BCHW)
     if sighting is None or is_of_heads(sighting.tensor, (), sequences, trace.image_BCHW):

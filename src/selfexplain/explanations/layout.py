@@ -274,7 +274,7 @@ def to_BFHW(activation: Tensor, layout: FeatureLayout) -> Tensor:
     assert grid is not None, "token layouts are made with their grid"
     if activation.shape[1] != grid.tokens:
         raise InputError(
-            f"the layer gave {activation.shape[1]} tokens where {grid.tokens} were expected; "
+            f"the layer returned {activation.shape[1]} tokens instead of {grid.tokens}; "
             "call find_explained_layer with images of this size"
         )
     patches_BTD = activation[:, grid.prefix :]

@@ -123,7 +123,7 @@ def gradient_of_score(
     if not (score.requires_grad and activation.requires_grad):
         raise InputError(
             "the logits carry no gradient to the explained layer; run the forward with gradients "
-            "enabled, and call find_explained_layer with the kind of map that is to be made"
+            "enabled, and call find_explained_layer with the kind of map to be made"
         )
     (gradient,) = gradients_of_score(score, [activation], create_graph, retain_graph)
     if gradient is None:
@@ -214,7 +214,7 @@ class CheckedLayers:
         """
         if captured.saw and len(captured.activation) != len(logits_BK):
             raise InputError(
-                f"the explained layer {captured.layer.source.name!r} was last given "
+                f"the explained layer {captured.layer.source.name!r} received in its last call "
                 f"{len(captured.activation)} of {len(logits_BK)} images; pass the model without "
                 "the wrapper that splits the batch"
             )
@@ -301,10 +301,10 @@ def _broken_rule(captured: Captured) -> str:
     head = captured.layer.head
     name = "" if head is None else f" {head.name!r}"
     if len(captured.head_calls) > 1:
-        return f"the head{name} is called {len(captured.head_calls)} times in a forward"
+        return f"the head{name} is called {len(captured.head_calls)} times in one forward pass"
     return (
-        f"the logits of this forward are not those that the head{name} gives the spatial mean "
-        "of the feature map as it is now"
+        f"the logits of this forward pass are not what the head{name} returns for the spatial "
+        "mean of the current feature map"
     )
 
 
@@ -312,17 +312,17 @@ def _in_training_alone(layer: ExplainedLayer) -> str:
     """Say of a model that its logits are those of the pooled head in evaluation alone."""
     assert layer.head is not None, "layers without a head are not held to its rule"
     return (
-        f"the logits are those that the head {layer.head.name!r} gives the spatial mean of the "
-        "feature map in eval mode alone, and others in training mode"
+        f"the logits are what the head {layer.head.name!r} returns for the spatial mean of the "
+        "feature map in eval mode only, not in training mode"
     )
 
 
 def _left_out(layer: ExplainedLayer) -> InputError:
     """Make the error for a forward that did not go through the explained layer."""
     return InputError(
-        f"this forward left out the layer {layer.source.name!r}, which is explained and which runs "
-        "in eval mode; pass a model that runs it in each forward (stochastic depth may multiply a "
-        "branch by zero in place of skipping it), or the name of a layer that always runs"
+        f"this forward pass skipped the explained layer {layer.source.name!r}, which runs in eval "
+        "mode; pass the name of a layer that always runs, or a model that always runs this one "
+        "(stochastic depth can multiply a branch by zero instead of skipping it)"
     )
 
 

@@ -119,8 +119,8 @@ def _check(classes_BN: Tensor, logits_BK: Tensor) -> Tensor:
     fits = classes_BN.ndim == 2 and len(classes_BN) == batch and classes_BN.dtype == torch.int64
     if not fits or classes_BN.shape[1] == 0:
         raise InputError(
-            f"the classes are {classes_BN.dtype} of shape {tuple(classes_BN.shape)}; pass whole "
-            f"numbers (int64), for each of the {batch} images its own classes"
+            f"the classes are {classes_BN.dtype} of shape {tuple(classes_BN.shape)}; pass class "
+            f"indices (int64) of shape ({batch}, N), N for each image"
         )
     if (
         classes_BN.device.type == "cpu"

@@ -86,8 +86,8 @@ class WorkerProcess:
             self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed in stop()
         except OSError as error:  # no folder for temporary files has room
             raise WriteError(
-                f"a worker process has no file for what it says ({first_line(error)[:200]}); make "
-                "room there, or pass TMPDIR with a folder that has some"
+                "the temporary file for the output of a worker process cannot be created "
+                f"({first_line(error)[:200]}); free some space, or set TMPDIR to another folder"
             ) from error
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             # -P: modules of the current folder do not go before those of the libraries.
@@ -140,7 +140,7 @@ class WorkerProcess:
         code = self._process.returncode
         if code >= 0:
             return f"ended with exit code {code}"
-        hint = " (out of memory? then pass fewer --workers)" if -code == signal.SIGKILL else ""
+        hint = " (if it was out of memory, pass fewer --workers)" if -code == signal.SIGKILL else ""
         return f"was killed by {signal.Signals(-code).name}{hint}"
 
     def _last_words(self) -> str:

@@ -49,7 +49,7 @@ class WorkerContext:
         except OSError as error:
             raise InputError(
                 f"{socket.gethostname()} cannot enter {self.folder} ({error.strerror}); start the "
-                "sweep in a folder that all machines of the cluster see"
+                "sweep in a folder that all machines of the cluster can access"
             ) from error
 
 
@@ -182,8 +182,9 @@ class RayCluster:
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise InputError(
-                f"there is no Ray cluster at {self.address or 'this machine'} "
-                f"({first_line(error)}); pass --cluster-address HOST:PORT, or none to start one"
+                f"no Ray cluster can be used at {self.address or 'this machine'} "
+                f"({first_line(error)}); pass --cluster-address HOST:PORT, or leave it out to "
+                "start one here"
             ) from error
 
     def _needs(self) -> dict[str, float]:
@@ -195,7 +196,7 @@ class RayCluster:
         for name, asked in {"GPU": gpus, "CPU": self.cpus_per_run}.items():
             if asked > there.get(name, 0):
                 raise InputError(
-                    f"each run asks for {asked:g} {name}s, and the cluster has "
+                    f"each run asks for {asked:g} {name}s, but the cluster has "
                     f"{there.get(name, 0):g}; pass a smaller --{name.lower()}s-per-run"
                 )
         return {"num_cpus": self.cpus_per_run, "num_gpus": gpus}

@@ -159,7 +159,7 @@ class Outcome:
                 raise RuntimeError(f"{name}: {failed.reason}\n\n{failed.detail}")
         for name, failed in self.failures.items():
             count, total = len(self.failures), len(self.failures) + len(self.results)
-            said = f"{count} of {total} runs failed (what the others found is kept); "
+            said = f"{count} of {total} runs failed (the results of the others are kept); "
             raise InputError(f"{said if total > 1 else ''}{name}: {failed.reason}")
         return self.results
 

@@ -458,7 +458,7 @@ def derived_network(
     features = image_size // 2**halvings
     if auxiliary and features < 5 + stride:
         raise InputError(
-            f"the auxiliary head needs features of {5 + stride} pixels, and images of {image_size} "
+            f"the auxiliary head needs features of {5 + stride} pixels, but images of {image_size} "
             f"leave {features}; pass an image_size of at least {2**halvings * (5 + stride)}, "
             "or no auxiliary head"
         )

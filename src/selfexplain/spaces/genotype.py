@@ -129,11 +129,13 @@ def _check_cell(what: str, cell: Cell, rules: CellRules) -> None:
                 )
             if not 0 <= edge.source < number:
                 raise InputError(
-                    f"node {number} of {what} takes node {edge.source}; pass 0 to {number - 1}"
+                    f"node {number} of {what} takes node {edge.source}; pass a node from 0 to "
+                    f"{number - 1}"
                 )
     if tuple(cell.concat) != rules.concat:
         raise InputError(
-            f"{what} concatenates nodes {list(rules.concat)}; this one {list(cell.concat)}"
+            f"{what} concatenates nodes {list(rules.concat)}; this one concatenates "
+            f"{list(cell.concat)}"
         )
 
 

@@ -290,7 +290,7 @@ def one_hot_architecture(supernet: Supernet, genotype: Genotype) -> dict[str, Te
     """
     if genotype.family != supernet.family:
         raise InputError(
-            f"the genotype is of the family {genotype.family}, the supernet searches "
+            f"the genotype is of the family {genotype.family}, but the supernet searches "
             f"{supernet.family}; pass a genotype of {supernet.family}"
         )
     architecture = {}
