@@ -9,12 +9,17 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
 from selfexplain.explanations import MapKind
-from selfexplain.introspection.options import IntrospectiveOptions, OwnMassControl
+from selfexplain.introspection.options import (
+    IntrospectiveOptions,
+    OwnMassControl,
+    OwnMassSource,
+)
 from selfexplain.limits import (
     Limits,
     NotNegative,
     Positive,
     Share,
+    ShareBelowOne,
     Temperature,
     check_values,
 )
@@ -187,13 +192,26 @@ class OwnMassOptions(Checked):
 
     alpha: Share = 0.8
     """Fraction of the model's own past non-target mass used as the target's in the last epoch."""
-    kappa: Annotated[float, Limits(least=-100, most=100)] = 1.0
+    kappa: Annotated[float, Limits(least=-100, most=100)] | Literal["learned"] = 1.0
     """How strongly that mass favours classes with similar explanations; 0 spreads it uniformly, and
-    below 0 it favours dissimilar ones."""
+    below 0 it favours dissimilar ones. learned: fitted in each epoch, beside a weight of the
+    logits, to the training images that were classified wrongly in the last one."""
     cap: Share = 1.0
     """Upper limit of a target's non-target mass."""
     control: OwnMassControl = "none"
     """permuted: the same values on shuffled classes."""
+    guard: bool = False
+    """Take the mass from the largest logit, also where that is not the target's."""
+    rho: Share = 1.0
+    """Share of the explanations in who gets the mass, as an exponent; the past prediction has the
+    rest, and at 0 all, as in ps_kd."""
+    mass_from: OwnMassSource = "last_epoch"
+    """Whose probability of the true class decides the mass: the model's in the last epoch, or that
+    of a running average of its weights for a second view of the image."""
+    average_decay: ShareBelowOne = 0.99
+    """Fraction of the old average that each step keeps (mass_from average)."""
+    mirror: bool = True
+    """Whether the second view is the mirror image; turn off for digits (mass_from average)."""
 
 
 @dataclass(frozen=True, kw_only=True)
