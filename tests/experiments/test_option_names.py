@@ -58,6 +58,8 @@ def test_options_that_came_later_leave_the_records_of_runs_without_them_alone() 
     before = {"alpha": 0.8, "kappa": 1.0, "cap": 1.0, "control": "none"}
     assert record["options"] == {"own_mass": before}
     assert _objective_options(record) == ObjectiveOptions()
+    mixed = to_dict(trained("--objective", "cutmix+standard"))["options"]["cutmix"]
+    assert mixed == {"alpha": 1.0, "probability": 1.0}
     flags = ("--own-mass.kappa", "learned", "--own-mass.rho", "0.5", "--own-mass.guard")
     formed = trained("--objective", "own_mass", *flags)
     record = to_dict(formed, leave_out=("out", "resume"))

@@ -55,6 +55,7 @@ SPECS = [
     "mixup+standard",
     "mixup+dml",
     "cutmix+label_smoothing",
+    "cutmix:labels=explanation+standard",
     "cutmix:probability=0.5+mixup:alpha=0.3+confidence_penalty",
 ]
 

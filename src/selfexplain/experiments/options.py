@@ -471,6 +471,7 @@ _LATER_OBJECTIVES: dict[str, dict[str, Any]] = {
         "average_decay": 0.99,
         "mirror": True,
     },
+    "cutmix": {"labels": "area"},
 }
 """The same of objectives and mixers."""
 

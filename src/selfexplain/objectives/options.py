@@ -71,9 +71,16 @@ class MixupOptions(Checked):
     """Probability of mixing in a step."""
 
 
+CutMixLabels = Literal["area", "explanation"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class CutMixOptions(MixupOptions):
     """Options of cutmix, before another objective: cutmix+standard."""
+
+    labels: CutMixLabels = "area"
+    """What the labels are mixed by: the box's share of the area, or of each image's class
+    activation map."""
 
 
 @dataclass(frozen=True, kw_only=True)
