@@ -324,6 +324,6 @@ def test_labels_by_explanation_need_a_layer_to_explain() -> None:
     with pytest.raises(InputError, match="labels is 'map'; pass one of area, explanation"):
         CutMix(Spy(), 4, labels="map")  # type: ignore[arg-type]
     with pytest.raises(
-        InputError, match="labels by explanation: kind .cam. needs .*; pass labels area"
+        InputError, match=r"labels by explanation: kind .cam. needs .*; pass labels area"
     ):
         CutMix(Spy(), 4, labels="explanation")(X, Y)
