@@ -237,10 +237,12 @@ def distributed(name: str) -> Objective:
         return PSKD(model, num_images=8, num_classes=K)
     if name == "ols":
         return OnlineLabelSmoothing(model, num_classes=K)
+    if name == "own_mass":
+        return OwnMass(model, num_images=8, rho=0.5, kappa="learned", mass_from="average")
     return CSKD(model) if name == "cs_kd" else DLB(model)
 
 
-NAMES = ("ps_kd", "ols", "cs_kd", "dlb")
+NAMES = ("ps_kd", "own_mass", "ols", "cs_kd", "dlb")
 
 
 def test_processes_that_train_together_hold_one_state(tmp_path: Path) -> None:
