@@ -60,7 +60,8 @@ class WeightAverage(FrozenTeacher):
 
     A copy of the model in evaluation mode. Each update moves its weights, and its buffers of real
     numbers, by (1 - decay) towards the model's; other buffers are copied. The first update copies
-    all, so that a model may be given its first weights after the objective is built.
+    all, so that a model may be given its first weights after the objective is built. The average
+    has the precision of the weights: of a model in bfloat16 it does not follow small changes.
 
     Args:
         model: is copied, and left alone.
