@@ -51,6 +51,8 @@ SPECS = [
     "auxiliary+dml",
     "byot:layers=halve/block2.0,alpha=0.5,hint_weight=0.01",
     "auxiliary+byot",
+    "dense_places:control=shuffled",
+    "dense_places:layers=halve/block2.0,weight=2,temperature=1",
     "mixup+byot",
     "mixup+standard",
     "mixup+dml",

@@ -219,10 +219,10 @@ class RunConfig(SharedConfig):
 
     objective: str = "introspective"
     """standard | label_smoothing | confidence_penalty | introspective | own_mass | zipf | ols |
-    cs_kd | ps_kd | dlb | tf_kd | byot | dml | kd | dkd | born_again | saliency_guided | cgc |
-    icasc | lsx, with its options after a colon: introspective:weight=0.1,control=permuted. Your own
-    is package.module:Class. mixup+ or cutmix+ before it mixes its images:
-    mixup:alpha=0.5+standard."""
+    cs_kd | ps_kd | dlb | tf_kd | byot | dense_places | dml | kd | dkd | born_again |
+    saliency_guided | cgc | icasc | lsx, with its options after a colon:
+    introspective:weight=0.1,control=permuted. Your own is package.module:Class. mixup+ or cutmix+
+    before it mixes its images: mixup:alpha=0.5+standard."""
     seed: Seed = 0
     """Seed of weights, batches and splits."""
     start_seed: Seed | None = None

@@ -107,6 +107,23 @@ class BYOTOptions(Checked):
     """Weight of the squared distance to the deepest features."""
 
 
+DensePlacesControl = Literal["none", "shuffled"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DensePlacesOptions(Checked):
+    """Options of the objective dense_places."""
+
+    layers: str | None = None
+    """Modules that get a head, separated by /: block1/block2; None to find the stages."""
+    weight: NotNegative = 0.3
+    """Weight of the divergence from the class activation maps."""
+    temperature: Temperature = 3.0
+    """Temperature of maps and heads."""
+    control: DensePlacesControl = "none"
+    """shuffled: each place is taught what is seen at another of the image."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SaliencyGuidedOptions(Checked):
     """Options of the objective saliency_guided."""
@@ -343,6 +360,7 @@ CLASSES = {
     "own_mass": "selfexplain.introspection:OwnMass",
     "dml": "selfexplain.objectives:DML",
     "byot": "selfexplain.objectives:BYOT",
+    "dense_places": "selfexplain.objectives:DensePlaces",
     "saliency_guided": "selfexplain.objectives:SaliencyGuided",
     "cgc": "selfexplain.objectives:ContrastiveGradCam",
     "icasc": "selfexplain.objectives:AttentionSeparability",
@@ -379,6 +397,7 @@ class ObjectiveOptions:
     cutmix: CutMixOptions = CutMixOptions()
     dml: DMLOptions = DMLOptions()
     byot: BYOTOptions = BYOTOptions()
+    dense_places: DensePlacesOptions = DensePlacesOptions()
     saliency_guided: SaliencyGuidedOptions = SaliencyGuidedOptions()
     cgc: ContrastiveGradCamOptions = ContrastiveGradCamOptions()
     icasc: AttentionSeparabilityOptions = AttentionSeparabilityOptions()
