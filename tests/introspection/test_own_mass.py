@@ -85,6 +85,13 @@ def test_an_even_spread_needs_no_layer_to_explain() -> None:
     assert 0 < float(objective(x, y, torch.arange(2))["mass"]) < 1  # the second time it knows them
 
 
+def test_a_spread_by_explanations_says_what_it_needs() -> None:
+    objective = OwnMass(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), num_images=2)
+    objective.begin_epoch(0, 1)
+    with pytest.raises(InputError, match=r"kind 'cam' needs .*; pass such a model, or kappa=0$"):
+        objective(torch.randn(2, 1, 2, 2), torch.tensor([0, 2]), torch.arange(2))
+
+
 def test_permutations_keep_the_values_and_differ() -> None:
     q = torch.rand(64, K)
     y = torch.arange(64) % K

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from selfexplain.distributed import gathered
 from selfexplain.errors import InputError
 from selfexplain.explanations.capture import Captured
+from selfexplain.explanations.layout import ExplainedLayer
 from selfexplain.introspection.learned import LearnedSpread
 from selfexplain.introspection.objective import Introspective
 from selfexplain.introspection.options import OwnMassControl, OwnMassSource
@@ -295,6 +296,16 @@ class OwnMass(RisingShare, Introspective):
         if self.rho < 1:
             check_rows(state_dict, prefix + "past_NK", self.past_NK, "num_images num_classes")
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _find_layer(self, x_BCHW: Tensor) -> ExplainedLayer:
+        """The last layer; an error says what else can be passed to this objective."""
+        try:
+            return super()._find_layer(x_BCHW)
+        except InputError as error:
+            reason, _, other_kinds = str(error).partition("; pass kind=")
+            if not other_kinds:
+                raise
+            raise InputError(f"{reason}; pass such a model, or kappa=0") from error
 
     def _target(
         self, logits_BK: Tensor, captured: Captured | None, y_B: Tensor, learn: bool
