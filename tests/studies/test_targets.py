@@ -1,7 +1,9 @@
 """The laboratory of targets: its written-out gradients and similarities against the library's."""
 
 import dataclasses
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,8 +12,10 @@ from studies.targets.forms import FORMS, Form, gradient_of_logits, of_images
 from studies.targets.head_study import Laboratory, table
 from studies.targets.heads import Heads, TrainingSets, train_heads
 from studies.targets.likelihood import Asked, fit, log_likelihood, verdicts
+from studies.targets.settings import read_settings, wins
 from torch import Tensor, nn
 
+from selfexplain.errors import InputError
 from selfexplain.introspection import OwnMass, attribution_cosine, similarity_to_true
 from selfexplain.introspection.learned import fit_weights
 from selfexplain.introspection.own_mass import standardized_similarity
@@ -293,3 +297,48 @@ def test_the_fit_is_that_of_the_highest_likelihood() -> None:
         [log_likelihood(terms_MKT, w.reshape(1), named_M, true_M).mean() for w in grid]
     )
     assert float(found) == pytest.approx(float(grid[values.argmax()]), abs=0.006)
+
+
+def scores(accuracy: float, nll: float, scaled: float) -> dict[str, list[float]]:
+    noise = (0.0, 0.01, -0.02, 0.015, -0.005)
+    values = {"accuracy": accuracy, "nll": nll, "nll_scaled": scaled}
+    return {name: [value + (value - 0.5) * e / 10 for e in noise] for name, value in values.items()}
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "nll", "scaled", "verdict"),
+    [
+        (52.0, 1.0, 0.9, True),
+        (50.5, 1.0, 0.9, False),  # above label smoothing, not above PS-KD
+        (52.0, 1.2, 0.9, False),
+        (52.0, 1.0, 1.1, False),
+    ],
+)
+def test_a_target_wins_by_accuracy_over_both_rivals_at_no_cost_in_nll(
+    accuracy: float, nll: float, scaled: float, verdict: bool
+) -> None:
+    found = {
+        "standard": scores(49.0, 1.2, 1.0),
+        "label_smoothing": scores(50.0, 1.3, 1.0),
+        "ps_kd": scores(51.0, 1.0, 0.9),
+        "own_mass, even": scores(accuracy, nll, scaled),
+    }
+    assert wins(found, "own_mass, even") is verdict
+
+
+def test_settings_pair_what_all_objectives_have_finished(tmp_path: Path) -> None:
+    rows = [
+        {"objective": name, "seed": seed, "accuracy": 50.0 + seed, "nll": 1.0, "nll_scaled": 0.9}
+        for name in ("standard", "own_mass:kappa=0,cap=0.1", "own_mass:kappa=0.5,control=permuted")
+        for seed in ((2, 0, 1) if name == "standard" else (0, 2))
+    ]
+    (tmp_path / "dtd10").mkdir()
+    (tmp_path / "dtd10" / "results.json").write_text(json.dumps({"rows": rows}))
+    found = read_settings(tmp_path)["dtd10"]
+    assert {name: one["accuracy"] for name, one in found.items()} == {
+        "standard": [50.0, 52.0],
+        "own_mass, even": [50.0, 52.0],
+        "own_mass, permuted": [50.0, 52.0],
+    }
+    with pytest.raises(InputError, match="holds no results"):
+        read_settings(tmp_path / "dtd10")

@@ -487,6 +487,7 @@ def _training_dict(options: TrainingOptions) -> dict[str, Any]:
         "optimizer": "sgd",
         "decay_vectors": True,
         "freeze": None,
+        "freeze_norm": False,
         "head_epochs": 0,
         "body_lr": 1.0,
         "layer_decay": 1.0,
