@@ -171,11 +171,11 @@ def test_the_guarded_loss_of_right_images_is_the_mixed_one() -> None:
 # Training for a few epochs, and what the memory holds.
 
 
-def train(objective: Objective, epochs: int = 3) -> list[float]:
+def train(objective: Objective, epochs: int = 3, classes: int = K) -> list[float]:
     """The losses of an objective that wants places, on the same eight images."""
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(8, 1, 8, 8, generator=generator).to(next(objective.parameters()).dtype)
-    y = torch.arange(8) % K
+    y = torch.arange(8) % classes
     optimizer = torch.optim.SGD(objective.model.parameters(), lr=0.05)
     losses = []
     for epoch in range(epochs):
@@ -231,10 +231,30 @@ def test_a_memory_for_all_classes_needs_their_number() -> None:
     for options in ({"rho": 0.5}, {"kappa": "learned"}):
         with pytest.raises(InputError, match="num_classes is 0; pass the number"):
             OwnMass(body, num_images=8, **options)  # type: ignore[arg-type]
+        made = OwnMass(own_mass().model, num_images=8, num_classes=9, **options)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match=r"made for 9 classes.* of 5; pass num_classes=5"):
+            train(made)
     made = own_mass(rho=0.5)
     other = OwnMass(made.model, num_images=8, num_classes=K + 1, rho=0.5)
     with pytest.raises(InputError, match="num_images=8 and num_classes=5, and this objective"):
         other.load_state_dict(made.state_dict())
+
+
+@pytest.mark.parametrize("kappa", [1.0, "learned"])
+def test_a_class_table_is_read_in_place_of_the_images_similarity(kappa: float | str) -> None:
+    objective = own_mass(kappa=kappa, aggregation="class")
+    train(objective, epochs=1)
+    objective.begin_epoch(1, 2)
+    objective.eval()
+    objective.class_mean.mean_KK.copy_(torch.randn(K, K))
+    x, y, place = torch.randn(8, 1, 8, 8), torch.arange(8) % K, torch.arange(8)
+    out = objective(x, y, place)
+    s_BK = standardized_similarity(objective.class_mean.mean_KK[y], y)
+    if kappa == "learned":
+        a, k = objective.learned.weights_T
+        s_BK = a * standardized_similarity(out["output"].detach(), y) + k * s_BK
+    target_BK = mixed_target(softmax_target(s_BK, y), y, 0.8 * (1 - objective.past_N))
+    torch.testing.assert_close(out["loss"], soft_cross_entropy(out["output"], target_BK))
 
 
 # The average of the weights.
@@ -336,6 +356,17 @@ def test_a_few_images_do_not_send_the_weights_to_infinity() -> None:
     assert float(fit_weights(second).abs().max()) < 1.0
     assert fit_weights(torch.zeros(3, 4, 2), penalty=0.0).tolist() == [0.0, 0.0]
     assert fit_weights(1e4 * second).isfinite().all()
+
+
+@pytest.mark.parametrize("options", [{"kappa": "learned"}, {"rho": 0.5}, {"aggregation": "class"}])
+def test_with_two_classes_there_is_one_way_to_spread(options: dict[str, float | str]) -> None:
+    losses = []
+    for each in (options, {"kappa": 0.0}):
+        torch.manual_seed(0)
+        model = build_model("small_cnn", num_classes=2, in_channels=1)
+        objective = OwnMass(model, num_images=8, **each)  # type: ignore[arg-type]
+        losses.append(train(objective, classes=2))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_learned_weights_spread_the_mass_and_are_told() -> None:

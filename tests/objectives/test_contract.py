@@ -28,6 +28,7 @@ SPECS = [
     "own_mass:control=permuted",
     "own_mass:guard=true,rho=0.5",
     "own_mass:rho=0",
+    "own_mass:aggregation=class",
     "own_mass:kappa=learned",
     "own_mass:mass_from=average,mirror=false",
     "introspective:similarity=votes,centre=true",

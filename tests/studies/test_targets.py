@@ -114,6 +114,7 @@ def librarys_weights(objective: Objective, linear: nn.Linear, maps: Tensor, y_N:
         ("own, attribution", {"kappa": 0.5}),
         ("own, even, guarded", {"alpha": 0.8}),
         ("own, attribution, guarded", {"kappa": 0.5}),
+        ("own, class attribution", {"kappa": 0.5}),
         ("own, past x attribution", {"rho": 0.25}),
         ("own, past x even", {"rho": 0.75}),
         ("average, even", {"alpha": 0.8}),
@@ -146,6 +147,7 @@ def test_a_head_learns_as_by_the_librarys_objective(
             alpha=0.8,
             kappa=1.0 if form.spread == "geometric" else knobs.get("kappa", 0.0),
             rho=knobs.get("rho", 1.0),
+            aggregation="class" if form.spread == "class_attribution" else "instance",
             guard=form.loss == "guarded",
             mass_from="average" if form.mass == "average" else "last_epoch",
         )

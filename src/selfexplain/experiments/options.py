@@ -465,6 +465,7 @@ _LATER_DATA = {"augment": "none", "balanced": False, "alternate_flip": False}
 """Options of data that later versions brought, with what runs had before."""
 _LATER_OBJECTIVES: dict[str, dict[str, Any]] = {
     "own_mass": {
+        "aggregation": "instance",
         "guard": False,
         "rho": 1.0,
         "mass_from": "last_epoch",

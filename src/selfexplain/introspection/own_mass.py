@@ -23,7 +23,7 @@ from selfexplain.explanations.capture import Captured
 from selfexplain.explanations.layout import ExplainedLayer
 from selfexplain.introspection.learned import LearnedSpread
 from selfexplain.introspection.objective import Introspective
-from selfexplain.introspection.options import OwnMassControl, OwnMassSource
+from selfexplain.introspection.options import Aggregation, OwnMassControl, OwnMassSource
 from selfexplain.introspection.target import (
     find_num_classes,
     mixed_target,
@@ -139,13 +139,14 @@ class OwnMass(RisingShare, Introspective):
         model: maps images (B, C, H, W) to logits (B, K); its logits are a linear map of an averaged
             feature map, unless kappa or rho is 0.
         num_images: N, images in the training set.
-        num_classes: K, which rho below 1 and kappa learned need to know; None for what the model
-            says, or its last linear layer has.
+        num_classes: K, which rho below 1, kappa learned and aggregation class need to know; None
+            for what the model says, or its last linear layer has.
         alpha: share of its own mass in the last epoch, in [0, 1].
         kappa: how far the mass leans to the classes with similar explanations; negative: away;
             learned: as images that were wrong would have it.
         cap: the most that m may be, in [0, 1].
         control: permuted gives the explanations' values to shuffled classes.
+        aggregation: class takes s from a running mean over the images of the class.
         guard: whether the mass is taken from the largest logit.
         rho: exponent of the explanations' share in the spread, in [0, 1].
         mass_from: last_epoch or average.
@@ -181,6 +182,7 @@ class OwnMass(RisingShare, Introspective):
         kappa: float | Literal["learned"] = OwnMassOptions.kappa,
         cap: float = OwnMassOptions.cap,
         control: OwnMassControl = OwnMassOptions.control,
+        aggregation: Aggregation = OwnMassOptions.aggregation,
         guard: bool = OwnMassOptions.guard,
         rho: float = OwnMassOptions.rho,
         mass_from: OwnMassSource = OwnMassOptions.mass_from,
@@ -188,21 +190,23 @@ class OwnMass(RisingShare, Introspective):
         mirror: bool = OwnMassOptions.mirror,
     ) -> None:
         OwnMassOptions.check(
-            alpha=alpha, kappa=kappa, cap=cap, control=control, guard=guard, rho=rho,
-            mass_from=mass_from, average_decay=average_decay, mirror=mirror,
+            alpha=alpha, kappa=kappa, cap=cap, control=control, aggregation=aggregation,
+            guard=guard, rho=rho, mass_from=mass_from, average_decay=average_decay, mirror=mirror,
         )  # fmt: skip
-        super().__init__(model, form="mixed")
+        super().__init__(model, num_classes=num_classes, form="mixed", aggregation=aggregation)
         self.alpha, self.kappa, self.cap, self.own_control = alpha, kappa, cap, control
         self.guard, self.rho, self.mirror = guard, rho, mirror
         self.epochs = Epochs()
+        self.num_classes = 0  # that tables are made for
         # What the model gave each image's label when it last saw it; 1, no mass, before that.
         self.register_buffer("past_N", torch.ones(num_images))
         if rho < 1:  # what it gave every class
-            classes = _known_classes(model, num_classes)
-            self.register_buffer("past_NK", torch.zeros(num_images, classes))
+            self.num_classes = _known_classes(model, num_classes)
+            self.register_buffer("past_NK", torch.zeros(num_images, self.num_classes))
         self.learned: LearnedSpread | None = None
         if kappa == "learned":
-            self.learned = LearnedSpread(_known_classes(model, num_classes), num_images)
+            self.num_classes = _known_classes(model, num_classes)
+            self.learned = LearnedSpread(self.num_classes, num_images)
         self.average: WeightAverage | None = None
         self._averages: list[tuple[nn.Module, WeightAverage]] = []
         if mass_from == "average":
@@ -238,8 +242,8 @@ class OwnMass(RisingShare, Introspective):
 
     @property
     def capturable(self) -> bool:  # type: ignore[override]
-        """Always: the epoch's share is fixed within an epoch, and nothing is drawn."""
-        return True
+        """Once class means, if any, have begun: an epoch's share is fixed, and nothing is drawn."""
+        return self.class_mean is None or self.class_mean.started
 
     def forward(self, x_BCHW: Tensor, y_B: Tensor, *index_B: Tensor) -> dict[str, Tensor]:
         """Loss of images (B, C, H, W), labels (B,) and places in the training set (B,).
@@ -297,6 +301,17 @@ class OwnMass(RisingShare, Introspective):
             check_rows(state_dict, prefix + "past_NK", self.past_NK, "num_images num_classes")
         super()._load_from_state_dict(state_dict, prefix, *args)
 
+    def _checked(self, logits_BK: object, y_B: Tensor) -> Tensor:
+        """The model's logits (B, K), if there are as many classes as in the tables."""
+        checked_BK = super()._checked(logits_BK, y_B)
+        if self.num_classes not in (0, checked_BK.shape[1]):
+            raise InputError(
+                f"the objective was made for {self.num_classes} classes, and the model's logits "
+                f"are of {checked_BK.shape[1]}; pass num_classes={checked_BK.shape[1]} to the "
+                "objective"
+            )
+        return checked_BK
+
     def _find_layer(self, x_BCHW: Tensor) -> ExplainedLayer:
         """The last layer; an error says what else can be passed to this objective."""
         try:
@@ -323,6 +338,8 @@ class OwnMass(RisingShare, Introspective):
             q_BK = uniform_target(logits_BK.detach().float(), y_B)
             q_BK = self._under_control(q_BK, y_B, place_B)
         else:
+            if self.class_mean is not None and self._learns_now():
+                self.class_mean.update(self._similarity(logits_BK, captured, y_B), y_B)
             q_BK = self._explained_spread(logits_BK, captured, y_B, place_B)
         if self.rho == 1:
             return q_BK
@@ -333,7 +350,8 @@ class OwnMass(RisingShare, Introspective):
         self, logits_BK: Tensor, captured: Captured, y_B: Tensor, place_B: Tensor | None
     ) -> Tensor:
         if self.learned is None:
-            q_BK = self.target_of(self._similarity(logits_BK, captured, y_B), y_B)
+            s_BK = self._aggregate(self._similarity(logits_BK, captured, y_B), y_B)
+            q_BK = self.target_of(s_BK, y_B)
             return self._under_control(q_BK, y_B, place_B)
         return self.learned(*self._terms(logits_BK, captured, y_B, place_B), y_B)  # type: ignore[no-any-return]
 
@@ -342,7 +360,8 @@ class OwnMass(RisingShare, Introspective):
     ) -> tuple[Tensor, Tensor]:
         """Z-scores (B, K) over the classes other than these (B,): of logits, of similarities."""
         z_BK = standardized_similarity(logits_BK.detach().float(), of_B)
-        s_BK = standardized_similarity(self._similarity(logits_BK, captured, of_B), of_B)
+        s_BK = self._aggregate(self._similarity(logits_BK, captured, of_B), of_B)
+        s_BK = standardized_similarity(s_BK, of_B)
         return z_BK, self._under_control(s_BK, of_B, place_B)
 
     def _under_control(self, values_BK: Tensor, y_B: Tensor, place_B: Tensor | None) -> Tensor:

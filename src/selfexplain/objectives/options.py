@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from selfexplain.explanations import MapKind
 from selfexplain.introspection.options import (
+    Aggregation,
     IntrospectiveOptions,
     OwnMassControl,
     OwnMassSource,
@@ -224,6 +225,8 @@ class OwnMassOptions(Checked):
     """Upper limit of a target's non-target mass."""
     control: OwnMassControl = "none"
     """permuted: the same values on shuffled classes."""
+    aggregation: Aggregation = "instance"
+    """Similarities of the image's own explanations, or the running mean of its class's images."""
     guard: bool = False
     """Take the mass from the largest logit, also where that is not the target's."""
     rho: Share = 1.0
