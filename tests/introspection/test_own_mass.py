@@ -10,12 +10,8 @@ from torch import Tensor, nn
 
 from selfexplain.errors import InputError
 from selfexplain.introspection import OwnMass
-from selfexplain.introspection.learned import LearnedSpread, fit_weights
-from selfexplain.introspection.own_mass import (
-    guarded_cross_entropy,
-    hashed_permutation,
-    standardized_similarity,
-)
+from selfexplain.introspection.own_mass import guarded_cross_entropy, standardized_similarity
+from selfexplain.introspection.spread import LearnedSpread, fit_weights, hashed_permutation
 from selfexplain.introspection.target import (
     mixed_target,
     soft_cross_entropy,

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from selfexplain.errors import InputError
 from selfexplain.introspection import OwnMass, attribution_cosine, similarity_to_true
-from selfexplain.introspection.learned import fit_weights
 from selfexplain.introspection.own_mass import standardized_similarity
+from selfexplain.introspection.spread import fit_weights
 from selfexplain.introspection.target import softmax_target
 from selfexplain.objectives import PSKD, LabelSmoothing, Objective
 

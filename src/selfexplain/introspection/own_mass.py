@@ -21,13 +21,16 @@ from selfexplain.distributed import gathered
 from selfexplain.errors import InputError
 from selfexplain.explanations.capture import Captured
 from selfexplain.explanations.layout import ExplainedLayer
-from selfexplain.introspection.learned import LearnedSpread
 from selfexplain.introspection.objective import Introspective
 from selfexplain.introspection.options import Aggregation, OwnMassControl, OwnMassSource
+from selfexplain.introspection.spread import (
+    LearnedSpread,
+    geometric_target,
+    hashed_permutation,
+)
 from selfexplain.introspection.target import (
     find_num_classes,
     mixed_target,
-    shuffled,
     soft_cross_entropy,
     softmax_target,
     uniform_target,
@@ -56,40 +59,6 @@ def standardized_similarity(s_BK: Tensor, y_B: Tensor) -> Tensor:
     centered_BK = (s_BK - mean_B1).masked_fill(is_target_BK, 0.0)
     std_B1 = (centered_BK.square().sum(dim=1, keepdim=True) / count).sqrt()
     return centered_BK / std_B1.clamp_min(torch.finfo(s_BK.dtype).tiny)
-
-
-def hashed_permutation(q_BK: Tensor, y_B: Tensor, place_B: Tensor, salt: int) -> Tensor:
-    """The same target values on shuffled non-target classes, by a hash in place of a generator.
-
-    Which class gets which value depends on the image's place in the training set and the salt
-    alone, so every device and every process gives the same, and nothing is drawn.
-    """
-    classes = torch.arange(q_BK.shape[1], device=q_BK.device)
-    keys_BK = (place_B.unsqueeze(1) * 1_000_003 + classes * 7_919 + salt * 104_729) & 0x7FFFFFFF
-    for _ in range(2):  # two rounds of multiply and shift mix all bits of so small numbers
-        keys_BK = (keys_BK ^ (keys_BK >> 15)) * 0x2C1B3C6D & 0x7FFFFFFF
-    return shuffled(q_BK, y_B, keys_BK.double())
-
-
-def geometric_target(r_BK: Tensor, q_BK: Tensor, y_B: Tensor, rho: float) -> Tensor:
-    """r^(1 - rho) q^rho over the classes other than y, normalised: (B, K), 0 at y.
-
-    With rho 0 it is r without its y; where all of r is 0, as before an image was seen, q alone
-    counts.
-
-    Args:
-        r_BK: not negative; what it is at y is not read.
-        q_BK: the same.
-        y_B: labels.
-        rho: in [0, 1].
-
-    Example:
-        >>> r, q = torch.tensor([[0.8, 0.1, 0.1]]), torch.tensor([[0.0, 0.2, 0.8]])
-        >>> geometric_target(r, q, torch.tensor([0]), 0.5)
-        tensor([[0.0000, 0.3333, 0.6667]])
-    """
-    logs = [each_BK.clamp_min(torch.finfo(each_BK.dtype).tiny).log() for each_BK in (r_BK, q_BK)]
-    return softmax_target((1 - rho) * logs[0] + rho * logs[1], y_B)
 
 
 def guarded_cross_entropy(logits_BK: Tensor, q_BK: Tensor, y_B: Tensor, mass_B: Tensor) -> Tensor:

@@ -1,17 +1,4 @@
-"""How far a target should lean to similar explanations, as the images that are wrong would have it.
-
-An image that a network gets wrong shows which class it was taken for. Seen from that class the
-label is one of the others, and a spread of mass over the others is good if it makes that label
-likely. Under
-
-    p_c proportional to exp(a z_c + k s_c),   c other than the class n that was predicted,
-
-z are the logits and s the similarities of the classes' explanations to that of n, each as z-scores
-over the image's other classes. The weights (a, k) of the highest likelihood say how far a target
-should lean to what the logits favour, and how far to what the explanations find similar. They are
-fitted to training images, so that no image has to be held out.
-
-Source: this project's own (docs/methods/own_mass.md).
+"""Ways to spread a target's mass over the classes that are not true.
 
 Shape suffixes: B batch, K classes, J = K - 1 classes other than the predicted one, M images, T = 2
 terms.
@@ -21,8 +8,58 @@ import torch
 from torch import Tensor
 
 from selfexplain.distributed import gathered
-from selfexplain.introspection.target import softmax_target
+from selfexplain.introspection.target import shuffled, softmax_target
 from selfexplain.objectives.shared.base import KeepsPrecision, non_target, true_mask
+
+
+def hashed_permutation(q_BK: Tensor, y_B: Tensor, place_B: Tensor, salt: int) -> Tensor:
+    """The same target values on shuffled non-target classes, by a hash in place of a generator.
+
+    Which class gets which value depends on the image's place in the training set and the salt
+    alone, so every device and every process gives the same, and nothing is drawn.
+    """
+    classes = torch.arange(q_BK.shape[1], device=q_BK.device)
+    keys_BK = (place_B.unsqueeze(1) * 1_000_003 + classes * 7_919 + salt * 104_729) & 0x7FFFFFFF
+    for _ in range(2):  # two rounds of multiply and shift mix all bits of so small numbers
+        keys_BK = (keys_BK ^ (keys_BK >> 15)) * 0x2C1B3C6D & 0x7FFFFFFF
+    return shuffled(q_BK, y_B, keys_BK.double())
+
+
+def geometric_target(r_BK: Tensor, q_BK: Tensor, y_B: Tensor, rho: float) -> Tensor:
+    """r^(1 - rho) q^rho over the classes other than y, normalised: (B, K), 0 at y.
+
+    With rho 0 it is r without its y; where all of r is 0, as before an image was seen, q alone
+    counts.
+
+    Args:
+        r_BK: not negative; what it is at y is not read.
+        q_BK: the same.
+        y_B: labels.
+        rho: in [0, 1].
+
+    Example:
+        >>> r, q = torch.tensor([[0.8, 0.1, 0.1]]), torch.tensor([[0.0, 0.2, 0.8]])
+        >>> geometric_target(r, q, torch.tensor([0]), 0.5)
+        tensor([[0.0000, 0.3333, 0.6667]])
+    """
+    logs = [each_BK.clamp_min(torch.finfo(each_BK.dtype).tiny).log() for each_BK in (r_BK, q_BK)]
+    return softmax_target((1 - rho) * logs[0] + rho * logs[1], y_B)
+
+
+# How far a target should lean to similar explanations, as the images that are wrong would have it.
+#
+# An image that a network gets wrong shows which class it was taken for. Seen from that class the
+# label is one of the others, and a spread of mass over the others is good if it makes that label
+# likely. Under
+#
+#     p_c proportional to exp(a z_c + k s_c),   c other than the class n that was predicted,
+#
+# z are the logits and s the similarities of the classes' explanations to that of n, each as
+# z-scores over the image's other classes. The weights (a, k) of the highest likelihood say how far
+# a target should lean to what the logits favour, and how far to what the explanations find similar.
+# They are fitted to training images, so that no image has to be held out. This is the project's
+# own (docs/methods/own_mass.md).
+
 
 ROOM = 2048
 """Images that are remembered at most; a fit of two weights needs no more."""
