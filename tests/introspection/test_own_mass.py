@@ -231,6 +231,13 @@ def test_a_memory_for_all_classes_needs_their_number() -> None:
         with pytest.raises(InputError, match=r"made for 9 classes.* of 5; pass num_classes=5"):
             train(made)
     made = own_mass(rho=0.5)
+    learned = own_mass(kappa="learned")
+    with pytest.raises(
+        InputError, match=r"remembers 8 images and 5 classes, and .* 6 classes; bui"
+    ):
+        OwnMass(made.model, num_images=8, num_classes=6, kappa="learned").load_state_dict(
+            learned.state_dict()
+        )
     other = OwnMass(made.model, num_images=8, num_classes=K + 1, rho=0.5)
     with pytest.raises(InputError, match="num_images=8 and num_classes=5, and this objective"):
         other.load_state_dict(made.state_dict())

@@ -231,7 +231,8 @@ class OwnMass(RisingShare, Introspective):
         q_BK = self._spread(logits_BK, captured, y_B, place_B)
         mass_B = self._own_mass(x_BCHW, y_B, place_B)
         if self.guard:
-            loss = guarded_cross_entropy(logits_BK.to(q_BK.dtype), q_BK, y_B, mass_B)
+            wide = torch.promote_types(q_BK.dtype, mass_B.dtype)
+            loss = guarded_cross_entropy(logits_BK.to(wide), q_BK, y_B, mass_B)
         else:
             target_BK = mixed_target(q_BK, y_B, mass_B)
             loss = soft_cross_entropy(logits_BK.to(target_BK.dtype), target_BK)

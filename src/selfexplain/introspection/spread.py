@@ -4,10 +4,13 @@ Shape suffixes: B batch, K classes, J = K - 1 classes other than the predicted o
 terms.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from selfexplain.distributed import gathered
+from selfexplain.errors import InputError
 from selfexplain.introspection.target import shuffled, softmax_target
 from selfexplain.objectives.shared.base import KeepsPrecision, non_target, true_mask
 
@@ -148,6 +151,19 @@ class LearnedSpread(KeepsPrecision):
         """The spread q (B, K) for z-scores of logits and of similarities (B, K)."""
         a, k = self.weights_T
         return softmax_target(a * z_BK + k * s_BK, y_B)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Load; InputError if the checkpoint is of another number of images or classes."""
+        saved = state_dict.get(prefix + "terms_MJT")
+        if saved is not None and saved.shape != self.terms_MJT.shape:
+            made, here = (
+                f"{len(t) - 1} images and {t.shape[1] + 1} classes" for t in (saved, self.terms_MJT)
+            )
+            raise InputError(
+                f"the checkpoint remembers {made}, and this objective {here}; build it with the "
+                "numbers of the checkpoint, or load the model's weights alone"
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @torch.no_grad()
     def remember(self, z_BK: Tensor, s_BK: Tensor, named_B: Tensor, y_B: Tensor) -> None:
