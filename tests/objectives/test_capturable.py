@@ -22,6 +22,7 @@ NOT_CAPTURABLE = {
     "saliency_guided",
     "cgc",
     "cgc:layer=block2",
+    "dense_places:control=shuffled",
     "distil_part",
     "distil_part:part=permuted",
     "distil_part:part=class_mean",

@@ -6,6 +6,7 @@
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from hashlib import sha256
 from pathlib import Path
@@ -218,10 +219,10 @@ class RunConfig(SharedConfig):
 
     objective: str = "introspective"
     """standard | label_smoothing | confidence_penalty | introspective | own_mass | zipf | ols |
-    cs_kd | ps_kd | dlb | tf_kd | byot | dml | kd | dkd | born_again | saliency_guided | cgc |
-    icasc | lsx, with its options after a colon: introspective:weight=0.1,control=permuted. Your own
-    is package.module:Class. mixup+ or cutmix+ before it mixes its images:
-    mixup:alpha=0.5+standard."""
+    cs_kd | ps_kd | dlb | tf_kd | byot | dense_places | dml | kd | dkd | born_again |
+    saliency_guided | cgc | icasc | lsx, with its options after a colon:
+    introspective:weight=0.1,control=permuted. Your own is package.module:Class. mixup+ or cutmix+
+    before it mixes its images: mixup:alpha=0.5+standard."""
     seed: Seed = 0
     """Seed of weights, batches and splits."""
     start_seed: Seed | None = None
@@ -443,18 +444,18 @@ def to_dict(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
     values = {k: v for k, v in values.items() if k not in (*leave_out, *EXCLUDED_FROM_RUN_ID)}
     # Runs without stay what they were before these came.
     later = {"teacher": None, "start_seed": None, "pretrained": False}
-    values = {k: v for k, v in values.items() if k not in later or v != later[k]}
+    values = _without_later(values, later)
     if "data" in values:
-        values["data"] = {
-            k: v for k, v in values["data"].items() if k not in _LATER_DATA or v != _LATER_DATA[k]
-        }
+        values["data"] = _without_later(values["data"], _LATER_DATA)
     if "training" in values:
         values["training"] = _training_dict(config.training)
     specs = getattr(config, "objectives", None) or [getattr(config, "objective", None)]
     if "options" in values and specs != [None]:
         used = {part.partition(":")[0] for spec in specs for part in parts_of(spec)}
         values["options"] = {
-            k: recorded_names(v) for k, v in values["options"].items() if k in used
+            k: recorded_names(_without_later(v, _LATER_OBJECTIVES.get(k, {})))
+            for k, v in values["options"].items()
+            if k in used
         }
     result: dict[str, Any] = json.loads(json.dumps(values, default=str))
     return result
@@ -462,6 +463,18 @@ def to_dict(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
 
 _LATER_DATA = {"augment": "none", "balanced": False, "alternate_flip": False}
 """Options of data that later versions brought, with what runs had before."""
+_LATER_OBJECTIVES: dict[str, dict[str, Any]] = {
+    "own_mass": {
+        "aggregation": "instance",
+        "guard": False,
+        "rho": 1.0,
+        "mass_from": "last_epoch",
+        "average_decay": 0.99,
+        "mirror": True,
+    },
+    "cutmix": {"labels": "area"},
+}
+"""The same of objectives and mixers."""
 
 
 def _training_dict(options: TrainingOptions) -> dict[str, Any]:
@@ -475,12 +488,18 @@ def _training_dict(options: TrainingOptions) -> dict[str, Any]:
         "optimizer": "sgd",
         "decay_vectors": True,
         "freeze": None,
+        "freeze_norm": False,
         "head_epochs": 0,
         "body_lr": 1.0,
         "layer_decay": 1.0,
         "keep_best": False,
         "patience": 0,
     }
+    return _without_later(values, later)
+
+
+def _without_later(values: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """The values without those that a later version brought and that are what runs had before."""
     return {k: v for k, v in values.items() if k not in later or v != later[k]}
 
 

@@ -32,7 +32,7 @@ from selfexplain.training.checkpoint import (
     loading_from,
     save_checkpoint,
 )
-from selfexplain.training.finetune import freeze, parameter_scales
+from selfexplain.training.finetune import freeze, freeze_norm, parameter_scales
 from selfexplain.training.log import EpochLog
 from selfexplain.training.loggers import Logger
 from selfexplain.training.optimizers import make_optimizer
@@ -83,6 +83,8 @@ def start(objective: Objective, options: TrainingOptions, fabric: Fabric) -> Run
     objective.train()
     if options.freeze is not None:
         freeze(objective.model, options.freeze)
+    if options.freeze_norm:
+        freeze_norm(objective.model)
     optimizer = make_optimizer(
         options.optimizer,
         objective,
