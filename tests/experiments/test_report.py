@@ -158,15 +158,25 @@ def test_control_of_a_record(spec: str, control: str, copied: Path) -> None:
     assert read_record(folder).control == control
 
 
-def test_class_names_from_outside_are_escaped(copied: Path) -> None:
-    evil = '$\\y$<img src=x onerror="alert(1)">'
-    for folder in (copied / "runs").iterdir():
-        run = read_json(folder / "run.json")
-        run["images"]["class_names"] = [f"{evil}{i}" for i in range(10)]
-        (folder / "run.json").write_text(json.dumps(run))
-    text = write_report(ReportConfig(dirs=(copied,))).read_text()
-    assert "<img src=x" not in text
-    assert "&lt;img src=x onerror=&quot;alert(1)&quot;&gt;4" in text
+def test_names_from_outside_are_escaped(copied: Path, tmp_path: Path) -> None:
+    """Of classes, objectives and folders: the page has the one script of its own."""
+    evil = '<script>$\\y$"x"'
+    folder = Path(shutil.move(copied, tmp_path / evil))
+    for run_json in folder.glob("runs/*/run.json"):
+        run = read_json(run_json)
+        run["images"]["class_names"] = [f"{evil}class{i}" for i in range(10)]
+        run["config"]["objective"] += f":{evil}objective"
+        run_json.write_text(json.dumps(run))
+    results = read_json(folder / "results.json")
+    for row in results["summary"]:
+        row["objective"] += f":{evil}method"
+    (folder / "results.json").write_text(json.dumps(results))
+    run_of_one = run_folder(folder, "introspective", 0)
+    text = write_report(ReportConfig(dirs=(folder, run_of_one))).read_text()
+    assert text.count("<script") == 1
+    escaped = "&lt;script&gt;$\\y$&#34;x&#34;"
+    for name in ("class4", "objective", "method", ", introspective-seed0", ": Results"):
+        assert escaped + name in text
 
 
 def test_study(tmp_path: Path) -> None:

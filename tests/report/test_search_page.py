@@ -21,7 +21,6 @@ from selfexplain.report.sections.search import (
 )
 from selfexplain.report.sections.search_curves import (
     alphas_part,
-    alphas_table,
     level_figures,
     losses_part,
     snapshots_part,
@@ -153,13 +152,13 @@ def test_losses_of_each_level_with_gaps() -> None:
 
 
 def test_raw_alphas_and_those_of_edges() -> None:
-    html = alphas_table(record())
+    html = alphas_part(record())
     assert f"<td>{math.log(0.6):.3f}</td>" in html
     assert html.count('<th scope="row">') == 6
-    assert "edge&#x27;s own" not in html
+    assert "edge&#39;s own" not in html
     alphas = {"cell": line(1)["alphas"]["cell"], "cell_edges": [0.125 * i for i in range(6)]}
-    partial = alphas_table(record(history=(line(1, alphas=alphas),)))
-    assert "edge&#x27;s own" in partial
+    partial = alphas_part(record(history=(line(1, alphas=alphas),)))
+    assert "edge&#39;s own" in partial
     assert "<td>0.625</td></tr>" in partial
     old = line(1)
     del old["alphas"]

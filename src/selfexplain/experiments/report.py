@@ -2,12 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+from markupsafe import Markup
 from torch import Tensor
 
 from selfexplain.errors import InputError
@@ -32,7 +32,7 @@ from selfexplain.files import atomic_file, read_json, read_shaped
 from selfexplain.objectives.options import parts_of
 from selfexplain.records import printable
 from selfexplain.report import disambiguate
-from selfexplain.report.html import FRAMES, Section, linspace_indices, page, paragraph
+from selfexplain.report.html import FRAMES, Section, linspace_indices, page
 from selfexplain.report.sections import (
     EpochSnapshot,
     Predictions,
@@ -53,7 +53,6 @@ from selfexplain.report.sections import (
 from selfexplain.report.sections.search import (
     lookups_table,
     search_parts,
-    search_style,
     seeds_table,
 )
 from selfexplain.report.sections.search_record import Explained, SearchRecord, SearchSnapshots
@@ -262,7 +261,7 @@ def _unfinished(config: dict[str, Any], records: Sequence[Record]) -> Section:
     wanted = len(config["objectives"]) * len(config.get("seeds", []))
     done = sum(record.result is not None for record in records)
     text = f"This comparison is not finished: {done} of {wanted} runs are. The same command goes on"
-    return Section("Results", paragraph(f"{text}; then the table will stand here."))
+    return Section("Results", f"{text}; then the table will stand here.")
 
 
 def _photographs(records: Sequence[Record]) -> list[Section]:
@@ -345,11 +344,8 @@ def search_sections(folder: Path) -> list[Section]:
     if not holds_search(folder):
         raise InputError(f"{folder} contains no search; pass the folder of selfexplain search")
     if _holds_seeds(folder):
-        sections = _sections_of_seeds(folder)
-    else:
-        sections = search_parts(read_search(folder), mark=_mark(folder))
-    first = sections[0]
-    return [replace(first, body=search_style() + first.body), *sections[1:]]
+        return _sections_of_seeds(folder)
+    return search_parts(read_search(folder), mark=_mark(folder))
 
 
 def read_search(folder: Path) -> SearchRecord:
@@ -394,19 +390,19 @@ def _seeds(folder: Path) -> list[int]:
 
 def _sections_of_seeds(folder: Path) -> list[Section]:
     done, lookups = folder / "searches.json", _lookups(folder)
-    body = paragraph("Not all of these searches are finished.")
+    body: Markup | str = "Not all of these searches are finished."
     if done.exists():
         body = seeds_table(printable(read_json(done, SEARCHES)))
-    if lookups:
-        body += f"<h3>Lookup</h3>{lookups_table(lookups)}"
-    return [Section("Searches", body), *(_section_of(folder, seed) for seed in _seeds(folder))]
+    parts = (Section("Lookup", lookups_table(lookups)),) if lookups else ()
+    seeds = [_section_of(folder, seed) for seed in _seeds(folder)]
+    return [Section("Searches", body, parts), *seeds]
 
 
 def _section_of(folder: Path, seed: int) -> Section:
     """All parts of one seed's search."""
     one = folder / f"seed{seed}"
     parts = search_parts(read_search(one), mark=_mark(one))
-    return Section(f"Seed {seed}", "".join(f"<h3>{part.title}</h3>{part.body}" for part in parts))
+    return Section(f"Seed {seed}", parts=tuple(parts))
 
 
 def _mark(folder: Path) -> str:
