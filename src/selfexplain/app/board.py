@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from selfexplain.app.explain import Explainer, to_shape
-from selfexplain.app.view import classes_html, error_html, explanation_html
+from selfexplain.app.view import error_html, explanation_html, hint_html, title_html
 from selfexplain.errors import InputError
 from selfexplain.explanations import KINDS, MapKind
 from selfexplain.files import read_shaped
@@ -66,7 +66,6 @@ KIND_NAMES: dict[MapKind, str] = {
 }
 DEFAULT = ""
 """The layer that is no name: the kind's default."""
-HINT = '<p class="sx-hint">Drop an image, or pick one, to see what the model makes of it.</p>'
 
 Fitted = tuple[Tensor | str, ...]
 """An image in the shape of each run's model, or the sentence why it cannot be."""
@@ -95,9 +94,8 @@ class Board:
         return max(len(explainer.class_names) for explainer in self.explainers)
 
     def heading(self) -> str:
-        """What is shown before an image is chosen: how the runs' classes differ."""
-        names = self.names()
-        return classes_html(names, [explainer.class_names for explainer in self.explainers])
+        """The heading of the page, as HTML; it says how the runs' classes differ."""
+        return title_html(self.names(), [each.class_names for each in self.explainers])
 
     def names(self) -> list[str]:
         """Names of the runs; numbered where folders have the same name."""
@@ -124,7 +122,7 @@ class Board:
     def view(self, run: int, fitted: Fitted | None, kind: MapKind, layer: str, maps: int) -> str:
         """The HTML of one run; a sentence where the image or the maps do not fit the model."""
         if fitted is None:
-            return HINT
+            return hint_html()
         image = fitted[run]
         if isinstance(image, str):
             return error_html(image)

@@ -87,7 +87,7 @@ def build_page(board: Board, examples: Sequence[Example]) -> gr.Blocks:
     with gr.Blocks(
         title="selfexplain", analytics_enabled=False, delete_cache=(600, 3600), fill_width=True
     ) as page:
-        gr.HTML(f'<h1 class="sx-title">What a classifier sees</h1>{board.heading()}')
+        gr.HTML(board.heading())
         with gr.Row():
             with gr.Column(scale=1, min_width=290):
                 controls = _controls(board, examples)

@@ -71,11 +71,18 @@ def _breakable(name: object) -> Markup:
     return Markup(re.sub(r"([:,])(?=\S)", r"\1<wbr>", str(escape(name))))  # noqa: S704
 
 
-def _part(macro: str, /, *args: object, **options: object) -> Markup:
-    """One of the macros of `parts.html`."""
-    made: Markup = getattr(
-        _environment("selfexplain.report").get_template("parts.html").module, macro
-    )(*args, **options)
+def part(
+    macro: str, /, *args: object, package: str = "selfexplain.report", **options: object
+) -> Markup:
+    """What one of the macros in a package's `parts.html` writes.
+
+    Example:
+        >>> 'alt="a &lt; b"' in part("image", np.zeros((1, 1, 3), np.uint8), "a < b", 9)
+        True
+    """
+    made: Markup = getattr(_environment(package).get_template("parts.html").module, macro)(
+        *args, **options
+    )
     return made
 
 
@@ -151,7 +158,7 @@ def table(
         >>> '<th scope="row">a&lt;b</th><td>1.0</td>' in html
         True
     """
-    return _part("table", header, rows, caption=caption, words=words)
+    return part("table", header, rows, caption=caption, words=words)
 
 
 def slider(label: str, frames: Sequence[Markup], captions: Sequence[str]) -> Markup:
@@ -175,7 +182,7 @@ def slider(label: str, frames: Sequence[Markup], captions: Sequence[str]) -> Mar
             f"there are {len(frames)} frames and {len(captions)} captions; "
             "pass at least one frame, and a caption for each"
         )
-    return _part("slider", label, captions, caller=frames.__getitem__)
+    return part("slider", label, captions, caller=frames.__getitem__)
 
 
 def image(pixels_HWC: np.ndarray, alt: str, *, size: int) -> Markup:
@@ -194,7 +201,7 @@ def image(pixels_HWC: np.ndarray, alt: str, *, size: int) -> Markup:
         ...     'alt="black" width="40" height="20">')
         True
     """
-    return _part("image", pixels_HWC, alt, size)
+    return part("image", pixels_HWC, alt, size)
 
 
 def png_uri(pixels_HWC: np.ndarray) -> str:
