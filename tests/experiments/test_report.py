@@ -199,9 +199,9 @@ def test_record_holds_what_the_files_hold(compared: Path) -> None:
     assert record.predictions is not None
     kept = load_file(folder / "predictions.safetensors")
     assert torch.equal(record.predictions.logits_NK, kept["logits"])
-    album = read_snapshots(folder, most=2)
-    assert album is not None
-    assert [moment.epoch for moment in album.moments] == [1, 2]
+    snapshots = read_snapshots(folder, most=2)
+    assert snapshots is not None
+    assert [snapshot.epoch for snapshot in snapshots.after_epochs] == [1, 2]
 
 
 def test_pages_of_logged_epochs_alone_are_shown(copied: Path) -> None:
@@ -216,9 +216,9 @@ def test_pages_of_logged_epochs_alone_are_shown(copied: Path) -> None:
         )
     log = "".join(json.dumps({"epoch": epoch, "loss": 1.0}) + "\n" for epoch in (9998, 9999, 10000))
     (folder / "metrics.jsonl").write_text(log)
-    album = read_snapshots(folder)
-    assert album is not None
-    assert [moment.epoch for moment in album.moments] == [9998, 9999, 10000]
+    snapshots = read_snapshots(folder)
+    assert snapshots is not None
+    assert [snapshot.epoch for snapshot in snapshots.after_epochs] == [9998, 9999, 10000]
     assert "after epoch 9998 of 20000" in write_report(ReportConfig(dirs=(folder,))).read_text()
 
 

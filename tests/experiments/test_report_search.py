@@ -99,8 +99,8 @@ def test_epochs_that_were_cut_off_are_not_shown(folders: Path, tmp_path: Path) -
     lines = (cut / "search.jsonl").read_text().splitlines(keepends=True)
     (cut / "search.jsonl").write_text("".join(lines[:2]))
     record = read_search(cut)
-    assert record.album is not None
-    assert list(record.album.epochs) == [1, 2]
+    assert record.snapshots is not None
+    assert list(record.snapshots.epochs) == [1, 2]
     assert "2 of 3, unfinished" in bodies(cut)["Search"]
 
 

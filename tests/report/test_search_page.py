@@ -175,7 +175,7 @@ def test_lines_have_a_colour_in_both_themes() -> None:
         assert f"{variable(style.light)}:{style.dark}" in css
 
 
-def album(shape: tuple[int, ...] = (2, 1, 2, 2), epochs: int = 2) -> SearchSnapshots:
+def snapshots(shape: tuple[int, ...] = (2, 1, 2, 2), epochs: int = 2) -> SearchSnapshots:
     delta = np.zeros(shape)
     delta[0, 0, 0, :2] = [4 / 255, -4 / 255]
     explained = np.full(shape, 0.25)
@@ -188,8 +188,8 @@ def album(shape: tuple[int, ...] = (2, 1, 2, 2), epochs: int = 2) -> SearchSnaps
     return SearchSnapshots(images_BCHW=images, labels=("3", EVIL), epochs=found)
 
 
-def test_album_is_drawn_on_scales_that_all_epochs_share() -> None:
-    html = snapshots_part(record(album=album()))
+def test_snapshots_are_drawn_on_scales_that_all_epochs_share() -> None:
+    html = snapshots_part(record(snapshots=snapshots()))
     first, second = (pixels_in(html)[start : start + 6] for start in (0, 6))
     assert [picture.tolist() for picture in first[:3]] == [
         [[0, 1], [2, 3]],
@@ -205,20 +205,20 @@ def test_album_is_drawn_on_scales_that_all_epochs_share() -> None:
 
 @pytest.mark.parametrize("channels", [1, 2, 3])
 def test_images_of_any_channels_are_drawn(channels: int) -> None:
-    html = snapshots_part(record(album=album((2, channels, 2, 2))))
+    html = snapshots_part(record(snapshots=snapshots((2, channels, 2, 2))))
     assert len(pixels_in(html)) == 12
 
 
 def test_large_images_are_shown_at_fewer_epochs() -> None:
-    large = album((2, 3, 512, 512), epochs=4)
-    assert snapshots_part(record(album=large)).count('class="frame"') == 2
+    large = snapshots((2, 3, 512, 512), epochs=4)
+    assert snapshots_part(record(snapshots=large)).count('class="frame"') == 2
 
 
 @pytest.mark.parametrize(
     "nothing", [None, SearchSnapshots(images_BCHW=np.zeros(0), labels=(), epochs={})]
 )
 def test_a_search_without_recordings_says_so(nothing: SearchSnapshots | None) -> None:
-    assert "made before searches recorded them" in snapshots_part(record(album=nothing))
+    assert "made before searches recorded them" in snapshots_part(record(snapshots=nothing))
 
 
 @pytest.mark.parametrize(
@@ -230,9 +230,9 @@ def test_a_search_without_recordings_says_so(nothing: SearchSnapshots | None) ->
     ],
     ids=str,
 )
-def test_album_says_what_was_shown(options: dict[str, str], words: str) -> None:
+def test_snapshots_say_what_was_shown(options: dict[str, str], words: str) -> None:
     config = dict(record().config) | {"options": OPTIONS | options}
-    assert words in snapshots_part(record(config=config, album=album()))
+    assert words in snapshots_part(record(config=config, snapshots=snapshots()))
 
 
 LOOKUP = {

@@ -65,7 +65,7 @@ from selfexplain.training.log import EpochLog
 
 
 def read_record(folder: Path) -> Record:
-    """What a run left, but for its album.
+    """What a run left, but for its snapshots.
 
     Raises:
         InputError: there is no `run.json` of a training, or a file cannot be read.
@@ -93,7 +93,7 @@ def read_record(folder: Path) -> Record:
 
 
 def read_snapshots(folder: Path, most: int = FRAMES) -> Snapshots | None:
-    """The album of a run, with at most so many of its epochs, evenly spaced.
+    """The snapshots of a run, after at most so many of its epochs, evenly spaced.
 
     Raises:
         InputError: a file cannot be read.
@@ -113,23 +113,23 @@ def read_snapshots(folder: Path, most: int = FRAMES) -> Snapshots | None:
     return Snapshots(
         images_BCHW=images["images"],
         labels_B=images["labels"],
-        moments=tuple(
-            _moment(folder, epochs[i], len(images["labels"]), classes)
+        after_epochs=tuple(
+            _epoch_snapshot(folder, epochs[i], len(images["labels"]), classes)
             for i in linspace_indices(len(epochs), most)
         ),
-        epochs=run["config"].get("training", {}).get("epochs", epochs[-1]),
+        planned_epochs=run["config"].get("training", {}).get("epochs", epochs[-1]),
     )
 
 
 def snapshot_epochs(folder: Path) -> list[int]:
-    """The logged epochs that the album has a page of: a page of a later one was cut off.
+    """The logged epochs that there is a snapshot of: that of a later one was cut off.
 
     Example:
         >>> snapshot_epochs(Path("absent"))
         []
     """
     epochs = sorted({int(line["epoch"]) for line in read_metrics(folder)})
-    return [epoch for epoch in epochs if _page(folder, epoch).exists()]
+    return [epoch for epoch in epochs if _snapshot_file(folder, epoch).exists()]
 
 
 def _control(spec: str, options: dict[str, dict[str, Any]]) -> str:
@@ -168,12 +168,12 @@ def _check_indices(path: Path, name: str, index: Tensor, classes: int) -> None:
         )
 
 
-def _page(folder: Path, epoch: int) -> Path:
+def _snapshot_file(folder: Path, epoch: int) -> Path:
     return folder / "album" / f"epoch-{epoch:04d}.safetensors"
 
 
-def _moment(folder: Path, epoch: int, images: int, classes: int) -> EpochSnapshot:
-    path = _page(folder, epoch)
+def _epoch_snapshot(folder: Path, epoch: int, images: int, classes: int) -> EpochSnapshot:
+    path = _snapshot_file(folder, epoch)
     shapes = {
         "probabilities": "float BK",
         "target": "float BK",
@@ -282,7 +282,7 @@ def _learned(records: Sequence[Record], folders: Sequence[Path]) -> list[Section
 
 
 def _gallery(records: Sequence[Record], folders: Sequence[Path]) -> Section:
-    """The gallery of the first introspective run that has an album, else of the last objective."""
+    """The gallery of the first introspective run with snapshots, else of the last objective."""
     have = [i for i, folder in enumerate(folders) if snapshot_epochs(folder)]
     if not have:
         return gallery_section(None)
@@ -292,7 +292,7 @@ def _gallery(records: Sequence[Record], folders: Sequence[Path]) -> Section:
     chosen = next(i for i in have if records[i].objective == objective)
     others = len({record.objective for record in records}) > 1
     why = ", the first that learns by introspection" if introspective else ", the last compared"
-    record = dataclasses.replace(records[chosen], album=read_snapshots(folders[chosen]))
+    record = dataclasses.replace(records[chosen], snapshots=read_snapshots(folders[chosen]))
     return gallery_section(record, why if others else "")
 
 
@@ -368,7 +368,7 @@ def read_search(folder: Path) -> SearchRecord:
         train_images=images.get("train"),
         history=tuple(printable(history)),
         result=printable(read_search_result(done)) if done.exists() else None,
-        album=_search_snapshots(folder / "album", images.get("class_names"), len(history)),
+        snapshots=_search_snapshots(folder / "album", images.get("class_names"), len(history)),
         lookups=_lookups(folder),
     )
 

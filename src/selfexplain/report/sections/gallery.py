@@ -30,7 +30,7 @@ def gallery_section(record: Record | None, why: str = "") -> Section:
     """Image, maps of the true class and of its three rivals, and soft target, over the epochs.
 
     Args:
-        record: the run to show; None if no run has an album.
+        record: the run to show; None if no run has snapshots.
         why: this run, as text.
 
     Example:
@@ -38,17 +38,22 @@ def gallery_section(record: Record | None, why: str = "") -> Section:
         'The runs have no recorded explanatio'
     """
     title = "What the model explains to itself"
-    if record is None or record.album is None or not record.album.moments:
+    if record is None or record.snapshots is None or not record.snapshots.after_epochs:
         return Section(title, NOTHING)
-    album = record.album
-    height, width = album.images_BCHW.shape[2:]
+    snapshots = record.snapshots
+    height, width = snapshots.images_BCHW.shape[2:]
     body = render(
         "gallery.html",
         record=record,
         why=why,
-        backgrounds=_backgrounds(album, record.photographs),
-        captions=[f"after epoch {moment.epoch} of {album.epochs}" for moment in album.moments],
-        frames=[_frame(album, moment, record.class_names) for moment in album.moments],
+        backgrounds=_backgrounds(snapshots, record.photographs),
+        captions=[
+            f"after epoch {snapshot.epoch} of {snapshots.planned_epochs}"
+            for snapshot in snapshots.after_epochs
+        ],
+        frames=[
+            _frame(snapshots, snapshot, record.class_names) for snapshot in snapshots.after_epochs
+        ],
         ratio=f"aspect-ratio:{width}/{height}",
         tile_width=TILE,
     )
@@ -61,7 +66,7 @@ NOTHING = (
 )
 
 
-def _backgrounds(album: Snapshots, photographs: bool) -> list[dict[str, str]]:
+def _backgrounds(snapshots: Snapshots, photographs: bool) -> list[dict[str, str]]:
     """Each image, and what its maps are laid on."""
     uri, side = (jpeg_uri, LARGE) if photographs else (png_uri, IMAGE_SIDE)
     return [
@@ -69,20 +74,22 @@ def _backgrounds(album: Snapshots, photographs: bool) -> list[dict[str, str]]:
             "image": uri(image_pixels(image_CHW, side=side)),
             "grey": uri(image_pixels(image_CHW, grey=True, side=side)),
         }
-        for image_CHW in album.images_BCHW[:MOST_IMAGES]
+        for image_CHW in snapshots.images_BCHW[:MOST_IMAGES]
     ]
 
 
-def _frame(album: Snapshots, moment: EpochSnapshot, names: Sequence[str]) -> list[dict[str, Any]]:
-    labels = album.labels_B[:MOST_IMAGES].tolist()
-    return [_explained(i, true, moment, names) for i, true in enumerate(labels)]
+def _frame(
+    snapshots: Snapshots, snapshot: EpochSnapshot, names: Sequence[str]
+) -> list[dict[str, Any]]:
+    labels = snapshots.labels_B[:MOST_IMAGES].tolist()
+    return [_explained(i, true, snapshot, names) for i, true in enumerate(labels)]
 
 
-def _explained(i: int, true: int, moment: EpochSnapshot, names: Sequence[str]) -> dict[str, Any]:
+def _explained(i: int, true: int, snapshot: EpochSnapshot, names: Sequence[str]) -> dict[str, Any]:
     """What is said of one image."""
-    probability_K = moment.probabilities_BK[i]
+    probability_K = snapshot.probabilities_BK[i]
     answer = int(probability_K.argmax())
-    maps_RHW, classes = moment.maps_BRHW[i], moment.classes_BR[i].tolist()
+    maps_RHW, classes = snapshot.maps_BRHW[i], snapshot.classes_BR[i].tolist()
     scale = float(maps_RHW.abs().max()) or 1.0
     return {
         "true": names[true],
@@ -92,7 +99,7 @@ def _explained(i: int, true: int, moment: EpochSnapshot, names: Sequence[str]) -
             {"name": names[k], "pixels": map_pixels(map_HW, scale)}
             for k, map_HW in zip(classes, maps_RHW, strict=True)
         ],
-        "target": _shares(moment.target_BK[i], classes[1:], names),
+        "target": _shares(snapshot.target_BK[i], classes[1:], names),
     }
 
 

@@ -211,30 +211,32 @@ CONTROLS = {
 
 
 def snapshots_part(record: SearchRecord) -> Markup | str:
-    """The album by a slider over the epochs; a sentence where there is none.
+    """The snapshots by a slider over the epochs; a sentence where there is none.
 
     Example:
         >>> config = {"method": "lease", "options": {"shown": "product", "control": "none"}}
         >>> snapshots_part(SearchRecord(config=config))[:36]
         'This search has recorded no explanat'
     """
-    album, options = record.album, record.config["options"]
-    if album is None or not album.epochs:
+    snapshots, options = record.snapshots, record.config["options"]
+    if snapshots is None or not snapshots.epochs:
         return (
             "This search has recorded no explanations: none of its epochs is finished, or it was "
             "made before searches recorded them."
         )
     formula, words = SHOWN[options["shown"]]
-    epochs = sorted(album.epochs)
-    chosen = [epochs[index] for index in linspace_indices(len(epochs), _frames_of(album))]
-    largest = max(float(np.abs(album.epochs[n].delta_BCHW).max()) for n in epochs)
-    low, high = _range(album)
+    epochs = sorted(snapshots.epochs)
+    chosen = [epochs[index] for index in linspace_indices(len(epochs), _frames_of(snapshots))]
+    largest = max(float(np.abs(snapshots.epochs[n].delta_BCHW).max()) for n in epochs)
+    low, high = _range(snapshots)
     return render(
         "search_snapshots.html",
         words=words,
         control=CONTROLS.get(options["control"], ""),
         captions=[f"after epoch {n} of {record.config['epochs']}" for n in chosen],
-        frames=[_frame(album, album.epochs[n], formula, largest, (low, high)) for n in chosen],
+        frames=[
+            _frame(snapshots, snapshots.epochs[n], formula, largest, (low, high)) for n in chosen
+        ],
         size=SIZE,
         largest=f"{255 * largest:.1f}",
         eps=f"{255 * options['eps']:.1f}",
@@ -244,20 +246,20 @@ def snapshots_part(record: SearchRecord) -> Markup | str:
     )
 
 
-def _frames_of(album: SearchSnapshots) -> int:
+def _frames_of(snapshots: SearchSnapshots) -> int:
     """As many frames as the page can bear; noise is as large in a PNG as it is raw."""
-    frame = 4 * album.images_BCHW.size  # three pictures, and a third more in base64
+    frame = 4 * snapshots.images_BCHW.size  # three pictures, and a third more in base64
     return max(2, min(FRAMES, PAGE_BYTES // max(1, frame)))
 
 
-def _range(album: SearchSnapshots) -> tuple[float, float]:
+def _range(snapshots: SearchSnapshots) -> tuple[float, float]:
     """Of all that is shown, and of an image at least."""
-    shown = [explained.explained_BCHW for explained in album.epochs.values()]
+    shown = [explained.explained_BCHW for explained in snapshots.epochs.values()]
     return min(0.0, *(float(s.min()) for s in shown)), max(1.0, *(float(s.max()) for s in shown))
 
 
 def _frame(
-    album: SearchSnapshots,
+    snapshots: SearchSnapshots,
     explained: Explained,
     formula: str,
     largest: float,
@@ -275,8 +277,8 @@ def _frame(
             },
         }
         for label, image_CHW, delta_CHW, explained_CHW in zip(
-            album.labels,
-            album.images_BCHW,
+            snapshots.labels,
+            snapshots.images_BCHW,
             explained.delta_BCHW,
             explained.explained_BCHW,
             strict=True,

@@ -20,7 +20,7 @@ from selfexplain.report import disambiguate
 # The images that a run has kept of those that it was scored on.
 
 
-ALBUM = Path("album") / "images.safetensors"
+SNAPSHOTS = Path("album") / "images.safetensors"
 """Where a run keeps them, in its folder."""
 
 
@@ -38,11 +38,11 @@ class Example:
 
 def read_examples(folder: Path, class_names: tuple[str, ...]) -> list[Example]:
     """The kept images of a run; none where it has kept none."""
-    path = folder / ALBUM
+    path = folder / SNAPSHOTS
     if not path.exists():
         return []
-    album = read_shaped(path, {"images": "uint8 BCHW", "labels": "int B"})
-    labels = album["labels"].tolist()
+    kept = read_shaped(path, {"images": "uint8 BCHW", "labels": "int B"})
+    labels = kept["labels"].tolist()
     if not all(0 <= label < len(class_names) for label in labels):
         raise InputError(
             f"{path} holds no images of this run (a label is none of its {len(class_names)} "
@@ -50,7 +50,7 @@ def read_examples(folder: Path, class_names: tuple[str, ...]) -> list[Example]:
         )
     return [
         Example(image_CHW, class_names[label])
-        for image_CHW, label in zip(album["images"], labels, strict=True)
+        for image_CHW, label in zip(kept["images"], labels, strict=True)
     ]
 
 
@@ -71,11 +71,11 @@ Fitted = tuple[Tensor | str, ...]
 """An image in the shape of each run's model, or the sentence why it cannot be."""
 
 
-class Board:
+class Viewer:
     """One or two runs that look at the same image.
 
     Example:
-        >>> Board([]).kinds
+        >>> Viewer([]).kinds
         []
     """
 
