@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from selfexplain.distributed import gathered
 from selfexplain.errors import InputError
-from selfexplain.explanations.capture import Captured
+from selfexplain.explanations.hooks import Captured
 from selfexplain.explanations.layout import ExplainedLayer
 from selfexplain.introspection.objective import Introspective
 from selfexplain.introspection.options import Aggregation, OwnMassControl, OwnMassSource

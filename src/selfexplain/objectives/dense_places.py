@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from selfexplain.errors import InputError
 from selfexplain.explanations import cam, capture
-from selfexplain.explanations.capture import Captured
+from selfexplain.explanations.hooks import Captured
 from selfexplain.explanations.layout import ExplainedLayer
 from selfexplain.objectives.byot import stage_hooks
 from selfexplain.objectives.options import DensePlacesControl, DensePlacesOptions
