@@ -1,6 +1,7 @@
 """Imports go down: nothing imports from its own layer or one above, so there are no cycles."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,13 @@ def test_every_public_function_has_an_example() -> None:
             if documented and ">>>" not in (thing.__doc__ or ""):
                 missing.append(f"{init.parent.name}.{name}")
     assert missing == []
+
+
+def test_files_that_are_no_modules_are_packaged() -> None:
+    """Templates, styles and tables: an installed wheel has no others than pyproject names."""
+    project = tomllib.loads((ROOT.parents[1] / "pyproject.toml").read_text())
+    patterns = project["tool"]["setuptools"]["package-data"]["selfexplain"]
+    packaged = {path for pattern in patterns for path in ROOT.glob(pattern)}
+    files = {path for path in ROOT.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    assert {path for path in files if path.suffix != ".py"} - packaged == set()
+    assert all(any(ROOT.glob(pattern)) for pattern in patterns)

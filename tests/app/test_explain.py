@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from selfexplain.app import Board, Explainer
-from selfexplain.app.board import read_examples
+from selfexplain.app import Explainer, Viewer
 from selfexplain.app.explain import reading_other_maps
+from selfexplain.app.viewer import read_examples
 from selfexplain.data import normalise
 from selfexplain.errors import InputError
 from selfexplain.experiments.explain.explain import load_run
@@ -81,13 +81,13 @@ def test_other_maps_are_compared_by_their_cosine(
 def test_every_kind_and_layer_that_is_offered_is_shown(
     explainers: tuple[Explainer, Explainer], image: Tensor
 ) -> None:
-    board = Board(explainers)
-    assert [kind for _, kind in board.kinds] == list(KINDS)
-    assert board.layers(0, "cam") == [("last feature map", "")]
-    assert ("block1", "block1") in board.layers(0, "grad_cam")
+    viewer = Viewer(explainers)
+    assert [kind for _, kind in viewer.kinds] == list(KINDS)
+    assert viewer.layers(0, "cam") == [("last feature map", "")]
+    assert ("block1", "block1") in viewer.layers(0, "grad_cam")
     for kind in KINDS:
-        for _, layer in board.layers(0, kind):
-            assert "sx-answer" in board.view(0, (image, image), kind, layer, 12)
+        for _, layer in viewer.layers(0, kind):
+            assert "sx-answer" in viewer.view(0, (image, image), kind, layer, 12)
 
 
 def test_a_layer_named_for_cam_is_the_default_one_and_the_runs_own(
@@ -98,12 +98,12 @@ def test_a_layer_named_for_cam_is_the_default_one_and_the_runs_own(
     layer = Explainer(folder).layers("cam")[0]
     record["config"]["objective"] = f"introspective:kind=cam,layer={layer}"
     (folder / "run.json").write_text(json.dumps(record))
-    board = Board([Explainer(folder)])
-    assert board.explainers[0].own == ("cam", layer)
-    assert board.own_layer(0, "cam") in [name for _, name in board.layers(0, "cam")]
-    shown = board.explainers[0].explain(image, "cam", board.own_layer(0, "cam") or None)
+    viewer = Viewer([Explainer(folder)])
+    assert viewer.explainers[0].own == ("cam", layer)
+    assert viewer.own_layer(0, "cam") in [name for _, name in viewer.layers(0, "cam")]
+    shown = viewer.explainers[0].explain(image, "cam", viewer.own_layer(0, "cam") or None)
     assert shown.own
-    assert torch.equal(shown.maps_KHW, board.explainers[0].explain(image, "cam", layer).maps_KHW)
+    assert torch.equal(shown.maps_KHW, viewer.explainers[0].explain(image, "cam", layer).maps_KHW)
 
 
 def test_a_layer_that_cannot_be_explained_is_refused(
@@ -153,8 +153,8 @@ def test_a_run_that_diverged_says_so(runs: Runs, image: Tensor, tmp_path: Path) 
     weights["head.bias"] = torch.full_like(weights["head.bias"], float("nan"))
     save_file(weights, folder / "model.safetensors")
     (folder / "result.json").unlink()  # which says what the weights must be
-    board = Board([Explainer(folder)])
-    assert "not finite" in board.view(0, (image,), "cam", "", 12)
+    viewer = Viewer([Explainer(folder)])
+    assert "not finite" in viewer.view(0, (image,), "cam", "", 12)
 
 
 def test_examples_are_the_kept_images(runs: Runs, image: Tensor) -> None:
@@ -186,11 +186,11 @@ def test_runs_with_other_classes_and_sizes_are_compared_with_a_word(
     record["images"]["class_names"][0] = "<b>nought</b>"
     record["images"]["shape"] = [1, 8, 10]
     (folder / "run.json").write_text(json.dumps(record))
-    board = Board([Explainer(runs[1]), Explainer(folder)])
-    assert board.names() == ["standard (1)", "standard (2)"]
-    heading = board.heading()
+    viewer = Viewer([Explainer(runs[1]), Explainer(folder)])
+    assert viewer.names() == ["standard (1)", "standard (2)"]
+    heading = viewer.heading()
     assert "only standard (1) knows 0" in heading
     assert "only standard (2) knows &lt;b&gt;nought&lt;/b&gt;" in heading
-    fitted = board.fit(read_examples(runs[0], board.explainers[0].class_names)[0].image())
-    assert "sx-answer" in board.view(0, fitted, "cam", "", 12)
-    assert "pass an image of that size" in board.view(1, fitted, "cam", "", 12)
+    fitted = viewer.fit(read_examples(runs[0], viewer.explainers[0].class_names)[0].image())
+    assert "sx-answer" in viewer.view(0, fitted, "cam", "", 12)
+    assert "pass an image of that size" in viewer.view(1, fitted, "cam", "", 12)

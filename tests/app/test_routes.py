@@ -23,7 +23,6 @@ from typing import Any
 import pytest
 
 from selfexplain.app import gate
-from selfexplain.app.board import Board, read_examples
 from selfexplain.app.explain import Explainer
 from selfexplain.app.gate import (
     Gate,
@@ -34,6 +33,7 @@ from selfexplain.app.gate import (
     names_elsewhere,
 )
 from selfexplain.app.serve import AppConfig, launch
+from selfexplain.app.viewer import Viewer, read_examples
 from selfexplain.errors import InputError
 
 Runs = tuple[Path, Path]
@@ -118,7 +118,7 @@ def app(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
         from selfexplain.app.page import build_page
 
         explainer = Explainer(runs[0])
-        page = build_page(Board([explainer]), read_examples(runs[0], explainer.class_names))
+        page = build_page(Viewer([explainer]), read_examples(runs[0], explainer.class_names))
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
         free.close()
@@ -414,7 +414,7 @@ def test_a_version_of_other_routes_does_not_start(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    page = build_page(Board([Explainer(runs[1])]), [])
+    page = build_page(Viewer([Explainer(runs[1])]), [])
     message = r"GET /gradio_api/fetch.*pip install 'gradio==6\.31\.0'"
     with connecting_nowhere("127.0.0.1", port), pytest.raises(InputError, match=message):
         launch(page, AppConfig(run=(runs[1],), port=port), tmp_path)

@@ -34,7 +34,7 @@ def explanation(classes: int = 20) -> Explanation:
 
 
 def names(html: str, label: str) -> list[str]:
-    block = re.search(rf'aria-label="{label}">(.*?)</ul>', html).group(1)
+    block = re.search(rf'aria-label="{label}">(.*?)</ul>', html, re.DOTALL).group(1)
     return re.findall(r'class="sx-name" title="([^"]*)"', block)
 
 

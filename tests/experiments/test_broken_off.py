@@ -17,7 +17,7 @@ import torch
 import selfexplain
 from selfexplain import __main__ as program
 from selfexplain import distributed
-from selfexplain.app.board import read_examples
+from selfexplain.app.viewer import read_examples
 from selfexplain.cli import main
 from selfexplain.distributed import lost_process_said
 from selfexplain.errors import InputError, LostProcessError, WriteError

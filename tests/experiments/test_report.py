@@ -158,15 +158,25 @@ def test_control_of_a_record(spec: str, control: str, copied: Path) -> None:
     assert read_record(folder).control == control
 
 
-def test_class_names_from_outside_are_escaped(copied: Path) -> None:
-    evil = '$\\y$<img src=x onerror="alert(1)">'
-    for folder in (copied / "runs").iterdir():
-        run = read_json(folder / "run.json")
-        run["images"]["class_names"] = [f"{evil}{i}" for i in range(10)]
-        (folder / "run.json").write_text(json.dumps(run))
-    text = write_report(ReportConfig(dirs=(copied,))).read_text()
-    assert "<img src=x" not in text
-    assert "&lt;img src=x onerror=&quot;alert(1)&quot;&gt;4" in text
+def test_names_from_outside_are_escaped(copied: Path, tmp_path: Path) -> None:
+    """Of classes, objectives and folders: the page has the one script of its own."""
+    evil = '<script>$\\y$"x"'
+    folder = Path(shutil.move(copied, tmp_path / evil))
+    for run_json in folder.glob("runs/*/run.json"):
+        run = read_json(run_json)
+        run["images"]["class_names"] = [f"{evil}class{i}" for i in range(10)]
+        run["config"]["objective"] += f":{evil}objective"
+        run_json.write_text(json.dumps(run))
+    results = read_json(folder / "results.json")
+    for row in results["summary"]:
+        row["objective"] += f":{evil}method"
+    (folder / "results.json").write_text(json.dumps(results))
+    run_of_one = run_folder(folder, "introspective", 0)
+    text = write_report(ReportConfig(dirs=(folder, run_of_one))).read_text()
+    assert text.count("<script") == 1
+    escaped = "&lt;script&gt;$\\y$&#34;x&#34;"
+    for name in ("class4", "objective", "method", ", introspective-seed0", ": Results"):
+        assert escaped + name in text
 
 
 def test_study(tmp_path: Path) -> None:
@@ -189,9 +199,9 @@ def test_record_holds_what_the_files_hold(compared: Path) -> None:
     assert record.predictions is not None
     kept = load_file(folder / "predictions.safetensors")
     assert torch.equal(record.predictions.logits_NK, kept["logits"])
-    album = read_snapshots(folder, most=2)
-    assert album is not None
-    assert [moment.epoch for moment in album.moments] == [1, 2]
+    snapshots = read_snapshots(folder, most=2)
+    assert snapshots is not None
+    assert [snapshot.epoch for snapshot in snapshots.after_epochs] == [1, 2]
 
 
 def test_pages_of_logged_epochs_alone_are_shown(copied: Path) -> None:
@@ -206,9 +216,9 @@ def test_pages_of_logged_epochs_alone_are_shown(copied: Path) -> None:
         )
     log = "".join(json.dumps({"epoch": epoch, "loss": 1.0}) + "\n" for epoch in (9998, 9999, 10000))
     (folder / "metrics.jsonl").write_text(log)
-    album = read_snapshots(folder)
-    assert album is not None
-    assert [moment.epoch for moment in album.moments] == [9998, 9999, 10000]
+    snapshots = read_snapshots(folder)
+    assert snapshots is not None
+    assert [snapshot.epoch for snapshot in snapshots.after_epochs] == [9998, 9999, 10000]
     assert "after epoch 9998 of 20000" in write_report(ReportConfig(dirs=(folder,))).read_text()
 
 

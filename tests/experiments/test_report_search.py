@@ -99,8 +99,8 @@ def test_epochs_that_were_cut_off_are_not_shown(folders: Path, tmp_path: Path) -
     lines = (cut / "search.jsonl").read_text().splitlines(keepends=True)
     (cut / "search.jsonl").write_text("".join(lines[:2]))
     record = read_search(cut)
-    assert record.album is not None
-    assert list(record.album.epochs) == [1, 2]
+    assert record.snapshots is not None
+    assert list(record.snapshots.epochs) == [1, 2]
     assert "2 of 3, unfinished" in bodies(cut)["Search"]
 
 
@@ -124,11 +124,12 @@ def test_searches_with_several_seeds_and_lookups(tmp_path: Path) -> None:
     genotypes = [str(out / f"seed{i}" / "genotype.json") for i in (0, 1)]
     words = ["lookup", "--table", str(table), "--out", str(out / "lookup.json"), "--genotype"]
     main([*words, *genotypes])
-    first = search_sections(out)[0].body
-    assert "<td>16.25</td><td>15.00</td><td>0.10</td><td>1 of 2</td>" in first
+    (first,) = search_sections(out)[0].parts
+    assert first.title == "Lookup"
+    assert "<td>16.25</td><td>15.00</td><td>0.10</td><td>1 of 2</td>" in first.body
     shutil.copy(out / "lookup.json", out / "seed0" / "lookup.json")
     assert "15.61" in bodies(out / "seed0")["Lookup"]
-    assert "15.61" in search_sections(out)[1].body
+    assert "15.61" in search_sections(out)[1].parts[-1].body
     (out / "searches.json").unlink()
     assert [section.title for section in search_sections(out)] == ["Searches", "Seed 0", "Seed 1"]
     assert "Not all" in search_sections(out)[0].body

@@ -8,10 +8,12 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from jinja2 import UndefinedError
+from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
-from selfexplain.report.html import Section, escape, figure, image, page, slider, table
+from selfexplain.report.html import Section, figure, image, page, paragraph, render, slider, table
 
 EVIL = '</script><script>alert("x")</script>&\'$\\y$'
 VOID = {"meta", "link", "img", "input", "br"}
@@ -75,7 +77,7 @@ def test_page_is_whole_and_reaches_for_nothing_outside() -> None:
 def test_what_comes_from_outside_is_escaped_everywhere() -> None:
     parts = [
         table([EVIL, EVIL], [[EVIL, EVIL]], caption=EVIL),
-        slider(EVIL, ["<p>a</p>"], [EVIL]),
+        slider(EVIL, [paragraph(EVIL)], [EVIL]),
         image(np.zeros((2, 2, 3), np.uint8), EVIL, size=10),
         figure(drawing(), EVIL),
     ]
@@ -83,7 +85,22 @@ def test_what_comes_from_outside_is_escaped_everywhere() -> None:
     assert len(tags.all("script")) == 1  # the page's own
     assert tags.all("img")[0]["alt"] == EVIL
     assert tags.all("svg")[0]["aria-label"] == EVIL
-    assert tags.texts.count(EVIL) >= 4 * 2 + 6  # contents, headings, cells
+    assert tags.texts.count(EVIL) >= 4 * 2 + 7  # contents, headings, cells, a paragraph
+
+
+def test_only_what_was_rendered_is_html() -> None:
+    """A body, a part of a section and a frame of a slider that are mere text are escaped."""
+    inner = Section("Inner", EVIL)
+    html = page("A", [Section("One", EVIL, (inner,)), Section("Two", slider("x", [EVIL], ["y"]))])  # type: ignore[list-item]
+    tags = Tags(html)
+    assert len(tags.all("script")) == 1
+    assert tags.texts.count(EVIL) == 3
+    assert "<h3>Inner</h3>" in html
+
+
+def test_a_template_needs_all_that_it_names() -> None:
+    with pytest.raises(UndefinedError, match="one_seed"):
+        render("curves.html", legend=[], first=[], others=[])
 
 
 def test_row_names_may_be_broken_after_options() -> None:
@@ -93,7 +110,7 @@ def test_row_names_may_be_broken_after_options() -> None:
 
 
 def test_slider_shows_the_last_frame_alone() -> None:
-    tags = Tags(slider("epoch", ["<b>1</b>", "<b>2</b>", "<b>3</b>"], ["one", "two", "three"]))
+    tags = Tags(slider("epoch", list(map(Markup, "123")), ["one", "two", "three"]))
     frames = [a for a in tags.all("div") if a["class"] == "frame"]
     assert ["hidden" in frame for frame in frames] == [True, True, False]
     assert [frame["data-caption"] for frame in frames] == ["one", "two", "three"]
@@ -103,8 +120,8 @@ def test_slider_shows_the_last_frame_alone() -> None:
 
 
 def test_slider_refuses_captions_that_do_not_fit() -> None:
-    with pytest.raises(ValueError, match="shorter"):
-        slider("epoch", ["a", "b"], ["one"])
+    with pytest.raises(ValueError, match="2 frames and 1 captions"):
+        slider("epoch", [Markup("a"), Markup("b")], ["one"])
     with pytest.raises(ValueError, match="at least one"):
         slider("epoch", [], [])
 
@@ -148,7 +165,3 @@ def test_figures_share_no_names_and_every_reference_is_found() -> None:
     names = re.findall(r'id="([^"]+)"', both)
     assert len(names) == len(set(names)) > 0
     assert set(re.findall(r"(?:url\(|href=\")#([^)\"]+)", both)) <= set(names)
-
-
-def test_escape_leaves_plain_text_alone() -> None:
-    assert escape("ResNet-18: 90 ± 1 %") == "ResNet-18: 90 ± 1 %"

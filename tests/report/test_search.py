@@ -12,7 +12,7 @@ import torch
 
 from selfexplain.errors import InputError
 from selfexplain.report import architecture_figure, cell_svg, save_figure
-from selfexplain.report.cell_drawing import Box, Layout, cell_layout
+from selfexplain.report.cell_drawing import Box, CellLayout, cell_layout
 from selfexplain.report.style import STYLES
 from selfexplain.spaces import FAMILIES, Cell, Edge, Genotype
 
@@ -53,7 +53,7 @@ def runs(corners: tuple[tuple[float, float], ...], width: float) -> Iterator[Box
         yield Box(left, top, abs(x1 - x0) + width, abs(y1 - y0) + width)
 
 
-def inside(box: Box, layout: Layout) -> bool:
+def inside(box: Box, layout: CellLayout) -> bool:
     return (
         box.x >= 0
         and box.y >= 0
@@ -62,7 +62,7 @@ def inside(box: Box, layout: Layout) -> bool:
     )
 
 
-def check(layout: Layout) -> None:
+def check(layout: CellLayout) -> None:
     labels = [wire.label for wire in layout.wires]
     nodes = [*layout.nodes.values(), *([layout.output] if layout.output else [])]
     assert all(inside(box, layout) for box in [*labels, *nodes])

@@ -21,7 +21,6 @@ from selfexplain.report.sections.search import (
 )
 from selfexplain.report.sections.search_curves import (
     alphas_part,
-    alphas_table,
     level_figures,
     losses_part,
     snapshots_part,
@@ -153,13 +152,13 @@ def test_losses_of_each_level_with_gaps() -> None:
 
 
 def test_raw_alphas_and_those_of_edges() -> None:
-    html = alphas_table(record())
+    html = alphas_part(record())
     assert f"<td>{math.log(0.6):.3f}</td>" in html
     assert html.count('<th scope="row">') == 6
-    assert "edge&#x27;s own" not in html
+    assert "edge&#39;s own" not in html
     alphas = {"cell": line(1)["alphas"]["cell"], "cell_edges": [0.125 * i for i in range(6)]}
-    partial = alphas_table(record(history=(line(1, alphas=alphas),)))
-    assert "edge&#x27;s own" in partial
+    partial = alphas_part(record(history=(line(1, alphas=alphas),)))
+    assert "edge&#39;s own" in partial
     assert "<td>0.625</td></tr>" in partial
     old = line(1)
     del old["alphas"]
@@ -176,7 +175,7 @@ def test_lines_have_a_colour_in_both_themes() -> None:
         assert f"{variable(style.light)}:{style.dark}" in css
 
 
-def album(shape: tuple[int, ...] = (2, 1, 2, 2), epochs: int = 2) -> SearchSnapshots:
+def snapshots(shape: tuple[int, ...] = (2, 1, 2, 2), epochs: int = 2) -> SearchSnapshots:
     delta = np.zeros(shape)
     delta[0, 0, 0, :2] = [4 / 255, -4 / 255]
     explained = np.full(shape, 0.25)
@@ -189,8 +188,8 @@ def album(shape: tuple[int, ...] = (2, 1, 2, 2), epochs: int = 2) -> SearchSnaps
     return SearchSnapshots(images_BCHW=images, labels=("3", EVIL), epochs=found)
 
 
-def test_album_is_drawn_on_scales_that_all_epochs_share() -> None:
-    html = snapshots_part(record(album=album()))
+def test_snapshots_are_drawn_on_scales_that_all_epochs_share() -> None:
+    html = snapshots_part(record(snapshots=snapshots()))
     first, second = (pixels_in(html)[start : start + 6] for start in (0, 6))
     assert [picture.tolist() for picture in first[:3]] == [
         [[0, 1], [2, 3]],
@@ -206,20 +205,20 @@ def test_album_is_drawn_on_scales_that_all_epochs_share() -> None:
 
 @pytest.mark.parametrize("channels", [1, 2, 3])
 def test_images_of_any_channels_are_drawn(channels: int) -> None:
-    html = snapshots_part(record(album=album((2, channels, 2, 2))))
+    html = snapshots_part(record(snapshots=snapshots((2, channels, 2, 2))))
     assert len(pixels_in(html)) == 12
 
 
 def test_large_images_are_shown_at_fewer_epochs() -> None:
-    large = album((2, 3, 512, 512), epochs=4)
-    assert snapshots_part(record(album=large)).count('class="frame"') == 2
+    large = snapshots((2, 3, 512, 512), epochs=4)
+    assert snapshots_part(record(snapshots=large)).count('class="frame"') == 2
 
 
 @pytest.mark.parametrize(
     "nothing", [None, SearchSnapshots(images_BCHW=np.zeros(0), labels=(), epochs={})]
 )
 def test_a_search_without_recordings_says_so(nothing: SearchSnapshots | None) -> None:
-    assert "made before searches recorded them" in snapshots_part(record(album=nothing))
+    assert "made before searches recorded them" in snapshots_part(record(snapshots=nothing))
 
 
 @pytest.mark.parametrize(
@@ -231,9 +230,9 @@ def test_a_search_without_recordings_says_so(nothing: SearchSnapshots | None) ->
     ],
     ids=str,
 )
-def test_album_says_what_was_shown(options: dict[str, str], words: str) -> None:
+def test_snapshots_say_what_was_shown(options: dict[str, str], words: str) -> None:
     config = dict(record().config) | {"options": OPTIONS | options}
-    assert words in snapshots_part(record(config=config, album=album()))
+    assert words in snapshots_part(record(config=config, snapshots=snapshots()))
 
 
 LOOKUP = {

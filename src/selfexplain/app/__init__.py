@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 from selfexplain.lazy import lazily
 
 if TYPE_CHECKING:
-    from selfexplain.app.board import Board
     from selfexplain.app.explain import Explainer, Explanation, open_upload, to_shape
+    from selfexplain.app.viewer import Viewer
 
 __all__ = [
-    "Board",
     "Explainer",
     "Explanation",
+    "Viewer",
     "open_upload",
     "to_shape",
 ]
@@ -20,6 +20,6 @@ lazily(
     __name__,
     {
         "explain": "Explainer Explanation open_upload to_shape",
-        "board": "Board",
+        "viewer": "Viewer",
     },
 )

@@ -9,10 +9,10 @@ import fastapi.routing
 import gradio as gr
 from gradio import processing_utils, queueing, routes
 
-from selfexplain.app.board import Board, Example, Fitted
 from selfexplain.app.explain import open_upload
 from selfexplain.app.gate import NO_FILE, TESTED, check_routes, tell_of
 from selfexplain.app.view import error_html, run_html
+from selfexplain.app.viewer import Example, Fitted, Viewer
 from selfexplain.errors import InputError
 from selfexplain.explanations import MapKind
 
@@ -70,16 +70,16 @@ async def _refuse(*_: Any, **__: Any) -> str:
     raise gr.Error(NO_FILE, print_exception=False)
 
 
-def build_page(board: Board, examples: Sequence[Example]) -> gr.Blocks:
+def build_page(viewer: Viewer, examples: Sequence[Example]) -> gr.Blocks:
     """The page for one or two runs; examples are images of the first one.
 
     Example:
-        >>> build_page(Board([]), [])
+        >>> build_page(Viewer([]), [])
         Traceback (most recent call last):
         ...
         ValueError: a page needs a run
     """
-    if not board.explainers:
+    if not viewer.explainers:
         raise ValueError("a page needs a run")
     refuse_urls()
     tell_in_a_line()
@@ -87,17 +87,17 @@ def build_page(board: Board, examples: Sequence[Example]) -> gr.Blocks:
     with gr.Blocks(
         title="selfexplain", analytics_enabled=False, delete_cache=(600, 3600), fill_width=True
     ) as page:
-        gr.HTML(f'<h1 class="sx-title">What a classifier sees</h1>{board.heading()}')
+        gr.HTML(viewer.heading())
         with gr.Row():
             with gr.Column(scale=1, min_width=290):
-                controls = _controls(board, examples)
+                controls = _controls(viewer, examples)
             with gr.Column(scale=3, min_width=290), gr.Row():
-                layers, views = _columns(board, controls["kind"])
-        _connect(board, examples, controls, layers, views)
+                layers, views = _columns(viewer, controls["kind"])
+        _connect(viewer, examples, controls, layers, views)
     return page
 
 
-def _controls(board: Board, examples: Sequence[Example]) -> dict[str, Any]:
+def _controls(viewer: Viewer, examples: Sequence[Example]) -> dict[str, Any]:
     """The left column: the image, the kind of map, the number of maps."""
     file = gr.File(type="binary", label="Image", elem_id="file", height=150)
     message = gr.HTML(elem_id="message")
@@ -112,12 +112,12 @@ def _controls(board: Board, examples: Sequence[Example]) -> dict[str, Any]:
         visible=bool(examples),
         elem_id="examples",
     )
-    kinds = board.kinds
-    kind = gr.Radio(kinds, value=board.explainers[0].own[0], label="Kind of map", elem_id="kind")
-    counts = [(f"the first {n}", n) for n in MAP_COUNTS if n < board.most_classes]
+    kinds = viewer.kinds
+    kind = gr.Radio(kinds, value=viewer.explainers[0].own[0], label="Kind of map", elem_id="kind")
+    counts = [(f"the first {n}", n) for n in MAP_COUNTS if n < viewer.most_classes]
     count = gr.Radio(
-        [*counts, ("all", board.most_classes)],
-        value=min(FIRST_MAPS, board.most_classes),
+        [*counts, ("all", viewer.most_classes)],
+        value=min(FIRST_MAPS, viewer.most_classes),
         label="Maps",
         visible=bool(counts),
         elem_id="count",
@@ -125,26 +125,26 @@ def _controls(board: Board, examples: Sequence[Example]) -> dict[str, Any]:
     return {"file": file, "message": message, "gallery": gallery, "kind": kind, "count": count}
 
 
-def _columns(board: Board, kind: Any) -> tuple[list[Any], list[Any]]:
+def _columns(viewer: Viewer, kind: Any) -> tuple[list[Any], list[Any]]:
     """One column a run: its name, its layer, what it says."""
     layers, views = [], []
-    for run, (name, explainer) in enumerate(zip(board.names(), board.explainers, strict=True)):
+    for run, (name, explainer) in enumerate(zip(viewer.names(), viewer.explainers, strict=True)):
         with gr.Column(min_width=290):
             gr.HTML(run_html(name, explainer.spec))
             layers.append(
                 gr.Dropdown(
-                    board.layers(run, kind.value),
-                    value=board.own_layer(run, kind.value),
+                    viewer.layers(run, kind.value),
+                    value=viewer.own_layer(run, kind.value),
                     label="Layer of the maps",
                     elem_id=f"layer-{run}",
                 )
             )
-            views.append(gr.HTML(board.view(run, None, kind.value, "", 0), elem_id=f"view-{run}"))
+            views.append(gr.HTML(viewer.view(run, None, kind.value, "", 0), elem_id=f"view-{run}"))
     return layers, views
 
 
 def _connect(
-    board: Board,
+    viewer: Viewer,
     examples: Sequence[Example],
     controls: dict[str, Any],
     layers: list[Any],
@@ -155,12 +155,12 @@ def _connect(
     chosen = [controls["kind"], controls["count"], *layers]
 
     def look(image: Fitted | None, kind: MapKind, count: int, *names: str) -> list[str]:
-        return [board.view(run, image, kind, name, count) for run, name in enumerate(names)]
+        return [viewer.view(run, image, kind, name, count) for run, name in enumerate(names)]
 
     def upload(content: bytes | None, *choice: Any) -> list[Any]:
         image, sentence = None, ""
         try:
-            image = None if content is None else board.fit(open_upload(content))
+            image = None if content is None else viewer.fit(open_upload(content))
         except InputError as error:
             sentence = error_html(_capital(str(error)))
         return [image, sentence, *look(image, *choice)]
@@ -168,12 +168,12 @@ def _connect(
     def pick(event: gr.SelectData, *choice: Any) -> list[Any]:
         if event.index not in range(len(examples)):  # of no page, but of a client of its own
             raise gr.Error("There is no such example; pick one.", print_exception=False)
-        image = board.fit(examples[event.index].image())
+        image = viewer.fit(examples[event.index].image())
         return [image, "", *look(image, *choice), None]
 
     def switch(image: Fitted | None, kind: MapKind, count: int) -> list[Any]:
-        own = [board.own_layer(run, kind) for run in range(len(views))]
-        fields = [gr.Dropdown(board.layers(run, kind), value=name) for run, name in enumerate(own)]
+        own = [viewer.own_layer(run, kind) for run in range(len(views))]
+        fields = [gr.Dropdown(viewer.layers(run, kind), value=name) for run, name in enumerate(own)]
         return [*fields, *look(image, kind, count, *own)]
 
     answer = [fitted, controls["message"], *views]

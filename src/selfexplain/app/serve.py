@@ -16,7 +16,7 @@ from selfexplain.errors import InputError, import_failure
 from selfexplain.limits import Limits, check_options
 
 if TYPE_CHECKING:
-    from selfexplain.app.board import Board
+    from selfexplain.app.viewer import Viewer
 
 
 MOST_WAITING = 100
@@ -51,16 +51,16 @@ def serve(config: AppConfig) -> None:
         InputError: a run cannot be read, Gradio is missing, or the port cannot be listened on.
     """
     # Not above: the command line reads AppConfig without torch.
-    from selfexplain.app.board import Board, read_examples
     from selfexplain.app.explain import Explainer
     from selfexplain.app.gate import connecting_nowhere
+    from selfexplain.app.viewer import Viewer, read_examples
 
     explainers = [Explainer(folder) for folder in config.run]
 
     # Here, as it draws with Matplotlib, which is not to hold up a refusal.
 
-    board = Board(explainers)
-    examples = read_examples(config.run[0], board.explainers[0].class_names)
+    viewer = Viewer(explainers)
+    examples = read_examples(config.run[0], viewer.explainers[0].class_names)
     with (
         _ending_like_ctrl_c(),
         tempfile.TemporaryDirectory(prefix="selfexplain-app-") as uploads,
@@ -68,7 +68,7 @@ def serve(config: AppConfig) -> None:
         # Gradio reads both when it is imported.
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         os.environ["GRADIO_TEMP_DIR"] = uploads
-        page = _page(board, examples)
+        page = _page(viewer, examples)
         with connecting_nowhere(config.host, config.port):
             launch(page, config, Path(uploads))
             print(f"Page: http://{config.host}:{config.port} (stop with Ctrl-C)", flush=True)
@@ -85,7 +85,7 @@ def _ending_like_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _page(board: "Board", examples: list[Any]) -> Any:
+def _page(viewer: "Viewer", examples: list[Any]) -> Any:
     try:
         from selfexplain.app.page import build_page
     except Exception as error:  # a package that is broken may raise anything
@@ -93,7 +93,7 @@ def _page(board: "Board", examples: list[Any]) -> Any:
             raise
         install = "install it with: pip install 'selfexplain[app]'"
         raise import_failure(error, "the app", "gradio", install) from error
-    return build_page(board, examples)
+    return build_page(viewer, examples)
 
 
 def launch(page: Any, config: AppConfig, uploads: Path) -> None:

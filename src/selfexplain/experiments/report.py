@@ -2,12 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+from markupsafe import Markup
 from torch import Tensor
 
 from selfexplain.errors import InputError
@@ -32,7 +32,7 @@ from selfexplain.files import atomic_file, read_json, read_shaped
 from selfexplain.objectives.options import parts_of
 from selfexplain.records import printable
 from selfexplain.report import disambiguate
-from selfexplain.report.html import FRAMES, Section, linspace_indices, page, paragraph
+from selfexplain.report.html import FRAMES, Section, linspace_indices, page
 from selfexplain.report.sections import (
     EpochSnapshot,
     Predictions,
@@ -53,7 +53,6 @@ from selfexplain.report.sections import (
 from selfexplain.report.sections.search import (
     lookups_table,
     search_parts,
-    search_style,
     seeds_table,
 )
 from selfexplain.report.sections.search_record import Explained, SearchRecord, SearchSnapshots
@@ -66,7 +65,7 @@ from selfexplain.training.log import EpochLog
 
 
 def read_record(folder: Path) -> Record:
-    """What a run left, but for its album.
+    """What a run left, but for its snapshots.
 
     Raises:
         InputError: there is no `run.json` of a training, or a file cannot be read.
@@ -94,7 +93,7 @@ def read_record(folder: Path) -> Record:
 
 
 def read_snapshots(folder: Path, most: int = FRAMES) -> Snapshots | None:
-    """The album of a run, with at most so many of its epochs, evenly spaced.
+    """The snapshots of a run, after at most so many of its epochs, evenly spaced.
 
     Raises:
         InputError: a file cannot be read.
@@ -114,23 +113,23 @@ def read_snapshots(folder: Path, most: int = FRAMES) -> Snapshots | None:
     return Snapshots(
         images_BCHW=images["images"],
         labels_B=images["labels"],
-        moments=tuple(
-            _moment(folder, epochs[i], len(images["labels"]), classes)
+        after_epochs=tuple(
+            _epoch_snapshot(folder, epochs[i], len(images["labels"]), classes)
             for i in linspace_indices(len(epochs), most)
         ),
-        epochs=run["config"].get("training", {}).get("epochs", epochs[-1]),
+        planned_epochs=run["config"].get("training", {}).get("epochs", epochs[-1]),
     )
 
 
 def snapshot_epochs(folder: Path) -> list[int]:
-    """The logged epochs that the album has a page of: a page of a later one was cut off.
+    """The logged epochs that there is a snapshot of: that of a later one was cut off.
 
     Example:
         >>> snapshot_epochs(Path("absent"))
         []
     """
     epochs = sorted({int(line["epoch"]) for line in read_metrics(folder)})
-    return [epoch for epoch in epochs if _page(folder, epoch).exists()]
+    return [epoch for epoch in epochs if _snapshot_file(folder, epoch).exists()]
 
 
 def _control(spec: str, options: dict[str, dict[str, Any]]) -> str:
@@ -169,12 +168,12 @@ def _check_indices(path: Path, name: str, index: Tensor, classes: int) -> None:
         )
 
 
-def _page(folder: Path, epoch: int) -> Path:
+def _snapshot_file(folder: Path, epoch: int) -> Path:
     return folder / "album" / f"epoch-{epoch:04d}.safetensors"
 
 
-def _moment(folder: Path, epoch: int, images: int, classes: int) -> EpochSnapshot:
-    path = _page(folder, epoch)
+def _epoch_snapshot(folder: Path, epoch: int, images: int, classes: int) -> EpochSnapshot:
+    path = _snapshot_file(folder, epoch)
     shapes = {
         "probabilities": "float BK",
         "target": "float BK",
@@ -262,7 +261,7 @@ def _unfinished(config: dict[str, Any], records: Sequence[Record]) -> Section:
     wanted = len(config["objectives"]) * len(config.get("seeds", []))
     done = sum(record.result is not None for record in records)
     text = f"This comparison is not finished: {done} of {wanted} runs are. The same command goes on"
-    return Section("Results", paragraph(f"{text}; then the table will stand here."))
+    return Section("Results", f"{text}; then the table will stand here.")
 
 
 def _photographs(records: Sequence[Record]) -> list[Section]:
@@ -283,7 +282,7 @@ def _learned(records: Sequence[Record], folders: Sequence[Path]) -> list[Section
 
 
 def _gallery(records: Sequence[Record], folders: Sequence[Path]) -> Section:
-    """The gallery of the first introspective run that has an album, else of the last objective."""
+    """The gallery of the first introspective run with snapshots, else of the last objective."""
     have = [i for i, folder in enumerate(folders) if snapshot_epochs(folder)]
     if not have:
         return gallery_section(None)
@@ -293,7 +292,7 @@ def _gallery(records: Sequence[Record], folders: Sequence[Path]) -> Section:
     chosen = next(i for i in have if records[i].objective == objective)
     others = len({record.objective for record in records}) > 1
     why = ", the first that learns by introspection" if introspective else ", the last compared"
-    record = dataclasses.replace(records[chosen], album=read_snapshots(folders[chosen]))
+    record = dataclasses.replace(records[chosen], snapshots=read_snapshots(folders[chosen]))
     return gallery_section(record, why if others else "")
 
 
@@ -345,11 +344,8 @@ def search_sections(folder: Path) -> list[Section]:
     if not holds_search(folder):
         raise InputError(f"{folder} contains no search; pass the folder of selfexplain search")
     if _holds_seeds(folder):
-        sections = _sections_of_seeds(folder)
-    else:
-        sections = search_parts(read_search(folder), mark=_mark(folder))
-    first = sections[0]
-    return [replace(first, body=search_style() + first.body), *sections[1:]]
+        return _sections_of_seeds(folder)
+    return search_parts(read_search(folder), mark=_mark(folder))
 
 
 def read_search(folder: Path) -> SearchRecord:
@@ -372,7 +368,7 @@ def read_search(folder: Path) -> SearchRecord:
         train_images=images.get("train"),
         history=tuple(printable(history)),
         result=printable(read_search_result(done)) if done.exists() else None,
-        album=_search_snapshots(folder / "album", images.get("class_names"), len(history)),
+        snapshots=_search_snapshots(folder / "album", images.get("class_names"), len(history)),
         lookups=_lookups(folder),
     )
 
@@ -394,19 +390,19 @@ def _seeds(folder: Path) -> list[int]:
 
 def _sections_of_seeds(folder: Path) -> list[Section]:
     done, lookups = folder / "searches.json", _lookups(folder)
-    body = paragraph("Not all of these searches are finished.")
+    body: Markup | str = "Not all of these searches are finished."
     if done.exists():
         body = seeds_table(printable(read_json(done, SEARCHES)))
-    if lookups:
-        body += f"<h3>Lookup</h3>{lookups_table(lookups)}"
-    return [Section("Searches", body), *(_section_of(folder, seed) for seed in _seeds(folder))]
+    parts = (Section("Lookup", lookups_table(lookups)),) if lookups else ()
+    seeds = [_section_of(folder, seed) for seed in _seeds(folder)]
+    return [Section("Searches", body, parts), *seeds]
 
 
 def _section_of(folder: Path, seed: int) -> Section:
     """All parts of one seed's search."""
     one = folder / f"seed{seed}"
     parts = search_parts(read_search(one), mark=_mark(one))
-    return Section(f"Seed {seed}", "".join(f"<h3>{part.title}</h3>{part.body}" for part in parts))
+    return Section(f"Seed {seed}", parts=tuple(parts))
 
 
 def _mark(folder: Path) -> str:

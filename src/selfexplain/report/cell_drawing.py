@@ -53,7 +53,7 @@ class Wire:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class CellLayout:
     """Where all of a cell stands; `bus` are the lines that gather the concatenated output."""
 
     nodes: dict[int, Box]
@@ -63,7 +63,7 @@ class Layout:
     size: Point
 
 
-def cell_layout(cell: Cell, inputs: int, spare: int = 0) -> Layout:
+def cell_layout(cell: Cell, inputs: int, spare: int = 0) -> CellLayout:
     """Place the nodes, edges and labels of a cell that has this many inputs.
 
     Args:
@@ -97,13 +97,13 @@ def cell_layout(cell: Cell, inputs: int, spare: int = 0) -> Layout:
     low = _lane_y(max(0, *lanes.values()), middle)
     bottom = max(low + LABEL_HEIGHT / 2, *(box.y + box.height for box in nodes.values()))
     if not gathered:
-        return Layout(nodes, None, tuple(wires), (), (right + MARGIN, bottom + MARGIN))
+        return CellLayout(nodes, None, tuple(wires), (), (right + MARGIN, bottom + MARGIN))
     output = Box(right + 40, nodes[last].y, END_WIDTH, NODE_HEIGHT)
     top, bus_y, centre = output.y + NODE_HEIGHT, bottom + 10, output.x + END_WIDTH / 2
     drops = [((ports["bus", n, n], top), (ports["bus", n, n], bus_y)) for n in gathered]
     line = (*drops[0], (centre, bus_y), (centre, top))
     size = (output.x + END_WIDTH + MARGIN, bus_y + MARGIN)
-    return Layout(nodes, output, tuple(wires), (line, *drops[1:]), size)
+    return CellLayout(nodes, output, tuple(wires), (line, *drops[1:]), size)
 
 
 def _lane_y(lane: int, middle: float) -> float:
@@ -293,7 +293,7 @@ def _in_words(name: str, cell: Cell, inputs: int) -> str:
 
 
 def _drawn_cell(
-    layout: Layout, inputs: int, weights: dict[tuple[int, int], float] | None
+    layout: CellLayout, inputs: int, weights: dict[tuple[int, int], float] | None
 ) -> list[str]:
     parts = [f'<path class="bus" d="{_path(points)}"/>' for points in layout.bus]
     strongest = max(weights.values()) if weights else 1.0

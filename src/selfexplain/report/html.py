@@ -7,58 +7,86 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import io
 import re
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from markupsafe import Markup, escape
 from PIL import Image
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
     from matplotlib.figure import Figure
 
-from selfexplain.report.style import SERIES, STYLES, line_style
+from selfexplain.report.style import SERIES, STYLES
 
-# Text from outside, made safe for HTML.
+# Templates: the HTML is in files, and what is filled in is escaped, but for other pieces of HTML.
 
 
-def escape(text: object) -> str:
-    """A text whose special characters are written as HTML entities, quotes included.
+def render(template: str, package: str = "selfexplain.report", /, **context: object) -> Markup:
+    """Fill in a template of a package's folder `templates`.
+
+    Args:
+        template: name of the file.
+        package: that has it.
+        context: the variables of the template. Text is escaped; HTML is what was rendered before,
+            or `markupsafe.Markup`.
+
+    Raises:
+        jinja2.UndefinedError: the template needs a variable that is not given.
 
     Example:
-        >>> escape('<b> & "c"')
-        '&lt;b&gt; &amp; &quot;c&quot;'
+        >>> table = {"header": ["name"], "rows": [["a < b"]], "caption": "names"}
+        >>> "a &lt; b" in render("results.html", table=table)
+        True
     """
-    return html.escape(str(text), quote=True)
+    return Markup(_environment(package).get_template(template).render(context))  # noqa: S704
 
 
-def paragraph(text: str) -> str:
-    """One paragraph of text, escaped.
+@cache
+def _environment(package: str) -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # only pages wait for it
+
+    environment = Environment(
+        loader=PackageLoader(package),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"png_uri": png_uri, "breakable": _breakable}
+    return environment
+
+
+def _breakable(name: object) -> Markup:
+    """A name of a method with options, which may be broken after each of them."""
+    return Markup(re.sub(r"([:,])(?=\S)", r"\1<wbr>", str(escape(name))))  # noqa: S704
+
+
+def part(
+    macro: str, /, *args: object, package: str = "selfexplain.report", **options: object
+) -> Markup:
+    """What one of the macros in a package's `parts.html` writes.
 
     Example:
-        >>> paragraph("a < b")
-        '<p>a &lt; b</p>'
+        >>> 'alt="a &lt; b"' in part("image", np.zeros((1, 1, 3), np.uint8), "a < b", 9)
+        True
     """
-    return f"<p>{escape(text)}</p>"
+    made: Markup = getattr(_environment(package).get_template("parts.html").module, macro)(
+        *args, **options
+    )
+    return made
 
 
-# The page around the sections: one file that needs no other, and no network.
-
-
-POLICY = (
-    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-    "base-uri 'none'; form-action 'none'"
-)
-"""Content security policy: the browser itself refuses whatever lies outside the file."""
+# The page, and what it may be made of without a template of one's own.
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +95,21 @@ class Section:
 
     Args:
         title: its heading, as text.
-        body: its content, as HTML; text from outside must be escaped (`escape`, `paragraph`).
-            Headings inside begin at h3.
+        body: its content: HTML, as `render`, `table` and the like return it, with headings that
+            begin at h3; or text, which becomes one paragraph.
+        parts: sections inside this one, below its body; they have no parts of their own.
 
     Example:
-        >>> Section("Results", "<p>none yet</p>").title
+        >>> Section("Results", "none yet").title
         'Results'
     """
 
     title: str
-    body: str
+    body: Markup | str = ""
+    parts: tuple[Section, ...] = ()
 
 
-def page(title: str, sections: Sequence[Section], *, summary: str = "") -> str:
+def page(title: str, sections: Sequence[Section], *, summary: str = "") -> Markup:
     """A self-contained HTML page: style and script are inlined, and it links to itself alone.
 
     Args:
@@ -88,98 +118,39 @@ def page(title: str, sections: Sequence[Section], *, summary: str = "") -> str:
         summary: one paragraph below the title, as text.
 
     Example:
-        >>> html = page("Report", [Section("One", "<p>first</p>")])
+        >>> html = page("Report", [Section("One", "first")])
         >>> html.startswith("<!doctype html>"), '<h2 id="section-1">One</h2>' in html
         (True, True)
     """
-    bodies = "\n".join(_section(i, section) for i, section in enumerate(sections, start=1))
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<title>{escape(title)}</title>
-<link rel="icon" href="data:,">
-<style>
-{_asset("page.css")}</style>
-</head>
-<body>
-<a class="skip" href="#main">Skip to the content</a>
-<header>
-<h1>{escape(title)}</h1>
-{paragraph(summary) if summary else ""}
-</header>
-<div class="columns">
-{_contents(sections)}
-<main id="main" tabindex="-1">
-{bodies}
-</main>
-</div>
-<script>
-{_asset("page.js")}</script>
-</body>
-</html>
-"""
-
-
-def _section(number: int, section: Section) -> str:
-    name = f"section-{number}"
-    return (
-        f'<section aria-labelledby="{name}">\n<h2 id="{name}">{escape(section.title)}</h2>\n'
-        f"{section.body}\n</section>"
+    return render(
+        "page.html",
+        title=title,
+        sections=sections,
+        summary=summary,
+        colours=Markup(colours_css()),  # noqa: S704
     )
 
 
-def _contents(sections: Sequence[Section]) -> str:
-    items = "".join(
-        f'<li><a href="#section-{i}">{escape(section.title)}</a></li>'
-        for i, section in enumerate(sections, start=1)
-    )
-    return f'<nav aria-label="Contents"><ol>{items}</ol></nav>' if items else ""
-
-
-@cache
-def _asset(name: str) -> str:
-    return (files("selfexplain.report") / name).read_text(encoding="utf-8")
-
-
-# A frame that scrolls sideways where its content is wider than the page.
-
-
-def scroll(content: str, kind: str, label: str, *, natural: float | None = None) -> str:
-    """Put HTML into a frame that scrolls, by the keyboard too.
-
-    Args:
-        content: HTML.
-        kind: class of the frame, for its style.
-        label: what it holds, as text, for screen readers.
-        natural: width in CSS pixels below which the content shall not be shrunk.
+def paragraph(text: str) -> Markup:
+    """One paragraph of text.
 
     Example:
-        >>> scroll("<p>wide</p>", "drawing", "a < b")[:46]
-        '<div class="scroll drawing" role="region" tabi'
+        >>> paragraph("a < b")
+        Markup('<p>a &lt; b</p>')
     """
-    style = "" if natural is None else f' style="--natural:{natural:.0f}px"'
-    return (
-        f'<div class="scroll {kind}" role="region" tabindex="0" aria-label="{escape(label)}"'
-        f"{style}>{content}</div>"
-    )
-
-
-# Tables that scroll inside their own frame where the page is narrow.
+    return Markup("<p>{}</p>").format(text)
 
 
 def table(
     header: Sequence[str], rows: Iterable[Sequence[object]], *, caption: str, words: int = 1
-) -> str:
+) -> Markup:
     """A table: the first column names its row, the last ones hold numbers and stand to the right.
 
     Args:
         header: headings of the columns, as text.
         rows: cells, as text.
-        caption: how its numbers were made, as text; it stands below and names the scrolling frame.
+        caption: how its numbers were made, as text; it stands below and names the frame in which
+            the table scrolls where the page is narrow.
         words: number of first columns that hold words and stand to the left.
 
     Example:
@@ -187,99 +158,34 @@ def table(
         >>> '<th scope="row">a&lt;b</th><td>1.0</td>' in html
         True
     """
-    head = "".join(
-        f'<th scope="col"{_side(i, words)}>{escape(name)}</th>' for i, name in enumerate(header)
-    )
-    body = "".join(_row(row, words) for row in rows)
-    whole = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return (
-        f'<figure class="table">{scroll(whole, "numbers", caption)}'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
+    return part("table", header, rows, caption=caption, words=words)
 
 
-def _row(cells: Sequence[object], words: int) -> str:
-    name, *others = cells
-    data = "".join(
-        f"<td{_side(i, words)}>{escape(cell)}</td>" for i, cell in enumerate(others, start=1)
-    )
-    # The name of a method with options may be broken after each of them.
-    broken = re.sub(r"([:,])(?=\S)", r"\1<wbr>", escape(name))
-    return f'<tr><th scope="row">{broken}</th>{data}</tr>'
-
-
-def _side(column: int, words: int) -> str:
-    """The class of a cell that stands to the left; the first column's needs none."""
-    return ' class="words"' if 0 < column < words else ""
-
-
-# Several views of which a slider shows one.
-
-
-def slider(label: str, frames: Sequence[str], captions: Sequence[str]) -> str:
-    """A range input that shows one of several HTML fragments; at first, the last.
-
-    Without JavaScript the last one is shown and the input stays hidden. The caption is announced to
-    screen readers when it changes.
+def slider(label: str, frames: Sequence[Markup], captions: Sequence[str]) -> Markup:
+    """A range input that shows one of several pieces of HTML; at first, the last.
 
     Args:
         label: what the slider goes through, as text.
-        frames: HTML fragments, at least one.
+        frames: pieces of HTML, at least one.
         captions: one for each frame, as text.
 
     Raises:
         ValueError: there is no frame, or there are not as many captions as frames.
 
     Example:
-        >>> html = slider("epoch", ["<p>a</p>", "<p>b</p>"], ["first", "second"])
+        >>> html = slider("epoch", [paragraph("a"), paragraph("b")], ["first", "second"])
         >>> html.count(' hidden data-caption="first"'), '<p aria-live="polite">second</p>' in html
         (1, True)
     """
-    if not frames:
-        raise ValueError("there are no frames; pass at least one")
-    shown = [
-        f'<div class="frame"{"" if i == len(frames) else " hidden"} '
-        f'data-caption="{escape(caption)}">{frame}</div>'
-        for i, (frame, caption) in enumerate(zip(frames, captions, strict=True), start=1)
-    ]
-    return (
-        '<div class="slider"><div class="control">'
-        f'<label hidden><span>{escape(label)}</span><input type="range" min="1" '
-        f'max="{len(frames)}" value="{len(frames)}" step="1" autocomplete="off"></label>'
-        f'<p aria-live="polite">{escape(captions[-1])}</p></div>{"".join(shown)}</div>'
-    )
+    if len(frames) != len(captions) or not frames:
+        raise ValueError(
+            f"there are {len(frames)} frames and {len(captions)} captions; "
+            "pass at least one frame, and a caption for each"
+        )
+    return part("slider", label, captions, caller=frames.__getitem__)
 
 
-def strength(reading: str) -> str:
-    """The legend of all maps on the page, and a range input for how strongly they are drawn.
-
-    It stays in sight while its section does. Without JavaScript the input stays hidden.
-
-    Args:
-        reading: what the colours mean, as text.
-
-    Example:
-        >>> '<input type="range" min="0" max="100" value="100"' in strength("red is for")
-        True
-    """
-    ends = ",".join(f"rgb({r} {g} {b} / {STRONG})" for r, g, b in (BLUE, RED))
-    against, for_it = ends.split(",")
-    return (
-        f'<p>{escape(reading)}</p><div class="strength"><div class="scale"><span>against</span>'
-        '<span class="ramp" role="img" aria-label="colours from blue, against, over clear, to red, '
-        f'for" style="--against:{against};--for:{for_it}"></span><span>for</span></div>'
-        "<label hidden><span>Strength of the colours</span>"
-        '<input type="range" min="0" max="100" value="100" step="5" autocomplete="off"></label>'
-        "</div>"
-    )
-
-
-# Small images inside the page, their pixels left sharp.
-#
-# Shape suffixes: H and W space, C channels.
-
-
-def image(pixels_HWC: np.ndarray, alt: str, *, size: int) -> str:
+def image(pixels_HWC: np.ndarray, alt: str, *, size: int) -> Markup:
     """An image as a PNG in a data URI, drawn with sharp pixels.
 
     Args:
@@ -295,11 +201,7 @@ def image(pixels_HWC: np.ndarray, alt: str, *, size: int) -> str:
         ...     'alt="black" width="40" height="20">')
         True
     """
-    height, width, _ = pixels_HWC.shape
-    return (
-        f'<img class="pixels" src="{png_uri(pixels_HWC)}" alt="{escape(alt)}" '
-        f'width="{size}" height="{round(size * height / width)}">'
-    )
+    return part("image", pixels_HWC, alt, size)
 
 
 def png_uri(pixels_HWC: np.ndarray) -> str:
@@ -339,33 +241,6 @@ def jpeg_uri(pixels_HWC: np.ndarray) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-# Which line of the charts on a page is whose.
-
-
-def legend(names: Sequence[str]) -> str:
-    """A list of names, each beside its line (`line_style`); one serves all charts below it.
-
-    Args:
-        names: in the order of the lines, as text.
-
-    Example:
-        >>> legend(["standard"]).count("<li>")
-        1
-    """
-    return f'<ul class="legend">{"".join(map(_entry, range(len(names)), names))}</ul>'
-
-
-def _entry(place: int, name: str) -> str:
-    colour, dashes = line_style(place)
-    pattern = " ".join(f"{2 * length:g}" for length in dashes)
-    dashed = f' stroke-dasharray="{pattern}"' if pattern else ""
-    return (
-        '<li><svg viewBox="0 0 36 10" aria-hidden="true"><line x1="0" y1="5" x2="36" y2="5" '
-        f'style="stroke: var(--series-{SERIES.index(colour) + 1})" stroke-width="2.5"{dashed}/>'
-        f"</svg>{escape(name)}</li>"
-    )
-
-
 # Lines of figures that have one colour on a light page and another on a dark one.
 
 
@@ -373,15 +248,15 @@ DARK = {style.light: style.dark for style in STYLES.values()}
 """Colour of an operation's line on white -> on black."""
 
 
-def for_both_themes(svg: str) -> str:
+def for_both_themes(svg: Markup) -> Markup:
     """The colours of lines as variables that `colours_css` sets, by theme.
 
     Args:
         svg: a figure that draws operations, or other lines in one of their colours.
 
     Example:
-        >>> for_both_themes("stroke: #0069a8")
-        'stroke: var(--c-0069a8, #0069a8)'
+        >>> for_both_themes(Markup("stroke: #0069a8"))
+        Markup('stroke: var(--c-0069a8, #0069a8)')
     """
     for colour in DARK:
         svg = svg.replace(colour, f"var({variable(colour)}, {colour})")
@@ -423,7 +298,7 @@ SETTINGS = {
 NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
-def figure(figure: Figure, alt: str) -> str:
+def figure(figure: Figure, alt: str) -> Markup:
     """A figure as inline SVG; what is black in it becomes the page's text colour, light or dark.
 
     The colours of `report/style.py` take the page's shades of them, too. The same figure gives
@@ -452,7 +327,8 @@ def figure(figure: Figure, alt: str) -> str:
     svg = _with_own_ids(svg, hashlib.sha256((alt + svg).encode()).hexdigest()[:8])
     # Black is SVG's default and matplotlib leaves it out at times: the root sets it for all.
     opening = f'<svg role="img" aria-label="{escape(alt)}" fill="currentColor"'
-    return f'<div class="chart">{_in_colours_of_page(svg).replace("<svg", opening, 1)}</div>'
+    svg = _in_colours_of_page(svg).replace("<svg", opening, 1)
+    return Markup(f'<div class="chart">{svg}</div>')  # noqa: S704 - by Matplotlib, which escapes
 
 
 def _in_colours_of_page(svg: str) -> str:

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from markupsafe import Markup
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from selfexplain.report.html import Section, figure, paragraph, table
+from selfexplain.report.html import Section, figure, render
 from selfexplain.report.sections.record import Predictions, Record
 
 NAMED = 20
@@ -113,21 +114,28 @@ def classes_section(records: Sequence[Record]) -> Section:
         similarity = similarity_of(record)
         if similarity is not None and record.predictions is not None:
             return Section(title, _body(record, similarity, confusion(record.predictions)))
-    return Section(title, paragraph(NOTHING))
+    return Section(title, NOTHING)
 
 
-def _body(record: Record, similarity: Similarity, confusion_KK: Tensor) -> str:
-    similarity_KK = similarity.similarity_KK
-    rho = agreement(similarity, confusion_KK)
-    ranks = "" if rho is None else f" Rank correlation of both off the diagonal: {rho:.2f}."
-    charts = (
-        _heat_map(similarity_KK, "learned from explanations", record.class_names),
-        _heat_map(confusion_KK, "mistaken for", record.class_names),
-    )
-    return (
-        paragraph(f"{record.name}. {READING}{ranks}{record.caution}")
-        + f'<div class="charts">{"".join(charts)}</div>'
-        + _pairs(similarity_KK, confusion_KK, record.class_names)
+def _body(record: Record, similarity: Similarity, confusion_KK: Tensor) -> Markup:
+    similarity_KK, names = similarity.similarity_KK, record.class_names
+    return render(
+        "classes.html",
+        record=record,
+        rank_correlation=agreement(similarity, confusion_KK),
+        charts=[
+            _heat_map(similarity_KK, "learned from explanations", names),
+            _heat_map(confusion_KK, "mistaken for", names),
+        ],
+        pairs=[
+            (
+                names[y],
+                names[c],
+                f"{100 * similarity_KK[y, c].item():.1f}",
+                f"{100 * confusion_KK[y, c].item():.1f}",
+            )
+            for y, c in strongest_pairs(similarity_KK)
+        ],
     )
 
 
@@ -135,15 +143,9 @@ NOTHING = (
     "The runs have no matrix of similar classes: they are not finished, or were made before "
     "selfexplain kept it."
 )
-READING = (
-    "First: the share of the soft target that the explanations give to each other class, as a "
-    "mean over at most 2000 evaluation images, by class (row). Second: what share of all "
-    "evaluation images of a class, in %, the model predicts as the other class; correct ones are "
-    "left out."
-)
 
 
-def _heat_map(matrix_KK: Tensor, title: str, names: Sequence[str]) -> str:
+def _heat_map(matrix_KK: Tensor, title: str, names: Sequence[str]) -> Markup:
     drawn = Figure(figsize=(4.1, 3.7), layout="constrained")
     axes = drawn.subplots()
     cells_KK = 100 * matrix_KK.clone().fill_diagonal_(torch.nan)  # the diagonal is left clear
@@ -179,21 +181,3 @@ def _short(name: str, most: int = 14) -> str:
     """
     half = (most - 1) // 2
     return name if len(name) <= most else f"{name[:half]}…{name[half - most + 1 :]}"
-
-
-def _pairs(similarity_KK: Tensor, confusion_KK: Tensor, names: Sequence[str]) -> str:
-    rows = [
-        [
-            names[y],
-            names[c],
-            f"{100 * similarity_KK[y, c].item():.1f}",
-            f"{100 * confusion_KK[y, c].item():.1f}",
-        ]
-        for y, c in strongest_pairs(similarity_KK)
-    ]
-    return table(
-        ("true class", "looks like", "of soft target, %", "mistaken for it, %"),
-        rows,
-        caption=f"the {len(rows)} pairs that the model finds most alike",
-        words=2,
-    )

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from selfexplain.report.html import Section, figure, legend, linspace_indices, paragraph
+from selfexplain.report.html import Section, figure, linspace_indices, render
 from selfexplain.report.sections.record import Record
-from selfexplain.report.style import line_style
+from selfexplain.report.style import SERIES, line_style
 
 TITLES = {
     "loss": "training loss",
@@ -92,29 +93,27 @@ def curves_section(records: Sequence[Record]) -> Section:
     """
     names = curve_names(records)
     if not names:
-        return Section("Learning curves", paragraph(NOTHING))
+        return Section("Learning curves", NOTHING)
     objectives = list(dict.fromkeys(record.objective for record in records))
     charts = {key: _chart(records, objectives, key) for key in names}
-    seen = "".join(chart for key, chart in charts.items() if key in FIRST)
-    folded = "".join(chart for key, chart in charts.items() if key not in FIRST)
-    more = f'<details><summary>More curves</summary><div class="charts">{folded}</div></details>'
-    return Section(
-        "Learning curves",
-        paragraph(_explanation(records))
-        + legend(objectives)
-        + f'<div class="charts">{seen}</div>'
-        + (more if folded else ""),
+    body = render(
+        "curves.html",
+        one_seed=len({record.seed for record in records}) == 1,
+        legend=[_line(place, name) for place, name in enumerate(objectives)],
+        first=[chart for key, chart in charts.items() if key in FIRST],
+        others=[chart for key, chart in charts.items() if key not in FIRST],
     )
+    return Section("Learning curves", body)
 
 
-def _explanation(records: Sequence[Record]) -> str:
-    text = "Losses of different objectives are different sums and cannot be compared."
-    if len({record.seed for record in records}) == 1:
-        return f"One seed. {text}"
-    return f"Lines: mean over seeds; bands: from the least to the greatest of the seeds. {text}"
+def _line(place: int, name: str) -> dict[str, object]:
+    """An objective in the legend of all charts, its line as `line_style` draws it."""
+    colour, dashes = line_style(place)
+    pattern = " ".join(f"{2 * length:g}" for length in dashes)
+    return {"name": name, "series": SERIES.index(colour) + 1, "dashes": pattern}
 
 
-def _chart(records: Sequence[Record], objectives: Sequence[str], key: str) -> str:
+def _chart(records: Sequence[Record], objectives: Sequence[str], key: str) -> Markup:
     drawn = Figure(figsize=(4.1, 2.7), layout="constrained")
     axes = drawn.subplots()
     ends = []

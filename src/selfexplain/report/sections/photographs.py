@@ -5,8 +5,9 @@ the true and the predicted class, A one number.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from selfexplain.errors import InputError
@@ -17,15 +18,14 @@ from selfexplain.explanations.metrics.evidence import (
     ring_area,
 )
 from selfexplain.report.html import (
+    BLUE,
+    RED,
+    STRONG,
     Section,
-    escape,
-    image,
     image_pixels,
     jpeg_uri,
     map_pixels,
-    paragraph,
-    strength,
-    table,
+    render,
 )
 from selfexplain.report.sections.record import Record
 
@@ -102,26 +102,31 @@ def photographs_section(records: Sequence[Record]) -> Section | None:
         >>> photographs_section([Record(objective="a", seed=0, class_names=())]) is None
         True
     """
+    parts = {"mistakes": mistakes, "confused": confused} | {
+        "mislabels": mislabels,
+        "shortcuts": shortcuts,
+    }
     for record in records:
-        parts = [part(record) for part in (mistakes, confused, mislabels, shortcuts)]
-        told = "".join(part for part in parts if part)
-        if told:
-            whose = paragraph(f"{record.name}.") if len(records) > 1 else ""
-            body = f'{whose}{strength(READING)}<div class="findings">{told}</div>'
+        found = {name: part(record) for name, part in parts.items()}
+        if any(found.values()):
+            ends = {"against": BLUE, "for": RED}
+            body = render(
+                "photographs.html",
+                whose=record.name if len(records) > 1 else "",
+                side=SIDE,
+                first=FIRST,
+                first_doubts=FIRST_DOUBTS,
+                **{end: f"rgb({r} {g} {b} / {STRONG})" for end, (r, g, b) in ends.items()},
+                **found,
+            )
             return Section("What it gets wrong, and where it looks", body)
     return None
-
-
-READING = (
-    "Over a photograph: red is evidence for a class, blue against it. The maps of one photograph "
-    "share a scale: the fullest colour is its strongest evidence."
-)
 
 
 # The worst mistakes.
 
 
-def mistakes(record: Record) -> str | None:
+def mistakes(record: Record) -> list[dict[str, Any]] | None:
     """Wrong and sure of it: the photograph, the maps of both classes, and what they share.
 
     Example:
@@ -131,39 +136,17 @@ def mistakes(record: Record) -> str | None:
     found = _read(record, "mistakes", MISTAKES, ("classes",))
     if found is None:
         return None
-    pictures = _pictures(found)
-    items = []
-    for i, picture in enumerate(pictures):
-        y, said = found["classes"][i].tolist()
+    told = []
+    for i, finding in enumerate(_findings(record, found)):
         own, sure = found["probabilities"][i].tolist()
-        true, predicted = record.class_names[y], record.class_names[said]
-        words = [
-            f"The model is {_percent(sure)} sure of {predicted}, and gives {true} {_percent(own)}.",
-            shared(found["maps"][i], (true, predicted)),
-        ]
-        head = f"{escape(true)}, taken for {escape(predicted)}"
-        items.append(
-            _finding(head, words, picture.name, _trio(picture, found["maps"][i], true, predicted))
-        )
-    which = (
-        f"The {len(items)} wrong answers of which the model is surest; the surest come first."
-        if len(items) > 1
-        else "The only wrong answer."
-    )
-    return (
-        "<h3>The worst mistakes</h3>"
-        + paragraph(
-            f"{which} The first map shows what speaks for the true class, the second what speaks "
-            f"for the answer. Now and then the answer is right and the label wrong. {OVERLAP}"
-        )
-        + _folded(items, "mistakes")
-    )
-
-
-OVERLAP = (
-    "Overlap is the share of the evidence for both classes that lies at the same places, from 0 to "
-    "1: 1 means that the model reads both classes off the same places in the same proportions."
-)
+        names = (finding["true"], finding["predicted"])
+        words = {
+            "sure": _percent(sure),
+            "own": _percent(own),
+            "shared": shared(found["maps"][i], names),
+        }
+        told.append(finding | words)
+    return told
 
 
 def shared(maps_RHW: Tensor, names: Sequence[str]) -> str:
@@ -209,7 +192,7 @@ def _in_words(overlap: float) -> str:
 # Classes that are confused.
 
 
-def confused(record: Record) -> str | None:
+def confused(record: Record) -> list[dict[str, Any]] | None:
     """The pairs of classes most often taken for one another, each with an example.
 
     Example:
@@ -219,29 +202,21 @@ def confused(record: Record) -> str | None:
     found = _read(record, "confused", CONFUSED, ("classes", "pairs"))
     if found is None:
         return None
-    names, items = record.class_names, []
-    for i, picture in enumerate(_pictures(found)):
+    told = []
+    for i, finding in enumerate(_findings(record, found)):
         (a, b), (forth, back) = found["pairs"][i].tolist(), found["counts"][i].tolist()
-        y, said = found["classes"][i].tolist()
         overlap, explained = float(found["overlap"][i]), int(found["explained"][i])
-        words = [
-            f"Of {_all_of(record, a)}, {forth or 'none'} {'is' if forth == 1 else 'are'} taken for "
-            f"{names[b]}; of {_all_of(record, b)}, {back or 'none'} for {names[a]}.",
-            f"{shared_by_pair(overlap, explained, int(found['looked'][i]))} Here, {names[y]} is "
-            f"taken for {names[said]}.",
-        ]
-        drawn = _trio(picture, found["maps"][i], names[y], names[said])
-        items.append(
-            _finding(f"{escape(names[a])} and {escape(names[b])}", words, picture.name, drawn)
-        )
-    return (
-        "<h3>Classes that it confuses</h3>"
-        + paragraph(
-            "Pairs of classes that are taken for one another, by the share of their photographs; "
-            "with each its surest mistake."
-        )
-        + _folded(items, "pairs")
-    )
+        words = {
+            "a": record.class_names[a],
+            "b": record.class_names[b],
+            "all_of_a": _all_of(record, a),
+            "all_of_b": _all_of(record, b),
+            "forth": forth,
+            "back": back,
+            "shared": shared_by_pair(overlap, explained, int(found["looked"][i])),
+        }
+        told.append(finding | words)
+    return told
 
 
 def _all_of(record: Record, k: int) -> str:
@@ -255,7 +230,7 @@ def _all_of(record: Record, k: int) -> str:
 # Labels that may be wrong.
 
 
-def mislabels(record: Record) -> str | None:
+def mislabels(record: Record) -> dict[str, Any] | None:
     """The training photographs whose labels are doubted most.
 
     Example:
@@ -267,43 +242,27 @@ def mislabels(record: Record) -> str | None:
         return None
     judged, doubted = int(found["judged"][0]), int(found["doubted"][0])
     agreed = 1 - doubted / max(judged, 1)
-    title = "<h3>Labels that may be wrong</h3>"
-    if agreed < TRUSTED:
-        return title + paragraph(
-            f"The features tell these classes apart too badly to doubt labels by them: they agree "
-            f"with {_percent(agreed)} of the labels."
-        )
-    names, tiles = record.class_names, []
+    names, shown = record.class_names, []
     for i, picture in enumerate(_pictures(found)):
-        own, other = found["probabilities"][i].tolist()
+        own, other = map(_percent, found["probabilities"][i].tolist())
         given, suggested = names[found["given"][i]], names[found["suggested"][i]]
-        tiles.append(
-            f'<figure class="doubt" style="{picture.style}">{_photograph(picture, given)}'
-            f"<figcaption><b>{escape(given)}</b> ({_percent(own)})<br>rather "
-            f"<b>{escape(suggested)}</b> ({_percent(other)})"
-            f"{_file(picture.name)}</figcaption></figure>"
+        shown.append(
+            {"picture": picture, "given": given, "own": own}
+            | {"suggested": suggested, "other": other}
         )
-    return (
-        title
-        + paragraph(
-            f"For {doubted} of {judged} training photographs another class is likelier than the "
-            f"label; {_shown(len(tiles), doubted)}. Each was judged by classifiers that never "
-            "saw it in training, on features that never saw these labels. Not everything here "
-            "is mislabelled: look before you change anything. First comes the label with the "
-            "probability it was given, then the likelier class with its own."
-        )
-        + _folded(tiles, "photographs", kind="doubts", first=FIRST_DOUBTS)
-    )
-
-
-def _shown(shown: int, doubted: int) -> str:
-    return "all are shown" if shown == doubted else f"the {shown} most doubtful are shown"
+    return {
+        "judged": judged,
+        "doubted": doubted,
+        "agreed": _percent(agreed),
+        "distrusted": agreed < TRUSTED,
+        "shown": shown,
+    }
 
 
 # Evidence at the border.
 
 
-def shortcuts(record: Record) -> str | None:
+def shortcuts(record: Record) -> dict[str, Any] | None:
     """How much of the evidence for each class lies at the border of the photographs.
 
     Example:
@@ -319,83 +278,58 @@ def shortcuts(record: Record) -> str | None:
     names = record.class_names
     high = [k for k in order if share_K[k] - 2 * error_K[k] > area]
     rows = [
-        [
+        (
             names[k],
             int(count_K[k]),
             f"{100 * share_K[k]:.0f} ± {100 * error_K[k]:.0f}",
             f"{share_K[k] / area:.2f}",
-        ]
+        )
         for k in order[: 2 * FIRST]
     ]
-    numbers = table(
-        ("answer", "images", "border, %", "times area"),
-        rows,
-        caption="evidence for the answer in the ring at the border: mean over the photographs that "
-        "get this answer and hold more evidence for it than against it, and its standard error; "
-        "last, how many times the ring's share of the area",
-    )
-    return (
-        "<h3>Evidence at the border</h3>"
-        + paragraph(_verdict([names[k] for k in high], area))
-        + f'<div class="borders">{_examples(record, found, high)}</div>'
-        + f"<details><summary>Numbers</summary>{numbers}</details>"
-    )
+    return {
+        "ring": f"{100 * RING:.1f} %",
+        "area": _percent(area),
+        "high": [names[k] for k in high],
+        "examples": _examples(record, found, high),
+        "rows": rows,
+    }
 
 
-def _examples(record: Record, found: dict[str, Tensor], classes: Sequence[int]) -> str:
+def _examples(
+    record: Record, found: dict[str, Tensor], classes: Sequence[int]
+) -> list[dict[str, Any]]:
     """The photographs of some classes, each with its map."""
-    drawn = []
-    for i, picture in enumerate(_pictures(found)):
-        k, map_HW = int(found["classes"][i]), found["maps"][i]
-        if k in classes:
-            name = record.class_names[k]
-            tiles = _photograph(picture, "") + _map(
-                picture, map_HW, float(map_HW.abs().max()), name
-            )
-            drawn.append(
-                f'<figure class="border" style="{picture.style}"><div class="duo">{tiles}</div>'
-                f"<figcaption>called <b>{escape(name)}</b>; "
-                f"{_percent(float(found['shares'][i]))} of the evidence for it lies at the border"
-                "</figcaption></figure>"
-            )
-    return "".join(drawn)
-
-
-def _verdict(high: Sequence[str], area: float) -> str:
-    ring = (
-        f"A ring along the border, {100 * RING:.1f} % of each side wide, covers {_percent(area)} "
-        "of a photograph; evidence that is spread evenly would lie there as often. "
-    )
-    if not high:
-        return ring + "For no answer does clearly more of the evidence lie there."
-    more = f" and {len(high) - 3} more" if len(high) > 3 else ""
-    return (
-        f"{ring}Clearly more does for {', '.join(high[:3])}{more}. This may be a shortcut, where "
-        "the model reads the surroundings, or the object may fill the picture: the examples "
-        "below, those with most at the border, show which."
-    )
+    return [
+        {
+            "picture": picture,
+            "map": _map(map_HW, float(map_HW.abs().max())),
+            "name": record.class_names[k],
+            "share": _percent(share),
+        }
+        for picture, k, map_HW, share in zip(
+            _pictures(found),
+            found["classes"].tolist(),
+            found["maps"],
+            found["shares"].tolist(),
+            strict=True,
+        )
+        if k in classes
+    ]
 
 
 # Pictures, and what stands beside them.
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Picture:
-    style: str
-    """Holds the photograph once, for all pictures of it."""
-    ratio: str
-    name: str
-
-
-def _pictures(found: dict[str, Tensor]) -> list[_Picture]:
+def _pictures(found: dict[str, Tensor]) -> list[dict[str, str]]:
+    """Each photograph as a URI, its aspect ratio, and the name of its file."""
     height, width = found["images"].shape[2:]
     names = found["names"].tolist() if "names" in found else [[]] * len(found["images"])
     return [
-        _Picture(
-            style=f"--photo:url({jpeg_uri(image_pixels(image_CHW, side=SIDE))})",
-            ratio=f"aspect-ratio:{width}/{height}",
-            name=_printable(bytes(name).rstrip(b"\0").decode(errors="replace")),
-        )
+        {
+            "uri": jpeg_uri(image_pixels(image_CHW, side=SIDE)),
+            "ratio": f"{width}/{height}",
+            "name": _printable(bytes(name).rstrip(b"\0").decode(errors="replace")),
+        }
         for image_CHW, name in zip(found["images"], names, strict=True)
     ]
 
@@ -404,57 +338,23 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
-def _photograph(picture: _Picture, name: str) -> str:
-    told = f"photograph of {name}" if name else "photograph"
-    return (
-        f'<div class="photo" role="img" aria-label="{escape(told)}" style="{picture.ratio}"></div>'
-    )
-
-
-def _map(picture: _Picture, map_HW: Tensor, scale: float, name: str) -> str:
-    drawn = image(map_pixels(map_HW, scale or 1.0), f"map of class {name}", size=SIDE)
-    return f'<div class="photo map" style="{picture.ratio}">{drawn}</div>'
-
-
-def _trio(picture: _Picture, maps_RHW: Tensor, true: str, predicted: str) -> str:
-    """Photograph, map of the true class and of the predicted one, on one scale."""
-    scale = float(maps_RHW.abs().max())
-    tiles = [
-        _tile(_photograph(picture, true), "photograph"),
-        _tile(_map(picture, maps_RHW[0], scale, true), f"for {true}"),
-        _tile(_map(picture, maps_RHW[1], scale, predicted), f"for {predicted}"),
+def _findings(record: Record, found: dict[str, Tensor]) -> list[dict[str, Any]]:
+    """Photographs, their true and predicted classes, and the maps of both, on one scale."""
+    return [
+        {
+            "picture": picture,
+            "true": record.class_names[true],
+            "predicted": record.class_names[predicted],
+            "maps": [_map(map_HW, float(maps_RHW.abs().max())) for map_HW in maps_RHW],
+        }
+        for picture, (true, predicted), maps_RHW in zip(
+            _pictures(found), found["classes"].tolist(), found["maps"], strict=True
+        )
     ]
-    return f'<div class="trio" style="{picture.style}">{"".join(tiles)}</div>'
 
 
-def _tile(picture: str, name: str) -> str:
-    return f'<div class="tile">{picture}<span>{escape(name)}</span></div>'
-
-
-def _finding(head: str, words: Sequence[str], name: str, pictures: str) -> str:
-    told = "".join(map(paragraph, words))
-    return (
-        f'<article class="finding"><div><h4>{head}</h4>{told}{_file(name)}</div>{pictures}'
-        "</article>"
-    )
-
-
-def _file(name: str) -> str:
-    return f'<p class="file">{escape(name)}</p>' if name else ""
-
-
-def _folded(items: Sequence[str], what: str, *, kind: str = "", first: int = FIRST) -> str:
-    """The first items, and the others under a line that opens."""
-    start = f'<div class="{kind}">' if kind else ""
-    end = "</div>" if kind else ""
-    shown = f"{start}{''.join(items[:first])}{end}"
-    rest = items[first:]
-    if not rest:
-        return shown
-    return (
-        f"{shown}<details><summary>{len(rest)} more {what}</summary>"
-        f"{start}{''.join(rest)}{end}</details>"
-    )
+def _map(map_HW: Tensor, scale: float) -> np.ndarray:
+    return map_pixels(map_HW, scale or 1.0)
 
 
 def _percent(share: float) -> str:

@@ -1,6 +1,6 @@
 """What a training run left for the report; what it did not leave is None.
 
-Shape suffixes: N scored images, B images of the album, R shown classes, K classes, C channels,
+Shape suffixes: N scored images, B images of the snapshots, R shown classes, K classes, C channels,
 H and W space.
 """
 
@@ -21,7 +21,7 @@ class Predictions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EpochSnapshot:
-    """What a model said of the album's images after one epoch."""
+    """What a model said of the snapshots' images after one epoch."""
 
     epoch: int
     probabilities_BK: Tensor
@@ -40,10 +40,10 @@ class Snapshots:
     images_BCHW: Tensor
     """uint8."""
     labels_B: Tensor
-    moments: tuple[EpochSnapshot, ...]
+    after_epochs: tuple[EpochSnapshot, ...]
     """By rising epoch."""
-    epochs: int
-    """That the run was to have; it may have been stopped before."""
+    planned_epochs: int
+    """Of the run; it may have been stopped before."""
 
 
 Reader = Callable[[str, Mapping[str, str]], dict[str, Tensor] | None]
@@ -73,7 +73,7 @@ class Record:
     """One for each epoch."""
     result: dict[str, Any] | None = None
     predictions: Predictions | None = None
-    album: Snapshots | None = None
+    snapshots: Snapshots | None = None
     control: str = "none"
     """Whose soft target an introspective objective learns from, if not its explanations'."""
     photographs: bool = False

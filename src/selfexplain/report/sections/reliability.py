@@ -13,7 +13,7 @@ from torch import Tensor
 
 from selfexplain.evaluation import calibration_error
 from selfexplain.evaluation.metrics import BINS
-from selfexplain.report.html import Section, escape, figure, paragraph, table
+from selfexplain.report.html import Section, figure, render
 from selfexplain.report.sections.record import Record
 from selfexplain.report.style import BLUE
 
@@ -78,48 +78,33 @@ def reliability_section(records: Sequence[Record]) -> Section:
         if record.predictions is not None:
             first.setdefault(record.objective, record)
     if not first:
-        return Section("Reliability", paragraph(NOTHING))
-    return Section(
-        "Reliability",
-        paragraph(READING)
-        + f'<div class="charts small">{"".join(map(_diagram, first.values()))}</div>',
-    )
+        return Section("Reliability", NOTHING)
+    diagrams = [_diagram(record) for record in first.values()]
+    return Section("Reliability", render("reliability.html", diagrams=diagrams))
 
 
 NOTHING = (
     "The runs have no predictions: they are not finished, or were made before selfexplain "
     "kept them."
 )
-READING = (
-    "Bars: share of right answers among the images of which the model was about so sure. On the "
-    "dashed line, confidence is what it claims to be; below the line, the model is too sure. Small "
-    "bars: how many images, on a logarithmic scale."
-)
 
 
-def _diagram(record: Record) -> str:
+def _diagram(record: Record) -> dict[str, object]:
     assert record.predictions is not None
     logits_NK, y_N = record.predictions.logits_NK, record.predictions.labels_N
     bins = reliability_bins(logits_NK, y_N)
     ece = f"ECE {calibration_error(logits_NK, y_N):.2f} %"
     alt = f"Reliability diagram of {record.name}, {ece}; its numbers are in the table below."
     rows = [
-        [
+        (
             f"{100 * b.low:.0f} to {100 * b.high:.0f}",
-            str(b.count),
+            b.count,
             "" if b.confidence is None else f"{100 * b.confidence:.1f}",
             "" if b.accuracy is None else f"{100 * b.accuracy:.1f}",
-        ]
+        )
         for b in bins
     ]
-    numbers = table(
-        ("sure, %", "images", "mean %", "right %"), rows, caption=f"bins of {record.name}"
-    )
-    return (
-        f"<div><h3>{escape(record.objective)}<span>seed {record.seed}, {ece}</span></h3>"
-        f"{figure(_figure(bins), alt)}"
-        f"<details><summary>Numbers of the bins</summary>{numbers}</details></div>"
-    )
+    return {"record": record, "ece": ece, "chart": figure(_figure(bins), alt), "rows": rows}
 
 
 def _figure(bins: Sequence[Bin]) -> Figure:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from selfexplain.report.figures import cost_figure, pareto_front
-from selfexplain.report.html import Section, figure, paragraph, scroll, table
+from selfexplain.report.html import Section, figure, paragraph, render
 from selfexplain.report.sections.record import Record
 from selfexplain.report.study import HEADER, study_caption, study_cells, study_figure
 from selfexplain.report.tables import caption, comparison_cells
@@ -64,12 +64,13 @@ def comparison_results(results: dict[str, Any]) -> Section:
         ...        "difference_mean": 0.0, "difference_ci95": None, "nll_mean": 0.3,
         ...        "nll_std": None, "ece_mean": 2.0, "ece_std": None, "cost": 1.0}
         >>> comparison_results({"config": {"seeds": [0]}, "summary": [row]}).body[:14]
-        '<p>seed 0.</p>'
+        Markup('<p>seed 0.</p>')
     """
     header, rows = comparison_cells(results)
     config = results["config"]
-    about = paragraph(facts(config, config.get("environment", {})))
-    return Section("Results", about + table(header, rows, caption=caption(results)))
+    table = {"header": header, "rows": rows, "caption": caption(results)}
+    about = facts(config, config.get("environment", {}))
+    return Section("Results", render("results.html", about=about, table=table))
 
 
 def study_results(study: dict[str, Any]) -> Section:
@@ -86,11 +87,13 @@ def study_results(study: dict[str, Any]) -> Section:
         True
     """
     bars = figure(study_figure(study), f"Bar chart of the gains in the table. {_gains(study)}")
-    rows = table(HEADER, study_cells(study), caption=study_caption(study))
-    return Section(
-        "Which part of the teacher carries the gain",
-        rows + scroll(bars, "whole", "bar chart of the gains"),
+    body = render(
+        "results.html",
+        table={"header": HEADER, "rows": study_cells(study), "caption": study_caption(study)},
+        chart=bars,
+        wide="bar chart of the gains",
     )
+    return Section("Which part of the teacher carries the gain", body)
 
 
 def _gains(study: dict[str, Any]) -> str:
@@ -123,7 +126,8 @@ def run_results(record: Record, about: str) -> Section:
         if key in result
     ]
     text = "scores of the model of the last epoch on the images that the run was scored on"
-    return Section("Results", paragraph(about) + table(["score", record.name], rows, caption=text))
+    table = {"header": ["score", record.name], "rows": rows, "caption": text}
+    return Section("Results", render("results.html", about=about, table=table))
 
 
 # Accuracy against cost.
@@ -146,23 +150,21 @@ def cost_section(results: dict[str, Any]) -> Section:
     """
     summary = [row for row in results["summary"] if "cost" in row]
     if not summary:
-        return Section("Accuracy against cost", paragraph("The costs are not timed yet."))
+        return Section("Accuracy against cost", "The costs are not timed yet.")
     names = [row["objective"] for row in summary]
     key = "total_cost" if all("total_cost" in row for row in summary) else "cost"
     front = pareto_front([row[key] for row in summary], [row["accuracy_mean"] for row in summary])
-    told = ", ".join(names[i] for i in front)
     points = "; ".join(
         f"{row['objective']}: cost {row[key]:.2f}, accuracy {row['accuracy_mean']:.2f} %"
         for row in summary
     )
     few = len(names) <= FEW
     drawn = cost_figure(summary, size=(4.3, 3.5) if few else (7.5, 5))
-    chart = figure(drawn, f"Scatter plot. {points}.")
-    return Section(
-        "Accuracy against cost",
-        paragraph(
-            f"On the Pareto front, where nothing is both cheaper and more accurate: {told}. Bars "
-            "are the standard deviation over seeds."
-        )
-        + (chart if few else scroll(chart, "whole", "accuracy against cost")),
+    body = render(
+        "results.html",
+        about="On the Pareto front, where nothing is both cheaper and more accurate: "
+        f"{', '.join(names[i] for i in front)}. Bars are the standard deviation over seeds.",
+        chart=figure(drawn, f"Scatter plot. {points}."),
+        **({} if few else {"wide": "accuracy against cost"}),
     )
+    return Section("Accuracy against cost", body)

@@ -1,22 +1,18 @@
 """All parts of a search's report, in the order in which they are read."""
 
 from collections.abc import Mapping, Sequence
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
+from markupsafe import Markup
+
 from selfexplain.report.cell_drawing import cell_svg
-from selfexplain.report.html import (
-    Section,
-    colours_css,
-    escape,
-    linspace_indices,
-    paragraph,
-    scroll,
-    slider,
-    table,
+from selfexplain.report.html import Section, linspace_indices, render, table
+from selfexplain.report.sections.search_curves import (
+    NO_EPOCH,
+    alphas_part,
+    losses_part,
+    snapshots_part,
 )
-from selfexplain.report.sections.search_curves import alphas_part, losses_part, snapshots_part
 from selfexplain.report.sections.search_record import SearchRecord
 from selfexplain.report.tables import searches_caption
 from selfexplain.spaces import from_string
@@ -27,7 +23,7 @@ from selfexplain.spaces import from_string
 NOTHING = "\N{EN DASH}"
 
 
-def summary_table(record: SearchRecord) -> str:
+def summary_table(record: SearchRecord) -> Markup:
     """Method, space, seed, accuracy, cost, skip connections: a row each, so that it is narrow.
 
     Example:
@@ -101,7 +97,7 @@ def method_name(config: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
-def seeds_table(results: Mapping[str, Any]) -> str:
+def seeds_table(results: Mapping[str, Any]) -> Markup:
     """A row for each seed of several searches; below, what the seeds have in common.
 
     Args:
@@ -128,7 +124,7 @@ def seeds_table(results: Mapping[str, Any]) -> str:
     return table(header, rows, caption=searches_caption(results["summary"]))
 
 
-def lookups_table(lookups: Sequence[Mapping[str, Any]]) -> str:
+def lookups_table(lookups: Sequence[Mapping[str, Any]]) -> Markup:
     """What cells reach in the table of NAS-Bench-201, one a row.
 
     Args:
@@ -167,7 +163,7 @@ def lookups_table(lookups: Sequence[Mapping[str, Any]]) -> str:
 NBSP = "\N{NO-BREAK SPACE}"
 
 
-def cell_part(record: SearchRecord, mark: str) -> str:
+def cell_part(record: SearchRecord, mark: str) -> Markup | str:
     """The derived cell, by a slider over the epochs, each edge with its operation's weight.
 
     Args:
@@ -181,50 +177,32 @@ def cell_part(record: SearchRecord, mark: str) -> str:
         >>> cell_part(record, "a").count("<svg")
         1
     """
-    lines = record.history
-    if not lines:
-        if record.result is None:
-            return paragraph("No epoch is finished yet.")
-        drawn = cell_svg(from_string(record.result["genotype"]), mark=mark)
-        return _frame(drawn) + paragraph("Drawn from the space at random, not searched.")
-    chosen = [lines[index] for index in linspace_indices(len(lines))]
-    frames = [_frame(_drawing(line, f"{mark}-{line['epoch']}")) for line in chosen]
-    captions = [_epoch_caption(line, record.config["epochs"]) for line in chosen]
-    return _explanation(record) + slider("Epoch", frames, captions) + _kept(record)
+    if not record.history and record.result is None:
+        return NO_EPOCH
+    chosen = [record.history[index] for index in linspace_indices(len(record.history))]
+    drawn = [_drawing(line, f"{mark}-{line['epoch']}") for line in chosen]
+    result = record.result or {}
+    if not chosen:
+        drawn = [cell_svg(from_string(result["genotype"]), mark=mark)]
+    last = chosen[-1]["genotype"] if chosen else None
+    return render(
+        "search_cell.html",
+        method=record.config["method"],
+        captions=[_epoch_caption(line, record.config["epochs"]) for line in chosen],
+        cells=[Markup(svg) for svg in drawn],  # noqa: S704 - written by cell_svg
+        # Where the result is not the cell of the last epoch, it is named.
+        kept=result.get("genotype") if result.get("genotype") != last else None,
+    )
 
 
 def _drawing(line: Mapping[str, Any], mark: str) -> str:
     return cell_svg(from_string(line["genotype"]), weights=line["weights"], mark=mark)
 
 
-def _frame(svg: str) -> str:
-    return scroll(svg, "search-cell", "drawn cell")
-
-
 def _epoch_caption(line: Mapping[str, Any], epochs: int) -> str:
     return (
         f"after epoch {line['epoch']} of {epochs}: {100 * line['skip_share']:.0f}{NBSP}% of its "
         f"edges are skip connections; supernet's accuracy {line['validation_accuracy']:.2f}{NBSP}%"
-    )
-
-
-def _explanation(record: SearchRecord) -> str:
-    if record.config["method"] == "random_search":
-        return paragraph("The best of the cells that were scored after each epoch.")
-    return paragraph(
-        "The cell that the architecture corresponds to after an epoch. The number on an edge is "
-        "the softmax weight of its operation; faint edges have a small one."
-    )
-
-
-def _kept(record: SearchRecord) -> str:
-    """A line on the cell of the result, where it is not that of the last epoch."""
-    if record.result is None or record.result["genotype"] == record.history[-1]["genotype"]:
-        return ""
-    kept = escape(record.result["genotype"])
-    return (
-        "<p>The search was stopped because of its skip connections; the cell it keeps is that of "
-        f"the epoch before: <code>{kept}</code></p>"
     )
 
 
@@ -255,15 +233,3 @@ def search_parts(record: SearchRecord, *, mark: str = "cell") -> list[Section]:
     if record.lookups:
         parts.append(Section("Lookup", lookups_table(record.lookups)))
     return parts
-
-
-@cache
-def search_style() -> str:
-    """The style of the parts, once for a page.
-
-    Example:
-        >>> search_style().startswith("<style>")
-        True
-    """
-    rules = (files("selfexplain.report.sections") / "search.css").read_text(encoding="utf-8")
-    return f"<style>{colours_css()}\n{rules}</style>"

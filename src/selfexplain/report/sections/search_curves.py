@@ -7,26 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from selfexplain.report.figures import architecture_figure
-from selfexplain.report.html import (
-    FRAMES,
-    escape,
-    figure,
-    for_both_themes,
-    image,
-    linspace_indices,
-    paragraph,
-    scroll,
-    slider,
-    table,
-)
+from selfexplain.report.html import FRAMES, figure, for_both_themes, linspace_indices, render
 from selfexplain.report.sections.search_record import Explained, SearchRecord, SearchSnapshots
 from selfexplain.report.style import STYLES
 from selfexplain.spaces import FAMILIES, from_string
-from selfexplain.spaces.supernet import edges_of
+from selfexplain.spaces.genotype import edges_of
 
 # How the losses of a search's levels went, and its supernet's accuracy.
 
@@ -110,30 +100,30 @@ def _figure(
 # The raw numbers of an architecture, as tables.
 
 
-def alphas_table(record: SearchRecord) -> str:
-    """The raw alphas after the last epoch, folded away; with the weights of edges, if there are.
+def alphas_tables(record: SearchRecord) -> list[dict[str, Any]]:
+    """The raw alphas after the last epoch, a table for each cell, with the weights of edges.
+
+    Returns:
+        What `table` takes; empty where no alphas were recorded.
 
     Example:
-        >>> alphas_table(SearchRecord(config={"method": "random_search"}))
-        ''
+        >>> alphas_tables(SearchRecord(config={"method": "random_search"}))
+        []
     """
-    if record.config["method"] == "random_search" or not record.history:
-        return ""
-    last = record.history[-1]
-    if "alphas" not in last:
-        return "<p>The raw alphas are missing: the search was made before they were recorded.</p>"
+    last = record.history[-1] if record.history else {}
+    if record.config["method"] == "random_search" or "alphas" not in last:
+        return []
     family = from_string(last["genotype"]).family
-    tables = [
+    return [
         _alphas_of(name, rows, last["alphas"].get(f"{name}_edges"), family)
         for name, rows in last["alphas"].items()
         if name in FAMILIES[family].cells
     ]
-    return f"<details><summary>Raw alphas at the end</summary>{''.join(tables)}</details>"
 
 
 def _alphas_of(
     cell: str, rows: Sequence[Sequence[float]], edges: Sequence[float] | None, family: str
-) -> str:
+) -> dict[str, Any]:
     header = ["edge", *FAMILIES[family].operations, *([] if edges is None else ["edge's own"])]
     body = [
         [f"{source} → {target}", *(f"{alpha:.3f}" for alpha in row)]
@@ -142,73 +132,65 @@ def _alphas_of(
     for row, weight in zip(body, edges or (), strict=edges is not None):
         row.append(f"{weight:.3f}")
     name = "cell" if cell == "cell" else f"{cell} cell"
-    return table(header, body, caption=f"{name}: raw alphas after the last epoch, before softmax")
+    caption = f"{name}: raw alphas after the last epoch, before softmax"
+    return {"header": header, "rows": body, "caption": caption}
 
 
 # The curves of a search: what its operations weigh, and how its levels learn.
 
 
-def alphas_part(record: SearchRecord) -> str:
+NO_EPOCH = "No epoch is finished yet."
+
+
+def alphas_part(record: SearchRecord) -> Markup | str:
     """The softmax of the alphas over the epochs, an edge a panel, and the raw ones at the end.
 
     Example:
         >>> alphas_part(SearchRecord(config={"method": "random"}))
-        '<p>No epoch is finished yet.</p>'
+        'No epoch is finished yet.'
     """
     lines = record.history
     if not lines:
-        return paragraph("No epoch is finished yet.")
+        return NO_EPOCH
     operations = FAMILIES[from_string(lines[0]["genotype"]).family].operations
-    words = (
-        "Softmax of the alphas of each edge (source → target) after each epoch; below, the mean "
-        "entropy over the edges: how undecided the architecture still is."
+    return render(
+        "search_alphas.html",
+        method=record.config["method"],
+        charts=[_weights_of(cell, lines, operations) for cell in lines[0]["weights"]],
+        tables=alphas_tables(record),
     )
-    if record.config["method"] == "random_search":
-        words = "The operations of the best cell after each epoch: it is drawn, so each is 1 or 0."
-    charts = [_weights_of(cell, lines, operations) for cell in lines[0]["weights"]]
-    return paragraph(words) + "".join(charts) + alphas_table(record)
 
 
-def _weights_of(cell: str, lines: Sequence[Mapping[str, Any]], operations: Sequence[str]) -> str:
-    """The figure of one cell, in a frame that scrolls rather than shrink it."""
+def _weights_of(
+    cell: str, lines: Sequence[Mapping[str, Any]], operations: Sequence[str]
+) -> dict[str, Any]:
+    """The figure of one cell, and its width in CSS pixels: it scrolls rather than shrinks."""
     drawn = architecture_figure([{cell: line["weights"][cell]} for line in lines], operations)
-    alt = f"{cell}: weights of the operations on each edge over {len(lines)} epochs"
-    chart = for_both_themes(figure(drawn, alt))
-    return scroll(chart, "search-alphas", alt, natural=96 * drawn.get_figwidth())
+    label = f"{cell}: weights of the operations on each edge over {len(lines)} epochs"
+    svg = for_both_themes(figure(drawn, label))
+    return {"svg": svg, "label": label, "width": 96 * drawn.get_figwidth()}
 
 
-def losses_part(record: SearchRecord) -> str:
+def losses_part(record: SearchRecord) -> Markup | str:
     """The losses of the levels, and the supernet's accuracy, over the epochs.
 
     Example:
         >>> losses_part(SearchRecord(config={"method": "random"}))
-        '<p>No epoch is finished yet.</p>'
+        'No epoch is finished yet.'
     """
     if not record.history:
-        return paragraph("No epoch is finished yet.")
-    charts = [
-        f"<div><h4>{escape(title)}</h4>{for_both_themes(figure(drawn, f'{title}, by epoch'))}</div>"
-        for title, drawn in level_figures(record.history).items()
-    ]
-    return paragraph(_words(record)) + f'<div class="charts search-levels">{"".join(charts)}</div>'
-
-
-def _words(record: SearchRecord) -> str:
-    """What the losses are of."""
-    sentences = ["Means over the steps of an epoch; cross-entropies in nats."]
-    if record.explains:
-        climbed = "its loss"
-        if record.config["options"]["control"] == "saliency":
-            climbed = "the score of the class that it predicts (which is no cross-entropy)"
-        sentences.append(
-            f"I to III are of training images. In II the explainer climbs {climbed}. The "
-            "audience's loss is that on images and, times gamma, that on explained images. IV "
-            "is of held-out images and moves the architecture."
-        )
+        return NO_EPOCH
     levels = [line["losses"] for line in record.history]
-    if "validation" not in levels[0] and "validation" in levels[-1]:
-        sentences.append("In the warm-up the architecture rests.")
-    return " ".join(sentences)
+    return render(
+        "search_losses.html",
+        explains=record.explains,
+        saliency=record.explains and record.config["options"]["control"] == "saliency",
+        warms_up="validation" not in levels[0] and "validation" in levels[-1],
+        charts={
+            title: for_both_themes(figure(drawn, f"{title}, by epoch"))
+            for title, drawn in level_figures(record.history).items()
+        },
+    )
 
 
 SIZE = 132
@@ -228,82 +210,80 @@ CONTROLS = {
 }
 
 
-def snapshots_part(record: SearchRecord) -> str:
-    """The album by a slider over the epochs; a sentence where there is none.
+def snapshots_part(record: SearchRecord) -> Markup | str:
+    """The snapshots by a slider over the epochs; a sentence where there is none.
 
     Example:
         >>> config = {"method": "lease", "options": {"shown": "product", "control": "none"}}
         >>> snapshots_part(SearchRecord(config=config))[:36]
-        '<p>This search has recorded no expla'
+        'This search has recorded no explanat'
     """
-    album, options = record.album, record.config["options"]
-    if album is None or not album.epochs:
-        return paragraph(
+    snapshots, options = record.snapshots, record.config["options"]
+    if snapshots is None or not snapshots.epochs:
+        return (
             "This search has recorded no explanations: none of its epochs is finished, or it was "
             "made before searches recorded them."
         )
     formula, words = SHOWN[options["shown"]]
-    epochs = sorted(album.epochs)
-    chosen = [epochs[index] for index in linspace_indices(len(epochs), _frames_of(album))]
-    largest = max(float(np.abs(album.epochs[n].delta_BCHW).max()) for n in epochs)
-    low, high = _range(album)
-    frames = [_frame(album, album.epochs[n], formula, largest, (low, high)) for n in chosen]
-    captions = [f"after epoch {n} of {record.config['epochs']}" for n in chosen]
-    notes = [
-        f"{words} As in the search, x is normalised first, so that its zero is the mean of the "
-        "training images.",
-        CONTROLS.get(options["control"], ""),
-    ]
-    scale = (
-        f"δ: grey is no change, black and white are ∓{255 * largest:.1f} / 255 (ε is "
-        f"{255 * options['eps']:.1f} / 255). {formula}: drawn as the picture that the audience "
-        f"would have to see, from {low:.2f} (black) to {high:.2f} (white), where images go from 0 "
-        "to 1. Scales are the same for all epochs."
-    )
-    return (
-        paragraph(" ".join(filter(None, notes)))
-        + slider("Epoch", frames, captions)
-        + f'<p class="quiet">{escape(scale)}</p>'
+    epochs = sorted(snapshots.epochs)
+    chosen = [epochs[index] for index in linspace_indices(len(epochs), _frames_of(snapshots))]
+    largest = max(float(np.abs(snapshots.epochs[n].delta_BCHW).max()) for n in epochs)
+    low, high = _range(snapshots)
+    return render(
+        "search_snapshots.html",
+        words=words,
+        control=CONTROLS.get(options["control"], ""),
+        captions=[f"after epoch {n} of {record.config['epochs']}" for n in chosen],
+        frames=[
+            _frame(snapshots, snapshots.epochs[n], formula, largest, (low, high)) for n in chosen
+        ],
+        size=SIZE,
+        largest=f"{255 * largest:.1f}",
+        eps=f"{255 * options['eps']:.1f}",
+        formula=formula,
+        low=f"{low:.2f}",
+        high=f"{high:.2f}",
     )
 
 
-def _frames_of(album: SearchSnapshots) -> int:
+def _frames_of(snapshots: SearchSnapshots) -> int:
     """As many frames as the page can bear; noise is as large in a PNG as it is raw."""
-    frame = 4 * album.images_BCHW.size  # three pictures, and a third more in base64
+    frame = 4 * snapshots.images_BCHW.size  # three pictures, and a third more in base64
     return max(2, min(FRAMES, PAGE_BYTES // max(1, frame)))
 
 
-def _range(album: SearchSnapshots) -> tuple[float, float]:
+def _range(snapshots: SearchSnapshots) -> tuple[float, float]:
     """Of all that is shown, and of an image at least."""
-    shown = [explained.explained_BCHW for explained in album.epochs.values()]
+    shown = [explained.explained_BCHW for explained in snapshots.epochs.values()]
     return min(0.0, *(float(s.min()) for s in shown)), max(1.0, *(float(s.max()) for s in shown))
 
 
 def _frame(
-    album: SearchSnapshots,
+    snapshots: SearchSnapshots,
     explained: Explained,
     formula: str,
     largest: float,
     limits: tuple[float, float],
-) -> str:
+) -> list[dict[str, Any]]:
+    """What is shown of each image after an epoch."""
     low, high = limits
-    figures = []
-    for index, label in enumerate(album.labels):
-        pictures = {
-            "x": album.images_BCHW[index],
-            "δ": _grey_levels(explained.delta_BCHW[index], -largest, largest),
-            formula: _grey_levels(explained.explained_BCHW[index], low, high),
+    return [
+        {
+            "label": label,
+            "pictures": {
+                "x": _pixels(image_CHW),
+                "δ": _pixels(_grey_levels(delta_CHW, -largest, largest)),
+                formula: _pixels(_grey_levels(explained_CHW, low, high)),
+            },
         }
-        images = "".join(
-            f"<div>{_image(pixels_CHW, f'{what} of an image of class {label}')}"
-            f"<span>{escape(what)}</span></div>"
-            for what, pixels_CHW in pictures.items()
+        for label, image_CHW, delta_CHW, explained_CHW in zip(
+            snapshots.labels,
+            snapshots.images_BCHW,
+            explained.delta_BCHW,
+            explained.explained_BCHW,
+            strict=True,
         )
-        figures.append(
-            f"<figure><figcaption>class {escape(label)}</figcaption>"
-            f'<div class="search-shown">{images}</div></figure>'
-        )
-    return f'<div class="search-album">{"".join(figures)}</div>'
+    ]
 
 
 def _grey_levels(values_CHW: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -313,6 +293,7 @@ def _grey_levels(values_CHW: np.ndarray, low: float, high: float) -> np.ndarray:
     return levels
 
 
-def _image(pixels_CHW: np.ndarray, alt: str) -> str:
-    drawable = pixels_CHW if len(pixels_CHW) in (1, 3, 4) else pixels_CHW[:1]
-    return image(drawable.transpose(1, 2, 0), alt, size=SIZE)
+def _pixels(image_CHW: np.ndarray) -> np.ndarray:
+    """(H, W, C); of channels that cannot be drawn as colours, the first."""
+    drawable = image_CHW if len(image_CHW) in (1, 3, 4) else image_CHW[:1]
+    return drawable.transpose(1, 2, 0)

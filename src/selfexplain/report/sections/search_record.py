@@ -30,7 +30,7 @@ class Explained:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchSnapshots:
-    """The images of a search's album and how they were explained.
+    """The images of a search's snapshots, and how they were explained.
 
     Args:
         images_BCHW: uint8.
@@ -57,7 +57,7 @@ class SearchRecord:
         train_images: how many images the weights learn from; None where there are none.
         history: a line for each epoch, as `search.jsonl` has them.
         result: as `result.json` has it; None for a search that is not finished.
-        album: None where the search left none.
+        snapshots: None where the search left none.
         lookups: what its cell reaches in a benchmark, as `lookup.json` has it.
 
     Example:
@@ -70,7 +70,7 @@ class SearchRecord:
     train_images: int | None = None
     history: tuple[Mapping[str, Any], ...] = ()
     result: Mapping[str, Any] | None = None
-    album: SearchSnapshots | None = None
+    snapshots: SearchSnapshots | None = None
     lookups: tuple[Mapping[str, Any], ...] = ()
 
     @property

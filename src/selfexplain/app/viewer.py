@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from selfexplain.app.explain import Explainer, to_shape
-from selfexplain.app.view import classes_html, error_html, explanation_html
+from selfexplain.app.view import error_html, explanation_html, hint_html, title_html
 from selfexplain.errors import InputError
 from selfexplain.explanations import KINDS, MapKind
 from selfexplain.files import read_shaped
@@ -20,7 +20,7 @@ from selfexplain.report import disambiguate
 # The images that a run has kept of those that it was scored on.
 
 
-ALBUM = Path("album") / "images.safetensors"
+SNAPSHOTS = Path("album") / "images.safetensors"
 """Where a run keeps them, in its folder."""
 
 
@@ -38,11 +38,11 @@ class Example:
 
 def read_examples(folder: Path, class_names: tuple[str, ...]) -> list[Example]:
     """The kept images of a run; none where it has kept none."""
-    path = folder / ALBUM
+    path = folder / SNAPSHOTS
     if not path.exists():
         return []
-    album = read_shaped(path, {"images": "uint8 BCHW", "labels": "int B"})
-    labels = album["labels"].tolist()
+    kept = read_shaped(path, {"images": "uint8 BCHW", "labels": "int B"})
+    labels = kept["labels"].tolist()
     if not all(0 <= label < len(class_names) for label in labels):
         raise InputError(
             f"{path} holds no images of this run (a label is none of its {len(class_names)} "
@@ -50,7 +50,7 @@ def read_examples(folder: Path, class_names: tuple[str, ...]) -> list[Example]:
         )
     return [
         Example(image_CHW, class_names[label])
-        for image_CHW, label in zip(album["images"], labels, strict=True)
+        for image_CHW, label in zip(kept["images"], labels, strict=True)
     ]
 
 
@@ -66,17 +66,16 @@ KIND_NAMES: dict[MapKind, str] = {
 }
 DEFAULT = ""
 """The layer that is no name: the kind's default."""
-HINT = '<p class="sx-hint">Drop an image, or pick one, to see what the model makes of it.</p>'
 
 Fitted = tuple[Tensor | str, ...]
 """An image in the shape of each run's model, or the sentence why it cannot be."""
 
 
-class Board:
+class Viewer:
     """One or two runs that look at the same image.
 
     Example:
-        >>> Board([]).kinds
+        >>> Viewer([]).kinds
         []
     """
 
@@ -95,9 +94,8 @@ class Board:
         return max(len(explainer.class_names) for explainer in self.explainers)
 
     def heading(self) -> str:
-        """What is shown before an image is chosen: how the runs' classes differ."""
-        names = self.names()
-        return classes_html(names, [explainer.class_names for explainer in self.explainers])
+        """The heading of the page, as HTML; it says how the runs' classes differ."""
+        return title_html(self.names(), [each.class_names for each in self.explainers])
 
     def names(self) -> list[str]:
         """Names of the runs; numbered where folders have the same name."""
@@ -124,7 +122,7 @@ class Board:
     def view(self, run: int, fitted: Fitted | None, kind: MapKind, layer: str, maps: int) -> str:
         """The HTML of one run; a sentence where the image or the maps do not fit the model."""
         if fitted is None:
-            return HINT
+            return hint_html()
         image = fitted[run]
         if isinstance(image, str):
             return error_html(image)
