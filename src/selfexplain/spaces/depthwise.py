@@ -45,7 +45,7 @@ def input_gradient(
         return convolution(gradient_BCHW, kernel_C1kk.flip(2, 3), how)
     x_BCHW = gradient_BCHW[:, :, :1, :1].expand(-1, -1, *size)  # its shape alone is read
     padding = how.dilation * (kernel_C1kk.shape[-1] // 2)
-    return _gradients(gradient_BCHW, x_BCHW, kernel_C1kk, how, (padding, padding), towards=0)
+    return _gradients(gradient_BCHW, x_BCHW, kernel_C1kk, how, (padding, padding), (True, False))[0]
 
 
 def kernel_gradient(gradient_BCHW: Tensor, x_BCHW: Tensor, how: Geometry, size: int) -> Tensor:
@@ -62,13 +62,16 @@ def kernel_gradient(gradient_BCHW: Tensor, x_BCHW: Tensor, how: Geometry, size: 
         gradient_BCHW, x_BCHW, how = quarters(gradient_BCHW), quarters(x_BCHW), Geometry(1, 1)
     if size <= FAST_COLUMNS or how != Geometry(1, 1):
         padding = how.dilation * half
-        return _gradients(gradient_BCHW, x_BCHW, kernel_C1kk, how, (padding, padding), towards=1)
+        return _gradients(
+            gradient_BCHW, x_BCHW, kernel_C1kk, how, (padding, padding), (False, True)
+        )[1]
     padded_BCHW, width = F.pad(x_BCHW, (half, half)), x_BCHW.shape[-1]
     found = []
     for start in range(0, size, FAST_COLUMNS):
         columns = kernel_C1kk[..., start : start + FAST_COLUMNS]
         seen_BCHW = padded_BCHW[..., start : start + width + columns.shape[-1] - 1]
-        found.append(_gradients(gradient_BCHW, seen_BCHW, columns, how, (half, 0), towards=1))
+        seen = (gradient_BCHW, seen_BCHW, columns)
+        found.append(_gradients(*seen, how, (half, 0), (False, True))[1])
     return torch.cat(found, dim=-1)
 
 
@@ -96,11 +99,10 @@ def _gradients(
     kernel_C1kk: Tensor,
     how: Geometry,
     padding: tuple[int, int],
-    towards: int,
-) -> Tensor:
-    """Torch's own gradient, towards input (0) or kernel (1)."""
-    wanted = [towards == 0, towards == 1, False]
-    found: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
+    wanted: tuple[bool, bool],
+) -> tuple[Tensor, Tensor]:
+    """Torch's own gradients towards input and kernel, as far as they are wanted."""
+    x_and_kernel: tuple[Tensor, Tensor] = torch.ops.aten.convolution_backward(
         gradient_BCHW,
         x_BCHW,
         kernel_C1kk,
@@ -111,9 +113,9 @@ def _gradients(
         False,
         [0, 0],
         x_BCHW.shape[1],
-        wanted,
-    )
-    return found[towards]
+        [*wanted, False],
+    )[:2]
+    return x_and_kernel
 
 
 # The same with derivatives: each `backward` and `jvp` is made of the three.
@@ -158,6 +160,11 @@ class _Convolution(_Product):
     def backward(ctx: Any, gradient_BCHW: Tensor) -> tuple[Tensor | None, ...]:
         x_BCHW, kernel_C1kk = ctx.saved_tensors
         (how,) = ctx.constants
+        wanted = tuple(ctx.needs_input_grad[:2])
+        fast = kernel_C1kk.shape[-1] <= FAST_COLUMNS and how.dilation == 1
+        if fast and not torch.is_grad_enabled():  # a first derivative alone: torch's own is as good
+            padding = (kernel_C1kk.shape[-1] // 2,) * 2
+            return (*_gradients(gradient_BCHW, x_BCHW, kernel_C1kk, how, padding, wanted), None)
         towards_x = towards_kernel = None
         if ctx.needs_input_grad[0]:
             size = tuple(x_BCHW.shape[2:])
