@@ -9,7 +9,7 @@ from tests.helpers.lease_nets import SmoothReLU, audience, batch, declared, rela
 from torch import nn
 
 from selfexplain.errors import InputError
-from selfexplain.hypergradients import hypergradient
+from selfexplain.hypergradients import hypergradient, unroll, unroll_each
 from selfexplain.lease import (
     DARTS,
     SANAS,
@@ -40,6 +40,9 @@ SEARCHES: dict[str, Any] = {
         **k,
     ),
 }
+SEARCHES["lease, normalised"] = lambda **k: LeaSE(
+    supernet(), audience(), options=LeaSEOptions(coupling="normalised", share=0.5), **k
+)
 each_search = pytest.mark.parametrize("name", SEARCHES)
 
 
@@ -279,6 +282,12 @@ def test_an_audience_of_other_classes_is_refused_without_a_trace() -> None:
         ({"gamma": 0.0}, "no explanation reaches the architecture"),
         ({"explanation_steps": 0}, "explanation_steps is 0"),
         ({"step_size": 0.0}, "step_size is 0"),
+        ({"share": -1.0}, "share is -1; pass a number above 0"),
+        ({"coupling_momentum": 1.0}, "coupling_momentum is 1"),
+        (
+            {"coupling": "normalised", "gradient_path": "explainer_only"},
+            "the audience has no part to normalise",
+        ),
     ],
 )
 def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:
@@ -303,3 +312,47 @@ def test_what_stands_in_for_an_explanation() -> None:
     assert magnitude(torch.full((1, 1, 1, 2), -4.0)).tolist() == [[[[1.0, 1.0]]]]
     delta, order = torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[1, 0]])
     assert shuffled(delta, order).tolist() == [[[[2.0, 1.0]]]]
+
+
+def test_the_parts_of_the_outer_loss_add_up_to_its_gradient() -> None:
+    step, variables = declared(LeaSE(supernet(), audience()))
+    parts, _ = declared(LeaSE(supernet(), audience(), options=LeaSEOptions(coupling="normalised")))
+    assert parts.audience_outer is not None
+    whole = unroll(step.levels, step.outer, variables, "architecture", "inner_product")
+    each = unroll_each(
+        parts.levels,
+        [parts.outer, parts.audience_outer],
+        variables,
+        "architecture",
+        "inner_product",
+    )
+    direct, through = (one.hypergradient["cell"] for one in each)
+    torch.testing.assert_close(direct + through, whole.hypergradient["cell"], rtol=1e-10, atol=0)
+    assert float(sum(one.outer for one in each)) == pytest.approx(float(whole.outer), rel=1e-12)
+
+
+@pytest.mark.parametrize("mode", ["inner_product", "finite_difference", "exact"])
+def test_a_normalised_part_has_its_share_of_the_direct_ones_size(mode: Any) -> None:
+    options = LeaSEOptions(coupling="normalised", share=0.25, coupling_momentum=0.5, mode=mode)
+    search = LeaSE(supernet(), audience(), options=options)
+    step, variables = declared(search)
+    assert step.audience_outer is not None
+    direct, through = (
+        hypergradient(step.levels, outer, variables, "architecture", mode)["cell"]
+        for outer in (step.outer, step.audience_outer)
+    )
+    coupled = search.coupled
+    coupled.update({"cell": direct}, {"cell": through})
+    joined = coupled.join({"cell": direct}, 0.25)["cell"]
+    assert float((joined - direct).norm() / direct.norm()) == pytest.approx(0.25)
+    assert torch.cosine_similarity((joined - direct).flatten(), through.flatten(), 0) > 1 - 1e-9
+    coupled.update({"cell": 3 * direct}, {"cell": -through})  # a later step
+    later = coupled.join({"cell": 3 * direct}, 0.25)["cell"] - 3 * direct
+    sizes = (0.25 * 1 + 0.5 * 3) / (0.25 + 0.5) * direct.norm() / through.norm()
+    mean = (0.25 * through - 0.5 * through) / (0.25 + 0.5)
+    torch.testing.assert_close(later, 0.25 * sizes * mean, rtol=1e-9, atol=1e-12)
+
+
+def test_sanas_has_nothing_to_couple() -> None:
+    with pytest.raises(InputError, match="nothing to couple; pass coupling weighted"):
+        SANAS(supernet(), options=LeaSEOptions(coupling="normalised"))

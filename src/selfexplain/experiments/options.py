@@ -457,6 +457,8 @@ def to_dict(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
             for k, v in values["options"].items()
             if k in used
         }
+    elif "options" in values:  # of a search
+        values["options"] = _without_later(values["options"], _LATER_LEASE)
     result: dict[str, Any] = json.loads(json.dumps(values, default=str))
     return result
 
@@ -475,6 +477,8 @@ _LATER_OBJECTIVES: dict[str, dict[str, Any]] = {
     "cutmix": {"labels": "area"},
 }
 """The same of objectives and mixers."""
+_LATER_LEASE = {"coupling": "weighted", "share": 1.0, "coupling_momentum": 0.9}
+"""The same of LeaSE."""
 
 
 def _training_dict(options: TrainingOptions) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 from selfexplain.lazy import lazily
 
 if TYPE_CHECKING:
-    from selfexplain.hypergradients.hypergradient import hypergradient, unroll
+    from selfexplain.hypergradients.hypergradient import hypergradient, unroll, unroll_each
     from selfexplain.hypergradients.level import (
         Level,
         Unrolled,
@@ -27,6 +27,7 @@ __all__ = [
     "hypergradient",
     "take_steps",
     "unroll",
+    "unroll_each",
 ]
 
 Mode = Literal["finite_difference", "one_sided", "inner_product", "forward_over_reverse", "exact"]
@@ -38,7 +39,7 @@ Defined here so that the command line reads them without torch.
 lazily(
     __name__,
     {
-        "hypergradient": "hypergradient unroll",
+        "hypergradient": "hypergradient unroll unroll_each",
         "level": "Level Unrolled World all_finite as_function take_steps",
         "oracle": "brute_force_hypergradient",
     },

@@ -1,8 +1,8 @@
 """The gradient of an outer loss through a chain of one-step levels."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -131,11 +131,16 @@ def inner_product(
     gradient: Sequence[Tensor],
     vector: Sequence[Tensor],
     towards: dict[str, Variable],
+    *,
+    keep_graph: bool = False,
 ) -> Products:
-    """d/dx <gradient, vector> for each x, exactly, of a gradient that was taken with its graph."""
+    """d/dx <gradient, vector> for each x, exactly, of a gradient that was taken with its graph.
+
+    The graph is kept for another product if asked.
+    """
     scalar = torch.stack([(g * m).sum() for g, m in zip(gradient, vector, strict=True)]).sum()
     flat = {str(i): t for i, t in enumerate(t for v in towards.values() for t in leaves(v))}
-    found = iter(gradients(scalar, flat))
+    found = iter(gradients(scalar, flat, retain_graph=keep_graph))
     return {name: tuple(next(found) for _ in leaves(v)) for name, v in towards.items()}
 
 
@@ -159,7 +164,8 @@ def forward_product(
     flat = {str(i): t for i, t in enumerate(t for name in names for t in leaves(free[name]))}
     with forward_ad.dual_level():
         pairs = zip(leaves(seen[own]), vector, strict=True)
-        dual = [forward_ad.make_dual(t.detach(), m.detach()) for t, m in pairs]
+        make_dual: Callable[..., Tensor] = forward_ad.make_dual
+        dual = [make_dual(t.detach(), m.detach()) for t, m in pairs]
         try:
             value = loss({**seen, **free, own: like(seen[own], dual)})
             found = iter(gradients(value, flat))
@@ -172,7 +178,8 @@ def forward_product(
 
 
 def _tangent(gradient: Tensor) -> Tensor:
-    tangent = forward_ad.unpack_dual(gradient).tangent
+    unpack_dual: Callable[..., Any] = forward_ad.unpack_dual
+    tangent: Tensor | None = unpack_dual(gradient).tangent
     return torch.zeros_like(gradient) if tangent is None else tangent.detach()
 
 
@@ -207,19 +214,22 @@ class _Taken:
 
 def unroll_backward(
     levels: Sequence[Level],
-    outer: Callable[[Variables], Tensor],
+    outers: Sequence[Callable[[Variables], Tensor]],
     variables: Variables,
     wrt: str,
     mode: Mode = "finite_difference",
     radius: float | None = None,
     processes: World = SINGLE,
-) -> Unrolled:
-    """Unroll the levels, then carry the adjoints back from the last to the first.
+) -> list[Unrolled]:
+    """Unroll the levels, then carry each outer loss's adjoints back from the last to the first.
 
-    Each level's loss is first called once at its start, in the order of the levels; then `outer`;
-    only then, with differences, at displaced values. Random numbers that a loss draws from torch's
-    global CPU generator, or that of the current CUDA device, are the same in every one of its
-    calls. `radius` is None for the levels' own, or else a default by precision.
+    Each level's loss is first called once at its start, in the order of the levels; then the outer
+    losses; only then, with differences, at displaced values. Random numbers that a loss draws from
+    torch's global CPU generator, or that of the current CUDA device, are the same in every one of
+    its calls. `radius` is None for the levels' own, or else a default by precision.
+
+    Returns:
+        For each outer loss what `unroll` returns; the steps are taken once for all of them.
     """
     seen = constants(levels, variables)
     own = {level.name for level in levels if not level.shared}
@@ -230,23 +240,49 @@ def unroll_backward(
             view = {**seen, level.name: variables[level.name]}
             taken.append(_take(level, view, names, mode, processes))
             seen[level.name] = detached(level.updated(variables[level.name], taken[-1].gradient))
-        value, adjoints = gradients_towards(outer, seen, [*(t.level.name for t in taken), wrt])
-        (value,) = processes.mean([value])
-        adjoints = average_shared(adjoints, own, processes)
+        before = random_state()
+        found = []
+        for outer in outers:
+            set_random_state(before)
+            found.append(gradients_towards(outer, seen, [*(t.level.name for t in taken), wrt]))
         after = random_state()
-        for step in reversed(taken):
-            vector = _pulled_back(step, adjoints[step.level.name])
-            product = _product(step, vector, mode, radius, processes)
-            for name, found in average_shared(product, own, processes).items():
-                adjoints[name] = tuple(a + p for a, p in zip(adjoints[name], found, strict=True))
+        hypergradients = []
+        for number, (_, adjoints) in enumerate(found):
+            more = number + 1 < len(found)
+            carried = _carried_back(taken, adjoints, own, mode, radius, processes, keep_graph=more)
+            hypergradients.append(like(variables[wrt], carried[wrt]))
         set_random_state(after)
-    return Unrolled(
-        hypergradient=like(variables[wrt], adjoints[wrt]),
-        outer=value,
-        losses={step.level.name: step.loss for step in taken},
-        gradients={step.level.name: step.gradient for step in taken},
-        stepped={level.name: seen[level.name] for level in levels},
-    )
+    values = processes.mean([value for value, _ in found])
+    return [
+        Unrolled(
+            hypergradient=hypergradient,
+            outer=value,
+            losses={step.level.name: step.loss for step in taken},
+            gradients={step.level.name: step.gradient for step in taken},
+            stepped={level.name: seen[level.name] for level in levels},
+        )
+        for value, hypergradient in zip(values, hypergradients, strict=True)
+    ]
+
+
+def _carried_back(
+    taken: Sequence[_Taken],
+    adjoints: Products,
+    own: Collection[str],
+    mode: Mode,
+    radius: float | None,
+    processes: World,
+    *,
+    keep_graph: bool,
+) -> Products:
+    """Adjoints of the stepped variables -> those of all that the steps started from."""
+    adjoints = average_shared(adjoints, own, processes)
+    for step in reversed(taken):
+        vector = _pulled_back(step, adjoints[step.level.name])
+        product = _product(step, vector, mode, radius, processes, keep_graph)
+        for name, found in average_shared(product, own, processes).items():
+            adjoints[name] = tuple(a + p for a, p in zip(adjoints[name], found, strict=True))
+    return adjoints
 
 
 def _take(
@@ -294,10 +330,11 @@ def _product(
     mode: Mode,
     radius: float | None,
     processes: World,
+    keep_graph: bool,
 ) -> Products:
     if mode == "inner_product":
         towards = {name: step.seen[name] for name in step.names}
-        return inner_product(leaves(step.local_gradient), vector, towards)
+        return inner_product(leaves(step.local_gradient), vector, towards, keep_graph=keep_graph)
     if mode == "forward_over_reverse":
         set_random_state(step.random_state)
         return forward_product(step.level.loss, step.seen, step.level.name, vector, step.names)
@@ -382,6 +419,31 @@ def unroll(
         >>> unroll([level], lambda v: v["w"].square(), start, "a").gradients["w"]
         tensor(-6.)
     """
+    return unroll_each(levels, [outer], variables, wrt, mode, processes)[0]
+
+
+def unroll_each(
+    levels: Sequence[Level],
+    outers: Sequence[Callable[[Variables], Tensor]],
+    variables: Variables,
+    wrt: str,
+    mode: Mode = "finite_difference",
+    processes: World = SINGLE,
+) -> list[Unrolled]:
+    """`unroll` for several outer losses at the same steps: the hypergradient of each alone.
+
+    Their sum is the hypergradient of the sum. Each loss draws the same random numbers. Arguments
+    and errors are otherwise those of `hypergradient`.
+
+    Example:
+        >>> level = Level("w", lambda v: (v["w"] - v["a"]).square(), lr=0.25)
+        >>> start = {"w": torch.tensor(0.0), "a": torch.tensor(3.0)}
+        >>> through, direct = unroll_each(
+        ...     [level], [lambda v: v["w"].square(), lambda v: 2 * v["a"]], start, "a"
+        ... )
+        >>> through.hypergradient, direct.hypergradient
+        (tensor(1.5000), tensor(2.))
+    """
     check_levels(levels, variables, wrt)
     if mode == "exact":
         if processes.count > 1:
@@ -389,7 +451,7 @@ def unroll(
                 "mode exact differentiates through all levels at once, within one process; with "
                 "several pass inner_product, which is exact too"
             )
-        return unroll_exact(levels, outer, variables, wrt)
+        return [unroll_exact(levels, outer, variables, wrt) for outer in outers]
     if mode in get_args(Mode):
-        return unroll_backward(levels, outer, variables, wrt, mode, processes=processes)
+        return unroll_backward(levels, outers, variables, wrt, mode, processes=processes)
     raise InputError(f"mode is {mode!r}; pass one of {', '.join(get_args(Mode))}")

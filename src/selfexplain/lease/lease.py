@@ -6,10 +6,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from selfexplain.errors import InputError
-from selfexplain.hypergradients import Level, World, as_function, take_steps
-from selfexplain.hypergradients.level import SINGLE, Function, Variable, Variables
+from selfexplain.hypergradients import Level, World, all_finite, as_function, take_steps
+from selfexplain.hypergradients.hypergradient import square_sum
+from selfexplain.hypergradients.level import (
+    SINGLE,
+    Function,
+    Variable,
+    Variables,
+    leaves,
+    like,
+)
 from selfexplain.lease.options import GradientPath, LeaSEOptions, Rates, Shown
 from selfexplain.lease.search import (
     WEIGHTS_DISPLACEMENT,
@@ -228,6 +237,61 @@ AUDIENCE_DISPLACEMENT = 1e-2
 had the sign of the exact product right in most entries, see docs/methods/lease.md."""
 
 
+class NormalisedCoupling:
+    """g = g_direct + share (|g_direct| / |g_audience|) g_audience, of running means.
+
+    The part that comes through the explanations is a few per cent of the direct one in size, and
+    the balance moves along a search; so both sizes are measured, and the audience's part, which is
+    noisy, is averaged over steps.
+
+    Args:
+        momentum: fraction of the means that each step keeps.
+
+    Example:
+        >>> coupled = NormalisedCoupling(momentum=0.9)
+        >>> direct, audience = torch.tensor([3.0, 4.0]), torch.tensor([0.0, 0.1])
+        >>> coupled.update(direct, audience)
+        >>> coupled.join(direct, share=0.5)
+        tensor([3.0000, 6.5000])
+    """
+
+    def __init__(self, momentum: float) -> None:
+        self.momentum, self.steps = momentum, 0
+        self.means: list[Tensor] = []
+        """Of |g_direct| and |g_audience|, scalars, and of g_audience's tensors, all from zero."""
+
+    def update(self, direct: Variable, audience: Variable) -> None:
+        """Take a step's gradients into the means."""
+        norms = [square_sum(leaves(part)).sqrt() for part in (direct, audience)]
+        new = [*norms, *leaves(audience)]
+        kept = self.means or [torch.zeros_like(tensor) for tensor in new]
+        self.means = [
+            self.momentum * mean + (1 - self.momentum) * tensor
+            for mean, tensor in zip(kept, new, strict=True)
+        ]
+        self.steps += 1
+
+    def join(self, direct: Variable, share: float) -> Variable:
+        """The direct gradient, and the audience's mean at a share of the direct one's mean size."""
+        if not self.means:
+            return direct
+        mean_direct, mean_audience, *audience = self.means
+        # Means from zero are too small by one factor, which the quotient of sizes is free of.
+        bias = 1 - self.momentum**self.steps
+        scale = share * mean_direct / mean_audience.clamp_min(TINY) / bias
+        pairs = zip(leaves(direct), audience, strict=True)
+        return like(direct, [d + scale * a for d, a in pairs])
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {"means": [mean.clone() for mean in self.means], "steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.means = [mean.clone() for mean in state["means"]]
+        self.steps = state["steps"]
+
+
 def with_gradient_path(options: LeaSEOptions, default: GradientPath) -> LeaSEOptions:
     """The options with a gradient path, the default one if they name none."""
     return replace(options, gradient_path=options.gradient_path or default)
@@ -293,6 +357,7 @@ class LeaSE(ArchitectureSearch):
             name: buffer.detach().clone() for name, buffer in audience.named_buffers()
         }
 
+        self.coupled = NormalisedCoupling(self.options.coupling_momentum)
         self._checked = False
 
     def declare(self, train_batch: Batch, val_batch: Batch) -> Declaration:
@@ -329,6 +394,7 @@ class LeaSE(ArchitectureSearch):
                 ),
             ],
             outer=self.outer(f, g, val_batch),
+            audience_outer=self.audience_outer(g, val_batch),
             start=explaining.start,
             mode=self.options.mode or "inner_product",
         )
@@ -390,21 +456,42 @@ class LeaSE(ArchitectureSearch):
         return audience_network(function)
 
     def outer(self, f: Network, g: Network, val_batch: Batch) -> Loss:
-        """Level IV."""
+        """Level IV; with coupling normalised, the explainer's part of it."""
+        direct = self.options.coupling == "normalised"
         explainer_only = self.options.gradient_path == "explainer_only"
-        lambda_ = 0.0 if explainer_only else self.options.lambda_
+        lambda_ = 0.0 if direct or explainer_only else self.options.lambda_
         return explainer_relearns(f, g, *val_batch, lambda_=lambda_)
+
+    def audience_outer(self, g: Network, val_batch: Batch) -> Loss | None:
+        """The audience's part of level IV, where it is normalised and so needed alone."""
+        if self.options.coupling == "weighted":
+            return None
+        return lambda v: cross_entropy(g(v, val_batch[0]), val_batch[1])
+
+    def join(self, hypergradients: Sequence[Variable]) -> Variable:
+        """The weighted sum as it is; or the normalised one, in which running means are taken."""
+        if self.options.coupling == "weighted":
+            return super().join(hypergradients)
+        direct, audience = hypergradients
+        if all_finite([*leaves(direct), *leaves(audience)]):  # else the step is skipped
+            self.coupled.update(direct, audience)
+        return self.coupled.join(direct, self.options.share)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds: tensors, numbers and strings."""
         statistics = {name: buffer.clone() for name, buffer in self.explained_statistics.items()}
-        return {**super().state_dict(), "explained_statistics": statistics}
+        state = {**super().state_dict(), "explained_statistics": statistics}
+        if self.options.coupling == "normalised":
+            state["coupling"] = self.coupled.state_dict()
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         super().load_state_dict(state)
         for name, buffer in self.explained_statistics.items():
             buffer.copy_(state["explained_statistics"][name])
+        if self.options.coupling == "normalised":
+            self.coupled.load_state_dict(state["coupling"])
 
     def _std_C(self, x_BCHW: Tensor) -> Tensor:
         if self.std_C is None:

@@ -12,6 +12,7 @@ from selfexplain.limits import Limits, NotNegative, Positive, ShareBelowOne, che
 Attack = Literal["normalised", "plain", "sign"]
 Target = Literal["prediction", "label"]
 Shown = Literal["product", "magnitude", "emphasis"]
+Coupling = Literal["weighted", "normalised"]
 GradientPath = Literal["full", "no_explanation", "explainer_only"]
 LeaSEControl = Literal["none", "random_delta", "shuffled_delta", "saliency"]
 
@@ -47,6 +48,14 @@ class LeaSEOptions:
     x * |delta| / max |delta| (magnitude), or x * (1 + |delta| / eps) (emphasis)."""
     lambda_: Annotated[NotNegative, tyro.conf.arg(name="lambda")] = 1.0
     """Weight of the audience's validation loss."""
+    coupling: Coupling = "weighted"
+    """How the audience's part of the architecture's gradient joins the direct one: times lambda
+    (weighted), or at `share` times the direct one's size (normalised), whatever lambda says."""
+    share: Positive = 1.0
+    """Size of the audience's part relative to the direct one (coupling normalised)."""
+    coupling_momentum: ShareBelowOne = 0.9
+    """Fraction that each step keeps of the running means of both sizes and of the audience's part
+    (coupling normalised)."""
     gamma: NotNegative = 1.0
     """Weight of the explained images in the audience's training loss."""
     gradient_path: GradientPath | None = None
@@ -68,6 +77,11 @@ class LeaSEOptions:
             raise InputError(
                 f"with lambda {self.lambda_:g} and gamma {self.gamma:g} no explanation reaches the "
                 "architecture; pass positive ones, or gradient_path explainer_only"
+            )
+        if self.coupling == "normalised" and self.gradient_path == "explainer_only":
+            raise InputError(
+                "with gradient_path explainer_only the audience has no part to normalise; leave "
+                "out one of the two"
             )
         if self.control == "random_delta" and self.attack == "plain":
             raise InputError(

@@ -68,6 +68,11 @@ class SANAS(LeaSE):
                 "gradient_path is explainer_only, but only the second copy of the explainer "
                 "updates the architecture here; pass full or no_explanation"
             )
+        if options.coupling == "normalised":
+            raise InputError(
+                "coupling is normalised, but here the architecture has one loss, and nothing to "
+                "couple; pass coupling weighted, or method lease"
+            )
         rates = rates or Rates()
         second = copy.deepcopy(supernet)
         rates = replace(rates, audience_lr=rates.lr)  # the same network at the same rate

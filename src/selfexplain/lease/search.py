@@ -31,7 +31,7 @@ from selfexplain.hypergradients import (
     all_finite,
     as_function,
     take_steps,
-    unroll,
+    unroll_each,
 )
 from selfexplain.hypergradients.level import SINGLE, Function, Variable, Variables, leaves
 from selfexplain.lease.options import Rates
@@ -268,6 +268,8 @@ class Declaration:
     Args:
         levels: each takes one gradient step; those named as a learner update its weights.
         outer: the architecture's loss.
+        audience_outer: a second loss of the architecture, whose hypergradient is taken apart and
+            joined to that of the first by `join`; None for none.
         start: start values of variables that belong to this step alone.
         mode: how the hypergradient is computed; None to ignore how the stepped variables depend on
             the architecture: the outer loss is then taken before the steps (first order).
@@ -275,6 +277,7 @@ class Declaration:
 
     levels: Sequence[Level]
     outer: Callable[[Variables], Tensor]
+    audience_outer: Callable[[Variables], Tensor] | None = None
     start: dict[str, Variable] = field(default_factory=dict)
     mode: Mode | None
 
@@ -363,14 +366,21 @@ class ArchitectureSearch(ABC):
             losses, gradients, _ = take_steps(step.levels, variables, self.processes)
         if move_architecture:
             levels, mode = ([], "inner_product") if step.mode is None else (step.levels, step.mode)
-            unrolled = unroll(
-                levels, step.outer, variables, "architecture", mode, processes=self.processes
+            outers = [one for one in (step.outer, step.audience_outer) if one is not None]
+            unrolled = unroll_each(
+                levels, outers, variables, "architecture", mode, processes=self.processes
             )
-            hypergradient, outer = unrolled.hypergradient, {"validation": unrolled.outer}
+            hypergradient = self.join([one.hypergradient for one in unrolled])
+            outer = {"validation": torch.stack([one.outer for one in unrolled]).sum()}
             if step.mode is not None:
-                losses, gradients = dict(unrolled.losses), dict(unrolled.gradients)
+                losses, gradients = dict(unrolled[0].losses), dict(unrolled[0].gradients)
         self._update({name: gradients[name] for name in self.learners}, hypergradient)
         return {name: float(loss) for name, loss in {**losses, **outer}.items()}
+
+    def join(self, hypergradients: Sequence[Variable]) -> Variable:
+        """The direction of the architecture, from the hypergradient of each outer loss."""
+        (only,) = hypergradients
+        return only
 
     def _update(self, gradients: dict[str, Variable], hypergradient: Variable) -> None:
         everything = [t for v in (*gradients.values(), hypergradient) for t in leaves(v)]
