@@ -203,7 +203,7 @@ def test_arrays_and_tensors_with_gradients_do() -> None:
         ([], "history is empty"),
         ([{"cell": np.full((6, 5), 0.2)}, {}], "no cell 'cell'"),
         ([{"cell": np.full((6, 8), 0.125)}], r"pass \(edges, 5\)"),
-        ([{"cell": np.full((7, 5), 0.2)}], "no family has cells of 7 edges"),
+        ([{"cell": np.full((7, 5), 0.2)}], "no search space has cells with 7 edges"),
         ([{"cell": np.full((6, 5), 0.2)}, {"cell": np.full((14, 5), 0.2)}], "of one search"),
         ([{"cell": np.zeros((6, 5))}], "after softmax"),
     ],

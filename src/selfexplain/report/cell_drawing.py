@@ -264,7 +264,9 @@ def _chosen_weights(
     shape = (sum(range(rules.inputs, rules.inputs + rules.nodes)), len(rules.operations))
     for name in rules.cells:
         if name not in weights:
-            raise InputError(f"weights has no {name!r}; pass those of {', '.join(rules.cells)}")
+            raise InputError(
+                f"weights has no {name!r}; pass the weights of {', '.join(rules.cells)}"
+            )
         weights_EO = torch.as_tensor(weights[name]).detach()
         if tuple(weights_EO.shape) != shape:
             raise InputError(
