@@ -38,15 +38,15 @@ def in_own_process(module: str, name: str, device: torch.device) -> int:
 
 
 def training_step(spec: str, device: torch.device) -> Callable[[], object]:
-    """A step of an objective, with its optimiser."""
+    """A step of an objective, with its optimizer."""
     made = objective(spec).to(device)
     x_BCHW, y_B, _ = batch(device)
-    optimiser = torch.optim.SGD(made.parameters(), lr=1e-3, momentum=0.9)
+    optimizer = torch.optim.SGD(made.parameters(), lr=1e-3, momentum=0.9)
 
     def step() -> None:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         made(x_BCHW, y_B)["loss"].backward()
-        optimiser.step()
+        optimizer.step()
 
     return step
 

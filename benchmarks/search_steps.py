@@ -141,7 +141,7 @@ def textbook_darts(
     net = plain_supernet(device)
     architecture = start(net, device)
     alphas, weights = list(architecture.values()), list(net.parameters())
-    optimisers = (torch.optim.Adam(alphas, lr=3e-4), torch.optim.SGD(weights, lr=0.025))
+    optimizers = (torch.optim.Adam(alphas, lr=3e-4), torch.optim.SGD(weights, lr=0.025))
 
     def loss(x_BCHW: Tensor, y_B: Tensor) -> Tensor:
         return cross_entropy(plain_logits(net, x_BCHW.contiguous(), architecture), y_B)
@@ -167,10 +167,10 @@ def textbook_darts(
         shift(r, along)
         for a, d, u, v in zip(alphas, direct, up, down, strict=True):
             a.grad = d - 0.025 * (u - v) / (2 * r)
-        optimisers[0].step()
+        optimizers[0].step()
         for w, g in zip(weights, torch.autograd.grad(loss(*train), weights), strict=True):
             w.grad = g
-        optimisers[1].step()
+        optimizers[1].step()
 
     return step
 

@@ -7,7 +7,7 @@ import torch
 from lightning_fabric import Fabric
 
 from selfexplain.experiments.objectives import build_objective
-from selfexplain.explanations.checked import CheckedLayers
+from selfexplain.explanations.maps import CheckedLayers
 from selfexplain.introspection import Introspective
 from selfexplain.models import build_model
 from selfexplain.objectives import Objective, ObjectiveContext

@@ -41,8 +41,8 @@ def _steps(
     """A function that takes so many training steps with the standard objective."""
     fabric = Fabric(accelerator=device.type, devices=1, precision="bf16-mixed")
     made = objective("standard").train()
-    optimiser = torch.optim.SGD(made.parameters(), lr=1e-3, momentum=0.9, nesterov=True)
-    wrapped, wrapped_optimizer = fabric.setup(made, optimiser)
+    optimizer = torch.optim.SGD(made.parameters(), lr=1e-3, momentum=0.9, nesterov=True)
+    wrapped, wrapped_optimizer = fabric.setup(made, optimizer)
     gradients = gradient_step(made, wrapped, wrapped_optimizer, fabric, cuda_graph=cuda_graph)
     parts = CompiledParts(made) if compiled else None
     x_BCHW, y_B, _ = batch(device)

@@ -118,9 +118,9 @@ def test_flags_are_those_of_the_command_line(capsys: pytest.CaptureFixture[str])
         ("search --data digits --lambda nan", "--lambda is nan; pass a finite number of at least"),
         (
             "search --data folder:absent --space pcdarts --init-channels 4",
-            "--init-channels is 4, which pcdarts cannot split; pass a multiple of 8",
+            "--init-channels is 4; for pcdarts pass a multiple of 8",
         ),
-        ("search --data digits --space darts --cells 2", "--cells is 2, and a darts supernet of"),
+        ("search --data digits --space darts --cells 2", "--cells is 2, but a darts supernet of"),
         ("compare --data digits --seeds 0 -1", "--seeds is -1; pass a whole number from 0 to 2^63"),
         ("train --data digits --out=", "--out is followed by an empty string; pass a value"),
         (

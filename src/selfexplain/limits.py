@@ -175,6 +175,10 @@ def _problems(value: Any, hint: Any, limits: Limits) -> list[str]:
     if type(None) in kinds:
         kinds = tuple(kind for kind in kinds if kind is not type(None))
         return [] if value is None else _problems(value, kinds[0], limits)
+    if len(kinds) > 1 and get_origin(kinds[-1]) is Literal:  # a number or a word
+        words = get_args(kinds[-1])
+        found = [] if value in words else _problems(value, kinds[0], limits)
+        return [f"{each}, or {' or '.join(words)}" for each in found]
     if get_origin(hint) is Literal:
         choices = get_args(hint)
         if isinstance(value, type(choices[0])) and value in choices:

@@ -12,10 +12,10 @@ one half of the images and judged on the other, and the other way round. What s 
 nats an image, is what a target gains by reading explanations; e says how far it should lean.
 
     python -m studies.targets.likelihood --features data/targets/cifar100.pt --out FILE.json
-    python -m studies.targets.likelihood --run runs/mine --out FILE.json
+    python -m studies.targets.likelihood --runs runs/seed0 runs/seed1 --out FILE.json
 
 The first asks linear heads on frozen features (`studies.targets.head_study`, plain, one for each
-seed), the second any finished run of `selfexplain train`.
+seed), the second finished runs of `selfexplain train`, which differ by their seeds.
 
 Shape suffixes: M images, B batch, C features, P places, K classes, T terms.
 """
@@ -56,8 +56,8 @@ class LikelihoodConfig:
     """JSON file to write."""
     features: Path | None = None
     """File that `studies.targets.features` wrote: ask a head on frozen features."""
-    run: Path | None = None
-    """Folder of a finished run: ask its network."""
+    runs: tuple[Path, ...] = ()
+    """Folders of finished runs: ask their networks."""
     layers: tuple[str, ...] = ()
     """Earlier layers whose feature x gradient and Grad-CAM maps are asked, too (of a run)."""
     gradients: bool = True
@@ -311,18 +311,20 @@ def main() -> None:
     """Ask, and write JSON and, beside it, a table."""
     config = tyro.cli(LikelihoodConfig)
     with exit_on_bad_input("studies.targets.likelihood"):
-        if config.run is not None and config.features is None:
-            asked = [ask_run(config, config.run)]
-        elif config.features is not None and config.run is None:
+        if config.runs and config.features is None:
+            asked = [ask_run(config, folder) for folder in config.runs]
+        elif config.features is not None and not config.runs:
             asked = list(ask_heads(config, config.features))
         else:
-            raise InputError("pass either --run or --features")
+            raise InputError("pass either --runs or --features")
         found, images = [verdicts(one) for one in asked], [len(one.true_M) for one in asked]
         config.out.parent.mkdir(parents=True, exist_ok=True)
         about = {
             "config": {
-                name: value.name if isinstance(value, Path) else value
-                for name, value in dataclasses.asdict(config).items()
+                **dataclasses.asdict(config),
+                "out": config.out.name,
+                "features": config.features and config.features.name,
+                "runs": [folder.name for folder in config.runs],
             },
             "environment": environment(torch.device("cpu")),
         }

@@ -240,17 +240,17 @@ def test_accelerate_needs_no_adapter() -> None:
     torch.manual_seed(0)
     objective = Introspective(build_model("small_cnn", num_classes=3, in_channels=1))
     data = TensorDataset(torch.randn(24, 1, 8, 8), torch.arange(24) % 3)
-    optimiser = torch.optim.SGD(objective.parameters(), lr=0.05)
+    optimizer = torch.optim.SGD(objective.parameters(), lr=0.05)
     accelerator = accelerate.Accelerator(cpu=True)
-    objective, optimiser, loader = accelerator.prepare(
-        objective, optimiser, DataLoader(data, batch_size=8)
+    objective, optimizer, loader = accelerator.prepare(
+        objective, optimizer, DataLoader(data, batch_size=8)
     )
     losses = []
     for _ in range(8):
         for x, y in loader:
             out = objective(x, y)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             accelerator.backward(out["loss"])
-            optimiser.step()
+            optimizer.step()
         losses.append(out["loss"].item())
     assert losses[-1] < 0.5 * losses[0]

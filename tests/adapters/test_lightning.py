@@ -49,12 +49,12 @@ def trainer(**options: object) -> Any:
 def test_equals_a_plain_loop() -> None:
     plain, module = make(Introspective), adapter.ObjectiveModule(make(Introspective))
     trainer(max_epochs=2).fit(module, batches())
-    optimiser = module.make_optimiser(plain.parameters())
+    optimizer = module.make_optimizer(plain.parameters())
     for _ in range(2):
         for x, y in batches():
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             plain(x, y)["loss"].backward()
-            optimiser.step()
+            optimizer.step()
     theirs = module.objective.state_dict()
     for name, value in plain.state_dict().items():
         if isinstance(value, torch.Tensor):
@@ -189,7 +189,7 @@ def test_an_objective_inside_another_is_told_once() -> None:
     assert inner.told == [(0, 2), (1, 2)]
 
 
-def test_the_default_optimiser_trains_a_network_without_normalisation() -> None:
+def test_the_default_optimizer_trains_a_network_without_normalisation() -> None:
     """At ten times its learning rate, with no schedule, this network does not learn."""
 
     def last_loss(factor: float) -> float:
@@ -199,14 +199,14 @@ def test_the_default_optimiser_trains_a_network_without_normalisation() -> None:
             layers += [torch.nn.Linear(inputs, outputs), torch.nn.ReLU()]
             torch.nn.init.kaiming_normal_(layers[-2].weight)
         module = adapter.ObjectiveModule(Standard(torch.nn.Sequential(*layers[:-1])))
-        optimiser = module.configure_optimizers()
-        optimiser.param_groups[0]["lr"] *= factor
+        optimizer = module.configure_optimizers()
+        optimizer.param_groups[0]["lr"] *= factor
         for _ in range(10):
             for x, y in batches():
-                optimiser.zero_grad()
+                optimizer.zero_grad()
                 loss = module.objective(4 * x, y)["loss"]
                 loss.backward()
-                optimiser.step()
+                optimizer.step()
         return loss.item()
 
     assert last_loss(1) < 0.2

@@ -35,7 +35,7 @@ HEAVY = {
 WITH_FABRIC = {"lightning_fabric", "jinja2"}
 """What a training imports in any case; Fabric imports jinja2, too."""
 COMPILER = {"torch._dynamo", "torch._inductor"}
-"""What torch imports at the first optimiser's first step."""
+"""What torch imports at the first optimizer's first step."""
 CALLS = """
 import json, sys
 before = set(sys.modules)

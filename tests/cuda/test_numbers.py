@@ -50,16 +50,16 @@ def test_an_objective_steps_as_on_the_cpu(spec: str) -> None:
     losses = {}
     for device in (torch.device("cpu"), GPU):
         made = objective(spec).to(device).train()
-        optimiser = torch.optim.SGD(made.parameters(), lr=0.01)
+        optimizer = torch.optim.SGD(made.parameters(), lr=0.01)
         torch.manual_seed(0)
         losses[device.type] = []
         for step in range(2):
             x_BCHW, y_B, index_B = batch(device, step)
             with full_precision():
                 out = made(x_BCHW, y_B, *([index_B] if made.wants_indices else []))
-                optimiser.zero_grad()
+                optimizer.zero_grad()
                 out["loss"].backward()
-            optimiser.step()
+            optimizer.step()
             assert out["loss"].device.type == device.type
             losses[device.type].append(float(out["loss"].detach()))
     if spec in DRAWS_ON_DEVICE:

@@ -151,7 +151,10 @@ def test_normalise_makes_channels_last_contiguous():
     ("changes", "message"),
     [
         ({"batch_size": 0}, "batch_size is 0; pass a number of at least 1"),
-        ({"batch_size": 51}, "batch_size 51 is larger than the 50 images .*pass at most 50"),
+        (
+            {"batch_size": 51},
+            "batch_size is 51, but .* only 50 images .*pass a batch_size of at most 50",
+        ),
         ({"world_size": 5}, "batch_size 12 cannot be shared evenly by 5 .*multiple of 5"),
         ({"world_size": 2, "rank": 2}, "rank 2 of world_size 2 does not exist"),
         ({"world_size": 0}, "rank 0 of world_size 0 does not exist"),

@@ -341,7 +341,7 @@ def test_tables_of_the_hub_read_their_own_download_only(tmp_path, monkeypatch):
         if path is own:
             assert len(load_data("hub:owner/name").train) == 3
         else:
-            with pytest.raises(InputError, match=r"row 2 .* not lie in the folder of the table"):
+            with pytest.raises(InputError, match=r"row 2 .* is not in the folder of the table"):
                 load_data("hub:owner/name")
 
 

@@ -150,7 +150,7 @@ def test_splits_however_they_are_written(split_folder, names):
 def test_splits_without_a_train_are_no_classes(tmp_path):
     fill(tmp_path / "test")
     fill(tmp_path / "val")
-    with pytest.raises(InputError, match="holds the folders test, val and no train; add it"):
+    with pytest.raises(InputError, match="contains the folders test, val but no train; add train"):
         load_data(f"folder:{tmp_path}")
 
 
@@ -187,7 +187,7 @@ def test_class_folders_that_cannot_be_printed(tmp_path):
         (lambda root: None, "does not exist; pass one that holds a folder for each class"),
         (lambda root: root.mkdir(), "there are no folders in"),
         (lambda root: (root / "cat").mkdir(parents=True), "there are no images in .*cat; add"),
-        (lambda root: fill(root, ("cat",)), "all training images are of the one class 'cat'"),
+        (lambda root: fill(root, ("cat",)), "all training images belong to one class, 'cat'"),
         (lambda root: fill(root / "train"), "a folder .*train but no .*test; add it"),
         (
             lambda root: (fill(root / "train"), fill(root / "test", ("cat", "zebra"))),
@@ -303,11 +303,15 @@ def test_class_whose_training_images_are_all_broken_is_named(split_folder, limit
 
     for path in (split_folder / "train" / "cat").iterdir():
         path.write_bytes(b"nothing")
-    with pytest.raises(InputError, match="can be decoded of the class cat; repair them"):
+    with pytest.raises(
+        InputError, match="no training image of the class cat can be decoded; repair"
+    ):
         load()
     for path in (split_folder / "train" / "ant").iterdir():  # one class is left
         path.write_bytes(b"nothing")
-    with pytest.raises(InputError, match="can be decoded of the classes ant, cat; repair them"):
+    with pytest.raises(
+        InputError, match="no training image of the classes ant, cat can be decoded; repair"
+    ):
         load()
 
 

@@ -128,11 +128,11 @@ def test_signed_shares(tmp_path):
     [
         (np.where(SHARES_HW > 0.5, np.nan, 0).astype(np.float32), "NaN or infinite"),
         (np.where(SHARES_HW > 0.5, np.inf, 0).astype(np.float32), "NaN or infinite"),
-        ((SHARES_HW * 3000 - 1000).astype(np.float32), "values from -1000 to 2000"),
-        ((SHARES_HW * 1e6).astype(np.float32), r"values from 0 to 1e\+06"),
-        ((SHARES_HW * 1.02).astype(np.float32), "go beyond 1 and only up to 15"),
-        ((SHARES_HW * 3000 - 1000).astype(np.int32), "values from -1000 to 2000"),
-        ((SHARES_HW * (2**31 - 1)).astype(np.int32), r"values from 0 to 2.14748e\+09"),
+        ((SHARES_HW * 3000 - 1000).astype(np.float32), "values range from -1000 to 2000"),
+        ((SHARES_HW * 1e6).astype(np.float32), r"values range from 0 to 1e\+06"),
+        ((SHARES_HW * 1.02).astype(np.float32), "exceed 1 but not 15"),
+        ((SHARES_HW * 3000 - 1000).astype(np.int32), "values range from -1000 to 2000"),
+        ((SHARES_HW * (2**31 - 1)).astype(np.int32), r"values range from 0 to 2.14748e\+09"),
     ],
 )
 def test_values_without_a_range_are_refused_by_name(tmp_path, choices, values, message):
@@ -169,7 +169,7 @@ def test_transparent_colours_of_sixteen_bits_are_black(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("tags", "message"), [({262: [0]}, "stores white as 0 in 16 bits"), ({339: [2]}, None)]
+    ("tags", "message"), [({262: [0]}, "16-bit pixels store white as 0"), ({339: [2]}, None)]
 )
 def test_inverted_and_signed_tiffs(tmp_path, tags, message):
     values_HWC = (SHARES_HW * 4095).astype(np.int64)[..., None]
@@ -211,7 +211,7 @@ def test_premultiplied_colours_of_16_bits_are_laid_on_black_as_they_are(tmp_path
 
 def test_planes_of_16_bits_are_refused(tmp_path):
     values_HWC = np.zeros((8, 8, 3), np.int64)
-    with pytest.raises(InputError, match="16 bits in a plane for each channel"):
+    with pytest.raises(InputError, match="16-bit channels in separate planes"):
         _one(deep_tiff(values_HWC, {284: [2]}), tmp_path)
 
 

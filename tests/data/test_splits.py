@@ -80,11 +80,11 @@ def test_fraction_out_of_range(fraction):
 
 
 def test_one_image_cannot_be_split():
-    with pytest.raises(InputError, match="1 images cannot be split; pass at least 2"):
+    with pytest.raises(InputError, match="the number of images to split is 1; pass at least 2"):
         hold_out(torch.tensor([0]), 0.5, seed=0)
 
 
 @pytest.mark.parametrize("size", [0, 2, 101])
 def test_size_out_of_range(size):
-    with pytest.raises(InputError, match=rf"{size} images were asked for; .*from 3 .*to 100"):
+    with pytest.raises(InputError, match=rf"{size} images were requested; .*from 3 .*to 100"):
         take(LABELS_N, size, seed=0)

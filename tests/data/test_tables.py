@@ -215,26 +215,34 @@ NO_LABEL = datasets.Dataset.from_dict({"x": [0.5, 0.5]})
 @pytest.mark.parametrize(
     ("splits", "options", "message"),
     [
-        ((TWO_KINDS, TWO_KINDS), {}, "2 columns could be the labels; .*--label-column .* a, b$"),
-        ((TWO_IMAGES, TWO_IMAGES), {}, "2 columns are marked as images; .* image, other$"),
-        ((NO_LABEL, NO_LABEL), {}, "no columns are marked as images; .*one of x$"),
+        ((TWO_KINDS, TWO_KINDS), {}, "2 columns could be the labels; .* a, b as --label-column"),
+        (
+            (TWO_IMAGES, TWO_IMAGES),
+            {},
+            "2 columns are marked as images; .* image, other as --image-col",
+        ),
+        ((NO_LABEL, NO_LABEL), {}, "no columns are marked as images; .*one of x as"),
         (
             (GOOD.remove_columns("label"),) * 2,
             {},
-            "no columns could be the labels; .*one of image$",
+            "no columns could be the labels; .*one of image as",
         ),
         ((GOOD, GOOD), {"label_column": "y"}, "label_column 'y' does not exist; .*image, label$"),
         ((GOOD, GOOD), {"image_column": "y"}, "image_column 'y' does not exist; .*image, label$"),
         ((GOOD, GOOD), {"image_column": "label"}, "image_column 'label' holds .*not an image"),
         ((GOOD, GOOD), {"label_column": "image"}, "label_column 'image' holds .*neither whole"),
-        ((table([0, 1, -1]), GOOD), {}, "label -1 in train row 2 is none of the 2 class numbers"),
+        (
+            (table([0, 1, -1]), GOOD),
+            {},
+            "label -1 in train row 2 is not one of the 2 class numbers",
+        ),
         ((GOOD, table([0, None])), {}, "test row 1 has no label"),
-        ((ints([0, 1, 0, -3]), ints([0])), {}, "label -3 in train row 3 is none of"),
-        ((ints([0, 1]), ints([0, 2])), {}, "label 2 in test row 1 is none of .* 0, 1;"),
+        ((ints([0, 1, 0, -3]), ints([0])), {}, "label -3 in train row 3 is negative"),
+        ((ints([0, 1]), ints([0, 2])), {}, "label 2 in test row 1 is not one of .* 0, 1;"),
         (
             (ints([0, 10**9]), ints([0])),
             {},
-            "label 1000000000 in train row 1 is not a class number",
+            "label 1000000000 in train row 1 is too large for a class number",
         ),
         ((ints([None, 1]), ints([0])), {}, "train row 0 has no label"),
         ((strings(["a", ""]), strings(["a"])), {}, "train row 1 has no label"),
@@ -242,8 +250,8 @@ NO_LABEL = datasets.Dataset.from_dict({"x": [0.5, 0.5]})
         ((floats([0.0, 1.0]), GOOD), {}, "no columns could be the labels"),
         ((strings(["a", None]), strings(["a"])), {}, "train row 1 has no label"),
         ((strings([None, "a"]), strings(["a"])), {}, "train row 0 has no label"),
-        ((strings(["a", "b"]), strings(["c"])), {}, "label 'c' in test row 0 is none .* a, b;"),
-        ((table([1, 1]), GOOD), {}, "all training images are of the one class 'dog'"),
+        ((strings(["a", "b"]), strings(["c"])), {}, "label 'c' in test row 0 is not one .* a, b;"),
+        ((table([1, 1]), GOOD), {}, "all training images belong to one class, 'dog'"),
         ((GOOD, GOOD.select([])), {}, "the test split is empty"),
         ((GOOD.select([]), GOOD), {}, "the train split is empty"),
     ],
@@ -272,7 +280,9 @@ def test_hub_takes_validation_for_a_missing_test(monkeypatch):
 @pytest.mark.parametrize("splits", [{"train": GOOD}, {"test": GOOD, "extra": GOOD}])
 def test_hub_without_the_splits(monkeypatch, splits):
     hub(monkeypatch, **splits)
-    with pytest.raises(InputError, match=f"has the splits {', '.join(splits)}; pass one that has"):
+    with pytest.raises(
+        InputError, match=f"has the splits {', '.join(splits)}; pass one with a train"
+    ):
         load_data("hub:x")
 
 

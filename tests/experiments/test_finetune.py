@@ -64,7 +64,10 @@ def changed(folder: Path, start: dict[str, torch.Tensor]) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("objective", ["standard", "own_mass", "introspective"])
+FORMS = "own_mass:mass_from=average,kappa=learned,rho=0.5,average_decay=0.5"
+
+
+@pytest.mark.parametrize("objective", ["standard", "own_mass", FORMS, "introspective"])
 def test_a_head_alone_learns_on_features_and_leaves_the_body(
     objective: str, tmp_path: Path, start: dict[str, torch.Tensor]
 ) -> None:
@@ -130,8 +133,14 @@ def test_the_head_first_then_all(tmp_path: Path, start: dict[str, torch.Tensor])
     assert last["loss"] < first["loss"]
 
 
-def test_a_run_with_a_head_phase_resumes_to_the_same_weights(tmp_path: Path) -> None:
-    whole = config_in(tmp_path / "whole", head_epochs=2, epochs=3)
+@pytest.mark.parametrize(
+    ("objective", "training"),
+    [("standard", {"head_epochs": 2}), (FORMS, {"freeze": "all"}), (FORMS, {"freeze": "block2"})],
+)
+def test_a_run_resumes_to_the_same_weights(
+    objective: str, training: dict[str, Any], tmp_path: Path
+) -> None:
+    whole = config_in(tmp_path / "whole", objective, epochs=3, **training)
     run_training(whole)
 
     class StopError(Exception):

@@ -69,14 +69,14 @@ def test_bad_specs_are_named_before_anything_is_built(spec: str, message: str) -
         resolve(spec, ObjectiveOptions())
 
 
-class Taught(Standard):
+class Distilled(Standard):
     @classmethod
     def teacher_spec(cls, options: Mapping[str, Any]) -> str | None:
         return "label_smoothing"
 
 
 def test_teacher_is_that_of_the_objective_inside(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(objectives.OBJECTIVES, "taught", Taught)
+    monkeypatch.setitem(objectives.OBJECTIVES, "taught", Distilled)
     assert teacher_spec_of("mixup+cutmix+taught", ObjectiveOptions()) == "label_smoothing"
     assert teacher_spec_of("mixup+standard", ObjectiveOptions()) is None
 

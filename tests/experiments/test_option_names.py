@@ -49,3 +49,28 @@ def test_a_run_is_recorded_and_read_as_it_was() -> None:
     read = _objective_options(record)
     assert read.introspective == config.options.introspective
     assert read == dataclasses.replace(ObjectiveOptions(), introspective=read.introspective)
+
+
+def test_options_that_came_later_leave_the_records_of_runs_without_them_alone() -> None:
+    """What such a run is known again by is what version 0.1.0 wrote."""
+    plain = trained("--objective", "own_mass:kappa=0")
+    record = to_dict(plain, leave_out=("out", "resume"))
+    before = {"alpha": 0.8, "kappa": 1.0, "cap": 1.0, "control": "none"}
+    assert record["options"] == {"own_mass": before}
+    assert _objective_options(record) == ObjectiveOptions()
+    mixed = to_dict(trained("--objective", "cutmix+standard"))["options"]["cutmix"]
+    assert mixed == {"alpha": 1.0, "probability": 1.0}
+    flags = ("--own-mass.kappa", "learned", "--own-mass.rho", "0.5", "--own-mass.guard")
+    formed = trained("--objective", "own_mass", *flags)
+    record = to_dict(formed, leave_out=("out", "resume"))
+    assert record["options"]["own_mass"] == {
+        **before,
+        "kappa": "learned",
+        "guard": True,
+        "rho": 0.5,
+    }
+    assert _objective_options(record) == formed.options
+    spec = "own_mass:kappa=learned,rho=0.5,guard=true"
+    assert resolve(spec, ObjectiveOptions()) == resolve("own_mass", formed.options)
+    with pytest.raises(InputError, match="kappa of own_mass is 'high'; pass a number, or learned"):
+        resolve("own_mass:kappa=high", ObjectiveOptions())

@@ -14,7 +14,7 @@ from selfexplain.cli import main, parse
 from selfexplain.errors import InputError
 from selfexplain.experiments.data import side_of
 from selfexplain.experiments.explain.explain import load_run
-from selfexplain.experiments.fit.model import build_classifier, freeze_unreached
+from selfexplain.experiments.fit.model import build_classifier, freeze_unused
 from selfexplain.experiments.fit.train import run_training
 from selfexplain.experiments.options import RetrainConfig
 from selfexplain.spaces import build_network, from_string, load_genotype, save_genotype
@@ -216,7 +216,7 @@ def test_frozen_are_those_that_get_no_gradient() -> None:
         load_genotype(DEAD_END), num_classes=3, in_channels=1, image_size=8, channels=4, cells=2
     )
     state, mode = copy.deepcopy(network.state_dict()), network.training
-    frozen = freeze_unreached(network, (1, 8, 8))
+    frozen = freeze_unused(network, (1, 8, 8))
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
     assert network.training == mode
     network(torch.randn(4, 1, 8, 8)).sum().backward()

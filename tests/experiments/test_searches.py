@@ -14,7 +14,7 @@ from selfexplain.experiments.options import DataOptions, SweepOptions
 from selfexplain.experiments.search.run import run_search, run_searches
 from selfexplain.experiments.search_options import SearchesConfig
 from selfexplain.files import read_json
-from selfexplain.launchers import Failed, Message, Started, Step
+from selfexplain.launchers import Failed, Message, Started, StepsDone
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +40,7 @@ def test_seeds_side_by_side_are_those_one_by_one(
     def watch(name: str, message: Message) -> None:
         news.append((name, message))
         killed = any(isinstance(m, Failed) for _, m in news)
-        if name == "seed1" and isinstance(message, Step) and not killed:
+        if name == "seed1" and isinstance(message, StepsDone) and not killed:
             while not checkpoint.exists():
                 time.sleep(0.001)
             begun = [m.pid for n, m in news if n == name and isinstance(m, Started)]

@@ -26,7 +26,7 @@ from selfexplain.experiments.options import (
     scheduler_of,
 )
 from selfexplain.experiments.run_dir import locked
-from selfexplain.launchers import Done, Failed, LocalWorkers, Serial, Started, Step
+from selfexplain.launchers import Done, Failed, LocalWorkers, Serial, Started, StepsDone
 from selfexplain.training import TrainingOptions
 
 pytestmark = pytest.mark.slow
@@ -91,7 +91,7 @@ def test_workers_change_nothing_and_a_killed_one_loses_nothing(
         if isinstance(message, Started):
             pids[name] = message.pid
         checkpoint = tmp_path / "runs" / victim / "checkpoint.pt"
-        if name == victim and isinstance(message, Step) and not killed():
+        if name == victim and isinstance(message, StepsDone) and not killed():
             while not checkpoint.exists():
                 time.sleep(0.001)
             os.kill(pids[victim], signal.SIGKILL)  # type: ignore[arg-type]
@@ -105,7 +105,7 @@ def test_workers_change_nothing_and_a_killed_one_loses_nothing(
     assert failed[0] == victim
     assert failed[1].retry
     after = news[news.index(failed) :]
-    again = [m.done for n, m in after if n == victim and isinstance(m, Step)]
+    again = [m.done for n, m in after if n == victim and isinstance(m, StepsDone)]
     assert again[0] > steps_of_an_epoch  # it was not begun anew
     for name in NAMES:
         begun = [m for n, m in news if n == name and isinstance(m, Started)]
@@ -182,7 +182,7 @@ def test_several_devices_and_workers_exclude_each_other(
     monkeypatch.setenv("WORLD_SIZE", "2")  # as torchrun does
     with pytest.raises(InputError, match="leave out --workers"):
         scheduler_of(SweepOptions(workers=2))
-    assert not scheduler_of(SweepOptions()).apart
+    assert not scheduler_of(SweepOptions()).isolated
     with pytest.raises(InputError, match="--workers 1, or --devices 1"):
         comparison(tmp_path, device=DeviceOptions(devices=2), sweep=SweepOptions(workers=2))
 

@@ -15,9 +15,9 @@ from selfexplain.errors import InputError
 from selfexplain.explanations import (
     KINDS,
     capture,
-    checked,
     class_maps,
     find_explained_layer,
+    maps,
     maps_of_forward,
 )
 from selfexplain.introspection import Introspective
@@ -294,7 +294,7 @@ def test_maps_of_a_captured_forward_are_refused_if_the_head_is_another_now(drift
     net.switch = 1.5
     with capture(net, layer) as seen:
         logits = net(images())
-    with pytest.raises(InputError, match="not those that the head 'fc' gives the spatial mean"):
+    with pytest.raises(InputError, match="not what the head 'fc' returns for the spatial mean"):
         maps_of_forward(seen, logits)
 
 
@@ -321,9 +321,9 @@ TRAINED = {
 def test_what_a_model_does_in_training_alone_is_told_from_noise(name):
     net = TRAINED[name]()
     close(class_maps(net.eval(), images()), oracle(net, images(), "cam"))
-    with pytest.raises(InputError, match="in eval mode alone, and others in training mode"):
+    with pytest.raises(InputError, match="in eval mode only, not in training mode"):
         class_maps(net.train(), images())
-    with pytest.raises(InputError, match="in eval mode alone, and others in training mode"):
+    with pytest.raises(InputError, match="in eval mode only, not in training mode"):
         Introspective(net)(images(), Y)
     walk(ContrastiveGradCam(net), steps=1)
     net.features.eval()  # the oracle takes one image at a time
@@ -339,7 +339,9 @@ def test_a_forward_that_skips_the_explained_layer_is_called_that():
     net.forward = lambda x: net.rest(net.features[:3](x))
     for kind in ("cam", "grad_cam"):
         assert len(class_maps(net.eval(), images(), kind=kind)) == len(Y)
-        with pytest.raises(InputError, match=r"left out the layer 'features\.3.*always runs"):
+        with pytest.raises(
+            InputError, match=r"skipped the explained layer 'features\.3.*always runs"
+        ):
             class_maps(net.train(), images(), kind=kind)
 
 
@@ -375,7 +377,7 @@ def test_a_head_that_holds_is_looked_for_once(name, monkeypatch):
         looked.append(1)
         return find_explained_layer(*args, **options)
 
-    monkeypatch.setattr(checked, "find_explained_layer", find)
+    monkeypatch.setattr(maps, "find_explained_layer", find)
     walk(Introspective(RIGHT[name]()), steps=4)
     assert len(looked) == 1
 
@@ -384,7 +386,9 @@ def test_a_head_that_holds_is_looked_for_once(name, monkeypatch):
 def test_a_batch_that_the_model_takes_in_parts_is_refused(kind):
     """Two images, which the layer is looked for with, are not parted."""
     objective = Introspective(Parts(Net(plain)), kind=kind, form="mixed")
-    with pytest.raises(InputError, match="was last given 1 of 4 images; pass the model without"):
+    with pytest.raises(
+        InputError, match="received in its last call 1 of 4 images; pass the model without"
+    ):
         objective(images(), Y)
 
 
@@ -553,7 +557,7 @@ def test_dropout_is_excused_only_where_it_is_looked_for() -> None:
     with capture(model, find_explained_layer(model, x, kind="cam")) as seen:
         logits_BK = model(x)
     broken = [
-        bool(checked.disagreement(seen, logits_BK, strict=True, dropout=dropout))
+        bool(maps.disagreement(seen, logits_BK, strict=True, dropout=dropout))
         for dropout in (True, False)
     ]
     assert broken == [False, True]

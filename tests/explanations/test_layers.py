@@ -162,7 +162,7 @@ def test_tokens_of_another_image_size_are_refused():
     layer = find_explained_layer(model, X, kind="grad_cam")
     with capture(model, layer) as seen:
         logits = model(torch.rand(2, 3, 16, 16))
-    with pytest.raises(InputError, match="17 tokens where 10 were expected"):
+    with pytest.raises(InputError, match="17 tokens instead of 10"):
         maps_of_forward(seen, logits, kind="grad_cam")
 
 
@@ -222,7 +222,9 @@ def test_layer_without_influence_on_the_logits():
 
 def test_no_layer_with_space_at_all():
     model = nn.Sequential(nn.Flatten(), nn.Linear(432, 5))
-    with pytest.raises(InputError, match="no layer's output has space"):
+    with pytest.raises(
+        InputError, match="no layer on which the logits depend returns a feature map"
+    ):
         class_maps(model, X, kind="grad_cam")
 
 

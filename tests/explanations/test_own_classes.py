@@ -55,7 +55,7 @@ def test_what_cannot_be_used_is_named() -> None:
     seen, logits = captured(model, "gradient")
     for classes, message in {
         (0, 1): r"shape \(2,\)",
-        ((0,), (1,)): r"4 images",
+        ((0,), (1,)): r"shape \(4, N\)",
         ((0,), (1,), (2,), (7,)): "classes from 0 to 7",
     }.items():
         with pytest.raises(InputError, match=message):

@@ -58,7 +58,7 @@ class Searched(nn.Module):
         return out
 
 
-class Taught(nn.Module):
+class StageClassifiers(nn.Module):
     """The loss of a network whose stages have classifiers of their own."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -168,7 +168,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         nn.Conv2d(IN_CHANNELS, 4, 3, padding=1),
         AuxiliaryHead(4, 3, stride=3, second_norm=True),
     ),
-    "classifiers on the stages of a ResNet": lambda: Taught(resnet(3, "B")),
+    "classifiers on the stages of a ResNet": lambda: StageClassifiers(resnet(3, "B")),
 }
 """Name -> a network, of random weights, for images (BATCH, IN_CHANNELS, SIZE, SIZE)."""
 

@@ -21,7 +21,7 @@ from selfexplain.hypergradients.exact import PrimitiveBatchNorm
 from selfexplain.hypergradients.level import leaves
 
 EXACT, DIFFERENCE = 1e-7, 1e-4
-ONE_SIDED = 1e-5  # an error of first order in a displacement of 3e-8
+ONE_SIDED = 1e-5  # an error of first order in a step of 3e-8
 TOLERANCE = {
     "exact": EXACT,
     "inner_product": EXACT,

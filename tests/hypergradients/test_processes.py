@@ -18,7 +18,7 @@ from selfexplain.hypergradients import (
 )
 from selfexplain.training.processes import joined_processes
 
-# Sums in another order; differences magnify that by the reciprocal of the displacement.
+# Sums in another order; differences magnify that by the reciprocal of the step.
 TOLERANCE = {"inner_product": 1e-10, "finite_difference": 1e-8, "one_sided": 1e-6}
 MODES: list[Any] = list(TOLERANCE)
 IMAGES, FEATURES = 6, 3
@@ -32,7 +32,7 @@ def unit(w: Tensor) -> Tensor:
     return w / (w.square().sum() + 1e-3).sqrt()
 
 
-def problem(part: slice, displacement: float | None = None) -> tuple[Any, ...]:
+def problem(part: slice, fd_step: float | None = None) -> tuple[Any, ...]:
     """Weights, two perturbations of each image, weights that see them; images of `part` alone."""
     torch.manual_seed(0)
     x, held_out = torch.randn(2, IMAGES, FEATURES, dtype=torch.float64)[:, part]
@@ -60,10 +60,10 @@ def problem(part: slice, displacement: float | None = None) -> tuple[Any, ...]:
 
     own = {"maximize": True, "project": torch.tanh, "direction": per_image, "shared": False}
     levels = [
-        Level("w", learns, 0.3, direction=unit, finite_difference_step=displacement),
-        Level("z1", explains("z1"), 0.7, finite_difference_step=displacement, **own),
-        Level("z2", explains("z1", "z2"), 0.7, finite_difference_step=displacement, **own),
-        Level("u", audience, 0.5, finite_difference_step=displacement),
+        Level("w", learns, 0.3, direction=unit, finite_difference_step=fd_step),
+        Level("z1", explains("z1"), 0.7, finite_difference_step=fd_step, **own),
+        Level("z2", explains("z1", "z2"), 0.7, finite_difference_step=fd_step, **own),
+        Level("u", audience, 0.5, finite_difference_step=fd_step),
     ]
     start = {
         "w": {"w": w},
@@ -76,17 +76,17 @@ def problem(part: slice, displacement: float | None = None) -> tuple[Any, ...]:
 
 
 ALL = slice(0, IMAGES)
-CASES = [(mode, displacement) for mode in MODES for displacement in (None, 0.3)]
+CASES = [(mode, fd_step) for mode in MODES for fd_step in (None, 0.3)]
 
 
 def halves(rank: int) -> dict[str, Any]:
     part = slice(rank * IMAGES // 2, (rank + 1) * IMAGES // 2)
     processes = joined_processes()
     found: dict[str, Any] = {}
-    for mode, displacement in CASES:
-        levels, outer, start = problem(part, displacement)
+    for mode, fd_step in CASES:
+        levels, outer, start = problem(part, fd_step)
         unrolled = unroll(levels, outer, start, "a", mode, processes)
-        found[f"{mode} {displacement}"] = {
+        found[f"{mode} {fd_step}"] = {
             name: getattr(unrolled, name)
             for name in ("hypergradient", "outer", "losses", "gradients", "stepped")
         }
@@ -108,13 +108,13 @@ def relative_error(a: Any, b: Any) -> float:
     return float((flat(a) - flat(b)).norm() / flat(b).norm())
 
 
-@pytest.mark.parametrize(("mode", "displacement"), CASES)
+@pytest.mark.parametrize(("mode", "fd_step"), CASES)
 def test_the_hypergradient_is_that_of_one_process(
-    mode: Any, displacement: float | None, in_halves: list[Any]
+    mode: Any, fd_step: float | None, in_halves: list[Any]
 ) -> None:
-    levels, outer, start = problem(ALL, displacement)
+    levels, outer, start = problem(ALL, fd_step)
     whole = hypergradient(levels, outer, start, "a", mode)
-    first, second = (found[f"{mode} {displacement}"]["hypergradient"] for found in in_halves)
+    first, second = (found[f"{mode} {fd_step}"]["hypergradient"] for found in in_halves)
     assert relative_error(first, whole) < TOLERANCE[mode]
     assert torch.equal(flat(first), flat(second))  # to the bit, or the processes drift apart
 

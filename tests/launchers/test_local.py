@@ -14,7 +14,7 @@ from tests.helpers.sweep_trials import STEPS, count_up, diary, trials
 
 from selfexplain.errors import InputError, WriteError
 from selfexplain.experiments.run_dir import kept_said
-from selfexplain.launchers import Done, Failed, LocalWorkers, Serial, Started, Step, Trial
+from selfexplain.launchers import Done, Failed, LocalWorkers, Serial, Started, StepsDone, Trial
 from selfexplain.launchers.local import cores, gpus_here, worker_environment
 from selfexplain.launchers.trials import sparing
 
@@ -43,7 +43,7 @@ class Watch:
 
     def __call__(self, name, message) -> None:
         self.news.append((name, message))
-        if name == self.kill and isinstance(message, Step) and message.done >= self.after:
+        if name == self.kill and isinstance(message, StepsDone) and message.done >= self.after:
             self.kill = None
             os.kill(self.pids(name)[-1], signal.SIGKILL)
 
@@ -62,11 +62,11 @@ def test_every_trial_runs_once(scheduler, tmp_path: Path) -> None:
     for name in "abc":
         assert [line.split()[0] for line in diary(tmp_path, name)] == ["1", "2", "3", "4"]
         assert len(watch.of(Started, name)) == len(watch.of(Done, name)) == 1
-        assert watch.of(Step, name)[-1] == Step(STEPS, STEPS)
+        assert watch.of(StepsDone, name)[-1] == StepsDone(STEPS, STEPS)
     workers = {line.split()[2] for name in "abc" for line in diary(tmp_path, name)}
     assert len(workers) <= 2
-    assert (str(os.getpid()) in workers) != scheduler.apart
-    assert scheduler.apart is False or gone_soon(watch.pids())
+    assert (str(os.getpid()) in workers) != scheduler.isolated
+    assert scheduler.isolated is False or gone_soon(watch.pids())
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS, ids=["here", "local"])
@@ -103,7 +103,7 @@ def test_a_full_disk_breaks_off_the_sweep(workers: int | None, tmp_path: Path) -
         "on_a_full_disk",
     ]
     assert not watch.of(Started, "raising")
-    assert scheduler.apart is False or gone_soon(watch.pids())
+    assert scheduler.isolated is False or gone_soon(watch.pids())
 
 
 def test_killed_worker_loses_one_step_at_most(tmp_path: Path) -> None:
@@ -246,9 +246,9 @@ def test_worker_sees_its_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_steps_are_told_of_from_time_to_time_but_for_the_first_and_the_last() -> None:
-    sent: list[Step] = []
+    sent: list[StepsDone] = []
     on_step = sparing(sent.append)
     for done in range(1, 101):
         on_step(done, 100)
-    assert (sent[0], sent[-1]) == (Step(1, 100), Step(100, 100))
+    assert (sent[0], sent[-1]) == (StepsDone(1, 100), StepsDone(100, 100))
     assert len(sent) < 100

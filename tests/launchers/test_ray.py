@@ -14,7 +14,7 @@ from tests.helpers.sweep_trials import STEPS, count_up, diary, on_a_share
 
 from selfexplain.cli import main
 from selfexplain.errors import InputError
-from selfexplain.launchers import Failed, Message, RayCluster, Started, Step, Trial
+from selfexplain.launchers import Failed, Message, RayCluster, Started, StepsDone, Trial
 
 pytestmark = [
     pytest.mark.slow,
@@ -47,7 +47,7 @@ def test_cluster_runs_every_trial_to_its_end(cluster: None, tmp_path: Path) -> N
     news: list[tuple[str, Message]] = []
 
     def watch(name: str, message: Message) -> None:
-        first_step = name == "killed" and isinstance(message, Step) and name not in failed()
+        first_step = name == "killed" and isinstance(message, StepsDone) and name not in failed()
         news.append((name, message))
         if first_step:
             started = [m for n, m in news if n == name and isinstance(m, Started)]
@@ -81,7 +81,7 @@ def test_cluster_runs_every_trial_to_its_end(cluster: None, tmp_path: Path) -> N
 
 def test_run_that_the_cluster_has_no_room_for(cluster: None, tmp_path: Path) -> None:
     trial = Trial("a", count_up, tmp_path)
-    with pytest.raises(InputError, match="4 CPUs, and the cluster has 3; pass a smaller --cpus"):
+    with pytest.raises(InputError, match="4 CPUs, but the cluster has 3; pass a smaller --cpus"):
         RayCluster(cpus_per_run=4).run([trial])
     with pytest.raises(InputError, match="pass a smaller --gpus-per-run"):
         RayCluster(gpus_per_run=64).run([trial])
@@ -117,7 +117,9 @@ def test_a_run_that_asks_for_none_sees_none(cluster: None, tmp_path: Path) -> No
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:port"])
 def test_cluster_that_is_not_there(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.is_initialized", lambda: False)
-    with pytest.raises(InputError, match=f"no Ray cluster at {address} .*--cluster-address"):
+    with pytest.raises(
+        InputError, match=f"no Ray cluster can be used at {address} .*--cluster-address"
+    ):
         RayCluster(address).run([Trial("a", count_up, Path("unused"))])
 
 

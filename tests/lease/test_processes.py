@@ -22,7 +22,7 @@ from selfexplain.training.processes import joined_processes
 pytestmark = pytest.mark.slow
 
 RATES = Rates(lr=0.1, audience_lr=0.1)
-# Sums in another order; differences magnify that by the reciprocal of the displacement.
+# Sums in another order; differences magnify that by the reciprocal of the step.
 TOLERANCE = {"inner_product": 1e-10, "finite_difference": 1e-8, "one_sided": 1e-8}
 MODES: list[Any] = list(TOLERANCE)
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -97,7 +97,7 @@ def test_the_weights_and_statistics_move_as_in_plain_training(mode: Any) -> None
     explained = audience()  # holds the second set of statistics
     search = LeaSE(copy.deepcopy(net), copy.deepcopy(listener), options=options, rates=rates)
     architecture = {k: t.detach().clone() for k, t in search.architecture.items()}
-    optimisers = [
+    optimizers = [
         torch.optim.SGD(m.parameters(), lr, momentum=0.9, weight_decay=3e-4)
         for m, lr in ((net, rates.lr), (listener, rates.audience_lr))
     ]
@@ -121,8 +121,8 @@ def test_the_weights_and_statistics_move_as_in_plain_training(mode: Any) -> None
     (clean + 0.5 * cross_entropy(logits, y)).backward()
     for p, g in zip(net.parameters(), gradients, strict=True):
         p.grad = g
-    for optimiser in optimisers:
-        optimiser.step()
+    for optimizer in optimizers:
+        optimizer.step()
 
     metrics = search.step((x, y), batch(3), move_architecture=moves)
 

@@ -26,6 +26,11 @@ SPECS = [
     "own_mass",
     "own_mass:kappa=0",
     "own_mass:control=permuted",
+    "own_mass:guard=true,rho=0.5",
+    "own_mass:rho=0",
+    "own_mass:aggregation=class",
+    "own_mass:kappa=learned",
+    "own_mass:mass_from=average,mirror=false",
     "introspective:similarity=votes,centre=true",
     "introspective:control=uniform",
     "introspective:control=logits",
@@ -47,10 +52,13 @@ SPECS = [
     "auxiliary+dml",
     "byot:layers=halve/block2.0,alpha=0.5,hint_weight=0.01",
     "auxiliary+byot",
+    "dense_places:control=shuffled",
+    "dense_places:layers=halve/block2.0,weight=2,temperature=1",
     "mixup+byot",
     "mixup+standard",
     "mixup+dml",
     "cutmix+label_smoothing",
+    "cutmix:labels=explanation+standard",
     "cutmix:probability=0.5+mixup:alpha=0.3+confidence_penalty",
 ]
 
@@ -91,12 +99,12 @@ def make_teacher() -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(1)
         teacher = make_model()
-        optimiser = torch.optim.SGD(teacher.parameters(), lr=0.05)
+        optimizer = torch.optim.SGD(teacher.parameters(), lr=0.05)
         for _ in range(40):
             x, y = batch()
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             nn.functional.cross_entropy(teacher(x), y).backward()
-            optimiser.step()
+            optimizer.step()
     return teacher
 
 
@@ -142,13 +150,13 @@ def arguments(objective: Objective, seed: int = 0) -> tuple[Tensor, ...]:
 
 
 def steps(objective: Objective, count: int, first: int = 0) -> list[float]:
-    optimiser = torch.optim.SGD(objective.parameters(), lr=0.05)
+    optimizer = torch.optim.SGD(objective.parameters(), lr=0.05)
     losses = []
     for i in range(first, first + count):
         out = objective(*arguments(objective, i))
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         out["loss"].backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(out["loss"].item())
     return losses
 
@@ -183,12 +191,12 @@ def test_every_parameter_gets_a_gradient(spec: str) -> None:
 def test_training_lowers_the_loss_of_one_batch(spec: str) -> None:
     objective = make(spec)
     x, y, *rest = arguments(objective)
-    optimiser = torch.optim.SGD(objective.parameters(), lr=0.05)
+    optimizer = torch.optim.SGD(objective.parameters(), lr=0.05)
     before = nn.functional.cross_entropy(objective.model(x), y).item()
     for _ in range(30):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         objective(x, y, *rest)["loss"].backward()
-        optimiser.step()
+        optimizer.step()
     after = nn.functional.cross_entropy(objective.model(x), y).item()
     assert after < 0.5 * before
 

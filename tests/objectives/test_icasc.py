@@ -101,12 +101,12 @@ def test_layers_by_name_are_the_default_ones() -> None:
 
 def test_training_pulls_the_attention_of_two_classes_apart() -> None:
     objective = AttentionSeparability(pooled_net(), separability=3.0, consistency=0.0)
-    optimiser = torch.optim.Adam(objective.parameters(), lr=0.02)
+    optimizer = torch.optim.Adam(objective.parameters(), lr=0.02)
     before = objective(X, Y)["separability"]
     for _ in range(40):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         objective(X, Y)["loss"].backward()
-        optimiser.step()
+        optimizer.step()
     assert objective(X, Y)["separability"] < 0.5 * before
 
 

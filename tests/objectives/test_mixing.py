@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
+from selfexplain.explanations import class_maps
 from selfexplain.introspection import Introspective
+from selfexplain.models.build import SmallCNN
 from selfexplain.objectives import (
     CutMix,
     LabelSmoothing,
@@ -22,7 +24,7 @@ from selfexplain.objectives import (
     Standard,
     WithAuxiliaryHead,
 )
-from selfexplain.objectives.mixing import Box, draw_box, paste_box
+from selfexplain.objectives.mixing import Box, draw_box, mass_in_box, paste_box
 
 X = torch.randn(6, 2, 5, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 Y = torch.tensor([0, 1, 2, 3, 0, 1])
@@ -253,3 +255,75 @@ def test_what_can_be_tuned_is_an_option(kind: type[Mixing]) -> None:
         ends = dataclasses.astuple(values)[:2] if option == "alpha" else values.values
         for end in ends:
             kind(Spy(), 4, **{option: end})
+
+
+# Labels by explanation.
+
+
+class CnnSpy(Spy):
+    """The same, with a model that has class maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.model = SmallCNN(4, in_channels=2, width=8).double()
+
+
+def test_labels_by_explanation_are_the_maps_shares_of_the_same_boxes() -> None:
+    by_area, explained = (CutMix(CnnSpy(), 4, seed=3, labels=w) for w in ("area", "explanation"))
+    x = torch.randn(6, 2, 16, 12, generator=torch.Generator().manual_seed(0)).double()
+    for each in (by_area, explained):
+        each(x, Y)
+    (pasted, area_y), (same, y) = by_area.objective.seen[0], explained.objective.seen[0]
+    assert torch.equal(pasted, same)
+    assert not torch.equal(area_y, y)
+    maps = F.interpolate(
+        class_maps(CnnSpy().model, x), size=(16, 12), mode="bilinear", align_corners=False
+    )
+    for i in range(6):
+        kept = (pasted[i] == x[i]).all(dim=0)
+        if kept.all():
+            continue
+        j = next(j for j in range(6) if torch.equal(pasted[i][:, ~kept], x[j][:, ~kept]))
+        expected = torch.zeros(4, dtype=torch.float64)
+        for image, places in ((i, kept), (j, ~kept)):
+            map_HW = maps[image, Y[image]]
+            map_HW = map_HW - map_HW.min()
+            expected[Y[image]] += map_HW[places].sum() / map_HW.sum()
+        torch.testing.assert_close(y[i], expected)
+    assert not torch.allclose(y.sum(dim=1), torch.ones(6).double())  # as published
+
+
+def test_a_map_of_one_value_counts_area() -> None:
+    box = Box(1, 3, 0, 3)
+    for value in (7.0, 0.1, 0.0, -1e6):
+        found = mass_in_box(torch.full((2, 2, 2), value), (4, 6), box)
+        torch.testing.assert_close(found, torch.full((2,), 0.25))
+    assert mass_in_box(torch.rand(1, 2, 2), (4, 6), Box(0, 0, 2, 2)).tolist() == [0.0]
+    torch.testing.assert_close(
+        mass_in_box(torch.randn(1, 3, 3), (4, 6), Box(0, 4, 0, 6)), torch.ones(1)
+    )
+
+
+def test_labels_by_explanation_of_mixed_labels_read_the_mean_map() -> None:
+    """Mixup inside hands on labels of two classes, whose maps are summed as the labels are."""
+    soft = torch.rand(6, 4, dtype=torch.float64).softmax(dim=1)
+    objective = CutMix(CnnSpy(), 4, seed=3, labels="explanation")
+    x = torch.randn(6, 2, 8, 8).double()
+    before = copy.deepcopy(objective.state_dict())
+    objective(x, soft)
+    y_BK = objective.objective.seen[0][1]
+    assert y_BK.shape == (6, 4)
+    assert (y_BK >= 0).all()
+    after = {n: v for n, v in objective.state_dict().items() if n.endswith("num_batches_tracked")}
+    assert after
+    assert all(torch.equal(v, before[n] + 1) for n, v in after.items())  # one pass, not two
+
+
+def test_labels_by_explanation_need_a_layer_to_explain() -> None:
+    with pytest.raises(InputError, match="labels is 'map'; pass one of area, explanation"):
+        CutMix(Spy(), 4, labels="map")  # type: ignore[arg-type]
+    with pytest.raises(
+        InputError, match=r"labels by explanation: kind .cam. needs .*; pass labels area"
+    ):
+        CutMix(Spy(), 4, labels="explanation")(X, Y)

@@ -11,6 +11,7 @@ from tests.helpers.two_processes import start_two
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
+from selfexplain.introspection import OwnMass
 from selfexplain.models import build_model
 from selfexplain.objectives import CSKD, DLB, PSKD, Objective, OnlineLabelSmoothing
 from selfexplain.objectives.shared.base import softened_kl
@@ -49,7 +50,7 @@ def test_ps_kd_follows_the_predictions_of_each_image() -> None:
     """Three epochs in different orders, each leaving out other images; a dictionary remembers."""
     model = make_model()
     objective = PSKD(model, num_images=8, num_classes=K, alpha=0.6).double()
-    optimiser = torch.optim.SGD(objective.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(objective.parameters(), lr=0.1)
     x, y = images(8)
     past: dict[int, list[float]] = {}
     orders = ([0, 1, 2, 3, 4, 5], [7, 5, 3, 1, 0, 2], [6, 4, 2, 0, 7, 1])
@@ -68,30 +69,46 @@ def test_ps_kd_follows_the_predictions_of_each_image() -> None:
                 expected -= sum(t * math.log(q) for t, q in zip(target, p, strict=True)) / 3
                 past[place] = p
             assert out["loss"].item() == pytest.approx(expected, rel=1e-9)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             out["loss"].backward()
-            optimiser.step()
+            optimizer.step()
 
 
-def test_ps_kd_of_two_processes_remembers_what_one_does(tmp_path: Path) -> None:
-    whole = PSKD(nn.Flatten(), num_images=8, num_classes=K)
-    whole.begin_epoch(0, 2)
-    z, y = torch.randn(6, K), torch.tensor([0, 1, 2, 3, 0, 1])
+def remembering() -> list[Objective]:
+    """Objectives with tables of images, in their second epoch."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Identity(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, K))
+    made: list[Objective] = [
+        PSKD(model, num_images=8, num_classes=K),
+        OwnMass(model, num_images=8, rho=0.5, mass_from="average"),
+        OwnMass(model, num_images=8, kappa="learned"),
+    ]
+    for objective in made:
+        objective.begin_epoch(1, 3)
+    return made
+
+
+def test_two_processes_remember_what_one_does(tmp_path: Path) -> None:
+    x, y = torch.randn(6, 6, 2, 2), torch.tensor([0, 1, 2, 3, 0, 1])
     index = torch.tensor([5, 0, 7, 3, 2, 6])
-    whole(z, y, index)
-    start_two(_ps_kd_half, str(tmp_path), z, y, index)
-    for rank in range(2):
-        half = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert torch.equal(half, whole.past_NK)
+    start_two(_half_of_each, str(tmp_path), x, y, index)
+    halves = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    for i, whole in enumerate(remembering()):
+        whole(x, y, index)
+        whole.begin_epoch(2, 3)  # when weights are fitted
+        for name, value in whole.state_dict().items():
+            for half in halves:
+                torch.testing.assert_close(half[i][name], value, msg=f"{type(whole)}: {name}")
 
 
-def _ps_kd_half(rank: int, folder: str, z: Tensor, y: Tensor, index: Tensor) -> None:
+def _half_of_each(rank: int, folder: str, x: Tensor, y: Tensor, index: Tensor) -> None:
     _join(rank, folder)
-    half = PSKD(nn.Flatten(), num_images=8, num_classes=K)
-    half.begin_epoch(0, 2)
-    mine = slice(3 * rank, 3 * rank + 3)
-    half(z[mine], y[mine], index[mine])
-    torch.save(half.past_NK, f"{folder}/{rank}.pt")
+    mine, states = slice(3 * rank, 3 * rank + 3), []
+    for half in remembering():
+        half(x[mine], y[mine], index[mine])
+        half.begin_epoch(2, 3)
+        states.append(half.state_dict())
+    torch.save(states, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -115,7 +132,7 @@ def test_ps_kd_refuses_what_would_make_it_another_method() -> None:
 def test_cs_kd_pairs_each_image_with_the_one_of_its_class_before_it() -> None:
     """A dictionary keeps the last image of each class, a copy of the model teaches."""
     objective = CSKD(make_model(), weight=0.7, temperature=3.0).double()
-    optimiser = torch.optim.SGD(objective.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(objective.parameters(), lr=0.1)
     last: dict[int, Tensor] = {}
     for step in range(4):
         x, y = images(5, seed=step)
@@ -135,9 +152,9 @@ def test_cs_kd_pairs_each_image_with_the_one_of_its_class_before_it() -> None:
                 student = softmax(out["output"][i], 3)
                 expected += 0.7 * 9 * kl(softmax(taught[i], 3), student) / 5
         assert out["loss"].item() == pytest.approx(expected, rel=1e-9)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         out["loss"].backward()
-        optimiser.step()
+        optimizer.step()
     assert len(last) == K  # or memory and batch were not both asked
 
 
@@ -172,7 +189,7 @@ def test_cs_kd_refuses_images_of_another_size_than_before() -> None:
 
 def test_dlb_repeats_the_last_batch_and_keeps_to_what_it_said() -> None:
     objective = DLB(make_model(), alpha=0.7, temperature=2.0).double()
-    optimiser = torch.optim.SGD(objective.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(objective.parameters(), lr=0.1)
     last: tuple[Tensor, Tensor, Tensor] | None = None
     for step in range(3):
         x, y = images(5, seed=step)
@@ -188,9 +205,9 @@ def test_dlb_repeats_the_last_batch_and_keeps_to_what_it_said() -> None:
             expected = sum(losses) / 10 + 0.7 * 4 * sum(kl(q, p) for q, p in pairs) / 5
         assert out["loss"].item() == pytest.approx(expected, rel=1e-9)
         last = (x.clone(), y, z.detach())
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         out["loss"].backward()
-        optimiser.step()
+        optimizer.step()
         x.zero_()  # what the caller does with its tensors afterwards is no matter
 
 
@@ -220,10 +237,12 @@ def distributed(name: str) -> Objective:
         return PSKD(model, num_images=8, num_classes=K)
     if name == "ols":
         return OnlineLabelSmoothing(model, num_classes=K)
+    if name == "own_mass":
+        return OwnMass(model, num_images=8, rho=0.5, kappa="learned", mass_from="average")
     return CSKD(model) if name == "cs_kd" else DLB(model)
 
 
-NAMES = ("ps_kd", "ols", "cs_kd", "dlb")
+NAMES = ("ps_kd", "own_mass", "ols", "cs_kd", "dlb")
 
 
 def test_processes_that_train_together_hold_one_state(tmp_path: Path) -> None:
@@ -248,15 +267,15 @@ def _train_distributed(rank: int, folder: str) -> None:
     for name in NAMES:
         objective = distributed(name)
         wrapped = nn.parallel.DistributedDataParallel(objective)
-        optimiser = torch.optim.SGD(objective.parameters(), lr=0.1)
+        optimizer = torch.optim.SGD(objective.parameters(), lr=0.1)
         for epoch in range(2):
             objective.begin_epoch(epoch, 2)
             x, y = images(8, seed=epoch)
             mine = torch.arange(8)[4 * rank : 4 * rank + 4]
             index = (mine,) if objective.wants_indices else ()
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             wrapped(x[mine].float(), y[mine], *index)["loss"].backward()
-            optimiser.step()
+            optimizer.step()
             wrapped(x[mine].float(), y[mine], *index)  # copies the first process's buffers
         states[name] = objective.state_dict()
     torch.save(states, f"{folder}/{rank}.pt")

@@ -5,15 +5,15 @@ import io
 import pytest
 from rich.console import Console
 
-from selfexplain.launchers import Done, Failed, Message, Started, Step, Waiting
+from selfexplain.launchers import Done, Failed, Message, Started, StepsDone, Waiting
 from selfexplain.report import sweep_progress
 
 NEWS: list[tuple[str, Message]] = [
     *((name, Waiting()) for name in ("a-seed0", "b-seed0", "c-seed0", "d-seed0")),
     ("a-seed0", Started("process 11")),
     ("b-seed0", Started("process 12")),
-    ("a-seed0", Step(1, 20)),
-    ("b-seed0", Step(101, 200)),  # a run that goes on from its checkpoint
+    ("a-seed0", StepsDone(1, 20)),
+    ("b-seed0", StepsDone(101, 200)),  # a run that goes on from its checkpoint
     ("a-seed0", Done({})),
     ("c-seed0", Started("process 11")),
     ("c-seed0", Failed("the loss became nan")),
@@ -52,7 +52,7 @@ def test_table_has_a_line_for_each_run_at_work(clock: list[float]) -> None:
         for told in NEWS:
             watch(*told)
         clock[0] += 10
-        watch("b-seed0", Step(151, 200))
+        watch("b-seed0", StepsDone(151, 200))
         watch("d-seed0", Started("process 13"))
     file = io.StringIO()
     Console(file=file, width=80).print(watch)

@@ -112,7 +112,7 @@ def test_nasbench201_takes_the_heaviest_of_all_operations() -> None:
         ("nasbench201", {"image_size": 2}, "image_size is 2.*multiple of 4"),
         ("dart", {}, "did you mean darts"),
         ("darts", {"cells": 2}, "cells is 2.*at least 3"),
-        ("darts", {"channels": 5}, "channels is 5, which darts cannot split; pass a multiple of 2"),
+        ("darts", {"channels": 5}, "channels is 5; for darts pass a multiple of 2"),
         ("pcdarts", {"channels": 12}, "channels is 12.*multiple of 8"),
         ("pcdarts", {"image_size": 6}, "image_size is 6.*halves its features 2 times"),
     ],

@@ -1,7 +1,9 @@
 """The laboratory of targets: its written-out gradients and similarities against the library's."""
 
 import dataclasses
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,9 +12,13 @@ from studies.targets.forms import FORMS, Form, gradient_of_logits, of_images
 from studies.targets.head_study import Laboratory, table
 from studies.targets.heads import Heads, TrainingSets, train_heads
 from studies.targets.likelihood import Asked, fit, log_likelihood, verdicts
+from studies.targets.settings import read_settings, wins
 from torch import Tensor, nn
 
+from selfexplain.errors import InputError
 from selfexplain.introspection import OwnMass, attribution_cosine, similarity_to_true
+from selfexplain.introspection.own_mass import standardized_similarity
+from selfexplain.introspection.spread import fit_weights
 from selfexplain.introspection.target import softmax_target
 from selfexplain.objectives import PSKD, LabelSmoothing, Objective
 
@@ -106,6 +112,12 @@ def librarys_weights(objective: Objective, linear: nn.Linear, maps: Tensor, y_N:
         ("PS-KD", {"alpha": 0.8}),
         ("own, even", {"alpha": 0.8}),
         ("own, attribution", {"kappa": 0.5}),
+        ("own, even, guarded", {"alpha": 0.8}),
+        ("own, attribution, guarded", {"kappa": 0.5}),
+        ("own, class attribution", {"kappa": 0.5}),
+        ("own, past x attribution", {"rho": 0.25}),
+        ("own, past x even", {"rho": 0.75}),
+        ("average, even", {"alpha": 0.8}),
     ],
 )
 def test_a_head_learns_as_by_the_librarys_objective(
@@ -128,11 +140,61 @@ def test_a_head_learns_as_by_the_librarys_objective(
     elif name == "PS-KD":
         objective = PSKD(model, num_images=IMAGES, num_classes=CLASSES, alpha=0.8)
     else:
-        kappa = knobs.get("kappa", 0.0)
-        objective = OwnMass(model, num_images=IMAGES, alpha=0.8, kappa=kappa)
+        form = FORMS[name]
+        objective = OwnMass(
+            model,
+            num_images=IMAGES,
+            alpha=0.8,
+            kappa=1.0 if form.spread == "geometric" else knobs.get("kappa", 0.0),
+            rho=knobs.get("rho", 1.0),
+            aggregation="class" if form.spread == "class_attribution" else "instance",
+            guard=form.loss == "guarded",
+            mass_from="average" if form.mass == "average" else "last_epoch",
+        )
     maps = sets.maps_MCP.reshape(IMAGES, FEATURES, 2, 2)
     expected = librarys_weights(objective, linear, maps, sets.y_RN[0])
     torch.testing.assert_close(found.weight_RKC[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_own_mass_learns_the_weights_that_the_likelihood_finds() -> None:
+    """Those of Test 0, for the training images that the last epoch got wrong."""
+    torch.manual_seed(0)
+    head = nn.Linear(FEATURES, CLASSES)
+    model = nn.Sequential(nn.Identity(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
+    objective = OwnMass(model, num_images=IMAGES, kappa="learned", alpha=0.0)
+    x_NCHW, y_N = torch.rand(IMAGES, FEATURES, 2, 2), torch.arange(IMAGES) % CLASSES
+    objective.begin_epoch(0, 2)
+    logits_NK = torch.cat(
+        [objective(x_NCHW[i], y_N[i], i)["output"] for i in torch.arange(IMAGES).split(16)]
+    ).detach()
+    objective.begin_epoch(1, 2)
+    named_N = logits_NK.argmax(1)
+    wrong_N = named_N != y_N
+    similarity_NK = attribution_cosine(x_NCHW, head.weight.detach(), named_N)
+    terms_NKT = torch.stack(
+        [standardized_similarity(s.double(), named_N) for s in (logits_NK, similarity_NK)], dim=2
+    )
+    # The library's prior, a normal one of precision 1, is not Test 0's.
+    asked = terms_NKT[wrong_N], named_N[wrong_N], y_N[wrong_N]
+    weights_T = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+
+    def loss() -> Tensor:
+        weights_T.grad = None
+        value = weights_T.square().sum() / 2
+        value = value - log_likelihood(asked[0], weights_T, *asked[1:]).sum()
+        value.backward()
+        return value
+
+    torch.optim.LBFGS([weights_T], max_iter=100, tolerance_grad=1e-10).step(loss)
+    assert objective.learned is not None
+    torch.testing.assert_close(objective.learned.weights_T, weights_T.detach().float())
+    others_MK = ~F.one_hot(asked[1], CLASSES).bool()
+    apart_MKT = asked[0] - asked[0].gather(1, asked[2][:, None, None].expand(-1, 1, 2))
+    found_T = fit_weights(apart_MKT[others_MK].reshape(-1, CLASSES - 1, 2), penalty=0.0)
+    torch.testing.assert_close(found_T, fit(*asked), rtol=1e-3, atol=1e-4)  # L-BFGS is as near
+    found_T.requires_grad_()
+    (slope_T,) = torch.autograd.grad(log_likelihood(asked[0], found_T, *asked[1:]).sum(), found_T)
+    torch.testing.assert_close(slope_T, torch.zeros_like(slope_T), rtol=0, atol=1e-9)
 
 
 def test_heads_side_by_side_are_heads_alone(sets: TrainingSets) -> None:
@@ -237,3 +299,48 @@ def test_the_fit_is_that_of_the_highest_likelihood() -> None:
         [log_likelihood(terms_MKT, w.reshape(1), named_M, true_M).mean() for w in grid]
     )
     assert float(found) == pytest.approx(float(grid[values.argmax()]), abs=0.006)
+
+
+def scores(accuracy: float, nll: float, scaled: float) -> dict[str, list[float]]:
+    noise = (0.0, 0.01, -0.02, 0.015, -0.005)
+    values = {"accuracy": accuracy, "nll": nll, "nll_scaled": scaled}
+    return {name: [value + (value - 0.5) * e / 10 for e in noise] for name, value in values.items()}
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "nll", "scaled", "verdict"),
+    [
+        (52.0, 1.0, 0.9, True),
+        (50.5, 1.0, 0.9, False),  # above label smoothing, not above PS-KD
+        (52.0, 1.2, 0.9, False),
+        (52.0, 1.0, 1.1, False),
+    ],
+)
+def test_a_target_wins_by_accuracy_over_both_rivals_at_no_cost_in_nll(
+    accuracy: float, nll: float, scaled: float, verdict: bool
+) -> None:
+    found = {
+        "standard": scores(49.0, 1.2, 1.0),
+        "label_smoothing": scores(50.0, 1.3, 1.0),
+        "ps_kd": scores(51.0, 1.0, 0.9),
+        "own_mass, even": scores(accuracy, nll, scaled),
+    }
+    assert wins(found, "own_mass, even") is verdict
+
+
+def test_settings_pair_what_all_objectives_have_finished(tmp_path: Path) -> None:
+    rows = [
+        {"objective": name, "seed": seed, "accuracy": 50.0 + seed, "nll": 1.0, "nll_scaled": 0.9}
+        for name in ("standard", "own_mass:kappa=0,cap=0.1", "own_mass:kappa=0.5,control=permuted")
+        for seed in ((2, 0, 1) if name == "standard" else (0, 2))
+    ]
+    (tmp_path / "dtd10").mkdir()
+    (tmp_path / "dtd10" / "results.json").write_text(json.dumps({"rows": rows}))
+    found = read_settings(tmp_path)["dtd10"]
+    assert {name: one["accuracy"] for name, one in found.items()} == {
+        "standard": [50.0, 52.0],
+        "own_mass, even": [50.0, 52.0],
+        "own_mass, permuted": [50.0, 52.0],
+    }
+    with pytest.raises(InputError, match="holds no results"):
+        read_settings(tmp_path / "dtd10")

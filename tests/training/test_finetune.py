@@ -11,6 +11,7 @@ from selfexplain.models import build_model
 from selfexplain.training.finetune import (
     blocks_of,
     freeze,
+    freeze_norm,
     frozen_blocks,
     head_of,
     lr_scales,
@@ -61,6 +62,15 @@ def test_freezing_all_leaves_the_head_and_keeps_the_norms() -> None:
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     model(torch.randn(4, 3, 16, 16)).sum().backward()
     assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+
+
+def test_norms_that_are_frozen_keep_their_statistics_and_learn_their_scale() -> None:
+    model = build_model("resnet20", num_classes=4, in_channels=3).train()
+    freeze_norm(model)
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    model(torch.randn(4, 3, 16, 16)).sum().backward()
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+    assert all(p.grad is not None for p in model.parameters())
 
 
 def test_freezing_up_to_a_sequence_or_a_layer_inside_of_a_block() -> None:

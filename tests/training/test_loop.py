@@ -319,7 +319,7 @@ def test_only_objectives_that_say_so_themselves_are_recorded(
     kind: type[Objective], capturable: bool
 ) -> None:
     objective, fabric = kind(model()), Fabric(accelerator="cpu", devices=1)
-    optimiser = torch.optim.SGD(objective.parameters(), lr=0.1)
-    wrapped, wrapped_optimizer = fabric.setup(objective, optimiser)
+    optimizer = torch.optim.SGD(objective.parameters(), lr=0.1)
+    wrapped, wrapped_optimizer = fabric.setup(objective, optimizer)
     step = gradient_step(objective, wrapped, wrapped_optimizer, fabric, cuda_graph=True)
     assert isinstance(step, RecordedStep) is capturable

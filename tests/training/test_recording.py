@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selfexplain.training.steps import Memory, RecordedStep
+from selfexplain.training.steps import GraphMemory, RecordedStep
 
 
 class Recorder(RecordedStep):
@@ -42,4 +42,4 @@ def test_two_steps_of_one_shape_come_before_the_first_recording_too() -> None:
 
 
 def test_the_first_recording_shares_no_memory() -> None:
-    assert Memory().pool() is None
+    assert GraphMemory().pool() is None

@@ -15,8 +15,8 @@ from selfexplain.objectives.shared.base import Wrapper
 from selfexplain.training.optimizers import check_optimizer, make_optimizer
 from selfexplain.training.options import OptimizerName
 
-MakeOptimiser = Callable[[Iterable[nn.Parameter]], Any]
-"""Parameters -> optimiser, or whatever else `configure_optimizers` may return."""
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], Any]
+"""Parameters -> optimizer, or whatever else `configure_optimizers` may return."""
 
 
 def sgd(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -41,7 +41,7 @@ class ObjectiveModule(lightning.LightningModule):
 
     Args:
         objective: any, around a model that returns logits.
-        make_optimiser: of all the objective's parameters. May return schedules too, in any form
+        make_optimizer: of all the objective's parameters. May return schedules too, in any form
             that `configure_optimizers` may. Or an optimizer's name, as `selfexplain train` has it:
             sgd (as above), adamw or muon, at a learning rate that stays.
 
@@ -55,13 +55,13 @@ class ObjectiveModule(lightning.LightningModule):
     """
 
     def __init__(
-        self, objective: Objective, make_optimiser: MakeOptimiser | OptimizerName = sgd
+        self, objective: Objective, make_optimizer: MakeOptimizer | OptimizerName = sgd
     ) -> None:
         super().__init__()
-        if isinstance(make_optimiser, str):
-            check_optimizer(make_optimiser)
+        if isinstance(make_optimizer, str):
+            check_optimizer(make_optimizer)
         self.objective = objective
-        self.make_optimiser = make_optimiser
+        self.make_optimizer = make_optimizer
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Logits (B, K) of images (B, C, H, W)."""
@@ -126,7 +126,7 @@ class ObjectiveModule(lightning.LightningModule):
             checkpoint_path: of the file.
             map_location: where tensors go.
             objective: built as for the training; a checkpoint does not hold how it was.
-            **options: of `LightningModule.load_from_checkpoint`, and `make_optimiser`.
+            **options: of `LightningModule.load_from_checkpoint`, and `make_optimizer`.
 
         Raises:
             InputError: there is no objective.
@@ -141,8 +141,8 @@ class ObjectiveModule(lightning.LightningModule):
         )
 
     def configure_optimizers(self) -> Any:
-        """The optimiser of all the objective's parameters."""
-        make = sgd if self.make_optimiser == "sgd" else self.make_optimiser
+        """The optimizer of all the objective's parameters."""
+        make = sgd if self.make_optimizer == "sgd" else self.make_optimizer
         if isinstance(make, str):
             return make_optimizer(make, self.objective)
         return make(p for p in self.objective.parameters() if p.requires_grad)

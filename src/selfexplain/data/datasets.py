@@ -1,6 +1,7 @@
 """From the name of a data set to its images: the digits that come along, folders, hub tables."""
 
 import importlib.util
+import math
 import warnings
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
@@ -13,9 +14,9 @@ from selfexplain.data.decode import (
     Arrays,
     BrokenImageError,
     Decoding,
+    ImageSource,
     RawData,
     RawSplit,
-    Source,
     StreamedImages,
     broken,
     check_colour,
@@ -26,7 +27,7 @@ from selfexplain.data.decode import (
     header_size,
     outgrown,
 )
-from selfexplain.data.decoded import Decoded, decoded_once, fits
+from selfexplain.data.decoded import Decoded, decoded_once
 from selfexplain.data.folders import read_folder
 from selfexplain.data.images import (
     ImageData,
@@ -96,7 +97,7 @@ def image_data(
     """
     decoding = _decoding(raw.train, building)
     limit = building.in_memory_limit
-    in_memory = all(fits(split, decoding.shape_CHW, limit) for split in (raw.train, raw.test))
+    in_memory = all(_fits(split, decoding.shape_CHW, limit) for split in (raw.train, raw.test))
     if kept_in is None or not in_memory:
         return _decoded(raw, building, decoding)
     how = asdict(building)
@@ -175,7 +176,7 @@ def _decoding(split: RawSplit, building: Building) -> Decoding:
 def _image_set(
     split: RawSplit, decoding: Decoding, building: Building, seen: Counter[str]
 ) -> tuple[ImageSet, list[str]]:
-    in_memory = fits(split, decoding.shape_CHW, building.in_memory_limit)
+    in_memory = _fits(split, decoding.shape_CHW, building.in_memory_limit)
     make = _in_memory if in_memory else _on_demand
     images, rows_N = make(split, decoding, building.skip_broken, seen)
     if len(images) == 0:
@@ -194,6 +195,11 @@ def _in_memory(
     return MemoryImages(pixels_NCHW, split.labels_N[rows_N], names), rows_N
 
 
+def _fits(split: RawSplit, shape_CHW: tuple[int, int, int], limit: int) -> bool:
+    """Whether a decoded split has at most this many bytes."""
+    return len(split.source) * math.prod(shape_CHW) <= limit
+
+
 def _on_demand(
     split: RawSplit, decoding: Decoding, skip_broken: bool, seen: Counter[str]
 ) -> tuple[ImageSet, torch.Tensor]:
@@ -206,7 +212,7 @@ def _on_demand(
 
 
 def _decodable(
-    source: Source,
+    source: ImageSource,
     decoding: Decoding,
     skip_broken: bool,
     seen: Counter[str],
@@ -227,7 +233,7 @@ def _decodable(
     return torch.tensor(rows, dtype=torch.int64)
 
 
-def _check_headers(source: Source, decoding: Decoding, seen: Counter[str]) -> None:
+def _check_headers(source: ImageSource, decoding: Decoding, seen: Counter[str]) -> None:
     """Find images of another kind now, and not in the middle of an epoch.
 
     Headers tell colour and size. The values of images deeper than 8 bits must be looked at.
@@ -253,10 +259,9 @@ def _check_classes_kept(raw: RawData, train: ImageSet) -> None:
     lost = sorted(set(raw.train.labels_N.tolist()) - set(train.labels_N.tolist()))
     if lost:
         raise InputError(
-            "none of the training images can be decoded of the "
-            f"{'class' if len(lost) == 1 else 'classes'} "
-            f"{abridged([raw.class_names[k] for k in lost])}; repair them, or remove what is "
-            "labelled so from both splits"
+            f"no training image of the {'class' if len(lost) == 1 else 'classes'} "
+            f"{abridged([raw.class_names[k] for k in lost])} can be decoded; repair the images, or "
+            "remove all images with this label from both splits"
         )
 
 

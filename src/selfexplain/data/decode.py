@@ -30,7 +30,7 @@ from selfexplain.errors import InputError
 # Where encoded images lie: files, rows of a table, or an array. Nothing is decoded here.
 
 
-class Source(Protocol):
+class ImageSource(Protocol):
     """A row of images that can be opened one by one, and named in messages."""
 
     def __len__(self) -> int: ...
@@ -104,7 +104,7 @@ class TableRows:
         place = self.folders[0] / name if self.folders else Path(name)
         if not lies_below(place, self.folders):
             raise InputError(
-                f"the column '{self.column}' names the file {name!r}, which does not lie in the "
+                f"the column '{self.column}' names the file {name!r}, which is not in the "
                 "folder of the table"
             )
         return place
@@ -144,7 +144,7 @@ class RawSplit:
     """
 
     name: str
-    source: Source
+    source: ImageSource
     labels_N: torch.Tensor
 
 
@@ -203,7 +203,7 @@ class Decoding:
 
 
 def decode(
-    source: Source, row: int, decoding: Decoding, seen: Counter[str] | None = None
+    source: ImageSource, row: int, decoding: Decoding, seen: Counter[str] | None = None
 ) -> NDArray[np.uint8]:
     """Decode image `row` of a source to a uint8 array (C, H, W), and count what it is in `seen`.
 
@@ -227,7 +227,7 @@ def decode(
 
 
 def decode_free(
-    source: Source,
+    source: ImageSource,
     row: int,
     channels: int | None,
     image_size: int | None,
@@ -253,7 +253,7 @@ def decode_free(
         raise broken(source, row, error) from error
 
 
-def broken(source: Source, row: int, error: Exception) -> BrokenImageError:
+def broken(source: ImageSource, row: int, error: Exception) -> BrokenImageError:
     """What is said of an image that cannot be decoded."""
     reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
     if isinstance(error, UnidentifiedImageError):  # Pillow names the address of an object
@@ -264,7 +264,7 @@ def broken(source: Source, row: int, error: Exception) -> BrokenImageError:
     )
 
 
-def outgrown(source: Source, row: int, error: OutgrownError) -> OutgrownError:
+def outgrown(source: ImageSource, row: int, error: OutgrownError) -> OutgrownError:
     """The same error, which names the image, too."""
     return OutgrownError(
         f"the image {source.name(row)} does not fit the others: {error}", error.ranges
@@ -285,14 +285,14 @@ def check_colour(image: Image.Image, decoding: Decoding) -> None:
         raise OutgrownError("it is in colour, and the images before it are grey", None)
 
 
-def check_size(source: Source, row: int, size_HW: tuple[int, int], decoding: Decoding) -> None:
+def check_size(source: ImageSource, row: int, size_HW: tuple[int, int], decoding: Decoding) -> None:
     """Raise InputError if image `row` has another height or width than the data set."""
     expected_HW = decoding.shape_CHW[1:]
     if size_HW != expected_HW:
         raise InputError(
             f"images differ in size: {decoding.example} is {expected_HW[0]} x {expected_HW[1]} "
             f"pixels (height x width), {source.name(row)} is {size_HW[0]} x {size_HW[1]}; "
-            "pass --image-size (image_size) to bring all to one size"
+            "pass --image-size (image_size) to resize all images"
         )
 
 
@@ -338,7 +338,7 @@ class StreamedImages(ImageSet):
     """
 
     def __init__(
-        self, source: Source, rows_N: torch.Tensor, labels_N: torch.Tensor, decoding: Decoding
+        self, source: ImageSource, rows_N: torch.Tensor, labels_N: torch.Tensor, decoding: Decoding
     ) -> None:
         self.source = source
         self.rows_N = rows_N

@@ -23,7 +23,7 @@ import PIL
 import torch
 from filelock import FileLock
 
-from selfexplain.data.decode import Files, RawData, RawSplit, Source, TableRows
+from selfexplain.data.decode import Files, ImageSource, RawData, TableRows
 from selfexplain.data.images import ImageData, MemoryImages, Ranges
 from selfexplain.errors import InputError, WriteError, first_line
 from selfexplain.files import atomic_file, read_json, write_record
@@ -70,7 +70,7 @@ def _key(raw: RawData, how: dict[str, Any]) -> str | None:
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def encoded_digest(source: Source) -> str | None:
+def encoded_digest(source: ImageSource) -> str | None:
     """SHA-256 of the names and bytes of encoded images; None if they are not files or a table."""
     if isinstance(source, Files):
         return _files_digest(source)
@@ -199,7 +199,7 @@ def _read(raw: RawData, folder: Path, key: str) -> Decoded | None:
         return None
 
 
-def _names(source: Source, left_out: set[str]) -> list[str]:
+def _names(source: ImageSource, left_out: set[str]) -> list[str]:
     """Of the images that could be decoded."""
     told = (source.name(row) for row in range(len(source)))
     return [name for name in told if name not in left_out]
@@ -214,8 +214,3 @@ def _split(record: dict[str, Any], path: Path, names: list[str]) -> MemoryImages
     if hashlib.sha256(flat.numpy().data).hexdigest() != record["pixels"]:
         raise InputError(f"{path.name} does not match its SHA-256 digest")
     return MemoryImages(flat.reshape(record["shape"]), torch.tensor(record["labels"]), names)
-
-
-def fits(split: RawSplit, shape_CHW: tuple[int, int, int], limit: int) -> bool:
-    """Whether a decoded split has at most this many bytes."""
-    return len(split.source) * math.prod(shape_CHW) <= limit

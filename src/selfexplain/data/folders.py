@@ -88,14 +88,14 @@ def _split_folders(folder: Path, folders: Sequence[str]) -> tuple[str, str] | No
     if "train" not in by_role and not (train and tests):
         if tests and all(name.lower() in _TEST + _VALIDATION for name in folders):
             raise InputError(
-                f"{folder} holds the folders {', '.join(folders)} and no train; add it, or pass "
-                "the folder that holds a folder for each class"
+                f"{folder} contains the folders {', '.join(folders)} but no train; add train, or "
+                "pass a folder that contains one folder for each class"
             )
         return None
     if not tests:
         raise InputError(
-            f"there is a folder {folder / train[0]} but no {folder / 'test'}; add it, or remove "
-            "the level"
+            f"there is a folder {folder / train[0]} but no {folder / 'test'}; add it, or move the "
+            f"class folders up to {folder}"
         )
     return train[0], tests[0]
 
@@ -143,7 +143,10 @@ def _folders(folder: Path, left_out: _LeftOut) -> list[str]:
 
 def _class_folders(folder: Path, names: Sequence[str]) -> tuple[str, ...]:
     if not names:
-        raise InputError(f"there are no folders in {folder}; put the images of each class into one")
+        raise InputError(
+            f"there are no folders in {folder}; put the images of each class into a folder of its "
+            "own"
+        )
     return tuple(names)
 
 
@@ -156,7 +159,9 @@ def _listing(
     for name in names:
         found = _images_below(folder / name, left_out)
         if not found:
-            raise InputError(f"there are no images in {folder / name}; add some or remove it")
+            raise InputError(
+                f"there are no images in {folder / name}; add some, or remove the folder"
+            )
         paths += found
         labels += [class_names.index(name)] * len(found)
     return paths, torch.tensor(labels)

@@ -106,7 +106,9 @@ class Ranges:
             return replace(self, integers=_top(INTEGER_TOPS, max(high, self.integers)))
         signed = self.signed or low < 0
         if low < -1 or high > (1 if signed else FLOAT_TOPS[-1]) or (signed and self.floats > 1):
-            raise _out_of_range(low, high, f"0 to 1, -1 to 1, or 0 to {FLOAT_TOPS[-1]}, all alike")
+            raise _out_of_range(
+                low, high, f"0 to 1, -1 to 1, or 0 to {FLOAT_TOPS[-1]}, the same for all"
+            )
         return replace(self, floats=_top(FLOAT_TOPS, max(high, self.floats)), signed=signed)
 
     def eight_bits(self, values: NDArray[Any]) -> NDArray[np.uint8]:
@@ -233,8 +235,8 @@ def _eight_bits(image: Image.Image, ranges: Ranges | None) -> Image.Image:
 def unclear_floats() -> InputError:
     """The message about floats that are neither shares nor grey levels."""
     return InputError(
-        f"its floats go beyond 1 and only up to {_UNCLEAR}, so their range is unclear; scale "
-        "them to 0..1"
+        f"its float values exceed 1 but not {_UNCLEAR}, so their range is ambiguous; scale them to "
+        "0..1"
     )
 
 
@@ -291,8 +293,8 @@ def _deep_colour(image: Image.Image) -> _DeepColour | None:
         return _DeepColour(second="RGBA", grey=True)
     if names or layout not in known or order not in _OTHER_BYTE:
         raise InputError(
-            f"its pixels have 16 bits in a layout that is not read ({name}); pass it as a PNG of "
-            "16 bits, or with 8 bits"
+            f"its 16-bit pixel layout ({name}) is not supported; convert it to a 16-bit PNG, or to "
+            "8 bits"
         )
     read = known[layout]
     return _DeepColour(
@@ -342,8 +344,8 @@ def _top(tops: tuple[int, ...], high: float) -> int:
 
 def _out_of_range(low: float, high: float, known: str) -> InputError:
     return InputError(
-        f"it has values from {low:g} to {high:g}, and images of its kind are read from {known}; "
-        "scale them"
+        f"its values range from {low:g} to {high:g}, but images of its kind have {known}; rescale "
+        "them"
     )
 
 

@@ -25,13 +25,13 @@ def classes_of(train_values: Sequence[Any]) -> list[Any]:
     smallest, largest = min(numbers, default=0), max(numbers, default=0)
     if smallest < 0:
         raise InputError(
-            f"label {smallest} in train row {train_values.index(smallest)} is none of the class "
-            "numbers, which begin at 0; label it or remove the row"
+            f"label {smallest} in train row {train_values.index(smallest)} is negative; number the "
+            "classes from 0, or remove the row"
         )
     if largest >= len(train_values):
         raise InputError(
-            f"label {largest} in train row {train_values.index(largest)} is not a class number: "
-            f"there are {len(train_values)} images only; number the classes from 0"
+            f"label {largest} in train row {train_values.index(largest)} is too large for a class "
+            f"number, as there are only {len(train_values)} images; number the classes from 0"
         )
     return sorted(set(numbers))
 
@@ -123,8 +123,8 @@ def class_numbers(values: Sequence[Any], classes: Sequence[Any], split: str) -> 
             raise InputError(f"{split} row {row} has no label; label it or remove the row")
         if value not in number_of:
             raise InputError(
-                f"label {value!r} in {split} row {row} is none of the {len(classes)} class {kind} "
-                f"{abridged(list(classes))}; correct it, remove the row or pass another "
+                f"label {value!r} in {split} row {row} is not one of the {len(classes)} class "
+                f"{kind} {abridged(list(classes))}; correct it, remove the row or pass another "
                 "--label-column (label_column)"
             )
     return torch.tensor([number_of[value] for value in values], dtype=torch.int64)
@@ -139,8 +139,8 @@ def check_several(labels_N: torch.Tensor, class_names: Sequence[str]) -> None:
     present = sorted(set(labels_N.tolist()))
     if len(present) < 2:
         raise InputError(
-            f"all training images are of the one class '{class_names[present[0]]}'; "
-            "pass data of at least two classes"
+            f"all training images belong to one class, '{class_names[present[0]]}'; "
+            "pass data with at least two classes"
         )
 
 

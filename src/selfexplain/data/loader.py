@@ -218,8 +218,8 @@ def _check_sizes(count: int, batch_size: int, drop_last: bool, workers: int) -> 
         raise InputError("the image set is empty; pass at least one image")
     if drop_last and batch_size > count:
         raise InputError(
-            f"batch_size {batch_size} is larger than the {count} images there are, and a "
-            f"smaller last batch is left out (drop_last); pass at most {count}"
+            f"batch_size is {batch_size}, but there are only {count} images and drop_last leaves "
+            f"out an incomplete batch; pass a batch_size of at most {count}, or drop_last=False"
         )
 
 
@@ -267,7 +267,7 @@ def hold_out(
     if not 0 < fraction < 1:
         raise InputError(f"the fraction to hold out is {fraction}; pass a number between 0 and 1")
     if count < 2:
-        raise InputError(f"{count} images cannot be split; pass at least 2")
+        raise InputError(f"the number of images to split is {count}; pass at least 2")
     total = min(max(1, round(fraction * count)), count - 1)
     counts_K = _class_counts(labels_N)
     spare_K = (counts_K - 1).clamp(min=0)
@@ -300,8 +300,8 @@ def take(labels_N: torch.Tensor, size: int, seed: int) -> torch.Tensor:
     classes, count = int((counts_K > 0).sum()), len(labels_N)
     if not classes <= size <= count:
         raise InputError(
-            f"{size} images were asked for; pass a size from {classes} (one for each class) "
-            f"to {count} (all there are)"
+            f"{size} images were requested; request from {classes} (one for each class) to "
+            f"{count} (all images)"
         )
     return _choose(labels_N, _shares(counts_K, size, counts_K), seed)
 

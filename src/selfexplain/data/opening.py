@@ -151,13 +151,15 @@ def _check_header(image: Image.Image) -> None:
         check_pixels(*tile)
     bits = max(tags.get(_BITS, (1,)))
     if bits == 8 and 2 in tags.get(_SIGN, (1,)):
-        raise InputError("its pixels are signed numbers of 8 bits; pass it with unsigned ones")
+        raise InputError("its pixels are signed 8-bit numbers; convert them to unsigned ones")
     if bits > 8 and tags.get(_PLANES) == 2:
         # Pillow reads each plane as if it had 8 bits.
-        raise InputError(f"it stores {bits} bits in a plane for each channel; pass it interleaved")
+        raise InputError(
+            f"it stores its {bits}-bit channels in separate planes; save them interleaved"
+        )
     if bits > 8 and tags.get(_PHOTOMETRIC) == 0:
         # Pillow inverts up to 8 bits; of more, nothing says which number is black.
-        raise InputError(f"it stores white as 0 in {bits} bits; pass it with black as 0")
+        raise InputError(f"its {bits}-bit pixels store white as 0; save it with black as 0")
 
 
 def check_pixels(width: int, height: int) -> None:

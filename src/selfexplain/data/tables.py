@@ -44,7 +44,7 @@ def image_column(features: Features, named: str | None = None) -> str:
         return found[0]
     raise InputError(
         f"{len(found) or 'no'} columns are marked as images; "
-        f"pass --image-column (image_column) as one of {_listed(found or features)}"
+        f"pass one of {_listed(found or features)} as --image-column (image_column)"
     )
 
 
@@ -69,7 +69,7 @@ def label_column(features: Features, named: str | None = None) -> str:
         return preferred[0]
     raise InputError(
         f"{len(found) or 'no'} columns could be the labels; "
-        f"pass --label-column (label_column) as one of {_listed(found or features)}"
+        f"pass one of {_listed(found or features)} as --label-column (label_column)"
     )
 
 
@@ -151,7 +151,7 @@ def _both(splits: Mapping[str, Any]) -> tuple[Any, Any, list[str]]:
     if "train" not in splits or not test_names:
         raise InputError(
             f"the data set has the splits {', '.join(splits)}; "
-            "pass one that has train, and test or validation"
+            "pass one with a train split and a test or validation split"
         )
     read = ("train", test_names[0])
     for name in read:
@@ -251,7 +251,7 @@ def _check_class_lists(found: dict[str, list[str]], column: str) -> None:
         if _class_list(path, column) != first:
             raise InputError(
                 f"{paths[0]} and {path} list the classes of the column '{column}' differently; "
-                "write them anew with one list of classes"
+                "rewrite them with the same list of classes"
             )
 
 

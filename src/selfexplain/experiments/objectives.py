@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pkgutil import resolve_name
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from torch import nn
@@ -371,12 +371,15 @@ def _value(text: str, hint: Any) -> Any:
         if text not in {"true", "false"}:
             raise ValueError("true or false")
         return text == "true"
+    words = [word for h in hints if get_origin(h) is Literal for word in get_args(h)]
+    if text in words:  # in place of a number
+        return text
     for kind, name in ((int, "a whole number"), (float, "a number")):
         if kind in hints:
             try:
                 return kind(text)
             except ValueError as error:
-                raise ValueError(name) from error
+                raise ValueError(", or ".join([name, *words])) from error
     return text
 
 

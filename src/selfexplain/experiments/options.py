@@ -6,6 +6,7 @@
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from hashlib import sha256
 from pathlib import Path
@@ -44,7 +45,7 @@ class SweepOptions:
         InputError: a value is out of its limits, or would not be looked at.
 
     Example:
-        >>> SweepOptions(workers=2).apart, SweepOptions().apart
+        >>> SweepOptions(workers=2).isolated, SweepOptions().isolated
         (True, False)
     """
 
@@ -77,7 +78,7 @@ class SweepOptions:
                     raise InputError(f"{flag} is for clusters; pass --cluster ray, or leave it out")
 
     @property
-    def apart(self) -> bool:
+    def isolated(self) -> bool:
         """Whether runs have processes of their own."""
         return self.cluster is not None or (self.workers or 1) > 1
 
@@ -90,10 +91,10 @@ def scheduler_of(options: SweepOptions) -> Scheduler:
             for one run.
 
     Example:
-        >>> scheduler_of(SweepOptions(workers=1)).apart
+        >>> scheduler_of(SweepOptions(workers=1)).isolated
         False
     """
-    if options.apart and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if options.isolated and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError(
             "a launcher has started this command in several processes, which train one run "
             "together; leave out --workers and --cluster, or the launcher"
@@ -105,7 +106,7 @@ def scheduler_of(options: SweepOptions) -> Scheduler:
             gpus_per_run=options.gpus_per_run,
             cpus_per_run=options.cpus_per_run or 1,
         )
-    if options.apart:
+    if options.isolated:
         return LocalWorkers(options.workers or 1)
     return Serial()
 
@@ -218,10 +219,10 @@ class RunConfig(SharedConfig):
 
     objective: str = "introspective"
     """standard | label_smoothing | confidence_penalty | introspective | own_mass | zipf | ols |
-    cs_kd | ps_kd | dlb | tf_kd | byot | dml | kd | dkd | born_again | saliency_guided | cgc |
-    icasc | lsx, with its options after a colon: introspective:weight=0.1,control=permuted. Your own
-    is package.module:Class. mixup+ or cutmix+ before it mixes its images:
-    mixup:alpha=0.5+standard."""
+    cs_kd | ps_kd | dlb | tf_kd | byot | dense_places | dml | kd | dkd | born_again |
+    saliency_guided | cgc | icasc | lsx, with its options after a colon:
+    introspective:weight=0.1,control=permuted. Your own is package.module:Class. mixup+ or cutmix+
+    before it mixes its images: mixup:alpha=0.5+standard."""
     seed: Seed = 0
     """Seed of weights, batches and splits."""
     start_seed: Seed | None = None
@@ -361,7 +362,7 @@ class CompareConfig(SharedConfig):
             if not values:
                 raise OptionError(f"{name} is empty; pass at least one", CompareConfig, name)
             check_once(self, name)
-        if self.sweep.apart and self.device.devices > 1:
+        if self.sweep.isolated and self.device.devices > 1:
             raise OptionError(
                 f"devices is {self.device.devices}, and such a run has processes of its own; "
                 "pass --workers 1, or --devices 1",
@@ -443,18 +444,18 @@ def to_dict(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
     values = {k: v for k, v in values.items() if k not in (*leave_out, *EXCLUDED_FROM_RUN_ID)}
     # Runs without stay what they were before these came.
     later = {"teacher": None, "start_seed": None, "pretrained": False}
-    values = {k: v for k, v in values.items() if k not in later or v != later[k]}
+    values = _without_later(values, later)
     if "data" in values:
-        values["data"] = {
-            k: v for k, v in values["data"].items() if k not in _LATER_DATA or v != _LATER_DATA[k]
-        }
+        values["data"] = _without_later(values["data"], _LATER_DATA)
     if "training" in values:
         values["training"] = _training_dict(config.training)
     specs = getattr(config, "objectives", None) or [getattr(config, "objective", None)]
     if "options" in values and specs != [None]:
         used = {part.partition(":")[0] for spec in specs for part in parts_of(spec)}
         values["options"] = {
-            k: recorded_names(v) for k, v in values["options"].items() if k in used
+            k: recorded_names(_without_later(v, _LATER_OBJECTIVES.get(k, {})))
+            for k, v in values["options"].items()
+            if k in used
         }
     result: dict[str, Any] = json.loads(json.dumps(values, default=str))
     return result
@@ -462,6 +463,18 @@ def to_dict(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
 
 _LATER_DATA = {"augment": "none", "balanced": False, "alternate_flip": False}
 """Options of data that later versions brought, with what runs had before."""
+_LATER_OBJECTIVES: dict[str, dict[str, Any]] = {
+    "own_mass": {
+        "aggregation": "instance",
+        "guard": False,
+        "rho": 1.0,
+        "mass_from": "last_epoch",
+        "average_decay": 0.99,
+        "mirror": True,
+    },
+    "cutmix": {"labels": "area"},
+}
+"""The same of objectives and mixers."""
 
 
 def _training_dict(options: TrainingOptions) -> dict[str, Any]:
@@ -475,12 +488,18 @@ def _training_dict(options: TrainingOptions) -> dict[str, Any]:
         "optimizer": "sgd",
         "decay_vectors": True,
         "freeze": None,
+        "freeze_norm": False,
         "head_epochs": 0,
         "body_lr": 1.0,
         "layer_decay": 1.0,
         "keep_best": False,
         "patience": 0,
     }
+    return _without_later(values, later)
+
+
+def _without_later(values: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """The values without those that a later version brought and that are what runs had before."""
     return {k: v for k, v in values.items() if k not in later or v != later[k]}
 
 

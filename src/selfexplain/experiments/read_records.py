@@ -13,7 +13,7 @@ from selfexplain.evaluation import Scores
 from selfexplain.files import read_json
 from selfexplain.records import ANYTHING, Flag, ListOf, MapOf, Maybe, Number, Text, Whole, checked
 from selfexplain.spaces import SPACES, Genotype, from_string
-from selfexplain.spaces.supernet import edges_of
+from selfexplain.spaces.genotype import edges_of
 from selfexplain.training.log import EpochLog
 
 REMEDY = "put the file back as it was, or delete it"

@@ -5,20 +5,15 @@ from typing import TYPE_CHECKING, Literal, get_args
 from selfexplain.lazy import lazily
 
 if TYPE_CHECKING:
-    from selfexplain.explanations.capture import capture
+    from selfexplain.explanations.hooks import capture
     from selfexplain.explanations.layers import (
         explainable_layers,
         find_earlier_layer,
         find_explained_layer,
         find_pooled_head,
     )
-    from selfexplain.explanations.maps import (
-        cam,
-        class_maps,
-        gradient_of_own_class,
-        maps_of_forward,
-        maps_of_own_classes,
-    )
+    from selfexplain.explanations.maps import cam, class_maps, maps_of_forward
+    from selfexplain.explanations.own_classes import gradient_of_own_class, maps_of_own_classes
 
 __all__ = [
     "KINDS",
@@ -45,8 +40,9 @@ KINDS: tuple[MapKind, ...] = get_args(MapKind)
 lazily(
     __name__,
     {
-        "capture": "capture",
+        "hooks": "capture",
         "layers": "explainable_layers find_earlier_layer find_explained_layer find_pooled_head",
-        "maps": "cam class_maps gradient_of_own_class maps_of_forward maps_of_own_classes",
+        "maps": "cam class_maps maps_of_forward",
+        "own_classes": "gradient_of_own_class maps_of_own_classes",
     },
 )

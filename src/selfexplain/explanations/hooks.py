@@ -1,25 +1,27 @@
 """Watch forwards of a model and leave no trace: hooks for the time of a block, state that is kept.
 
 All that watches a forward of a model goes through ``forward_hooks`` and ``function_hook``: the
-search for the explained layer and its activation in training (``capture.py``), and the objectives
-that read feature maps.
+search for the explained layer (``layers.py``), ``capture`` with the features of that layer, and the
+objectives that read feature maps.
 """
 
 import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils.parametrize import is_parametrized
 from torch.overrides import TorchFunctionMode
 
 from selfexplain.errors import InputError
-from selfexplain.explanations.layout import find_module
+from selfexplain.explanations.layout import ExplainedLayer, find_module, to_BFHW
 
 Hook = Callable[[nn.Module, tuple[Any, ...], Any], Any]
 """Given the module, its inputs and its output; returns what goes on in its place, None for it."""
@@ -139,14 +141,14 @@ def function_hook_between(
     A hook costs some 7 microseconds a function, which is felt in a whole forward but not in the few
     calls between two modules.
     """
-    with ExitStack() as window:
+    with ExitStack() as opened:
 
         def start(*_: Any) -> None:
-            window.close()  # if the place has been passed before
-            window.enter_context(function_hook(call))
+            opened.close()  # if the place has been passed before
+            opened.enter_context(function_hook(call))
 
         def stop(*_: Any) -> None:
-            window.close()
+            opened.close()
 
         with forward_hooks(model, [ForwardHook(opens, start), ForwardHook(closes, stop)]):
             yield
@@ -429,3 +431,260 @@ def _replicas_silent(model: nn.Module) -> Iterator[None]:
                 shares = module.require_forward_param_sync
                 stack.callback(setattr, module, "require_forward_param_sync", shares)
         yield
+
+
+# The explained activation of an ordinary forward, for maps without a second forward.
+
+
+class LinearWeights:
+    """A function hook that keeps the weight and the bias that the last ``F.linear`` was given.
+
+    To read the weight of a parametrised layer is to compute it, which may change what it is
+    computed from: spectral normalisation updates its vectors. So it is seen where it is used.
+    """
+
+    def __init__(self) -> None:
+        self.used: tuple[Tensor, Tensor | None] | None = None
+
+    def __call__(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Look for the weight."""
+        if function is F.linear:
+            named = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
+            self.used = named["weight"], named.get("bias")
+
+    def of(self, linear: nn.Linear) -> tuple[Tensor, Tensor | None] | None:
+        """What a layer has just been called with; None if that is not known."""
+        return self.used if is_parametrized(linear) else (linear.weight, linear.bias)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeadCall:
+    """One call of the pooled head: what it was given, what it returned, and by which weights."""
+
+    input: Tensor
+    output: Tensor
+    weight_KF: Tensor
+    bias_K: Tensor | None
+
+
+class Captured:
+    """What ``capture`` saw in the last forward.
+
+    Attributes:
+        layer: the explained layer.
+        linear: the pooled linear head of this model; None if the layer is not averaged into one.
+        model: that runs; None if it is not known.
+        inner_logits: logits before Fabric's wrapper forbids to differentiate them; None without it.
+        head_calls: of ``linear``, since the activation was seen.
+        without_graph: whether the activation was computed where gradients are switched off.
+        checked: whether ``logits = W mean + b`` has been checked (``CheckedLayers``).
+
+    Example:
+        >>> from selfexplain.explanations.layout import FeatureLayout, TensorSource
+        >>> layer = ExplainedLayer(TensorSource("input", ""), FeatureLayout("BCHW", 3))
+        >>> captured = Captured(layer, linear=None)
+        >>> captured.keep(torch.zeros(2, 3, 8, 8))
+        >>> captured.activation.shape
+        torch.Size([2, 3, 8, 8])
+    """
+
+    def __init__(
+        self, layer: ExplainedLayer, linear: nn.Linear | None, model: nn.Module | None = None
+    ) -> None:
+        self.layer = layer
+        self.linear = linear
+        self.model = model
+        self.inner_logits: Tensor | None = None
+        self.head_calls: list[HeadCall] = []
+        self.without_graph = False
+        self.checked = False
+        self._activation: Tensor | None = None
+
+    def keep(self, activation: Tensor) -> None:
+        """Replace what was seen before."""
+        self._activation = activation
+        self.without_graph = not torch.is_grad_enabled()
+        self.head_calls = []
+        self.checked = False
+
+    def buffers_lent(self) -> AbstractContextManager[None]:
+        """Keep buffers as they are while parts of the model run again in a backward pass."""
+        return nullcontext() if self.model is None else buffers_lent(self.model)
+
+    def check_graph(self) -> None:
+        """Raise ``InputError`` if the activation was left out of a graph that was made."""
+        made = any(call.output.requires_grad for call in self.head_calls)
+        if self.without_graph and made and torch.is_grad_enabled():
+            raise InputError(RECOMPUTED)
+
+    @property
+    def saw(self) -> bool:
+        """Whether a forward went through the explained layer."""
+        return self._activation is not None
+
+    def keep_fitting(self, tensor: Tensor) -> None:
+        """Keep ``tensor`` if it is shaped as the explained activation is."""
+        if self.layer.layout.fits(tensor):
+            self.keep(tensor)
+
+    @property
+    def activation(self) -> Tensor:
+        """The live activation, in the graph of the logits, shaped as the layer gave it."""
+        if self._activation is None:
+            raise InputError(
+                "capture saw no forward through the explained layer; call model(x) inside `with "
+                "capture(model, layer) as captured:` with the model that the layer was found in"
+            )
+        return self._activation
+
+    @property
+    def weight_KF(self) -> Tensor:
+        """The weight of the pooled head, as the forward used it."""
+        return self._head_call.weight_KF
+
+    @property
+    def bias_K(self) -> Tensor | None:
+        """The bias of the pooled head, as the forward used it."""
+        return self._head_call.bias_K
+
+    @property
+    def _head_call(self) -> HeadCall:
+        if not self.head_calls:
+            raise InputError(
+                "capture saw no call of the pooled head after the explained layer; call "
+                "find_explained_layer again with the model as it is now"
+            )
+        return self.head_calls[-1]
+
+    def differentiable(self, logits_BK: Tensor) -> Tensor:
+        """The logits that may be differentiated: Fabric's wrapper forbids it for its own."""
+        return logits_BK if self.inner_logits is None else self.inner_logits
+
+    @property
+    def features_BFHW(self) -> Tensor:
+        """The activation with its features second: (B, F, H, W), tokens on their grid."""
+        return to_BFHW(self.activation, self.layer.layout)
+
+
+@contextmanager
+def capture(model: nn.Module, layer: ExplainedLayer) -> Iterator[Captured]:
+    """Keep the explained activation of the forwards in this block; the last one counts.
+
+    Costs a forward hook on the layer, and one on the pooled head if there is one. Where the pooled
+    feature map is the result of a function, the functions called between the last module before it
+    and the head are watched too, a handful as a rule; so is the one in which a parametrised head
+    uses its weight. What runs again in a backward pass, as checkpointed parts do, is not looked at.
+    Hooks are removed at the end, also on errors. What is compiled around a hook runs meanwhile as
+    it was written; other compiled parts of the model run as compiled. Layers that need backward
+    passes are copied, so that later in-place operations do not reach them, and get a gradient even
+    if all is frozen.
+
+    Args:
+        model: the model the layer was found in, a copy, or a wrapped version of it.
+        layer: from ``find_explained_layer``.
+
+    Yields:
+        What was seen; give it to ``maps_of_forward``.
+
+    Example:
+        >>> from selfexplain.explanations import find_explained_layer
+        >>> model = nn.Sequential(
+        ...     nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+        ... )
+        >>> x = torch.rand(2, 3, 8, 8)
+        >>> with capture(model, find_explained_layer(model, x)) as captured:
+        ...     logits = model(x)
+        >>> captured.activation.shape
+        torch.Size([2, 8, 6, 6])
+    """
+    name, head_name = layer.source.name, None if layer.head is None else layer.head.name
+    head = None if head_name is None else modules_around(model, head_name)[-1]
+    captured = Captured(layer, head if isinstance(head, nn.Linear) else None, model)
+    hooks: list[ForwardHook] = []
+    with ExitStack() as stack:
+        if layer.source.at == "input":
+            hooks.append(_input_hook(captured, name))
+        elif layer.source.at == "output":
+            hooks.append(_output_hook(captured, name))
+        else:
+            assert head_name is not None, "only pooled feature maps are found between modules"
+            look = each_tensor(captured.keep_fitting)
+            opens: HookPlace = (name, "output") if name else ("", "input")  # the whole forward
+            closes: HookPlace = (head_name, "input")
+            stack.enter_context(function_hook_between(model, look, opens, closes))
+        if captured.linear is not None and head_name is not None:
+            weights = LinearWeights()
+            if is_parametrized(captured.linear):
+                opens, closes = (head_name, "input"), (head_name, "output")
+                stack.enter_context(function_hook_between(model, weights, opens, closes))
+            hooks.append(_head_hook(captured, head_name, captured.linear, weights))
+        stack.enter_context(forward_hooks(model, hooks))
+        inner = child_of(model, "_forward_module")
+        if inner is not None and layer.head is None:
+            hook = _logits_hook(captured)
+            stack.callback(hook.register(inner))  # outside of what is compiled, which may run on
+        yield captured
+
+
+def _leaf(activation: Tensor) -> Tensor:
+    """Make a frozen activation one that gradients can be taken for."""
+    if activation.requires_grad or not torch.is_grad_enabled():
+        return activation
+    return activation.detach().requires_grad_()
+
+
+def _input_hook(captured: Captured, name: str) -> ForwardHook:
+    """Keep the images and pass on a copy."""
+
+    def copy(_module: nn.Module, inputs: tuple[Any, ...], _output: Any) -> tuple[Any, ...] | None:
+        return (_leaf(inputs[0]).clone(), *inputs[1:]) if inputs else None
+
+    def keep(_module: nn.Module, inputs: tuple[Any, ...], _output: Any) -> tuple[Any, ...] | None:
+        if not inputs:
+            return None
+        captured.keep(_leaf(inputs[0]))
+        return (captured.activation.clone(), *inputs[1:])
+
+    # the same operations again, or checkpointing would miss what it counts on
+    return ForwardHook((name, "input"), keep, recomputed=copy)
+
+
+def _output_hook(captured: Captured, name: str) -> ForwardHook:
+    """Keep an output; pass on a copy where gradients are to be taken."""
+    fits, pooled = captured.layer.layout.fits, captured.layer.head is not None
+
+    def copy(_module: nn.Module, _inputs: Any, output: Any) -> Tensor | None:
+        return _leaf(output).clone() if fits(output) and not pooled else None
+
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> Tensor | None:
+        if not fits(output):
+            return None
+        captured.keep(output if pooled else _leaf(output))
+        return None if pooled else captured.activation.clone()
+
+    return ForwardHook((name, "output"), keep, recomputed=copy)
+
+
+def _head_hook(
+    captured: Captured, name: str, head: nn.Linear, weights: LinearWeights
+) -> ForwardHook:
+    """Keep the calls of the head, with the weights that they use."""
+
+    def keep(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        used = weights.of(head)
+        if used is not None and inputs and isinstance(output, Tensor):
+            captured.head_calls.append(HeadCall(inputs[0], output, *used))
+
+    return ForwardHook((name, "output"), keep)
+
+
+def _logits_hook(captured: Captured) -> ForwardHook:
+    """Keep the logits and pass on an alias, to which Fabric may tie what it likes."""
+
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> Tensor | None:
+        if not isinstance(output, Tensor):
+            return None
+        captured.inner_logits = output
+        return output.view_as(output)
+
+    return ForwardHook(("_forward_module", "output"), keep)

@@ -1,28 +1,24 @@
 """Find the layer to explain: the one that feeds a pooled head, or the last with space."""
 
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized
 
 from selfexplain.errors import InputError
 from selfexplain.explanations import MapKind
-from selfexplain.explanations.capture import (
-    N_IMAGES,
-    LinearCall,
-    Sighting,
-    Trace,
-    capture,
-    probe_images,
-    traced,
-)
 from selfexplain.explanations.hooks import (
     ForwardHook,
     Hook,
+    LinearWeights,
+    capture,
+    each_tensor,
     every_output,
     forward_hooks,
+    function_hook,
     gradients_of_score,
     other_weights,
     preserved,
@@ -41,9 +37,165 @@ from selfexplain.explanations.layout import (
     known_grids,
     layouts_of,
     no_positions,
+    pooled,
+    refuse_what_is_not_finite,
     sequences_of,
     to_BFHW,
 )
+
+# All that shows in one forward: what modules return, what functions between them are given.
+
+
+# Enough to distinguish tensors by value, and cheap.
+N_IMAGES = 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sighting:
+    """A tensor with space, seen as output of a module or as argument of a function.
+
+    Its spatial means are taken on sight, as the tensor may be changed in place later.
+    """
+
+    tensor: Tensor
+    module: str | None  # that returned it; None for arguments of functions
+    after: str | None  # the last module that had finished by then
+    means: list[tuple[FeatureLayout, Tensor]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LinearCall:
+    """One call of a ``nn.Linear``, and how many sightings had been made before it."""
+
+    name: str
+    linear: nn.Linear
+    weight: Tensor  # as it was used, which for a parametrised layer is not free to read
+    bias: Tensor | None
+    input: Tensor
+    given_by: str | None  # the last module that returned the very input
+    given_has_values: bool  # whether that module has parameters or buffers
+    output: Tensor
+    sightings: int
+
+
+@dataclass(slots=True)
+class Trace:
+    """What was seen in one forward."""
+
+    image_BCHW: torch.Size
+    sightings: list[Sighting] = field(default_factory=list)
+    linear_calls: list[LinearCall] = field(default_factory=list)
+    called: dict[str, nn.Module] = field(default_factory=dict)
+    returned: dict[str, str] = field(default_factory=dict)
+    finished: dict[str, int] = field(default_factory=dict)
+    """Of each module: how many sightings had been made when its last call ended."""
+    outputs: dict[str, object] = field(default_factory=dict)
+    maps: int = 0
+    """How many outputs have had four axes."""
+    asked: dict[tuple[int, int, int], bool] = field(default_factory=dict)
+    """Whether these tokens, of this width, after these maps, have the grid they seem to have."""
+    logits_BK: Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    busy: bool = False
+
+    def see(self, tensor: object, module: str | None) -> None:
+        """Record ``tensor`` if it has space, but not the operations of inspecting it."""
+        if self.busy:
+            return
+        self.busy = True
+        layouts = layouts_of(tensor, self.image_BCHW)
+        layouts = self._known(layouts, tensor)
+        if layouts and isinstance(tensor, Tensor):
+            means = [(layout, pooled(tensor.detach(), layout)) for layout in layouts]
+            after = next(reversed(self.called), None)
+            self.sightings.append(Sighting(tensor, module, after, means))
+        self.busy = False
+
+    def _known(self, layouts: list[FeatureLayout], tensor: object) -> list[FeatureLayout]:
+        """Ask once for each number and width of tokens, and again when a map was seen since."""
+        if not isinstance(tensor, Tensor) or not layouts or layouts[0].grid is None:
+            return layouts
+        key = tensor.shape[1], tensor.shape[2], self.maps
+        if key not in self.asked:
+            outputs = [*self.outputs.values(), tensor]
+            self.asked[key] = bool(known_grids(layouts, outputs, self.image_BCHW))
+        return layouts if self.asked[key] else []
+
+
+def probe_images(x_BCHW: Tensor) -> Tensor:
+    """A few images to probe a model with: copies, safe from models that write in place.
+
+    Noise stands in for images of one colour, for which the mean of a feature map is its maximum,
+    too: a head on either would look like a head on the other. It has a generator of its own.
+
+    Example:
+        >>> probe_images(torch.ones(4, 3, 8, 8)).shape
+        torch.Size([2, 3, 8, 8])
+    """
+    x_BCHW = x_BCHW.detach()[:N_IMAGES].clone()
+    one_colour_B = (x_BCHW == x_BCHW[:, :, :1, :1]).flatten(1).all(dim=1)
+    noise_BCHW = torch.rand(x_BCHW.shape, generator=torch.Generator().manual_seed(0)).to(x_BCHW)
+    return torch.where(one_colour_B[:, None, None, None], noise_BCHW, x_BCHW)
+
+
+def traced(
+    model: nn.Module, x_BCHW: Tensor, lent: AbstractContextManager[None] | None = None
+) -> Trace:
+    """Watch a forward of a few images in eval mode, without gradients; nothing else is changed.
+
+    What is `lent` is in force during the forward, such as ``other_weights``.
+    """
+    x_BCHW = probe_images(x_BCHW)
+    trace, weights = Trace(x_BCHW.shape), LinearWeights()
+    with ExitStack() as stack:
+        stack.enter_context(preserved(model, x_BCHW, eval_mode=True))
+        stack.enter_context(lent or nullcontext())
+        stack.enter_context(torch.no_grad())
+        notes = every_output(model, lambda name: _note(trace, name, weights))
+        stack.enter_context(forward_hooks(model, notes))
+        if any(isinstance(m, nn.Linear) and is_parametrized(m) for m in model.modules()):
+            stack.enter_context(function_hook(weights))
+        with function_hook(each_tensor(lambda tensor: trace.see(tensor, None))):
+            logits = model(x_BCHW)
+    trace.logits_BK = check_output(logits, len(x_BCHW))
+    return trace
+
+
+def _note(trace: Trace, name: str, weights: LinearWeights) -> Hook:
+    """Make a forward hook that notes a module's output, and that it was the last to finish."""
+
+    def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+        trace.finished[name] = len(trace.sightings)
+        trace.see(output, name)
+        given_by = _returned_by(trace, inputs[0]) if inputs else None
+        trace.called.pop(name, None)
+        trace.outputs[name] = output
+        trace.maps += isinstance(output, Tensor) and output.dim() == 4
+        trace.called[name] = module
+        shape = getattr(output, "shape", None)
+        trace.returned[name] = type(output).__name__ if shape is None else str(tuple(shape))
+        if isinstance(module, nn.Linear) and inputs and isinstance(output, Tensor):
+            used = weights.of(module)
+            if used is None:
+                return
+            given, gave = inputs[0].detach().clone(), output.detach().clone()
+            count = len(trace.sightings)
+            valued = given_by is not None and _has_values(trace.called[given_by])
+            call = LinearCall(name, module, *used, given, given_by, valued, gave, count)
+            trace.linear_calls.append(call)
+
+    return hook
+
+
+def _has_values(module: nn.Module) -> bool:
+    """Whether a module has parameters or buffers."""
+    tensors = (next(module.parameters(), None), next(module.buffers(), None))
+    return any(tensor is not None for tensor in tensors)
+
+
+def _returned_by(trace: Trace, tensor: object) -> str | None:
+    """The last module that returned this very tensor."""
+    return next((name for name in reversed(trace.called) if trace.outputs[name] is tensor), None)
+
 
 # The linear head, and the feature map that is averaged into it (B batch, F features).
 
@@ -110,40 +262,6 @@ def pooled_head_of(model: nn.Module, x_BCHW: Tensor, trace: Trace) -> PooledHead
     # Large ones, so that what bends large logits bends these.
     again = traced(model, x_BCHW, other_weights(after, gain=8.0))
     return search(again) if bool(again.logits_BK.isfinite().all()) else head
-
-
-def refuse_what_is_not_finite(model: nn.Module, x_BCHW: Tensor, logits_BK: Tensor) -> None:
-    """Raise ``InputError`` if images, weights or logits are not finite."""
-    refuse_broken_images(x_BCHW)
-    refuse_broken_weights(model)
-    if not bool(logits_BK.isfinite().all()):
-        raise InputError(
-            "the model's logits are not finite, though its weights and the images are; pass "
-            "smaller values, or a model of a wider type, such as float32"
-        )
-
-
-def refuse_broken_images(x_BCHW: Tensor) -> None:
-    """Raise ``InputError`` if a pixel is not finite."""
-    broken_B = ~x_BCHW.detach().isfinite().flatten(1).all(dim=1)
-    if bool(broken_B.any()):
-        raise InputError(
-            f"x contains NaN or infinite pixels (in image {int(broken_B.nonzero()[0])} of the "
-            "batch); pass finite images"
-        )
-
-
-def refuse_broken_weights(model: nn.Module) -> None:
-    """Raise ``InputError`` if a parameter or buffer is not finite."""
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if is_lazy(tensor):
-            continue
-        # A mask of attention may hold minus infinity.
-        if bool((tensor.isnan() if "mask" in name else ~tensor.isfinite()).any()):
-            raise InputError(
-                f"the model's {name!r} contains NaN or infinite values; pass a model whose weights "
-                "are finite"
-            )
 
 
 def no_pooled_head(reason: str) -> InputError:
@@ -296,8 +414,8 @@ def last_responsive_layer(model: nn.Module, x_BCHW: Tensor) -> tuple[str, Featur
                 raise no_positions(passed[0], str(tuple(passed[1])), x_BCHW.shape)
             return name, layout
     raise InputError(
-        "no layer's output has space (B, C, H, W) or a grid of tokens (B, T, D) and a gradient; "
-        "pass the name of a layer, or kind='gradient' for the images themselves"
+        "no layer on which the logits depend returns a feature map (B, C, H, W) or a grid of "
+        "tokens (B, T, D); pass the name of a layer, or kind='gradient' for the images themselves"
     )
 
 
@@ -442,16 +560,14 @@ def _pooled_layer(
     if name in head.layers:
         return ExplainedLayer(TensorSource("output", name), head.layout, head)
     if kind == "cam":
-        raise no_pooled_head(f"layer {name!r} is not that feature map; leave layer out for cam")
+        raise no_pooled_head(f"layer {name!r} is not that feature map (leave out layer to find it)")
     return None
 
 
 def _layout_of(trace: Trace, name: str) -> FeatureLayout:
     """Return the layout of the last output with space of a module."""
     if name not in trace.called:
-        raise InputError(
-            f"layer {name!r} is not called in a forward; pass the name of a layer that is"
-        )
+        raise InputError(f"layer {name!r} is not called in the forward pass; pass a layer that is")
     sighting = next((s for s in reversed(trace.sightings) if s.module == name), None)
     sequences = sequences_of(trace.outputs.values(), trace.image_BCHW)
     if sighting is None or is_of_heads(sighting.tensor, (), sequences, trace.image_BCHW):

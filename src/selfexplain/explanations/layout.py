@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from selfexplain.errors import InputError
 from selfexplain.explanations import KINDS, MapKind
@@ -273,7 +274,7 @@ def to_BFHW(activation: Tensor, layout: FeatureLayout) -> Tensor:
     assert grid is not None, "token layouts are made with their grid"
     if activation.shape[1] != grid.tokens:
         raise InputError(
-            f"the layer gave {activation.shape[1]} tokens where {grid.tokens} were expected; "
+            f"the layer returned {activation.shape[1]} tokens instead of {grid.tokens}; "
             "call find_explained_layer with images of this size"
         )
     patches_BTD = activation[:, grid.prefix :]
@@ -398,3 +399,37 @@ def check_classes(classes: Sequence[int] | None, n_classes: int) -> list[int]:
             f"pass class indices from 0 to {n_classes - 1}, or None for all"
         )
     return chosen
+
+
+def refuse_what_is_not_finite(model: nn.Module, x_BCHW: Tensor, logits_BK: Tensor) -> None:
+    """Raise ``InputError`` if images, weights or logits are not finite."""
+    refuse_broken_images(x_BCHW)
+    refuse_broken_weights(model)
+    if not bool(logits_BK.isfinite().all()):
+        raise InputError(
+            "the model's logits are not finite, though its weights and the images are; pass "
+            "smaller values, or a model of a wider type, such as float32"
+        )
+
+
+def refuse_broken_images(x_BCHW: Tensor) -> None:
+    """Raise ``InputError`` if a pixel is not finite."""
+    broken_B = ~x_BCHW.detach().isfinite().flatten(1).all(dim=1)
+    if bool(broken_B.any()):
+        raise InputError(
+            f"x contains NaN or infinite pixels (in image {int(broken_B.nonzero()[0])} of the "
+            "batch); pass finite images"
+        )
+
+
+def refuse_broken_weights(model: nn.Module) -> None:
+    """Raise ``InputError`` if a parameter or buffer is not finite."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            continue
+        # A mask of attention may hold minus infinity.
+        if bool((tensor.isnan() if "mask" in name else ~tensor.isfinite()).any()):
+            raise InputError(
+                f"the model's {name!r} contains NaN or infinite values; pass a model whose weights "
+                "are finite"
+            )

@@ -1,4 +1,4 @@
-"""Class maps of all classes in one call.
+"""Class maps of all classes in one call, and the check that they are read from the right layer.
 
 Shape suffixes: B batch, C channels, F features, K classes, N classes of an image, H W space.
 """
@@ -7,25 +7,30 @@ from collections.abc import Callable, Sequence
 from weakref import WeakKeyDictionary
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
 from selfexplain.explanations import MapKind
-from selfexplain.explanations.capture import Captured, capture
-from selfexplain.explanations.checked import CheckedLayers, check_agreement
-from selfexplain.explanations.hooks import gradients_of_score, preserved
+from selfexplain.explanations.hooks import Captured, capture, gradients_of_score, preserved
 from selfexplain.explanations.layers import (
+    TOLERANCES,
+    find_explained_layer,
+    last_responsive_layer,
     no_pooled_head,
-    refuse_broken_images,
-    refuse_what_is_not_finite,
+    probe_images,
 )
 from selfexplain.explanations.layout import (
     POOLED_KINDS,
+    ExplainedLayer,
     FeatureLayout,
+    TensorSource,
     check_classes,
     check_images,
     check_kind,
     check_output,
+    refuse_broken_images,
+    refuse_what_is_not_finite,
     to_BFHW,
 )
 
@@ -118,7 +123,7 @@ def gradient_of_score(
     if not (score.requires_grad and activation.requires_grad):
         raise InputError(
             "the logits carry no gradient to the explained layer; run the forward with gradients "
-            "enabled, and call find_explained_layer with the kind of map that is to be made"
+            "enabled, and call find_explained_layer with the kind of map to be made"
         )
     (gradient,) = gradients_of_score(score, [activation], create_graph, retain_graph)
     if gradient is None:
@@ -127,6 +132,349 @@ def gradient_of_score(
             "pass the name of a layer on the path from the images to the logits"
         )
     return gradient
+
+
+# Check, on each pass that is explained, that its layer is what it was found to be.
+
+
+# What float32 products are rounded to where torch.set_float32_matmul_precision allows it.
+PRECISIONS = {"highest": 0.0, "high": 1e-3, "medium": 2e-2}
+
+FEW = 256
+"""So few numbers may go through dropout without a loss: of one in ten, once in 5e11 passes."""
+
+
+class CheckedLayers:
+    """The explained layers of a model, found once and checked on each pass.
+
+    At a pooled head a pass must satisfy ``logits = W mean + b``, with the weights that it used and
+    the feature map that it gave; dropout before the head may drop features. Where it does not, the
+    layer is looked for anew, which refuses models that have none. On a CPU that happens in the very
+    pass. On a GPU the first pass is waited for; later ones leave their answer on the device, also
+    where they are recorded and replayed, and it is read when a later pass ends that runs as it is
+    written. Behind dropout, in training, one factor on all features alike passes for dropout's own.
+
+    It is no part of a checkpoint: a layer is found again.
+
+    Example:
+        >>> model = nn.Sequential(
+        ...     nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+        ... )
+        >>> layers, x = CheckedLayers(), torch.rand(2, 3, 8, 8)
+        >>> with capture(model, layers.find(model, x, "cam")) as captured:
+        ...     logits = model(x)
+        >>> layers.hold(model, x, captured, logits, "cam")
+        True
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[object, ...], ExplainedLayer] = {}
+        self._broken: Tensor | None = None
+        """On a device: whether a pass since the last reading broke the rule."""
+        self._told: Tensor | None = None
+        """The same in memory of the host, as it was when the device had got so far."""
+        self._noisy = False
+        """Whether a pass broke the rule by dropout alone."""
+
+    def find(
+        self, model: nn.Module, x_BCHW: Tensor, kind: MapKind, layer: str | None = None
+    ) -> ExplainedLayer:
+        """The explained layer, looked for at the first call; tokens, for each size of image.
+
+        Raises:
+            InputError: see ``find_explained_layer``.
+        """
+        of_size = (kind, layer, tuple(x_BCHW.shape[2:]))
+        for key in ((kind, layer), of_size):
+            if key in self._found:
+                return self._found[key]
+        return self._look(model, x_BCHW, kind, layer)
+
+    def hold(
+        self,
+        model: nn.Module,
+        x_BCHW: Tensor,
+        captured: Captured,
+        logits_BK: Tensor,
+        kind: MapKind,
+        layer: str | None = None,
+    ) -> bool:
+        """Tell whether a pass was explained at the right layer; if not, run it again.
+
+        Args:
+            model: that ran.
+            x_BCHW: what it was given.
+            captured: of the pass, by ``capture`` with the layer of ``find``.
+            logits_BK: what it returned.
+            kind: that the layer was found for.
+            layer: its name, if the layer was named.
+
+        Raises:
+            InputError: there is no such layer any more.
+        """
+        if captured.saw and len(captured.activation) != len(logits_BK):
+            raise InputError(
+                f"the explained layer {captured.layer.source.name!r} received in its last call "
+                f"{len(captured.activation)} of {len(logits_BK)} images; pass the model without "
+                "the wrapper that splits the batch"
+            )
+        if logits_BK.is_meta or (captured.saw and captured.layer.head is None):
+            return True
+        # A recording holds the rule alone, unless dropout is known of: looking for dropout is most
+        # of the check's work on a GPU, which a false alarm, an epoch at most, costs less than.
+        capturing = logits_BK.is_cuda and torch.cuda.is_current_stream_capturing()
+        dropout = self._noisy or not capturing
+        broken = disagreement(captured, logits_BK, strict=True, dropout=dropout)
+        if captured.saw and not self._is_told(broken, capturing):
+            captured.checked = True
+            return True
+        found = self._look(model, x_BCHW, kind, layer)
+        if found != captured.layer:
+            return False
+        if not captured.saw:
+            raise _left_out(found)
+        still = preserved(model, x_BCHW, eval_mode=True)
+        with still, torch.no_grad(), capture(model, found) as quiet:
+            quiet_BK = model(probe_images(x_BCHW))
+        reason = _broken_rule(quiet) if bool(disagreement(quiet, quiet_BK, strict=True)) else None
+        # Noise before the head, in training alone, is what maps leave out; nothing else is.
+        if reason is None and not _only_noise(model, x_BCHW, captured, logits_BK):
+            reason = _in_training_alone(found)
+        if reason is None:
+            self._noisy = captured.checked = True
+            return True
+        if kind == "cam":
+            raise no_pooled_head(reason)
+        self._keep(_by_gradient(model, x_BCHW, found), x_BCHW, kind, layer)
+        return False
+
+    def _look(
+        self, model: nn.Module, x_BCHW: Tensor, kind: MapKind, layer: str | None
+    ) -> ExplainedLayer:
+        found = find_explained_layer(model, x_BCHW, kind=kind, layer=layer)
+        return self._keep(found, x_BCHW, kind, layer)
+
+    def _keep(
+        self, found: ExplainedLayer, x_BCHW: Tensor, kind: MapKind, layer: str | None
+    ) -> ExplainedLayer:
+        self._found.pop((kind, layer), None)
+        sized = found.layout.grid is not None
+        self._found[(kind, layer, tuple(x_BCHW.shape[2:])) if sized else (kind, layer)] = found
+        return found
+
+    def _is_told(self, broken: Tensor, capturing: bool) -> bool:
+        """Take in a pass's answer; tell whether it, or one before it, is known to be bad."""
+        if broken.device.type != "cuda":
+            return bool(broken)
+        if self._broken is None or self._told is None or self._broken.device != broken.device:
+            self._broken = torch.zeros_like(broken)
+            self._told = torch.zeros((), dtype=torch.bool, pin_memory=True)
+            if not capturing:
+                return bool(broken)
+        self._broken.logical_or_(broken)
+        if capturing:
+            return False
+        known = bool(self._told)
+        if known:
+            self._broken.zero_()
+        self._told.copy_(self._broken, non_blocking=True)
+        return known
+
+
+def check_agreement(captured: Captured, logits_BK: Tensor) -> None:
+    """Raise ``InputError`` if the pass does not satisfy ``logits = W mean + b``.
+
+    Nothing is asked while a CUDA graph is recorded, nor twice of one pass.
+    """
+    if captured.checked or captured.linear is None or logits_BK.is_meta:
+        return
+    if logits_BK.is_cuda and torch.cuda.is_current_stream_capturing():
+        return
+    training = captured.model is not None and captured.model.training
+    if bool(disagreement(captured, logits_BK, strict=not training)):
+        raise no_pooled_head(_broken_rule(captured))
+    captured.checked = True
+
+
+def _broken_rule(captured: Captured) -> str:
+    """Say of a pass that its logits are not those of the mean of its feature map."""
+    head = captured.layer.head
+    name = "" if head is None else f" {head.name!r}"
+    if len(captured.head_calls) > 1:
+        return f"the head{name} is called {len(captured.head_calls)} times in one forward pass"
+    return (
+        f"the logits of this forward pass are not what the head{name} returns for the spatial "
+        "mean of the current feature map"
+    )
+
+
+def _in_training_alone(layer: ExplainedLayer) -> str:
+    """Say of a model that its logits are those of the pooled head in evaluation alone."""
+    assert layer.head is not None, "layers without a head are not held to its rule"
+    return (
+        f"the logits are what the head {layer.head.name!r} returns for the spatial mean of the "
+        "feature map in eval mode only, not in training mode"
+    )
+
+
+def _left_out(layer: ExplainedLayer) -> InputError:
+    """Make the error for a forward that did not go through the explained layer."""
+    return InputError(
+        f"this forward pass skipped the explained layer {layer.source.name!r}, which runs in eval "
+        "mode; pass the name of a layer that always runs, or a model that always runs this one "
+        "(stochastic depth can multiply a branch by zero instead of skipping it)"
+    )
+
+
+def _by_gradient(model: nn.Module, x_BCHW: Tensor, found: ExplainedLayer) -> ExplainedLayer:
+    """The pooled feature map without its head; the last map of a module where it is a function's.
+
+    So its gradients are those of the forward as it is.
+    """
+    if found.source.at == "output":
+        return ExplainedLayer(found.source, found.layout)
+    name, layout = last_responsive_layer(model, x_BCHW)
+    return ExplainedLayer(TensorSource("output", name), layout)
+
+
+@torch.no_grad()
+def _only_noise(model: nn.Module, x_BCHW: Tensor, captured: Captured, logits_BK: Tensor) -> bool:
+    """Whether all that a pass breaks its rule by is drawn, and lies before the head.
+
+    Two more passes tell what is drawn: it differs between them.
+    """
+    with torch.autocast(logits_BK.device.type, enabled=False):
+        if not _head_gave(captured, logits_BK):
+            return False
+    with preserved(model, x_BCHW), capture(model, captured.layer) as again:
+        differences = []
+        for _ in range(2):
+            other_BK = model(x_BCHW.detach().clone())
+            if not again.saw or not again.head_calls:
+                return True  # which a later pass will tell
+            rule = _Rule(again, other_BK)
+            x_BF = again.head_calls[-1].input.to(rule.wide)
+            if bool(rule.is_given(x_BF, strict=False)):
+                return True
+            differences.append(x_BF - rule.mean_BF)
+    error = (differences[0] - differences[1]).abs().amax()
+    return bool(error > rule.tolerance * rule.mean_BF.abs().amax())
+
+
+def _head_gave(captured: Captured, logits_BK: Tensor) -> bool:
+    """Whether the logits are what the head made of what it was given, on average over its calls."""
+    if not captured.head_calls:
+        return False
+    rule = _Rule(captured, logits_BK)
+    given = [call.input.to(rule.wide) for call in captured.head_calls]
+    width = rule.weight_KF.shape[1]
+    if any(x.dim() != 2 or x.shape[1] != width or len(x) != len(logits_BK) for x in given):
+        return False
+    averaged_BF = torch.stack(given).mean(0)
+    return any(not bool(rule.gives_other(x_BF)) for x_BF in (given[-1], averaged_BF))
+
+
+@torch.no_grad()
+def disagreement(
+    captured: Captured, logits_BK: Tensor, *, strict: bool, dropout: bool = True
+) -> Tensor:
+    """Whether a pass breaks ``logits = W mean + b``: a bool of the device, not waited for there.
+
+    The bound is that of rounding: relative to ``|W| |mean| + |b|``. What is not finite is not held
+    against the head. Dropout may have zeroed features and scaled up the others, and the logits may
+    be the mean of several such calls.
+
+    Args:
+        captured: the pass, at a pooled head.
+        logits_BK: what it returned.
+        strict: let features be scaled only where some were dropped; else also where they are so few
+            that dropout may have spared them all.
+        dropout: whether dropout before the head excuses a pass.
+    """
+    if not captured.saw or not captured.head_calls:
+        return torch.ones((), dtype=torch.bool, device=logits_BK.device)
+    given = [call.input for call in captured.head_calls]
+    batch, count = len(logits_BK), captured.layer.layout.channels
+    same = all(x.shape == (batch, count) for x in given) and len(captured.activation) == batch
+    if not same or captured.weight_KF.shape != (logits_BK.shape[1], count):
+        return torch.ones((), dtype=torch.bool, device=logits_BK.device)
+    with torch.autocast(logits_BK.device.type, enabled=False):
+        rule = _Rule(captured, logits_BK)
+        if not logits_BK.is_cuda and rule.surely_gives(rule.mean_BF):
+            return torch.zeros((), dtype=torch.bool)
+        broken = rule.gives_other(rule.mean_BF)
+        if not dropout or not (broken.is_cuda or bool(broken)):
+            return broken
+        fits = torch.stack([rule.is_given(x.to(rule.wide), strict) for x in given])
+        last = given[-1].to(rule.wide)
+        excused = fits[-1] & ~rule.gives_other(last)
+        if len(given) > 1:
+            mean_BF = torch.stack([x.to(rule.wide) for x in given]).mean(0)
+            excused |= fits.all() & ~rule.gives_other(mean_BF)
+        return broken & ~excused
+
+
+class _Rule:
+    """``logits = W x + b`` of one pass, for several x."""
+
+    def __init__(self, captured: Captured, logits_BK: Tensor) -> None:
+        call = captured.head_calls[-1]
+        of = (captured.activation, logits_BK, call.input, call.output, call.weight_KF)
+        self.tolerance = _tolerance([t.dtype for t in of], logits_BK.device.type)
+        widest = torch.promote_types(call.weight_KF.dtype, logits_BK.dtype)
+        self.wide = torch.promote_types(widest, torch.float32)
+        self.mean_BF = _mean(captured.features_BFHW.detach(), self.wide)
+        self.weight_KF = call.weight_KF.to(self.wide)
+        self.bias_K = None if call.bias_K is None else call.bias_K.to(self.wide)
+        self.logits_BK = logits_BK.detach().to(self.wide)
+
+    def surely_gives(self, x_BF: Tensor) -> bool:
+        """Whether the logits are W x + b by a stricter bound, in fewer operations but one wait."""
+        error_BK = F.linear(x_BF, self.weight_KF, self.bias_K).sub_(self.logits_BK)
+        return _highest(error_BK) <= self.tolerance * _highest(self.logits_BK)
+
+    def gives_other(self, x_BF: Tensor) -> Tensor:
+        """Whether the logits differ from W x + b by more than rounding."""
+        error = (F.linear(x_BF, self.weight_KF, self.bias_K) - self.logits_BK).abs().amax()
+        bias_K = None if self.bias_K is None else self.bias_K.abs()
+        size = F.linear(x_BF.abs(), self.weight_KF.abs(), bias_K).amax()
+        return error > self.tolerance * size
+
+    def is_given(self, x_BF: Tensor, strict: bool) -> Tensor:
+        """Whether x is the mean, but for features that dropout took."""
+        highest = self.mean_BF.abs().amax()
+        kept_BF = x_BF != 0
+        own_BF = self.mean_BF * kept_BF
+        gain = (x_BF * own_BF).sum() / own_BF.square().sum()
+        dropped = (~kept_BF & (self.mean_BF.abs() > self.tolerance * highest)).any()
+        scaled = gain > 1 + self.tolerance
+        spared = not strict and x_BF.numel() < FEW
+        gain = torch.where(scaled if spared else dropped & scaled, gain, 1.0)
+        error = ((x_BF - gain * own_BF) * kept_BF).abs().amax()
+        return (error <= self.tolerance * gain * highest) & (~dropped | scaled)
+
+
+def _mean(features_BFHW: Tensor, dtype: torch.dtype) -> Tensor:
+    """Mean over space; as a product where a mean over so few neighbours takes up to five times."""
+    plain = features_BFHW.is_contiguous() and features_BFHW.dtype == dtype
+    if features_BFHW.is_cuda or not plain:
+        return features_BFHW.mean((2, 3), dtype=dtype)
+    positions = features_BFHW.shape[2:].numel()
+    return features_BFHW.flatten(2) @ features_BFHW.new_full((positions,), 1 / positions)
+
+
+def _highest(tensor: Tensor) -> float:
+    return float(torch.linalg.vector_norm(tensor, torch.inf))
+
+
+def _tolerance(dtypes: list[torch.dtype], device: str) -> float:
+    """Of the coarsest type that numbers may have been rounded to on their way."""
+    if torch.is_autocast_enabled(device):
+        dtypes = [*dtypes, torch.get_autocast_dtype(device)]
+    coarsest = max(TOLERANCES.get(dtype, 2e-2) for dtype in dtypes)
+    if torch.float64 in dtypes and coarsest == TOLERANCES[torch.float64]:
+        return coarsest
+    return max(coarsest, PRECISIONS[torch.get_float32_matmul_precision()])
 
 
 # All classes of a batch.
@@ -266,7 +614,7 @@ def maps_of_forward(
         raise no_pooled_head("this layer was found for another kind")
     with captured.buffers_lent():
         return maps_by_gradient(
-            logits_BK if captured.inner_logits is None else captured.inner_logits,
+            captured.differentiable(logits_BK),
             captured.activation,
             captured.layer.layout,
             kind=kind,
@@ -292,125 +640,3 @@ def _layers(model: nn.Module, x_BCHW: Tensor, kind: MapKind, layer: str | None) 
     key = (kind, layer, x_BCHW.shape[1:], x_BCHW.dtype, structure)
     found = _found.setdefault(model, {})
     return found.setdefault(key, CheckedLayers())
-
-
-# Maps of classes that each image has for itself: its true one, the one it is mistaken for.
-
-
-def maps_of_own_classes(
-    captured: Captured,
-    logits_BK: Tensor,
-    classes_BN: Tensor,
-    *,
-    kind: MapKind = "cam",
-    create_graph: bool = False,
-    retain_graph: bool = True,
-) -> Tensor:
-    """Class maps of a few classes of each image, from the graph of a forward that was captured.
-
-    Costs N backward passes where ``maps_of_forward`` for all classes would cost K; none at the
-    layer that is averaged into a linear head. In training mode BatchNorm couples the images:
-    gradients are those of the sum over the batch of each image's own logit.
-
-    Args:
-        captured: from ``capture``, with a layer that was found for this kind.
-        logits_BK: what that forward returned.
-        classes_BN: class indices, N for each image.
-        kind: one of ``KINDS``.
-        create_graph: make the maps differentiable.
-        retain_graph: leave the forward's graph usable, for the backward pass of a loss.
-
-    Returns:
-        Maps (B, N, H, W); see ``class_maps``.
-
-    Raises:
-        InputError: if the kind does not go with the layer, or an argument cannot be used.
-
-    Example:
-        >>> from torch import nn
-        >>> from selfexplain.explanations import capture, find_explained_layer
-        >>> model = nn.Sequential(
-        ...     nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
-        ... )
-        >>> x = torch.rand(2, 3, 8, 8)
-        >>> with capture(model, find_explained_layer(model, x)) as captured:
-        ...     logits = model(x)
-        >>> maps_of_own_classes(captured, logits, torch.tensor([[0], [4]])).shape
-        torch.Size([2, 1, 6, 6])
-    """
-    check_kind(kind)
-    classes_BN = _check(classes_BN, check_output(logits_BK, len(captured.activation)))
-    if captured.linear is not None and kind in POOLED_KINDS:
-        check_agreement(captured, logits_BK)
-        with torch.set_grad_enabled(create_graph):
-            return closed_form(captured, captured.weight_KF[classes_BN], kind)
-    if kind == "cam":
-        raise no_pooled_head("this layer was found for another kind")
-    with captured.buffers_lent():
-        return maps_by_gradient(
-            _inner(captured, logits_BK).gather(1, classes_BN),
-            captured.activation,
-            captured.layer.layout,
-            kind=kind,
-            classes=range(classes_BN.shape[1]),
-            create_graph=create_graph,
-            retain_graph=retain_graph,
-        )
-
-
-def gradient_of_own_class(
-    captured: Captured, logits_BK: Tensor, classes_B: Tensor, *, create_graph: bool = False
-) -> Tensor:
-    """Gradient of each image's own logit for the explained activation, feature by feature.
-
-    Args:
-        captured: from ``capture``, with a layer that was found for a kind with backward passes.
-        logits_BK: what that forward returned; its graph stays usable.
-        classes_B: a class index for each image.
-        create_graph: make the gradient differentiable.
-
-    Returns:
-        The gradient, in the shape of ``captured.activation``.
-
-    Raises:
-        InputError: if the logits do not depend on the activation, or an argument cannot be used.
-
-    Example:
-        >>> from torch import nn
-        >>> from selfexplain.explanations import capture, find_explained_layer
-        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(48, 5))
-        >>> x = torch.rand(2, 3, 4, 4)
-        >>> with capture(model, find_explained_layer(model, x, kind="gradient")) as captured:
-        ...     logits = model(x)
-        >>> gradient_of_own_class(captured, logits, torch.tensor([0, 4])).shape
-        torch.Size([2, 3, 4, 4])
-    """
-    classes_B1 = _check(classes_B.unsqueeze(-1), check_output(logits_BK, len(captured.activation)))
-    score = _inner(captured, logits_BK).gather(1, classes_B1).sum()
-    with captured.buffers_lent():
-        return gradient_of_score(score, captured.activation, create_graph)
-
-
-def _inner(captured: Captured, logits_BK: Tensor) -> Tensor:
-    """The logits that may be differentiated; Fabric's wrapper forbids it for those it returns."""
-    return logits_BK if captured.inner_logits is None else captured.inner_logits
-
-
-def _check(classes_BN: Tensor, logits_BK: Tensor) -> Tensor:
-    """Return the classes if they fit; their range is checked on the CPU, where that is free."""
-    batch, n_classes = logits_BK.shape
-    fits = classes_BN.ndim == 2 and len(classes_BN) == batch and classes_BN.dtype == torch.int64
-    if not fits or classes_BN.shape[1] == 0:
-        raise InputError(
-            f"the classes are {classes_BN.dtype} of shape {tuple(classes_BN.shape)}; pass whole "
-            f"numbers (int64), for each of the {batch} images its own classes"
-        )
-    if (
-        classes_BN.device.type == "cpu"
-        and not 0 <= classes_BN.min() <= classes_BN.max() < n_classes
-    ):
-        raise InputError(
-            f"classes from {classes_BN.min()} to {classes_BN.max()} cannot be used; pass class "
-            f"indices from 0 to {n_classes - 1}"
-        )
-    return classes_BN

@@ -18,10 +18,9 @@ from torch import Tensor, nn
 
 from selfexplain.errors import InputError
 from selfexplain.explanations import cam, capture, maps_of_forward
-from selfexplain.explanations.capture import Captured
-from selfexplain.explanations.checked import CheckedLayers
-from selfexplain.explanations.hooks import preserved
+from selfexplain.explanations.hooks import Captured, preserved
 from selfexplain.explanations.layout import ExplainedLayer
+from selfexplain.explanations.maps import CheckedLayers
 from selfexplain.introspection.options import options_from
 from selfexplain.introspection.target import (
     RunningClassMean,

@@ -21,6 +21,7 @@ TargetMass = Literal["fixed", "own"]
 LossForm = Literal["mixed", "ce_kl", "non_true"]
 IntrospectiveControl = Literal["none", "permuted", "uniform", "logits", "weights"]
 OwnMassControl = Literal["none", "permuted"]
+OwnMassSource = Literal["last_epoch", "average"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

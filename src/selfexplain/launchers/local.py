@@ -86,8 +86,8 @@ class WorkerProcess:
             self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed in stop()
         except OSError as error:  # no folder for temporary files has room
             raise WriteError(
-                f"a worker process has no file for what it says ({first_line(error)[:200]}); make "
-                "room there, or pass TMPDIR with a folder that has some"
+                "the temporary file for the output of a worker process cannot be created "
+                f"({first_line(error)[:200]}); free some space, or set TMPDIR to another folder"
             ) from error
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             # -P: modules of the current folder do not go before those of the libraries.
@@ -140,7 +140,7 @@ class WorkerProcess:
         code = self._process.returncode
         if code >= 0:
             return f"ended with exit code {code}"
-        hint = " (out of memory? then pass fewer --workers)" if -code == signal.SIGKILL else ""
+        hint = " (if it was out of memory, pass fewer --workers)" if -code == signal.SIGKILL else ""
         return f"was killed by {signal.Signals(-code).name}{hint}"
 
     def _last_words(self) -> str:
@@ -176,7 +176,7 @@ class LocalWorkers:
         {}
     """
 
-    apart = True
+    isolated = True
 
     def __init__(self, workers: int, *, retries: int = 2) -> None:
         check_in_range("workers", workers, 1)
@@ -195,8 +195,8 @@ class LocalWorkers:
             while not queue.finished:
                 for place in workers:
                     workers[place] = _busy(workers[place], queue, environments[place])
-                without_room = _listen([w for w in workers.values() if w is not None], queue)
-                for place in [p for p, worker in workers.items() if worker in without_room]:
+                out_of_memory = _listen([w for w in workers.values() if w is not None], queue)
+                for place in [p for p, worker in workers.items() if worker in out_of_memory]:
                     del workers[place]
         finally:
             for worker in workers.values():
@@ -223,7 +223,7 @@ def _busy(
 
 def _listen(workers: list[WorkerProcess], queue: TrialQueue) -> list[WorkerProcess]:
     """Take in all news, after a short wait; return workers short of memory beside others."""
-    without_room = []
+    out_of_memory = []
     wait([worker.pipe for worker in workers], timeout=SECONDS_BETWEEN_LOOKS)
     for worker in workers:
         trial = worker.trial
@@ -231,13 +231,13 @@ def _listen(workers: list[WorkerProcess], queue: TrialQueue) -> list[WorkerProce
             assert trial is not None
             if isinstance(message, Failed) and message.retry:
                 worker.stop()  # with what it left behind; the next attempt gets a new one
-            no_room = (
+            oom = (
                 isinstance(message, Failed)
                 and message.oom
                 and any(other.trial and other.gpu == worker.gpu for other in workers)
             )
             # Attempts without room are no more than the places that they close.
-            queue.take(trial, message, counts=not no_room)
-            if no_room:
-                without_room.append(worker)
-    return without_room
+            queue.take(trial, message, counts=not oom)
+            if oom:
+                out_of_memory.append(worker)
+    return out_of_memory

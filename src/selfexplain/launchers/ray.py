@@ -33,7 +33,7 @@ from selfexplain.launchers.trials import (
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class WorkerContext:
     """What a worker inherits from the process that started the sweep."""
 
     folder: str
@@ -49,17 +49,17 @@ class Place:
         except OSError as error:
             raise InputError(
                 f"{socket.gethostname()} cannot enter {self.folder} ({error.strerror}); start the "
-                "sweep in a folder that all machines of the cluster see"
+                "sweep in a folder that all machines of the cluster can access"
             ) from error
 
 
-class Board:
+class Mailbox:
     """An actor to which trials post messages, for the sweep to collect."""
 
     def __init__(self) -> None:
         self.news: list[tuple[str, Message]] = []
 
-    def pin(self, name: str, message: Message) -> None:
+    def post(self, name: str, message: Message) -> None:
         """Leave news of a trial."""
         self.news.append((name, message))
 
@@ -79,12 +79,12 @@ def hide_gpus_not_asked_for(ray: Any) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
-def attempt_there(pickled: bytes, board: Any, place: Place) -> Message:
-    """Run a trial on a machine of the cluster; return its last message, pin the others."""
+def attempt_there(pickled: bytes, mailbox: Any, context: WorkerContext) -> Message:
+    """Run a trial on a machine of the cluster; return its last message, post the others."""
     ray = import_ray()
     hide_gpus_not_asked_for(ray)
     try:
-        place.enter()
+        context.enter()
     except InputError as error:
         return Failed(str(error))
     trial: Trial = pickle.loads(pickled)  # noqa: S301 - from the process that started the sweep
@@ -94,10 +94,10 @@ def attempt_there(pickled: bytes, board: Any, place: Place) -> Message:
         if isinstance(message, Done | Failed):
             last.append(message)
             return
-        pinned = board.pin.remote(trial.name, message)
+        posted = mailbox.post.remote(trial.name, message)
         if isinstance(message, Started):  # nobody is to see an end without a beginning
             with suppress(ray.exceptions.RayError):
-                ray.get(pinned)
+                ray.get(posted)
 
     attempt(trial, send, f"{socket.gethostname()}, process {os.getpid()}")
     return last[0]
@@ -135,11 +135,11 @@ class RayCluster:
             for a trial.
 
     Example:
-        >>> RayCluster(gpus_per_run=0.25).apart
+        >>> RayCluster(gpus_per_run=0.25).isolated
         True
     """
 
-    apart = True
+    isolated = True
 
     def __init__(
         self,
@@ -182,8 +182,9 @@ class RayCluster:
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise InputError(
-                f"there is no Ray cluster at {self.address or 'this machine'} "
-                f"({first_line(error)}); pass --cluster-address HOST:PORT, or none to start one"
+                f"no Ray cluster can be used at {self.address or 'this machine'} "
+                f"({first_line(error)}); pass --cluster-address HOST:PORT, or leave it out to "
+                "start one here"
             ) from error
 
     def _needs(self) -> dict[str, float]:
@@ -195,7 +196,7 @@ class RayCluster:
         for name, asked in {"GPU": gpus, "CPU": self.cpus_per_run}.items():
             if asked > there.get(name, 0):
                 raise InputError(
-                    f"each run asks for {asked:g} {name}s, and the cluster has "
+                    f"each run asks for {asked:g} {name}s, but the cluster has "
                     f"{there.get(name, 0):g}; pass a smaller --{name.lower()}s-per-run"
                 )
         return {"num_cpus": self.cpus_per_run, "num_gpus": gpus}
@@ -208,7 +209,7 @@ class _Sweep:
         self, ray: Any, queue: TrialQueue, needs: dict[str, float], workers: int | None
     ) -> None:
         self.ray, self.queue, self.workers = ray, queue, workers
-        self.board = ray.remote(num_cpus=0, max_restarts=-1)(Board).remote()
+        self.mailbox = ray.remote(num_cpus=0, max_restarts=-1)(Mailbox).remote()
         # We try again ourselves, so that every attempt is counted and told of.
         self.attempt = ray.remote(max_retries=0, **needs)(attempt_there)
         self.running: dict[Any, Trial] = {}
@@ -230,14 +231,14 @@ class _Sweep:
             trial = self.queue.next()
             if trial is None:
                 return
-            place = Place(str(Path.cwd()), tuple(sys.path))
-            self.running[self.attempt.remote(pickle.dumps(trial), self.board, place)] = trial
+            context = WorkerContext(str(Path.cwd()), tuple(sys.path))
+            self.running[self.attempt.remote(pickle.dumps(trial), self.mailbox, context)] = trial
 
     def _tell(self) -> None:
-        """Pass on the messages of running trials. A lost board loses no result."""
+        """Pass on the messages of running trials. A lost mailbox loses no result."""
         at_work = {trial.name: trial for trial in self.running.values()}
         with suppress(self.ray.exceptions.RayError):
-            for name, message in self.ray.get(self.board.take.remote()):
+            for name, message in self.ray.get(self.mailbox.take.remote()):
                 if name in at_work:
                     self.queue.take(at_work[name], message)
 

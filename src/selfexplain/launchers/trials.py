@@ -45,11 +45,11 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class StepsDone:
     """This many steps of the trial are done, out of a total.
 
     Example:
-        >>> Step(3, 10).total
+        >>> StepsDone(3, 10).total
         10
     """
 
@@ -90,7 +90,7 @@ class Failed:
     """Whether the other trials would end in the same, as on a full disk."""
 
 
-Message = Waiting | Started | Step | Done | Failed
+Message = Waiting | Started | StepsDone | Done | Failed
 
 
 # The interface of sweeps: trials go into a scheduler, an outcome comes out.
@@ -159,7 +159,7 @@ class Outcome:
                 raise RuntimeError(f"{name}: {failed.reason}\n\n{failed.detail}")
         for name, failed in self.failures.items():
             count, total = len(self.failures), len(self.failures) + len(self.results)
-            said = f"{count} of {total} runs failed (what the others found is kept); "
+            said = f"{count} of {total} runs failed (the results of the others are kept); "
             raise InputError(f"{said if total > 1 else ''}{name}: {failed.reason}")
         return self.results
 
@@ -175,7 +175,7 @@ class Scheduler(Protocol):
     """
 
     @property
-    def apart(self) -> bool:
+    def isolated(self) -> bool:
         """Whether trials run in other processes than the one that asks for them."""
 
     def run(self, trials: Sequence[Trial], watch: Watch = ignore) -> Outcome:
@@ -234,7 +234,7 @@ def sparing(send: Callable[[Message], None]) -> StepCallback:
         now = time.monotonic()
         if done == total or now - last >= SECONDS_BETWEEN_STEPS:
             last = now
-            send(Step(done, total))
+            send(StepsDone(done, total))
 
     return on_step
 
@@ -325,7 +325,7 @@ class Serial:
         {'2': 4, '3': 9}
     """
 
-    apart = False
+    isolated = False
 
     def run(self, trials: Sequence[Trial], watch: Watch = ignore) -> Outcome:
         """Carry out all trials, in order."""
@@ -337,7 +337,7 @@ class Serial:
 
 def _carry_out(trial: Trial, queue: TrialQueue) -> None:
     def on_step(done: int, total: int) -> None:
-        queue.take(trial, Step(done, total))
+        queue.take(trial, StepsDone(done, total))
 
     queue.take(trial, Started("this process"))
     try:

@@ -39,7 +39,12 @@ def _run(pickled: bytes, pipe: Connection) -> None:
     try:
         trial = pickle.loads(pickled)  # noqa: S301 - from our parent
     except Exception as error:
-        send(Failed(f"it cannot be unpickled in another process ({error})"))
+        send(
+            Failed(
+                f"it cannot be unpickled in a worker process ({error}); pass a function of an "
+                "importable module"
+            )
+        )
     else:
         attempt(trial, send)
 

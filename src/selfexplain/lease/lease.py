@@ -241,7 +241,7 @@ class LeaSE(ArchitectureSearch):
     then do well on held-out images (search.py has the formulas). One gradient step stands for each
     of the inner levels, and the architecture's gradient runs back through all of them.
 
-    The audience has an optimiser of its own, and BatchNorm statistics of its own for images and
+    The audience has an optimizer of its own, and BatchNorm statistics of its own for images and
     for explained images; its weights see both.
 
     Args:

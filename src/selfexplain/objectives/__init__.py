@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from selfexplain.objectives.byot import BYOT
     from selfexplain.objectives.cgc import ContrastiveGradCam
     from selfexplain.objectives.cs_kd import CSKD
+    from selfexplain.objectives.dense_places import DensePlaces
     from selfexplain.objectives.distil_part import DistilPart
     from selfexplain.objectives.dkd import DKD
     from selfexplain.objectives.dlb import DLB
@@ -46,6 +47,7 @@ __all__ = [
     "ConfidencePenalty",
     "ContrastiveGradCam",
     "CutMix",
+    "DensePlaces",
     "DistilPart",
     "DistillationObjective",
     "FrozenTeacher",
@@ -72,6 +74,7 @@ lazily(
         "byot": "BYOT",
         "cgc": "ContrastiveGradCam",
         "cs_kd": "CSKD",
+        "dense_places": "DensePlaces",
         "distil_part": "DistilPart",
         "dkd": "DKD",
         "dlb": "DLB",

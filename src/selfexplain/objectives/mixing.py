@@ -1,4 +1,4 @@
-"""Mixup and CutMix around any objective, and what they share.
+"""Mixup and CutMix, with labels by area or by explanation, around any objective.
 
 Shape suffixes: B batch, C channels, H and W space, K classes.
 """
@@ -9,11 +9,13 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from selfexplain.distributed import rank
 from selfexplain.errors import InputError
-from selfexplain.objectives.options import MixupOptions
+from selfexplain.explanations import class_maps, find_explained_layer
+from selfexplain.objectives.options import CutMixLabels, CutMixOptions, MixupOptions
 from selfexplain.objectives.shared.base import (
     Choice,
     Counts,
@@ -123,6 +125,13 @@ class Mixing(Wrapper):
         """
         raise NotImplementedError
 
+    def mix_batch(
+        self, x_BCHW: Tensor, y_BK: Tensor, partner_B: Tensor, generator: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Images and labels (B, K), mixed; subclasses whose labels need more than a share do."""
+        x_BCHW, share = self.mix(x_BCHW, partner_B, generator)
+        return x_BCHW, mix_labels(y_BK, partner_B, share)
+
     def forward(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
         """Loss of images (B, C, H, W), mixed in training, and labels (B,) or (B, K)."""
         if not self.training:
@@ -132,8 +141,7 @@ class Mixing(Wrapper):
         self.counts["steps"] += 1
         if generator.random() < self.probability:
             partner_B = torch.from_numpy(generator.permutation(len(y_BK))).to(y_BK.device)
-            x_BCHW, share = self.mix(x_BCHW, partner_B, generator)
-            y_BK = mix_labels(y_BK, partner_B, share)
+            x_BCHW, y_BK = self.mix_batch(x_BCHW, y_BK, partner_B, generator)
         return self.objective(x_BCHW, y_BK)  # type: ignore[no-any-return]
 
     def get_extra_state(self) -> Tensor:
@@ -249,6 +257,35 @@ def paste_box(x_BCHW: Tensor, partner_B: Tensor, box: Box) -> Tensor:
     return pasted_BCHW
 
 
+# Labels by explanation (Huang et al. 2021, "SnapMix: Semantically Proportional Mixing for
+# Augmenting Fine-grained Data").
+
+
+@torch.no_grad()
+def mass_in_box(maps_BHW: Tensor, size: tuple[int, int], box: Box) -> Tensor:
+    """Share of each map's mass that lies in a box of the image: (B,), in [0, 1].
+
+    A map is brought to the image's size by bilinear interpolation, and its smallest value is taken
+    from it, as in SnapMix. A map of one value says no more than the area does.
+
+    Args:
+        maps_BHW: at any resolution; of any sign.
+        size: height and width of the image in pixels.
+        box: in pixels.
+
+    Example:
+        >>> mass_in_box(torch.tensor([[[0.0, 3.0]], [[1.0, 1.0]]]), (1, 2), Box(0, 1, 1, 2))
+        tensor([1.0000, 0.5000])
+    """
+    pixels_BHW = F.interpolate(maps_BHW.unsqueeze(1), size=size, mode="bilinear").squeeze(1)
+    noise_B = pixels_BHW.abs().sum(dim=(1, 2)) * torch.finfo(pixels_BHW.dtype).eps
+    pixels_BHW = pixels_BHW - pixels_BHW.amin(dim=(1, 2), keepdim=True)
+    total_B = pixels_BHW.sum(dim=(1, 2))
+    inside_B = pixels_BHW[:, box.top : box.bottom, box.left : box.right].sum(dim=(1, 2))
+    by_area_B = torch.full_like(total_B, box.area / (size[0] * size[1]))
+    return torch.where(total_B > 4 * noise_B, inside_B / total_B, by_area_B)
+
+
 class CutMix(Mixing):
     """L = L(objective) of images with a box of another, and labels mixed by area.
 
@@ -257,15 +294,27 @@ class CutMix(Mixing):
     The box is drawn for 1 - l with l ~ Beta(alpha, alpha); where a part of it falls outside the
     image, l is what remains.
 
+    With labels by explanation (SnapMix) each image has two shares of its own: 1 - l_i is the box's
+    share of image i's class activation map of its own label, and its partner gives the share that
+    the box has of the partner's map,
+
+        y' = l_i y_i + (1 - l_j) y_j
+
+    which need not sum to 1: a box of background that covers the object leaves little to learn. The
+    maps are made of the model as it is, of the images before they are mixed, in one more forward
+    pass; the boxes are those that labels by area have.
+
     Args:
         objective: takes soft labels.
         num_classes: K.
         alpha: 1 as published, which makes every l as likely.
         probability: of mixing in a step; 1 as the authors' code has it for ImageNet, 0.5 for CIFAR.
         seed: of the draws.
+        labels: area or explanation.
 
     Raises:
-        InputError: the objective cannot use mixed images, or alpha or probability is out of range.
+        InputError: the objective cannot use mixed images, or an option is out of range; at a call,
+            for labels by explanation, if the model has no layer to explain.
 
     Example:
         >>> import torch
@@ -280,14 +329,58 @@ class CutMix(Mixing):
         "probability": Choice(0.5, 1.0),
     }
 
+    def __init__(
+        self,
+        objective: Objective,
+        num_classes: int,
+        alpha: float = CutMixOptions.alpha,
+        probability: float = CutMixOptions.probability,
+        seed: int = 0,
+        labels: CutMixLabels = CutMixOptions.labels,
+    ) -> None:
+        CutMixOptions.check(labels=labels)
+        super().__init__(objective, num_classes, alpha, probability, seed)
+        self.labels = labels
+        self._explained = False
+
     def mix(
         self, x_BCHW: Tensor, partner_B: Tensor, generator: np.random.Generator
     ) -> tuple[Tensor, float]:
         """Paste a box of its partner into each image; return them and the share l left."""
         height, width = x_BCHW.shape[2:]
-        share = float(generator.beta(self.alpha, self.alpha))
-        box = draw_box(height, width, share, generator)
+        box = self._draw(height, width, generator)
         return paste_box(x_BCHW, partner_B, box), 1 - box.area / (height * width)
+
+    def mix_batch(
+        self, x_BCHW: Tensor, y_BK: Tensor, partner_B: Tensor, generator: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Images and labels (B, K), mixed by area or by explanation."""
+        if self.labels == "area":
+            return super().mix_batch(x_BCHW, y_BK, partner_B, generator)
+        height, width = x_BCHW.shape[2:]
+        box = self._draw(height, width, generator)
+        self._check_explained(x_BCHW)
+        maps_BKHW = class_maps(self.model, x_BCHW).to(y_BK.dtype)
+        maps_BHW = torch.einsum("bk,bkhw->bhw", y_BK, maps_BKHW)  # of mixed labels the mean
+        inside_B1 = mass_in_box(maps_BHW, (height, width), box).unsqueeze(1)
+        y_BK = (1 - inside_B1) * y_BK + (inside_B1 * y_BK)[partner_B]
+        return paste_box(x_BCHW, partner_B, box), y_BK
+
+    def _check_explained(self, x_BCHW: Tensor) -> None:
+        """Raise InputError, in the first step, unless the model has class activation maps."""
+        if self._explained:
+            return
+        try:
+            find_explained_layer(self.model, x_BCHW)
+        except InputError as error:
+            reason = str(error).partition(";")[0]
+            raise InputError(f"labels by explanation: {reason}; pass labels area") from error
+        self._explained = True
+
+    def _draw(self, height: int, width: int, generator: np.random.Generator) -> Box:
+        """This step's box."""
+        share = float(generator.beta(self.alpha, self.alpha))
+        return draw_box(height, width, share, generator)
 
 
 def _interval(size: int, length: int, generator: np.random.Generator) -> tuple[int, int]:

@@ -9,12 +9,18 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
 from selfexplain.explanations import MapKind
-from selfexplain.introspection.options import IntrospectiveOptions, OwnMassControl
+from selfexplain.introspection.options import (
+    Aggregation,
+    IntrospectiveOptions,
+    OwnMassControl,
+    OwnMassSource,
+)
 from selfexplain.limits import (
     Limits,
     NotNegative,
     Positive,
     Share,
+    ShareBelowOne,
     Temperature,
     check_values,
 )
@@ -66,9 +72,16 @@ class MixupOptions(Checked):
     """Probability of mixing in a step."""
 
 
+CutMixLabels = Literal["area", "explanation"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class CutMixOptions(MixupOptions):
     """Options of cutmix, before another objective: cutmix+standard."""
+
+    labels: CutMixLabels = "area"
+    """What the labels are mixed by: the box's share of the area, or of each image's class
+    activation map."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +106,23 @@ class BYOTOptions(Checked):
     """Temperature of that distillation term."""
     hint_weight: NotNegative = 1e-6
     """Weight of the squared distance to the deepest features."""
+
+
+DensePlacesControl = Literal["none", "shuffled"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DensePlacesOptions(Checked):
+    """Options of the objective dense_places."""
+
+    layers: str | None = None
+    """Modules that get a head, separated by /: block1/block2; None to find the stages."""
+    weight: NotNegative = 0.3
+    """Weight of the divergence from the class activation maps."""
+    temperature: Temperature = 3.0
+    """Temperature of maps and heads."""
+    control: DensePlacesControl = "none"
+    """shuffled: each place is taught what is seen at another of the image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,13 +217,28 @@ class OwnMassOptions(Checked):
 
     alpha: Share = 0.8
     """Fraction of the model's own past non-target mass used as the target's in the last epoch."""
-    kappa: Annotated[float, Limits(least=-100, most=100)] = 1.0
+    kappa: Annotated[float, Limits(least=-100, most=100)] | Literal["learned"] = 1.0
     """How strongly that mass favours classes with similar explanations; 0 spreads it uniformly, and
-    below 0 it favours dissimilar ones."""
+    below 0 it favours dissimilar ones. learned: fitted in each epoch, beside a weight of the
+    logits, to the training images that were classified wrongly in the last one."""
     cap: Share = 1.0
     """Upper limit of a target's non-target mass."""
     control: OwnMassControl = "none"
     """permuted: the same values on shuffled classes."""
+    aggregation: Aggregation = "instance"
+    """Similarities of the image's own explanations, or the running mean of its class's images."""
+    guard: bool = False
+    """Take the mass from the largest logit, also where that is not the target's."""
+    rho: Share = 1.0
+    """Share of the explanations in who gets the mass, as an exponent; the past prediction has the
+    rest, and at 0 all, as in ps_kd."""
+    mass_from: OwnMassSource = "last_epoch"
+    """Whose probability of the true class decides the mass: the model's in the last epoch, or that
+    of a running average of its weights for a second view of the image."""
+    average_decay: ShareBelowOne = 0.99
+    """Fraction of the old average that each step keeps (mass_from average)."""
+    mirror: bool = True
+    """Whether the second view is the mirror image; turn off for digits (mass_from average)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,6 +363,7 @@ CLASSES = {
     "own_mass": "selfexplain.introspection:OwnMass",
     "dml": "selfexplain.objectives:DML",
     "byot": "selfexplain.objectives:BYOT",
+    "dense_places": "selfexplain.objectives:DensePlaces",
     "saliency_guided": "selfexplain.objectives:SaliencyGuided",
     "cgc": "selfexplain.objectives:ContrastiveGradCam",
     "icasc": "selfexplain.objectives:AttentionSeparability",
@@ -354,6 +400,7 @@ class ObjectiveOptions:
     cutmix: CutMixOptions = CutMixOptions()
     dml: DMLOptions = DMLOptions()
     byot: BYOTOptions = BYOTOptions()
+    dense_places: DensePlacesOptions = DensePlacesOptions()
     saliency_guided: SaliencyGuidedOptions = SaliencyGuidedOptions()
     cgc: ContrastiveGradCamOptions = ContrastiveGradCamOptions()
     icasc: AttentionSeparabilityOptions = AttentionSeparabilityOptions()

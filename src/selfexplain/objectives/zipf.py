@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from selfexplain.errors import InputError
 from selfexplain.explanations import cam, capture
-from selfexplain.explanations.capture import Captured
-from selfexplain.explanations.checked import CheckedLayers
+from selfexplain.explanations.hooks import Captured
+from selfexplain.explanations.maps import CheckedLayers
 from selfexplain.objectives.options import ZipfOptions
 from selfexplain.objectives.shared.base import (
     Objective,

@@ -20,7 +20,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from selfexplain.launchers import Done, Failed, Message, Started, Step, Waiting
+from selfexplain.launchers import Done, Failed, Message, Started, StepsDone, Waiting
 
 
 class Advance:
@@ -96,7 +96,8 @@ class SweepProgress:
 
     Example:
         >>> progress = SweepProgress(Console(quiet=True), epochs=2)
-        >>> progress("a", Waiting()); progress("a", Started("here")); progress("a", Step(5, 10))
+        >>> for message in (Waiting(), Started("here"), StepsDone(5, 10)):
+        ...     progress("a", message)
         >>> progress.counts()
         'done 0 of 1, running 1, waiting 0, failed 0, tried again 0'
     """
@@ -117,7 +118,7 @@ class SweepProgress:
                 self.states[name] = "running"
                 self.running[name] = _Running(message.where, time.monotonic())
                 self._say(f"{name}: begun ({message.where})")
-            case Step():
+            case StepsDone():
                 self._step(self.running[name], message)
             case Done():
                 self.states[name] = "done"
@@ -150,7 +151,7 @@ class SweepProgress:
             )
         return Group(table, Text(f"{self.counts()}, passed {_clock(now - self.began)}"))
 
-    def _step(self, run: _Running, step: Step) -> None:
+    def _step(self, run: _Running, step: StepsDone) -> None:
         if run.first is None:
             run.first, run.since = step.done, time.monotonic()
         run.done, run.total = step.done, step.total

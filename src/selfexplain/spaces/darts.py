@@ -15,18 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
-from selfexplain.spaces.genotype import Cell, Edge, Genotype
+from selfexplain.spaces.genotype import Cell, Edge, Genotype, edges_of
 from selfexplain.spaces.network import Edges
 from selfexplain.spaces.operations import FactorizedReduce
 from selfexplain.spaces.registry import DARTS
 from selfexplain.spaces.space import Form
 from selfexplain.spaces.supernet import (
     MixedOp,
-    Parts,
     Supernet,
+    Terms,
     as_it_is,
     combinations,
-    edges_of,
     propagate,
     rows_by_source,
 )
@@ -132,7 +131,7 @@ class AuxiliaryHead(nn.Module):
         return logits_BK
 
 
-# The skeleton around the cells of DARTS (Liu, Simonyan, Yang, ICLR 2019, section 3.1).
+# The macro skeleton around the cells of DARTS (Liu, Simonyan, Yang, ICLR 2019, section 3.1).
 
 
 class CellShape(NamedTuple):
@@ -280,8 +279,8 @@ class MixedCell(nn.Module):
         return torch.cat(nodes, dim=1)
 
 
-def _send(sender: nn.Module, weights: list[Tensor], node_BCHW: Tensor) -> list[Parts]:
-    sent: list[Parts] = sender(node_BCHW, *weights)
+def _send(sender: nn.Module, weights: list[Tensor], node_BCHW: Tensor) -> list[Terms]:
+    sent: list[Terms] = sender(node_BCHW, *weights)
     return sent
 
 
@@ -304,12 +303,12 @@ class PartialMixedOp(nn.Module):
         self.stride = stride
         self.sender = MixedOp(FAMILY, self.quarter, edges, stride, bundled=bundled, pool_norms=True)
 
-    def forward(self, x_BCHW: Tensor, weights_EO: Tensor, edge_weights_E: Tensor) -> list[Parts]:
+    def forward(self, x_BCHW: Tensor, weights_EO: Tensor, edge_weights_E: Tensor) -> list[Terms]:
         """What the node sends to each later node: C / 4 mixed channels and 3 C / 4 others."""
         mixed, past = x_BCHW.tensor_split((self.quarter,), dim=1)
         weight_E1 = edge_weights_E[:, None]
         past = past if self.stride == 1 else F.max_pool2d(past, self.stride)
-        through: list[Parts] = self.sender(mixed, weights_EO * weight_E1)
+        through: list[Terms] = self.sender(mixed, weights_EO * weight_E1)
         return [(*t, p) for t, p in zip(through, combinations([past], weight_E1), strict=True)]
 
 
@@ -459,7 +458,7 @@ def derived_network(
     features = image_size // 2**halvings
     if auxiliary and features < 5 + stride:
         raise InputError(
-            f"the auxiliary head needs features of {5 + stride} pixels, and images of {image_size} "
+            f"the auxiliary head needs features of {5 + stride} pixels, but images of {image_size} "
             f"leave {features}; pass an image_size of at least {2**halvings * (5 + stride)}, "
             "or no auxiliary head"
         )

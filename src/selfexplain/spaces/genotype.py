@@ -66,6 +66,16 @@ FAMILIES: Mapping[str, CellRules] = _Families()
 """Family of cells -> its rules. PC-DARTS searches cells of the family darts."""
 
 
+def edges_of(family: str) -> list[tuple[int, int]]:
+    """All edges (source, target) of a cell, in the order of an architecture's rows.
+
+    The order is that of the published searches: target by target, and for each the sources from 0.
+    """
+    rules = FAMILIES[family]
+    targets = range(rules.inputs, rules.inputs + rules.nodes)
+    return [(source, target) for target in targets for source in range(target)]
+
+
 @dataclass(frozen=True, slots=True)
 class Genotype:
     """The cells of an architecture, by name: normal and reduce (darts), or cell (nasbench201).
@@ -119,11 +129,13 @@ def _check_cell(what: str, cell: Cell, rules: CellRules) -> None:
                 )
             if not 0 <= edge.source < number:
                 raise InputError(
-                    f"node {number} of {what} takes node {edge.source}; pass 0 to {number - 1}"
+                    f"node {number} of {what} takes node {edge.source}; pass a node from 0 to "
+                    f"{number - 1}"
                 )
     if tuple(cell.concat) != rules.concat:
         raise InputError(
-            f"{what} concatenates nodes {list(rules.concat)}; this one {list(cell.concat)}"
+            f"{what} concatenates nodes {list(rules.concat)}; this one concatenates "
+            f"{list(cell.concat)}"
         )
 
 

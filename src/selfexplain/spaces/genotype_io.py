@@ -68,7 +68,7 @@ def from_string(text: str) -> Genotype:
     text = text.strip()
     if len(text) > LONGEST_TEXT:
         raise InputError(
-            f"{quoted(text)} has {len(text)} letters and is not a genotype; pass {_examples()}"
+            f"{quoted(text)} has {len(text)} characters and is not a genotype; pass {_examples()}"
         )
     for space in families():
         if re.match(space.text_pattern, text):
@@ -143,8 +143,8 @@ def from_plain(data: Any, where: str) -> Genotype:
             raise InputError(f"cell {name!r} of {where} has nodes {given}; number them {wanted}")
     if not is_whole(data):
         raise InputError(
-            f"{where} is damaged: what it holds does not match the SHA-256 digest in it; put it "
-            f"back as it was, or delete its line {DIGEST} if you have changed it yourself"
+            f"{where} is damaged: its contents do not match its SHA-256 digest; restore the file, "
+            f"or delete its line {DIGEST} if you changed it yourself"
         )
     return genotype
 

@@ -8,7 +8,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from selfexplain.spaces.genotype import Cell, Edge, Genotype
+from selfexplain.spaces.genotype import Cell, Edge, Genotype, edges_of
 from selfexplain.spaces.network import Edges
 from selfexplain.spaces.registry import NASBENCH201
 from selfexplain.spaces.space import Form
@@ -16,12 +16,11 @@ from selfexplain.spaces.supernet import (
     MixedOp,
     Supernet,
     as_it_is,
-    edges_of,
     propagate,
     rows_by_source,
 )
 
-# The skeleton around the cells of NAS-Bench-201 (Dong and Yang, ICLR 2020, section 2.1).
+# The macro skeleton around the cells of NAS-Bench-201 (Dong and Yang, ICLR 2020, section 2.1).
 
 
 class ResidualReduction(nn.Module):

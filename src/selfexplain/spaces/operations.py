@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfexplain.models.pointwise import PointwiseConv2d
 from selfexplain.spaces.space import check_probability
 
 # Layers that the operations of a cell are made of, each for several edges at once if need be.
@@ -37,12 +36,13 @@ class FactorizedReduce(nn.Module):
     def __init__(self, inputs: int, outputs: int, edges: int = 1) -> None:
         super().__init__()
         self.edges = edges
-        self.even = PointwiseConv2d(inputs, edges * outputs // 2, step=2)
-        self.odd = PointwiseConv2d(inputs, edges * outputs // 2, step=2)
+        self.even = nn.Conv2d(inputs, edges * outputs // 2, 1, bias=False)
+        self.odd = nn.Conv2d(inputs, edges * outputs // 2, 1, bias=False)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Features at half the resolution."""
-        even, odd = self.even(x_BCHW), self.odd(x_BCHW[:, :, 1:, 1:])
+        # pixels are picked before, as a stride damages memory (models/pointwise.py)
+        even, odd = self.even(x_BCHW[:, :, ::2, ::2]), self.odd(x_BCHW[:, :, 1::2, 1::2])
         halves = zip(even.chunk(self.edges, dim=1), odd.chunk(self.edges, dim=1), strict=True)
         return torch.cat([half for pair in halves for half in pair], dim=1)
 

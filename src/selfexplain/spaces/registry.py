@@ -200,7 +200,7 @@ DARTS = SearchSpace(
     sizes={"small": Size(channels=36, cells=20), "imagenet": Size(channels=48, cells=14)},
     channel_unit=2,
     fewest_cells=3,
-    with_fewer_cells="has reduction cells alone",
+    with_fewer_cells="has only reduction cells",
     auxiliary=True,
     source=SOURCES / "darts_network.py",
 )

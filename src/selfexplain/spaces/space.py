@@ -90,7 +90,7 @@ class SearchSpace:
     Example:
         >>> from selfexplain.spaces import SPACES
         >>> SPACES["pcdarts"].family, SPACES["pcdarts"].channels_problem(12)
-        ('darts', 'channels is 12, which pcdarts cannot split; pass a multiple of 8')
+        ('darts', 'channels is 12; for pcdarts pass a multiple of 8')
     """
 
     name: str
@@ -123,17 +123,14 @@ class SearchSpace:
         """What is wrong with the channels of a supernet, and what to pass; empty if nothing is."""
         if channels % self.channel_unit == 0:
             return ""
-        return (
-            f"{option} is {channels}, which {self.name} cannot split; pass a multiple of "
-            f"{self.channel_unit}"
-        )
+        return f"{option} is {channels}; for {self.name} pass a multiple of {self.channel_unit}"
 
     def cells_problem(self, cells: int) -> str:
         """What is wrong with the cells of a supernet, and what to pass; empty if nothing is."""
         if cells >= self.fewest_cells:
             return ""
         return (
-            f"cells is {cells}, and a {self.name} supernet of fewer than {self.fewest_cells} "
+            f"cells is {cells}, but a {self.name} supernet of fewer than {self.fewest_cells} cells "
             f"{self.with_fewer_cells}; pass at least {self.fewest_cells}"
         )
 
@@ -180,8 +177,8 @@ def register_space(space: SearchSpace) -> None:
     known = [other.name for other in families()]
     if space.family not in (space.name, *known):
         raise InputError(
-            f"the space {space.name!r} is of the family {space.family!r}, which no space brought; "
-            f"pass its own name, or one of {', '.join(known)}"
+            f"the space {space.name!r} is of the family {space.family!r}, which does not exist; "
+            f"pass family={space.name!r}, or one of {', '.join(known)}"
         )
     SPACES[space.name] = space
 
@@ -209,7 +206,7 @@ def check_image_size(image_size: int, halvings: int) -> None:
     unit = 2**halvings
     if image_size < unit or image_size % unit:
         raise InputError(
-            f"image_size is {image_size}, and this network halves its features {halvings} "
+            f"image_size is {image_size}, but this network halves its features {halvings} "
             f"time{'s' * (halvings != 1)}; pass a multiple of {unit}"
         )
 

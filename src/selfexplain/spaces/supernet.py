@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
-from selfexplain.spaces.genotype import FAMILIES, Cell, Genotype
+from selfexplain.spaces.genotype import FAMILIES, Cell, Genotype, edges_of
 from selfexplain.spaces.operations import PREPARATIONS, Weighted, operation
 from selfexplain.spaces.space import SPACES, check_image_size, check_numbers
 
@@ -23,17 +23,7 @@ from selfexplain.spaces.space import SPACES, check_image_size, check_numbers
 # at a node is summed tensor by tensor.
 
 
-Parts = tuple[Tensor, ...]
-
-
-def edges_of(family: str) -> list[tuple[int, int]]:
-    """All edges (source, target) of a cell, in the order of an architecture's rows.
-
-    The order is that of the published searches: target by target, and for each the sources from 0.
-    """
-    rules = FAMILIES[family]
-    targets = range(rules.inputs, rules.inputs + rules.nodes)
-    return [(source, target) for target in targets for source in range(target)]
+Terms = tuple[Tensor, ...]
 
 
 def rows_by_source(family: str) -> list[list[int]]:
@@ -50,7 +40,7 @@ def rows_by_source(family: str) -> list[list[int]]:
 
 def propagate(
     inputs: Sequence[Tensor],
-    senders: Iterable[Callable[[Tensor], Sequence[Parts]]],
+    senders: Iterable[Callable[[Tensor], Sequence[Terms]]],
     join: Callable[..., Tensor],
 ) -> list[Tensor]:
     """The computed nodes of a cell.
@@ -70,7 +60,7 @@ def propagate(
         [tensor([1.]), tensor([3.])]
     """
     nodes = list(inputs)
-    waiting: list[list[Parts]] = []
+    waiting: list[list[Terms]] = []
     for number, send in enumerate(senders):
         sent = send(nodes[number])
         waiting = waiting or [[] for _ in sent]
@@ -168,7 +158,7 @@ class MixedOp(nn.Module):
             for _ in range(edges // self.bundle)
         )
 
-    def forward(self, x_BCHW: Tensor, weights_EO: Tensor) -> list[Parts]:
+    def forward(self, x_BCHW: Tensor, weights_EO: Tensor) -> list[Terms]:
         """What each later node receives."""
         columns = [self.names.index(name) for name in self.shared]
         results = [self._shared_result(name, x_BCHW) for name in self.shared]
@@ -300,7 +290,7 @@ def one_hot_architecture(supernet: Supernet, genotype: Genotype) -> dict[str, Te
     """
     if genotype.family != supernet.family:
         raise InputError(
-            f"the genotype is of the family {genotype.family}, the supernet searches "
+            f"the genotype is of the family {genotype.family}, but the supernet searches "
             f"{supernet.family}; pass a genotype of {supernet.family}"
         )
     architecture = {}

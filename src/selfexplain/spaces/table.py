@@ -85,9 +85,9 @@ class BenchmarkTable:
         listed = tuple(cells)
         self.cells = {cell.arch: cell for cell in listed}
         if not listed:
-            raise InputError("the table has no cells; pass one that has")
+            raise InputError("the table has no cells; pass one with at least one cell")
         if len(self.cells) < len(listed):
-            raise InputError("the table has a cell twice; pass one that has every cell once")
+            raise InputError("the table has a cell twice; pass one with each cell once")
         self._accuracies = sorted(round(cell.test, DIGITS) for cell in listed)
 
     def __len__(self) -> int:

@@ -11,6 +11,7 @@ import difflib
 from collections.abc import Iterator
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from selfexplain.errors import InputError
 from selfexplain.limits import check_values
@@ -100,6 +101,22 @@ def freeze(model: nn.Module, until: str) -> None:
             parameter.requires_grad_(False)
     for name in frozen:
         blocks[name].eval()
+
+
+def freeze_norm(model: nn.Module) -> None:
+    """Put every BatchNorm into evaluation mode, where it keeps its running statistics.
+
+    Call it again after `model.train()`, which puts them into training mode.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).train()
+        >>> freeze_norm(model)
+        >>> model[1].training, model[1].weight.requires_grad
+        (False, True)
+    """
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
 
 
 def lr_scales(model: nn.Module, *, layer_decay: float = 1.0, body: float = 1.0) -> dict[str, float]:

@@ -32,7 +32,7 @@ from selfexplain.training.checkpoint import (
     loading_from,
     save_checkpoint,
 )
-from selfexplain.training.finetune import freeze, parameter_scales
+from selfexplain.training.finetune import freeze, freeze_norm, parameter_scales
 from selfexplain.training.log import EpochLog
 from selfexplain.training.loggers import Logger
 from selfexplain.training.optimizers import make_optimizer
@@ -83,6 +83,8 @@ def start(objective: Objective, options: TrainingOptions, fabric: Fabric) -> Run
     objective.train()
     if options.freeze is not None:
         freeze(objective.model, options.freeze)
+    if options.freeze_norm:
+        freeze_norm(objective.model)
     optimizer = make_optimizer(
         options.optimizer,
         objective,
@@ -235,7 +237,7 @@ class Epochs(Protocol):
     def begin(self, epoch: int) -> None:
         """What comes before the global generator is seeded for an epoch, counted from 0."""
 
-    def walk(self, epoch: int) -> dict[str, Any]:
+    def run_epoch(self, epoch: int) -> dict[str, Any]:
         """Take the steps of an epoch; what there is to log of it. On every process."""
 
     def show(self, epoch: int) -> None:
@@ -248,7 +250,7 @@ class Epochs(Protocol):
         """Go back to where a checkpoint was made; what does not fit may raise anything."""
 
 
-def walk_epochs(
+def run_epochs(
     job: Epochs,
     epochs: int,
     *,
@@ -280,7 +282,7 @@ def walk_epochs(
         while done < epochs and not job.stopped:
             job.begin(done)
             torch.manual_seed(epoch_seed(seed, done, fabric.global_rank))
-            metrics = job.walk(done)
+            metrics = job.run_epoch(done)
             done += 1
             if fabric.is_global_zero:
                 job.show(done)
@@ -373,7 +375,7 @@ def train(
         on_step,
         score,
     )
-    walk_epochs(
+    run_epochs(
         training,
         options.epochs,
         fabric=fabric,
@@ -416,7 +418,7 @@ class _Training:
         self.before_epoch(epoch)
         self.run.objective.begin_epoch(epoch, self.options.epochs)
 
-    def walk(self, epoch: int) -> dict[str, float]:
+    def run_epoch(self, epoch: int) -> dict[str, float]:
         objective, options = self.run.objective, self.options
         compiled = compiled_steps(self.parts, objective, cuda_graph=options.cuda_graph)
         with autotuned_convolutions(), compiled:

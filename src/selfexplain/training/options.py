@@ -55,6 +55,9 @@ class TrainingOptions:
     freeze: str | None = None
     """Fine-tuning: train only what comes after this layer, named as in the model; all trains the
     head alone, on features that are computed once. None trains everything."""
+    freeze_norm: bool = False
+    """Fine-tuning: let every BatchNorm keep the statistics that it came with; its scale and shift
+    are trained. A few photographs estimate them worse than the images of the pretraining did."""
     head_epochs: Natural = 0
     """Fine-tuning: epochs in which only the head is trained, on features that are computed once,
     before the epochs in which everything is."""

@@ -270,7 +270,7 @@ class RecordedStep:
 
     def __init__(self, step: Step, before: RecordedStep | None = None) -> None:
         self.step = step
-        self.memory: Memory = Memory() if before is None else before.memory
+        self.memory: GraphMemory = GraphMemory() if before is None else before.memory
         self.graph: torch.cuda.CUDAGraph | None = None
         self._ordinary = 0
         self._shapes: list[torch.Size] = []
@@ -320,7 +320,7 @@ class RecordedStep:
         return graph
 
 
-class Memory:
+class GraphMemory:
     """The memory of recordings of which each is done with before another is replayed."""
 
     def __init__(self) -> None:

@@ -110,11 +110,11 @@ def run_all(
         [0, 1]
     """
 
-    def train_here(config: RunConfig, on_step: StepCallback) -> Any:
+    def train_serially(config: RunConfig, on_step: StepCallback) -> Any:
         return train(config, fabric=fabric, data=data, on_step=on_step, teachers=teachers)
 
-    apart = partial(train_apart, train=train, teachers=teachers, images=images)
-    function = apart if scheduler.apart else train_here
+    isolated = partial(train_isolated, train=train, teachers=teachers, images=images)
+    function = isolated if scheduler.isolated else train_serially
     return list(run_grid(function, configs, scheduler, watch).complete().values())
 
 
@@ -165,7 +165,7 @@ def run_names(folders: Sequence[Path]) -> list[str]:
     return [folder.relative_to(shared).as_posix() for folder in whole]
 
 
-def train_apart(
+def train_isolated(
     config: RunConfig,
     on_step: StepCallback,
     *,
@@ -205,7 +205,7 @@ def shared_images(sweep: SweepOptions, out: Path) -> Iterator[Path | None]:
         ...     print(folder)
         absent/.images
     """
-    if sweep.image_cache is not None or not sweep.apart:
+    if sweep.image_cache is not None or not sweep.isolated:
         yield sweep.image_cache
         return
     own = out / ".images"

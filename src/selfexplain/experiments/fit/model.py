@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from selfexplain import spaces  # whose modules are imported for derived networks alone
 from selfexplain.data import ImageData
 from selfexplain.data.datasets import check_spec
 from selfexplain.errors import InputError, first_line
@@ -18,17 +19,10 @@ from selfexplain.experiments.options import SharedConfig, to_dict
 from selfexplain.experiments.run_dir import FinishedRun, weight_shapes
 from selfexplain.experiments.runtime import check_device
 from selfexplain.explanations.hooks import preserved
-from selfexplain.explanations.layers import refuse_broken_weights
+from selfexplain.explanations.layout import refuse_broken_weights
 from selfexplain.models import build_model, pretraining_of
 from selfexplain.models.build import is_own
 from selfexplain.objectives import Objective, ObjectiveContext, WithAuxiliaryHead
-from selfexplain.spaces import (
-    build_network,
-    count_multiply_adds,
-    count_parameters,
-    load_genotype,
-    set_drop_path,
-)
 from selfexplain.training.checkpoint import loading_from
 
 # Whether a model fits its images and classes, before anything is trained.
@@ -87,7 +81,7 @@ def check_model(model: nn.Module, name: str, shape_CHW: tuple[int, int, int], cl
 # In the benchmarks they count as the network's; they cannot learn.
 
 
-def freeze_unreached(network: nn.Module, image_shape: Sequence[int]) -> list[str]:
+def freeze_unused(network: nn.Module, image_shape: Sequence[int]) -> list[str]:
     """Ask for no gradient of weights that get none; training on several devices waits for each.
 
     Only the graph is looked at: nothing is computed, and images of any size take no memory.
@@ -103,10 +97,15 @@ def freeze_unreached(network: nn.Module, image_shape: Sequence[int]) -> list[str
     Example:
         >>> from selfexplain.spaces import build_network, load_genotype
         >>> cell = "|nor_conv_1x1~0|+|skip_connect~0|none~1|+|skip_connect~0|none~1|none~2|"
-        >>> network = build_network(
-        ...     load_genotype(cell), num_classes=3, in_channels=1, image_size=8, channels=4, cells=1
+        >>> network = spaces.build_network(
+        ...     spaces.load_genotype(cell),
+        ...     num_classes=3,
+        ...     in_channels=1,
+        ...     image_size=8,
+        ...     channels=4,
+        ...     cells=1,
         ... )
-        >>> freeze_unreached(network, (1, 8, 8))[0]
+        >>> freeze_unused(network, (1, 8, 8))[0]
         'blocks.0.edges.nodes.0.0.after.0.layers.0.weight'
     """
     named = [
@@ -125,10 +124,10 @@ def freeze_unreached(network: nn.Module, image_shape: Sequence[int]) -> list[str
         gradients = torch.autograd.grad(
             logits.sum(), [stand_ins[name] for name, _ in named], allow_unused=True
         )
-    unreached = [pair for pair, grad in zip(named, gradients, strict=True) if grad is None]
-    for _, parameter in unreached:
+    unused = [pair for pair, grad in zip(named, gradients, strict=True) if grad is None]
+    for _, parameter in unused:
         parameter.requires_grad_(False)
-    return [name for name, _ in unreached]
+    return [name for name, _ in unused]
 
 
 # What is special about training the network of a genotype.
@@ -163,18 +162,18 @@ def derived_network(
         >>> cell = "|skip_connect~0|+|skip_connect~0|none~1|+|skip_connect~0|none~1|none~2|"
         >>> config = {"genotype": cell, "init_channels": 4, "cells": 1, "form": "small",
         ...           "auxiliary": 0.0}
-        >>> count_parameters(derived_network(config, num_classes=10, shape_CHW=(1, 8, 8)))
+        >>> spaces.count_parameters(derived_network(config, num_classes=10, shape_CHW=(1, 8, 8)))
         4822
     """
     network = bare_network(config, num_classes=num_classes, shape_CHW=shape_CHW)
-    freeze_unreached(network, shape_CHW)
+    freeze_unused(network, shape_CHW)
     return network
 
 
 def bare_network(config: Plain, *, num_classes: int, shape_CHW: tuple[int, int, int]) -> nn.Module:
     """The same, without a look at which of its weights the logits hang on."""
-    return build_network(
-        load_genotype(config["genotype"]),
+    return spaces.build_network(
+        spaces.load_genotype(config["genotype"]),
         num_classes=num_classes,
         in_channels=shape_CHW[0],
         image_size=side_of(shape_CHW),
@@ -213,7 +212,7 @@ def drop_path_schedule(config: Plain, network: nn.Module) -> Callable[[int], Non
     if not largest:
         return lambda epoch: None
     epochs = config["training"]["epochs"]
-    return lambda epoch: set_drop_path(network, largest * epoch / epochs)
+    return lambda epoch: spaces.set_drop_path(network, largest * epoch / epochs)
 
 
 def size_of(config: Plain, network: nn.Module, shape_CHW: tuple[int, int, int]) -> dict[str, int]:
@@ -226,8 +225,8 @@ def size_of(config: Plain, network: nn.Module, shape_CHW: tuple[int, int, int]) 
     if not is_derived(config):
         return {}
     return {
-        "parameters": count_parameters(network),
-        "multiply_adds": count_multiply_adds(network, shape_CHW),
+        "parameters": spaces.count_parameters(network),
+        "multiply_adds": spaces.count_multiply_adds(network, shape_CHW),
     }
 
 

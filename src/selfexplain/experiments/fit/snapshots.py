@@ -29,7 +29,7 @@ from selfexplain.objectives import Objective
 from selfexplain.objectives.shared.base import Wrapper
 
 IMAGES = 6
-"""How many images an album shows."""
+"""How many images the snapshots show."""
 RIVALS = 3
 """How many classes are shown beside the true one."""
 MOST_SCORED = 2000
@@ -56,9 +56,9 @@ class Snapshots:
         >>> from selfexplain.experiments.data import load, prepare
         >>> options, folder = DataOptions(data="digits"), Path(tempfile.mkdtemp())
         >>> prepared = prepare(load(options), options, seed=0)
-        >>> album = Snapshots(folder, prepared, torch.device("cpu"))
+        >>> snapshots = Snapshots(folder, prepared, torch.device("cpu"))
         >>> objective = Standard(build_model("small_cnn", num_classes=10, in_channels=1))
-        >>> album.add(objective, 1, objective.model)
+        >>> snapshots.add(objective, 1, objective.model)
         >>> [path.name for path in (folder / "album").iterdir()]
         ['epoch-0001.safetensors']
     """
@@ -170,7 +170,7 @@ def shown_images(scored: ImageSet, count: int = IMAGES) -> Tensor:
 def open_snapshots(
     folder: Path, prepared: Prepared, device: torch.device, objective: Objective
 ) -> Snapshots | None:
-    """The album of a run; None if no kind of map can be read from its model.
+    """The snapshots of a run; None if no kind of map can be read from its model.
 
     Example:
         >>> from selfexplain.objectives import Standard
@@ -194,10 +194,10 @@ def open_snapshots(
         explain(reader, objective.model, x_BCHW, y_B)
     except InputError:
         return None
-    album = Snapshots(folder, prepared, device)
-    with only_warned("the album's images"):
-        album.write_images()
-    return album
+    snapshots = Snapshots(folder, prepared, device)
+    with only_warned("the images of the snapshots"):
+        snapshots.write_images()
+    return snapshots
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Train one model with one objective and one seed, and score it on the last epoch.
 
 A run's folder holds `run.json` (configuration, environment, and what the images need), then after
-every epoch `metrics.jsonl`, `checkpoint.pt` and a page of `album/` (album.py), and at the end
+every epoch `metrics.jsonl`, `checkpoint.pt` and a page of `album/` (snapshots.py), and at the end
 `predictions.safetensors` (logits and labels), `similarity.safetensors`, `model.safetensors` and
 `result.json`; of photographs also what findings.py writes; if it trained its teacher, `teachers/`
 with a folder of the same kind.
@@ -219,19 +219,19 @@ def _train_and_score(
         workers=config.data.workers,
     )
     fabric.barrier()  # every process has looked at the folder before one writes to it
-    album = None
+    snapshots = None
     if fabric.is_global_zero:
         write_run(config, images_of(prepared), fabric.device, fabric.world_size)
-        album = open_snapshots(config.out, prepared, fabric.device, objective)
+        snapshots = open_snapshots(config.out, prepared, fabric.device, objective)
     logits = partial(_logits, config, prepared, fabric)
     whole = objective.model
     cached = config.training.freeze == ALL and learns_on_features(objective, config.objective)
     if config.training.head_epochs and not exists_for_all(config.out / "checkpoint.pt"):
-        _doubt(album, train_head_first(whole, config, prepared, fabric))
+        _doubt(snapshots, train_head_first(whole, config, prepared, fabric))
     with (
         head_alone(objective, config, prepared, fabric) if cached else nullcontext(batches)
     ) as learned_from:
-        _doubt(album, learned_from)
+        _doubt(snapshots, learned_from)
         model = train(
             objective,
             learned_from,
@@ -243,7 +243,9 @@ def _train_and_score(
             resume=config.resume,
             loggers=loggers,
             before_epoch=drop_path_schedule(to_dict(config), whole),
-            after_epoch=_shown(album, objective, whole if cached else None, config.training.epochs),
+            after_epoch=_shown(
+                snapshots, objective, whole if cached else None, config.training.epochs
+            ),
             on_step=after_teachers(config, on_step),
             score=_epoch_score(config, logits, whole if cached else None),
         )
@@ -261,28 +263,28 @@ def _train_and_score(
             **size_of(to_dict(config), model, data.shape_CHW),
             **(best_epoch(config.out) if config.training.keep_best else {}),
         }
-        if album is not None:
-            album.finish(objective, model, logits_NK, labels_N)
+        if snapshots is not None:
+            snapshots.finish(objective, model, logits_NK, labels_N)
         for logger in loggers:
             logger.finish(numbers(result))
         result = write_outcome(config.out, result, model, logits_NK, labels_N)
     return fabric.broadcast(result)  # once the first process has written
 
 
-def _doubt(album: Snapshots | None, batches: Batches | FeatureBatches) -> None:
+def _doubt(snapshots: Snapshots | None, batches: Batches | FeatureBatches) -> None:
     """Asks frozen features, where there are any, which labels of photographs are wrong."""
-    if album is not None and isinstance(batches, FeatureBatches):
-        album.doubt_labels(batches.features_VNFHW[0])
+    if snapshots is not None and isinstance(batches, FeatureBatches):
+        snapshots.doubt_labels(batches.features_VNFHW[0])
 
 
 def _shown(
-    album: Snapshots | None, objective: Objective, whole: nn.Module | None, epochs: int
+    snapshots: Snapshots | None, objective: Objective, whole: nn.Module | None, epochs: int
 ) -> Callable[[int, nn.Module], None]:
-    """Adds an epoch to the album, if there is one; of the whole model where a head is trained."""
-    if album is None:
+    """Adds an epoch to the snapshots, if any; of the whole model where a head is trained."""
+    if snapshots is None:
         return lambda epoch, model: None
     if whole is None:
-        return partial(album.add, objective)
+        return partial(snapshots.add, objective)
     every = max(1, epochs // HEAD_SNAPSHOTS)
 
     def add(epoch: int, _model: nn.Module) -> None:
@@ -291,7 +293,7 @@ def _shown(
         head = objective.model
         objective.replace_model(whole)
         try:
-            album.add(objective, epoch, whole)
+            snapshots.add(objective, epoch, whole)
         finally:
             objective.replace_model(head)
 

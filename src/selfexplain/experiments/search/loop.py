@@ -30,7 +30,7 @@ from selfexplain.seeding import epoch_seed
 from selfexplain.spaces import from_string, to_string
 from selfexplain.training.log import EpochLog
 from selfexplain.training.loggers import Logger
-from selfexplain.training.loop import walk_epochs
+from selfexplain.training.loop import run_epochs
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -51,11 +51,11 @@ if TYPE_CHECKING:
 
 
 IMAGES = 4
-"""How many images the album shows."""
+"""How many images the snapshots show."""
 
 
 class SearchSnapshots:
-    """Writes the album of a search whose method explains (lease and its controls, sanas)."""
+    """Writes the snapshots of a search whose method explains (lease and its controls, sanas)."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class SearchSnapshots:
     def record(self, search: ArchitectureSearch, epoch: int) -> None:
         """Write what the explainer would show after an epoch, which counts from 1.
 
-        Nothing of the search is changed. A method that does not explain leaves no album. What goes
+        Nothing of the search is changed. A method that does not explain leaves none. What goes
         wrong is a warning.
         """
         if not isinstance(search, LeaSE):
@@ -98,20 +98,20 @@ class SearchSnapshots:
 
 
 def snapshot_indices(labels_N: Tensor, size: int) -> Tensor:
-    """Indices (size,) of a batch that begins with the images of the album.
+    """Indices (size,) of a batch that begins with the images of the snapshots.
 
     First one image of each of up to four classes, which lie evenly among all classes, then others,
     evenly among the rest.
     """
     classes = torch.bincount(labels_N).nonzero()[:, 0]
-    shown = _evenly(classes, min(IMAGES, len(classes), size))
+    shown = _evenly_spaced(classes, min(IMAGES, len(classes), size))
     firsts = torch.stack([(labels_N == label).nonzero()[0, 0] for label in shown])
     rest = torch.ones(len(labels_N), dtype=torch.bool)
     rest[firsts] = False
-    return torch.cat([firsts, _evenly(rest.nonzero()[:, 0], size - len(firsts))])
+    return torch.cat([firsts, _evenly_spaced(rest.nonzero()[:, 0], size - len(firsts))])
 
 
-def _evenly(values_N: Tensor, count: int) -> Tensor:
+def _evenly_spaced(values_N: Tensor, count: int) -> Tensor:
     """This many of the values, the first and the last among them."""
     return values_N[torch.linspace(0, len(values_N) - 1, count).long()]
 
@@ -137,12 +137,12 @@ class SearchProgress:
         self.path = config.out / "checkpoint.pt"
         self.epochs_done, self.stopped = 0, False
         self.genotype = search.genotype()
-        self.album = SearchSnapshots(config, prepared, self.device, search.processes)
+        self.snapshots = SearchSnapshots(config, prepared, self.device, search.processes)
 
     def run(self, identity: str, on_step: StepCallback) -> None:
         """Run the remaining epochs, given a text that identifies the whole configuration."""
         self.on_step = on_step
-        self.epochs_done = walk_epochs(
+        self.epochs_done = run_epochs(
             self,
             self.config.epochs,
             fabric=self.fabric,
@@ -157,7 +157,7 @@ class SearchProgress:
         """Tell the search how far it has come."""
         self.search.set_progress(epoch / self.config.epochs)
 
-    def walk(self, epoch: int) -> dict[str, Any]:
+    def run_epoch(self, epoch: int) -> dict[str, Any]:
         """Take the steps of an epoch, and look at the resulting cell."""
         metrics = self._epoch(epoch)
         self._look_at_cell(epoch + 1)
@@ -165,7 +165,7 @@ class SearchProgress:
 
     def show(self, epoch: int) -> None:
         """Write what the explainer would show now."""
-        self.album.record(self.search, epoch)
+        self.snapshots.record(self.search, epoch)
 
     def state(self) -> dict[str, Any]:
         """Of the search, and the cell so far."""

@@ -186,11 +186,13 @@ def run_searches(config: SearchesConfig, watch: Watch = ignore) -> dict[str, Any
         scheduler = scheduler_of(config.sweep)
         load_once = lru_cache(maxsize=1)(load)
 
-        def search_here(one: SearchConfig, on_step: StepCallback) -> dict[str, Any]:
+        def search_serially(one: SearchConfig, on_step: StepCallback) -> dict[str, Any]:
             data = None if one.method == "random" else load_once(one.data, images)
             return run_search(one, data=data, on_step=on_step)
 
-        function = partial(search_apart, images=images) if scheduler.apart else search_here
+        function = (
+            partial(search_isolated, images=images) if scheduler.isolated else search_serially
+        )
         found = run_grid(function, config.each(), scheduler, watch).complete()
         rows = list(found.values())
         results = {
@@ -203,7 +205,7 @@ def run_searches(config: SearchesConfig, watch: Watch = ignore) -> dict[str, Any
     return results
 
 
-def search_apart(
+def search_isolated(
     config: SearchConfig, on_step: StepCallback, *, images: Path | None = None
 ) -> dict[str, Any]:
     """Search in a worker, which keeps the data set for its next search."""

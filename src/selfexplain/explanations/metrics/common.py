@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from selfexplain.errors import InputError
 from selfexplain.explanations import MapKind
-from selfexplain.explanations.capture import capture
-from selfexplain.explanations.hooks import preserved
+from selfexplain.explanations.hooks import capture, preserved
 from selfexplain.explanations.layout import ExplainedLayer, check_images, check_output
-from selfexplain.explanations.maps import maps_of_own_classes
+from selfexplain.explanations.own_classes import maps_of_own_classes
 
 # What stands in for pixels that are taken away (B batch, C channels, H W space).
 

@@ -175,7 +175,7 @@ class Objective(KeepsPrecision):
     """What a training step minimises: `objective(x, y)["loss"].backward()`.
 
     An objective owns its model (`objective.model`) and whatever else it learns or remembers, so
-    that its `parameters()` are what the optimiser needs and its `state_dict()` is what a checkpoint
+    that its `parameters()` are what the optimizer needs and its `state_dict()` is what a checkpoint
     needs. Subclasses implement `forward`.
 
     Args:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from selfexplain.explanations import MapKind, capture
-from selfexplain.explanations.capture import Captured
-from selfexplain.explanations.checked import CheckedLayers
+from selfexplain.explanations.hooks import Captured
 from selfexplain.explanations.layout import ExplainedLayer
+from selfexplain.explanations.maps import CheckedLayers
 from selfexplain.objectives.shared.base import Counts, Objective, check_logits
 
 

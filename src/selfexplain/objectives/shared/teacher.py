@@ -3,14 +3,17 @@
 Shape suffixes: B batch, C channels, H and W space, K classes.
 """
 
+import copy
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from selfexplain.errors import InputError
-from selfexplain.objectives.shared.base import Objective, ObjectiveContext
+from selfexplain.objectives.shared.base import Counts, Objective, ObjectiveContext
 
 # A trained model that is asked and never changed: the teacher of a distillation.
 
@@ -20,7 +23,7 @@ class FrozenTeacher(nn.Module):
 
     As a submodule of an objective it moves between devices and is saved with it, but
     `objective.train()` leaves it in evaluation mode and its parameters do not require gradients, so
-    that no optimiser that honours `requires_grad` moves them.
+    that no optimizer that honours `requires_grad` moves them.
 
     Args:
         model: maps images (B, C, H, W) to logits (B, K). It is frozen itself, not a copy of it.
@@ -50,6 +53,64 @@ class FrozenTeacher(nn.Module):
         """Logits (B, K) of images (B, C, H, W), without a graph."""
         logits_BK: Tensor = self.model(x_BCHW)
         return logits_BK
+
+
+class WeightAverage(FrozenTeacher):
+    """A running average of a model's weights, which teaches as a frozen model does.
+
+    A copy of the model in evaluation mode. Each update moves its weights, and its buffers of real
+    numbers, by (1 - decay) towards the model's; other buffers are copied. The first update copies
+    all, so that a model may be given its first weights after the objective is built. The average
+    has the precision of the weights: of a model in bfloat16 it does not follow small changes.
+
+    Args:
+        model: is copied, and left alone.
+        decay: share of the average that an update keeps, in [0, 1).
+
+    Raises:
+        InputError: the model has layers without a shape, which cannot be copied.
+
+    Example:
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        >>> average = WeightAverage(model, decay=0.9)
+        >>> average.update(model)
+        >>> _ = nn.init.constant_(model[1].bias, 1.0)
+        >>> before = average.model[1].bias.clone()
+        >>> average.update(model)
+        >>> torch.allclose(average.model[1].bias, 0.9 * before + 0.1)
+        True
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        if any(is_lazy(tensor) for tensor in model.parameters()):
+            raise InputError(
+                "the model has layers that take their shape from the first images, and no average "
+                "of their weights can be made; call the model once before"
+            )
+        super().__init__(copy.deepcopy(model))
+        self.model.zero_grad(set_to_none=True)
+        self.decay = decay
+        self.counts = Counts(updates=0)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move the average towards the weights and buffers of the model."""
+        step = 1 - self.decay if self.counts["updates"] else 1.0
+        self.counts["updates"] += 1
+        mine, theirs = (chain(each.parameters(), each.buffers()) for each in (self.model, model))
+        for average, value in zip(mine, theirs, strict=True):
+            if average.is_floating_point() and step < 1:
+                average.lerp_(value.to(average), step)
+            else:
+                average.copy_(value)
+
+    def get_extra_state(self) -> Tensor:
+        """The number of updates, (1,); recorded steps, which come later, are not counted."""
+        return self.counts.tensor_N
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Restore what `get_extra_state` returned."""
+        self.counts.load(state)
 
 
 class DistillationObjective(Objective):

@@ -16,7 +16,7 @@ from selfexplain.report.html import FRAMES, figure, for_both_themes, linspace_in
 from selfexplain.report.sections.search_record import Explained, SearchRecord, SearchSnapshots
 from selfexplain.report.style import STYLES
 from selfexplain.spaces import FAMILIES, from_string
-from selfexplain.spaces.supernet import edges_of
+from selfexplain.spaces.genotype import edges_of
 
 # How the losses of a search's levels went, and its supernet's accuracy.
 

@@ -135,13 +135,13 @@ def test_generations_are_a_chain_of_teachers() -> None:
 @pytest.mark.parametrize("name", TAUGHT)
 def test_teacher_is_asked_and_never_changed(name: str) -> None:
     teacher = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, CLASSES))
-    objective = in_context(name, linear().float(), teacher).train()
+    objective = from_context(name, linear().float(), teacher).train()
     before = {k: v.clone() for k, v in teacher.state_dict().items()}
-    optimiser = torch.optim.SGD(objective.parameters(), lr=0.1, weight_decay=0.1)
+    optimizer = torch.optim.SGD(objective.parameters(), lr=0.1, weight_decay=0.1)
     x, y = batch()
     for _ in range(2):
         objective(x.float(), y)["loss"].backward()
-        optimiser.step()
+        optimizer.step()
     assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
     assert not any(m.training for m in teacher.modules())
     assert all(p.grad is None for p in teacher.parameters())
@@ -150,17 +150,17 @@ def test_teacher_is_asked_and_never_changed(name: str) -> None:
 @pytest.mark.parametrize("name", TAUGHT)
 def test_missing_or_unfit_teacher_is_named(name: str) -> None:
     with pytest.raises(InputError, match="pass a teacher"):
-        in_context(name, linear(), None)
+        from_context(name, linear(), None)
     student = linear()
     with pytest.raises(InputError, match="pass another model"):
-        in_context(name, student, student)
+        from_context(name, student, student)
     x, y = batch()
     few = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).double()
     with pytest.raises(InputError, match="pass a teacher with the same classes"):
-        in_context(name, linear(), few)(x, y)
+        from_context(name, linear(), few)(x, y)
 
 
-def in_context(name: str, model: nn.Module, teacher: nn.Module | None) -> Objective:
+def from_context(name: str, model: nn.Module, teacher: nn.Module | None) -> Objective:
     context = ObjectiveContext(
         num_classes=CLASSES,
         image_shape=(1, 2, 2),

@@ -204,9 +204,9 @@ def test_a_neck_is_explained_by_gradients_from_the_first_page_on() -> None:
     for _ in range(2):
         assert introspective_of(objective, model, x_BCHW).options.kind == "grad_cam"
         explain(objective, model, x_BCHW, y_B)
-        optimiser = torch.optim.SGD(model.parameters(), lr=0.5)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
         objective.train()(x_BCHW, y_B)["loss"].backward()
-        optimiser.step()
+        optimizer.step()
 
 
 def test_a_page_that_cannot_be_made_is_a_warning_and_the_training_goes_on(
