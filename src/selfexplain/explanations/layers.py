@@ -283,10 +283,10 @@ def _holds(
     still = preserved(model, x_BCHW, eval_mode=True)
     with still, lent, torch.no_grad(), capture(model, layer) as captured:
         logits_BK = check_output(model(x_BCHW), len(x_BCHW))
-    if not captured.saw or not captured.head_calls:
+    calls = [call for call in captured.head_calls if _gives_logits(call, logits_BK)]
+    if not captured.saw or not calls:
         return False
-    call, mean_BF = captured.head_calls[-1], pooled(captured.activation, head.layout)
-    return _close(mean_BF, call.input) and _gives_logits(call, logits_BK)
+    return _close(pooled(captured.activation, head.layout), calls[-1].input)
 
 
 def no_pooled_head(reason: str) -> InputError:
