@@ -265,7 +265,8 @@ class FinetuneConfig(RunConfig):
     """Fine-tune a pretrained network on a folder of photographs, and write a page about it.
 
     First the head learns alone, on features that are computed once; then all layers learn, those
-    before the head slowly. The run is one of `train`: `explain`, `app`, `report` and `export` read it.
+    before the head slowly. The run is one of `train`: `explain`, `app`, `report` and `export` read
+    it.
     """
 
     photos: tyro.conf.Positional[str | None] = None
