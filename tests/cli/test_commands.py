@@ -152,7 +152,10 @@ def test_same_seed_same_start_for_every_objective(tmp_path: Path) -> None:
         (("--data", "digit"), "digits"),
         ((*DIGITS, "--epochs", "0"), "epochs is 0; pass a whole number of at least 1"),
         (("--data", "digits", "--batch-size", "0"), "--batch-size is 0"),
-        (("--data", "digits", "--batch-size", "5000"), "left out (drop_last); pass at most 1438"),
+        (
+            ("--data", "digits", "--batch-size", "5000"),
+            "incomplete batch; pass a batch_size of at most 1438",
+        ),
         ((*DIGITS, "--model", "small_cn"), "did you mean small_cnn"),
         ((*DIGITS, "--objective", "introspection"), "pass introspective"),
         (

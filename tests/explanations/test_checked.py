@@ -17,6 +17,7 @@ from selfexplain.explanations import (
     capture,
     class_maps,
     find_explained_layer,
+    layers,
     maps,
     maps_of_forward,
 )
@@ -367,6 +368,22 @@ def test_a_map_that_equals_a_later_one_at_first_is_told_from_it():
     wanted = find_explained_layer(net, images()).source
     nn.init.normal_(net.neck.weight)
     assert find_explained_layer(net, images()).source == wanted
+
+
+@pytest.mark.parametrize("name", sorted(RIGHT))
+def test_other_weights_are_tried_without_a_second_search(name, monkeypatch):
+    net, search, searches = RIGHT[name](), layers.traced, []
+
+    def traced(*args):
+        searches.append(args)
+        return search(*args)
+
+    monkeypatch.setattr(layers, "traced", traced)
+    found = find_explained_layer(net, images())
+    assert len(searches) == 1
+    monkeypatch.setattr(layers, "_holds", lambda *_: False)
+    assert find_explained_layer(net, images()) == found
+    assert len(searches) == 3
 
 
 @pytest.mark.parametrize("name", ["plain", "dropout", "several dropouts", "spectral norm"])

@@ -219,7 +219,7 @@ def _check_sizes(count: int, batch_size: int, drop_last: bool, workers: int) -> 
     if drop_last and batch_size > count:
         raise InputError(
             f"batch_size is {batch_size}, but there are only {count} images and drop_last leaves "
-            f"out an incomplete batch; pass a batch_size of at most {count}, or drop_last=False"
+            f"out an incomplete batch; pass a batch_size of at most {count}"
         )
 
 
@@ -300,7 +300,7 @@ def take(labels_N: torch.Tensor, size: int, seed: int) -> torch.Tensor:
     classes, count = int((counts_K > 0).sum()), len(labels_N)
     if not classes <= size <= count:
         raise InputError(
-            f"{size} images were requested; request from {classes} (one for each class) to "
+            f"{size} images were requested; pass a size from {classes} (one for each class) to "
             f"{count} (all images)"
         )
     return _choose(labels_N, _shares(counts_K, size, counts_K), seed)

@@ -88,12 +88,17 @@ def forward_hooks(model: nn.Module, hooks: Iterable[ForwardHook]) -> Iterator[No
         >>> shapes
         [(2, 12)]
     """
-    around = [(hook, modules_around(model, hook.place[0])) for hook in hooks]
     with ExitStack() as stack:
-        stack.enter_context(run_eagerly([module for _, path in around for module in path]))
-        for hook, path in around:
-            stack.callback(hook.register(path[-1]))
+        add_hooks(stack, model, hooks)
         yield
+
+
+def add_hooks(stack: ExitStack, model: nn.Module, hooks: Iterable[ForwardHook]) -> None:
+    """Hook modules until a stack is closed, as ``forward_hooks`` does."""
+    around = [(hook, modules_around(model, hook.place[0])) for hook in hooks]
+    run_eagerly(stack, [module for _, path in around for module in path])
+    for hook, path in around:
+        stack.callback(hook.register(path[-1]))
 
 
 def every_output(
@@ -175,24 +180,21 @@ CALL = "_compiled_call_impl"
 """Where torch keeps what a compiled module runs in place of its own call; None for nothing."""
 
 
-@contextmanager
-def run_eagerly(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Run those of the modules that are compiled as they were written, for the time of the block.
+def run_eagerly(stack: ExitStack, modules: Iterable[nn.Module]) -> None:
+    """Run those of the modules that are compiled as they were written, until a stack is closed.
 
     A module is compiled by its own `compile()`, or as a whole by `torch.compile(module)`. In the
     second case all compiled code rests meanwhile. Modules that are not named keep their code, so
     name those that hooks lie on or in (`modules_around`).
     """
     modules = dict.fromkeys(modules)
-    with ExitStack() as stack:
-        if any(child_of(module, "_orig_mod") is not None for module in modules):
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        for module in modules:
-            call = getattr(module, CALL)
-            if call is not None:
-                stack.callback(setattr, module, CALL, call)
-                setattr(module, CALL, None)
-        yield
+    if any(child_of(module, "_orig_mod") is not None for module in modules):
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+    for module in modules:
+        call = getattr(module, CALL)
+        if call is not None:
+            stack.callback(setattr, module, CALL, call)
+            setattr(module, CALL, None)
 
 
 def child_of(module: nn.Module, name: str) -> nn.Module | None:
@@ -618,7 +620,7 @@ def capture(model: nn.Module, layer: ExplainedLayer) -> Iterator[Captured]:
                 opens, closes = (head_name, "input"), (head_name, "output")
                 stack.enter_context(function_hook_between(model, weights, opens, closes))
             hooks.append(_head_hook(captured, head_name, captured.linear, weights))
-        stack.enter_context(forward_hooks(model, hooks))
+        add_hooks(stack, model, hooks)
         inner = child_of(model, "_forward_module")
         if inner is not None and layer.head is None:
             hook = _logits_hook(captured)

@@ -12,6 +12,7 @@ from selfexplain.errors import InputError
 from selfexplain.explanations import MapKind
 from selfexplain.explanations.hooks import (
     ForwardHook,
+    HeadCall,
     Hook,
     LinearWeights,
     capture,
@@ -64,17 +65,13 @@ class Sighting:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LinearCall:
+class LinearCall(HeadCall):
     """One call of a ``nn.Linear``, and how many sightings had been made before it."""
 
     name: str
     linear: nn.Linear
-    weight: Tensor  # as it was used, which for a parametrised layer is not free to read
-    bias: Tensor | None
-    input: Tensor
     given_by: str | None  # the last module that returned the very input
     given_has_values: bool  # whether that module has parameters or buffers
-    output: Tensor
     sightings: int
 
 
@@ -95,20 +92,27 @@ class Trace:
     asked: dict[tuple[int, int, int], bool] = field(default_factory=dict)
     """Whether these tokens, of this width, after these maps, have the grid they seem to have."""
     logits_BK: Tensor = field(default_factory=lambda: torch.empty(0, 0))
-    busy: bool = False
+    seen: dict[tuple[int, int], list[tuple[FeatureLayout, Tensor]]] = field(default_factory=dict)
+    """Means by what identifies a tensor, which the sightings keep, and its values."""
 
     def see(self, tensor: object, module: str | None) -> None:
-        """Record ``tensor`` if it has space, but not the operations of inspecting it."""
-        if self.busy:
-            return
-        self.busy = True
-        layouts = layouts_of(tensor, self.image_BCHW)
-        layouts = self._known(layouts, tensor)
+        """Record ``tensor`` if it has space."""
+        layouts = self._known(layouts_of(tensor, self.image_BCHW), tensor)
         if layouts and isinstance(tensor, Tensor):
-            means = [(layout, pooled(tensor.detach(), layout)) for layout in layouts]
             after = next(reversed(self.called), None)
-            self.sightings.append(Sighting(tensor, module, after, means))
-        self.busy = False
+            self.sightings.append(Sighting(tensor, module, after, self._means(tensor, layouts)))
+
+    def _means(
+        self, tensor: Tensor, layouts: list[FeatureLayout]
+    ) -> list[tuple[FeatureLayout, Tensor]]:
+        """The spatial means; most tensors are seen several times before they change, if ever."""
+        key = None if tensor.is_inference() else (id(tensor), tensor._version)  # noqa: SLF001
+        means = None if key is None else self.seen.get(key)
+        if means is None or [layout for layout, _ in means] != layouts:
+            means = [(layout, pooled(tensor.detach(), layout)) for layout in layouts]
+        if key is not None:
+            self.seen[key] = means
+        return means
 
     def _known(self, layouts: list[FeatureLayout], tensor: object) -> list[FeatureLayout]:
         """Ask once for each number and width of tokens, and again when a map was seen since."""
@@ -163,7 +167,7 @@ def traced(
 def _note(trace: Trace, name: str, weights: LinearWeights) -> Hook:
     """Make a forward hook that notes a module's output, and that it was the last to finish."""
 
-    def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+    def note(module: nn.Module, inputs: Any, output: Any) -> None:
         trace.finished[name] = len(trace.sightings)
         trace.see(output, name)
         given_by = _returned_by(trace, inputs[0]) if inputs else None
@@ -180,8 +184,12 @@ def _note(trace: Trace, name: str, weights: LinearWeights) -> Hook:
             given, gave = inputs[0].detach().clone(), output.detach().clone()
             count = len(trace.sightings)
             valued = given_by is not None and _has_values(trace.called[given_by])
-            call = LinearCall(name, module, *used, given, given_by, valued, gave, count)
+            call = LinearCall(given, gave, *used, name, module, given_by, valued, count)
             trace.linear_calls.append(call)
+
+    def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+        with torch._C.DisableTorchFunction():  # noqa: SLF001 - inspecting calls functions, too
+            note(module, inputs, output)
 
     return hook
 
@@ -260,8 +268,25 @@ def pooled_head_of(model: nn.Module, x_BCHW: Tensor, trace: Trace) -> PooledHead
         if trace.finished.get(name, len(trace.sightings)) > first
     ]
     # Large ones, so that what bends large logits bends these.
+    if _holds(head, model, x_BCHW, other_weights(after, gain=8.0)):
+        return head
     again = traced(model, x_BCHW, other_weights(after, gain=8.0))
     return search(again) if bool(again.logits_BK.isfinite().all()) else head
+
+
+def _holds(
+    head: PooledHead, model: nn.Module, x_BCHW: Tensor, lent: AbstractContextManager[None]
+) -> bool:
+    """Whether a forward has this head at the places it was found at: cheaper than a search."""
+    x_BCHW = probe_images(x_BCHW)
+    layer = ExplainedLayer(head.source, head.layout, head)
+    still = preserved(model, x_BCHW, eval_mode=True)
+    with still, lent, torch.no_grad(), capture(model, layer) as captured:
+        logits_BK = check_output(model(x_BCHW), len(x_BCHW))
+    calls = [call for call in captured.head_calls if _gives_logits(call, logits_BK)]
+    if not captured.saw or not calls:
+        return False
+    return _close(pooled(captured.activation, head.layout), calls[-1].input)
 
 
 def no_pooled_head(reason: str) -> InputError:
@@ -299,16 +324,17 @@ def search(trace: Trace) -> PooledHead | str:
 
 def _head_call(trace: Trace) -> LinearCall | None:
     """Return the last call of a linear layer that gave the logits."""
-    return next((call for call in reversed(trace.linear_calls) if _is_head(call, trace)), None)
+    calls = reversed(trace.linear_calls)
+    return next((call for call in calls if _gives_logits(call, trace.logits_BK)), None)
 
 
-def _is_head(call: LinearCall, trace: Trace) -> bool:
+def _gives_logits(call: HeadCall, logits_BK: Tensor) -> bool:
     """Tell whether this call gave the logits, by a plain linear map of a vector."""
-    weight, bias = call.weight.detach(), call.bias
-    if call.input.dim() != 2 or not _close(call.output, trace.logits_BK):
+    weight_KF, bias_K = call.weight_KF.detach(), call.bias_K
+    if call.input.dim() != 2 or not _close(call.output, logits_BK):
         return False
-    linear_map = call.input.to(weight.dtype) @ weight.T
-    return _close(linear_map if bias is None else linear_map + bias.detach(), call.output)
+    linear_map = call.input.to(weight_KF.dtype) @ weight_KF.T
+    return _close(linear_map if bias_K is None else linear_map + bias_K.detach(), call.output)
 
 
 def _split(trace: Trace) -> str:

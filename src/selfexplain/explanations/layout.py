@@ -138,7 +138,7 @@ def layouts_of(output: object, image_BCHW: torch.Size) -> list[FeatureLayout]:
     batch, _, height, width = image_BCHW
     if not isinstance(output, Tensor) or not output.is_floating_point():
         return []
-    if output.dim() == 0 or len(output) != batch:
+    if output.dim() == 0 or output.shape[0] != batch:
         return []
     found: list[FeatureLayout] = []
     if output.dim() == 4:
