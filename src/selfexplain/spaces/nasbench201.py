@@ -1,4 +1,4 @@
-"""The supernet and the networks of NAS-Bench-201 (Dong and Yang, ICLR 2020).
+"""The supernet and the networks of NAS-Bench-201 (Dong and Yang, ICLR 2020), and of its sub-space.
 
 Shape suffixes: B batch, C channels, H and W space, K classes, E edges, O operations.
 """
@@ -8,9 +8,8 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from selfexplain.spaces.genotype import Cell, Edge, Genotype, edges_of
+from selfexplain.spaces.genotype import FAMILIES, Cell, Edge, Genotype, edges_of
 from selfexplain.spaces.network import Edges
-from selfexplain.spaces.registry import NASBENCH201
 from selfexplain.spaces.space import Form
 from selfexplain.spaces.supernet import (
     MixedOp,
@@ -101,23 +100,24 @@ class NASBench201Network(nn.Module):
         return logits_BK
 
 
-FAMILY, RULES = NASBENCH201.family, NASBENCH201.rules
-
-
 class MixedCell(nn.Module):
     """A cell in which every edge is the weighted sum of all operations.
 
+    Args:
+        channels: channels C.
+        family: nasbench201, or tiny201, which lacks the last node.
+
     Shapes:
-        input (B, C, H, W) and weights (6, 5), a row for each of the edges 1<-0, 2<-0, 2<-1, 3<-0,
-        3<-1, 3<-2; output (B, C, H, W).
+        input (B, C, H, W) and weights (E, 5), a row for each of the edges 1<-0, 2<-0, 2<-1 and, in
+        nasbench201, 3<-0, 3<-1, 3<-2; output (B, C, H, W).
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, family: str = "nasbench201") -> None:
         super().__init__()
-        self.rows = rows_by_source(FAMILY)
+        self.rows = rows_by_source(family)
         # all edges read the same features, so one dense convolution with more outputs serves all
         self.senders = nn.ModuleList(
-            MixedOp(FAMILY, channels, len(rows), bundled=True) for rows in self.rows
+            MixedOp(family, channels, len(rows), bundled=True) for rows in self.rows
         )
 
     def forward(self, x_BCHW: Tensor, weights_EO: Tensor) -> Tensor:
@@ -129,28 +129,36 @@ class MixedCell(nn.Module):
         return propagate([x_BCHW], senders, as_it_is)[-1]
 
 
-def best_of_every_edge(weights_EO: Tensor) -> Cell:
-    """NAS-Bench-201's rule: on every edge the heaviest of all five operations; (6, 5) -> cell."""
-    best = weights_EO.detach().argmax(dim=1).tolist()
+def best_of_every_edge(weights_EO: Tensor, family: str = "nasbench201") -> Cell:
+    """NAS-Bench-201's rule: on every edge the heaviest of all five operations; (E, 5) -> cell."""
+    best, rules = weights_EO.detach().argmax(dim=1).tolist(), FAMILIES[family]
     nodes = []
-    for number in range(RULES.inputs, RULES.inputs + RULES.nodes):
+    for number in range(rules.inputs, rules.inputs + rules.nodes):
         chosen, best = best[:number], best[number:]
-        nodes.append(tuple(Edge(RULES.operations[o], source) for source, o in enumerate(chosen)))
-    return Cell(tuple(nodes), RULES.concat)
+        nodes.append(tuple(Edge(rules.operations[o], source) for source, o in enumerate(chosen)))
+    return Cell(tuple(nodes), rules.concat)
 
 
 class NASBench201Supernet(Supernet):
-    """The supernet of NAS-Bench-201; its architecture is {"cell": (6, 5)}."""
+    """The supernet of NAS-Bench-201, whose architecture is {"cell": (6, 5)}, or of tiny201: (3, 5).
 
-    family = FAMILY
-    architecture_shapes: Mapping[str, tuple[int, ...]] = {
-        "cell": (len(edges_of(FAMILY)), len(RULES.operations))
-    }
+    Args:
+        family: nasbench201 or tiny201.
+        num_classes: number of classes K.
+        in_channels: channels of the images.
+        channels: channels of the first stage.
+        cells: cells of each stage.
+    """
 
-    def __init__(self, *, num_classes: int, in_channels: int, channels: int, cells: int) -> None:
+    def __init__(
+        self, *, family: str, num_classes: int, in_channels: int, channels: int, cells: int
+    ) -> None:
         super().__init__()
+        self.family = family
+        operations = FAMILIES[family].operations
+        self.architecture_shapes = {"cell": (len(edges_of(family)), len(operations))}
         self.network = NASBench201Network(
-            MixedCell,
+            partial(MixedCell, family=family),
             num_classes=num_classes,
             in_channels=in_channels,
             channels=channels,
@@ -166,7 +174,8 @@ class NASBench201Supernet(Supernet):
     def genotype(self, architecture: Mapping[str, Tensor]) -> Genotype:
         """The cell with the heaviest operation on every edge, `none` among them."""
         architecture = self.checked(architecture)
-        return Genotype(FAMILY, {"cell": best_of_every_edge(architecture["cell"])})
+        cell = best_of_every_edge(architecture["cell"], self.family)
+        return Genotype(self.family, {"cell": cell})
 
 
 # The network of a genotype.

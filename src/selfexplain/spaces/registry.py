@@ -1,6 +1,7 @@
 """The spaces of the library: cells, texts and limits; what builds them is imported on demand.
 
 nasbench201   |nor_conv_3x3~0|+|none~0|skip_connect~1|+|skip_connect~0|none~1|nor_conv_1x1~2|
+tiny201       |nor_conv_3x3~0|+|none~0|skip_connect~1|
 darts         Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=range(2, 6), reduce=...)
 pcdarts       searches cells of darts
 """
@@ -10,12 +11,13 @@ from __future__ import annotations
 import ast
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfexplain.errors import InputError
 from selfexplain.records import quoted
-from selfexplain.spaces.genotype import Cell, Edge, Genotype
+from selfexplain.spaces.genotype import FAMILIES, Cell, Edge, Genotype
 from selfexplain.spaces.space import CellRules, Form, SearchSpace, Size, register_space
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ def _nasbench201_text(genotype: Genotype) -> str:
     return "+".join("|" + "".join(f"{name}~{source}|" for name, source in n) for n in nodes)
 
 
-def _nasbench201_genotype(text: str) -> Genotype:
+def _nasbench201_genotype(text: str, family: str = "nasbench201") -> Genotype:
     nodes = []
     for part in text.split("+"):
         edges = part.strip().strip("|").split("|")
@@ -44,18 +46,20 @@ def _nasbench201_genotype(text: str) -> Genotype:
                 f"{quoted(part)} in {quoted(text)} is not a node; write it as |op~0|op~1|"
             )
         nodes.append(tuple(sorted(read, key=_source)))
-    return Genotype("nasbench201", {"cell": Cell(tuple(nodes), NASBENCH201.rules.concat)})
+    return Genotype(family, {"cell": Cell(tuple(nodes), FAMILIES[family].concat)})
 
 
 def _source(edge: Edge) -> int:
     return edge.source
 
 
-def _nasbench201_supernet(*, image_size: int, **sizes: int) -> Supernet:
+def _nasbench201_supernet(
+    *, image_size: int, family: str = "nasbench201", **sizes: int
+) -> Supernet:
     from selfexplain.spaces.nasbench201 import NASBench201Supernet
 
     del image_size  # it is built in one way for all
-    return NASBench201Supernet(**sizes)
+    return NASBench201Supernet(family=family, **sizes)
 
 
 def _nasbench201_network(genotype: Genotype, **sizes: Any) -> nn.Module:
@@ -77,7 +81,7 @@ NASBENCH201 = SearchSpace(
     ),
     to_string=_nasbench201_text,
     from_string=_nasbench201_genotype,
-    text_pattern=r"\A\s*\|",
+    text_pattern=r"\A\s*\|(?![^+]*\+[^+]*\Z)",
     text_example="|op~0|+|op~0|op~1|+|...|",
     supernet=_nasbench201_supernet,
     network=_nasbench201_network,
@@ -85,6 +89,21 @@ NASBENCH201 = SearchSpace(
     supernet_cells=5,
     sizes={"small": Size(channels=16, cells=5)},
     source=SOURCES / "nasbench201_network.py",
+)
+
+# Its sub-space without the last node: 125 cells, which a laptop can train one and all.
+
+TINY201 = replace(
+    NASBENCH201,
+    name="tiny201",
+    family="tiny201",
+    rules=replace(NASBENCH201.rules, nodes=2, concat=(2,)),
+    from_string=partial(_nasbench201_genotype, family="tiny201"),
+    text_pattern=r"\A\s*\|[^+]*\+[^+]*\Z",
+    text_example="|op~0|+|op~0|op~1|",
+    supernet=partial(_nasbench201_supernet, family="tiny201"),
+    supernet_cells=1,
+    sizes={"small": Size(channels=8, cells=1)},
 )
 
 # DARTS (Liu, Simonyan, Yang, ICLR 2019).
@@ -216,5 +235,5 @@ def _pcdarts_supernet(**sizes: int) -> Supernet:
 
 PCDARTS = replace(DARTS, name="pcdarts", supernet=_pcdarts_supernet, channel_unit=8)
 
-for _space in (NASBENCH201, DARTS, PCDARTS):
+for _space in (NASBENCH201, TINY201, DARTS, PCDARTS):
     register_space(_space)

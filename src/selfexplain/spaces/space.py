@@ -153,7 +153,7 @@ def families() -> list[SearchSpace]:
 
     Example:
         >>> [space.name for space in families()]
-        ['nasbench201', 'darts']
+        ['nasbench201', 'tiny201', 'darts']
     """
     return [space for space in SPACES.values() if space.family == space.name]
 
