@@ -247,7 +247,7 @@ def test_paths_and_urls_in_place_of_files_are_refused(path: str, field: int, add
     with pytest.raises(urllib.error.HTTPError) as refused:
         sent(address, data)
     assert refused.value.code == 400
-    assert b"A URL or a path was sent in place of a file" in refused.value.read()
+    assert b"A URL or a path was sent instead of a file" in refused.value.read()
 
 
 def test_choices_that_are_not_offered_are_refused(address: str) -> None:

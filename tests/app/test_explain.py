@@ -174,7 +174,7 @@ def test_examples_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         read_examples(tmp_path, ("a",))
     images = torch.zeros(1, 1, 2, 2, dtype=torch.uint8)
     save_file({"images": images, "labels": torch.tensor([7])}, path)
-    with pytest.raises(InputError, match=r"images\.safetensors holds no images"):
+    with pytest.raises(InputError, match=r"images\.safetensors belongs to another run"):
         read_examples(tmp_path, ("a",))
 
 

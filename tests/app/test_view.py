@@ -11,7 +11,14 @@ import torch
 from PIL import Image
 
 from selfexplain.app import Explanation
-from selfexplain.app.view import by_strength, explanation_html, image_uri, map_uri
+from selfexplain.app.view import (
+    by_strength,
+    explanation_html,
+    image_uri,
+    map_uri,
+    run_html,
+    title_html,
+)
 from selfexplain.report.html import RED, image_pixels, map_pixels
 
 HOSTILE = "<script>alert(1)</script>${value}{{x}}"
@@ -73,6 +80,14 @@ def test_names_from_outside_are_escaped() -> None:
     html = explanation_html(one, maps=12)
     assert "<script" not in html
     assert 'onmouseover="' not in html
+    runs = run_html(HOSTILE, HOSTILE) + title_html([HOSTILE, "b"], [(HOSTILE,), ("c",)])
+    assert runs.count("&lt;script&gt;") == 4
+    assert "<script" not in runs
+
+
+def test_runs_of_the_same_classes_need_no_note() -> None:
+    assert "sx-note" not in title_html(["a", "b"], [("x", "y"), ("y", "x")])
+    assert "sx-note" not in title_html(["a"], [("x", "y")])
 
 
 def drawn(uri: str) -> np.ndarray:

@@ -15,6 +15,7 @@ from torch import nn
 from selfexplain.data.loader import balanced_weights
 from selfexplain.errors import InputError
 from selfexplain.experiments.data import Prepared, load, prepare
+from selfexplain.experiments.explain.explain import load_run
 from selfexplain.experiments.fit.head import features_and_head, head_and_batches
 from selfexplain.experiments.fit.train import run_training
 from selfexplain.experiments.options import (
@@ -24,6 +25,7 @@ from selfexplain.experiments.options import (
     TrainConfig,
     to_dict,
 )
+from selfexplain.files import read_tensors
 from selfexplain.models import build_model
 from selfexplain.training import TrainingOptions
 
@@ -54,6 +56,17 @@ def start() -> dict[str, torch.Tensor]:
     config = config_in(Path("unused"))
     objective = build_seeded(config, "standard", 0, load(DATA), num_images=60)
     return {name: tensor.clone() for name, tensor in objective.model.state_dict().items()}
+
+
+@pytest.mark.parametrize("aggregation", ["instance", "class"])
+def test_a_run_of_a_head_alone_can_be_explained(aggregation: str, tmp_path: Path) -> None:
+    spec = f"introspective:aggregation={aggregation}"
+    run_training(config_in(tmp_path, spec, freeze="all", epochs=1))
+    run = load_run(tmp_path)
+    saved = read_tensors(tmp_path / "model.safetensors", remedy="")
+    assert all(torch.equal(t, saved[name]) for name, t in run.objective.model.state_dict().items())
+    out = run.objective(torch.rand(2, *run.shape_CHW), torch.tensor([0, 1]))
+    assert out["output"].shape == (2, 10)
 
 
 def changed(folder: Path, start: dict[str, torch.Tensor]) -> set[str]:

@@ -96,7 +96,7 @@ def test_old_runs_are_shown_without_what_they_did_not_leave(copied: Path) -> Non
     path = write_report(ReportConfig(dirs=(copied,)))
     assert titles(path) == RESULTS + LEARNED
     text = path.read_text()
-    for sentence in ("no predictions", "no matrix of similar classes", "no recorded explanations"):
+    for sentence in ("no predictions", "no class similarities", "no recorded explanations"):
         assert f"The runs have {sentence}" in text
 
 

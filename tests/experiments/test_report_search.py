@@ -86,8 +86,8 @@ def test_folders_of_an_older_version_are_read(folders: Path, tmp_path: Path) -> 
     del run["images"]["class_names"]
     (old / "run.json").write_text(json.dumps(run))
     found = bodies(old)
-    assert "made before searches recorded them" in found["What the audience was shown"]
-    assert "made before they were recorded" in found["Architecture"]
+    assert "This search has no recorded explanations" in found["What the audience was shown"]
+    assert "The raw alphas are missing" in found["Architecture"]
     shutil.copytree(folders / "lease" / "album", old / "album")
     assert "class 9" in bodies(old)["What the audience was shown"]
 

@@ -162,7 +162,7 @@ def test_of_an_unfinished_study_without_full_there_are_no_shares(
     missing = "UNFINISHED: 2 runs are missing (distil_part with seed 0, distil_part with seed 1)"
     table = (out / "table.md").read_text()
     assert missing in table
-    assert "no shares, because no seed of full is finished that plain has too" in table
+    assert "no shares, because no seed has finished both full and plain" in table
     said = f"{missing}; mean ± std over 2 seeds; gain in accuracy over plain training"
     assert said in (out / "report.html").read_text()
     assert "UNFINISHED" in capsys.readouterr().out

@@ -141,14 +141,14 @@ def test_doubted_labels_are_told_with_care() -> None:
 
 def test_features_that_tell_nothing_apart_doubt_nothing() -> None:
     body = body_of(left("mislabels", doubted=torch.tensor([60])))
-    assert "too badly to doubt labels" in text(body)
+    assert "too poorly to doubt labels" in text(body)
     assert "<figure" not in body
 
 
 def test_borders_are_told_with_care() -> None:
     said = text(body_of(left("shortcuts")))
     assert "covers 44 % of a photograph" in said
-    assert "Clearly more does for cat. This may be a shortcut" in said
+    assert "Clearly more lies there for cat. This may be a shortcut" in said
     assert "or the object may fill the picture" in said
     assert said.count("called") == 1  # of the class with much there alone
     assert "emu" not in said  # nothing is known of it

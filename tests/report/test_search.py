@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -15,6 +16,7 @@ from selfexplain.report import architecture_figure, cell_svg, save_figure
 from selfexplain.report.cell_drawing import Box, CellLayout, cell_layout
 from selfexplain.report.style import STYLES
 from selfexplain.spaces import FAMILIES, Cell, Edge, Genotype
+from selfexplain.spaces.space import SPACES
 
 SVG = "{http://www.w3.org/2000/svg}"
 EDGES = {"darts": 14, "nasbench201": 6}
@@ -126,6 +128,18 @@ def test_drawing_names_every_edge(family: str, weighted: bool) -> None:
         assert name in title.text
 
 
+def test_names_of_own_operations_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = "a < b & 'c'"
+    space = SPACES["nasbench201"]
+    rules = replace(space.rules, operations=("none", own))
+    monkeypatch.setitem(SPACES, "nasbench201", replace(space, rules=rules))
+    third = (Edge("none", 0), Edge("none", 1), Edge(own, 2))
+    nodes = ((Edge("none", 0),), (Edge("none", 0), Edge("none", 1)), third)
+    text = cell_svg(Genotype("nasbench201", {"cell": Cell(nodes, (3,))}))
+    labels = [each.text for each in ET.fromstring(text).iter(f"{SVG}text")]
+    assert own in labels
+
+
 def test_drawing_needs_nothing_from_outside() -> None:
     text = cell_svg(random_genotype("darts", random.Random(3)))
     for word in ("<script", "@import", "url(", "href", "@font-face"):
@@ -203,7 +217,7 @@ def test_arrays_and_tensors_with_gradients_do() -> None:
         ([], "history is empty"),
         ([{"cell": np.full((6, 5), 0.2)}, {}], "no cell 'cell'"),
         ([{"cell": np.full((6, 8), 0.125)}], r"pass \(edges, 5\)"),
-        ([{"cell": np.full((7, 5), 0.2)}], "no family has cells of 7 edges"),
+        ([{"cell": np.full((7, 5), 0.2)}], "no search space has cells with 7 edges"),
         ([{"cell": np.full((6, 5), 0.2)}, {"cell": np.full((14, 5), 0.2)}], "of one search"),
         ([{"cell": np.zeros((6, 5))}], "after softmax"),
     ],

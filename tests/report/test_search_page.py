@@ -162,7 +162,7 @@ def test_raw_alphas_and_those_of_edges() -> None:
     assert "<td>0.625</td></tr>" in partial
     old = line(1)
     del old["alphas"]
-    assert "made before they were recorded" in alphas_part(record(history=(old,)))
+    assert "The raw alphas are missing" in alphas_part(record(history=(old,)))
 
 
 def test_lines_have_a_colour_in_both_themes() -> None:
@@ -218,7 +218,7 @@ def test_large_images_are_shown_at_fewer_epochs() -> None:
     "nothing", [None, SearchSnapshots(images_BCHW=np.zeros(0), labels=(), epochs={})]
 )
 def test_a_search_without_recordings_says_so(nothing: SearchSnapshots | None) -> None:
-    assert "made before searches recorded them" in snapshots_part(record(snapshots=nothing))
+    assert "This search has no recorded explanations" in snapshots_part(record(snapshots=nothing))
 
 
 @pytest.mark.parametrize(

@@ -62,9 +62,9 @@ HOST = re.compile(r"([\w.-]+|\[[0-9a-f:.]+\])(:\d{1,5})?", re.IGNORECASE | re.AS
 DROPPED = {b"range", b"x-gradio-server"}
 """Headers that the page does not send, and that Gradio reads as offsets and as a URL."""
 
-UNREADABLE = "The request cannot be read."
-REFUSED = "This app answers its own page alone."
-NO_FILE = "A URL or a path was sent in place of a file; upload a file."
+UNREADABLE = "The request is malformed."
+REFUSED = "This address is closed: the app answers only requests from its own page."
+NO_FILE = "A URL or a path was sent instead of a file; upload the file itself."
 
 
 def tell_of(error: BaseException | None) -> None:
@@ -72,7 +72,7 @@ def tell_of(error: BaseException | None) -> None:
     if error is not None:
         said = first_line(error).encode("ascii", "backslashreplace").decode()[:300]
         said = "".join(letter if letter.isprintable() else "?" for letter in said)
-        print(f"A request cannot be answered ({type(error).__name__}: {said})", file=sys.stderr)
+        print(f"A request failed ({type(error).__name__}: {said})", file=sys.stderr)
 
 
 def check_routes(routes: Iterable[str], version: str) -> None:
@@ -82,9 +82,9 @@ def check_routes(routes: Iterable[str], version: str) -> None:
     )
     if unknown:
         raise InputError(
-            f"this Gradio ({version}) has routes that are not known here ({', '.join(unknown[:3])})"
-            " and may reach out or read files; install the tested one with: pip install "
-            f"'gradio=={TESTED}'"
+            f"Gradio {version} has routes that selfexplain does not know "
+            f"({', '.join(unknown[:3])}) and that might open files or connections; "
+            f"install the tested version with: pip install 'gradio=={TESTED}'"
         )
 
 
@@ -178,10 +178,11 @@ class Gate:
         self, scope: dict[str, Any], headers: Mapping[bytes, bytes]
     ) -> tuple[int, str] | None:
         if b"transfer-encoding" in headers:  # of no length that is known before the end
-            return 411, "Send a request with its length."
+            return 411, "The request has no Content-Length; send one."
         length = int(headers.get(b"content-length", b"0"))  # the server has checked the digits
         if not _path(scope).endswith("/upload"):
-            return (413, "The request is too large.") if length > MAX_CHOICE else None
+            most = f"{MAX_CHOICE / 1e3:g} kB"
+            return (413, f"The request exceeds {most}.") if length > MAX_CHOICE else None
         if length > MAX_UPLOAD:
             most = f"{MAX_BYTES / 1e6:g} MB"
             return 413, f"The file exceeds the maximum allowed size; pass one of at most {most}."
@@ -192,7 +193,7 @@ class Gate:
         while self._held and self._held[0][0] < now - HELD_SECONDS:
             self._held.popleft()
         if sum(size for _, size in self._held) + length > MAX_HELD:
-            return 503, "Too much was uploaded within the last hour; try again later."
+            return 503, "The uploads of the last hour have reached the limit; try again later."
         self._held.append((now, length))
         return None
 
@@ -205,12 +206,12 @@ class Gate:
         while more:
             message = await receive()
             if message["type"] != "http.request":
-                return receive, (400, "The request was cut off.")
+                return receive, (400, "The connection ended before the whole request had arrived.")
             body, more = body + message.get("body", b""), message.get("more_body", False)
         try:
             elsewhere = names_elsewhere(json.loads(body), self.uploads)
         except (ValueError, RecursionError):
-            return receive, (400, "The request is no JSON that can be read.")
+            return receive, (400, "The body of the request is not valid JSON.")
         if elsewhere:
             return receive, (400, NO_FILE)
         sent = False
@@ -316,7 +317,9 @@ def _refuse_outgoing(event: str, args: tuple[Any, ...]) -> None:
     else:
         return
     if not allowed:
-        raise OutgoingRefusedError("the app may connect only to its own page while it runs")
+        raise OutgoingRefusedError(
+            "while the app runs, this process may connect only to the app itself"
+        )
 
 
 def _text(host: str | bytes | bytearray) -> str:

@@ -37,8 +37,8 @@ def refuse_urls() -> None:
     """
     if not all(hasattr(module, name) for module, name in FETCHING):
         raise InputError(
-            f"this Gradio ({gr.__version__}) fetches URLs by a way that is not known here; install "
-            f"the tested one with: pip install 'gradio=={TESTED}'"
+            f"Gradio {gr.__version__} downloads URLs in a way that selfexplain does not know; "
+            f"install the tested version with: pip install 'gradio=={TESTED}'"
         )
     for module, name in FETCHING:
         setattr(module, name, _refuse)

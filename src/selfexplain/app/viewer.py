@@ -45,8 +45,8 @@ def read_examples(folder: Path, class_names: tuple[str, ...]) -> list[Example]:
     labels = kept["labels"].tolist()
     if not all(0 <= label < len(class_names) for label in labels):
         raise InputError(
-            f"{path} holds no images of this run (a label is none of its {len(class_names)} "
-            "classes); delete it to go without examples"
+            f"{path} belongs to another run: it has labels that are none of this run's "
+            f"{len(class_names)} classes; delete it to run the app without examples"
         )
     return [
         Example(image_CHW, class_names[label])

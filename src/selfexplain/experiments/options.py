@@ -264,27 +264,28 @@ PHOTOS_UNSET = "PHOTOS"
 class FinetuneConfig(RunConfig):
     """Fine-tune a pretrained network on a folder of photographs, and write a page about it.
 
-    First the head learns alone, on features that are computed once; then all layers learn, the
-    first ones slowest. The run is one of `train`: `explain`, `app`, `report` and `export` read it.
+    First the head learns alone, on features that are computed once; then all layers learn, those
+    before the head slowly. The run is one of `train`: `explain`, `app`, `report` and `export` read
+    it.
     """
 
     photos: tyro.conf.Positional[str | None] = None
     """Folder with a folder of photographs for each class (a fifth of each is held out for the
     score), or with the folders train and test of such folders. Or pass --data."""
     data: Annotated[DataOptions, tyro.conf.arg(name="")] = field(
-        default_factory=lambda: DataOptions(data=PHOTOS_UNSET, image_size=128, augment="trivial")
+        default_factory=lambda: DataOptions(data=PHOTOS_UNSET, image_size=128)
     )
     model: str = "efficientnet_lite0"
     """Pretrained network: efficientnet_lite0 (requires the pretrained extra), timm:NAME or
     hf:NAME."""
     training: Annotated[TrainingOptions, tyro.conf.arg(name="")] = field(
         default_factory=lambda: TrainingOptions(
-            epochs=10,
+            epochs=5,
             batch_size=32,
             optimizer="adamw",
+            freeze_norm=True,
             head_epochs=30,
-            body_lr=0.5,
-            layer_decay=0.9,
+            body_lr=0.1,
         )
     )
     open: bool = False

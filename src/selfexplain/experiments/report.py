@@ -260,8 +260,8 @@ def study_sections(folder: Path) -> list[Section]:
 def _unfinished(config: dict[str, Any], records: Sequence[Record]) -> Section:
     wanted = len(config["objectives"]) * len(config.get("seeds", []))
     done = sum(record.result is not None for record in records)
-    text = f"This comparison is not finished: {done} of {wanted} runs are. The same command goes on"
-    return Section("Results", f"{text}; then the table will stand here.")
+    text = f"This comparison is not finished: {done} of {wanted} runs are"
+    return Section("Results", f"{text}. Repeat the command to continue; the table follows.")
 
 
 def _photographs(records: Sequence[Record]) -> list[Section]:

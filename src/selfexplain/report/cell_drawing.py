@@ -9,7 +9,8 @@ from zlib import crc32
 import torch
 
 from selfexplain.errors import InputError
-from selfexplain.report.style import OTHER, STYLES, css
+from selfexplain.report.html import render
+from selfexplain.report.style import OTHER, STYLES
 from selfexplain.spaces import FAMILIES, Cell, Genotype
 
 # Where the nodes, edges and labels of a drawn cell stand.
@@ -229,29 +230,26 @@ def cell_svg(
     chosen = _chosen_weights(genotype, weights)
     spare = 0 if weights is None else len(" 0.00")
     layouts = {name: cell_layout(genotype.cells[name], rules.inputs, spare) for name in rules.cells}
-    parts, top, width = [], 0.0, max(layout.size[0] for layout in layouts.values())
-    for name, layout in layouts.items():
-        title = f"{name} cell" if len(layouts) > 1 else "cell"
-        parts += [
-            f'<g transform="translate(0 {top:g})">',
-            f'<text class="title" x="{MARGIN:g}" y="26">{title}</text>',
-            *_drawn_cell(layout, rules.inputs, chosen.get(name)),
-            "</g>",
-        ]
-        top += layout.size[1]
+    heights = [layout.size[1] for layout in layouts.values()]
     words = [_in_words(name, genotype.cells[name], rules.inputs) for name in rules.cells]
-    mark = mark or f"cell-{crc32(' '.join(words).encode()):08x}"
-    head = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="selfexplain-cell" role="img" '
-        f'aria-labelledby="{mark}-title {mark}-desc" viewBox="0 0 {width:g} {top:g}" '
-        f'width="{width:g}" height="{top:g}" style="max-width:100%;height:auto">',
-        f'<title id="{mark}-title">{" and ".join(rules.cells)} of a {genotype.family} '
-        "genotype</title>",
-        f'<desc id="{mark}-desc">{" ".join(words)}</desc>',
-        f"<style>{css()}</style>",
-        f'<rect class="paper" width="{width:g}" height="{top:g}"/>',
+    cells = [
+        _drawn_cell(layout, rules.inputs, chosen.get(name))
+        | {"title": f"{name} cell" if len(layouts) > 1 else "cell", "top": sum(heights[:place])}
+        for place, (name, layout) in enumerate(layouts.items())
     ]
-    return "\n".join([*head, *parts, "</svg>", ""])
+    drawing = render(
+        "cell.svg",
+        mark=mark or f"cell-{crc32(' '.join(words).encode()):08x}",
+        names=rules.cells,
+        family=genotype.family,
+        words=words,
+        styles=STYLES,
+        width=max(layout.size[0] for layout in layouts.values()),
+        height=sum(heights),
+        margin=MARGIN,
+        cells=cells,
+    )
+    return str(drawing)
 
 
 def _chosen_weights(
@@ -264,7 +262,9 @@ def _chosen_weights(
     shape = (sum(range(rules.inputs, rules.inputs + rules.nodes)), len(rules.operations))
     for name in rules.cells:
         if name not in weights:
-            raise InputError(f"weights has no {name!r}; pass those of {', '.join(rules.cells)}")
+            raise InputError(
+                f"weights has no {name!r}; pass the weights of {', '.join(rules.cells)}"
+            )
         weights_EO = torch.as_tensor(weights[name]).detach()
         if tuple(weights_EO.shape) != shape:
             raise InputError(
@@ -294,65 +294,57 @@ def _in_words(name: str, cell: Cell, inputs: int) -> str:
 
 def _drawn_cell(
     layout: CellLayout, inputs: int, weights: dict[tuple[int, int], float] | None
-) -> list[str]:
-    parts = [f'<path class="bus" d="{_path(points)}"/>' for points in layout.bus]
+) -> dict[str, Any]:
+    """Paths of the lines, and the texts of the nodes, of a cell."""
     strongest = max(weights.values()) if weights else 1.0
-    for wire in sorted(layout.wires, key=lambda wire: wire.source - wire.target):
-        weight = weights[wire.source, wire.target] if weights else None
-        parts += _drawn_wire(wire, weight, strongest)
+    wires = sorted(layout.wires, key=lambda wire: wire.source - wire.target)
     notes = dict.fromkeys(layout.nodes, "")
     # Of two inputs, the cell before the last and the last one.
     notes |= {n: f"input k-{inputs - n}" if inputs > 1 else "input" for n in range(inputs)}
+    nodes = []
     if layout.output is None:
         notes[max(layout.nodes)] = "output"
     else:
-        parts += [_head(layout.bus[0], 1.5, "bus-head")]
-        parts += _drawn_node(layout.output, "output", "concat")
-    for number, box in layout.nodes.items():
-        parts += _drawn_node(box, str(number), notes[number])
-    return parts
+        nodes = [(layout.output, "output", "concat")]
+    return {
+        "bus": [_path(points) for points in layout.bus],
+        "bus_head": _head(layout.bus[0], 1.5) if layout.output else "",
+        "wires": [
+            _drawn_wire(wire, weights[wire.source, wire.target] if weights else None, strongest)
+            for wire in wires
+        ],
+        "nodes": nodes + [(box, str(n), notes[n]) for n, box in layout.nodes.items()],
+    }
 
 
-def _drawn_wire(wire: Wire, weight: float | None, strongest: float) -> list[str]:
-    name, box = wire.operation, wire.label
+def _drawn_wire(wire: Wire, weight: float | None, strongest: float) -> dict[str, Any]:
+    name, corners = wire.operation, wire.corners
     look = name if name in STYLES else OTHER
-    style = STYLES[look]
-    words, text, shade = f"{name} from node {wire.source} to node {wire.target}", name, ""
-    if weight is not None:
-        words, text = f"{words}, weight {weight:.3f}", f"{name} {weight:.2f}"
-        shade = f' opacity="{0.35 + 0.65 * weight / (strongest or 1.0):.2f}"'
-    # The line ends inside the arrow's head, or it would show on both sides of the tip.
-    path = _path((*wire.corners[:-1], _towards(wire.corners[-1], wire.corners[-2], HEAD * 0.7)))
-    dashes = " ".join(f"{dash:g}" for dash in style.dashes) or "none"
-    return [
-        f'<g class="{look}"><title>{words}</title>',
-        f'<path class="halo" d="{path}" stroke-width="{style.width + 4:g}"/>',
-        f'<g{shade}><path class="wire" d="{path}" stroke-width="{style.width:g}" '
-        f'stroke-dasharray="{dashes}"/>{_head(wire.corners, style.width, "head")}</g>',
-        f'<rect class="tag" x="{box.x:g}" y="{box.y:g}" width="{box.width:g}" '
-        f'height="{box.height:g}" rx="4"/>',
-        f'<text class="label" x="{box.x + box.width / 2:g}" y="{box.y + 14:g}">{text}</text></g>',
-    ]
+    drawn = {
+        "look": look,
+        "label": wire.label,
+        "width": STYLES[look].width,
+        "dashes": " ".join(f"{dash:g}" for dash in STYLES[look].dashes) or "none",
+        # The line ends inside the arrow's head, or it would show on both sides of the tip.
+        "path": _path((*corners[:-1], _towards(corners[-1], corners[-2], HEAD * 0.7))),
+        "head": _head(corners, STYLES[look].width),
+    }
+    words = f"{name} from node {wire.source} to node {wire.target}"
+    if weight is None:
+        return drawn | {"words": words, "text": name, "opacity": ""}
+    return drawn | {
+        "words": f"{words}, weight {weight:.3f}",
+        "text": f"{name} {weight:.2f}",
+        "opacity": f"{0.35 + 0.65 * weight / (strongest or 1.0):.2f}",
+    }
 
 
-def _head(corners: Corners, width: float, name: str) -> str:
+def _head(corners: Corners, width: float) -> str:
+    """The three points of an arrow's head."""
     (x, y), half = corners[-1], 3.2 + 0.46 * width
     a, b = _towards(corners[-1], corners[-2], HEAD)
     across, down = (y - b) / HEAD * half, (x - a) / HEAD * half
-    points = f"{x:g} {y:g} {a + across:g} {b + down:g} {a - across:g} {b - down:g}"
-    return f'<polygon class="{name}" points="{points}"/>'
-
-
-def _drawn_node(box: Box, text: str, below: str) -> list[str]:
-    x, y = box.x + box.width / 2, box.y + box.height / 2
-    parts = [
-        f'<rect class="node" x="{box.x:g}" y="{box.y:g}" width="{box.width:g}" '
-        f'height="{box.height:g}" rx="8"/>',
-        f'<text class="name" x="{x:g}" y="{y + (0 if below else 5):g}">{text}</text>',
-    ]
-    return (
-        [*parts, f'<text class="note" x="{x:g}" y="{y + 13:g}">{below}</text>'] if below else parts
-    )
+    return f"{x:g} {y:g} {a + across:g} {b + down:g} {a - across:g} {b - down:g}"
 
 
 def _path(points: Corners) -> str:

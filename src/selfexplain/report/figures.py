@@ -414,7 +414,9 @@ def _stacked(history: Sequence[Mapping[str, Any]], operations: int) -> dict[str,
                 f"pass (edges, {operations}), a column for each operation"
             )
         if any(w.shape != epochs[0].shape for w in epochs):
-            raise InputError(f"cell {name!r} has more edges in one epoch; pass those of one search")
+            raise InputError(
+                f"the weights of cell {name!r} have several shapes; pass the epochs of one search"
+            )
         w_TEO = torch.stack(epochs)
         if (w_TEO < 0).any() or ((w_TEO.sum(dim=2) - 1).abs() > 1e-3).any():
             raise InputError(
@@ -432,7 +434,9 @@ def _pairs(edges: int) -> list[tuple[int, int]]:
         pairs = [(source, target) for target in targets for source in range(target)]
         if len(pairs) == edges:
             return pairs
-    raise InputError(f"no family has cells of {edges} edges; pass one row for each edge of a cell")
+    raise InputError(
+        f"no search space has cells with {edges} edges; pass one row of weights for each edge"
+    )
 
 
 def _draw_cell(

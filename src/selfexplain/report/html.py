@@ -62,7 +62,7 @@ def _environment(package: str) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"png_uri": png_uri, "breakable": _breakable}
+    environment.filters |= {"png_uri": png_uri, "breakable": _breakable, "g": "{:g}".format}
     return environment
 
 

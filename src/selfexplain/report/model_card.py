@@ -140,7 +140,7 @@ def _scores(result: Mapping[str, Any]) -> dict[str, float]:
         value = result.get(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise InputError(
-                f"the run's result.json has no number at {name}; pass a run with intact files"
+                f"{name} in the run's result.json is not a number; pass a run with intact files"
             )
         if value is not None and math.isfinite(value):
             scores[name] = float(value)

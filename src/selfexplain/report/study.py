@@ -132,7 +132,7 @@ def _no_shares(rows: Sequence[dict[str, Any]]) -> list[str]:
     if any(row["share"] is not None for row in rows):
         return []
     if all(row["part"] != "full" or row["gain_mean"] is None for row in rows):
-        return ["no shares, because no seed of full is finished that plain has too"]
+        return ["no shares, because no seed has finished both full and plain"]
     return ["no shares, because the gain of full is not clearly above 0"]
 
 

@@ -62,47 +62,6 @@ STYLES: dict[str, Style] = {
 OTHER = "nor_conv_1x1"
 """What an operation looks like that has no look of its own."""
 
-SHAPES = {
-    "text": "font:11px ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace;"
-    "text-anchor:middle",
-    ".title": "font-size:15px;font-weight:bold;text-anchor:start",
-    ".name": "font-size:14px;font-weight:bold",
-    "path": "fill:none",
-    ".wire,.selfexplain-cell .tag": "stroke:currentColor",
-    ".head": "fill:currentColor",
-}
-"""What of the looks is the same on white and on black. Letters of one width make labels fit."""
-
-
-def css() -> str:
-    """Every rule under the picture's own class, so that a page it is put into keeps its looks."""
-    light = {name: style.light for name, style in STYLES.items()}
-    dark = {name: style.dark for name, style in STYLES.items()}
-    return (
-        _rules(SHAPES | _colours("#ffffff", "#1c1c1c", "#5f5f5f", "#eef0f2", light))
-        + "@media (prefers-color-scheme:dark){"
-        + _rules(_colours("#14171a", "#ededed", "#a6a6a6", "#2a2f34", dark))
-        + "}"
-    )
-
-
-def _rules(rules: dict[str, str]) -> str:
-    return "".join(f".selfexplain-cell {what}{{{rule}}}" for what, rule in rules.items())
-
-
-def _colours(
-    paper: str, ink: str, quiet: str, fill: str, operations: dict[str, str]
-) -> dict[str, str]:
-    return {
-        ".paper,.selfexplain-cell .tag": f"fill:{paper}",
-        ".halo": f"stroke:{paper}",
-        ".title,.selfexplain-cell .name,.selfexplain-cell .label": f"fill:{ink}",
-        ".note,.selfexplain-cell .bus-head": f"fill:{quiet}",
-        ".bus": f"stroke:{quiet}",
-        ".node": f"fill:{fill};stroke:{quiet}",
-        **{f".{name}": f"color:{colour}" for name, colour in operations.items()},
-    }
-
 
 def disambiguate(names: Sequence[str]) -> list[str]:
     """The names as they are, or numbered if two of them are alike.

@@ -27,6 +27,7 @@ from selfexplain.models import build_model, pretraining_of
 from selfexplain.objectives import Objective
 from selfexplain.objectives.options import ObjectiveOptions
 from selfexplain.training.checkpoint import check_format, load_checkpoint, loading_from
+from selfexplain.training.finetune import ALL
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,8 +64,8 @@ def load_run(folder: Path, kind: MapKind = "cam", layer: str | None = None) -> T
     objective: Objective
     spec, options = config["objective"], _objective_options(config)
     # Code of the user's own is not asked for: the classifier is all that is explained.
-    own = is_own_objective(split_spec(spec)[1])
-    name, values = (spec, {}) if own else resolve(spec, options)
+    is_own = is_own_objective(split_spec(spec)[1])
+    name, values = (spec, {}) if is_own else resolve(spec, options)
     if name == "introspective":
         # The running class means are in the checkpoint alone.
         objective = Introspective(model, num_classes=run.num_classes, **values)
@@ -73,7 +74,12 @@ def load_run(folder: Path, kind: MapKind = "cam", layer: str | None = None) -> T
         state = load_checkpoint(path)
         check_format(state, path)
         with loading_from(path):
-            whole.load_state_dict(state["objective"])
+            if config["training"].get("freeze") == ALL:
+                # It may be of the head alone; the weights come from another file anyway.
+                own = {k: v for k, v in state["objective"].items() if not k.startswith("model.")}
+                whole.load_state_dict({**whole.state_dict(), **own})
+            else:
+                whole.load_state_dict(state["objective"])
     else:
         objective = Introspective(model, kind=kind, layer=layer, form="mixed")
     load_weights(model, run)

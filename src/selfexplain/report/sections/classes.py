@@ -140,8 +140,8 @@ def _body(record: Record, similarity: Similarity, confusion_KK: Tensor) -> Marku
 
 
 NOTHING = (
-    "The runs have no matrix of similar classes: they are not finished, or were made before "
-    "selfexplain kept it."
+    "The runs have no class similarities: they are not finished, or an older version of "
+    "selfexplain made them."
 )
 
 

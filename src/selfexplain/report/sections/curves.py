@@ -22,7 +22,7 @@ TITLES = {
 """What a curve is called, if not by its field's name."""
 FIRST = ("loss", "train_accuracy", "accuracy", "nll", "ece")
 """Curves that are seen at once; the others are folded away."""
-NOTHING = "The runs have no metrics: no epoch has ended, or their folders are not here."
+NOTHING = "The runs have no metrics: no epoch has ended yet, or their folders are missing."
 NO_CURVE = ("epoch", "step_seconds")
 MOST_POINTS = 100
 """Of a line; more cannot be told apart."""

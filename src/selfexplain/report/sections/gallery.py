@@ -61,8 +61,8 @@ def gallery_section(record: Record | None, why: str = "") -> Section:
 
 
 NOTHING = (
-    "The runs have no recorded explanations: no epoch has ended, no class maps can be "
-    "computed for the model, or they were made before selfexplain recorded them."
+    "The runs have no recorded explanations: no epoch has ended yet, the model has no class maps, "
+    "or an older version of selfexplain made the runs."
 )
 
 

@@ -379,15 +379,22 @@ def _read(
     found = record.read(file, shapes)
     if found is None:
         return None
-    wrong = [f"{key} come by {t.shape[1]}" for key, t in found.items() if _not_two(shapes[key], t)]
+    wrong = [
+        f"{key} has {t.shape[1]} entries for each image instead of 2"
+        for key, t in found.items()
+        if _not_two(shapes[key], t)
+    ]
+    classes_of_run = len(record.class_names)
     for key in classes:
         low, high = int(found[key].min()), int(found[key].max())
-        if low < 0 or high >= len(record.class_names):
-            wrong.append(f"{key} go from {low} to {high}")
+        if low < 0 or high >= classes_of_run:
+            wrong.append(
+                f"{key} has numbers from {low} to {high}, but the run has {classes_of_run} classes"
+            )
     if wrong:
         raise InputError(
-            f"{file} is damaged: {wrong[0]}, and the run has {len(record.class_names)} classes, "
-            "which come by two; put it back as it was, or delete it to do without"
+            f"{file} is damaged: {wrong[0]}; restore the file, or delete it to leave this part out "
+            "of the report"
         )
     return found
 

@@ -84,8 +84,8 @@ def reliability_section(records: Sequence[Record]) -> Section:
 
 
 NOTHING = (
-    "The runs have no predictions: they are not finished, or were made before selfexplain "
-    "kept them."
+    "The runs have no predictions: they are not finished, or an older version of selfexplain "
+    "made them."
 )
 
 

@@ -71,14 +71,16 @@ def _minutes(record: SearchRecord) -> str:
 
 def _caption(record: SearchRecord) -> str:
     if record.config["method"] == "random":
-        return "a cell drawn uniformly from the space: nothing was trained"
+        return "a cell sampled uniformly from the space; nothing was trained"
     parts = [
-        "accuracy: of the supernet, on the half of the training images that moves the architecture",
-        "time: of the machine it ran on, without scoring",
+        "accuracy: of the supernet, on the half of the images that trains the architecture",
+        "time: on the machine that ran it, without scoring",
         "collapsed: more than half of the edges are skip connections",
     ]
     skipped = (record.result or {}).get("skipped_steps")
-    return "; ".join(parts + ([f"{skipped} steps skipped: not finite"] if skipped else []))
+    return "; ".join(
+        parts + ([f"{skipped} steps skipped because they were not finite"] if skipped else [])
+    )
 
 
 def method_name(config: Mapping[str, Any]) -> str:

@@ -139,7 +139,7 @@ def _alphas_of(
 # The curves of a search: what its operations weigh, and how its levels learn.
 
 
-NO_EPOCH = "No epoch is finished yet."
+NO_EPOCH = "No epoch has ended yet."
 
 
 def alphas_part(record: SearchRecord) -> Markup | str:
@@ -147,7 +147,7 @@ def alphas_part(record: SearchRecord) -> Markup | str:
 
     Example:
         >>> alphas_part(SearchRecord(config={"method": "random"}))
-        'No epoch is finished yet.'
+        'No epoch has ended yet.'
     """
     lines = record.history
     if not lines:
@@ -176,7 +176,7 @@ def losses_part(record: SearchRecord) -> Markup | str:
 
     Example:
         >>> losses_part(SearchRecord(config={"method": "random"}))
-        'No epoch is finished yet.'
+        'No epoch has ended yet.'
     """
     if not record.history:
         return NO_EPOCH
@@ -216,13 +216,13 @@ def snapshots_part(record: SearchRecord) -> Markup | str:
     Example:
         >>> config = {"method": "lease", "options": {"shown": "product", "control": "none"}}
         >>> snapshots_part(SearchRecord(config=config))[:36]
-        'This search has recorded no explanat'
+        'This search has no recorded explanat'
     """
     snapshots, options = record.snapshots, record.config["options"]
     if snapshots is None or not snapshots.epochs:
         return (
-            "This search has recorded no explanations: none of its epochs is finished, or it was "
-            "made before searches recorded them."
+            "This search has no recorded explanations: no epoch has ended yet, or an older version "
+            "of selfexplain made it."
         )
     formula, words = SHOWN[options["shown"]]
     epochs = sorted(snapshots.epochs)
