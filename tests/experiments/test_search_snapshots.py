@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from selfexplain.data import normalise
 from selfexplain.experiments.data import load, prepare
 from selfexplain.experiments.options import DataOptions
-from selfexplain.experiments.search.loop import SearchSnapshots, snapshot_indices
+from selfexplain.experiments.search.loop import SearchSnapshotWriter, snapshot_indices
 from selfexplain.experiments.search.run import run_search
 from selfexplain.experiments.search.setup import build_search
 from selfexplain.experiments.search_options import SearchConfig
@@ -57,7 +57,7 @@ def test_the_search_is_bit_for_bit_that_without_the_album(
     options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_album = run_search(tiny(tmp_path / "with", **options))
-    monkeypatch.setattr(SearchSnapshots, "record", lambda *_: None)
+    monkeypatch.setattr(SearchSnapshotWriter, "record", lambda *_: None)
     without = run_search(tiny(tmp_path / "without", **options))
     assert (tmp_path / "with" / "album").exists()
     assert not (tmp_path / "without" / "album").exists()
@@ -98,7 +98,7 @@ def test_explanation_is_one_step_uphill_shown_as_a_picture(tmp_path: Path) -> No
     prepared = prepare(data, config.data, config.seed)
     search = build_search(config, data, prepared.std_C, CPU)
     assert isinstance(search, LeaSE)
-    SearchSnapshots(config, prepared, CPU).record(search, epoch=1)
+    SearchSnapshotWriter(config, prepared, CPU).record(search, epoch=1)
 
     images_BCHW = prepared.scored.read(snapshot_indices(prepared.scored.labels_N, 20))
     mean, std = prepared.mean_C.item(), prepared.std_C.item()
@@ -123,7 +123,7 @@ def test_recording_leaves_all_as_it_found_it(tmp_path: Path) -> None:
     data = load(config.data)
     prepared = prepare(data, config.data, config.seed)
     search = build_search(config, data, prepared.std_C, CPU)
-    album = SearchSnapshots(config, prepared, CPU)
+    album = SearchSnapshotWriter(config, prepared, CPU)
     search.supernet.eval()
     for parameter in search.supernet.parameters():
         parameter.grad = torch.ones_like(parameter)

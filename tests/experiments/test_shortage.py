@@ -34,7 +34,7 @@ def config(out: Path, **more: Any) -> TrainConfig:
     "place",
     [
         "selfexplain.objectives.shared.base.Objective.to",  # the weights go to the device
-        "selfexplain.experiments.fit.snapshots.Snapshots.add",
+        "selfexplain.experiments.fit.snapshots.SnapshotWriter.add",
         "selfexplain.experiments.fit.train.predict_together",
     ],
 )

@@ -174,7 +174,7 @@ def _blended(other_GCHW: Tensor, x_GCHW: Tensor, amount_G: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Operation:
+class ImageOperation:
     """What is done, its greatest strength, and whether it goes both ways."""
 
     largest: float
@@ -183,21 +183,21 @@ class Operation:
     changes: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
-OPERATIONS: dict[str, Operation] = {
-    "identity": Operation(0.0, False),
-    "shear_x": Operation(0.99, True, moves=shear_x),
-    "shear_y": Operation(0.99, True, moves=shear_y),
-    "translate_x": Operation(0.45, True, moves=translate_x),
-    "translate_y": Operation(0.45, True, moves=translate_y),
-    "rotate": Operation(135.0, True, moves=rotate),
-    "brightness": Operation(0.99, True, changes=brightness),
-    "colour": Operation(0.99, True, changes=colour),
-    "contrast": Operation(0.99, True, changes=contrast),
-    "sharpness": Operation(0.99, True, changes=sharpness),
-    "posterize": Operation(6.0, False, changes=posterize),
-    "solarize": Operation(1.0, False, changes=solarize),
-    "autocontrast": Operation(0.0, False, changes=autocontrast),
-    "equalize": Operation(0.0, False, changes=equalize),
+OPERATIONS: dict[str, ImageOperation] = {
+    "identity": ImageOperation(0.0, False),
+    "shear_x": ImageOperation(0.99, True, moves=shear_x),
+    "shear_y": ImageOperation(0.99, True, moves=shear_y),
+    "translate_x": ImageOperation(0.45, True, moves=translate_x),
+    "translate_y": ImageOperation(0.45, True, moves=translate_y),
+    "rotate": ImageOperation(135.0, True, moves=rotate),
+    "brightness": ImageOperation(0.99, True, changes=brightness),
+    "colour": ImageOperation(0.99, True, changes=colour),
+    "contrast": ImageOperation(0.99, True, changes=contrast),
+    "sharpness": ImageOperation(0.99, True, changes=sharpness),
+    "posterize": ImageOperation(6.0, False, changes=posterize),
+    "solarize": ImageOperation(1.0, False, changes=solarize),
+    "autocontrast": ImageOperation(0.0, False, changes=autocontrast),
+    "equalize": ImageOperation(0.0, False, changes=equalize),
 }
 """Name -> operation, with the strengths of TrivialAugment's wide space. Translations are at most
 0.45 of the side, as RandAugment's, where TrivialAugment says 32 pixels at any size."""

@@ -92,27 +92,14 @@ class Trace:
     asked: dict[tuple[int, int, int], bool] = field(default_factory=dict)
     """Whether these tokens, of this width, after these maps, have the grid they seem to have."""
     logits_BK: Tensor = field(default_factory=lambda: torch.empty(0, 0))
-    seen: dict[tuple[int, int], list[tuple[FeatureLayout, Tensor]]] = field(default_factory=dict)
-    """Means by what identifies a tensor, which the sightings keep, and its values."""
 
     def see(self, tensor: object, module: str | None) -> None:
         """Record ``tensor`` if it has space."""
         layouts = self._known(layouts_of(tensor, self.image_BCHW), tensor)
         if layouts and isinstance(tensor, Tensor):
-            after = next(reversed(self.called), None)
-            self.sightings.append(Sighting(tensor, module, after, self._means(tensor, layouts)))
-
-    def _means(
-        self, tensor: Tensor, layouts: list[FeatureLayout]
-    ) -> list[tuple[FeatureLayout, Tensor]]:
-        """The spatial means; most tensors are seen several times before they change, if ever."""
-        key = None if tensor.is_inference() else (id(tensor), tensor._version)  # noqa: SLF001
-        means = None if key is None else self.seen.get(key)
-        if means is None or [layout for layout, _ in means] != layouts:
             means = [(layout, pooled(tensor.detach(), layout)) for layout in layouts]
-        if key is not None:
-            self.seen[key] = means
-        return means
+            after = next(reversed(self.called), None)
+            self.sightings.append(Sighting(tensor, module, after, means))
 
     def _known(self, layouts: list[FeatureLayout], tensor: object) -> list[FeatureLayout]:
         """Ask once for each number and width of tokens, and again when a map was seen since."""

@@ -27,7 +27,7 @@ EPS = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class LiteSize:
     """How a network differs from the smallest one, and the side of the images it was trained on."""
 
     width: float
@@ -36,9 +36,9 @@ class Size:
 
 
 SIZES = {
-    "efficientnet_lite0": Size(1.0, 1.0, 224),
-    "efficientnet_lite1": Size(1.0, 1.1, 240),
-    "efficientnet_lite2": Size(1.1, 1.2, 260),
+    "efficientnet_lite0": LiteSize(1.0, 1.0, 224),
+    "efficientnet_lite1": LiteSize(1.0, 1.1, 240),
+    "efficientnet_lite2": LiteSize(1.1, 1.2, 260),
 }
 """Name -> size, as published."""
 
@@ -110,7 +110,7 @@ class EfficientNetLite(nn.Module):
     """
 
     def __init__(
-        self, num_classes: int, in_channels: int = 3, size: Size = SIZES["efficientnet_lite0"]
+        self, num_classes: int, in_channels: int = 3, size: LiteSize = SIZES["efficientnet_lite0"]
     ) -> None:
         super().__init__()
         self.stem = _layer(_convolution(in_channels, STEM, 3, 2))

@@ -227,7 +227,7 @@ class EpochBatches(Protocol):
 # The epochs of a training, or of a search: resumed, logged, and saved after each.
 
 
-class Epochs(Protocol):
+class EpochJob(Protocol):
     """What runs over epochs: a training, or a search."""
 
     @property
@@ -251,7 +251,7 @@ class Epochs(Protocol):
 
 
 def run_epochs(
-    job: Epochs,
+    job: EpochJob,
     epochs: int,
     *,
     fabric: Fabric,

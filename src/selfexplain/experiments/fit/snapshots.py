@@ -40,7 +40,7 @@ KINDS: tuple[MapKind, ...] = ("cam", "grad_cam")
 """Kinds of map that are tried on a model that does not explain itself in training."""
 
 
-class Snapshots:
+class SnapshotWriter:
     """The pages of one run.
 
     Args:
@@ -56,7 +56,7 @@ class Snapshots:
         >>> from selfexplain.experiments.data import load, prepare
         >>> options, folder = DataOptions(data="digits"), Path(tempfile.mkdtemp())
         >>> prepared = prepare(load(options), options, seed=0)
-        >>> snapshots = Snapshots(folder, prepared, torch.device("cpu"))
+        >>> snapshots = SnapshotWriter(folder, prepared, torch.device("cpu"))
         >>> objective = Standard(build_model("small_cnn", num_classes=10, in_channels=1))
         >>> snapshots.add(objective, 1, objective.model)
         >>> [path.name for path in (folder / "album").iterdir()]
@@ -169,7 +169,7 @@ def shown_images(scored: ImageSet, count: int = IMAGES) -> Tensor:
 
 def open_snapshots(
     folder: Path, prepared: Prepared, device: torch.device, objective: Objective
-) -> Snapshots | None:
+) -> SnapshotWriter | None:
     """The snapshots of a run; None if no kind of map can be read from its model.
 
     Example:
@@ -184,7 +184,7 @@ def open_snapshots(
     """
     # The model is not moved to its device yet.
     parameter = next(objective.model.parameters(), None)
-    before = Snapshots(
+    before = SnapshotWriter(
         folder, prepared, torch.device("cpu") if parameter is None else parameter.device
     )
     x_BCHW, y_B = before.read(before.shown[:1])
@@ -194,7 +194,7 @@ def open_snapshots(
         explain(reader, objective.model, x_BCHW, y_B)
     except InputError:
         return None
-    snapshots = Snapshots(folder, prepared, device)
+    snapshots = SnapshotWriter(folder, prepared, device)
     with only_warned("the images of the snapshots"):
         snapshots.write_images()
     return snapshots

@@ -39,7 +39,7 @@ from selfexplain.experiments.fit.model import (
     size_of,
     wanted_statistics,
 )
-from selfexplain.experiments.fit.snapshots import Snapshots, open_snapshots
+from selfexplain.experiments.fit.snapshots import SnapshotWriter, open_snapshots
 from selfexplain.experiments.fit.teacher import (
     after_teachers,
     check_teacher_is_needed,
@@ -271,14 +271,14 @@ def _train_and_score(
     return fabric.broadcast(result)  # once the first process has written
 
 
-def _doubt(snapshots: Snapshots | None, batches: Batches | FeatureBatches) -> None:
+def _doubt(snapshots: SnapshotWriter | None, batches: Batches | FeatureBatches) -> None:
     """Asks frozen features, where there are any, which labels of photographs are wrong."""
     if snapshots is not None and isinstance(batches, FeatureBatches):
         snapshots.doubt_labels(batches.features_VNFHW[0])
 
 
 def _shown(
-    snapshots: Snapshots | None, objective: Objective, whole: nn.Module | None, epochs: int
+    snapshots: SnapshotWriter | None, objective: Objective, whole: nn.Module | None, epochs: int
 ) -> Callable[[int, nn.Module], None]:
     """Adds an epoch to the snapshots, if any; of the whole model where a head is trained."""
     if snapshots is None:

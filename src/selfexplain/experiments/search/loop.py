@@ -54,7 +54,7 @@ IMAGES = 4
 """How many images the snapshots show."""
 
 
-class SearchSnapshots:
+class SearchSnapshotWriter:
     """Writes the snapshots of a search whose method explains (lease and its controls, sanas)."""
 
     def __init__(
@@ -120,7 +120,7 @@ StepCallback = Callable[[int, int], None]
 
 
 class SearchProgress:
-    """A search on its way through the epochs (`training.loop.Epochs`); the first process writes."""
+    """A search on its way through the epochs (an `EpochJob`); the first process writes."""
 
     def __init__(
         self,
@@ -137,7 +137,7 @@ class SearchProgress:
         self.path = config.out / "checkpoint.pt"
         self.epochs_done, self.stopped = 0, False
         self.genotype = search.genotype()
-        self.snapshots = SearchSnapshots(config, prepared, self.device, search.processes)
+        self.snapshots = SearchSnapshotWriter(config, prepared, self.device, search.processes)
 
     def run(self, identity: str, on_step: StepCallback) -> None:
         """Run the remaining epochs, given a text that identifies the whole configuration."""

@@ -1,18 +1,27 @@
 """How good a map is: faithful, stable, on the object, and dependent on what was learned."""
 
-from selfexplain.explanations.metrics.common import (
-    Perturbation,
-    blur_baseline,
-    gaussian_noise,
-    maps_of_classes,
-    mean_baseline,
-    square_removal,
-    upsampled,
-)
-from selfexplain.explanations.metrics.deletion import deletion_auc, insertion_auc
-from selfexplain.explanations.metrics.infidelity import Infidelity, infidelity, max_sensitivity
-from selfexplain.explanations.metrics.pointing import pointing_hits
-from selfexplain.explanations.metrics.randomization import cascade, cascade_correlations, spearman
+from typing import TYPE_CHECKING
+
+from selfexplain.lazy import lazily
+
+if TYPE_CHECKING:
+    from selfexplain.explanations.metrics.common import (
+        Perturbation,
+        blur_baseline,
+        gaussian_noise,
+        maps_of_classes,
+        mean_baseline,
+        square_removal,
+        upsampled,
+    )
+    from selfexplain.explanations.metrics.deletion import deletion_auc, insertion_auc
+    from selfexplain.explanations.metrics.infidelity import Infidelity, infidelity, max_sensitivity
+    from selfexplain.explanations.metrics.pointing import pointing_hits
+    from selfexplain.explanations.metrics.randomization import (
+        cascade,
+        cascade_correlations,
+        spearman,
+    )
 
 __all__ = [
     "Infidelity",
@@ -32,3 +41,15 @@ __all__ = [
     "square_removal",
     "upsampled",
 ]
+
+lazily(
+    __name__,
+    {
+        "common": "Perturbation blur_baseline gaussian_noise maps_of_classes mean_baseline "
+        "square_removal upsampled",
+        "deletion": "deletion_auc insertion_auc",
+        "infidelity": "Infidelity infidelity max_sensitivity",
+        "pointing": "pointing_hits",
+        "randomization": "cascade cascade_correlations spearman",
+    },
+)
