@@ -10,7 +10,7 @@ from selfexplain.errors import InputError
 from selfexplain.lease import RandomSearch
 from selfexplain.spaces import build_supernet, from_string, one_hot_architecture, random_genotype
 
-SPACES = ("nasbench201", "darts", "pcdarts")
+SPACES = ("nasbench201", "tiny201", "darts", "pcdarts")
 
 
 def small(space: str) -> torch.nn.Module:

@@ -41,7 +41,7 @@ def plain_logits(supernet: Supernet, x_BCHW: Tensor, architecture: Mapping[str, 
     """
     network: Any = supernet.network
     architecture = supernet.checked(architecture, x_BCHW)
-    if supernet.family == "nasbench201":
+    if supernet.family in ("nasbench201", "tiny201"):
         weights_EO = architecture["cell"].softmax(-1)
         h = network.stem(x_BCHW)
         for block in network.blocks:
@@ -62,7 +62,7 @@ def plain_logits(supernet: Supernet, x_BCHW: Tensor, architecture: Mapping[str, 
 
 def _nasbench201_cell(cell: Any, x_BCHW: Tensor, weights_EO: Tensor) -> Tensor:
     nodes, row = [x_BCHW], 0
-    for target in range(1, 4):
+    for target in range(1, len(cell.senders) + 1):
         arrived = []
         for source in range(target):
             for o, name in enumerate(FAMILIES["nasbench201"].operations):

@@ -78,7 +78,7 @@ def test_a_file_is_one_line_a_node(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("conv3x3", "is not a genotype; pass"),
-        ("|nor_conv_3x3~0|+|none~0|skip_connect~1|", "computes 3 nodes; this one has 2"),
+        ("|nor_conv_3x3~0|", "computes 3 nodes; this one has 1"),
         (NB201.replace("nor_conv_3x3", "nor_conv_7x7"), "uses the operation 'nor_conv_7x7'"),
         (NB201.replace("~2", "~5"), "takes node 5; pass a node from 0 to 2"),
         (NB201.replace("~1", "~x"), "is not a node; write it as"),

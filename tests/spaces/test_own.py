@@ -294,7 +294,7 @@ def test_an_operation_of_its_own_is_drawn() -> None:
 
 
 def test_names_are_unique_and_families_known() -> None:
-    assert list(FAMILIES) == ["chain", "darts", "nasbench201"]
+    assert list(FAMILIES) == ["chain", "darts", "nasbench201", "tiny201"]
     with pytest.raises(InputError, match="there is a space 'chain' already"):
         register_space(CHAIN)
     with pytest.raises(InputError, match=r"'ring' is of the family 'rings', .* or one of .*chain"):
@@ -302,6 +302,6 @@ def test_names_are_unique_and_families_known() -> None:
     register_space(replace(CHAIN, name="ring"))
     try:
         assert build_supernet("ring", **SIZES, channels=4).family == "chain"
-        assert list(FAMILIES) == ["chain", "darts", "nasbench201"]
+        assert list(FAMILIES) == ["chain", "darts", "nasbench201", "tiny201"]
     finally:
         del SPACES["ring"]

@@ -10,7 +10,7 @@ from torch import Tensor
 from selfexplain.spaces import Supernet, build_supernet
 from selfexplain.spaces.supernet import MixedOp
 
-SPACES = ("nasbench201", "darts", "pcdarts")
+SPACES = ("nasbench201", "tiny201", "darts", "pcdarts")
 Y = torch.tensor([0, 1, 2, 0])
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from selfexplain.errors import InputError
 from selfexplain.spaces import Supernet, build_supernet
 
-SPACES = ("nasbench201", "darts", "pcdarts")
+SPACES = ("nasbench201", "tiny201", "darts", "pcdarts")
 
 
 def small(space: str, **options: int) -> Supernet:
