@@ -170,7 +170,7 @@ def table(found: Mapping[str, Mapping[str, Scores]]) -> str:
             ]
             lines.append(f"| {SETTINGS[setting]} | " + " | ".join(cells) + " |")
     note = (
-        "Mean +- standard deviation over seeds; differences in points or nats, paired by seed, "
+        "Mean ± standard deviation over seeds; differences in points or nats, paired by seed, "
         "with their 95 % interval; * p < 0.05, in the first table after Holm's correction for all "
         "targets of the setting, in the second without one."
     )
@@ -187,12 +187,12 @@ def _interval(found: PairedDifference, digits: int, *, starred: bool | None = No
         return f"{found.mean:+.{digits}f}"
     star = _below(found.p_value) if starred is None else starred
     half = (found.ci95[1] - found.ci95[0]) / 2
-    return f"{found.mean:+.{digits}f} +- {half:.{digits}f}{'*' if star else ''}"
+    return f"{found.mean:+.{digits}f} ± {half:.{digits}f}{'*' if star else ''}"
 
 
 def _spread(values: Sequence[float], digits: int) -> str:
     spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.fmean(values):.{digits}f} +- {spread:.{digits}f}"
+    return f"{statistics.fmean(values):.{digits}f} ± {spread:.{digits}f}"
 
 
 def read_settings(study: Path) -> dict[str, dict[str, Scores]]:
