@@ -33,6 +33,9 @@ COLUMNS = {
 }
 """Field of a cell -> column of the Parquet file."""
 
+TABULATED = ("nasbench201", "tiny201")
+"""Families whose cells a table may have."""
+
 DIGITS = 4
 """Accuracies are counts of images over 10,000 or 15,000; what differs later is rounding alone."""
 
@@ -150,10 +153,10 @@ def save_table(table: BenchmarkTable, path: Path) -> None:
 
 
 def _arch_string(genotype: Genotype) -> str:
-    if genotype.family != "nasbench201":
+    if genotype.family not in TABULATED:
         raise InputError(
-            f"the table has cells of the family nasbench201, not of {genotype.family}; "
-            "pass a genotype of nasbench201"
+            f"tables have cells of the families {' and '.join(TABULATED)}, not of "
+            f"{genotype.family}; pass a genotype of one of them"
         )
     return to_string(genotype)
 
