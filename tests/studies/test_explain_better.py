@@ -1,5 +1,7 @@
-"""The premise of LeaSE: partial correlations, strata, and the verdict."""
+"""The premise of LeaSE: partial correlations, strata, and the verdict; the table of tiny201."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +16,14 @@ from studies.explain_better import (
     shown_by,
     verdict,
 )
+from studies.tiny_nas import TinyConfig, all_cells
+from studies.tiny_nas import run_study as run_tiny
 
 from selfexplain.errors import InputError
+from selfexplain.experiments.options import DataOptions
 from selfexplain.lease import LeaSEOptions
 from selfexplain.models import build_model
+from selfexplain.spaces import from_string
 from selfexplain.spaces.table import BenchmarkTable, MeasuredCell
 
 
@@ -90,3 +96,24 @@ def test_what_is_shown_is_of_one_size_and_the_network_stays() -> None:
     noise = blurred_noise(part, options, seed=0)
     sizes = [s.square().mean().sqrt() for s in (shown, noise)]
     assert float(sizes[1] / sizes[0]) == pytest.approx(1.0, rel=0.25)
+
+
+def test_every_cell_of_tiny201_is_trained_once_and_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(set(all_cells())) == 125
+    cells = list(all_cells())[::25]
+    monkeypatch.setattr("studies.tiny_nas.all_cells", lambda: iter(cells))
+    config = TinyConfig(
+        data=DataOptions(data="digits"), out=tmp_path, learn=100, held_out=50, test=50, epochs=1,
+        seeds=(0, 1), init_channels=2,
+    )  # fmt: skip
+    table = run_tiny(config)
+    log = (tmp_path / "trainings.jsonl").read_text()
+    assert set(table.cells) == set(cells)
+    assert run_tiny(config).cells == table.cells
+    assert (tmp_path / "trainings.jsonl").read_text() == log
+    rows = [json.loads(line) for line in log.splitlines()]
+    assert [(row["arch"], row["seed"]) for row in rows] == [(c, s) for s in (0, 1) for c in cells]
+    own = [row["test"] for row in rows if row["arch"] == cells[3]]
+    assert table.look_up(from_string(cells[3])).test == pytest.approx(sum(own) / 2)
