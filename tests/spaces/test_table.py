@@ -106,7 +106,7 @@ def test_what_the_table_does_not_have_is_refused() -> None:
         table.look_up(GENOTYPE)
     pair = (Edge("skip_connect", 0), Edge("skip_connect", 1))
     cell = Cell(nodes=(pair,) * 4, concat=(2, 3, 4, 5))
-    with pytest.raises(InputError, match="nasbench201, not of darts; pass"):
+    with pytest.raises(InputError, match="nasbench201 and tiny201, not of darts; pass"):
         table.look_up(Genotype("darts", {"normal": cell, "reduce": cell}))
 
 
