@@ -5,10 +5,13 @@
 #   results/targets/run.sh likelihood   what explanations know that logits do not, without training
 #   results/targets/run.sh head         29 targets of a linear head on frozen features, 20 seeds
 #   results/targets/run.sh dtd10-head   the library's objectives on a head alone, ten textures, 5 seeds
+#   results/targets/run.sh dtd10-tune   settings of plain fine-tuning, on a validation split, 2 seeds
 #   results/targets/run.sh dtd10        fine-tuning, 800 photographs of ten textures, 5 seeds
 #   results/targets/run.sh cifar-few    fine-tuning, CIFAR-100 with 10 images a class at 96 pixels, 5 seeds
-#   results/targets/run.sh scratch      from scratch, CIFAR-100, 10,000 images at 16 pixels, ResNet-20, 5 seeds
+#   results/targets/run.sh scratch-tune settings of each objective from scratch, on a validation split, 2 seeds
+#   results/targets/run.sh scratch      from scratch, CIFAR-100, 10,000 images at 16 pixels, small CNN, 5 seeds
 #   results/targets/run.sh imagenette   from scratch, Imagenette at 64 pixels, small CNN, 5 seeds
+#   results/targets/run.sh settings     all of them side by side: does a target beat label smoothing and PS-KD?
 #
 # Each continues where it was stopped. SEEDS="0 1" makes the runs of those seeds alone, WORKERS says how many at a time.
 # FINISHED=1 trains nothing and makes the table of the finished runs.
@@ -24,8 +27,9 @@ compare() {
   selfexplain compare --objectives "${objectives[@]}" --seeds "${seeds[@]}" --workers "${WORKERS:-1}" \
     ${FINISHED:+--finished-only} "$@"
 }
+scratch=(--data parquet:data/cifar100 --image-size 16 --train-size 10000 --model small_cnn --epochs 20)
 
-case "${1:?features, likelihood, head, dtd10-head, dtd10, cifar-few, scratch or imagenette}" in
+case "${1:?features, likelihood, head, dtd10-head, dtd10-tune, dtd10, cifar-few, scratch-tune, scratch, imagenette or settings}" in
 features)
   python -m studies.targets.features --data parquet:data/cifar100 --out "$features"
   ;;
@@ -33,10 +37,11 @@ likelihood)
   python -m studies.targets.likelihood --features "$features" --lr 10 --decay 1e-5 --epochs 60 \
     --out "$out/likelihood/head.json"
   for run in scratch dtd10; do
-    if [ -d "$out/$run/runs/standard-seed0" ]; then
-      python -m studies.targets.likelihood --run "$out/$run/runs/standard-seed0" --images 2000 \
-        --out "$out/likelihood/$run.json"
-    fi
+    layers=(--layers block1 block2)
+    [ "$run" = scratch ] || layers=()
+    runs=("$out/$run"/runs/standard-seed*)
+    [ ! -f "${runs[0]}/model.safetensors" ] || # of these runs themselves: the archive has no weights
+      python -m studies.targets.likelihood --runs "${runs[@]}" "${layers[@]}" --images 2000 --out "$out/likelihood/$run.json"
   done
   ;;
 head)
@@ -46,23 +51,53 @@ dtd10-head)
   compare --data parquet:data/dtd10 --image-size 128 --model efficientnet_lite0 --pretrained --optimizer adamw \
     --freeze all --epochs 60 --batch-size 64 --lr 0.003 --out "$out/dtd10-head"
   ;;
+dtd10-tune) # what plain fine-tuning should look like, on a quarter of the training photographs; tests nothing
+  tried() {
+    for seed in "${seeds[@]:0:2}"; do
+      [ -f "$out/dtd10-tune/runs/$1-seed$seed/result.json" ] || selfexplain train --objective standard \
+        --data parquet:data/dtd10 --image-size 128 --validation 0.25 --seed "$seed" \
+        --model efficientnet_lite0 --pretrained --optimizer adamw --out "$out/dtd10-tune/runs/$1-seed$seed" "${@:2}"
+    done
+  }
+  tried head --freeze all --epochs 30 --batch-size 32
+  full=(--head-epochs 30 --batch-size 32)
+  tried body-0.1 "${full[@]}" --epochs 10 --body-lr 0.1 --augment trivial
+  tried norm-0.1 "${full[@]}" --epochs 5 --body-lr 0.1 --freeze-norm
+  tried norm-0.1-trivial "${full[@]}" --epochs 5 --body-lr 0.1 --freeze-norm --augment trivial
+  tried norm-0.5 "${full[@]}" --epochs 5 --body-lr 0.5 --freeze-norm
+  tried norm-0.5-late "${full[@]}" --epochs 5 --body-lr 0.5 --freeze-norm --freeze blocks.10
+  ;;
 dtd10)
   compare --data parquet:data/dtd10 --image-size 128 --model efficientnet_lite0 --pretrained --optimizer adamw \
-    --head-epochs 30 --epochs 10 --batch-size 32 --body-lr 0.5 --layer-decay 0.9 --augment trivial --out "$out/dtd10"
+    --head-epochs 30 --epochs 5 --batch-size 32 --body-lr 0.1 --freeze-norm --out "$out/dtd10"
   ;;
 cifar-few)
   compare --data parquet:data/cifar100 --train-size 1000 --image-size 96 --model efficientnet_lite0 --pretrained \
-    --optimizer adamw --head-epochs 30 --epochs 10 --batch-size 32 --body-lr 0.5 --layer-decay 0.9 --augment trivial \
+    --optimizer adamw --head-epochs 30 --epochs 5 --batch-size 32 --body-lr 0.1 --freeze-norm \
     --out "$out/cifar-few"
   ;;
-scratch)
-  compare --data parquet:data/cifar100 --image-size 16 --train-size 10000 --model resnet20 --epochs 20 --out "$out/scratch"
+scratch-tune) # on a fifth of the training images, seeds that no test uses
+  objectives=(standard label_smoothing:smoothing=0.05 label_smoothing ps_kd:alpha=0.4 ps_kd
+    introspective:weight=0.05 introspective own_mass:kappa=0,cap=0.1 own_mass:kappa=0,cap=0.3
+    own_mass:kappa=0.5,cap=0.1 own_mass:kappa=1,cap=0.1 own_mass:kappa=-0.5,cap=0.1
+    own_mass:kappa=0,cap=0.1,guard=true own_mass:rho=0.5,kappa=1,cap=0.3)
+  seeds=(10 11)
+  compare "${scratch[@]}" --validation 0.2 --out "$out/scratch-tune"
+  ;;
+scratch) # the settings that scratch-tune favours: a mass that is small while the network is still unsure
+  objectives=(standard label_smoothing:smoothing=0.05 ps_kd:alpha=0.4 introspective
+    own_mass:kappa=0,cap=0.1 own_mass:kappa=0.5,cap=0.1 own_mass:kappa=0.5,cap=0.1,control=permuted)
+  compare "${scratch[@]}" --out "$out/scratch"
   ;;
 imagenette)
-  compare --data parquet:data/imagenette128 --image-size 64 --model small_cnn --epochs 20 --out "$out/imagenette"
+  compare --data parquet:data/imagenette128 --image-size 64 --train-size 1000 --model small_cnn --epochs 15 \
+    --batch-size 32 --out "$out/imagenette"
+  ;;
+settings)
+  python -m studies.targets.settings --study "$out" --out "$out/settings.md"
   ;;
 *)
-  echo "$0: there is no experiment $1; pass features, likelihood, head, dtd10-head, dtd10, cifar-few, scratch or imagenette" >&2
+  echo "$0: there is no experiment $1; pass features, likelihood, head, dtd10-head, dtd10-tune, dtd10, cifar-few, scratch-tune, scratch, imagenette or settings" >&2
   exit 2
   ;;
 esac

@@ -28,8 +28,8 @@ OwnMassSource = Literal["last_epoch", "average"]
 class IntrospectiveOptions:
     """How a classifier's explanations become its soft target.
 
-    The defaults are the best found on validation splits; docs/methods/introspective.md has the
-    search and what failed.
+    The defaults are the best found on validation splits; results/introspection has the search and
+    what failed.
 
     Raises:
         InputError: a value is out of its limits.
