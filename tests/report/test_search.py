@@ -19,7 +19,7 @@ from selfexplain.spaces import FAMILIES, Cell, Edge, Genotype
 from selfexplain.spaces.space import SPACES
 
 SVG = "{http://www.w3.org/2000/svg}"
-EDGES = {"darts": 14, "nasbench201": 6}
+EDGES = {"darts": 14, "nasbench201": 6, "tiny201": 3}
 
 
 def random_genotype(family: str, draw: random.Random) -> Genotype:
