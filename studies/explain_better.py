@@ -22,7 +22,6 @@ Shape suffixes: N images, B batch, C channels, H and W space, K classes, M cells
 """
 
 import copy
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from typing import Annotated, Any
 import torch
 import torch.nn.functional as F
 import tyro
+from studies.json_log import JSONLog
 from torch import Tensor, nn
 
 from selfexplain.data import normalise
@@ -112,32 +112,40 @@ class Parts:
     num_classes: int
 
 
-def read_parts(config: PremiseConfig) -> Parts:
+def read_parts(
+    options: DataOptions, sizes: tuple[int, int, int], test: int, seed: int, device: str
+) -> Parts:
     """Draw the parts: none of the training images is in two of them.
+
+    Args:
+        options: of the data.
+        sizes: training images to learn from, to explain and to validate on.
+        test: test images.
+        seed: of the draw.
+        device: where they are wanted.
 
     Raises:
         InputError: there are not enough images.
     """
-    data = load(config.data)
-    prepared = prepare(data, config.data, config.seed)
-    sizes = (config.learn, config.explain, config.held_out)
+    data = load(options)
+    prepared = prepare(data, options, seed)
     for what, there, wanted in (
         ("training", len(prepared.train), sum(sizes)),
-        ("test", len(prepared.scored), config.test),
+        ("test", len(prepared.scored), test),
     ):
         if there < wanted:
             raise InputError(
                 f"there are {there} {what} images and {wanted} are wanted; pass smaller "
                 "--learn, --explain, --held-out or --test"
             )
-    generator = torch.Generator().manual_seed(config.seed)
+    generator = torch.Generator().manual_seed(seed)
     order_N = torch.randperm(len(prepared.train), generator=generator)
     drawn = order_N[: sum(sizes)].split(sizes)
-    held = torch.randperm(len(prepared.scored), generator=generator)[: config.test]
+    held = torch.randperm(len(prepared.scored), generator=generator)[:test]
 
     def part(images: Any, index_N: Tensor) -> Part:
         x_NCHW = normalise(images.read(index_N), prepared.mean_C, prepared.std_C)
-        return Part(x_NCHW.to(config.device), images.labels_N[index_N].to(config.device))
+        return Part(x_NCHW.to(device), images.labels_N[index_N].to(device))
 
     learn, explain, validation = (part(prepared.train, index_N) for index_N in drawn)
     return Parts(
@@ -145,7 +153,7 @@ def read_parts(config: PremiseConfig) -> Parts:
         explain=explain,
         validation=validation,
         test=part(prepared.scored, held),
-        std_C=prepared.std_C.to(config.device),
+        std_C=prepared.std_C.to(device),
         num_classes=data.num_classes,
     )
 
@@ -388,19 +396,18 @@ def markdown(found: Mapping[str, Any]) -> str:
 def run_study(config: PremiseConfig, table: BenchmarkTable) -> dict[str, Any]:
     """Examine all cells, continuing what was begun; the verdict."""
     config.out.mkdir(parents=True, exist_ok=True)
-    log = config.out / "cells.jsonl"
-    lines = log.read_text().splitlines() if log.exists() else []
-    done = {row["arch"]: row for row in map(json.loads, lines)}
-    parts, rows = read_parts(config), []
+    log, rows = JSONLog(config.out / "cells.jsonl"), []
+    sizes = (config.learn, config.explain, config.held_out)
+    parts = read_parts(config.data, sizes, config.test, config.seed, config.device)
     cells = draw_cells(table, config.strata, config.per_stratum, config.seed)
     # From all strata in turn, so that what was finished when it is stopped speaks of all.
     for number in sorted(range(len(cells)), key=lambda i: (i % config.per_stratum, i)):
         cell = cells[number]
-        if cell.arch not in done:
-            done[cell.arch] = examine(config, parts, cell, number)
-            with log.open("a") as file:
-                file.write(json.dumps(done[cell.arch]) + "\n")
-        rows.append(done[cell.arch])
+        row = log.find({"arch": cell.arch})
+        if row is None:
+            row = examine(config, parts, cell, number)
+            log.add(row)
+        rows.append(row)
     return verdict(rows)
 
 

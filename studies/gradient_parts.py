@@ -20,13 +20,12 @@ from typing import Annotated, Any
 
 import torch
 import tyro
+from studies.hypergradient_study import started_search
 from torch import Tensor
 
 from selfexplain.errors import InputError, exit_on_bad_input
-from selfexplain.experiments.data import load, prepare
 from selfexplain.experiments.options import DataOptions, to_dict
 from selfexplain.experiments.run_dir import environment
-from selfexplain.experiments.search.setup import BilevelLoader, build_search
 from selfexplain.experiments.search_options import SearchConfig
 from selfexplain.files import write_json
 from selfexplain.hypergradients import unroll_each
@@ -149,12 +148,7 @@ def run_study(config: PartsConfig, table: BenchmarkTable) -> Iterator[dict[str, 
     )
     rates = replace(search_config.rates, architecture_lr=config.architecture_lr)
     search_config = replace(search_config, rates=rates)
-    data, device = load(config.data), torch.device("cpu")
-    prepared = prepare(data, search_config.data, config.seed)
-    search = build_search(search_config, data, prepared.std_C, device)
-    assert isinstance(search, LeaSE)
-    loader = BilevelLoader(search_config, prepared, device)
-    batches = (pair for epoch in range(10**6) for pair in loader.epoch(epoch))
+    search, batches = started_search(search_config)
     done = 0
     for steps in sorted(config.steps):
         for pair in islice(batches, steps - done):

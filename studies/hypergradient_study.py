@@ -8,6 +8,8 @@ in the part that comes through the explanations (what is left when that of `expl
 taken away).
 """
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -67,12 +69,7 @@ def run_study(config: StudyConfig) -> list[dict[str, Any]]:
         seed=config.seed,
         accelerator="cpu",
     )
-    data, device = load(config.data), torch.device("cpu")
-    prepared = prepare(data, search_config.data, config.seed)
-    search = build_search(search_config, data, prepared.std_C, device)
-    assert isinstance(search, LeaSE)
-    halves = BilevelLoader(search_config, prepared, device)
-    batches = (pair for epoch in range(1000) for pair in halves.epoch(epoch))
+    search, batches = started_search(search_config)
     rows, done = [], 0
     for steps in sorted(config.steps):
         for pair in islice(batches, steps - done):
@@ -80,6 +77,16 @@ def run_study(config: StudyConfig) -> list[dict[str, Any]]:
         done = steps
         rows += [{"steps": steps, **row} for row in compare_ways(search, *next(batches))]
     return rows
+
+
+def started_search(config: SearchConfig) -> tuple[LeaSE, Iterator[tuple[Batch, Batch]]]:
+    """A LeaSE search before its first step, on the CPU, and the pairs of batches of its epochs."""
+    data, device = load(config.data), torch.device("cpu")
+    prepared = prepare(data, config.data, config.seed)
+    search = build_search(config, data, prepared.std_C, device)
+    assert isinstance(search, LeaSE)
+    halves = BilevelLoader(config, prepared, device)
+    return search, (pair for epoch in itertools.count() for pair in halves.epoch(epoch))
 
 
 def compare_ways(search: LeaSE, train_batch: Batch, val_batch: Batch) -> list[dict[str, Any]]:

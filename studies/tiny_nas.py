@@ -9,7 +9,6 @@ command continues.
 """
 
 import itertools
-import json
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ from typing import Annotated, Any
 import torch
 import torch.nn.functional as F
 import tyro
-from studies.explain_better import PremiseConfig, accuracy, fit, read_parts
+from studies.explain_better import accuracy, fit, read_parts
+from studies.json_log import JSONLog
 from torch import Tensor
 
 from selfexplain.errors import exit_on_bad_input
@@ -76,21 +76,9 @@ def all_cells() -> Iterator[str]:
 def run_study(config: TinyConfig) -> BenchmarkTable:
     """Train what is not trained yet; the table."""
     config.out.mkdir(parents=True, exist_ok=True)
-    log = config.out / "trainings.jsonl"
-    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    done = {(row["arch"], row["seed"]): row for row in rows}
-    parts = read_parts(
-        PremiseConfig(
-            data=config.data,
-            table="",
-            out=config.out,
-            learn=config.learn,
-            explain=0,
-            held_out=config.held_out,
-            test=config.test,
-            device=config.device,
-        )
-    )
+    log = JSONLog(config.out / "trainings.jsonl")
+    sizes_of_parts = (config.learn, 0, config.held_out)
+    parts = read_parts(config.data, sizes_of_parts, config.test, 0, config.device)
     x_NCHW, y_N = parts.learn.x_NCHW, parts.learn.y_N
     sizes: dict[str, Any] = {
         "num_classes": parts.num_classes,
@@ -101,7 +89,7 @@ def run_study(config: TinyConfig) -> BenchmarkTable:
     }
     # Seed by seed, so that what was finished when it is stopped is a whole table of fewer seeds.
     for seed, arch in itertools.product(config.seeds, all_cells()):
-        if (arch, seed) in done:
+        if log.find({"arch": arch, "seed": seed}) is not None:
             continue
         torch.manual_seed(seed)
         network = build_network(from_string(arch), **sizes).to(config.device)
@@ -110,21 +98,19 @@ def run_study(config: TinyConfig) -> BenchmarkTable:
             return F.cross_entropy(network(x_NCHW[index_B]), y_N[index_B])
 
         fit(network, losses, len(x_NCHW), config.epochs, seed)
-        done[arch, seed] = {
-            "arch": arch,
-            "seed": seed,
-            "validation": accuracy(network, parts.validation),
-            "test": accuracy(network, parts.test),
-        }
-        with log.open("a") as file:
-            file.write(json.dumps(done[arch, seed]) + "\n")
-    return BenchmarkTable(_measured(arch, config, done, sizes) for arch in all_cells())
+        log.add(
+            {
+                "arch": arch,
+                "seed": seed,
+                "validation": accuracy(network, parts.validation),
+                "test": accuracy(network, parts.test),
+            }
+        )
+    return BenchmarkTable(_measured(arch, config, log, sizes) for arch in all_cells())
 
 
-def _measured(
-    arch: str, config: TinyConfig, done: dict[tuple[str, int], Any], sizes: dict[str, Any]
-) -> MeasuredCell:
-    rows = [done[arch, seed] for seed in config.seeds]
+def _measured(arch: str, config: TinyConfig, log: JSONLog, sizes: dict[str, Any]) -> MeasuredCell:
+    rows = [row for row in log.rows if row["arch"] == arch and row["seed"] in config.seeds]
     counts = (config.held_out, config.test)
     both = [(row["validation"] * counts[0] + row["test"] * counts[1]) / sum(counts) for row in rows]
     network = build_network(from_string(arch), **sizes)

@@ -473,3 +473,24 @@ def _misfit(tensor: Tensor, wanted: str, sizes: dict[str, int]) -> str:
     if kind == "float" and not bool(tensor.isfinite().all()):
         return "has values that are not finite"
     return ""
+
+
+# Names of files.
+
+
+def shortened(name: str, most: int = 220) -> str:
+    """A file's name of at most this many bytes; a hash distinguishes what is cut off.
+
+    Room is left below the 255 bytes of file systems for what locks and files that are being
+    written add to a name.
+
+    Example:
+        >>> shortened("short"), len(shortened("a" * 300).encode())
+        ('short', 220)
+    """
+    raw = name.encode("utf-8", "surrogateescape")
+    if len(raw) <= most:
+        return name
+    digest = hashlib.sha256(raw).hexdigest()[:12]
+    kept = raw[: most - len(digest) - 1].decode("utf-8", "ignore")
+    return f"{kept}-{digest}"

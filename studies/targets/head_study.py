@@ -12,7 +12,6 @@ Shape suffixes: R seeds, M images, C features, P places, K classes.
 """
 
 import itertools
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import Any
 
 import torch
 import tyro
+from studies.json_log import JSONLog
 from studies.targets.forms import FORMS, Form
 from studies.targets.heads import Heads, TrainingSets, train_heads
 from torch import Tensor
@@ -145,25 +145,6 @@ def settings_of(form: Form) -> Iterator[dict[str, Any]]:
         yield {"knobs": dict(knobs), "lr": lr, "decay": decay, "epochs": epochs}
 
 
-class Log:
-    """Lines of JSON, each found by its name and setting, so that nothing is done twice."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        lines = path.read_text().splitlines() if path.exists() else []
-        self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
-
-    def find(self, key: dict[str, Any]) -> dict[str, Any] | None:
-        """The line of a key, if it is there."""
-        return next((row for row in self.rows if key.items() <= row.items()), None)
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Write a line at once."""
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        self.rows.append(row)
-
-
 def best(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The setting with the highest mean validation accuracy; of equals, the lowest NLL."""
     return max(rows, key=lambda row: (mean(row["accuracy"]), -mean(row["nll"])))
@@ -174,7 +155,7 @@ def mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def tune(name: str, laboratory: Laboratory, log: Log, seeds: list[int]) -> dict[str, Any]:
+def tune(name: str, laboratory: Laboratory, log: JSONLog, seeds: list[int]) -> dict[str, Any]:
     """Try every setting of a form on validation; the best line."""
     rows = []
     for setting in settings_of(FORMS[name]):
@@ -194,7 +175,7 @@ def run(config: HeadStudyConfig) -> None:
     config.out.mkdir(parents=True, exist_ok=True)
     features = read_tensors(config.features, remedy="pass a file of studies.targets.features")
     laboratory = Laboratory(features, config.per_class)
-    tuned, tested = Log(config.out / "tune.jsonl"), Log(config.out / "test.jsonl")
+    tuned, tested = (JSONLog(config.out / name) for name in ("tune.jsonl", "test.jsonl"))
     tune_seeds = list(range(100, 100 + config.tune_seeds))
     seeds = list(range(config.seeds))
     for name in config.forms:

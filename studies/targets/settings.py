@@ -21,6 +21,7 @@ import tyro
 from selfexplain.errors import InputError, exit_on_bad_input
 from selfexplain.evaluation import PairedDifference, holm, paired_difference
 from selfexplain.files import atomic_file
+from selfexplain.report.tables import with_spread
 
 SETTINGS = {
     "head": "head on frozen features, CIFAR-100, 10 images a class",
@@ -192,7 +193,7 @@ def _interval(found: PairedDifference, digits: int, *, starred: bool | None = No
 
 def _spread(values: Sequence[float], digits: int) -> str:
     spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.fmean(values):.{digits}f} ± {spread:.{digits}f}"
+    return with_spread(statistics.fmean(values), spread, digits)
 
 
 def read_settings(study: Path) -> dict[str, dict[str, Scores]]:

@@ -16,6 +16,7 @@ from selfexplain.hypergradients import (
     brute_force_hypergradient,
     hypergradient,
     unroll,
+    unroll_each,
 )
 from selfexplain.hypergradients.exact import PrimitiveBatchNorm
 from selfexplain.hypergradients.level import leaves
@@ -296,3 +297,31 @@ def test_one_number_that_is_not_finite_is_found(bad: float) -> None:
     assert all_finite(tensors)
     tensors[0][1, 2] = bad
     assert not all_finite(tensors)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_several_outer_losses_share_steps_and_random_numbers(mode: Any) -> None:
+    """What is drawn in a step or in an outer loss is the same for each of them."""
+    calls = []
+
+    def loss(v: Any) -> Tensor:
+        calls.append(1)
+        return (v["w"] - torch.rand((), dtype=torch.float64) * v["a"]).square()
+
+    def outer(v: Any) -> Tensor:
+        return v["w"].square() * torch.rand((), dtype=torch.float64)
+
+    start = {
+        name: torch.tensor(value, dtype=torch.float64) for name, value in (("w", 1.0), ("a", 3.0))
+    }
+    torch.manual_seed(0)
+    alone = unroll([Level("w", loss, lr=0.25)], outer, start, "a", mode)
+    once = len(calls)
+    calls.clear()
+    torch.manual_seed(0)
+    both = unroll_each([Level("w", loss, lr=0.25)], [outer, outer], start, "a", mode)
+    for one in both:
+        assert one.hypergradient.item() == pytest.approx(alone.hypergradient.item(), rel=1e-9)
+        assert one.outer.item() == alone.outer.item()
+    if mode in ("inner_product", "exact"):
+        assert len(calls) == once == 1

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from selfexplain.errors import InputError
+from selfexplain.files import shortened
 from selfexplain.introspection.options import recorded_names
 from selfexplain.launchers import LocalWorkers, RayCluster, Scheduler, Serial
 from selfexplain.limits import (
@@ -414,24 +415,6 @@ def name_folder(config: Any, *words: str, free: tuple[str, ...] = ()) -> None:
     command, *rest = (re.sub(r"[:/\0]", "_", word) for word in words)
     name = "-".join((command, data, *rest, sha256(text.encode()).hexdigest()[:8]))
     object.__setattr__(config, "out", Path("runs") / shortened(name))
-
-
-def shortened(name: str, most: int = 220) -> str:
-    """A file's name of at most this many bytes; a hash distinguishes what is cut off.
-
-    Room is left below the 255 bytes of file systems for what locks and files that are being
-    written add to a name.
-
-    Example:
-        >>> shortened("short"), len(shortened("a" * 300).encode())
-        ('short', 220)
-    """
-    raw = name.encode("utf-8", "surrogateescape")
-    if len(raw) <= most:
-        return name
-    digest = sha256(raw).hexdigest()[:12]
-    kept = raw[: most - len(digest) - 1].decode("utf-8", "ignore")
-    return f"{kept}-{digest}"
 
 
 def to_dict(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -22,13 +22,14 @@ from selfexplain.data.images import Ranges
 from selfexplain.distributed import lost_process_said
 from selfexplain.errors import BrokenOffError, InputError, first_line
 from selfexplain.experiments.data import Prepared
-from selfexplain.experiments.options import CompareConfig, first_process, shortened, to_dict
+from selfexplain.experiments.options import CompareConfig, first_process, to_dict
 from selfexplain.experiments.read_records import IMAGES, TRAINED, check_model_of, lengths_agree
 from selfexplain.files import (
     clear_leftovers,
     no_room_said,
     read_json,
     read_tensors,
+    shortened,
     tensor_shapes,
     write_record,
     write_tensors,

@@ -19,6 +19,8 @@ from selfexplain.hypergradients.level import (
     fresh,
     gradients,
     like,
+    random_state,
+    set_random_state,
 )
 
 # BatchNorm of primitive operations: right in every derivative, slower.
@@ -103,16 +105,16 @@ FUSED_BATCH_NORM = ("NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm", "Bat
 
 def unroll_exact(
     levels: Sequence[Level],
-    outer: Callable[[Variables], Tensor],
+    outers: Sequence[Callable[[Variables], Tensor]],
     variables: Variables,
     wrt: str,
-) -> Unrolled:
+) -> list[Unrolled]:
     """Unroll the levels and differentiate through every step, by automatic differentiation.
 
-    Its cost and memory grow with the number of levels, as each step's graph is kept. From three
-    levels on, BatchNorm in training mode is computed of primitive operations: each loss is
-    differentiated twice at most, where the fused one is right, unless a loss holds a gradient
-    itself.
+    The steps are taken once for all outer losses, which draw the same random numbers. Cost and
+    memory grow with the number of levels, as each step's graph is kept. From three levels on,
+    BatchNorm in training mode is computed of primitive operations: each loss is differentiated
+    twice at most, where the fused one is right, unless a loss holds a gradient itself.
 
     Raises:
         InputError: there are three levels or more and a level's loss nevertheless runs a fused
@@ -134,15 +136,24 @@ def unroll_exact(
                 _check_no_fused_batch_norm(level.name, losses[level.name])
             found[level.name] = gradient
             seen[level.name] = level.updated(own, gradient)
-        value = outer(seen)
-        hypergradient = like(target, gradients(value, target))
-    return Unrolled(
-        hypergradient=hypergradient,
-        outer=value.detach(),
-        losses={name: loss.detach() for name, loss in losses.items()},
-        gradients={name: detached(gradient) for name, gradient in found.items()},
-        stepped={level.name: detached(seen[level.name]) for level in levels},
-    )
+        hypergradients, values = [], []
+        before = random_state()
+        for number, outer in enumerate(outers):
+            set_random_state(before)
+            value = outer(seen)
+            more = number + 1 < len(outers)
+            hypergradients.append(like(target, gradients(value, target, retain_graph=more)))
+            values.append(value.detach())
+    return [
+        Unrolled(
+            hypergradient=hypergradient,
+            outer=value,
+            losses={name: loss.detach() for name, loss in losses.items()},
+            gradients={name: detached(gradient) for name, gradient in found.items()},
+            stepped={level.name: detached(seen[level.name]) for level in levels},
+        )
+        for value, hypergradient in zip(values, hypergradients, strict=True)
+    ]
 
 
 def _check_no_fused_batch_norm(level: str, loss: Tensor) -> None:

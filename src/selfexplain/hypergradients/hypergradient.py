@@ -28,23 +28,9 @@ from selfexplain.hypergradients.level import (
     leaves,
     like,
     mean_gradient,
+    random_state,
+    set_random_state,
 )
-
-# The state of torch's global generators, so that a loss draws the same numbers again.
-
-
-def random_state() -> list[Tensor]:
-    """States of the global generators: the CPU's, and the current CUDA device's if in use."""
-    cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
-    return [torch.get_rng_state(), *cuda]
-
-
-def set_random_state(state: list[Tensor]) -> None:
-    """Restore the generators to the states that `random_state` returned."""
-    torch.set_rng_state(state[0])
-    if len(state) > 1:
-        torch.cuda.set_rng_state(state[1])
-
 
 # Mixed second derivatives of a level's loss times a vector, in four ways.
 #
@@ -160,21 +146,18 @@ def forward_product(
     Raises:
         InputError: torch has no forward-mode derivative of an operation of the loss.
     """
-    free = {name: fresh(seen[name]) for name in names}
-    flat = {str(i): t for i, t in enumerate(t for name in names for t in leaves(free[name]))}
+    make_dual: Callable[..., Tensor] = forward_ad.make_dual
     with forward_ad.dual_level():
         pairs = zip(leaves(seen[own]), vector, strict=True)
-        make_dual: Callable[..., Tensor] = forward_ad.make_dual
-        dual = [make_dual(t.detach(), m.detach()) for t, m in pairs]
+        dual = like(seen[own], [make_dual(t.detach(), m.detach()) for t, m in pairs])
         try:
-            value = loss({**seen, **free, own: like(seen[own], dual)})
-            found = iter(gradients(value, flat))
+            _, found = gradients_towards(loss, {**seen, own: dual}, names)
         except NotImplementedError as error:
             raise InputError(
                 f"mode forward_over_reverse: torch cannot differentiate this loss in forward mode "
                 f"({first_line(error)}); pass mode inner_product"
             ) from error
-        return {name: tuple(_tangent(next(found)) for _ in leaves(free[name])) for name in names}
+        return {name: tuple(map(_tangent, each)) for name, each in found.items()}
 
 
 def _tangent(gradient: Tensor) -> Tensor:
@@ -451,7 +434,7 @@ def unroll_each(
                 "mode exact differentiates through all levels at once, within one process; with "
                 "several pass inner_product, which is exact too"
             )
-        return [unroll_exact(levels, outer, variables, wrt) for outer in outers]
+        return unroll_exact(levels, outers, variables, wrt)
     if mode in get_args(Mode):
         return unroll_backward(levels, outers, variables, wrt, mode, processes=processes)
     raise InputError(f"mode is {mode!r}; pass one of {', '.join(get_args(Mode))}")
