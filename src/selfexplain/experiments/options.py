@@ -277,8 +277,8 @@ class FinetuneConfig(RunConfig):
         default_factory=lambda: DataOptions(data=PHOTOS_UNSET, image_size=128)
     )
     objective: str = "standard"
-    """What is minimised, as for `train`. Standard training is the most accurate one that was tried
-    on photographs (results/targets)."""
+    """What is minimised, as for `train`. Of seven, standard training had the highest mean accuracy
+    on photographs, though not significantly (results/targets)."""
     model: str = "efficientnet_lite0"
     """Pretrained network: efficientnet_lite0 (requires the pretrained extra), timm:NAME or
     hf:NAME."""

@@ -152,12 +152,17 @@ def save_table(table: BenchmarkTable, path: Path) -> None:
         file.write(content.getvalue())
 
 
-def _arch_string(genotype: Genotype) -> str:
+def check_tabulated(genotype: Genotype, name: str = "") -> None:
+    """Raise InputError, which begins with a name, unless a table may have such cells."""
     if genotype.family not in TABULATED:
         raise InputError(
-            f"tables have cells of the families {' and '.join(TABULATED)}, not of "
-            f"{genotype.family}; pass a genotype of one of them"
+            f"{name and f'{name}: '}tables have cells of the families "
+            f"{' and '.join(TABULATED)}, not of {genotype.family}; pass a genotype of one of them"
         )
+
+
+def _arch_string(genotype: Genotype) -> str:
+    check_tabulated(genotype)
     return to_string(genotype)
 
 

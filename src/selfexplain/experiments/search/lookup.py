@@ -11,7 +11,7 @@ from selfexplain.experiments.search_options import LookupConfig
 from selfexplain.files import write_record
 from selfexplain.report.tables import plain_table, with_spread
 from selfexplain.spaces.genotype_io import load_genotype
-from selfexplain.spaces.table import TABULATED, Lookup, load_table
+from selfexplain.spaces.table import Lookup, check_tabulated, load_table
 
 HEADER = ("test %", "valid %", "seed std", "rank", "beats %", "params M")
 
@@ -41,11 +41,7 @@ def run_lookup(config: LookupConfig) -> list[Lookup]:
     # The table last: it may take minutes, which a mistyped genotype should not cost.
     genotypes = [load_genotype(spec) for spec in config.genotype]
     for spec, genotype in zip(config.genotype, genotypes, strict=True):
-        if genotype.family not in TABULATED:
-            raise InputError(
-                f"{spec[:80]} is a {genotype.family} genotype, and tables have cells of the "
-                f"families {' and '.join(TABULATED)}; pass one of these"
-            )
+        check_tabulated(genotype, spec[:80])
     table = load_table(config.table)
     found = [table.look_up(genotype) for genotype in genotypes]
     if config.out is not None:
