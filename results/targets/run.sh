@@ -41,7 +41,8 @@ likelihood)
     [ "$run" = scratch ] || layers=()
     runs=("$out/$run"/runs/standard-seed*)
     [ ! -f "${runs[0]}/model.safetensors" ] || # of these runs themselves: the archive has no weights
-      python -m studies.targets.likelihood --runs "${runs[@]}" "${layers[@]}" --images 2000 --out "$out/likelihood/$run.json"
+      python -m studies.targets.likelihood --runs "${runs[@]}" "${layers[@]}" --no-gradients --images 2000 \
+        --out "$out/likelihood/$run.json"
   done
   ;;
 head)
