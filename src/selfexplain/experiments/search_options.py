@@ -8,7 +8,7 @@ import tyro
 
 from selfexplain.errors import InputError
 from selfexplain.experiments.options import AUTO_DIR, DataOptions, SweepOptions, name_folder
-from selfexplain.lease import LeaSEOptions, Rates
+from selfexplain.lease import BaseOptions, LeaSEOptions, Rates
 from selfexplain.limits import Count, Limits, Natural, OptionError, Seed, check_once, check_options
 from selfexplain.spaces import SPACES
 from selfexplain.training.loggers import LoggerName
@@ -53,6 +53,7 @@ class SearchConfig:
     (nasbench201; None for 5)."""
     rates: Annotated[Rates, tyro.conf.arg(name="")] = field(default_factory=Rates)
     options: Annotated[LeaSEOptions, tyro.conf.arg(name="")] = field(default_factory=LeaSEOptions)
+    base: Annotated[BaseOptions, tyro.conf.arg(name="")] = field(default_factory=BaseOptions)
     stop_at_skips: Count | None = None
     """Stop as soon as the cell (darts: the normal one) would have this many skip connections, and
     keep the cell before that; None to never stop early."""
@@ -79,6 +80,7 @@ class SearchConfig:
             )
         self._check_method()
         self._check_space()
+        self._check_base()
         held_out = self.data.validation or 0.5
         object.__setattr__(self, "data", replace(self.data, validation=held_out))
         name_folder(self, "search", self.space, self.method, free=("seeds",))
@@ -87,6 +89,11 @@ class SearchConfig:
     def resting_epochs(self) -> int:
         """Epochs in which the architecture rests."""
         return self.epochs // 10 if self.warmup_epochs is None else self.warmup_epochs
+
+    @property
+    def all_epochs(self) -> int:
+        """Epochs of the search and of the selection of its cell."""
+        return self.epochs + self.base.more_epochs(SPACES[self.space].family)
 
     def _check_space(self) -> None:
         """Refuse a supernet that no images would fit."""
@@ -112,6 +119,37 @@ class SearchConfig:
                 "none; leave it out",
                 type(self),
                 "stop_at_skips",
+            )
+
+    def _check_base(self) -> None:
+        """Refuse bases and selections that space or method cannot carry."""
+        base = self.base
+        if self.method in ("random_search", "random") and base != BaseOptions():
+            raise InputError(
+                f"method {self.method} has no gradient towards an architecture; leave out --base, "
+                "--select and their options, or pass method lease, sanas, darts1 or darts2"
+            )
+        if base.select == "argmax":
+            return
+        if self.stop_at_skips is not None:
+            raise InputError(
+                f"stop_at_skips looks at the largest weights, but select is {base.select}; leave "
+                "out one of them"
+            )
+        if "none" not in SPACES[self.space].rules.operations:
+            raise InputError(
+                f"select is {base.select}, but space {self.space} has no operation none, which "
+                "stands for what is removed; pass select argmax"
+            )
+        if base.select == "audience_perturbation" and self.method != "lease":
+            raise InputError(
+                f"select is audience_perturbation, but method {self.method} has no audience of its "
+                "own; pass method lease, or select perturbation"
+            )
+        if base.select == "audience_perturbation" and self.options.gamma == 0:
+            raise InputError(
+                "select is audience_perturbation, but with gamma 0 the audience learns nothing "
+                "from explanations; pass a positive gamma"
             )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +26,9 @@ from selfexplain.files import write_tensors
 from selfexplain.hypergradients import World
 from selfexplain.hypergradients.level import SINGLE
 from selfexplain.lease import ArchitectureSearch, LeaSE
+from selfexplain.lease.options import selection_rounds
+from selfexplain.lease.search import Batch
+from selfexplain.lease.selection import Score, audience_score, decide, supernet_score
 from selfexplain.seeding import epoch_seed
 from selfexplain.spaces import from_string, to_string
 from selfexplain.training.log import EpochLog
@@ -144,7 +147,7 @@ class SearchProgress:
         self.on_step = on_step
         self.epochs_done = run_epochs(
             self,
-            self.config.epochs,
+            self.config.all_epochs,
             fabric=self.fabric,
             log=self.log,
             path=self.path,
@@ -155,11 +158,16 @@ class SearchProgress:
 
     def begin(self, epoch: int) -> None:
         """Tell the search how far it has come."""
-        self.search.set_progress(epoch / self.config.epochs)
+        past = epoch - self.config.epochs
+        if past < 0:
+            self.search.set_progress(epoch / self.config.epochs)
+        else:
+            self.search.set_tuning(past / (self.config.all_epochs - self.config.epochs))
 
     def run_epoch(self, epoch: int) -> dict[str, Any]:
         """Take the steps of an epoch, and look at the resulting cell."""
         metrics = self._epoch(epoch)
+        self._select(epoch + 1)
         self._look_at_cell(epoch + 1)
         return {**metrics, **self._state_of_cell()}
 
@@ -181,11 +189,11 @@ class SearchProgress:
         self.stopped, self.genotype = state["stopped"], from_string(state["genotype"])
 
     def _epoch(self, epoch: int) -> dict[str, Any]:
-        epochs = self.config.epochs
+        epochs = self.config.all_epochs
         sums: dict[str, float] = defaultdict(float)
         started = time.perf_counter()
         for step, (train_batch, val_batch) in enumerate(self.halves.epoch(epoch)):
-            moves = epoch >= self.config.resting_epochs
+            moves = epoch >= self.config.resting_epochs and not self.search.rests
             metrics = self.search.step(train_batch, val_batch, move_architecture=moves)
             for name, loss in metrics.items():
                 sums[name] += loss
@@ -201,7 +209,7 @@ class SearchProgress:
 
     def _validation_accuracy(self) -> float:
         """Of the supernet, in percent, on the half that moves the architecture."""
-        model = _WithArchitecture(self.search.evaluated, self.search.architecture)
+        model = _WithArchitecture(self.search.evaluated, self.search.expected())
         logits_NK, y_N = predict_together(
             model, self.prepared, device=self.device, workers=self.config.data.workers
         )
@@ -210,6 +218,32 @@ class SearchProgress:
     def _held_out(self) -> Batches:
         """The half that moves the architecture, in order and as it is."""
         return self.prepared.scored_batches(device=self.device, workers=self.config.data.workers)
+
+    def _select(self, epochs_done: int) -> None:
+        """Decide by perturbation, if it is time: at the end of the search, then at intervals."""
+        options, past = self.config.base, epochs_done - self.config.epochs
+        if options.select == "argmax" or past < 0:
+            return
+        interval = options.selection_epochs
+        if interval and past % interval:
+            return
+        # Without tuning, all decisions are made at once.
+        rounds = 1 if interval else selection_rounds(self.search.supernet.family)
+        for _ in range(rounds):
+            decide(self.search, self._score(epochs_done))
+
+    def _score(self, epochs_done: int) -> Score:
+        def held_out() -> Iterator[Batch]:
+            return self._held_out().epoch(0)
+
+        def training() -> Iterator[Batch]:
+            return self.halves.training.epoch(epochs_done)
+
+        if self.config.base.select == "perturbation":
+            return supernet_score(self.search, held_out)
+        assert isinstance(self.search, LeaSE)
+        steps = self.config.base.teaching_steps
+        return audience_score(self.search, training, held_out, steps)
 
     def _look_at_cell(self, epochs_done: int) -> None:
         """Adopt the cell that the architecture currently encodes, unless it skips too much."""
@@ -221,7 +255,7 @@ class SearchProgress:
 
     def _state_of_cell(self) -> dict[str, Any]:
         genotype = self.search.genotype()
-        weights = operation_weights(self.search.architecture)
+        weights = operation_weights(self.search.expected())
         skips, edges = skip_connections(genotype)
         return {
             "genotype": to_string(genotype),
@@ -260,7 +294,7 @@ class _WithArchitecture(nn.Module):
     def __init__(self, supernet: nn.Module, architecture: dict[str, Tensor]) -> None:
         super().__init__()
         self.supernet = supernet
-        self.architecture = {name: tensor.detach() for name, tensor in architecture.items()}
+        self.architecture = architecture
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         logits_BK: Tensor = self.supernet(x_BCHW, self.architecture)

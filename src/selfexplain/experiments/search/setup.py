@@ -18,6 +18,7 @@ from selfexplain.files import atomic_file
 from selfexplain.hypergradients import World
 from selfexplain.hypergradients.level import SINGLE
 from selfexplain.lease import DARTS, SANAS, ArchitectureSearch, LeaSE, RandomSearch
+from selfexplain.lease.bases import make_base
 from selfexplain.lease.search import Batch
 from selfexplain.models import build_model
 from selfexplain.spaces import FAMILIES, Genotype, Supernet, build_supernet, save_genotype
@@ -50,6 +51,7 @@ def build_search(
     supernet = _supernet(config, data)
     supernet = supernet.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     take_from_first(supernet.state_dict().values())
+    base = make_base(config.base)
     if config.method in ("darts1", "darts2"):
         return DARTS(
             supernet,
@@ -58,6 +60,7 @@ def build_search(
             mode=config.options.mode or "finite_difference",
             seed=config.seed,
             processes=processes,
+            base=base,
         )
     if config.method == "random_search":
         return RandomSearch(supernet, rates=config.rates, seed=config.seed, processes=processes)
@@ -69,6 +72,7 @@ def build_search(
             std_C=std_C,
             seed=config.seed,
             processes=processes,
+            base=base,
         )
     audience = _audience(config, data)
     audience = audience.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -81,6 +85,7 @@ def build_search(
         std_C=std_C,
         seed=config.seed,
         processes=processes,
+        base=base,
     )
 
 

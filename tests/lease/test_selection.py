@@ -1,0 +1,252 @@
+"""Selection by perturbation: against plain loops, and what it leaves of a search."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from tests.helpers.lease_nets import audience, batch, supernet
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from selfexplain.lease import DARTS, ArchitectureSearch, BaseOptions, LeaSE, LeaSEOptions, Rates
+from selfexplain.lease.lease import bounded, normalised, shown_to_audience
+from selfexplain.lease.options import selection_rounds
+from selfexplain.lease.selection import (
+    audience_score,
+    decide,
+    supernet_score,
+    without_edge,
+    without_operation,
+)
+from selfexplain.spaces import FAMILIES, Supernet, build_supernet
+from selfexplain.spaces.genotype import edges_of
+
+HELD_OUT = [batch(seed) for seed in (11, 12)]
+
+
+def small(space: str) -> Supernet:
+    torch.manual_seed(0)
+    sizes = {"num_classes": 3, "in_channels": 1, "image_size": 8, "channels": 8}
+    return build_supernet(space, cells=3 if "darts" in space else 1, **sizes).double()
+
+
+def moved(search: ArchitectureSearch) -> ArchitectureSearch:
+    """With an architecture away from its start, where all operations weigh alike."""
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for tensor in search.architecture.values():
+            tensor.copy_(torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype))
+    return search
+
+
+def numbers_of(search: ArchitectureSearch) -> dict[str, Tensor]:
+    return {name: t.detach().clone() for name, t in search.architecture.items()}
+
+
+def plain_score(net: Supernet, weights: dict[str, Tensor]) -> tuple[float, float]:
+    """Accuracy and minus loss, of weights that need no softmax and need not sum to one."""
+    cells = [weights[name] for name in FAMILIES[net.family].cells]
+    right, loss = 0, 0.0
+    for x, y in HELD_OUT:
+        logits = (
+            net.network(x, *cells) if len(cells) == 1 else net.network(x, *[[c] for c in cells])
+        )
+        right += int((logits.argmax(1) == y).sum())
+        loss += float(cross_entropy(logits, y, reduction="sum"))
+    return right, -loss
+
+
+def plain_selection(search: ArchitectureSearch) -> dict[str, list[tuple[int, int]]]:
+    """DARTS-PT by the book: cell -> (row, operation) of its edges, decided one after the other."""
+    net = copy.deepcopy(search.supernet)
+    rules, edges = FAMILIES[net.family], edges_of(net.family)
+    generator = torch.Generator()
+    generator.set_state(search.generator.get_state())
+    weights = {name: t.softmax(-1) for name, t in numbers_of(search).items()}
+    chosen: dict[str, dict[int, int]] = {name: {} for name in rules.cells}
+
+    def lowest(cell: str, perturbed: dict[int, Tensor]) -> list[int]:
+        scores = {k: plain_score(net, weights | {cell: w}) for k, w in perturbed.items()}
+        return sorted(scores, key=lambda k: scores[k])
+
+    def draw(items: list[int]) -> int:
+        return items[int(torch.randint(len(items), (1,), generator=generator))]
+
+    for _ in range(len(edges)):
+        for cell in rules.cells:
+            edge = draw([e for e in range(len(edges)) if e not in chosen[cell]])
+            perturbed = {}
+            for o, name in enumerate(rules.operations):
+                if name == "none" and rules.edges_per_node is not None:
+                    continue
+                perturbed[o] = weights[cell].clone()
+                perturbed[o][edge, o] = 0
+            best = lowest(cell, perturbed)[0]
+            chosen[cell][edge] = best
+            weights[cell] = weights[cell].clone()
+            weights[cell][edge] = torch.eye(len(rules.operations))[best]
+    if rules.edges_per_node is not None:
+        open_nodes = {cell: [3, 4, 5] for cell in rules.cells}
+        for _ in range(3):
+            for cell in rules.cells:
+                node = draw(open_nodes[cell])
+                open_nodes[cell].remove(node)
+                rows = [row for row, (_, target) in enumerate(edges) if target == node]
+                perturbed = {row: weights[cell].clone() for row in rows}
+                for row in rows:
+                    perturbed[row][row] = 0
+                for row in lowest(cell, perturbed)[2:]:
+                    weights[cell][row] = 0
+                    del chosen[cell][row]
+    return {cell: sorted(found.items()) for cell, found in chosen.items()}
+
+
+@pytest.mark.parametrize("space", ["nasbench201", "tiny201", "darts"])
+def test_rounds_of_decisions_are_the_plain_loop(space: str) -> None:
+    search = moved(DARTS(small(space), order=1, seed=3))
+    rules, edges = FAMILIES[space], edges_of(space)
+    wanted = plain_selection(search)
+    before = numbers_of(search)
+    rounds = selection_rounds(space)
+    for number in range(rounds + 1):  # one more than needed changes nothing
+        mixed = sum(int((kept.sum(1) > 1).sum()) for kept in search.kept.values())
+        assert mixed == max(0, len(edges) - number) * len(rules.cells)
+        decide(search, supernet_score(search, lambda: HELD_OUT))
+    found = search.genotype()
+    for cell, decided in wanted.items():
+        assert [
+            (edges.index((edge.source, node)), rules.operations.index(edge.operation))
+            for node, taken in enumerate(found.cells[cell].nodes, rules.inputs)
+            for edge in taken
+        ] == decided
+    assert all(torch.equal(t, before[name]) for name, t in search.architecture.items())
+    weights = [t.softmax(-1) for t in search.expected().values()]
+    assert all(set(w.flatten().tolist()) == {0.0, 1.0} for w in weights)
+
+
+def test_a_space_whose_edges_have_weights_is_decided_too() -> None:
+    search = moved(DARTS(small("pcdarts"), order=1))
+    for _ in range(selection_rounds("darts")):
+        decide(search, supernet_score(search, lambda: HELD_OUT[:1]))
+    for name in ("normal", "reduce"):
+        taken = search.kept[name][:, 0].logical_not()
+        assert torch.equal(taken, search.kept[f"{name}_edges"])
+        assert int(taken.sum()) == 8
+    cells = search.genotype().cells
+    assert all(edge.operation != "none" for c in cells.values() for n in c.nodes for edge in n)
+    before = search.kept["normal"].clone()
+    search.step(batch(2), batch(3))  # what is decided stays, and takes steps
+    assert torch.equal(search.kept["normal"], before)
+    assert search.skipped == 0
+
+
+def test_an_operation_that_is_removed_leaves_the_others_weights_as_they_are() -> None:
+    numbers = torch.randn(3, 5, dtype=torch.float64)
+    for operation in range(5):
+        weights = numbers.softmax(-1)
+        found = without_operation(numbers, 1, operation, none=0).softmax(-1)
+        weights[1, 0] += weights[1, operation] if operation else 0
+        weights[1, operation] = weights[1, operation] if operation == 0 else 0
+        torch.testing.assert_close(found, weights)
+    both = without_edge({"cell": numbers, "cell_edges": torch.zeros(3)}, "cell", 1, none=2)
+    assert both["cell"].softmax(-1)[1].tolist() == [0, 0, 1, 0, 0]
+    assert both["cell_edges"].softmax(-1).tolist() == [0.5, 0, 0.5]
+    assert torch.equal(both["cell"][[0, 2]], numbers[[0, 2]])
+
+
+def taught_by_hand(search: LeaSE, architecture: dict[str, Tensor], batches: Any) -> nn.Module:
+    """The audience after plain SGD steps on images and explanations of them."""
+    net, listener, options = search.supernet, search.learners["audience"].module, search.options
+    listener = copy.deepcopy(listener)
+    optimizer = torch.optim.SGD(listener.parameters(), search.rates.audience_lr)
+    for x, y in batches:
+        delta = torch.zeros_like(x)
+        for _ in range(options.explanation_steps):
+            z = torch.zeros_like(x, requires_grad=True)
+            logits = copy.deepcopy(net)(x + bounded(delta + z, options.eps), architecture)
+            target = logits.argmax(1) if options.explanation_steps == 1 else y
+            (g,) = torch.autograd.grad(cross_entropy(logits, target, reduction="sum"), z)
+            delta = delta + options.step_size * normalised(g)
+        shown = shown_to_audience(x, bounded(delta, options.eps), options.eps, options.shown)
+        loss = cross_entropy(listener(x), y) + options.gamma * cross_entropy(listener(shown), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return listener
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"gamma": 3.0, "explanation_steps": 2, "target": "label", "shown": "emphasis"}]
+)
+def test_an_audiences_score_is_its_loss_after_it_was_taught(options: dict[str, Any]) -> None:
+    given = LeaSEOptions(eps=0.1, step_size=0.1, **options)
+    search = LeaSE(supernet(), audience(), options=given, rates=Rates(audience_lr=0.3))
+    moved(search).set_tuning(0.5)
+    batches = [batch(seed) for seed in (2, 4, 6)]
+    numbers = search.expected()
+    scores = []
+    for removed in (2, 3):
+        at = {"cell": without_operation(numbers["cell"], 0, removed, none=0)}
+        score = audience_score(search, lambda: [*batches, batch(8)], lambda: HELD_OUT, steps=3)
+        listener = taught_by_hand(search, at, batches)
+        loss = sum(float(cross_entropy(listener(x), y)) for x, y in HELD_OUT) / 2
+        scores.append(score(at))
+        assert scores[-1] == (pytest.approx(-loss, abs=1e-9),)
+        assert score(at) == scores[-1]
+    assert scores[0] != scores[1]
+
+
+@pytest.mark.parametrize("control", ["none", "shuffled_delta"])
+def test_an_audiences_score_leaves_no_trace(control: Any) -> None:
+    search = LeaSE(supernet(), audience(), options=LeaSEOptions(control=control))
+    search.step(batch(2), batch(3))
+    search.learners["audience"].module.append(nn.Dropout(0.5))
+    before, users = copy.deepcopy(search.state_dict()), torch.get_rng_state()
+    score = audience_score(search, lambda: [batch(2), batch(4)], lambda: HELD_OUT, steps=20)
+    first, second = (score(search.expected()) for _ in range(2))
+    assert first == second
+    assert torch.equal(torch.get_rng_state(), users)
+    after = search.state_dict()
+    for key in ("architecture", "explained_statistics"):
+        assert all(torch.equal(before[key][k], t) for k, t in after[key].items())
+    for name, learner in before["learners"].items():
+        found = after["learners"][name]["module"]
+        assert all(torch.equal(t, found[k]) for k, t in learner["module"].items())
+    assert torch.equal(before["generator"], after["generator"])
+
+
+def test_the_audience_decides_by_its_loss() -> None:
+    search = moved(LeaSE(supernet(), audience(), rates=Rates(audience_lr=0.3)))
+    numbers = search.expected()
+    edge = int(torch.randint(6, (1,), generator=torch.Generator().manual_seed(0)))
+    search.generator.manual_seed(0)
+    score = audience_score(search, lambda: [batch(2)], lambda: HELD_OUT, steps=1)
+    losses = [
+        score({"cell": without_operation(numbers["cell"], edge, o, none=0)})[0] for o in range(5)
+    ]
+    decide(search, score)
+    assert search.kept["cell"][edge].tolist() == [loss == min(losses) for loss in losses]
+
+
+def test_tuning_begins_at_a_tenth_of_the_rate_without_momentum() -> None:
+    search = DARTS(supernet(), order=1, rates=Rates(lr=0.1, lr_min=0.002))
+    learner = search.learners["explainer"]
+    search.step(batch(2), batch(3))
+    search.set_tuning(0.0)
+    assert learner.lr == pytest.approx(0.01)
+    assert not learner.optimizer.state
+    search.step(batch(2), batch(3))
+    search.set_tuning(0.5)
+    assert learner.lr == pytest.approx(0.006)
+    assert learner.optimizer.state
+    search.set_tuning(1.0)
+    assert learner.lr == pytest.approx(0.002)
+
+
+@pytest.mark.parametrize(("space", "rounds"), [("nasbench201", 6), ("tiny201", 3), ("darts", 17)])
+def test_epochs_of_tuning_lie_between_the_rounds(space: str, rounds: int) -> None:
+    assert selection_rounds(space) == rounds
+    assert BaseOptions().more_epochs(space) == 0
+    assert BaseOptions(select="perturbation").more_epochs(space) == 5 * (rounds - 1)
+    assert BaseOptions(select="perturbation", selection_epochs=0).more_epochs(space) == 0
