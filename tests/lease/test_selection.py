@@ -57,56 +57,61 @@ def plain_score(net: Supernet, weights: dict[str, Tensor]) -> tuple[float, float
     return right, -loss
 
 
-def plain_selection(search: ArchitectureSearch) -> dict[str, list[tuple[int, int]]]:
-    """DARTS-PT by the book: cell -> (row, operation) of its edges, decided one after the other."""
-    net = copy.deepcopy(search.supernet)
-    rules, edges = FAMILIES[net.family], edges_of(net.family)
-    generator = torch.Generator()
-    generator.set_state(search.generator.get_state())
-    weights = {name: t.softmax(-1) for name, t in numbers_of(search).items()}
-    chosen: dict[str, dict[int, int]] = {name: {} for name in rules.cells}
+class PlainSelection:
+    """DARTS-PT by the book, of the weights themselves; edges and nodes are drawn by a generator."""
 
-    def lowest(cell: str, perturbed: dict[int, Tensor]) -> list[int]:
-        scores = {k: plain_score(net, weights | {cell: w}) for k, w in perturbed.items()}
+    def __init__(self, search: ArchitectureSearch) -> None:
+        self.net, self.generator = copy.deepcopy(search.supernet), torch.Generator()
+        self.generator.set_state(search.generator.get_state())
+        self.rules, self.edges = FAMILIES[self.net.family], edges_of(self.net.family)
+        self.weights = {name: t.softmax(-1) for name, t in numbers_of(search).items()}
+        self.chosen: dict[str, dict[int, int]] = {name: {} for name in self.rules.cells}
+
+    def run(self) -> dict[str, list[tuple[int, int]]]:
+        """Cell -> (row, operation) of its edges."""
+        for _ in self.edges:
+            for cell in self.rules.cells:
+                self.decide_on_operation(cell)
+        for _ in range(0 if self.rules.edges_per_node is None else 3):
+            for cell in self.rules.cells:
+                self.decide_on_edges(cell)
+        return {cell: sorted(found.items()) for cell, found in self.chosen.items()}
+
+    def decide_on_operation(self, cell: str) -> None:
+        edge = self.draw([e for e in range(len(self.edges)) if e not in self.chosen[cell]])
+        perturbed = {}
+        for o, name in enumerate(self.rules.operations):
+            if name != "none" or self.rules.edges_per_node is None:
+                perturbed[o] = self.weights[cell].clone()
+                perturbed[o][edge, o] = 0
+        best = self.from_most_needed(cell, perturbed)[0]
+        self.chosen[cell][edge] = best
+        self.weights[cell][edge] = torch.eye(len(self.rules.operations))[best]
+
+    def decide_on_edges(self, cell: str) -> None:
+        taken = [target for row, (_, target) in enumerate(self.edges) if row in self.chosen[cell]]
+        node = self.draw([n for n in (3, 4, 5) if taken.count(n) > 2])
+        rows = [row for row, (_, target) in enumerate(self.edges) if target == node]
+        perturbed = {row: self.weights[cell].clone() for row in rows}
+        for row in rows:
+            perturbed[row][row] = 0
+        for row in self.from_most_needed(cell, perturbed)[2:]:
+            self.weights[cell][row] = 0
+            del self.chosen[cell][row]
+
+    def from_most_needed(self, cell: str, perturbed: dict[int, Tensor]) -> list[int]:
+        scores = {k: plain_score(self.net, self.weights | {cell: w}) for k, w in perturbed.items()}
         return sorted(scores, key=lambda k: scores[k])
 
-    def draw(items: list[int]) -> int:
-        return items[int(torch.randint(len(items), (1,), generator=generator))]
-
-    for _ in range(len(edges)):
-        for cell in rules.cells:
-            edge = draw([e for e in range(len(edges)) if e not in chosen[cell]])
-            perturbed = {}
-            for o, name in enumerate(rules.operations):
-                if name == "none" and rules.edges_per_node is not None:
-                    continue
-                perturbed[o] = weights[cell].clone()
-                perturbed[o][edge, o] = 0
-            best = lowest(cell, perturbed)[0]
-            chosen[cell][edge] = best
-            weights[cell] = weights[cell].clone()
-            weights[cell][edge] = torch.eye(len(rules.operations))[best]
-    if rules.edges_per_node is not None:
-        open_nodes = {cell: [3, 4, 5] for cell in rules.cells}
-        for _ in range(3):
-            for cell in rules.cells:
-                node = draw(open_nodes[cell])
-                open_nodes[cell].remove(node)
-                rows = [row for row, (_, target) in enumerate(edges) if target == node]
-                perturbed = {row: weights[cell].clone() for row in rows}
-                for row in rows:
-                    perturbed[row][row] = 0
-                for row in lowest(cell, perturbed)[2:]:
-                    weights[cell][row] = 0
-                    del chosen[cell][row]
-    return {cell: sorted(found.items()) for cell, found in chosen.items()}
+    def draw(self, items: list[int]) -> int:
+        return items[int(torch.randint(len(items), (1,), generator=self.generator))]
 
 
 @pytest.mark.parametrize("space", ["nasbench201", "tiny201", "darts"])
 def test_rounds_of_decisions_are_the_plain_loop(space: str) -> None:
     search = moved(DARTS(small(space), order=1, seed=3))
     rules, edges = FAMILIES[space], edges_of(space)
-    wanted = plain_selection(search)
+    wanted = PlainSelection(search).run()
     before = numbers_of(search)
     rounds = selection_rounds(space)
     for number in range(rounds + 1):  # one more than needed changes nothing

@@ -449,7 +449,7 @@ def to_dict(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
         values["options"] = _without_later(values["options"], _LATER_LEASE)
         if "base" in values:
             values["base"] = _without_later(values["base"], asdict(BaseOptions()))
-        values = _without_later(values, {"base": {}})
+        values = _without_later(values, {"base": {}, "validation_labels": "true"})
     result: dict[str, Any] = json.loads(json.dumps(values, default=str))
     return result
 

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     Space = str
 else:
     Space = Literal[tuple(SPACES)]
-Method = Literal["lease", "sanas", "darts1", "darts2", "random_search", "random"]
+Method = Literal["lease", "sanas", "darts1", "darts2", "random_search", "random", "all_conv3x3"]
+WITHOUT_SEARCH = ("random", "all_conv3x3")
+"""Methods that name a cell without images."""
+BY_GRADIENT = ("lease", "sanas", "darts1", "darts2")
+"""Methods with a gradient towards the architecture."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +37,8 @@ class SearchConfig:
     """Search space, which defines the possible cells."""
     method: Method = "lease"
     """lease (learning by self-explanation), sanas, darts1 or darts2 (first and second order),
-    random_search (random search with weight sharing), or random: one randomly drawn cell."""
+    random_search (random search with weight sharing); or, without a search, random (one randomly
+    drawn cell) or all_conv3x3 (a 3x3 convolution on every edge)."""
     audience: str = "small_cnn"
     """The model that learns from the explanations (lease): small_cnn | resnet20 | resnet18 | ... |
     timm:NAME | package.module:factory."""
@@ -54,6 +59,10 @@ class SearchConfig:
     rates: Annotated[Rates, tyro.conf.arg(name="")] = field(default_factory=Rates)
     options: Annotated[LeaSEOptions, tyro.conf.arg(name="")] = field(default_factory=LeaSEOptions)
     base: Annotated[BaseOptions, tyro.conf.arg(name="")] = field(default_factory=BaseOptions)
+    validation_labels: Literal["true", "shuffled"] = "true"
+    """Labels of the held-out images that move the architecture: their own or, as a control, those
+    of other images of the batch (shuffled), from which nothing can be learned. The weights, the
+    accuracies in the log and a selection by perturbation see the true ones."""
     stop_at_skips: Count | None = None
     """Stop as soon as the cell (darts: the normal one) would have this many skip connections, and
     keep the cell before that; None to never stop early."""
@@ -111,12 +120,15 @@ class SearchConfig:
                 f"method {self.method} has no explanation and no audience; leave out the options "
                 "of lease (lambda, gamma, eps, control, gradient-path, ...)"
             )
-        if self.method in ("darts1", "random_search", "random") and self.options.mode is not None:
+        if (
+            self.method in ("darts1", "random_search", *WITHOUT_SEARCH)
+            and self.options.mode is not None
+        ):
             raise InputError(f"method {self.method} needs no hypergradient; leave out --mode")
-        if self.method == "random" and self.stop_at_skips is not None:
+        if self.method in WITHOUT_SEARCH and self.stop_at_skips is not None:
             raise OptionError(
-                "stop_at_skips looks at an architecture after each epoch, and method random has "
-                "none; leave it out",
+                "stop_at_skips looks at an architecture after each epoch, and method "
+                f"{self.method} has none; leave it out",
                 type(self),
                 "stop_at_skips",
             )
@@ -124,10 +136,17 @@ class SearchConfig:
     def _check_base(self) -> None:
         """Refuse bases and selections that space or method cannot carry."""
         base = self.base
-        if self.method in ("random_search", "random") and base != BaseOptions():
+        if self.method not in BY_GRADIENT and base != BaseOptions():
             raise InputError(
                 f"method {self.method} has no gradient towards an architecture; leave out --base, "
                 "--select and their options, or pass method lease, sanas, darts1 or darts2"
+            )
+        if self.method not in BY_GRADIENT and self.validation_labels != "true":
+            raise OptionError(
+                f"validation_labels is {self.validation_labels}, but method {self.method} has no "
+                "gradient towards an architecture that could see them; leave it out",
+                type(self),
+                "validation_labels",
             )
         if base.select == "argmax":
             return

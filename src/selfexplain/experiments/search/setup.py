@@ -21,6 +21,7 @@ from selfexplain.lease import DARTS, SANAS, ArchitectureSearch, LeaSE, RandomSea
 from selfexplain.lease.bases import make_base
 from selfexplain.lease.search import Batch
 from selfexplain.models import build_model
+from selfexplain.seeding import named_generator
 from selfexplain.spaces import FAMILIES, Genotype, Supernet, build_supernet, save_genotype
 
 # From a search's configuration to the search and its batches.
@@ -133,6 +134,8 @@ class BilevelLoader:
         device: torch.device,
         processes: World = SINGLE,
     ) -> None:
+        self.shuffled = config.validation_labels == "shuffled"
+        self.seed, self.rank = config.seed, processes.rank
         for name, images in {"training": prepared.train, "held-out": prepared.scored}.items():
             if len(images) < config.batch_size:
                 raise InputError(
@@ -163,11 +166,15 @@ class BilevelLoader:
     def epoch(self, epoch: int) -> Iterator[tuple[Batch, Batch]]:
         """Each training batch with a held-out one; the held-out half is begun anew if it ends."""
         rounds = -(-len(self.training) // len(self.held_out))
+        draws = named_generator("validation labels", self.seed, epoch, self.rank)
         again = chain.from_iterable(self.held_out.epoch(epoch * rounds + i) for i in count())
         for pair in zip(self.training.epoch(epoch), islice(again, len(self)), strict=True):
             train, held_out = (
                 (x_BCHW.contiguous(memory_format=torch.channels_last), y_B) for x_BCHW, y_B in pair
             )
+            if self.shuffled:
+                images, labels_B = held_out
+                held_out = images, labels_B[torch.randperm(len(labels_B), generator=draws)]
             yield train, held_out
 
 
