@@ -111,6 +111,7 @@ class Base:
     def penalty(self, architecture: Architecture, done: float) -> Tensor | None:
         """Scalar that joins the architecture's loss after a share `done` of the search, or None."""
         del architecture, done
+        return None
 
     def most_operations(self, operations: int, done: float) -> int:
         """How many of an edge's operations are kept after a share `done` of the search."""
