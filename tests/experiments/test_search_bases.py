@@ -16,6 +16,7 @@ from selfexplain.experiments.search.run import run_search, run_searches
 from selfexplain.experiments.search.setup import BilevelLoader
 from selfexplain.experiments.search_options import SearchConfig, SearchesConfig
 from selfexplain.lease import BaseOptions, LeaSEOptions
+from selfexplain.lease.bases import PDARTS
 from selfexplain.spaces import SPACES, all_conv3x3, from_string, to_string
 from selfexplain.training.checkpoint import load_checkpoint
 
@@ -89,6 +90,41 @@ def _flat(value: Any) -> list[torch.Tensor]:
         return [value]
     items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return [tensor for item in items for tensor in _flat(item)]
+
+
+@pytest.mark.slow
+def test_pdarts_goes_on_from_a_deeper_stage_as_the_unbroken_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PDARTS, "DEPTHS", (5, 5, 7))
+    monkeypatch.setattr("selfexplain.experiments.search.run.write_outcome", lambda *_: None)
+    data = DataOptions(data="digits", train_size=20, validation=0.03)
+    options = {"space": "darts", "data": data, "cells": 3, "epochs": 6, "init_channels": 2}
+    options |= {"base": BaseOptions(base="pdarts")}
+    whole = run_search(tiny(tmp_path / "whole", **options))
+
+    def cut(done: int, total: int) -> None:
+        if done == 6:  # in the second epoch of the third stage
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_search(tiny(tmp_path / "cut", **options), on_step=cut)
+    resumed = run_search(tiny(tmp_path / "cut", resume=True, **options))
+    states = [load_checkpoint(tmp_path / name / "checkpoint.pt") for name in ("whole", "cut")]
+    assert [state["stage"] for state in states] == [2, 2]
+    pairs = list(zip(*(_flat(state["search"]) for state in states), strict=True))
+    assert all(torch.equal(a, b) for a, b in pairs)
+    weights = states[0]["search"]["learners"]["explainer"]["module"]
+    assert any(name.startswith("network.cells.3.") for name in weights)
+    assert not any(name.startswith("network.cells.4.") for name in weights)
+    assert {**whole, "step_seconds": 0} == {**resumed, "step_seconds": 0}
+    path = tmp_path / "cut" / "search.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for cell in ("normal", "reduce"):
+        zeros = [[row.count(0) for row in line["weights"][cell]] for line in lines]
+        assert zeros == [[n] * 14 for n in (0, 0, 3, 3, 5, 5)]
+    assert ["validation" in line["losses"] for line in lines] == [False, True] * 3
+    assert whole["skips"] <= 2
 
 
 @pytest.mark.slow
@@ -181,6 +217,31 @@ def test_shuffled_validation_labels_are_those_of_other_images_of_the_batch() -> 
                 "base": BaseOptions(select="audience_perturbation"),
             },
             "with gamma 0 the audience learns nothing from explanations; pass a positive gamma",
+        ),
+        ({"base": BaseOptions(base="pdarts"), "epochs": 6}, "the space is tiny201; pass space dar"),
+        (
+            {"space": "darts", "cells": 3, "base": BaseOptions(base="pdarts"), "epochs": 5},
+            "epochs is 5, but base pdarts has three stages of at least 2 epochs; pass at least 6",
+        ),
+        (
+            {
+                "space": "darts",
+                "cells": 3,
+                "base": BaseOptions(base="pdarts", select="perturbation"),
+                "epochs": 6,
+            },
+            "leave out select and stop_at_skips",
+        ),
+        (
+            {
+                "space": "pcdarts",
+                "cells": 3,
+                "base": BaseOptions(base="pdarts"),
+                "epochs": 6,
+                "init_channels": 8,
+                "stop_at_skips": 2,
+            },
+            "leave out select and stop_at_skips",
         ),
         (
             {"base": BaseOptions(select="perturbation"), "stop_at_skips": 2},

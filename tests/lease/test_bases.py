@@ -1,19 +1,29 @@
 """What searches stand on: formulas, gradients, and that every search stands on every base."""
 
 import copy
+import math
 from typing import Any
 
 import pytest
 import torch
 from tests.helpers.lease_nets import SmoothReLU, audience, batch, relative_error, supernet
 from tests.oracles.spaces import plain_logits
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy, elu
 
 from selfexplain.errors import InputError
-from selfexplain.lease import DARTS, SANAS, ArchitectureSearch, BaseOptions, LeaSE, LeaSEOptions
+from selfexplain.lease import (
+    DARTS,
+    SANAS,
+    ArchitectureSearch,
+    BaseOptions,
+    LeaSE,
+    LeaSEOptions,
+    Rates,
+)
 from selfexplain.lease.bases import (
+    PDARTS,
     Base,
     BetaDARTS,
     DrNAS,
@@ -21,12 +31,15 @@ from selfexplain.lease.bases import (
     beta_regularizer,
     concentration,
     dirichlet_sample,
+    genotype_of_few_skips,
     make_base,
     masked,
 )
-from selfexplain.spaces import build_supernet
+from selfexplain.spaces import FAMILIES, Supernet, build_supernet
+from selfexplain.spaces.genotype import edges_of
+from selfexplain.spaces.supernet import MixedOp, set_skip_dropout
 
-BASES = ("plain", "beta_darts", "drnas", "drnas_progressive")
+BASES = ("plain", "beta_darts", "drnas", "drnas_progressive", "pdarts")
 SEARCHES: dict[str, Any] = {
     "darts1": lambda **k: DARTS(supernet(), order=1, **k),
     "darts2": lambda **k: DARTS(supernet(), order=2, mode="inner_product", **k),
@@ -36,7 +49,7 @@ SEARCHES: dict[str, Any] = {
         supernet(), audience(), options=LeaSEOptions(coupling="normalised"), **k
     ),
 }
-each_base = pytest.mark.parametrize("base", BASES[1:])
+each_base = pytest.mark.parametrize("base", BASES[1:4])
 
 
 def base_of(name: Any) -> Base:
@@ -63,7 +76,7 @@ def test_the_beta_regulariser_holds_each_operation_back_by_its_softmax() -> None
     }
     value = beta_regularizer(edges)
     by_hand = sum(float(row.detach().exp().sum().log()) / 14 for t in cells.values() for row in t)
-    assert float(value) == pytest.approx(by_hand)
+    assert float(value.detach()) == pytest.approx(by_hand)
     found = torch.autograd.grad(value, list(edges.values()), allow_unused=True)
     for tensor, gradient in zip(cells.values(), found, strict=False):
         torch.testing.assert_close(gradient, tensor.detach().softmax(-1) / 14)
@@ -222,6 +235,116 @@ def test_the_architecture_rests_after_it_was_halved() -> None:
     assert not any(base_of(name).rests(0.5) for name in BASES[:3])
 
 
+def test_pdarts_goes_through_the_published_stages() -> None:
+    """Of 25 epochs each, 10 of which the architecture rests, as their loop counts them."""
+    base = PDARTS()
+    for stage, (rate, operations, cells) in enumerate(((0.1, 8, 5), (0.4, 5, 11), (0.7, 3, 17))):
+        assert base.cells(stage, None) == cells
+        for epoch in range(25):
+            done = (25 * stage + epoch) / 75
+            assert base.stage(done) == (stage, pytest.approx(epoch / 25))
+            assert base.most_operations(8, done) == operations
+            assert base.rests(done) == (epoch < 10)
+            falls = 1 - epoch / 25 if epoch < 10 else math.exp(-0.2 * (epoch - 10))
+            assert base.skip_dropout(done) == pytest.approx(rate * falls)
+    assert [base.cells(stage, 3) for stage in range(3)] == [3, 7, 10]
+
+
+def test_every_stage_of_pdarts_has_epochs_in_which_the_architecture_learns() -> None:
+    base = PDARTS()
+    for epochs in range(6, 40):
+        stages = {stage: [] for stage in range(3)}  # type: dict[int, list[bool]]
+        for epoch in range(epochs):
+            stages[base.stage(epoch / epochs)[0]].append(base.rests(epoch / epochs))
+        assert all(not all(resting) for resting in stages.values())
+
+
+def small_darts() -> Supernet:
+    torch.manual_seed(0)
+    sizes = {"num_classes": 3, "in_channels": 1, "image_size": 8, "channels": 2, "cells": 3}
+    return build_supernet("darts", **sizes).double()
+
+
+def test_a_stage_begins_with_the_full_learning_rate_and_drops_out() -> None:
+    rates = Rates(lr=0.1, lr_min=0.0)
+    search = SANAS(small_darts(), base=PDARTS(), rates=rates)
+    for done, lr, rate in ((0.0, 0.1, 0.1), (1 / 6, 0.05, 0.1 * math.exp(-0.5)), (1 / 3, 0.1, 0.4)):
+        search.set_progress(done)
+        for learner in search.learners.values():
+            assert learner.lr == pytest.approx(lr)
+            mixed = [m for m in learner.module.modules() if isinstance(m, MixedOp)]
+            assert [m.skip_dropout for m in mixed] == pytest.approx([rate] * 15)
+
+
+def test_lease_stands_on_pdarts_and_other_cells_do_not() -> None:
+    search = LeaSE(small_darts(), audience(), base=PDARTS())
+    search.set_progress(0.8)
+    before = {name: t.detach().clone() for name, t in search.architecture.items()}
+    torch.manual_seed(0)
+    search.step(batch(2), batch(3))
+    for name, tensor in search.architecture.items():
+        dropped = ~search.kept[name]
+        assert int(dropped.sum()) == 14 * 5
+        assert not torch.equal(tensor[search.kept[name]], before[name][search.kept[name]])
+    cells = search.genotype().cells
+    names = [edge.operation for node in cells["normal"].nodes for edge in node]
+    assert names.count("skip_connect") <= 2
+    with pytest.raises(InputError, match="but these are of nasbench201; pass space darts or pcdar"):
+        DARTS(supernet(), base=PDARTS())
+
+
+def test_skip_connections_are_dropped_out_edge_by_edge_in_training_alone() -> None:
+    torch.manual_seed(0)
+    mixed = MixedOp("darts", 4, edges=2, bundled=True, pool_norms=True).double()
+    x_BCHW, weights_EO = numbers(3, 4, 6, 6), numbers(2, 8, seed=1).softmax(-1)
+    plain = [terms[0] for terms in copy.deepcopy(mixed)(x_BCHW, weights_EO)]
+    set_skip_dropout(nn.ModuleList([mixed]), 0.3)
+    torch.manual_seed(4)
+    found = [terms[0] for terms in copy.deepcopy(mixed)(x_BCHW, weights_EO)]
+    torch.manual_seed(4)
+    for edge in range(2):
+        skip = weights_EO[edge, 3]
+        dropped = nn.functional.dropout(x_BCHW, 0.3)
+        torch.testing.assert_close(found[edge], plain[edge] + skip * (dropped - x_BCHW))
+    mixed.eval()
+    still = [terms[0] for terms in mixed(x_BCHW, weights_EO)]
+    set_skip_dropout(mixed, 0.0)
+    assert all(torch.equal(a, b[0]) for a, b in zip(still, mixed(x_BCHW, weights_EO), strict=True))
+    reducing = MixedOp("darts", 4, edges=2, stride=2, bundled=True, pool_norms=True).double()
+    set_skip_dropout(reducing, 0.9)
+    assert torch.equal(reducing(x_BCHW, weights_EO)[0][0], reducing(x_BCHW, weights_EO)[0][0])
+
+
+@pytest.mark.parametrize("most", range(5))
+def test_skip_connections_are_left_out_by_the_published_loop(most: int) -> None:
+    net = small_darts()
+    architecture = {name: numbers(14, 8, seed=s) for s, name in enumerate(("normal", "reduce"))}
+    architecture["normal"][:, 3] += 2.5  # skip connections nearly everywhere
+    found = genotype_of_few_skips(net, architecture, "normal", most)
+    weights_EO = architecture["normal"].softmax(-1)
+    weights_EO[:, 0] = 0
+    while True:  # theirs: the smallest probability of a taken skip connection becomes zero
+        taken, start = {}, 0
+        for node in range(2, 6):
+            largest = weights_EO[start : start + node].max(1)
+            for edge in largest.values.topk(2).indices.tolist():
+                taken[start + edge] = int(largest.indices[edge])
+            start += node
+        skips = [row for row, operation in taken.items() if operation == 3]
+        if len(skips) <= most:
+            break
+        weights_EO[min(skips, key=lambda row: float(weights_EO[row, 3])), 3] = 0
+    edges, names = edges_of("darts"), FAMILIES["darts"].operations
+    assert {
+        edges.index((edge.source, node)): names.index(edge.operation)
+        for node, pair in enumerate(found.cells["normal"].nodes, 2)
+        for edge in pair
+    } == taken
+    assert found.cells["reduce"] == net.genotype(architecture).cells["reduce"]
+    if most == 2:
+        assert PDARTS().genotype(net, architecture) == found
+
+
 @pytest.mark.parametrize("space", ["nasbench201", "darts", "pcdarts"])
 def test_a_masked_supernet_is_one_of_the_operations_that_are_left(space: str) -> None:
     torch.manual_seed(0)
@@ -286,7 +409,7 @@ def test_every_search_stands_on_every_base_and_resumes_bit_for_bit(name: str, ba
 
 def test_searches_on_bases_differ() -> None:
     walked = []
-    for name in BASES:
+    for name in BASES[:4]:
         search = DARTS(supernet(), order=1, base=base_of(name))
         search.set_progress(0.5)
         search.step(batch(2), batch(3))

@@ -54,8 +54,8 @@ class SearchConfig:
     init_channels: Annotated[int, Limits(least=1, most=4096)] = 16
     """Channels of the supernet's first cells."""
     cells: Annotated[int, Limits(least=1, most=500)] | None = None
-    """Cells of the supernet (darts, pcdarts; None for 8), or of each of its three stages
-    (nasbench201; None for 5)."""
+    """Cells of the supernet (darts, pcdarts; None for 8, or for 5 in the first of the three
+    supernets of base pdarts), or of each of its three stages (nasbench201; None for 5)."""
     rates: Annotated[Rates, tyro.conf.arg(name="")] = field(default_factory=Rates)
     options: Annotated[LeaSEOptions, tyro.conf.arg(name="")] = field(default_factory=LeaSEOptions)
     base: Annotated[BaseOptions, tyro.conf.arg(name="")] = field(default_factory=BaseOptions)
@@ -133,6 +133,26 @@ class SearchConfig:
                 "stop_at_skips",
             )
 
+    def _check_stages(self) -> None:
+        """Refuse what has no place in the three stages of P-DARTS."""
+        if SPACES[self.space].family != "darts":
+            raise InputError(
+                f"base is pdarts, which is made for the cells of darts, but the space is "
+                f"{self.space}; pass space darts or pcdarts, or another base"
+            )
+        if self.epochs < 6:
+            raise OptionError(
+                f"epochs is {self.epochs}, but base pdarts has three stages of at least 2 epochs; "
+                "pass at least 6",
+                type(self),
+                "epochs",
+            )
+        if self.base.select != "argmax" or self.stop_at_skips is not None:
+            raise InputError(
+                "base pdarts selects its cell by the largest weights and at most two skip "
+                "connections; leave out select and stop_at_skips"
+            )
+
     def _check_base(self) -> None:
         """Refuse bases and selections that space or method cannot carry."""
         base = self.base
@@ -148,6 +168,8 @@ class SearchConfig:
                 type(self),
                 "validation_labels",
             )
+        if base.base == "pdarts":
+            self._check_stages()
         if base.select == "argmax":
             return
         if self.stop_at_skips is not None:

@@ -8,6 +8,8 @@ Every gradient-based search (first- and second-order DARTS, LeaSE, SANAS) can st
     drnas              the weights are drawn anew in each step: theta ~ Dirichlet(elu(A) + 1)
                        (Chen et al., ICLR 2021)
     drnas_progressive  drnas, which halves each edge's operations after half of the search
+    pdarts             plain, in three supernets, each deeper and of fewer operations than the last
+                       (Chen et al., ICCV 2019)
 
 Shape suffixes: E edges, O operations.
 """
@@ -20,7 +22,10 @@ from torch import Tensor
 from torch.distributions import Dirichlet
 from torch.nn import functional as F
 
+from selfexplain.errors import InputError
 from selfexplain.lease.options import BaseName, BaseOptions
+from selfexplain.spaces import FAMILIES, Genotype, Supernet
+from selfexplain.spaces.genotype import edges_of
 from selfexplain.spaces.supernet import NEVER
 
 Architecture = Mapping[str, Tensor]
@@ -81,6 +86,49 @@ def best_kept(numbers_EO: Tensor, kept_EO: Tensor, most: int) -> Tensor:
     return torch.zeros_like(kept_EO).scatter(1, best, True) & kept_EO
 
 
+def without_operation(numbers_EO: Tensor, edge: int, operation: int, none: int) -> Tensor:
+    """Numbers whose softmax is the same, but that the operation's weight is that of `none`, too.
+
+    Example:
+        >>> without_operation(torch.zeros(1, 4), 0, operation=2, none=0).softmax(-1)
+        tensor([[0.5000, 0.2500, 0.0000, 0.2500]])
+    """
+    if operation == none:
+        return numbers_EO
+    logs_EO = numbers_EO.log_softmax(-1)
+    logs_EO[edge, none] = torch.logaddexp(logs_EO[edge, none], logs_EO[edge, operation])
+    logs_EO[edge, operation] = NEVER
+    return logs_EO
+
+
+def genotype_of_few_skips(
+    supernet: Supernet, numbers: Architecture, cell: str, most: int
+) -> Genotype:
+    """The genotype whose cell has at most so many skip connections.
+
+    While there are more, the one with the smallest weight is left out of the choice, as in the
+    published code of P-DARTS.
+    """
+    operations = FAMILIES[supernet.family].operations
+    none, skip = operations.index("none"), operations.index("skip_connect")
+    while True:
+        genotype = supernet.genotype(numbers)
+        taken = [
+            edges_of(supernet.family).index((edge.source, target))
+            for target, edges in enumerate(
+                genotype.cells[cell].nodes, FAMILIES[supernet.family].inputs
+            )
+            for edge in edges
+            if edge.operation == "skip_connect"
+        ]
+        if len(taken) <= most:
+            return genotype
+        weights_E = numbers[cell].softmax(-1)[:, skip]
+        weakest = min(taken, key=lambda row: float(weights_E[row]))
+        without = without_operation(numbers[cell], weakest, skip, none)
+        numbers = {**numbers, cell: without}
+
+
 # Bases.
 
 
@@ -95,6 +143,9 @@ class Base:
         >>> Base().relax(architecture, torch.Generator()) is architecture
         True
     """
+
+    def check(self, family: str) -> None:
+        """Raise InputError if the base is not made for the cells of a family."""
 
     def relax(self, architecture: Architecture, generator: torch.Generator) -> Architecture:
         """Numbers whose softmax a step's supernet mixes with, differentiable by the architecture.
@@ -122,6 +173,19 @@ class Base:
         """Whether the architecture rests now, besides the warm-up at the start of the search."""
         del done
         return False
+
+    def stage(self, done: float) -> tuple[int, float]:
+        """Which supernet the search is at, from 0, and the share done of its training."""
+        return 0, done
+
+    def skip_dropout(self, done: float) -> float:
+        """Share of what skip connections carry that is dropped in training."""
+        del done
+        return 0.0
+
+    def genotype(self, supernet: Supernet, numbers: Architecture) -> Genotype:
+        """The cells that numbers, as `expected` gives them, stand for."""
+        return supernet.genotype(numbers)
 
 
 class BetaDARTS(Base):
@@ -197,6 +261,67 @@ def _log(weights_EO: Tensor) -> Tensor:
     return weights_EO.clamp_min(1e-12).log()
 
 
+class PDARTS(Base):
+    """P-DARTS: three supernets, each deeper than the last and of fewer operations, of equal time.
+
+    Before the second and the third, each edge's operations with the smallest weights are dropped.
+    Weights, architecture and learning rates then start anew; the architecture rests for the first
+    two fifths of a stage (10 of 25 epochs). Skip connections are dropped out, with a rate that
+    falls linearly while the architecture rests, then exponentially from its start (the published
+    code's exp(-0.2 epoch), of 25 epochs). In the end the normal cell has at most two skip
+    connections (Chen et al., ICCV 2019, arXiv 1904.12760). For cells of the family darts. The
+    numbers are those of the published code and its commands for CIFAR-10.
+
+    Example:
+        >>> base = PDARTS()
+        >>> [base.most_operations(8, done) for done in (0, 1 / 3, 2 / 3)]
+        [8, 5, 3]
+    """
+
+    DEPTHS = (5, 11, 17)
+    OPERATIONS = (8, 5, 3)
+    SKIP_DROPOUT = (0.1, 0.4, 0.7)
+    RESTING = 0.4
+    MOST_SKIPS = 2
+
+    def check(self, family: str) -> None:
+        """Cells of darts alone."""
+        if family != "darts":
+            raise InputError(
+                f"base pdarts is made for the cells of darts, but these are of {family}; pass "
+                "space darts or pcdarts, or another base"
+            )
+
+    def stage(self, done: float) -> tuple[int, float]:
+        """Thirds of the search."""
+        thirds = round(3 * done, 9)  # epochs are whole numbers, and must not miss a boundary
+        number = min(int(thirds), 2)
+        return number, round(thirds - number, 9)
+
+    def cells(self, stage: int, first: int | None) -> int:
+        """Cells of a stage's supernet: of 5, 11 and 17 those of the first one's depth (None: 5)."""
+        return round((first or self.DEPTHS[0]) * self.DEPTHS[stage] / self.DEPTHS[0])
+
+    def most_operations(self, operations: int, done: float) -> int:
+        """8, 5, 3."""
+        return min(operations, self.OPERATIONS[self.stage(done)[0]])
+
+    def rests(self, done: float) -> bool:
+        """In the first two fifths of each stage."""
+        return self.stage(done)[1] < self.RESTING
+
+    def skip_dropout(self, done: float) -> float:
+        """The stage's rate, falling."""
+        number, within = self.stage(done)
+        if within < self.RESTING:
+            return self.SKIP_DROPOUT[number] * (1 - within)
+        return self.SKIP_DROPOUT[number] * math.exp(-5 * (within - self.RESTING))
+
+    def genotype(self, supernet: Supernet, numbers: Architecture) -> Genotype:
+        """With at most two skip connections in the normal cell."""
+        return genotype_of_few_skips(supernet, numbers, "normal", self.MOST_SKIPS)
+
+
 def make_base(options: BaseOptions) -> Base:
     """The base that the options name.
 
@@ -209,5 +334,6 @@ def make_base(options: BaseOptions) -> Base:
         "beta_darts": BetaDARTS(options.beta_weight),
         "drnas": DrNAS(),
         "drnas_progressive": DrNAS(progressive=True),
+        "pdarts": PDARTS(),
     }
     return bases[options.base]

@@ -24,7 +24,7 @@ Shown = Literal["product", "magnitude", "emphasis"]
 Coupling = Literal["weighted", "normalised"]
 GradientPath = Literal["full", "no_explanation", "explainer_only"]
 LeaSEControl = Literal["none", "random_delta", "shuffled_delta", "saliency"]
-BaseName = Literal["plain", "beta_darts", "drnas", "drnas_progressive"]
+BaseName = Literal["plain", "beta_darts", "drnas", "drnas_progressive", "pdarts"]
 Selection = Literal["argmax", "perturbation", "audience_perturbation"]
 
 
@@ -149,8 +149,9 @@ class BaseOptions:
 
     base: BaseName = "plain"
     """How the architecture becomes the weights of the operations: by a softmax (plain), with the
-    regulariser of beta-DARTS (beta_darts), or drawn from a Dirichlet distribution (drnas), half of
-    whose operations are dropped in the middle of the search (drnas_progressive)."""
+    regulariser of beta-DARTS (beta_darts); drawn from a Dirichlet distribution (drnas), half of
+    whose operations are dropped in the middle of the search (drnas_progressive); or by a softmax
+    in three supernets, each deeper and of fewer operations than the last (pdarts)."""
     beta_weight: NotNegative = 50.0
     """Weight of the regulariser at the end of the search, to which it grows from 0 (beta_darts)."""
     select: Selection = "argmax"

@@ -37,6 +37,7 @@ from selfexplain.hypergradients.level import SINGLE, Function, Variable, Variabl
 from selfexplain.lease.bases import Architecture, Base, best_kept, masked
 from selfexplain.lease.options import Rates
 from selfexplain.spaces import Genotype, Supernet
+from selfexplain.spaces.supernet import set_skip_dropout
 from selfexplain.training.optimizers import make_optimizer
 
 Loss = Callable[[Variables], Tensor]
@@ -326,6 +327,7 @@ class ArchitectureSearch(ABC):
     ) -> None:
         self.supernet, self.rates, self.processes = supernet, rates, processes
         self.base, self.done = base or Base(), 0.0
+        self.base.check(supernet.family)
         self.generator = torch.Generator().manual_seed(seed)
         reference = next(supernet.parameters())
         self.architecture = {
@@ -474,8 +476,10 @@ class ArchitectureSearch(ABC):
     def set_progress(self, done: float) -> None:
         """Set learning rates and operations for a share `done` in [0, 1] of the search."""
         self.done = done
+        _, within = self.base.stage(done)
         for learner in self.learners.values():
-            learner.set_lr((1 + math.cos(math.pi * done)) / 2)
+            learner.set_lr((1 + math.cos(math.pi * within)) / 2)
+            set_skip_dropout(learner.module, self.base.skip_dropout(done))
         for name, kept in self.kept.items():
             if kept.dim() == 2:
                 most = self.base.most_operations(kept.shape[1], done)
@@ -500,7 +504,7 @@ class ArchitectureSearch(ABC):
 
     def genotype(self) -> Genotype:
         """The discrete cells that the architecture stands for now."""
-        return self.supernet.genotype(self.expected())
+        return self.base.genotype(self.supernet, self.expected())
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds: tensors, numbers and strings."""

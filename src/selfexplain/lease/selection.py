@@ -1,8 +1,8 @@
 """Selection by perturbation: which operations the supernet cannot do without, edge by edge.
 
 At the end of a search, the operation with the largest weight need not be the one that matters most.
-DARTS-PT (Wang et al., "Rethinking Architecture Selection in Differentiable NAS", ICLR 2021, section
-4) decides by what is lost instead. In each round, for a random edge that is still mixed, each
+DARTS-PT (Wang et al., "Rethinking Architecture Selection in Differentiable NAS", ICLR 2021)
+decides by what is lost instead. In each round, for a random edge that is still mixed, each
 operation is removed in turn; the one whose removal costs most becomes the edge's only one. The
 supernet is then tuned for some epochs before the next round. Where nodes take only some of their
 edges (darts), later rounds do the same for a random node: the edges whose removal costs most stay.
@@ -37,7 +37,7 @@ from torch.nn.functional import cross_entropy
 
 from selfexplain.hypergradients import World, as_function, take_steps
 from selfexplain.hypergradients.level import Variable, random_state, set_random_state
-from selfexplain.lease.bases import Architecture
+from selfexplain.lease.bases import Architecture, without_operation
 from selfexplain.lease.lease import LeaSE
 from selfexplain.lease.search import ArchitectureSearch, Batch
 from selfexplain.spaces.genotype import FAMILIES, edges_of
@@ -50,21 +50,6 @@ Score = Callable[[dict[str, Tensor]], tuple[float, ...]]
 """Of numbers that a supernet takes the softmax of: the larger, the better."""
 
 # What an architecture is without one of its parts.
-
-
-def without_operation(numbers_EO: Tensor, edge: int, operation: int, none: int) -> Tensor:
-    """Numbers whose softmax is the same, but that the operation's weight is that of `none`, too.
-
-    Example:
-        >>> without_operation(torch.zeros(1, 4), 0, operation=2, none=0).softmax(-1)
-        tensor([[0.5000, 0.2500, 0.0000, 0.2500]])
-    """
-    if operation == none:
-        return numbers_EO
-    logs_EO = numbers_EO.log_softmax(-1)
-    logs_EO[edge, none] = torch.logaddexp(logs_EO[edge, none], logs_EO[edge, operation])
-    logs_EO[edge, operation] = NEVER
-    return logs_EO
 
 
 def without_edge(numbers: Architecture, cell: str, edge: int, none: int) -> dict[str, Tensor]:

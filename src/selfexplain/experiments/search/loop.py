@@ -133,7 +133,9 @@ class SearchProgress:
         prepared: Prepared,
         fabric: Fabric,
         loggers: Sequence[Logger] = (),
+        build: Callable[[int], ArchitectureSearch] | None = None,
     ) -> None:
+        self.build, self.stage = build, 0
         self.config, self.search, self.halves, self.prepared = config, search, halves, prepared
         self.fabric, self.device = fabric, fabric.device
         self.log = EpochLog(config.out, loggers, name="search.jsonl")
@@ -160,9 +162,24 @@ class SearchProgress:
         """Tell the search how far it has come."""
         past = epoch - self.config.epochs
         if past < 0:
-            self.search.set_progress(epoch / self.config.epochs)
+            done = epoch / self.config.epochs
+            self._enter_stage(self.search.base.stage(done)[0], done)
+            self.search.set_progress(done)
         else:
             self.search.set_tuning(past / (self.config.all_epochs - self.config.epochs))
+
+    def _enter_stage(self, stage: int, done: float) -> None:
+        """Go on with the next supernet, of the operations that the last one keeps."""
+        if stage == self.stage:
+            return
+        last = self.search
+        last.set_progress(done)
+        self._build(stage)
+        self.search.kept, self.search.skipped = last.kept, last.skipped
+
+    def _build(self, stage: int) -> None:
+        assert self.build is not None
+        self.search, self.stage = self.build(stage), stage
 
     def run_epoch(self, epoch: int) -> dict[str, Any]:
         """Take the steps of an epoch, and look at the resulting cell."""
@@ -178,6 +195,7 @@ class SearchProgress:
     def state(self) -> dict[str, Any]:
         """Of the search, and the cell so far."""
         return {
+            **({"stage": self.stage} if self.stage else {}),
             "stopped": self.stopped,
             "genotype": to_string(self.genotype),
             "search": self.search.state_dict(),
@@ -185,6 +203,8 @@ class SearchProgress:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to where a checkpoint was made."""
+        if state.get("stage", 0) != self.stage:
+            self._build(state["stage"])
         self.search.load_state_dict(state["search"])
         self.stopped, self.genotype = state["stopped"], from_string(state["genotype"])
 

@@ -113,7 +113,8 @@ def _search(
     device, processes = fabric.device, joined_processes()
     data = data if data is not None else load(config.data)
     prepared = prepare(data, config.data, config.seed)
-    search = build_search(config, data, prepared.std_C, device, processes)
+    build = partial(build_search, config, data, prepared.std_C, device, processes)
+    search = build()
     halves = BilevelLoader(config, prepared, device, processes)
     if fabric.is_global_zero:
         images = {
@@ -122,7 +123,7 @@ def _search(
             "class_names": list(prepared.class_names),
         }
         write_run(config, images, device, processes.count)
-    progress = SearchProgress(config, search, halves, prepared, fabric, loggers)
+    progress = SearchProgress(config, search, halves, prepared, fabric, loggers, build)
     progress.run(identity, on_step)
     if not fabric.is_global_zero:
         return {}

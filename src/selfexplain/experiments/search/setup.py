@@ -18,7 +18,7 @@ from selfexplain.files import atomic_file
 from selfexplain.hypergradients import World
 from selfexplain.hypergradients.level import SINGLE
 from selfexplain.lease import DARTS, SANAS, ArchitectureSearch, LeaSE, RandomSearch
-from selfexplain.lease.bases import make_base
+from selfexplain.lease.bases import PDARTS, make_base
 from selfexplain.lease.search import Batch
 from selfexplain.models import build_model
 from selfexplain.seeding import named_generator
@@ -33,10 +33,12 @@ def build_search(
     std_C: Tensor,
     device: torch.device,
     processes: World = SINGLE,
+    stage: int = 0,
 ) -> ArchitectureSearch:
     """The search of a method (not of random), its start values a function of the seed alone.
 
-    All processes start with what the first one has built.
+    All processes start with what the first one has built. A base of several supernets has as many
+    stages, counted from 0.
 
     Raises:
         InputError: space, images or audience do not fit each other.
@@ -49,10 +51,11 @@ def build_search(
         >>> build_search(config, load(config.data), torch.ones(1), device).genotype().family
         'nasbench201'
     """
-    supernet = _supernet(config, data)
+    base = make_base(config.base)
+    cells = base.cells(stage, config.cells) if isinstance(base, PDARTS) else config.cells
+    supernet = _supernet(config, data, cells)
     supernet = supernet.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     take_from_first(supernet.state_dict().values())
-    base = make_base(config.base)
     if config.method in ("darts1", "darts2"):
         return DARTS(
             supernet,
@@ -90,7 +93,7 @@ def build_search(
     )
 
 
-def _supernet(config: SearchConfig, data: ImageData) -> Supernet:
+def _supernet(config: SearchConfig, data: ImageData, cells: int | None) -> Supernet:
     image_size = side_of(data.shape_CHW)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -100,7 +103,7 @@ def _supernet(config: SearchConfig, data: ImageData) -> Supernet:
             in_channels=data.shape_CHW[0],
             image_size=image_size,
             channels=config.init_channels,
-            cells=config.cells,
+            cells=cells,
         )
 
 
