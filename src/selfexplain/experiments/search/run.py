@@ -38,6 +38,7 @@ from selfexplain.spaces import SPACES, Genotype, all_conv3x3, random_genotype, t
 from selfexplain.training import TrainingOptions
 from selfexplain.training.loggers import Logger, numbers
 from selfexplain.training.processes import joined_processes
+from selfexplain.training.steps import RecordedStep
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -90,7 +91,8 @@ def run_search(
     if data is None:
         check_spec(config.data.data)
     with locked(config.out, lock_timeout), reraise_oom(remedy):
-        fabric = launch(DeviceOptions(accelerator=config.accelerator), TrainingOptions())
+        training = TrainingOptions(cuda_graph=config.cuda_graph)
+        fabric = launch(DeviceOptions(accelerator=config.accelerator), training)
         fabric.barrier()  # every process has looked at the folder before one writes to it
         result: dict[str, Any] = {}
         with logged(config, first=fabric.is_global_zero) as loggers:
@@ -114,6 +116,10 @@ def _search(
     data = data if data is not None else load(config.data)
     prepared = prepare(data, config.data, config.seed)
     search = build_search(config, data, prepared.std_C, device, processes)
+    if config.precision == "bf16":
+        search.autocast(torch.bfloat16)
+    if config.cuda_graph:
+        search.record(RecordedStep)
     halves = BilevelLoader(config, prepared, device, processes)
     if fabric.is_global_zero:
         images = {
