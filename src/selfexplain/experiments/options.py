@@ -452,7 +452,7 @@ def to_dict(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
         values["options"] = _without_later(values["options"], _LATER_LEASE)
         if "base" in values:
             values["base"] = _without_later(values["base"], asdict(BaseOptions()))
-        values = _without_later(values, {"base": {}, "validation_labels": "true"})
+        values = _without_later(values, _LATER_SEARCH)
     result: dict[str, Any] = json.loads(json.dumps(values, default=str))
     return result
 
@@ -474,6 +474,10 @@ _LATER_OBJECTIVES: dict[str, dict[str, Any]] = {
     "cutmix": {"labels": "area"},
 }
 """The same of objectives and mixers."""
+_LATER_SEARCH = {
+    "base": {}, "validation_labels": "true", "precision": "fp32", "cuda_graph": False
+}  # fmt: skip
+"""The same of searches."""
 _LATER_LEASE = {"coupling": "weighted", "share": 1.0, "coupling_momentum": 0.9}
 """The same of LeaSE."""
 

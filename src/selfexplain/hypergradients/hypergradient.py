@@ -71,6 +71,15 @@ def square_sum(vector: Sequence[Tensor]) -> Tensor:
     return torch.stack([t.square().sum() for t in vector]).sum()
 
 
+def known_length(squares: Tensor) -> float | Tensor:
+    """The root of a sum of squares: a number on a CPU, elsewhere left where it is.
+
+    Nobody waits for a GPU then, and a CUDA graph can hold what is computed of it.
+    """
+    length = squares.sqrt()
+    return float(length) if length.device.type == "cpu" else length
+
+
 def difference_product(
     loss: Callable[[Variables], Tensor],
     seen: Variables,
@@ -79,7 +88,7 @@ def difference_product(
     names: Sequence[str],
     at_start: Products | None = None,
     radius: float | None = None,
-    length: float | None = None,
+    length: float | Tensor | None = None,
     before_each: Callable[[], None] = lambda: None,
 ) -> Products:
     """d/dx <grad_own loss, vector> for each named x, by a difference of gradients.
@@ -95,8 +104,11 @@ def difference_product(
         length: that of the whole vector, if `vector` is this process's part of one.
         before_each: called before each evaluation of the loss (to set the random state).
     """
-    length = float(square_sum(vector).sqrt()) if length is None else length
-    if length == 0:
+    if length is None:
+        length = known_length(square_sum(vector))
+    if isinstance(length, Tensor):
+        length = length.clamp_min(torch.finfo(length.dtype).tiny)
+    elif length == 0:
         return {n: tuple(torch.zeros_like(t) for t in leaves(seen[n])) for n in names}
     if radius is None:
         radius = default_radius(vector[0].dtype, one_sided=at_start is not None)
@@ -336,7 +348,7 @@ def _product(
         step.names,
         at_start=step.at_start,
         radius=radius,
-        length=float(squares.sqrt()),
+        length=known_length(squares),
         before_each=lambda: set_random_state(step.random_state),
     )
 

@@ -140,7 +140,8 @@ class Level:
         name: of the level's variable.
         loss: scalar of a mapping name -> variable that holds this level's own variable at its start
             value, the earlier levels' stepped ones, and everything that no level moves.
-        lr: size of the one step that stands for the level's argmin (as DARTS does).
+        lr: size of the one step that stands for the level's argmin (as DARTS does): a number, or a
+            scalar in the device's memory.
         maximize: step uphill.
         project: smooth map of the stepped variable, tensor by tensor.
         direction: smooth map of the gradient before the step, tensor by tensor (its normalisation,
@@ -164,7 +165,7 @@ class Level:
 
     name: str
     loss: Callable[[Variables], Tensor]
-    lr: float
+    lr: float | Tensor
     maximize: bool = False
     project: Callable[[Tensor], Tensor] | None = None
     direction: Callable[[Tensor], Tensor] | None = None
@@ -322,14 +323,21 @@ def take_steps(
 
 
 def random_state() -> list[Tensor]:
-    """States of the global generators: the CPU's, and the current CUDA device's if in use."""
+    """States of the global generators: the CPU's, and the current CUDA device's if in use.
+
+    None while a CUDA graph is captured: the device's cannot be asked for, and what is captured
+    draws nothing.
+    """
+    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        return []
     cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
     return [torch.get_rng_state(), *cuda]
 
 
 def set_random_state(state: list[Tensor]) -> None:
     """Restore the generators to the states that `random_state` returned."""
-    torch.set_rng_state(state[0])
+    if state:
+        torch.set_rng_state(state[0])
     if len(state) > 1:
         torch.cuda.set_rng_state(state[1])
 
