@@ -464,7 +464,15 @@ _LATER_OBJECTIVES: dict[str, dict[str, Any]] = {
     "cutmix": {"labels": "area"},
 }
 """The same of objectives and mixers."""
-_LATER_LEASE = {"coupling": "weighted", "share": 1.0, "coupling_momentum": 0.9}
+_LATER_LEASE = {
+    "coupling": "weighted",
+    "share": 1.0,
+    "coupling_momentum": 0.9,
+    "explanation": "attack",
+    "tau": 0.5,
+    "audience_inverse": "one_step",
+    "neumann_terms": 10,
+}
 """The same of LeaSE."""
 
 

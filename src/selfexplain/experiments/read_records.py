@@ -74,7 +74,7 @@ SEARCH_CONFIG = {
     "batch_size": Whole(1),
     "options?": {
         "control?": Text(),
-        "shown?": Text(("product", "magnitude", "emphasis")),
+        "shown?": Text(("product", "magnitude", "emphasis", "soft_mask")),
         "gradient_path?": Maybe(Text()),
         "eps?": Number(1e-30),
     },

@@ -1,6 +1,6 @@
 """The gradient of an outer loss through a chain of one-step levels."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -10,6 +10,7 @@ from torch.autograd import forward_ad
 
 from selfexplain.errors import InputError, first_line
 from selfexplain.hypergradients import Mode
+from selfexplain.hypergradients.batch_norm import ClosedBatchNorm
 from selfexplain.hypergradients.exact import unroll_exact
 from selfexplain.hypergradients.level import (
     SINGLE,
@@ -21,10 +22,10 @@ from selfexplain.hypergradients.level import (
     World,
     average_shared,
     check_levels,
+    check_scalar,
     constants,
     detached,
     fresh,
-    gradients,
     leaves,
     like,
     mean_gradient,
@@ -43,17 +44,54 @@ from selfexplain.hypergradients.level import (
 # through one more gradient, without such a graph; or approximated by a difference of gradients,
 # central (two more gradients, error of second order) or one-sided (one more, as the gradient at v
 # is known, error of first order).
+#
+# Products leave out the variables that nothing depends on, as autograd tells from the graph without
+# looking at a number: what they would be carried through is not computed. The same code runs in all
+# processes, so all leave out the same.
 
 
 def gradients_towards(
     function: Callable[[Variables], Tensor], seen: Variables, names: Sequence[str]
 ) -> tuple[Tensor, Products]:
-    """A scalar function, and its gradients towards the named variables, in one backward pass."""
+    """A scalar function, and its gradients towards the named variables, in one backward pass.
+
+    Variables that it does not depend on are left out.
+    """
     free = {name: fresh(seen[name]) for name in names}
-    flat = {str(i): t for i, t in enumerate(t for name in names for t in leaves(free[name]))}
     value = function({**seen, **free})
-    found = iter(gradients(value, flat))
-    return value.detach(), {name: tuple(next(found) for _ in leaves(free[name])) for name in names}
+    check_scalar(value)
+    return value.detach(), _pulled_towards([value], None, free)
+
+
+def _pulled_towards(
+    outputs: Sequence[Tensor],
+    vector: Sequence[Tensor] | None,
+    towards: Mapping[str, Variable],
+    *,
+    keep_graph: bool = False,
+) -> Products:
+    """<outputs, vector> differentiated towards each variable; those it is cut off from left out."""
+    if vector is not None:
+        pairs = zip(outputs, vector, strict=True)
+        kept = [(output, along) for output, along in pairs if output.requires_grad]
+        outputs, vector = [output for output, _ in kept], [along for _, along in kept]
+    if not any(output.requires_grad for output in outputs):
+        return {}
+    found = iter(
+        torch.autograd.grad(
+            outputs,
+            [t for variable in towards.values() for t in leaves(variable)],
+            vector,
+            retain_graph=keep_graph,
+            allow_unused=True,
+        )
+    )
+    products: Products = {}
+    for name, variable in towards.items():
+        pairs = [(tensor, next(found)) for tensor in leaves(variable)]
+        if any(gradient is not None for _, gradient in pairs):
+            products[name] = tuple(torch.zeros_like(t) if g is None else g for t, g in pairs)
+    return products
 
 
 def default_radius(dtype: torch.dtype, *, one_sided: bool) -> float:
@@ -110,7 +148,13 @@ def difference_product(
 
     up = displaced(r)
     down, width = (displaced(-r), 2 * r) if at_start is None else (at_start, r)
-    return {n: tuple((a - b) / width for a, b in zip(up[n], down[n], strict=True)) for n in names}
+    found: Products = {}
+    for name in names:
+        if name in up or name in down:
+            zeros = tuple(torch.zeros_like(t) for t in leaves(seen[name]))
+            pairs = zip(up.get(name, zeros), down.get(name, zeros), strict=True)
+            found[name] = tuple((a - b) / width for a, b in pairs)
+    return found
 
 
 def inner_product(
@@ -124,10 +168,7 @@ def inner_product(
 
     The graph is kept for another product if asked.
     """
-    scalar = torch.stack([(g * m).sum() for g, m in zip(gradient, vector, strict=True)]).sum()
-    flat = {str(i): t for i, t in enumerate(t for v in towards.values() for t in leaves(v))}
-    found = iter(gradients(scalar, flat, retain_graph=keep_graph))
-    return {name: tuple(next(found) for _ in leaves(v)) for name, v in towards.items()}
+    return _pulled_towards(gradient, vector, towards, keep_graph=keep_graph)
 
 
 def forward_product(
@@ -233,7 +274,8 @@ def unroll_backward(
         for number, (_, adjoints) in enumerate(found):
             more = number + 1 < len(found)
             carried = _carried_back(taken, adjoints, own, mode, radius, processes, keep_graph=more)
-            hypergradients.append(like(variables[wrt], carried[wrt]))
+            zeros = tuple(torch.zeros_like(t) for t in leaves(variables[wrt]))
+            hypergradients.append(like(variables[wrt], carried.get(wrt, zeros)))
         set_random_state(after)
     values = processes.mean([value for value, _ in found])
     return [
@@ -258,13 +300,20 @@ def _carried_back(
     *,
     keep_graph: bool,
 ) -> Products:
-    """Adjoints of the stepped variables -> those of all that the steps started from."""
+    """Adjoints of the stepped variables -> those of all that the steps started from.
+
+    A level whose variable has no adjoint is passed over.
+    """
     adjoints = average_shared(adjoints, own, processes)
     for step in reversed(taken):
+        if step.level.name not in adjoints:
+            continue
         vector = _pulled_back(step, adjoints[step.level.name])
         product = _product(step, vector, mode, radius, processes, keep_graph)
         for name, found in average_shared(product, own, processes).items():
-            adjoints[name] = tuple(a + p for a, p in zip(adjoints[name], found, strict=True))
+            if name in adjoints:
+                found = tuple(a + p for a, p in zip(adjoints[name], found, strict=True))
+            adjoints[name] = found
     return adjoints
 
 
@@ -280,10 +329,14 @@ def _take(
     at_start = None
     if mode == "inner_product":
         view = view | {name: fresh(view[name]) for name in (*names, level.name)}
-        loss, gradient = level.gradient(view, create_graph=True)
+        # on a GPU, torch's own is as good: its passes over the features cost little there
+        with ClosedBatchNorm(cpu_only=True):
+            loss, gradient = level.gradient(view, create_graph=True)
     elif mode == "one_sided":
         loss, at_start = gradients_towards(level.loss, view, [level.name, *names])
-        gradient = like(view[level.name], at_start.pop(level.name))
+        if level.name not in at_start:
+            raise level.cut_off()
+        loss, gradient = level.whole(view, loss, at_start.pop(level.name))
     else:
         loss, gradient = level.gradient(view)
     mean_loss, mean = mean_gradient(level, loss, gradient, processes)
@@ -303,8 +356,7 @@ def _pulled_back(step: _Taken, adjoint: tuple[Tensor, ...]) -> tuple[Tensor, ...
     """The adjoint of the updated variable as one of the gradient it was updated along."""
     along = fresh(step.gradient)
     updated = leaves(step.level.updated(step.seen[step.level.name], along))
-    pairs = zip(updated, adjoint, strict=True)
-    return gradients(torch.stack([(v * a).sum() for v, a in pairs]).sum(), along)
+    return torch.autograd.grad(updated, leaves(along), adjoint)
 
 
 def _product(

@@ -1,6 +1,6 @@
 """The choices of LeaSE and the rates of every search, checked."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
 import tyro
@@ -11,10 +11,13 @@ from selfexplain.limits import Limits, NotNegative, Positive, ShareBelowOne, che
 
 Attack = Literal["normalised", "plain", "sign"]
 Target = Literal["prediction", "label"]
-Shown = Literal["product", "magnitude", "emphasis"]
+Explanation = Literal["attack", "cam", "squared_gradients"]
+Shown = Literal["product", "magnitude", "emphasis", "soft_mask"]
 Coupling = Literal["weighted", "normalised"]
 GradientPath = Literal["full", "no_explanation", "explainer_only"]
 LeaSEControl = Literal["none", "random_delta", "shuffled_delta", "saliency"]
+
+DEFAULT_TAU = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +32,9 @@ class LeaSEOptions:
         1
     """
 
+    explanation: Explanation = "attack"
+    """What explains: the attack on the prediction; or, as a soft mask alone, the class activation
+    map (cam) or the squared gradients of the class's score towards the image, smoothed."""
     eps: Positive = 8 / 255
     """Largest change of a pixel in an explanation, in units of the pixels' range [0, 1]."""
     attack: Attack = "normalised"
@@ -45,7 +51,10 @@ class LeaSEOptions:
     """What the explanation moves away from: the class that the explainer predicts, or the label."""
     shown: Shown = "product"
     """What the audience sees in addition to the image x: x * delta / eps (product),
-    x * |delta| / max |delta| (magnitude), or x * (1 + |delta| / eps) (emphasis)."""
+    x * |delta| / max |delta| (magnitude), x * (1 + |delta| / eps) (emphasis), or
+    x * sigmoid((e - median(e)) / tau) with e the evidence of the explanation (soft_mask)."""
+    tau: Positive = DEFAULT_TAU
+    """Softness of a soft mask, in units of the evidence's mean distance from its median."""
     lambda_: Annotated[NotNegative, tyro.conf.arg(name="lambda")] = 1.0
     """Weight of the audience's validation loss."""
     coupling: Coupling = "weighted"
@@ -86,6 +95,33 @@ class LeaSEOptions:
         if self.control == "random_delta" and self.attack == "plain":
             raise InputError(
                 "random_delta has the size of a normalised step; pass --attack normalised or sign"
+            )
+        if self.tau != DEFAULT_TAU and self.shown != "soft_mask":
+            raise InputError(
+                f"tau is the softness of a soft mask, but shown is {self.shown}; leave out tau, or "
+                "pass shown soft_mask"
+            )
+        if self.explanation != "attack":
+            self._check_map()
+
+    def _check_map(self) -> None:
+        """Refuse what an explanation that is no perturbation does not look at."""
+        if self.shown != "soft_mask":
+            raise InputError(
+                f"explanation {self.explanation} is a map of evidence, not a perturbation; pass "
+                f"shown soft_mask with it (shown is {self.shown})"
+            )
+        if self.control in ("saliency", "random_delta"):
+            raise InputError(
+                f"control {self.control} takes the place of the explanation, so that "
+                f"{self.explanation} is not looked at; leave out one of the two"
+            )
+        steps = ("eps", "attack", "step_size", "explanation_steps")
+        plain = {f.name: f.default for f in fields(self)}
+        if given := [name for name in steps if getattr(self, name) != plain[name]]:
+            raise InputError(
+                f"explanation {self.explanation} takes no steps and does not look at "
+                f"{', '.join(given)}; leave out the one or the other"
             )
 
 

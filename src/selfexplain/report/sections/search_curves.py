@@ -201,6 +201,11 @@ SHOWN = {
     "product": ("x · δ / ε", "The audience sees each pixel of x times δ / ε."),
     "magnitude": ("x · |δ| / max|δ|", "The audience sees each pixel of x times |δ| / max|δ|."),
     "emphasis": ("x · (1 + |δ| / ε)", "The audience sees each pixel of x times 1 + |δ| / ε."),
+    "soft_mask": (
+        "x · mask",
+        "The audience sees each pixel of x, darkened towards the mean where its evidence lies below "
+        "the image's median.",
+    ),
 }
 """The option `shown` -> its formula, and in words."""
 CONTROLS = {
