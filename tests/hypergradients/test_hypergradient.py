@@ -336,7 +336,7 @@ def test_a_loss_may_use_other_ways_to_differentiate_a_batch_norm() -> None:
 
 def test_what_an_outer_loss_does_not_look_at_is_not_computed() -> None:
     """An outer loss of an early level leaves the later ones' mixed products alone."""
-    backwards = {name: 0 for name in ("w", "z", "u")}
+    backwards = dict.fromkeys(("w", "z", "u"), 0)
 
     def counted(name: str, value: Tensor) -> Tensor:
         """The value; counts mixed products, each of which passes here once more than the step."""
@@ -472,3 +472,100 @@ def test_several_outer_losses_share_steps_and_random_numbers(mode: Any) -> None:
         assert one.outer.item() == alone.outer.item()
     if mode in ("inner_product", "exact"):
         assert len(calls) == once == 1
+
+
+def quadratic() -> tuple[Any, ...]:
+    """Loss (v - B a)^T Q (v - B a) / 2, whose argmin is B a; every derivative is in closed form."""
+    torch.manual_seed(0)
+    root, b_matrix = torch.randn(2, 3, 3, dtype=torch.float64)
+    q_matrix = root @ root.T / 3 + 0.1 * torch.eye(3, dtype=torch.float64)
+    start = {name: torch.randn(3, dtype=torch.float64) for name in ("v", "a")}
+
+    def loss(v: Any) -> Tensor:
+        away = v["v"] - b_matrix @ v["a"]
+        return away @ q_matrix @ away / 2
+
+    return loss, q_matrix, b_matrix, start
+
+
+NEUMANN_MODES: list[Any] = [mode for mode in MODES if mode != "exact"]
+
+
+@pytest.mark.parametrize("mode", NEUMANN_MODES)
+@pytest.mark.parametrize("terms", [1, 2, 10])
+@pytest.mark.parametrize("maximize", [False, True])
+def test_a_neumann_series_in_closed_form(mode: Any, terms: int, maximize: bool) -> None:
+    loss, q_matrix, b_matrix, start = quadratic()
+    lr = 0.3
+    sign = -1 if maximize else 1
+    level = Level("v", lambda v: sign * loss(v), lr, maximize=maximize, neumann_terms=terms)
+    found = unroll([level], lambda v: v["v"].pow(3).sum(), start, "a", mode)
+    shrink = torch.eye(3, dtype=torch.float64) - lr * q_matrix
+    stepped = start["v"] - lr * q_matrix @ (start["v"] - b_matrix @ start["a"])
+    adjoint = 3 * stepped.square()
+    series = sum(torch.linalg.matrix_power(shrink, k) @ adjoint for k in range(terms))
+    assert relative_error(found.hypergradient, lr * b_matrix.T @ q_matrix @ series) < 1e-6
+    assert relative_error(found.stepped["v"], stepped) < 1e-12  # the step itself is one step
+
+
+@pytest.mark.parametrize("mode", NEUMANN_MODES)
+def test_at_a_minimum_a_series_is_that_many_steps(mode: Any) -> None:
+    """In the middle of a chain: against as many levels of one step each, by brute force."""
+    terms, lr = 4, 0.2
+    torch.manual_seed(1)
+    x = torch.randn(6, 3, dtype=torch.float64)
+
+    def first(v: Any) -> Tensor:
+        return (v["w"] * v["a"]).sin().sum()
+
+    def inner(v: Any, name: str) -> Tensor:  # at its minimum in v: v = w a, whatever x
+        away = v[name] - v["w"] * v["a"]
+        return (x @ away).cosh().mean() + (x @ away).square().mean() * v["a"].square().sum()
+
+    def outer(v: Any, name: str) -> Tensor:
+        return (v[name] * v["a"]).exp().sum()
+
+    start: dict[str, Any] = {n: torch.randn(3, dtype=torch.float64) for n in ("w", "a")}
+    start["a"] = start["a"] / 2
+    before = Level("w", first, 0.1)
+    start["v"] = before.step(start) * start["a"]
+    series = Level("v", lambda v: inner(v, "v"), lr, neumann_terms=terms)
+    found = hypergradient([before, series], lambda v: outer(v, "v"), start, "a", mode)
+
+    steps = []
+    for k in range(terms):
+        # a level that starts where the one before ended: v_k = v_{k-1} + its own zero, moved
+        def loss(v: Any, k: int = k) -> Tensor:
+            at = start["v"] + sum(v[f"z{i}"] for i in range(k + 1))
+            return inner({**v, "v": at}, "v")
+
+        steps.append(Level(f"z{k}", loss, lr))
+    start |= {f"z{k}": torch.zeros(3, dtype=torch.float64) for k in range(terms)}
+
+    def whole(v: Any) -> Tensor:
+        return outer({**v, "v": start["v"] + sum(v[f"z{k}"] for k in range(terms))}, "v")
+
+    truth = brute_force_hypergradient([before, *steps], whole, start, "a")
+    assert relative_error(found, truth) < {"one_sided": 1e-4}.get(mode, 1e-6)
+    one_step = hypergradient(
+        [before, Level("v", series.loss, lr)], lambda v: outer(v, "v"), start, "a", mode
+    )
+    assert relative_error(one_step, truth) > 1e-2
+
+
+def test_a_series_that_nothing_carries_is_refused() -> None:
+    loss, _, _, start = quadratic()
+    for wrong, message in (
+        ({"neumann_terms": 0}, "neumann_terms of level v is 0; pass at least 1"),
+        ({"neumann_terms": 2, "project": torch.tanh}, "has a direction or a projection"),
+        ({"neumann_terms": 2, "direction": torch.tanh}, "has a direction or a projection"),
+        (
+            {"neumann_terms": 2, "independent_loss": loss},
+            "make its independent_loss a part of loss",
+        ),
+    ):
+        with pytest.raises(InputError, match=message):
+            Level("v", loss, 0.1, **wrong)
+    with pytest.raises(InputError, match="level v has several neumann_terms; pass inner_product"):
+        level = Level("v", loss, 0.1, neumann_terms=2)
+        hypergradient([level], lambda v: v["v"].sum(), start, "a", "exact")

@@ -281,7 +281,8 @@ class ClosedBatchNorm(TorchFunctionMode):
         several = x.numel() > x.shape[1]  # else torch says what is wrong
         there = x.device.type == "cpu" or not self.cpu_only
         # other ways to differentiate, inside of a loss: torch's own supports them all
-        transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+        functorch = torch._C._are_functorch_transforms_active()  # noqa: SLF001
+        transformed = functorch or forward_ad._current_level >= 0  # noqa: SLF001
         return several and there and x.dtype in (torch.float32, torch.float64) and not transformed
 
 

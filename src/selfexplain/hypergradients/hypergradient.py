@@ -25,6 +25,7 @@ from selfexplain.hypergradients.level import (
     check_scalar,
     constants,
     detached,
+    each,
     fresh,
     leaves,
     like,
@@ -57,7 +58,13 @@ def gradients_towards(
 
     Variables that it does not depend on are left out.
     """
-    free = {name: fresh(seen[name]) for name in names}
+    return _gradients_towards(function, seen, {name: fresh(seen[name]) for name in names})
+
+
+def _gradients_towards(
+    function: Callable[[Variables], Tensor], seen: Variables, free: dict[str, Variable]
+) -> tuple[Tensor, Products]:
+    """The same for variables that are leaves of a graph already."""
     value = function({**seen, **free})
     check_scalar(value)
     return value.detach(), _pulled_towards([value], None, free)
@@ -127,7 +134,7 @@ def difference_product(
         seen: where.
         own: name of the variable that is displaced along the vector.
         vector: one tensor for each tensor of that variable.
-        names: towards which variables.
+        names: towards which variables; the displaced one may be among them.
         at_start: gradients at `seen`, for a one-sided difference; None for a central one.
         radius: length of the displacement; None for `default_radius`.
         length: that of the whole vector, if `vector` is this process's part of one.
@@ -191,14 +198,17 @@ def forward_product(
     with forward_ad.dual_level():
         pairs = zip(leaves(seen[own]), vector, strict=True)
         dual = like(seen[own], [make_dual(t.detach(), m.detach()) for t, m in pairs])
+        free = {name: fresh(seen[name]) for name in names if name != own}
+        if own in names:
+            free[own] = dual = each(Tensor.requires_grad_, dual)  # a detached one has no tangent
         try:
-            _, found = gradients_towards(loss, {**seen, own: dual}, names)
+            _, found = _gradients_towards(loss, {**seen, own: dual}, free)
         except NotImplementedError as error:
             raise InputError(
                 f"mode forward_over_reverse: torch cannot differentiate this loss in forward mode "
                 f"({first_line(error)}); pass mode inner_product"
             ) from error
-        return {name: tuple(map(_tangent, each)) for name, each in found.items()}
+        return {name: tuple(map(_tangent, gradient)) for name, gradient in found.items()}
 
 
 def _tangent(gradient: Tensor) -> Tensor:
@@ -308,13 +318,39 @@ def _carried_back(
     for step in reversed(taken):
         if step.level.name not in adjoints:
             continue
-        vector = _pulled_back(step, adjoints[step.level.name])
-        product = _product(step, vector, mode, radius, processes, keep_graph)
+        how = mode, radius, processes
+        adjoint = _neumann_series(step, adjoints[step.level.name], *how)
+        vector = _pulled_back(step, adjoint)
+        product = _product(step, vector, step.names, *how, keep_graph=keep_graph)
         for name, found in average_shared(product, own, processes).items():
-            if name in adjoints:
-                found = tuple(a + p for a, p in zip(adjoints[name], found, strict=True))
-            adjoints[name] = found
+            before = adjoints.get(name)
+            adjoints[name] = found if before is None else _sums(before, found)
     return adjoints
+
+
+def _neumann_series(
+    step: _Taken,
+    adjoint: tuple[Tensor, ...],
+    mode: Mode,
+    radius: float | None,
+    processes: World,
+) -> tuple[Tensor, ...]:
+    """Sum_k (I - lr H)^k of the adjoint of a level's variable, in as many terms as it says."""
+    level = step.level
+    total, term = adjoint, adjoint
+    own = () if level.shared else (level.name,)
+    for _ in range(level.neumann_terms - 1):
+        pulled = _pulled_back(step, term)  # -lr times it, or + for a level that maximises
+        product = _product(step, pulled, [level.name], mode, radius, processes, keep_graph=True)
+        found = average_shared(product, own, processes).get(level.name)
+        if found is not None:  # else H is zero, and all terms are alike
+            term = _sums(term, found)
+        total = _sums(total, term)
+    return total
+
+
+def _sums(first: Sequence[Tensor], second: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return tuple(a + b for a, b in zip(first, second, strict=True))
 
 
 def _take(
@@ -336,7 +372,7 @@ def _take(
         loss, at_start = gradients_towards(level.loss, view, [level.name, *names])
         if level.name not in at_start:
             raise level.cut_off()
-        loss, gradient = level.whole(view, loss, at_start.pop(level.name))
+        loss, gradient = level.whole(view, loss, at_start[level.name])
     else:
         loss, gradient = level.gradient(view)
     mean_loss, mean = mean_gradient(level, loss, gradient, processes)
@@ -362,17 +398,20 @@ def _pulled_back(step: _Taken, adjoint: tuple[Tensor, ...]) -> tuple[Tensor, ...
 def _product(
     step: _Taken,
     vector: tuple[Tensor, ...],
+    names: Sequence[str],
     mode: Mode,
     radius: float | None,
     processes: World,
+    *,
     keep_graph: bool,
 ) -> Products:
+    """The mixed product of a level's step towards the named variables."""
     if mode == "inner_product":
-        towards = {name: step.seen[name] for name in step.names}
+        towards = {name: step.seen[name] for name in names}
         return inner_product(leaves(step.local_gradient), vector, towards, keep_graph=keep_graph)
     if mode == "forward_over_reverse":
         set_random_state(step.random_state)
-        return forward_product(step.level.loss, step.seen, step.level.name, vector, step.names)
+        return forward_product(step.level.loss, step.seen, step.level.name, vector, names)
     # A variable of which each process has its own is displaced as one long vector.
     parts = 1 if step.level.shared else processes.count
     squares = square_sum(vector)
@@ -385,7 +424,7 @@ def _product(
         step.seen,
         step.level.name,
         vector,
-        step.names,
+        names,
         at_start=step.at_start,
         radius=radius,
         length=float(squares.sqrt()),
@@ -421,8 +460,8 @@ def hypergradient(
 
     Raises:
         InputError: a name is missing or taken twice, a loss is no scalar, the mode is unknown, or
-            (exact) there are several processes, or three levels or more and a loss that runs a
-            fused BatchNorm that cannot be replaced.
+            (exact) there are several processes, a level has several `neumann_terms`, or there are
+            three levels or more and a loss that runs a fused BatchNorm that cannot be replaced.
 
     Example:
         >>> import torch
@@ -485,6 +524,11 @@ def unroll_each(
             raise InputError(
                 "mode exact differentiates through all levels at once, within one process; with "
                 "several pass inner_product, which is exact too"
+            )
+        if series := [level.name for level in levels if level.neumann_terms > 1]:
+            raise InputError(
+                f"mode exact differentiates through the one step of each level, but level "
+                f"{series[0]} has several neumann_terms; pass inner_product, which is exact too"
             )
         return unroll_exact(levels, outers, variables, wrt)
     if mode in get_args(Mode):

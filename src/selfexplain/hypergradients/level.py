@@ -160,6 +160,10 @@ class Level:
         independent_loss: a further term of the loss that sees neither another level's variable nor
             the one that the hypergradient is taken towards (the audience's loss on plain images):
             its gradient is part of the step, and no mixed product looks at it.
+        neumann_terms: what stands for the derivative of the level's argmin. 1: that of the one
+            step, -lr d/dx grad_v loss. K: the first K terms of the Neumann series of the implicit
+            derivative, -lr sum_k (I - lr H)^k d/dx grad_v loss with H the loss's Hessian in v, which
+            is that of K steps at a minimum. The step that is taken is the same.
         shared: where several processes share a batch, whether all hold the same variable (weights).
             Then its loss is a mean over the images, and its step goes along the mean gradient. Else
             each process has its own (a perturbation of its images), and its loss is a sum over the
@@ -180,7 +184,27 @@ class Level:
     direction: Callable[[Tensor], Tensor] | None = None
     finite_difference_step: float | None = None
     independent_loss: Callable[[Variables], Tensor] | None = None
+    neumann_terms: int = 1
     shared: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse a series that nothing carries."""
+        if self.neumann_terms < 1:
+            raise InputError(
+                f"neumann_terms of level {self.name} is {self.neumann_terms}; pass at least 1"
+            )
+        if self.neumann_terms == 1:
+            return
+        if self.direction is not None or self.project is not None:
+            raise InputError(
+                f"level {self.name} has a direction or a projection, and the series of its "
+                "neumann_terms is that of plain gradient steps; leave out one of the two"
+            )
+        if self.independent_loss is not None:
+            raise InputError(
+                f"the series of level {self.name} needs second derivatives of the whole loss; make "
+                "its independent_loss a part of loss, or pass neumann_terms 1"
+            )
 
     def gradient(self, seen: Variables, *, create_graph: bool = False) -> tuple[Tensor, Variable]:
         """The loss, and its gradient towards the level's own variable.

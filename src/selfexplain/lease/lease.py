@@ -528,6 +528,8 @@ class LeaSE(ArchitectureSearch):
     ) -> Level:
         """Level III; the term of plain images is left out of all mixed products if it can be.
 
+        It cannot where it sees the architecture, or where the loss's own Hessian is wanted.
+
         Of the two terms the one of explained images comes first, so that what the other draws
         (dropout) takes nothing from it where it is evaluated alone.
         """
@@ -542,7 +544,7 @@ class LeaSE(ArchitectureSearch):
         independent: Loss | None = plain
         if self.options.gamma == 0:
             loss, independent = plain, None
-        elif self.audience_sees_architecture:
+        elif self.audience_sees_architecture or self._neumann_terms > 1:
             loss, independent = _sum_of(explained, plain), None
         return Level(
             "audience",
@@ -550,7 +552,13 @@ class LeaSE(ArchitectureSearch):
             listener.lr,
             finite_difference_step=AUDIENCE_DISPLACEMENT,
             independent_loss=independent,
+            neumann_terms=self._neumann_terms,
         )
+
+    @property
+    def _neumann_terms(self) -> int:
+        neumann = self.options.audience_inverse == "neumann"
+        return self.options.neumann_terms if neumann else 1
 
     def audience_of(self, function: Function) -> Network:
         """The audience as a network of the variables."""

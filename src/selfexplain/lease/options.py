@@ -13,6 +13,7 @@ Attack = Literal["normalised", "plain", "sign"]
 Target = Literal["prediction", "label"]
 Explanation = Literal["attack", "cam", "squared_gradients"]
 Shown = Literal["product", "magnitude", "emphasis", "soft_mask"]
+AudienceInverse = Literal["one_step", "neumann"]
 Coupling = Literal["weighted", "normalised"]
 GradientPath = Literal["full", "no_explanation", "explainer_only"]
 LeaSEControl = Literal["none", "random_delta", "shuffled_delta", "saliency"]
@@ -67,6 +68,12 @@ class LeaSEOptions:
     (coupling normalised)."""
     gamma: NotNegative = 1.0
     """Weight of the explained images in the audience's training loss."""
+    audience_inverse: AudienceInverse = "one_step"
+    """What stands for the derivative of the audience's optimum: that of its one gradient step
+    (one_step), or the implicit one by a Neumann series, that of many steps (neumann)."""
+    neumann_terms: Annotated[int, Limits(least=2, most=1000)] = 10
+    """Terms of the series (audience_inverse neumann); each further one costs a product of the
+    Hessian of the audience's loss with a vector."""
     gradient_path: GradientPath | None = None
     """Gradients that update the architecture: through all levels (full), with delta detached
     (no_explanation), or only of the explainer's validation loss (explainer_only). None for the
@@ -103,6 +110,21 @@ class LeaSEOptions:
             )
         if self.explanation != "attack":
             self._check_map()
+        if self.audience_inverse == "neumann":
+            self._check_series()
+
+    def _check_series(self) -> None:
+        """Refuse a series that nothing would look at, or that the mode cannot carry."""
+        if self.mode == "exact":
+            raise InputError(
+                "mode exact differentiates through the one step of each level and has no Neumann "
+                "series; pass mode inner_product, which is exact too, or audience_inverse one_step"
+            )
+        if self.gradient_path == "explainer_only":
+            raise InputError(
+                "with gradient_path explainer_only nothing depends on the audience's optimum; "
+                "leave out one of gradient_path and audience_inverse"
+            )
 
     def _check_map(self) -> None:
         """Refuse what an explanation that is no perturbation does not look at."""

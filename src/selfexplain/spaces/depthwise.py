@@ -128,7 +128,7 @@ def wanted(ctx: Any) -> tuple[bool, bool]:
     want the features' gradients alone, and the kernels' are the dearer ones.
     """
     left, right = ctx.needs_input_grad[:2]
-    if not (left and right) or torch._C._are_functorch_transforms_active():
+    if not (left and right) or torch._C._are_functorch_transforms_active():  # noqa: SLF001
         return left, right
     (left_node, _), (right_node, _) = ctx.next_functions[:2]
     return _will_run(left_node), _will_run(right_node)
@@ -136,7 +136,7 @@ def wanted(ctx: Any) -> tuple[bool, bool]:
 
 def _will_run(node: Any) -> bool:
     try:
-        runs: bool = torch._C._will_engine_execute_node(node)
+        runs: bool = torch._C._will_engine_execute_node(node)  # noqa: SLF001
     except RuntimeError:  # torch's refusal of a leaf that is asked for itself
         return True
     return runs

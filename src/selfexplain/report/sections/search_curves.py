@@ -203,8 +203,8 @@ SHOWN = {
     "emphasis": ("x · (1 + |δ| / ε)", "The audience sees each pixel of x times 1 + |δ| / ε."),
     "soft_mask": (
         "x · mask",
-        "The audience sees each pixel of x, darkened towards the mean where its evidence lies below "
-        "the image's median.",
+        "The audience sees x where its evidence lies above the image's median, and fades to the "
+        "images' mean below.",
     ),
 }
 """The option `shown` -> its formula, and in words."""
