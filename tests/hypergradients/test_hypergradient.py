@@ -566,6 +566,6 @@ def test_a_series_that_nothing_carries_is_refused() -> None:
     ):
         with pytest.raises(InputError, match=message):
             Level("v", loss, 0.1, **wrong)
+    level = Level("v", loss, 0.1, neumann_terms=2)
     with pytest.raises(InputError, match="level v has several neumann_terms; pass inner_product"):
-        level = Level("v", loss, 0.1, neumann_terms=2)
         hypergradient([level], lambda v: v["v"].sum(), start, "a", "exact")

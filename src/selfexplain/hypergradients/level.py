@@ -162,8 +162,8 @@ class Level:
             its gradient is part of the step, and no mixed product looks at it.
         neumann_terms: what stands for the derivative of the level's argmin. 1: that of the one
             step, -lr d/dx grad_v loss. K: the first K terms of the Neumann series of the implicit
-            derivative, -lr sum_k (I - lr H)^k d/dx grad_v loss with H the loss's Hessian in v, which
-            is that of K steps at a minimum. The step that is taken is the same.
+            derivative, -lr sum_k (I - lr H)^k d/dx grad_v loss with H the loss's Hessian in v; at a
+            minimum it is that of K steps. The step that is taken is the same.
         shared: where several processes share a batch, whether all hold the same variable (weights).
             Then its loss is a mean over the images, and its step goes along the mean gradient. Else
             each process has its own (a perturbation of its images), and its loss is a sum over the
