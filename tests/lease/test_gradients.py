@@ -162,9 +162,8 @@ def test_an_audience_that_is_unrolled_further() -> None:
         stepped = torch.cat([t.flatten() for t in before.stepped["audience"].values()])
         adjoint = torch.autograd.functional.jacobian(of_flat(step.outer), stepped)
         shrink = torch.eye(len(flat), dtype=flat.dtype) - RATES.audience_lr * hessian
-        series_of_adjoint = sum(
-            torch.linalg.matrix_power(shrink, k) @ adjoint for k in range(terms)
-        )
+        powers = [torch.linalg.matrix_power(shrink, k) for k in range(terms)]
+        series_of_adjoint = torch.stack(powers).sum(0) @ adjoint
 
         # the outer loss, with an audience's part of that slope
         def outer(v: Any) -> torch.Tensor:

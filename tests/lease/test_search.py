@@ -433,7 +433,7 @@ def test_class_activation_maps_of_variables_are_those_of_the_model() -> None:
     maps = torch.einsum("bf,bfhw->bhw", head.weight[y], features[0])[:, None]
     expected = nn.functional.interpolate(maps, size=(8, 8), mode="bilinear", align_corners=False)
     torch.testing.assert_close(found, expected)
-    with pytest.raises(InputError, match="one position, so that a class activation map shows"):
+    with pytest.raises(InputError, match="pass larger images, or explanation attack or sq"):
         ExplainerMaps(net)(
             {"explainer": weights, "architecture": architecture}, x[..., :4, :4], lambda logits: y
         )

@@ -95,7 +95,7 @@ class ExplainerMaps:
         """Maps (B, 1, H, W) of the classes that the target makes of the logits.
 
         Raises:
-            InputError: the supernet has no pooled linear head, or its maps have one position.
+            InputError: the supernet has no feature map of several positions under a pooled head.
         """
         weights, architecture = v["explainer"], v["architecture"]
         assert isinstance(weights, dict)
@@ -115,14 +115,12 @@ def _pooled_layer(
     supernet: Supernet, architecture: Mapping[str, Tensor], x_BCHW: Tensor
 ) -> ExplainedLayer:
     held = {name: tensor.detach() for name, tensor in architecture.items()}
-    model = _WithArchitecture(supernet, held)
-    x_BCHW = x_BCHW.detach()
-    layer = find_explained_layer(model, x_BCHW, kind="cam")
-    with torch.no_grad(), capture(model, layer) as captured:
-        as_function(model)({}, x_BCHW)
-    if captured.features_BFHW[0, 0].numel() == 1:
+    try:
+        model = _WithArchitecture(supernet, held)
+        return find_explained_layer(model, x_BCHW.detach(), kind="cam")
+    except InputError as error:
         raise InputError(
-            "the explainer's last feature map has one position, so that a class activation map "
-            "shows nothing; pass larger images, or explanation attack or squared_gradients"
-        )
-    return layer
+            "explanation cam needs an explainer whose last feature map has several positions and "
+            "is averaged into a linear head, and this one has none; pass larger images, or "
+            "explanation attack or squared_gradients"
+        ) from error
