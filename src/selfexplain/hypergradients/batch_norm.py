@@ -169,10 +169,8 @@ class _BatchNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         towards = _Gradient.apply(gradient, *ctx.saved_tensors, ctx.eps)  # type: ignore[no-untyped-call]
-        wanted = ctx.needs_input_grad
-        return *(t if want else None for t, want in zip(towards, wanted[:3], strict=True)), *[
-            None
-        ] * 3
+        pairs = zip(towards, ctx.needs_input_grad[:3], strict=True)
+        return (*(found if wanted else None for found, wanted in pairs), None, None, None)
 
 
 class _Gradient(torch.autograd.Function):
@@ -200,11 +198,13 @@ class _Gradient(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         if u is None and p_C is None and q_C is None:
             return (None,) * 6
-        *saved, weighted_C, total_C = ctx.saved_tensors
+        g, x, w_C, mean_C, rstd_C, *sums = ctx.saved_tensors
+        found: tuple[Tensor | None, ...]
         if torch.is_grad_enabled():
-            found = _second_gradient_of_primitives((u, p_C, q_C), *saved[:3], ctx.eps)
+            found = _second_gradient_of_primitives((u, p_C, q_C), g, x, w_C, ctx.eps)
         else:
-            found = _second_gradient((u, p_C, q_C), tuple(saved), (weighted_C, total_C), ctx.eps)
+            saved = g, x, w_C, mean_C, rstd_C
+            found = _second_gradient((u, p_C, q_C), saved, (sums[0], sums[1]), ctx.eps)
         return *found, None, None, None
 
 

@@ -95,9 +95,9 @@ def _pulled_towards(
     )
     products: Products = {}
     for name, variable in towards.items():
-        pairs = [(tensor, next(found)) for tensor in leaves(variable)]
-        if any(gradient is not None for _, gradient in pairs):
-            products[name] = tuple(torch.zeros_like(t) if g is None else g for t, g in pairs)
+        reached = [(tensor, next(found)) for tensor in leaves(variable)]
+        if any(gradient is not None for _, gradient in reached):
+            products[name] = tuple(torch.zeros_like(t) if g is None else g for t, g in reached)
     return products
 
 
