@@ -74,6 +74,7 @@ SEARCH_CONFIG = {
     "batch_size": Whole(1),
     "options?": {
         "control?": Text(),
+        "explanation?": Text(("attack", "cam", "squared_gradients")),
         "shown?": Text(("product", "magnitude", "emphasis", "soft_mask")),
         "gradient_path?": Maybe(Text()),
         "eps?": Number(1e-30),
