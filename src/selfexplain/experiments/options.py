@@ -461,24 +461,20 @@ _LATER_DATA = {"augment": "none", "balanced": False, "alternate_flip": False, "t
 """Options of data that later versions brought, with what runs had before."""
 _LATER_OBJECTIVES: dict[str, dict[str, Any]] = {
     "own_mass": {
-        "kind": "cam",
-        "layer": None,
-        "similarity": None,
-        "aggregation": "instance",
-        "guard": False,
-        "rho": 1.0,
-        "mass_from": "last_epoch",
-        "average_decay": 0.99,
-        "mirror": True,
+        "kind": "cam", "layer": None, "similarity": None, "aggregation": "instance",
+        "guard": False, "rho": 1.0, "mass_from": "last_epoch", "average_decay": 0.99, "mirror": True,
     },
     "cutmix": {"labels": "area"},
-}
+}  # fmt: skip
 """The same of objectives and mixers."""
 _LATER_SEARCH = {
     "base": {}, "validation_labels": "true", "precision": "fp32", "cuda_graph": False
 }  # fmt: skip
 """The same of searches."""
-_LATER_LEASE = {"coupling": "weighted", "share": 1.0, "coupling_momentum": 0.9}
+_LATER_LEASE = {
+    "coupling": "weighted", "share": 1.0, "coupling_momentum": 0.9, "explanation": "attack",
+    "tau": 0.5, "audience_inverse": "one_step", "neumann_terms": 10,
+}  # fmt: skip
 """The same of LeaSE."""
 
 
