@@ -15,8 +15,7 @@ from selfexplain.errors import InputError, import_failure
 from selfexplain.experiments.fit.pretrained import from_pretrained
 from selfexplain.experiments.fit.train import run_training
 from selfexplain.experiments.objectives import MIXERS, OBJECTIVES, resolve
-from selfexplain.experiments.options import DataOptions, TrainConfig
-from selfexplain.experiments.run_dir import run_name
+from selfexplain.experiments.options import DataOptions, TrainConfig, run_name
 from selfexplain.files import shortened
 from selfexplain.limits import Count, Limits, OptionError, Positive, check_options
 from selfexplain.objectives.options import ObjectiveOptions

@@ -417,6 +417,12 @@ def name_folder(config: Any, *words: str, free: tuple[str, ...] = ()) -> None:
     object.__setattr__(config, "out", Path("runs") / shortened(name))
 
 
+def run_name(spec: str, seed: int) -> str:
+    """Name of the folder of one run among several, short enough for every file system."""
+    name = re.sub(r"[^\w.+-]+", "_", spec.replace("=", "-"))
+    return shortened(f"{name}-seed{seed}")
+
+
 def to_dict(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
     """A configuration as JSON would give it back: dictionaries, lists, strings, numbers.
 
