@@ -35,6 +35,7 @@ GIVEN_TO = {
     "LookupConfig": {"genotype": ("g",)},
     "ExportConfig": {"run": Path("a")},
     "FinetuneConfig": {"data": DATA, "photos": None},
+    "NASStudyConfig": {"table": "t"},
 }
 ABSURD = (math.nan, math.inf, -math.inf, -1e300, 1e300, 10**400, -(10**400), True, "3")
 

@@ -89,6 +89,7 @@ def run_nas_study(config: NASStudyConfig, watch: Watch = ignore) -> Row:
         ...     space="tiny201",
         ...     budget=(1,),
         ...     retrain=1,
+        ...     retrain_batch_size=50,
         ...     out=Path(tempfile.mkdtemp()) / "study",
         ... )
         >>> run_nas_study(config)["summary"][0]["retrained"]["n"]
@@ -171,7 +172,7 @@ def _data_of(config: NASStudyConfig, runs: Sequence[Run], images: Path | None) -
     """The images, if there is anything left to search; all that is asked can be done with them."""
     left = [run for run in runs if not (run.search.out / "result.json").exists()]
     firsts = {run.method: run.search for run in reversed(left) if run.search.method != "random"}
-    if not firsts:
+    if not firsts and (not left or config.retrain is None):
         return None
     data = load(config.data, images)
     for search in firsts.values():
