@@ -508,7 +508,10 @@ def write_report(config: ReportConfig) -> Path:
 def _summary(folders: Sequence[Path]) -> str:
     """The first sentences of a report; of one run, what it gets right."""
     general = "What the models learned, and what they taught themselves by explaining."
-    if len(folders) > 1 or _kind_of(folders[0]) is not run_sections:
+    kind = _kind_of(folders[0])
+    if len(folders) == 1 and kind is nas_study_sections:
+        return "Search methods over the same seeds: what they found, and what that proves."
+    if len(folders) > 1 or kind is not run_sections:
         return general
     return plain_summary(read_record(folders[0])) or general
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -99,13 +100,13 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def nas_study_table(results: Row) -> Table:
-    """A row for each method and budget.
+    """A row for each method and budget; 80 columns suffice, without what there is no room for.
 
     Args:
         results: what `results.json` of a study holds.
     """
-    header, rows = nas_study_cells(results)
-    table = plain_table(nas_study_caption(results), left=header[:1], right=header[1:])
+    header, rows = nas_study_cells(results, short=True)
+    table = plain_table(nas_study_caption(results, short=True), left=header[:1], right=header[1:])
     for cells in rows:
         table.add_row(*cells)
     return table
@@ -119,39 +120,49 @@ def nas_study_markdown(results: Row) -> str:
 
 def nas_study_latex(results: Row) -> str:
     """The same table in LaTeX, the sentence in its caption."""
-    caption = f"{results['sentence']} {nas_study_caption(results)}"
-    return latex_table(*nas_study_cells(results), caption)
+    caption = nas_study_caption(results)
+    whole = f"{results['sentence']} {caption[0].upper()}{caption[1:]}."
+    return latex_table(*nas_study_cells(results), whole)
 
 
-def nas_study_cells(results: Row) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows."""
+def nas_study_cells(results: Row, *, short: bool = False) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows.
+
+    Args:
+        results: what `results.json` of a study holds.
+        short: leave out how many different cells there are, the spread of the seconds and, where
+            cells were both looked up and retrained, that of the accuracies.
+    """
     summary = results["summary"]
     several = len({line["budget"] for line in summary}) > 1
     kinds = [kind for kind in KINDS if kind in summary[0]]
     header = ["method", *(["epochs"] if several else [])]
     for kind in kinds:
         header += [f"{kind} %", "difference"]
-    header += ["cells", "collapsed", "undecided", "s"]
+    counts = {"different_cells": "cells", "collapsed": "collapsed", "undecided": "undecided"}
+    if short:
+        del counts["different_cells"]
+    header += [*counts.values(), "s"]
     rows = []
     for line in summary:
         cells = [line["method"], *([str(line["budget"])] if several else [])]
         for kind in kinds:
             score = line[kind]
             baseline = line["method"] == summary[0]["method"]
-            cells.append(with_spread(score["mean"], score["std"], 2))
+            spread = None if short and len(kinds) > 1 else score["std"]
+            cells.append(with_spread(score["mean"], spread, 2))
             cells.append("" if baseline else starred_difference(dict(score)))
-        cells += [str(line[count]) for count in ("different_cells", "collapsed", "undecided")]
-        rows.append([*cells, _seconds(line["seconds"])])
+        cells += [str(line[count]) for count in counts]
+        rows.append([*cells, _seconds(line["seconds"], spread=not short)])
     return header, rows
 
 
-def _seconds(seconds: Row) -> str:
-    if seconds["mean"] is None:
-        return ""
-    return with_spread(seconds["mean"], seconds["std"], 1 if seconds["mean"] < 100 else 0)
+def _seconds(seconds: Row, *, spread: bool) -> str:
+    mean, std = seconds["mean"], seconds["std"] if spread else None
+    return "" if mean is None else with_spread(mean, std, 1 if mean < 100 else 0)
 
 
-def nas_study_caption(results: Row) -> str:
+def nas_study_caption(results: Row, *, short: bool = False) -> str:
     """How the numbers of the table were made."""
     summary, config = results["summary"], results["config"]
     first, n = summary[0]["method"], summary[0]["n"]
@@ -164,7 +175,7 @@ def nas_study_caption(results: Row) -> str:
             + (" and epochs" if len(config["budget"]) > 1 else "")
             + ", ± half of its 95 % interval",
             *_tests(summary),
-            "cells: how many different ones were found",
+            *([] if short else ["cells: how many different ones were found"]),
             "collapsed: cells of which more than half of the edges (darts: of the normal cell) are "
             "skip connections",
             "undecided: cells of searches in which, on more than half of the edges, the largest "
@@ -180,9 +191,9 @@ def _table_said(results: Row) -> list[str]:
     if reference is None:
         return []
     return [
-        f"table: test accuracy of the found cells in {results['config']['table']}, where the best "
-        f"of {reference['cells']} cells has {reference['best']:.2f} and a random one "
-        f"{reference['mean']:.2f} on average"
+        f"table: test accuracy of the found cells in {PurePath(results['config']['table']).name}, "
+        f"where the best of {reference['cells']} cells has {reference['best']:.2f} and a random "
+        f"one {reference['mean']:.2f} on average"
     ]
 
 
@@ -235,7 +246,7 @@ def anytime_figure(results: Row) -> Figure:
 
     rows = results["rows"]
     budgets = list(dict.fromkeys(row["budget"] for row in rows))
-    figure = Figure(figsize=(max(4.3, 2.9 * len(budgets)), 3.4), layout="constrained")
+    figure = Figure(figsize=(max(4.3, 2.9 * len(budgets)), 3.8), layout="constrained")
     panels = figure.subplots(1, len(budgets), squeeze=False, sharey=True)[0]
     for axes, budget in zip(panels, budgets, strict=True):
         for place, (method, mine) in enumerate(_by_method(rows, budget)):
@@ -248,7 +259,8 @@ def anytime_figure(results: Row) -> Figure:
         if len(budgets) > 1:
             axes.set_title(f"{budget} epochs", fontsize=9)
     panels[0].set_ylabel("accuracy in the table, %")
-    panels[-1].legend(fontsize=8, frameon=False)
+    lines, labels = panels[0].get_legend_handles_labels()
+    figure.legend(lines, labels, loc="outside lower left", ncols=2, fontsize=8, frameon=False)
     return figure
 
 

@@ -82,13 +82,15 @@ def _drawing(row: Row) -> Markup:
 def _said_of(row: Row) -> str:
     """What to know of a cell, in a line."""
     words = [f"seed {row['seed']}"]
+    if row["undecided"]:
+        words.append(
+            f"undecided (near uniform on {100 * row['undecided_edges']:.0f} % of its edges)"
+        )
     if "table" in row:
         words.append(f"{row['table']:.2f} % in the table, rank {row['rank']}")
     words.append(f"{row['skips']} of {row['edges']} edges are skip connections")
     if row["collapsed"]:
         words.append("collapsed")
-    if row["undecided"]:
-        words.append(f"undecided on {100 * row['undecided_edges']:.0f} % of its edges")
     return ", ".join(words)
 
 
