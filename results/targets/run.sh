@@ -22,6 +22,9 @@ python -m studies.archive unpack "$out" # what is finished is not done again
 features=data/targets/cifar100.safetensors
 objectives=(standard label_smoothing ps_kd introspective
   own_mass:kappa=0 own_mass:kappa=0.5 own_mass:kappa=0.5,control=permuted)
+# From scratch, what scratch-tune favours: a mass that is small while the network is still unsure.
+capped=(standard label_smoothing:smoothing=0.05 ps_kd:alpha=0.4 introspective
+  own_mass:kappa=0,cap=0.1 own_mass:kappa=0.5,cap=0.1 own_mass:kappa=0.5,cap=0.1,control=permuted)
 read -ra seeds <<<"${SEEDS:-0 1 2 3 4}"
 compare() {
   selfexplain compare --objectives "${objectives[@]}" --seeds "${seeds[@]}" --workers "${WORKERS:-1}" \
@@ -73,7 +76,7 @@ dtd10)
     --head-epochs 30 --epochs 5 --batch-size 32 --body-lr 0.1 --freeze-norm --out "$out/dtd10"
   ;;
 cifar-few)
-  compare --data parquet:data/cifar100 --train-size 1000 --image-size 96 --model efficientnet_lite0 --pretrained \
+  compare --data parquet:data/cifar100 --train-size 1000 --test-size 2000 --image-size 96 --model efficientnet_lite0 --pretrained \
     --optimizer adamw --head-epochs 30 --epochs 5 --batch-size 32 --body-lr 0.1 --freeze-norm \
     --out "$out/cifar-few"
   ;;
@@ -81,16 +84,19 @@ scratch-tune) # on a fifth of the training images, seeds that no test uses
   objectives=(standard label_smoothing:smoothing=0.05 label_smoothing ps_kd:alpha=0.4 ps_kd
     introspective:weight=0.05 introspective own_mass:kappa=0,cap=0.1 own_mass:kappa=0,cap=0.3
     own_mass:kappa=0.5,cap=0.1 own_mass:kappa=1,cap=0.1 own_mass:kappa=-0.5,cap=0.1
-    own_mass:kappa=0,cap=0.1,guard=true own_mass:rho=0.5,kappa=1,cap=0.3)
+    own_mass:kappa=0,cap=0.1,guard=true own_mass:rho=0.5,kappa=1,cap=0.3
+    own_mass:kappa=0.5,cap=0.1,aggregation=class own_mass:kappa=learned,cap=0.1
+    own_mass:kappa=0.5,cap=0.1,kind=grad_cam,layer=block2 own_mass:kappa=0,cap=0.1,mass_from=average
+    dense_places cutmix+standard cutmix:labels=explanation+standard)
   seeds=(10 11)
   compare "${scratch[@]}" --validation 0.2 --out "$out/scratch-tune"
   ;;
-scratch) # the settings that scratch-tune favours: a mass that is small while the network is still unsure
-  objectives=(standard label_smoothing:smoothing=0.05 ps_kd:alpha=0.4 introspective
-    own_mass:kappa=0,cap=0.1 own_mass:kappa=0.5,cap=0.1 own_mass:kappa=0.5,cap=0.1,control=permuted)
+scratch)
+  objectives=("${capped[@]}")
   compare "${scratch[@]}" --out "$out/scratch"
   ;;
 imagenette)
+  objectives=("${capped[@]}")
   compare --data parquet:data/imagenette128 --image-size 64 --train-size 1000 --model small_cnn --epochs 15 \
     --batch-size 32 --out "$out/imagenette"
   ;;

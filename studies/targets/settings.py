@@ -28,7 +28,7 @@ SETTINGS = {
     "dtd10": "fine-tuning, ten textures, 800 photographs",
     "cifar-few": "fine-tuning, CIFAR-100, 10 images a class",
     "scratch": "from scratch, CIFAR-100, 10,000 images",
-    "imagenette": "from scratch, Imagenette, 2,000 images",
+    "imagenette": "from scratch, Imagenette, 1,000 images",
 }
 """Folder of the study -> what was trained there."""
 HEAD_NAMES = {

@@ -1,8 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from selfexplain.data import hold_out, take
 from selfexplain.errors import InputError
+from selfexplain.experiments.data import load, prepare
+from selfexplain.experiments.options import DataOptions
 
 LABELS_N = torch.tensor([0] * 50 + [1] * 30 + [2] * 20)[torch.randperm(100)]
 
@@ -88,3 +92,21 @@ def test_one_image_cannot_be_split():
 def test_size_out_of_range(size):
     with pytest.raises(InputError, match=rf"{size} images were requested; .*from 3 .*to 100"):
         take(LABELS_N, size, seed=0)
+
+
+def test_test_size_draws_the_same_test_images_for_all_seeds_and_leaves_training_alone() -> None:
+    few, all_ = DataOptions(data="digits", test_size=50), DataOptions(data="digits")
+    data = load(few)
+    first, second = (prepare(data, few, seed).scored.labels_N for seed in (0, 1))
+    assert len(first) == 50
+    assert torch.equal(first, second)
+    assert first.bincount().tolist() == pytest.approx([5] * 10, abs=1)
+    assert len(prepare(data, few, 0).train) == len(prepare(data, all_, 0).train)
+    held_out = replace(few, validation=0.2)
+    assert len(prepare(data, held_out, 0).scored) > 50  # these are training images
+
+
+def test_more_test_images_than_there_are_are_refused() -> None:
+    options = DataOptions(data="digits", test_size=10**6)
+    with pytest.raises(InputError, match=r"1000000 images were requested; pass a size from 10"):
+        prepare(load(options), options, 0)

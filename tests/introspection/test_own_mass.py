@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
+from selfexplain.explanations import MapKind, class_maps
 from selfexplain.introspection import OwnMass
 from selfexplain.introspection.own_mass import guarded_cross_entropy, standardized_similarity
 from selfexplain.introspection.spread import LearnedSpread, fit_weights, hashed_permutation
@@ -68,6 +69,28 @@ def test_it_follows_its_definition_over_epochs(kappa: float, cap: float) -> None
             optimizer.step()
 
 
+@pytest.mark.parametrize("kind", ["grad_cam", "feature_x_gradient"])
+def test_similarity_may_be_that_of_an_earlier_layer(kind: MapKind) -> None:
+    objective = own_mass(kind=kind, layer="block1", similarity="cosine", kappa=2.0)
+    objective.begin_epoch(0, 1)
+    x, y, index = torch.randn(3, 1, 8, 8), torch.tensor([0, 4, 2]), torch.arange(3)
+    maps = class_maps(objective.model, x, kind=kind, layer="block1").flatten(2)
+    expected = []
+    for i, label in enumerate(y.tolist()):
+        s = F.cosine_similarity(maps[i], maps[i, label], dim=1).tolist()
+        expected.append(z_score_softmax(s, label, 2.0))
+    objective(x, y, index)
+    past_B = objective.past_N[index]
+    out = objective(x, y, index)
+    m_B1 = (0.8 * (1 - past_B))[:, None]
+    target = (1 - m_B1) * F.one_hot(y, K) + m_B1 * torch.tensor(expected)
+    loss = -(target * out["output"].log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(out["loss"], loss, rtol=1e-4, atol=1e-5)
+    out["loss"].backward()
+    assert objective.model.training  # and no hook is left
+    assert not any(module._forward_hooks for module in objective.model.modules())
+
+
 def test_equally_similar_classes_get_even_shares() -> None:
     s = torch.full((2, K), 0.3)
     assert torch.equal(standardized_similarity(s, torch.tensor([0, 4])), torch.zeros(2, K))
@@ -84,7 +107,7 @@ def test_an_even_spread_needs_no_layer_to_explain() -> None:
 def test_a_spread_by_explanations_says_what_it_needs() -> None:
     objective = OwnMass(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), num_images=2)
     objective.begin_epoch(0, 1)
-    with pytest.raises(InputError, match=r"kind 'cam' needs .*; pass such a model, or kappa=0$"):
+    with pytest.raises(InputError, match=r"kind 'cam' needs .*; pass kind="):
         objective(torch.randn(2, 1, 2, 2), torch.tensor([0, 2]), torch.arange(2))
 
 
@@ -114,6 +137,10 @@ def test_permutations_keep_the_values_and_differ() -> None:
         ({"kappa": 101.0}, "kappa is 101; pass a number from -100 to 100, or learned"),
         ({"rho": -0.1}, "rho is -0.1; pass a number from 0 to 1"),
         ({"mass_from": "peers"}, "mass_from is 'peers'; pass one of last_epoch, average"),
+        (
+            {"layer": "block1", "similarity": "attribution"},
+            "attribution reads the last feature map, not kind cam at layer block1",
+        ),
         ({"average_decay": 1.0}, "average_decay is 1; pass a number of at least 0 and below 1"),
     ],
 )

@@ -172,6 +172,8 @@ def prepare(
     if options.validation:
         train_indices, held_out = hold_out(train.labels_N, options.validation, seed)
         train, scored = train.subset(train_indices), train.subset(held_out)
+    elif options.test_size is not None:
+        scored = scored.subset(take(scored.labels_N, options.test_size, seed=0))
     if options.train_size is not None:
         train = train.subset(take(train.labels_N, options.train_size, seed))
     mean_C, std_C = channel_statistics(train) if statistics is None else statistics

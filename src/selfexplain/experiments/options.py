@@ -135,6 +135,9 @@ class DataOptions:
     train_size: Count | None = None
     """Train on only this many images, drawn with the seed and in proportion to the classes; None
     for all."""
+    test_size: Count | None = None
+    """Test on only this many test images, in proportion to the classes and the same for all seeds;
+    None for all."""
     validation: ShareBelowOne = 0.0
     """Fraction of the training images to hold out as a validation split, drawn with the seed and
     scored instead of the test images, to choose options. 0 scores on the test images."""
@@ -456,10 +459,13 @@ def to_dict(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
     return result
 
 
-_LATER_DATA = {"augment": "none", "balanced": False, "alternate_flip": False}
+_LATER_DATA = {"augment": "none", "balanced": False, "alternate_flip": False, "test_size": None}
 """Options of data that later versions brought, with what runs had before."""
 _LATER_OBJECTIVES: dict[str, dict[str, Any]] = {
     "own_mass": {
+        "kind": "cam",
+        "layer": None,
+        "similarity": None,
         "aggregation": "instance",
         "guard": False,
         "rho": 1.0,

@@ -19,10 +19,15 @@ from torch import Tensor, nn
 
 from selfexplain.distributed import gathered
 from selfexplain.errors import InputError
+from selfexplain.explanations import MapKind
 from selfexplain.explanations.hooks import Captured
-from selfexplain.explanations.layout import ExplainedLayer
 from selfexplain.introspection.objective import Introspective
-from selfexplain.introspection.options import Aggregation, OwnMassControl, OwnMassSource
+from selfexplain.introspection.options import (
+    Aggregation,
+    OwnMassControl,
+    OwnMassSource,
+    SimilarityMeasure,
+)
 from selfexplain.introspection.spread import (
     LearnedSpread,
     geometric_target,
@@ -93,9 +98,9 @@ class OwnMass(RisingShare, Introspective):
         q = softmax over c != y of kappa times the z-scores of s_c
 
     p_{t-1}(y | x) is what the model gave the image's label in epoch t - 1, s_c how much class c's
-    attribution resembles the label's (`attribution_cosine`). With kappa = 0 the mass is spread
-    evenly and no explanation is made: the control for whether the similarity adds anything. In the
-    first epoch, and of an image that was not seen yet, m is 0.
+    explanation resembles the label's (`attribution_cosine`, unless told otherwise). With kappa = 0
+    the mass is spread evenly and no explanation is made: the control for whether the similarity
+    adds anything. In the first epoch, and of an image that was not seen yet, m is 0.
 
     Further forms of q: with rho below 1 it is r^(1 - rho) q^rho, normalised, where r is what the
     model predicted for the other classes in epoch t - 1, so that rho = 0 is PS-KD's target; with
@@ -106,7 +111,7 @@ class OwnMass(RisingShare, Introspective):
 
     Args:
         model: maps images (B, C, H, W) to logits (B, K); its logits are a linear map of an averaged
-            feature map, unless kappa or rho is 0.
+            feature map, unless the kind is another, or kappa or rho is 0.
         num_images: N, images in the training set.
         num_classes: K, which rho below 1, kappa learned and aggregation class need to know; None
             for what the model says, or its last linear layer has.
@@ -115,6 +120,7 @@ class OwnMass(RisingShare, Introspective):
             learned: as images that were wrong would have it.
         cap: the most that m may be, in [0, 1].
         control: permuted gives the explanations' values to shuffled classes.
+        kind, layer, similarity: of the explanations and how two are compared, as `Introspective`.
         aggregation: class takes s from a running mean over the images of the class.
         guard: whether the mass is taken from the largest logit.
         rho: exponent of the explanations' share in the spread, in [0, 1].
@@ -151,6 +157,9 @@ class OwnMass(RisingShare, Introspective):
         kappa: float | Literal["learned"] = OwnMassOptions.kappa,
         cap: float = OwnMassOptions.cap,
         control: OwnMassControl = OwnMassOptions.control,
+        kind: MapKind = OwnMassOptions.kind,
+        layer: str | None = OwnMassOptions.layer,
+        similarity: SimilarityMeasure | None = OwnMassOptions.similarity,
         aggregation: Aggregation = OwnMassOptions.aggregation,
         guard: bool = OwnMassOptions.guard,
         rho: float = OwnMassOptions.rho,
@@ -159,10 +168,14 @@ class OwnMass(RisingShare, Introspective):
         mirror: bool = OwnMassOptions.mirror,
     ) -> None:
         OwnMassOptions.check(
-            alpha=alpha, kappa=kappa, cap=cap, control=control, aggregation=aggregation,
-            guard=guard, rho=rho, mass_from=mass_from, average_decay=average_decay, mirror=mirror,
+            alpha=alpha, kappa=kappa, cap=cap, control=control, kind=kind, layer=layer,
+            similarity=similarity, aggregation=aggregation, guard=guard, rho=rho,
+            mass_from=mass_from, average_decay=average_decay, mirror=mirror,
         )  # fmt: skip
-        super().__init__(model, num_classes=num_classes, form="mixed", aggregation=aggregation)
+        super().__init__(
+            model, num_classes=num_classes, form="mixed", kind=kind, layer=layer,
+            similarity=similarity, aggregation=aggregation,
+        )  # fmt: skip
         self.alpha, self.kappa, self.cap, self.own_control = alpha, kappa, cap, control
         self.guard, self.rho, self.mirror = guard, rho, mirror
         self.epochs = Epochs()
@@ -281,16 +294,6 @@ class OwnMass(RisingShare, Introspective):
                 "objective"
             )
         return checked_BK
-
-    def _find_layer(self, x_BCHW: Tensor) -> ExplainedLayer:
-        """The last layer; an error says what else can be passed to this objective."""
-        try:
-            return super()._find_layer(x_BCHW)
-        except InputError as error:
-            reason, _, other_kinds = str(error).partition("; pass kind=")
-            if not other_kinds:
-                raise
-            raise InputError(f"{reason}; pass such a model, or kappa=0") from error
 
     def _target(
         self, logits_BK: Tensor, captured: Captured | None, y_B: Tensor, learn: bool

@@ -14,6 +14,7 @@ from selfexplain.introspection.options import (
     IntrospectiveOptions,
     OwnMassControl,
     OwnMassSource,
+    SimilarityMeasure,
 )
 from selfexplain.limits import (
     Limits,
@@ -225,6 +226,14 @@ class OwnMassOptions(Checked):
     """Upper limit of a target's non-target mass."""
     control: OwnMassControl = "none"
     """permuted: the same values on shuffled classes."""
+    kind: MapKind = "cam"
+    """Kind of the class maps whose similarity is read."""
+    layer: str | None = None
+    """Layer whose maps are read, by module name (kind cam reads the last alone); None for the last
+    feature map."""
+    similarity: SimilarityMeasure | None = None
+    """How two classes' explanations are compared, as in introspective; None for attribution with
+    kind cam, cosine with the others."""
     aggregation: Aggregation = "instance"
     """Similarities of the image's own explanations, or the running mean of its class's images."""
     guard: bool = False
