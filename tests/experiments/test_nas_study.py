@@ -22,13 +22,18 @@ from selfexplain.experiments.nas_study_options import (
 from selfexplain.experiments.reading_options import ReportConfig
 from selfexplain.experiments.report import nas_study_sections, write_report
 from selfexplain.experiments.run_dir import claim_comparison
-from selfexplain.experiments.search.nas_study import run_nas_study, undecided_edges
+from selfexplain.experiments.search.nas_study import (
+    Run,
+    _row,
+    run_nas_study,
+    undecided_edges,
+)
 from selfexplain.experiments.search.run import run_search
 from selfexplain.files import read_json, write_record
 from selfexplain.lease import LeaSEOptions, Rates
 from selfexplain.report.nas_study import anytime_figure, nas_study_latex, study_sentence
 from selfexplain.spaces import FAMILIES
-from selfexplain.spaces.table import BenchmarkTable, MeasuredCell, save_table
+from selfexplain.spaces.table import BenchmarkTable, MeasuredCell, load_table, save_table
 
 pytestmark = pytest.mark.slow
 
@@ -105,6 +110,7 @@ def test_rows_are_what_the_searches_and_the_table_say(study: tuple[Path, str]) -
         "cells": 125,
         "best": pytest.approx(40 + 4.8 * 4),
         "mean": pytest.approx(40 + 4.8 * 2),
+        "seed_std": 0.1,
     }
 
 
@@ -267,6 +273,23 @@ def test_a_broken_off_study_is_told_and_damage_is_found(
     assert "5 of 6 searches are" in section.body
 
 
+def test_curves_of_searches_that_stopped_or_chose_another_cell(study: tuple[Path, str]) -> None:
+    search = search_of(config_of("--table", "t", "--out", str(study[0])), METHODS[0], 2, 0)
+    result = read_json(search.out / "result.json")
+    lines = [json.loads(line) for line in (search.out / "search.jsonl").read_text().splitlines()]
+    first, last = (line["genotype"] for line in lines)
+    run, table = Run(method="m", budget=2, search=search), load_table(made_table(study[0] / ".t"))
+    # Stopped after the second epoch, whose cell skips too much: the first one's is kept.
+    row = _row(run, {**result, "genotype": first, "stopped_early": True}, table)
+    assert row["curve"] == pytest.approx([truth(first)] * 2)
+    assert row["weights"] == lines[0]["weights"]
+    # Selected otherwise than by the largest weights.
+    chosen = "|none~0|+|none~0|none~1|"
+    row = _row(run, {**result, "genotype": chosen}, table)
+    assert row["curve"] == pytest.approx([truth(first), truth(last)])
+    assert row["table"] == pytest.approx(truth(chosen))
+
+
 # What needs no search.
 
 
@@ -409,7 +432,11 @@ def score(mean: float, half: float, p: float | None, n: int = 5) -> dict[str, An
         ([score(0.6, 0.2, 0.01)], "a is 0.60 ± 0.20 points better than darts2 in the table (5 se"),
         ([score(-0.6, 0.2, 0.01)], "a is 0.60 ± 0.20 points worse than darts2 in the table"),
         ([score(0.6, 0.8, 0.3)], "No difference to darts2 is proven in the table (5 seeds)."),
-        ([score(0.6, 0.0, None)], "No difference to darts2 is proven"),
+        (
+            [score(0.6, 0.0, None)],
+            "No difference to darts2 is proven (the same with every seed, which leaves a test no "
+            "spread: a +0.60 points) in the table (5 seeds).",
+        ),
         ([score(0.6, 0, None, n=1)], "Nothing is proven in the table: one seed has no spread; pa"),
         (
             [score(0.6, 0.2, 0.01), score(0.1, 0.2, 0.5), score(0.1, 0.2, 0.5)],

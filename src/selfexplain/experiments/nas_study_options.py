@@ -71,8 +71,8 @@ class NASStudyConfig:
     table: str | None = None
     """Look the cells up in this benchmark: a Parquet file, or nats:FOLDER."""
     retrain: Count | None = None
-    """Train the networks of the cells from scratch for this many epochs, on all training images,
-    and compare their accuracy on the test images."""
+    """Train the networks of the cells from scratch for this many epochs, on both halves of the
+    training images (or --train-size of them), and compare their accuracy on the test images."""
     retrain_found: Literal["all", "best"] = "all"
     """Which cells to retrain: that of every search, with its seed; or, of each method, only that of
     the search with the best validation accuracy, with every seed."""

@@ -76,13 +76,23 @@ def _verdict(summary: Sequence[Row], kind: str) -> str:
 def _of_budget(others: Sequence[Row], first: str, kind: str) -> str:
     proven = [line for line in others if survives(line[kind])]
     rest = [line["method"] for line in others if not survives(line[kind])]
+    constant = _without_spread(others, kind)
     if not proven:
         whose = "" if len(rest) == 1 else f" of {_listed(rest)}"
-        return f"no difference{whose} to {first} is proven"
+        return f"no difference{whose} to {first} is proven{constant}"
     told = [f"{line['method']} is {_points(line[kind])} than {first}" for line in proven]
     if rest:
-        told.append(f"no difference of {_listed(rest)} is proven")
+        told.append(f"no difference of {_listed(rest)} is proven{constant}")
     return ", ".join(told)
+
+
+def _without_spread(others: Sequence[Row], kind: str) -> str:
+    """What no t-test can judge: a difference that is the same with every seed."""
+    same = [o for o in others if o[kind]["difference_p"] is None and o[kind]["difference_mean"]]
+    if not same:
+        return ""
+    told = [f"{o['method']} {o[kind]['difference_mean']:+.2f}" for o in same]
+    return f" (the same with every seed, which leaves a test no spread: {', '.join(told)} points)"
 
 
 def _points(score: Row) -> str:
@@ -174,7 +184,7 @@ def nas_study_caption(results: Row, *, short: bool = False) -> str:
             f"difference in points to {first}, same seeds"
             + (" and epochs" if len(config["budget"]) > 1 else "")
             + ", ± half of its 95 % interval",
-            *_tests(summary),
+            *(_tests(summary) if n > 1 else ["one seed has no spread, so nothing is tested"]),
             *([] if short else ["cells: how many different ones were found"]),
             "collapsed: cells of which more than half of the edges (darts: of the normal cell) are "
             "skip connections",
@@ -193,8 +203,14 @@ def _table_said(results: Row) -> list[str]:
     return [
         f"table: test accuracy of the found cells in {PurePath(results['config']['table']).name}, "
         f"where the best of {reference['cells']} cells has {reference['best']:.2f} and a random "
-        f"one {reference['mean']:.2f} on average"
+        f"one {reference['mean']:.2f} on average{_noise_said(reference)}"
     ]
+
+
+def _noise_said(reference: Row) -> str:
+    if reference["seed_std"] is None:
+        return ""
+    return f" (std of one cell over its trainings there: {reference['seed_std']:.2f})"
 
 
 def _retraining_said(config: Row) -> list[str]:

@@ -210,7 +210,8 @@ def _row(run: Run, result: Row, table: BenchmarkTable | None) -> Row:
     if table is not None:
         found = table.look_up(result["genotype"])
         row |= {"table": found.test, "rank": found.rank, "percentile": found.percentile}
-        # A search that stopped early has its cell from then on, a random one from the start.
+        # A search that stopped early has its cell from then on, a random one from the start;
+        # the epochs of a selection come on top of the budget.
         cells = [line["genotype"] for line in kept]
         cells += [result["genotype"]] * (run.budget - len(cells))
         row["curve"] = [table.look_up(cell).test for cell in cells]
@@ -341,6 +342,12 @@ def _mean_and_std(values: Sequence[float]) -> Row:
 
 
 def _reference(table: BenchmarkTable) -> Row:
-    """What the best cell of a table reaches, and a random one on average."""
+    """What the best cell of a table reaches, a random one on average, and the table's own noise."""
     tests = [cell.test for cell in table.cells.values()]
-    return {"cells": len(table), "best": max(tests), "mean": statistics.fmean(tests)}
+    stds = [cell.seed_std for cell in table.cells.values() if cell.seed_std is not None]
+    return {
+        "cells": len(table),
+        "best": max(tests),
+        "mean": statistics.fmean(tests),
+        "seed_std": statistics.median(stds) if stds else None,
+    }
