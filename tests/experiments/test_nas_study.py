@@ -409,6 +409,7 @@ def test_what_the_images_do_not_allow_is_refused_before_the_search(tmp_path: Pat
     for more, said in (
         (["--retrain-batch-size", "41"], "retrain_batch_size is 41, and there are 40 images"),
         (["--image-size", "6"], "image_size is 6, but this network halves"),
+        (["--batch-size", "41"], "the training part has 40 images, fewer than a batch of 41"),
     ):
         with pytest.raises(InputError, match=said):
             run_nas_study(config_of("--retrain", "1", "--out", str(out), *more))

@@ -21,7 +21,7 @@ from selfexplain.data.datasets import check_spec
 from selfexplain.errors import InputError
 from selfexplain.experiments.compare.compare import paired_differences
 from selfexplain.experiments.compare.grid import run_all, shared_images
-from selfexplain.experiments.data import load
+from selfexplain.experiments.data import load, prepare
 from selfexplain.experiments.nas_study_options import (
     ADDABLE,
     NASStudyConfig,
@@ -33,7 +33,7 @@ from selfexplain.experiments.read_records import read_search_lines, read_search_
 from selfexplain.experiments.run_dir import claim_several, environment, locked, write_config
 from selfexplain.experiments.runtime import launch
 from selfexplain.experiments.search.run import search_all, summarise_searches
-from selfexplain.experiments.search.setup import build_search
+from selfexplain.experiments.search.setup import BilevelLoader, build_search
 from selfexplain.files import write_record
 from selfexplain.launchers import Watch, ignore
 from selfexplain.models.build import check_model_name, check_without_weights
@@ -175,8 +175,14 @@ def _data_of(config: NASStudyConfig, runs: Sequence[Run], images: Path | None) -
     if not firsts and (not left or config.retrain is None):
         return None
     data = load(config.data, images)
-    for search in firsts.values():
-        build_search(search, data, torch.ones(data.shape_CHW[0]), torch.device("cpu"))
+    cpu = torch.device("cpu")
+    for place, (method, search) in enumerate(firsts.items()):
+        if place == 0:  # all have the same batches
+            BilevelLoader(search, prepare(data, search.data, search.seed), cpu)
+        try:
+            build_search(search, data, torch.ones(data.shape_CHW[0]), cpu)
+        except InputError as error:
+            raise InputError(f"{method}: {error}") from error
     count = min(config.data.train_size or len(data.train), len(data.train))
     if config.retrain is not None and count < config.retrain_batch_size:
         raise InputError(
