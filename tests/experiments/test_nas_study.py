@@ -230,6 +230,7 @@ def test_methods_seeds_and_retraining_are_added(
         if row["method"] != "random":
             assert (row["found_by"], row["genotype"]) == (chosen["seed"], chosen["genotype"])
     assert "of these cells and not of the methods" in nas_study_latex(best)
+    assert "after retraining one cell each (3 seeds)" in best["sentence"]
     assert nas_study_sections(out)[0].title == "Results"
 
 

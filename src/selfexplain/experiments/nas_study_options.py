@@ -75,7 +75,8 @@ class NASStudyConfig:
     training images (or --train-size of them), and compare their accuracy on the test images."""
     retrain_found: Literal["all", "best"] = "all"
     """Which cells to retrain: that of every search, with its seed; or, of each method, only that of
-    the search with the best validation accuracy, with every seed."""
+    the search with the best validation accuracy (random: that of the first seed), with every
+    seed."""
     retrain_batch_size: Count = 128
     """Images in a step of retraining."""
     retrain_channels: Annotated[int, Limits(least=1, most=4096)] | None = None

@@ -50,27 +50,28 @@ def study_sentence(results: Row) -> str:
         'lease is 0.60 ± 0.20 points better than darts2 in the table (3 seeds).'
     """
     summary = results["summary"]
-    said = [_verdict(summary, kind) for kind in KINDS if kind in summary[0]]
+    where = dict(KINDS)
+    if results.get("config", {}).get("retrain_found") == "best":
+        where["retrained"] += " one cell each"
+    said = [_verdict(summary, kind, where[kind]) for kind in KINDS if kind in summary[0]]
     text = " ".join(said)
     return text[0].upper() + text[1:] if text.startswith(("no ", "with ", "nothing ")) else text
 
 
-def _verdict(summary: Sequence[Row], kind: str) -> str:
+def _verdict(summary: Sequence[Row], kind: str, where: str) -> str:
     """One sentence on one kind of accuracy."""
     first, n = summary[0]["method"], summary[0][kind]["n"]
     if len({line["method"] for line in summary}) == 1:
         return f"nothing is compared: {first} is the only method."
     if n < 2:
-        return (
-            f"nothing is proven {KINDS[kind]}: one seed has no spread; pass at least two --seeds."
-        )
+        return f"nothing is proven {where}: one seed has no spread; pass at least two --seeds."
     budgets = list(dict.fromkeys(line["budget"] for line in summary))
     parts = []
     for budget in budgets:
         _, *others = (line for line in summary if line["budget"] == budget)
         words = f"with {budget} epoch{'s' * (budget > 1)} " if len(budgets) > 1 else ""
         parts.append(words + _of_budget(others, first, kind))
-    return f"{'; '.join(parts)} {KINDS[kind]} ({n} seeds)."
+    return f"{'; '.join(parts)} {where} ({n} seeds)."
 
 
 def _of_budget(others: Sequence[Row], first: str, kind: str) -> str:

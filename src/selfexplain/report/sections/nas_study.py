@@ -99,14 +99,14 @@ def searches_of_study(results: Row) -> Section:
     rows = [
         [
             f"{row['method']}, {row['budget']} epochs, seed {row['seed']}",
-            row["genotype"],
             f"{row['table']:.2f}" if "table" in row else "",
             f"{row['validation_accuracy']:.2f}" if "validation_accuracy" in row else "",
             "" if row["seconds"] is None else f"{row['seconds']:.1f}",
+            row["genotype"],
         ]
         for row in results["rows"]
     ]
-    header = ["search", "cell", "table %", "supernet %", "s"]
+    header = ["search", "table %", "supernet %", "s", "cell"]
     caption = (
         "supernet: its accuracy on held-out images, which other supernets' do not compare with"
     )
@@ -123,4 +123,4 @@ def searches_of_study(results: Row) -> Section:
         caption_of = "accuracy on the test images; found by: seed of the search whose cell it is"
         body = table(["training", "found by", "accuracy, %"], trained, caption=caption_of)
         parts = (Section("Retrained", body),)
-    return Section("Searches", table(header, rows, caption=caption, words=2), parts)
+    return Section("Searches", table(header, rows, caption=caption), parts)
