@@ -110,7 +110,7 @@ def decided(processes: World) -> dict[str, Any]:
     )
     search.set_progress(0.5)
     found = walked(search)
-    with SmoothReLU(), PerImageNorm():
+    with SmoothReLU(), per_image_norm():
         for score in (
             supernet_score(search, lambda: [batch(8)]),
             audience_score(search, lambda: [share(9, processes)], lambda: [batch(8)], steps=1),
