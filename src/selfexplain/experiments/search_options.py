@@ -154,6 +154,13 @@ class SearchConfig:
                 type(self),
                 "epochs",
             )
+        if self.cuda_graph:
+            raise OptionError(
+                "cuda_graph records a step once, but base pdarts drops out skip connections at a "
+                "rate that changes; leave out one of them",
+                type(self),
+                "cuda_graph",
+            )
         if self.base.select != "argmax" or self.stop_at_skips is not None:
             raise InputError(
                 "base pdarts selects its cell by the largest weights and at most two skip "

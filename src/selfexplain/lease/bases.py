@@ -144,6 +144,9 @@ class Base:
         True
     """
 
+    drops_out = False
+    """Whether the supernet draws random numbers in a step."""
+
     def check(self, family: str) -> None:
         """Raise InputError if the base is not made for the cells of a family."""
 
@@ -283,6 +286,7 @@ class PDARTS(Base):
     SKIP_DROPOUT = (0.1, 0.4, 0.7)
     RESTING = 0.4
     MOST_SKIPS = 2
+    drops_out = True
 
     def check(self, family: str) -> None:
         """Cells of darts alone."""
