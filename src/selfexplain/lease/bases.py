@@ -61,7 +61,7 @@ def dirichlet_sample(concentration_EO: Tensor, generator: torch.Generator) -> Te
     users = torch.get_rng_state()
     try:
         torch.set_rng_state(generator.get_state())
-        sample_EO: Tensor = Dirichlet(on_cpu_EO).rsample()
+        sample_EO: Tensor = Dirichlet(on_cpu_EO, validate_args=False).rsample()
         generator.set_state(torch.get_rng_state())
     finally:
         torch.set_rng_state(users)
