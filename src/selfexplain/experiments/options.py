@@ -475,7 +475,8 @@ _LATER_OBJECTIVES: dict[str, dict[str, Any]] = {
 }
 """The same of objectives and mixers."""
 _LATER_SEARCH = {
-    "base": {}, "validation_labels": "true", "precision": "fp32", "cuda_graph": False
+    "base": {}, "validation_labels": "true", "precision": "fp32", "cuda_graph": False,
+    "candidates": 5,
 }  # fmt: skip
 """The same of searches."""
 _LATER_LEASE = {"coupling": "weighted", "share": 1.0, "coupling_momentum": 0.9}
