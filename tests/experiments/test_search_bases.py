@@ -298,6 +298,11 @@ def test_what_method_or_space_cannot_carry_is_refused(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (
+            {"base": "betadarts"},
+            "base is 'betadarts'; pass one of plain, beta_darts, drnas, drnas_",
+        ),
+        ({"select": "largest"}, "select is 'largest'; pass one of argmax, perturbation, audience"),
         ({"selection_epochs": 3}, "leave them out, or pass select perturbation"),
         ({"teaching_steps": 3}, "leave them out, or pass select audience_perturbation"),
         ({"select": "perturbation", "teaching_steps": 3}, "pass select audience_perturbation"),
