@@ -26,10 +26,10 @@ LAYERS = (
 )
 """Modules with a dot are lower than their package: searches make optimizers, too."""
 LAYERS_OF_EXPERIMENTS = (
-    {"reading_options", "read_records"},
+    {"reading_options", "read_records", "specs"},
     {"options", "objectives"},
     {"search_options", "data"},
-    {"runtime", "run_dir"},
+    {"nas_study_options", "runtime", "run_dir"},
     {"fit"},
     {"compare", "explain", "export", "report"},
     {"search"},

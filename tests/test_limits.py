@@ -15,8 +15,7 @@ from selfexplain.errors import InputError, import_failure
 from selfexplain.experiments.fit.pretrained import from_pretrained
 from selfexplain.experiments.fit.train import run_training
 from selfexplain.experiments.objectives import MIXERS, OBJECTIVES, resolve
-from selfexplain.experiments.options import DataOptions, TrainConfig
-from selfexplain.experiments.run_dir import run_name
+from selfexplain.experiments.options import DataOptions, TrainConfig, run_name
 from selfexplain.files import shortened
 from selfexplain.limits import Count, Limits, OptionError, Positive, check_options
 from selfexplain.objectives.options import ObjectiveOptions
@@ -36,6 +35,7 @@ GIVEN_TO = {
     "LookupConfig": {"genotype": ("g",)},
     "ExportConfig": {"run": Path("a")},
     "FinetuneConfig": {"data": DATA, "photos": None},
+    "NASStudyConfig": {"table": "t"},
 }
 ABSURD = (math.nan, math.inf, -math.inf, -1e300, 1e300, 10**400, -(10**400), True, "3")
 

@@ -11,7 +11,7 @@ import pytest
 from studies.archive import pack, read_logs, unpack
 
 from selfexplain.experiments.compare.compare import SCORES, summarise
-from selfexplain.experiments.run_dir import run_name
+from selfexplain.experiments.options import run_name
 
 ROOT = Path(__file__).parents[1]
 RESULTS = sorted((ROOT / "results").rglob("results.json"))

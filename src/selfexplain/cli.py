@@ -13,6 +13,7 @@ import tyro
 
 from selfexplain.app.serve import AppConfig, serve
 from selfexplain.errors import InputError, exit_on_bad_input, first_line
+from selfexplain.experiments.nas_study_options import NASStudyConfig
 from selfexplain.experiments.options import (
     CompareConfig,
     FinetuneConfig,
@@ -253,6 +254,31 @@ def _searches(config: SearchesConfig, console: Console) -> None:
     _report_after(ReportConfig(dirs=(config.out,)), console)
 
 
+def _nas_study(config: NASStudyConfig, console: Console) -> None:
+    from selfexplain.experiments.search.nas_study import run_nas_study
+    from selfexplain.report.nas_study import (
+        anytime_figure,
+        nas_study_latex,
+        nas_study_markdown,
+        nas_study_table,
+    )
+    from selfexplain.report.progress import sweep_progress
+
+    with sweep_progress(console, epochs=None, quiet=not first_process()) as watch:
+        results = run_nas_study(config, watch)
+    if first_process():
+        from selfexplain.report.figures import save_figure  # what draws comes after refusals
+
+        console.print(results["sentence"], soft_wrap=True)
+        console.print(nas_study_table(results))
+        _write_text(config.out / "table.md", nas_study_markdown(results))
+        _write_text(config.out / "table.tex", nas_study_latex(results))
+        if results["reference"] is not None:
+            save_figure(anytime_figure(results), config.out / "anytime.png")
+        console.print(f"Results: {config.out / 'results.json'}", soft_wrap=True)
+        _report_after(ReportConfig(dirs=(config.out,)), console)
+
+
 def _app(config: AppConfig, console: Console) -> None:
     del console  # the app prints its address once it is served
     serve(config)
@@ -295,6 +321,7 @@ COMMANDS: dict[type, Callable[[Any, Console], object]] = {
     StudyKDConfig: _study,
     ExplainConfig: _explain,
     SearchesConfig: _one_or_more_searches,
+    NASStudyConfig: _nas_study,
     LookupConfig: _look_up,
     ExportConfig: _export,
     ReportConfig: _report,
@@ -311,6 +338,7 @@ Command = (
     | Annotated[StudyKDConfig, tyro.conf.subcommand("study-kd")]
     | Annotated[ExplainConfig, tyro.conf.subcommand("explain")]
     | Annotated[SearchesConfig, tyro.conf.subcommand("search")]
+    | Annotated[NASStudyConfig, tyro.conf.subcommand("nas-study")]
     | Annotated[RetrainConfig, tyro.conf.subcommand("retrain")]
     | Annotated[LookupConfig, tyro.conf.subcommand("lookup")]
     | Annotated[ExportConfig, tyro.conf.subcommand("export")]

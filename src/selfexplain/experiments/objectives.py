@@ -8,12 +8,13 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pkgutil import resolve_name
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 import torch
 from torch import nn
 
 from selfexplain.errors import InputError, first_line
+from selfexplain.experiments.specs import read_options
 from selfexplain.introspection.options import FORMER_NAMES
 from selfexplain.lazy import import_named
 from selfexplain.objectives import Choice, Mixing, Objective, ObjectiveContext
@@ -308,14 +309,7 @@ def _named(part: str, options: ObjectiveOptions) -> tuple[str, dict[str, Any]]:
     if name not in MIXERS:
         objective_class(name)
     base = getattr(options, name, None)
-    texts = [] if overrides is None else overrides.split(",")
-    if "" in texts:
-        raise InputError(f"{part!r} has a separator without an option; add one, or remove it")
-    hints = _hints(name, options)
-    pairs = [_parse(text, name, hints) for text in texts]
-    given = dict(pairs)
-    if len(given) < len(pairs):
-        raise InputError(f"{part!r} gives an option twice; pass each once")
+    given = read_options(part, name, overrides, _hints(name, options), FORMER_NAMES)
     if is_own_objective(name):
         _check_own(name, given)
         return name, given
@@ -345,42 +339,6 @@ def _hints(name: str, options: ObjectiveOptions) -> dict[str, Any]:
         return _own_hints(objective_class(name))
     base = getattr(options, name, None)
     return {} if base is None else get_type_hints(type(base))
-
-
-def _parse(part: str, name: str, hints: Mapping[str, Any]) -> tuple[str, Any]:
-    """One `option=value`, the value in the type of the option."""
-    option, equals, text = part.partition("=")
-    option = option if option in hints else FORMER_NAMES.get(option, option)
-    if option in hints and not equals:
-        raise InputError(f"{option} of {name} has no value; pass it as {option}=VALUE")
-    if option not in hints:
-        near = difflib.get_close_matches(option, hints, n=1) or sorted(hints) or ["no options"]
-        raise InputError(
-            f"{name} has no option {part!r}; pass {' or '.join(near)}, as option=value"
-        )
-    try:
-        return option, _value(text, hints[option])
-    except ValueError as error:
-        raise InputError(f"{option} of {name} is {text!r}; pass {error}") from error
-
-
-def _value(text: str, hint: Any) -> Any:
-    """A text in the type that an option is declared with; ValueError names what would do."""
-    hints = get_args(hint) or (hint,)  # float | None is read as a number
-    if bool in hints:
-        if text not in {"true", "false"}:
-            raise ValueError("true or false")
-        return text == "true"
-    words = [word for h in hints if get_origin(h) is Literal for word in get_args(h)]
-    if text in words:  # in place of a number
-        return text
-    for kind, name in ((int, "a whole number"), (float, "a number")):
-        if kind in hints:
-            try:
-                return kind(text)
-            except ValueError as error:
-                raise ValueError(", or ".join([name, *words])) from error
-    return text
 
 
 # Which options of an objective's spec are open to tuning, and a spec with them set.

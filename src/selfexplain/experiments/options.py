@@ -421,6 +421,12 @@ def name_folder(config: Any, *words: str, free: tuple[str, ...] = ()) -> None:
     object.__setattr__(config, "out", Path("runs") / shortened(name))
 
 
+def run_name(spec: str, seed: int) -> str:
+    """Name of the folder of one run among several, short enough for every file system."""
+    name = re.sub(r"[^\w.+-]+", "_", spec.replace("=", "-"))
+    return shortened(f"{name}-seed{seed}")
+
+
 def to_dict(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
     """A configuration as JSON would give it back: dictionaries, lists, strings, numbers.
 
@@ -461,25 +467,21 @@ _LATER_DATA = {"augment": "none", "balanced": False, "alternate_flip": False, "t
 """Options of data that later versions brought, with what runs had before."""
 _LATER_OBJECTIVES: dict[str, dict[str, Any]] = {
     "own_mass": {
-        "kind": "cam",
-        "layer": None,
-        "similarity": None,
-        "aggregation": "instance",
-        "guard": False,
-        "rho": 1.0,
-        "mass_from": "last_epoch",
-        "average_decay": 0.99,
-        "mirror": True,
+        "kind": "cam", "layer": None, "similarity": None, "aggregation": "instance", "guard": False,
+        "rho": 1.0, "mass_from": "last_epoch", "average_decay": 0.99, "mirror": True,
     },
     "cutmix": {"labels": "area"},
-}
+}  # fmt: skip
 """The same of objectives and mixers."""
 _LATER_SEARCH = {
     "base": {}, "validation_labels": "true", "precision": "fp32", "cuda_graph": False,
     "candidates": 5,
 }  # fmt: skip
 """The same of searches."""
-_LATER_LEASE = {"coupling": "weighted", "share": 1.0, "coupling_momentum": 0.9}
+_LATER_LEASE = {
+    "coupling": "weighted", "share": 1.0, "coupling_momentum": 0.9, "explanation": "attack",
+    "tau": 0.5, "audience_inverse": "one_step", "neumann_terms": 10,
+}  # fmt: skip
 """The same of LeaSE."""
 
 

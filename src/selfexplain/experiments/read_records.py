@@ -86,7 +86,8 @@ SEARCH_CONFIG = {
     "batch_size": Whole(1),
     "options?": {
         "control?": Text(),
-        "shown?": Text(("product", "magnitude", "emphasis")),
+        "explanation?": Text(("attack", "cam", "squared_gradients")),
+        "shown?": Text(("product", "magnitude", "emphasis", "soft_mask")),
         "gradient_path?": Maybe(Text()),
         "eps?": Number(1e-30),
     },
@@ -125,18 +126,16 @@ SEARCH_LINE = {
     "alphas?": MapOf(ListOf(ANYTHING)),
     "skipped_steps?": Whole(),
 }
-SEARCHES = {
-    "rows": ListOf(FOUND, least=1),
-    "summary": {
-        "n": Whole(1),
-        "different_cells": Whole(),
-        "collapsed": Whole(),
-        "skips_mean": Number(0),
-        "skips_std": Maybe(Number(0)),
-        "validation_accuracy_mean": Maybe(PERCENT),
-        "validation_accuracy_std": Maybe(Number(0)),
-    },
+SUMMARY_OF_SEARCHES = {
+    "n": Whole(1),
+    "different_cells": Whole(),
+    "collapsed": Whole(),
+    "skips_mean": Number(0),
+    "skips_std": Maybe(Number(0)),
+    "validation_accuracy_mean": Maybe(PERCENT),
+    "validation_accuracy_std": Maybe(Number(0)),
 }
+SEARCHES = {"rows": ListOf(FOUND, least=1), "summary": SUMMARY_OF_SEARCHES}
 LOOKUPS = {
     "cells": ListOf(
         {
@@ -206,6 +205,69 @@ STUDY = {
     ),
 }
 
+STUDIED = {
+    "data": {"data": Text()},
+    "methods": ListOf(Text(), least=1),
+    "seeds": ListOf(Whole(), least=1),
+    "budget": ListOf(EPOCH, least=1),
+    "space": Text(SPACES),
+    "batch_size": Whole(1),
+}
+SCORE = {
+    "n": Whole(1),
+    "mean": PERCENT,
+    "std": Maybe(Number(0)),
+    "difference_mean": Maybe(Number()),
+    "difference_ci95": INTERVAL,
+    "difference_p": Maybe(Number()),
+    "difference_p_holm": Maybe(Number()),
+}
+SEARCH_OF_STUDY = {"method": Text(), "budget": EPOCH, "seed": Whole(), "genotype": Text()}
+NAS_STUDY = {
+    "config": {
+        **STUDIED,
+        "table": Maybe(Text()),
+        "retrain": Maybe(EPOCH),
+        "retrain_found": Text(("all", "best")),
+        "environment": ENVIRONMENT,
+        "undecided_below": Number(1),
+    },
+    "sentence": Text(),
+    "reference": Maybe(
+        {"cells": Whole(1), "best": PERCENT, "mean": PERCENT, "seed_std": Maybe(Number(0))}
+    ),
+    "rows": ListOf(
+        {
+            **SEARCH_OF_STUDY,
+            "skips": Whole(),
+            "edges": Whole(),
+            "collapsed": Flag(),
+            "weights": Maybe(MapOf(ListOf(ListOf(Number(0, 1))), least=1)),
+            "undecided": Flag(),
+            "undecided_edges": Number(0, 1),
+            "seconds": Maybe(SECONDS),
+            "validation_accuracy?": PERCENT,
+            "table?": PERCENT,
+            "rank?": Whole(1),
+            "curve?": ListOf(PERCENT, least=1),
+        },
+        least=1,
+    ),
+    "retrained": ListOf({**SEARCH_OF_STUDY, "found_by": Whole(), "accuracy": PERCENT}),
+    "summary": ListOf(
+        {
+            "method": Text(),
+            "budget": EPOCH,
+            **SUMMARY_OF_SEARCHES,
+            "undecided": Whole(),
+            "seconds": {"mean": Maybe(SECONDS), "std": Maybe(SECONDS)},
+            "table?": SCORE,
+            "retrained?": SCORE,
+        },
+        least=1,
+    ),
+}
+
 
 def read_result(path: Path) -> dict[str, Any]:
     """The `result.json` of a training.
@@ -265,6 +327,29 @@ def read_comparison(path: Path) -> dict[str, Any]:
     return results
 
 
+def read_nas_study(path: Path) -> dict[str, Any]:
+    """The `results.json` of a study of searches; its cells are some, and it is of one piece.
+
+    Raises:
+        InputError: it cannot be read, or a field is not what it must be.
+    """
+    results = read_json(path, NAS_STUDY)
+    looked_up = results["reference"] is not None
+    weights = _weights_of(results["config"]["space"])
+    for row in results["rows"]:
+        genotype_of(row["genotype"], path)
+        if row["weights"] is not None:
+            checked(row["weights"], weights, path, REMEDY)
+        lacking = [name for name in ("table", "rank", "curve") if (name in row) != looked_up]
+        if lacking or (looked_up and len(row["curve"]) < row["budget"]):
+            what = (lacking or ["curve"])[0]
+            raise InputError(f"{path} is damaged: {what} of a row is not what it must be; {REMEDY}")
+    kinds = [{kind for kind in ("table", "retrained") if kind in row} for row in results["summary"]]
+    if any(own != kinds[0] or ("table" in own) != looked_up for own in kinds):
+        raise InputError(f"{path} is damaged: summary lacks an accuracy; {REMEDY}")
+    return results
+
+
 def read_search_run(path: Path) -> dict[str, Any]:
     """The `run.json` of a search."""
     run = read_json(path, SEARCHED)
@@ -288,9 +373,7 @@ def read_search_lines(log: EpochLog, space: str) -> list[dict[str, Any]]:
     """
     lines = log.read(SEARCH_LINE)
     family, rules = SPACES[space].family, SPACES[space].rules
-    edges = len(edges_of(family))
-    row = ListOf(Number(-1e6, 1e6), len(rules.operations), len(rules.operations))
-    table = dict.fromkeys(rules.cells, ListOf(row, edges, edges))
+    edges, table = len(edges_of(family)), _weights_of(space)
     own = {f"{name}_edges?": ListOf(Number(-1e6, 1e6), edges, edges) for name in rules.cells}
     for number, line in enumerate(lines, start=1):
         remedy = f"see its line {number}: {REMEDY}"
@@ -303,6 +386,13 @@ def read_search_lines(log: EpochLog, space: str) -> list[dict[str, Any]]:
         if genotype_of(line["genotype"], log.path).family != family:
             raise InputError(f"{log.path} is damaged: genotype is not of {space}; {remedy}")
     return lines
+
+
+def _weights_of(space: str) -> dict[str, Any]:
+    """What the weights, or the alphas, of each cell of a space are: edges by operations."""
+    rules, edges = SPACES[space].rules, len(edges_of(SPACES[space].family))
+    row = ListOf(Number(-1e6, 1e6), len(rules.operations), len(rules.operations))
+    return dict.fromkeys(rules.cells, ListOf(row, edges, edges))
 
 
 def _uneven(tables: Any) -> bool:

@@ -189,6 +189,7 @@ _RECORDS = (
     "results.json",
     "study.json",
     "searches.json",
+    "nas-study.json",
     "seed*/run.json",
 )
 
@@ -201,7 +202,7 @@ class ReportConfig:
     """
 
     dirs: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders of compare, study-kd, search, train or retrain; finished or not."""
+    """Folders of compare, study-kd, search, nas-study, train or retrain; finished or not."""
     out: Path | None = None
     """File to write; report.html in the first folder by default."""
 

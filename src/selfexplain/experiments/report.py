@@ -13,14 +13,17 @@ from torch import Tensor
 from selfexplain.errors import InputError
 from selfexplain.experiments.fit.findings import are_photographs
 from selfexplain.experiments.fit.teacher import run_folder
+from selfexplain.experiments.nas_study_options import search_folder
 from selfexplain.experiments.read_records import (
     COMPARED,
     LOOKUPS,
     SEARCHES,
+    STUDIED,
     STUDY,
     TRAINED,
     read_comparison,
     read_metrics,
+    read_nas_study,
     read_result,
     read_search_lines,
     read_search_result,
@@ -49,6 +52,11 @@ from selfexplain.report.sections import (
     reliability_section,
     run_results,
     study_results,
+)
+from selfexplain.report.sections.nas_study import (
+    found_cells,
+    nas_study_results,
+    searches_of_study,
 )
 from selfexplain.report.sections.search import (
     lookups_table,
@@ -405,6 +413,33 @@ def _section_of(folder: Path, seed: int) -> Section:
     return Section(f"Seed {seed}", parts=tuple(parts))
 
 
+# The sections of a report on a study of search methods.
+
+
+def nas_study_sections(folder: Path) -> list[Section]:
+    """The sections on a study of searches, finished or not.
+
+    Example:
+        >>> nas_study_sections(Path("absent"))
+        Traceback (most recent call last):
+        selfexplain.errors.InputError: there is no file absent/nas-study.json; pass the ...
+    """
+    path = folder / "results.json"
+    if not path.exists():
+        config = read_json(folder / "nas-study.json", {"config": STUDIED})["config"]
+        wanted = [
+            search_folder(folder, method, budget, seed)
+            for method in config["methods"]
+            for budget in config["budget"]
+            for seed in config["seeds"]
+        ]
+        done = sum((one / "result.json").exists() for one in wanted)
+        text = f"This study is not finished: {done} of {len(wanted)} searches are"
+        return [Section("Results", f"{text}. Repeat the command to continue; the table follows.")]
+    results = printable(read_nas_study(path))
+    return [nas_study_results(results), found_cells(results), searches_of_study(results)]
+
+
 def _mark(folder: Path) -> str:
     """Begins the ids of a search's drawings, in a page that may show several."""
     return f"cell-{crc32(str(folder).encode()):08x}"
@@ -473,7 +508,10 @@ def write_report(config: ReportConfig) -> Path:
 def _summary(folders: Sequence[Path]) -> str:
     """The first sentences of a report; of one run, what it gets right."""
     general = "What the models learned, and what they taught themselves by explaining."
-    if len(folders) > 1 or _kind_of(folders[0]) is not run_sections:
+    kind = _kind_of(folders[0])
+    if len(folders) == 1 and kind is nas_study_sections:
+        return "Search methods over the same seeds: what they found, and what that proves."
+    if len(folders) > 1 or kind is not run_sections:
         return general
     return plain_summary(read_record(folders[0])) or general
 
@@ -508,6 +546,7 @@ def _holds(name: str) -> Callable[[Path], bool]:
 
 
 KINDS: tuple[tuple[Callable[[Path], bool], Callable[[Path], list[Section]]], ...] = (
+    (_holds("nas-study.json"), nas_study_sections),
     (holds_search, search_sections),
     (_holds("study.json"), study_sections),
     (_holds("results.json"), comparison_sections),

@@ -5,10 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-import re
 import statistics
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,7 +28,6 @@ from selfexplain.files import (
     no_room_said,
     read_json,
     read_tensors,
-    shortened,
     tensor_shapes,
     write_record,
     write_tensors,
@@ -102,6 +100,7 @@ LOCK = ".lock"
 _MADE_WITH = "pass the options it was made with"
 RECORDS = {
     "compare.json": "a comparison (compare.json)",
+    "nas-study.json": "a study of searches (nas-study.json)",
     "searches.json": "several searches (searches.json)",
     "run.json": "a single run (run.json)",
 }
@@ -203,12 +202,6 @@ def _acquired(lock: FileLock, seconds: float) -> bool:
     return True
 
 
-def run_name(spec: str, seed: int) -> str:
-    """Name of the folder of one run among several, short enough for every file system."""
-    name = re.sub(r"[^\w.+-]+", "_", spec.replace("=", "-"))
-    return shortened(f"{name}-seed{seed}")
-
-
 def claim_folder(config: Any) -> str:
     """Check that a run's folder is free, or holds this very run; return the run's identity.
 
@@ -242,10 +235,23 @@ def claim_comparison(config: CompareConfig) -> None:
     Raises:
         InputError: the folder holds something else.
     """
-    path = config.out / "compare.json"
+    # Each run checks the options of its own objective.
+    claim_several(config, "compare.json", addable=("objectives", "seeds", "options"))
+
+
+def claim_several(config: Any, name: str, *, addable: Sequence[str]) -> None:
+    """Check that a folder is free, or holds these runs, to which others may be added.
+
+    Args:
+        config: a dataclass with `out`.
+        name: of the file that tells the configuration of them all.
+        addable: fields that may be others than there.
+
+    Raises:
+        InputError: the folder holds something else.
+    """
+    path, free = config.out / name, ("out", *addable)
     if path.exists():
-        # Each run checks the options of its own objective.
-        free = ("out", "objectives", "seeds", "options")
         old = {k: v for k, v in saved_config(path).items() if k not in free}
         check_same_config(old, to_dict(config, leave_out=free), config.out)
     else:
@@ -264,6 +270,7 @@ def check_free(folder: Path) -> None:
         "album",
         "run.json",
         "compare.json",
+        "nas-study.json",
         "metrics.jsonl",
         "search.jsonl",
         "tensorboard",

@@ -93,33 +93,19 @@ def explainer_scores(
     return loss
 
 
-def audience_learns(
-    g: Network,
-    g_explained: Network,
-    x_BCHW: Tensor,
-    y_B: Tensor,
-    gamma: float,
-    explained: ImageFunction,
-    depends_on: Sequence[str] = ("audience",),
+def audience_learns(g: Network, x_BCHW: Tensor, y_B: Tensor) -> Loss:
+    """Level III, the first term: CE(g(x; W), y), on training images."""
+    return lambda v: cross_entropy(g(v, x_BCHW), y_B)
+
+
+def audience_learns_explained(
+    g: Network, y_B: Tensor, gamma: float, explained: ImageFunction
 ) -> Loss:
-    """Level III: CE(g(x; W), y) + gamma CE(g(x (*) delta; W), y), on training images.
+    """Level III, the second: gamma CE(g(x (*) delta; W), y), on what the explainer explained.
 
-    `g` has the BatchNorm statistics of images, `g_explained` those of explained images x (*) delta;
-    a gamma of 0 leaves the second term out. `depends_on` names the variables that g looks at.
+    Its network has BatchNorm statistics of its own, those of explained images.
     """
-
-    def loss(v: Variables) -> Tensor:
-        terms = []
-        if gamma:
-            terms.append(gamma * cross_entropy(g_explained(v, explained(v)), y_B))
-        # The other term does not depend on the explanation: where derivatives towards that alone
-        # are wanted, it is left out. It comes last, so that what it draws (dropout) takes nothing
-        # from the term that stays.
-        if gamma == 0 or any(t.requires_grad for name in depends_on for t in leaves(v[name])):
-            terms.append(cross_entropy(g(v, x_BCHW), y_B))
-        return torch.stack(terms).sum()
-
-    return loss
+    return lambda v: gamma * cross_entropy(g(v, explained(v)), y_B)
 
 
 def explainer_relearns(f: Network, g: Network, x_BCHW: Tensor, y_B: Tensor, lambda_: float) -> Loss:

@@ -92,7 +92,7 @@ class SweepProgress:
 
     Args:
         console: to print on.
-        epochs: of every trial, to show steps in epochs.
+        epochs: of every trial, to show steps in epochs; None to show steps.
 
     Example:
         >>> progress = SweepProgress(Console(quiet=True), epochs=2)
@@ -102,7 +102,7 @@ class SweepProgress:
         'done 0 of 1, running 1, waiting 0, failed 0, tried again 0'
     """
 
-    def __init__(self, console: Console, epochs: int) -> None:
+    def __init__(self, console: Console, epochs: int | None) -> None:
         self.console, self.epochs = console, epochs
         self.states: dict[str, str] = {}
         self.running: dict[str, _Running] = {}
@@ -159,6 +159,8 @@ class SweepProgress:
     def _epochs_of(self, run: _Running) -> str:
         if not run.total:
             return "beginning"
+        if self.epochs is None:
+            return f"step {run.done}/{run.total}"
         return f"epoch {min(run.done * self.epochs // run.total + 1, self.epochs)}/{self.epochs}"
 
     def _ended(self, name: str, how: str, always: bool = False) -> None:
@@ -173,14 +175,14 @@ class SweepProgress:
 
 @contextmanager
 def sweep_progress(
-    console: Console, *, epochs: int, quiet: bool = False
+    console: Console, *, epochs: int | None, quiet: bool = False
 ) -> Iterator[SweepProgress]:
     """Show a sweep while the block runs; give what is yielded to the scheduler as its watch.
 
     Args:
         console: to show it on; a live table if it is a terminal, else a line for each beginning and
             end.
-        epochs: of every trial.
+        epochs: of every trial; None if they differ, to show steps.
         quiet: show nothing.
 
     Example:

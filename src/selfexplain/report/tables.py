@@ -1,4 +1,4 @@
-"""The tables for the terminal and for Markdown: comparisons, explanation metrics, searches."""
+"""The tables for the terminal, Markdown and LaTeX: comparisons, explanation metrics, searches."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -55,6 +55,57 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], caption
     return "\n".join([*lines, "", f"*{caption}*", ""])
 
 
+def latex_table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> str:
+    r"""The same in LaTeX, ruled by the package booktabs.
+
+    Example:
+        >>> print(latex_table(["a", "b %"], [["one_1", "1 ± 2"]], "numbers"), end="")
+        % \usepackage{booktabs}
+        \begin{table}
+          \centering
+          \caption{numbers}
+          \begin{tabular}{lr}
+            \toprule
+            a & b \% \\
+            \midrule
+            one\_1 & 1 $\pm$ 2 \\
+            \bottomrule
+          \end{tabular}
+        \end{table}
+    """
+    head, *body = (" & ".join(map(_latex, cells)) + r" \\" for cells in (header, *rows))
+    lines = [
+        r"% \usepackage{booktabs}",
+        r"\begin{table}",
+        r"  \centering",
+        rf"  \caption{{{_latex(caption)}}}",
+        rf"  \begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
+        *(f"    {line}" for line in (r"\toprule", head, r"\midrule", *body, r"\bottomrule")),
+        r"  \end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join([*lines, ""])
+
+
+_LATEX = str.maketrans(
+    {
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": "$<$",
+        ">": "$>$",
+        "|": r"\textbar{}",
+        "±": r"$\pm$",
+    }
+)
+"""What LaTeX would take for its own."""
+
+
+def _latex(text: str) -> str:
+    return text.translate(_LATEX)
+
+
 # What stands below the table of a comparison: how its numbers were made.
 
 
@@ -93,7 +144,7 @@ def caption(results: dict[str, Any]) -> str:
         f"mean ± std over {n} seed{'s' if n > 1 else ''}",
         f"difference in accuracy to {summary[0]['objective']}, same seeds, ± half of its 95 % "
         "interval",
-        *_tests(summary[1:]),
+        *tests_said(summary[1:]),
         *(
             ["corrupted: mean accuracy, in %, under noise, blur and contrast"]
             if "corrupted_accuracy_mean" in summary[0]
@@ -145,7 +196,7 @@ def _total(results: dict[str, Any]) -> list[str]:
     return [f"total: with the training of its teachers{free}"]
 
 
-def _tests(others: list[Row]) -> list[str]:
+def tests_said(others: Sequence[Row]) -> list[str]:
     """Which differences are more than chance, if that was asked of more than one seed."""
     if not others or all(row.get("difference_p") is None for row in others):
         return []
@@ -243,7 +294,7 @@ def _columns(summary: list[Row], *, short: bool) -> dict[str, Callable[[Row], st
     columns = {
         "objective": lambda row: str(row["objective"]),
         "accuracy %": score("accuracy", 2),
-        "difference": lambda row: "" if row is summary[0] else _difference(row),
+        "difference": lambda row: "" if row is summary[0] else starred_difference(row),
         "NLL": score("nll", 3, spread=not short),
         "ECE %": score("ece", 1, spread=not short),
     }
@@ -280,7 +331,7 @@ def with_interval(difference: float, ci95: tuple[float, float] | None, digits: i
     return with_spread(difference, half, digits, sign="+")
 
 
-def _difference(row: Row) -> str:
+def starred_difference(row: Row) -> str:
     """The paired difference, half of its interval, and a star if it survives the correction."""
     if row["difference_mean"] is None:
         return "unknown"

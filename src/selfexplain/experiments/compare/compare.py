@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -89,22 +89,40 @@ def summarise(rows: Sequence[Row], objectives: Sequence[str]) -> list[Row]:
     the p-value of the paired t-test and Holm's correction of it for the number of differences.
     Every number that all rows have is averaged.
     """
-    first, *others = objectives
-    summary = [_means(name, [r for r in rows if r["objective"] == name]) for name in objectives]
+    differences = paired_differences(rows, dict.fromkeys(objectives, objectives[0]))
+    return [
+        _means(name, [r for r in rows if r["objective"] == name]) | differences[name]
+        for name in objectives
+    ]
+
+
+def paired_differences(rows: Sequence[Row], baselines: Mapping[str, str]) -> dict[str, Row]:
+    """What `summarise` says of the difference in accuracy of each objective to its baseline.
+
+    Args:
+        rows: one for each run, with objective, seed and accuracy.
+        baselines: objective -> the one that it is compared with; one that is its own is not
+            tested. All other differences count as looked at together.
+    """
+    others = [name for name, baseline in baselines.items() if name != baseline]
     differences = {
-        name: _difference(rows, name, first, comparisons=max(1, len(others))) for name in objectives
+        name: _difference(rows, name, baseline, comparisons=max(1, len(others)))
+        for name, baseline in baselines.items()
     }
     p_values = {name: None if d is None else d.p_value for name, d in differences.items()}
     corrected = dict(zip(others, holm([p_values[name] for name in others]), strict=True))
-    for line in summary:
-        name = line["objective"]
-        difference = differences[name]
-        for key in ("mean", "ci95", "simultaneous95"):
-            line[f"difference_{key}"] = None if difference is None else getattr(difference, key)
-        # The first is not compared with itself.
-        line["difference_p"] = p_values[name] if name in corrected else None
-        line["difference_p_holm"] = corrected.get(name)
-    return summary
+    return {
+        name: {
+            **{
+                f"difference_{key}": None if difference is None else getattr(difference, key)
+                for key in ("mean", "ci95", "simultaneous95")
+            },
+            # A baseline is not compared with itself.
+            "difference_p": p_values[name] if name in corrected else None,
+            "difference_p_holm": corrected.get(name),
+        }
+        for name, difference in differences.items()
+    }
 
 
 def paired_accuracies(rows: Sequence[Row], name: str, first: str) -> dict[int, tuple[float, float]]:

@@ -27,9 +27,10 @@ from selfexplain.experiments.options import (
     RunConfig,
     SharedConfig,
     TrainConfig,
+    run_name,
     to_dict,
 )
-from selfexplain.experiments.run_dir import load_weights, read_finished, run_name, waited_for
+from selfexplain.experiments.run_dir import load_weights, read_finished, waited_for
 from selfexplain.objectives.options import ObjectiveOptions
 
 if TYPE_CHECKING:

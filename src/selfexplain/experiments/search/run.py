@@ -18,7 +18,7 @@ from selfexplain.data import ImageData
 from selfexplain.data.datasets import check_spec
 from selfexplain.experiments.compare.grid import LOCK_TIMEOUT, loaded, run_grid, shared_images
 from selfexplain.experiments.data import load, prepare
-from selfexplain.experiments.options import DeviceOptions, scheduler_of, to_dict
+from selfexplain.experiments.options import DeviceOptions, SweepOptions, scheduler_of, to_dict
 from selfexplain.experiments.read_records import read_search_result
 from selfexplain.experiments.run_dir import check_free, claim_folder, locked, write_run
 from selfexplain.experiments.runtime import launch, logged, reraise_oom
@@ -198,18 +198,7 @@ def run_searches(config: SearchesConfig, watch: Watch = ignore) -> dict[str, Any
     if not any(config.out.glob("seed*")):
         check_free(config.out)
     with locked(config.out), shared_images(config.sweep, config.out) as images:
-        scheduler = scheduler_of(config.sweep)
-        load_once = lru_cache(maxsize=1)(load)
-
-        def search_serially(one: SearchConfig, on_step: StepCallback) -> dict[str, Any]:
-            data = None if one.method in WITHOUT_SEARCH else load_once(one.data, images)
-            return run_search(one, data=data, on_step=on_step)
-
-        function = (
-            partial(search_isolated, images=images) if scheduler.isolated else search_serially
-        )
-        found = run_grid(function, config.each(), scheduler, watch).complete()
-        rows = list(found.values())
+        rows = search_all(config.each(), config.sweep, watch, images=images)
         results = {
             "schema": 1,
             "config": to_dict(config, leave_out=("out", "resume", "seed")),
@@ -218,6 +207,40 @@ def run_searches(config: SearchesConfig, watch: Watch = ignore) -> dict[str, Any
         }
         write_record(config.out / "searches.json", results)
     return results
+
+
+def search_all(
+    configs: Sequence[SearchConfig],
+    sweep: SweepOptions,
+    watch: Watch = ignore,
+    *,
+    images: Path | None = None,
+    data: ImageData | None = None,
+) -> list[dict[str, Any]]:
+    """Carry out or continue every search; return what each one's `result.json` holds.
+
+    Args:
+        configs: each with a folder of its own.
+        sweep: where they happen.
+        watch: is told how they get on.
+        images: folder of the decoded images that they share; None to have each worker decode its
+            own.
+        data: for searches in this process: the data set, if the caller has loaded it already.
+
+    Raises:
+        InputError: a search could not be made; the others have been made by then.
+    """
+    scheduler = scheduler_of(sweep)
+    load_once = lru_cache(maxsize=1)(load)
+
+    def search_serially(one: SearchConfig, on_step: StepCallback) -> dict[str, Any]:
+        own = data
+        if own is None and one.method not in WITHOUT_SEARCH:
+            own = load_once(one.data, images)
+        return run_search(one, data=own, on_step=on_step)
+
+    function = partial(search_isolated, images=images) if scheduler.isolated else search_serially
+    return list(run_grid(function, configs, scheduler, watch).complete().values())
 
 
 def search_isolated(
