@@ -440,8 +440,7 @@ def to_dict(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
         values["tensorboard"] = False
     values = {k: v for k, v in values.items() if k not in (*leave_out, *EXCLUDED_FROM_RUN_ID)}
     # Runs without stay what they were before these came.
-    later = {"teacher": None, "start_seed": None, "pretrained": False}
-    values = _without_later(values, later)
+    values = _without_later(values, {"teacher": None, "start_seed": None, "pretrained": False})
     if "data" in values:
         values["data"] = _without_later(values["data"], _LATER_DATA)
     if "training" in values:
