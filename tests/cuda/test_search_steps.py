@@ -5,7 +5,10 @@ import torch
 from tests.helpers.cuda_nets import GPU, full_precision
 from torch import Tensor
 
-from selfexplain.lease import DARTS, SANAS, ArchitectureSearch, LeaSE, LeaSEOptions
+from selfexplain.lease import DARTS, SANAS, ArchitectureSearch, BaseOptions, LeaSE, LeaSEOptions
+from selfexplain.lease.bases import make_base
+from selfexplain.lease.options import BaseName
+from selfexplain.lease.selection import audience_score, decide, supernet_score
 from selfexplain.models import build_model
 from selfexplain.spaces import build_supernet
 from selfexplain.training.steps import RecordedStep
@@ -63,6 +66,45 @@ def test_a_recorded_step_is_the_written_one(name: str) -> None:
             assert losses[1] == pytest.approx(losses[0], rel=1e-3)
     for key, tensor in recorded.architecture.items():
         torch.testing.assert_close(tensor, written.architecture[key], rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize("base", ["beta_darts", "drnas", "drnas_progressive"])
+def test_a_base_draws_and_drops_on_the_gpu_as_on_the_cpu(base: BaseName) -> None:
+    relaxed = []
+    for device in ("cpu", GPU):
+        torch.manual_seed(0)
+        supernet = build_supernet(
+            "nasbench201", num_classes=3, in_channels=3, image_size=16, channels=8, cells=1
+        )
+        made = DARTS(supernet.to(device), order=1, base=make_base(BaseOptions(base=base)))
+        made.set_progress(0.5)
+        relaxed.append([t.detach().cpu() for t in made.relaxed().values()])
+        images, held_out = (tuple(t.to(device) for t in batch(seed)) for seed in (1, 2))
+        losses = made.step(images, held_out)  # type: ignore[arg-type]
+        assert all(value == value for value in losses.values())
+        assert made.skipped == 0
+    for cpu, gpu in zip(*relaxed, strict=True):
+        torch.testing.assert_close(gpu, cpu)
+
+
+@pytest.mark.parametrize("audiences", [False, True])
+def test_a_cell_is_decided_on_the_gpu(audiences: bool) -> None:
+    made = search("lease")
+    made.record(RecordedStep)
+    assert isinstance(made, LeaSE)
+    for step in range(4):
+        made.step(batch(step), batch(50 + step))
+
+    def batches() -> list[tuple[Tensor, Tensor]]:
+        return [batch(8), batch(9)]
+
+    score = (
+        audience_score(made, batches, batches, 2) if audiences else supernet_score(made, batches)
+    )
+    decide(made, score)
+    assert sorted(made.kept["cell"].sum(1).tolist()) == [1, 5, 5, 5, 5, 5]
+    made.step(batch(4), batch(54))
+    assert made.skipped == 0
 
 
 def test_bf16_takes_steps() -> None:

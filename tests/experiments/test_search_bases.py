@@ -35,7 +35,7 @@ def html_of(folder: Path) -> str:
 
 def test_a_plain_search_is_recorded_as_before_there_were_bases() -> None:
     record = to_dict(tiny())
-    assert not {"base", "validation_labels"} & set(record)
+    assert not {"base", "validation_labels", "candidates"} & set(record)
     searches = replace(tiny(kind=SearchesConfig, seeds=(0, 1)))
     assert not {"base", "validation_labels"} & set(to_dict(searches))
     # The folder of a default search of 0.1.0 and of one on a base.
@@ -125,6 +125,26 @@ def test_pdarts_goes_on_from_a_deeper_stage_as_the_unbroken_search(
         assert zeros == [[n] * 14 for n in (0, 0, 3, 3, 5, 5)]
     assert ["validation" in line["losses"] for line in lines] == [False, True] * 3
     assert whole["skips"] <= 2
+
+
+@pytest.mark.slow
+def test_the_best_of_random_cells_is_logged_resumed_and_reported(tmp_path: Path) -> None:
+    options = {"method": "random_best", "candidates": 2, "epochs": 3}
+    whole = run_search(tiny(tmp_path / "whole", **options))
+
+    def cut(done: int, total: int) -> None:
+        if done == 5:  # in the third epoch
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_search(tiny(tmp_path / "cut", **options), on_step=cut)
+    resumed = run_search(tiny(tmp_path / "cut", resume=True, **options))
+    assert {**whole, "step_seconds": 0} == {**resumed, "step_seconds": 0}
+    path = tmp_path / "cut" / "search.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert {number for line in lines for row in line["weights"]["cell"] for number in row} == {0, 1}
+    assert lines[-1]["genotype"] == whole["genotype"]
+    assert "the cell is sampled, so each weight is 1 or 0" in html_of(tmp_path / "cut")
 
 
 @pytest.mark.slow
@@ -218,6 +238,13 @@ def test_shuffled_validation_labels_are_those_of_other_images_of_the_batch() -> 
             },
             "with gamma 0 the audience learns nothing from explanations; pass a positive gamma",
         ),
+        ({"candidates": 3}, "those of random_best, not of darts1; leave them out"),
+        ({"method": "random_best"}, "candidates is 5, which 2 epochs do not suffice to train"),
+        (
+            {"method": "random_best", "candidates": 2, "stop_at_skips": 2},
+            "method random_best knows no --stop-at-skips and no --cuda-graph",
+        ),
+        ({"method": "random_best", "candidates": 2, "base": BaseOptions(base="drnas")}, "no grad"),
         ({"base": BaseOptions(base="pdarts"), "epochs": 6}, "the space is tiny201; pass space dar"),
         (
             {"space": "darts", "cells": 3, "base": BaseOptions(base="pdarts"), "epochs": 5},
@@ -231,6 +258,16 @@ def test_shuffled_validation_labels_are_those_of_other_images_of_the_batch() -> 
                 "epochs": 6,
             },
             "leave out select and stop_at_skips",
+        ),
+        (
+            {
+                "space": "darts",
+                "cells": 3,
+                "base": BaseOptions(base="pdarts"),
+                "epochs": 6,
+                "cuda_graph": True,
+            },
+            "base pdarts drops connections at random in every step",
         ),
         (
             {
@@ -261,6 +298,11 @@ def test_what_method_or_space_cannot_carry_is_refused(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (
+            {"base": "betadarts"},
+            "base is 'betadarts'; pass one of plain, beta_darts, drnas, drnas_",
+        ),
+        ({"select": "largest"}, "select is 'largest'; pass one of argmax, perturbation, audience"),
         ({"selection_epochs": 3}, "leave them out, or pass select perturbation"),
         ({"teaching_steps": 3}, "leave them out, or pass select audience_perturbation"),
         ({"select": "perturbation", "teaching_steps": 3}, "pass select audience_perturbation"),

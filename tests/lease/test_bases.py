@@ -289,6 +289,10 @@ def test_lease_stands_on_pdarts_and_other_cells_do_not() -> None:
     cells = search.genotype().cells
     names = [edge.operation for node in cells["normal"].nodes for edge in node]
     assert names.count("skip_connect") <= 2
+    with pytest.raises(
+        InputError, match="a rate that changes, which a recorded step cannot follow"
+    ):
+        search.record(lambda compute: compute)
     with pytest.raises(InputError, match="but these are of nasbench201; pass space darts or pcdar"):
         DARTS(supernet(), base=PDARTS())
 

@@ -7,8 +7,14 @@ import torch
 from tests.helpers.lease_nets import batch, supernet
 
 from selfexplain.errors import InputError
-from selfexplain.lease import RandomSearch
-from selfexplain.spaces import build_supernet, from_string, one_hot_architecture, random_genotype
+from selfexplain.lease import RandomBest, RandomSearch, Rates
+from selfexplain.spaces import (
+    build_network,
+    build_supernet,
+    from_string,
+    one_hot_architecture,
+    random_genotype,
+)
 
 SPACES = ("nasbench201", "tiny201", "darts", "pcdarts")
 
@@ -104,3 +110,82 @@ def test_continues_from_its_state() -> None:
     fresh = RandomSearch(supernet(), seed=7)
     fresh.load_state_dict(broken.state_dict())
     assert [fresh.step(batch(i), batch(0))["explainer"] for i in range(3, 6)] == losses[3:]
+
+
+SIZES = {"num_classes": 3, "in_channels": 1, "image_size": 8, "channels": 4, "cells": 1}
+
+
+def best_of(candidates: int, seed: int = 0) -> RandomBest:
+    return RandomBest(
+        supernet(),
+        lambda cell: build_network(cell, **SIZES),
+        candidates=candidates,
+        rates=Rates(lr=0.2, lr_min=0.0),
+        seed=seed,
+    )
+
+
+def test_the_best_of_some_cells_is_the_one_that_a_plain_loop_trains_best() -> None:
+    search = best_of(3)
+    trained, accuracies = [], []
+    for epoch in range(6):
+        search.set_progress(epoch / 6)
+        module = search.learners["explainer"].module
+        if epoch % 2 == 0:
+            twin = copy.deepcopy(module)
+            optimizer = torch.optim.SGD(twin.parameters(), 0.2, 0.9, weight_decay=3e-4)
+            trained.append((search.cell, twin))
+            accuracies.append(0.0)
+        optimizer.param_groups[0]["lr"] = 0.2 * (1, 0.5)[epoch % 2]
+        for seed in (2, 3):
+            x, y = batch(seed)
+            loss = torch.nn.functional.cross_entropy(twin(x, None), y)
+            optimizer.zero_grad()
+            loss.backward()
+            for p in twin.parameters():  # of an edge to nowhere: weight decay is all it sees
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+            torch.nn.utils.clip_grad_norm_(twin.parameters(), 5.0)
+            optimizer.step()
+            metrics = search.step((x, y), batch(9))
+            assert metrics == {"explainer": pytest.approx(float(loss.detach()))}
+        for one, two in zip(module.state_dict().values(), twin.state_dict().values(), strict=True):
+            torch.testing.assert_close(one, two)
+        held_out = [batch(seed) for seed in range(20, 26)]
+        search.end_epoch(held_out)
+        twin.eval()
+        accuracies[-1] = sum(float((twin(x, None).argmax(1) == y).sum()) for x, y in held_out) / 36
+        twin.train()
+        best = accuracies.index(max(accuracies))
+        assert search.genotype() == trained[best][0]
+        states = search.evaluated.state_dict(), trained[best][1].state_dict()
+        for one, two in zip(*(state.values() for state in states), strict=True):
+            torch.testing.assert_close(one, two)
+    assert len({str(cell) for cell, _ in trained}) == 3
+    assert len(set(accuracies)) > 1
+
+
+def test_the_best_of_some_cells_resumes_within_a_later_one() -> None:
+    search, users = best_of(2), torch.get_rng_state()
+
+    def go(search: RandomBest, epochs: range) -> None:
+        for epoch in epochs:
+            search.set_progress(epoch / 4)
+            search.step(batch(epoch), batch(9))
+            search.end_epoch([batch(20)])
+
+    go(search, range(3))
+    saved = copy.deepcopy(search.state_dict())
+    go(search, range(3, 4))
+    other = best_of(2, seed=5)
+    other.load_state_dict(saved)
+    go(other, range(3, 4))
+    assert torch.equal(torch.get_rng_state(), users)
+    assert search.genotype() == other.genotype()
+    for one, two in (
+        (search.learners["explainer"].module, other.learners["explainer"].module),
+        (search.evaluated, other.evaluated),
+    ):
+        pairs = zip(one.state_dict().values(), two.state_dict().values(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+    with pytest.raises(InputError, match="candidates is 0"):
+        best_of(0)

@@ -221,7 +221,7 @@ def test_an_audiences_score_is_its_loss_after_it_was_taught(options: dict[str, A
         at = {"cell": without_operation(numbers["cell"], 0, removed, none=0)}
         score = audience_score(search, lambda: [*batches, batch(8)], lambda: HELD_OUT, steps=3)
         listener = taught_by_hand(search, at, batches)
-        loss = sum(float(cross_entropy(listener(x), y)) for x, y in HELD_OUT) / 2
+        loss = sum(float(cross_entropy(listener(x), y).detach()) for x, y in HELD_OUT) / 2
         scores.append(score(at))
         assert scores[-1] == (pytest.approx(-loss, abs=1e-9),)
         assert score(at) == scores[-1]

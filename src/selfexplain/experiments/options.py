@@ -440,8 +440,7 @@ def to_dict(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
         values["tensorboard"] = False
     values = {k: v for k, v in values.items() if k not in (*leave_out, *EXCLUDED_FROM_RUN_ID)}
     # Runs without stay what they were before these came.
-    later = {"teacher": None, "start_seed": None, "pretrained": False}
-    values = _without_later(values, later)
+    values = _without_later(values, {"teacher": None, "start_seed": None, "pretrained": False})
     if "data" in values:
         values["data"] = _without_later(values["data"], _LATER_DATA)
     if "training" in values:
@@ -474,7 +473,8 @@ _LATER_OBJECTIVES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """The same of objectives and mixers."""
 _LATER_SEARCH = {
-    "base": {}, "validation_labels": "true", "precision": "fp32", "cuda_graph": False
+    "base": {}, "validation_labels": "true", "precision": "fp32", "cuda_graph": False,
+    "candidates": 5,
 }  # fmt: skip
 """The same of searches."""
 _LATER_LEASE = {

@@ -69,7 +69,16 @@ MOST_METRICS = 200
 
 SEARCH_CONFIG = {
     "method": Text(
-        ("lease", "sanas", "darts1", "darts2", "random_search", "random", "all_conv3x3")
+        (
+            "lease",
+            "sanas",
+            "darts1",
+            "darts2",
+            "random_search",
+            "random_best",
+            "random",
+            "all_conv3x3",
+        )
     ),
     "space": Text(SPACES),
     "seed": Whole(),

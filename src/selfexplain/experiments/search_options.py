@@ -17,7 +17,16 @@ if TYPE_CHECKING:
     Space = str
 else:
     Space = Literal[tuple(SPACES)]
-Method = Literal["lease", "sanas", "darts1", "darts2", "random_search", "random", "all_conv3x3"]
+Method = Literal[
+    "lease",
+    "sanas",
+    "darts1",
+    "darts2",
+    "random_search",
+    "random_best",
+    "random",
+    "all_conv3x3",
+]
 WITHOUT_SEARCH = ("random", "all_conv3x3")
 """Methods that name a cell without images."""
 BY_GRADIENT = ("lease", "sanas", "darts1", "darts2")
@@ -37,8 +46,9 @@ class SearchConfig:
     """Search space, which defines the possible cells."""
     method: Method = "lease"
     """lease (learning by self-explanation), sanas, darts1 or darts2 (first and second order),
-    random_search (random search with weight sharing); or, without a search, random (one randomly
-    drawn cell) or all_conv3x3 (a 3x3 convolution on every edge)."""
+    random_search (random search with weight sharing), random_best (the best of --candidates random
+    cells that are each trained alone); or, without a search, random (one randomly drawn cell) or
+    all_conv3x3 (a 3x3 convolution on every edge)."""
     audience: str = "small_cnn"
     """The model that learns from the explanations (lease): small_cnn | resnet20 | resnet18 | ... |
     timm:NAME | package.module:factory."""
@@ -59,6 +69,8 @@ class SearchConfig:
     rates: Annotated[Rates, tyro.conf.arg(name="")] = field(default_factory=Rates)
     options: Annotated[LeaSEOptions, tyro.conf.arg(name="")] = field(default_factory=LeaSEOptions)
     base: Annotated[BaseOptions, tyro.conf.arg(name="")] = field(default_factory=BaseOptions)
+    candidates: Count = 5
+    """Cells that share the epochs of random_best, one after another."""
     validation_labels: Literal["true", "shuffled"] = "true"
     """Labels of the held-out images that move the architecture: their own or, as a control, those
     of other images of the batch (shuffled), from which nothing can be learned. The weights, the
@@ -96,6 +108,7 @@ class SearchConfig:
         self._check_method()
         self._check_space()
         self._check_base()
+        self._check_candidates()
         self._check_cuda_graph()
         held_out = self.data.validation or 0.5
         object.__setattr__(self, "data", replace(self.data, validation=held_out))
@@ -127,10 +140,7 @@ class SearchConfig:
                 f"method {self.method} has no explanation and no audience; leave out the options "
                 "of lease (lambda, gamma, eps, control, gradient-path, ...)"
             )
-        if (
-            self.method in ("darts1", "random_search", *WITHOUT_SEARCH)
-            and self.options.mode is not None
-        ):
+        if self.method not in ("lease", "sanas", "darts2") and self.options.mode is not None:
             raise InputError(f"method {self.method} needs no hypergradient; leave out --mode")
         if self.method in WITHOUT_SEARCH and self.stop_at_skips is not None:
             raise OptionError(
@@ -138,6 +148,21 @@ class SearchConfig:
                 f"{self.method} has none; leave it out",
                 type(self),
                 "stop_at_skips",
+            )
+
+    def _check_candidates(self) -> None:
+        """Refuse candidates that nobody trains, or for less than an epoch each."""
+        problem = ""
+        if self.method != "random_best":
+            if self.candidates != 5:
+                problem = f"which are those of random_best, not of {self.method}; leave them out"
+        elif self.candidates > self.epochs:
+            problem = f"which {self.epochs} epochs do not suffice to train; pass more epochs"
+        elif self.stop_at_skips is not None or self.cuda_graph:
+            raise InputError("method random_best knows no --stop-at-skips and no --cuda-graph")
+        if problem:
+            raise OptionError(
+                f"candidates is {self.candidates}, {problem}", type(self), "candidates"
             )
 
     def _check_stages(self) -> None:

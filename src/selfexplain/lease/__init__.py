@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from selfexplain.lease.darts import DARTS
     from selfexplain.lease.lease import LeaSE
     from selfexplain.lease.options import BaseOptions, LeaSEOptions, Rates
-    from selfexplain.lease.random_search import RandomSearch
+    from selfexplain.lease.random_search import RandomBest, RandomSearch
     from selfexplain.lease.sanas import SANAS
     from selfexplain.lease.search import ArchitectureSearch, SearchDivergedError
 
@@ -19,6 +19,7 @@ __all__ = [
     "BaseOptions",
     "LeaSE",
     "LeaSEOptions",
+    "RandomBest",
     "RandomSearch",
     "Rates",
     "SearchDivergedError",
@@ -30,7 +31,7 @@ lazily(
         "darts": "DARTS",
         "lease": "LeaSE",
         "options": "BaseOptions LeaSEOptions Rates",
-        "random_search": "RandomSearch",
+        "random_search": "RandomBest RandomSearch",
         "sanas": "SANAS",
         "search": "ArchitectureSearch SearchDivergedError",
     },

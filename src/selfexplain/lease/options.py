@@ -15,6 +15,7 @@ from selfexplain.limits import (
     Positive,
     ShareBelowOne,
     check_options,
+    check_values,
 )
 from selfexplain.spaces.genotype import FAMILIES, edges_of
 
@@ -224,7 +225,8 @@ class BaseOptions:
     operation (select audience_perturbation)."""
 
     def __post_init__(self) -> None:
-        """Refuse what is out of range, and what the base would not look at."""
+        """Refuse unknown names, what is out of range, and what the base would not look at."""
+        check_values(type(self), {"base": self.base, "select": self.select})
         check_options(self)
         if self.base != "beta_darts" and self.beta_weight != 50:
             raise InputError(

@@ -476,6 +476,11 @@ class ArchitectureSearch(ABC):
             InputError: a network draws random numbers, which a step has to draw again for each of
                 its passes.
         """
+        if self.base.drops_out:
+            raise InputError(
+                "the base drops out skip connections at a rate that changes, which a recorded step "
+                "cannot follow; leave out --cuda-graph, or pass another base"
+            )
         for name, learner in self.learners.items():
             draws = [type(m).__name__ for m in learner.module.modules() if _draws(m)]
             if draws:

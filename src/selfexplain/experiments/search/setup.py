@@ -1,6 +1,7 @@
 """What a search is made of before it starts, and what is made of its outcome."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,20 @@ from selfexplain.experiments.search_options import SearchConfig
 from selfexplain.files import atomic_file
 from selfexplain.hypergradients import World
 from selfexplain.hypergradients.level import SINGLE
-from selfexplain.lease import DARTS, SANAS, ArchitectureSearch, LeaSE, RandomSearch
+from selfexplain.lease import DARTS, SANAS, ArchitectureSearch, LeaSE, RandomBest, RandomSearch
 from selfexplain.lease.bases import PDARTS, make_base
 from selfexplain.lease.search import Batch
 from selfexplain.models import build_model
 from selfexplain.seeding import named_generator
-from selfexplain.spaces import FAMILIES, Genotype, Supernet, build_supernet, save_genotype
+from selfexplain.spaces import (
+    FAMILIES,
+    SPACES,
+    Genotype,
+    Supernet,
+    build_network,
+    build_supernet,
+    save_genotype,
+)
 
 # From a search's configuration to the search and its batches.
 
@@ -65,6 +74,23 @@ def build_search(
             seed=config.seed,
             processes=processes,
             base=base,
+        )
+    if config.method == "random_best":
+        alone = partial(
+            build_network,
+            num_classes=data.num_classes,
+            in_channels=data.shape_CHW[0],
+            image_size=side_of(data.shape_CHW),
+            channels=config.init_channels,
+            cells=SPACES[config.space].supernet_cells if cells is None else cells,
+        )
+        return RandomBest(
+            supernet,
+            alone,
+            candidates=config.candidates,
+            rates=config.rates,
+            seed=config.seed,
+            processes=processes,
         )
     if config.method == "random_search":
         return RandomSearch(supernet, rates=config.rates, seed=config.seed, processes=processes)

@@ -111,7 +111,7 @@ def alphas_tables(record: SearchRecord) -> list[dict[str, Any]]:
         []
     """
     last = record.history[-1] if record.history else {}
-    if record.config["method"] == "random_search" or "alphas" not in last:
+    if record.samples or "alphas" not in last:
         return []
     family = from_string(last["genotype"]).family
     return [
@@ -157,6 +157,7 @@ def alphas_part(record: SearchRecord) -> Markup | str:
         "search_alphas.html",
         method=record.config["method"],
         weights=_weights_are(record),
+        samples=record.samples,
         charts=[_weights_of(cell, lines, operations) for cell in lines[0]["weights"]],
         tables=alphas_tables(record),
     )

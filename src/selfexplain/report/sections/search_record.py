@@ -87,6 +87,11 @@ class SearchRecord:
         return self.config["method"] not in ("random", "all_conv3x3")
 
     @property
+    def samples(self) -> bool:
+        """Whether its method draws cells, so that weights are 1 or 0."""
+        return self.config["method"] in ("random_search", "random_best")
+
+    @property
     def planned_epochs(self) -> int:
         """Epochs of the search and of the selection of its cell."""
         family = SPACES[self.config["space"]].family
