@@ -16,7 +16,9 @@ from tests.helpers.two_processes import in_two_processes
 
 from selfexplain.hypergradients import World, unroll
 from selfexplain.lease import DARTS, SANAS, ArchitectureSearch, LeaSE, LeaSEOptions, Rates
+from selfexplain.lease.bases import DrNAS
 from selfexplain.lease.search import Batch
+from selfexplain.lease.selection import audience_score, decide, supernet_score
 from selfexplain.training.processes import joined_processes
 
 pytestmark = pytest.mark.slow
@@ -95,11 +97,35 @@ def with_batch_norm(search: ArchitectureSearch) -> dict[str, Any]:
     return search.state_dict()
 
 
+def decided(processes: World) -> dict[str, Any]:
+    """A search on a base that draws and halves, and two edges of its cell."""
+    options = LeaSEOptions(eps=0.2, step_size=0.2, coupling="normalised", control="shuffled_delta")
+    search = LeaSE(
+        supernet(),
+        audience(),
+        options=options,
+        rates=RATES,
+        processes=processes,
+        base=DrNAS(progressive=True),
+    )
+    search.set_progress(0.5)
+    found = walked(search)
+    with SmoothReLU(), PerImageNorm():
+        for score in (
+            supernet_score(search, lambda: [batch(8)]),
+            audience_score(search, lambda: [share(9, processes)], lambda: [batch(8)], steps=1),
+        ):
+            found[f"score {len(found)}"] = score(search.expected())
+            decide(search, score)
+    return found | {"kept": search.kept}
+
+
 def paths(processes: World) -> dict[str, Any]:
     darts1 = DARTS(supernet(), order=1, rates=RATES, processes=processes)
     return {
         "darts1": walked(darts1),
         "lease": walked(lease(processes, "shuffled")),
+        "decided": decided(processes),
         "with_batch_norm": with_batch_norm(lease(processes)),
     }
 
@@ -127,12 +153,13 @@ def test_a_search_walks_the_path_of_one_process(in_halves: list[Any]) -> None:
     alone = {
         "darts1": walked(DARTS(supernet(), order=1, rates=RATES)),
         "lease": walked(lease(World(), "shuffled")),
+        "decided": decided(World()),
     }
     for name, whole in alone.items():
         torch.testing.assert_close(in_halves[0][name], whole, rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", ["darts1", "lease", "with_batch_norm"])
+@pytest.mark.parametrize("name", ["darts1", "lease", "decided", "with_batch_norm"])
 def test_all_processes_hold_the_same_to_the_bit(name: str, in_halves: list[Any]) -> None:
     first, second = (found[name] for found in in_halves)
     torch.testing.assert_close(second, first, rtol=0, atol=0)

@@ -22,7 +22,7 @@ from selfexplain.experiments.options import (
     run_name,
     to_dict,
 )
-from selfexplain.experiments.search_options import Method, SearchConfig, Space
+from selfexplain.experiments.search_options import WITHOUT_SEARCH, Method, SearchConfig, Space
 from selfexplain.experiments.specs import read_options
 from selfexplain.lease import Rates
 from selfexplain.limits import (
@@ -263,7 +263,8 @@ def _said_of(spec: str, own: Mapping[str, Any]) -> Iterator[None]:
     except OptionError as error:
         shared = "budget" if error.field == "epochs" else error.field
         if error.owner is SearchConfig and shared in SHARED and shared not in own:
-            raise OptionError(str(error), NASStudyConfig, shared) from error
+            said = shared + str(error).removeprefix(error.field)
+            raise OptionError(said, NASStudyConfig, shared) from error
         raise InputError(f"{spec}: {error}") from error
     except InputError as error:
         raise InputError(f"{spec}: {error}") from error
@@ -322,8 +323,8 @@ def _check_distinct(searches: Mapping[str, SearchConfig]) -> None:
 def _identity(search: SearchConfig) -> str:
     """What a search depends on; options that its method does not look at are left out."""
     values = to_dict(search, leave_out=("out", "resume", "seed", "warmup_epochs"))
-    if search.method == "random":
-        return "random"
+    if search.method in WITHOUT_SEARCH:
+        return search.method
     options = values["options"]
     options["mode"] = search.options.mode or DEFAULT_MODE.get(search.method)
     options["gradient_path"] = search.options.gradient_path or DEFAULT_PATH.get(search.method)

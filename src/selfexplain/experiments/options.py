@@ -18,6 +18,7 @@ from selfexplain.errors import InputError
 from selfexplain.files import shortened
 from selfexplain.introspection.options import recorded_names
 from selfexplain.launchers import LocalWorkers, RayCluster, Scheduler, Serial
+from selfexplain.lease import BaseOptions
 from selfexplain.limits import (
     Count,
     Limits,
@@ -455,6 +456,9 @@ def to_dict(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
         }
     elif "options" in values:  # of a search
         values["options"] = _without_later(values["options"], _LATER_LEASE)
+        if "base" in values:
+            values["base"] = _without_later(values["base"], asdict(BaseOptions()))
+        values = _without_later(values, {"base": {}, "validation_labels": "true"})
     result: dict[str, Any] = json.loads(json.dumps(values, default=str))
     return result
 

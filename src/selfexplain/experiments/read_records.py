@@ -6,11 +6,12 @@ Files of version 0.1.0 may lack fields that came later; those end in a question 
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from selfexplain.errors import InputError
 from selfexplain.evaluation import Scores
 from selfexplain.files import read_json
+from selfexplain.lease.options import BaseName, Selection
 from selfexplain.records import ANYTHING, Flag, ListOf, MapOf, Maybe, Number, Text, Whole, checked
 from selfexplain.spaces import SPACES, Genotype, from_string
 from selfexplain.spaces.genotype import edges_of
@@ -67,7 +68,9 @@ MOST_METRICS = 200
 """Numbers that an epoch has logged."""
 
 SEARCH_CONFIG = {
-    "method": Text(("lease", "sanas", "darts1", "darts2", "random_search", "random")),
+    "method": Text(
+        ("lease", "sanas", "darts1", "darts2", "random_search", "random", "all_conv3x3")
+    ),
     "space": Text(SPACES),
     "seed": Whole(),
     "epochs": EPOCH,
@@ -77,6 +80,11 @@ SEARCH_CONFIG = {
         "shown?": Text(("product", "magnitude", "emphasis")),
         "gradient_path?": Maybe(Text()),
         "eps?": Number(1e-30),
+    },
+    "base?": {
+        "base?": Text(get_args(BaseName)),
+        "select?": Text(get_args(Selection)),
+        "selection_epochs?": Whole(),
     },
 }
 EXPLAINED_OPTIONS = {"control": Text(), "shown": Text(), "eps": Number(1e-30)}

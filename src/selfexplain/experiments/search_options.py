@@ -8,7 +8,7 @@ import tyro
 
 from selfexplain.errors import InputError
 from selfexplain.experiments.options import AUTO_DIR, DataOptions, SweepOptions, name_folder
-from selfexplain.lease import LeaSEOptions, Rates
+from selfexplain.lease import BaseOptions, LeaSEOptions, Rates
 from selfexplain.limits import Count, Limits, Natural, OptionError, Seed, check_once, check_options
 from selfexplain.spaces import SPACES
 from selfexplain.training.loggers import LoggerName
@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     Space = str
 else:
     Space = Literal[tuple(SPACES)]
-Method = Literal["lease", "sanas", "darts1", "darts2", "random_search", "random"]
+Method = Literal["lease", "sanas", "darts1", "darts2", "random_search", "random", "all_conv3x3"]
+WITHOUT_SEARCH = ("random", "all_conv3x3")
+"""Methods that name a cell without images."""
+BY_GRADIENT = ("lease", "sanas", "darts1", "darts2")
+"""Methods with a gradient towards the architecture."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +37,8 @@ class SearchConfig:
     """Search space, which defines the possible cells."""
     method: Method = "lease"
     """lease (learning by self-explanation), sanas, darts1 or darts2 (first and second order),
-    random_search (random search with weight sharing), or random: one randomly drawn cell."""
+    random_search (random search with weight sharing); or, without a search, random (one randomly
+    drawn cell) or all_conv3x3 (a 3x3 convolution on every edge)."""
     audience: str = "small_cnn"
     """The model that learns from the explanations (lease): small_cnn | resnet20 | resnet18 | ... |
     timm:NAME | package.module:factory."""
@@ -49,10 +54,15 @@ class SearchConfig:
     init_channels: Annotated[int, Limits(least=1, most=4096)] = 16
     """Channels of the supernet's first cells."""
     cells: Annotated[int, Limits(least=1, most=500)] | None = None
-    """Cells of the supernet (darts, pcdarts; None for 8), or of each of its three stages
-    (nasbench201; None for 5)."""
+    """Cells of the supernet (darts, pcdarts; None for 8, or for 5 in the first of the three
+    supernets of base pdarts), or of each of its three stages (nasbench201; None for 5)."""
     rates: Annotated[Rates, tyro.conf.arg(name="")] = field(default_factory=Rates)
     options: Annotated[LeaSEOptions, tyro.conf.arg(name="")] = field(default_factory=LeaSEOptions)
+    base: Annotated[BaseOptions, tyro.conf.arg(name="")] = field(default_factory=BaseOptions)
+    validation_labels: Literal["true", "shuffled"] = "true"
+    """Labels of the held-out images that move the architecture: their own or, as a control, those
+    of other images of the batch (shuffled), from which nothing can be learned. The weights, the
+    accuracies in the log and a selection by perturbation see the true ones."""
     stop_at_skips: Count | None = None
     """Stop as soon as the cell (darts: the normal one) would have this many skip connections, and
     keep the cell before that; None to never stop early."""
@@ -79,6 +89,7 @@ class SearchConfig:
             )
         self._check_method()
         self._check_space()
+        self._check_base()
         held_out = self.data.validation or 0.5
         object.__setattr__(self, "data", replace(self.data, validation=held_out))
         name_folder(self, "search", self.space, self.method, free=("seeds",))
@@ -87,6 +98,11 @@ class SearchConfig:
     def resting_epochs(self) -> int:
         """Epochs in which the architecture rests."""
         return self.epochs // 10 if self.warmup_epochs is None else self.warmup_epochs
+
+    @property
+    def all_epochs(self) -> int:
+        """Epochs of the search and of the selection of its cell."""
+        return self.epochs + self.base.more_epochs(SPACES[self.space].family)
 
     def _check_space(self) -> None:
         """Refuse a supernet that no images would fit."""
@@ -104,14 +120,82 @@ class SearchConfig:
                 f"method {self.method} has no explanation and no audience; leave out the options "
                 "of lease (lambda, gamma, eps, control, gradient-path, ...)"
             )
-        if self.method in ("darts1", "random_search", "random") and self.options.mode is not None:
+        if (
+            self.method in ("darts1", "random_search", *WITHOUT_SEARCH)
+            and self.options.mode is not None
+        ):
             raise InputError(f"method {self.method} needs no hypergradient; leave out --mode")
-        if self.method == "random" and self.stop_at_skips is not None:
+        if self.method == "sanas" and self.options.gradient_path == "explainer_only":
+            raise InputError(
+                "gradient_path is explainer_only, but only the second copy of the explainer "
+                "updates the architecture of method sanas; pass full or no_explanation"
+            )
+        if self.method in WITHOUT_SEARCH and self.stop_at_skips is not None:
             raise OptionError(
-                "stop_at_skips looks at an architecture after each epoch, and method random has "
-                "none; leave it out",
+                "stop_at_skips looks at an architecture after each epoch, and method "
+                f"{self.method} has none; leave it out",
                 type(self),
                 "stop_at_skips",
+            )
+
+    def _check_stages(self) -> None:
+        """Refuse what has no place in the three stages of P-DARTS."""
+        if SPACES[self.space].family != "darts":
+            raise InputError(
+                f"base is pdarts, which is made for the cells of darts, but the space is "
+                f"{self.space}; pass space darts or pcdarts, or another base"
+            )
+        if self.epochs < 6:
+            raise OptionError(
+                f"epochs is {self.epochs}, but base pdarts has three stages of at least 2 epochs; "
+                "pass at least 6",
+                type(self),
+                "epochs",
+            )
+        if self.base.select != "argmax" or self.stop_at_skips is not None:
+            raise InputError(
+                "base pdarts selects its cell by the largest weights and at most two skip "
+                "connections; leave out select and stop_at_skips"
+            )
+
+    def _check_base(self) -> None:
+        """Refuse bases and selections that space or method cannot carry."""
+        base = self.base
+        if self.method not in BY_GRADIENT and base != BaseOptions():
+            raise InputError(
+                f"method {self.method} has no gradient towards an architecture; leave out --base, "
+                "--select and their options, or pass method lease, sanas, darts1 or darts2"
+            )
+        if self.method not in BY_GRADIENT and self.validation_labels != "true":
+            raise OptionError(
+                f"validation_labels is {self.validation_labels}, but method {self.method} has no "
+                "gradient towards an architecture that could see them; leave it out",
+                type(self),
+                "validation_labels",
+            )
+        if base.base == "pdarts":
+            self._check_stages()
+        if base.select == "argmax":
+            return
+        if self.stop_at_skips is not None:
+            raise InputError(
+                f"stop_at_skips looks at the largest weights, but select is {base.select}; leave "
+                "out one of them"
+            )
+        if "none" not in SPACES[self.space].rules.operations:
+            raise InputError(
+                f"select is {base.select}, but space {self.space} has no operation none, which "
+                "stands for what is removed; pass select argmax"
+            )
+        if base.select == "audience_perturbation" and self.method != "lease":
+            raise InputError(
+                f"select is audience_perturbation, but method {self.method} has no audience of its "
+                "own; pass method lease, or select perturbation"
+            )
+        if base.select == "audience_perturbation" and self.options.gamma == 0:
+            raise InputError(
+                "select is audience_perturbation, but with gamma 0 the audience learns nothing "
+                "from explanations; pass a positive gamma"
             )
 
 

@@ -7,7 +7,7 @@ from selfexplain.lazy import lazily
 if TYPE_CHECKING:
     from selfexplain.lease.darts import DARTS
     from selfexplain.lease.lease import LeaSE
-    from selfexplain.lease.options import LeaSEOptions, Rates
+    from selfexplain.lease.options import BaseOptions, LeaSEOptions, Rates
     from selfexplain.lease.random_search import RandomSearch
     from selfexplain.lease.sanas import SANAS
     from selfexplain.lease.search import ArchitectureSearch, SearchDivergedError
@@ -16,6 +16,7 @@ __all__ = [
     "DARTS",
     "SANAS",
     "ArchitectureSearch",
+    "BaseOptions",
     "LeaSE",
     "LeaSEOptions",
     "RandomSearch",
@@ -28,7 +29,7 @@ lazily(
     {
         "darts": "DARTS",
         "lease": "LeaSE",
-        "options": "LeaSEOptions Rates",
+        "options": "BaseOptions LeaSEOptions Rates",
         "random_search": "RandomSearch",
         "sanas": "SANAS",
         "search": "ArchitectureSearch SearchDivergedError",

@@ -4,6 +4,7 @@ from typing import Literal
 
 from selfexplain.hypergradients import Level, Mode, World, as_function
 from selfexplain.hypergradients.level import SINGLE
+from selfexplain.lease.bases import Base
 from selfexplain.lease.options import Rates
 from selfexplain.lease.search import (
     WEIGHTS_DISPLACEMENT,
@@ -30,6 +31,7 @@ class DARTS(ArchitectureSearch):
         mode: how the hypergradient of the second order is computed.
         seed: of the start architecture.
         processes: those that share each batch, equal parts each; all are then updated alike.
+        base: how the architecture becomes the weights of the operations; None for a softmax.
 
     Example:
         >>> import torch
@@ -52,8 +54,9 @@ class DARTS(ArchitectureSearch):
         mode: Mode = "finite_difference",
         seed: int = 0,
         processes: World = SINGLE,
+        base: Base | None = None,
     ) -> None:
-        super().__init__(supernet, rates or Rates(), seed, processes)
+        super().__init__(supernet, rates or Rates(), seed, processes, base)
         self.mode: Mode | None = mode if order == 2 else None
 
     def declare(self, train_batch: Batch, val_batch: Batch) -> Declaration:

@@ -19,6 +19,7 @@ from selfexplain.hypergradients.level import (
     leaves,
     like,
 )
+from selfexplain.lease.bases import Base
 from selfexplain.lease.options import GradientPath, LeaSEOptions, Rates, Shown
 from selfexplain.lease.search import (
     WEIGHTS_DISPLACEMENT,
@@ -317,6 +318,7 @@ class LeaSE(ArchitectureSearch):
             pixel units; None for images in [0, 1].
         seed: of the start architecture, and of what controls draw.
         processes: those that share each batch, equal parts each; all are then updated alike.
+        base: how the architecture becomes the weights of the operations; None for a softmax.
 
     Raises:
         InputError: the audience does not return as many classes as the supernet.
@@ -348,8 +350,9 @@ class LeaSE(ArchitectureSearch):
         std_C: Tensor | None = None,
         seed: int = 0,
         processes: World = SINGLE,
+        base: Base | None = None,
     ) -> None:
-        super().__init__(supernet, rates or Rates(), seed, processes)
+        super().__init__(supernet, rates or Rates(), seed, processes, base)
         self.options = with_gradient_path(options or LeaSEOptions(), "full")
         self.std_C = std_C
         self.learners["audience"] = Learner(audience, self.rates.audience_lr, self.rates)

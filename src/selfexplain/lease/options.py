@@ -7,7 +7,16 @@ import tyro
 
 from selfexplain.errors import InputError
 from selfexplain.hypergradients import Mode
-from selfexplain.limits import Limits, NotNegative, Positive, ShareBelowOne, check_options
+from selfexplain.limits import (
+    Count,
+    Limits,
+    Natural,
+    NotNegative,
+    Positive,
+    ShareBelowOne,
+    check_options,
+)
+from selfexplain.spaces.genotype import FAMILIES, edges_of
 
 Attack = Literal["normalised", "plain", "sign"]
 Target = Literal["prediction", "label"]
@@ -15,6 +24,8 @@ Shown = Literal["product", "magnitude", "emphasis"]
 Coupling = Literal["weighted", "normalised"]
 GradientPath = Literal["full", "no_explanation", "explainer_only"]
 LeaSEControl = Literal["none", "random_delta", "shuffled_delta", "saliency"]
+BaseName = Literal["plain", "beta_darts", "drnas", "drnas_progressive", "pdarts"]
+Selection = Literal["argmax", "perturbation", "audience_perturbation"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,3 +133,76 @@ class Rates:
     def __post_init__(self) -> None:
         """Refuse rates that are not positive."""
         check_options(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BaseOptions:
+    """What a gradient-based search stands on (bases.py), and how it ends in a cell (selection.py).
+
+    Raises:
+        InputError: a number is out of range.
+
+    Example:
+        >>> BaseOptions(base="beta_darts").beta_weight
+        50.0
+    """
+
+    base: BaseName = "plain"
+    """How the architecture becomes the weights of the operations: by a softmax (plain), with the
+    regulariser of beta-DARTS (beta_darts); drawn from a Dirichlet distribution (drnas), half of
+    whose operations are dropped in the middle of the search (drnas_progressive); or by a softmax
+    in three supernets, each deeper and of fewer operations than the last (pdarts)."""
+    beta_weight: NotNegative = 50.0
+    """Weight of the regulariser at the end of the search, to which it grows from 0 (beta_darts)."""
+    select: Selection = "argmax"
+    """How the cell is selected: by the largest weights (argmax); or after the search, edge by edge,
+    by how much the supernet's accuracy on held-out images drops without an operation
+    (perturbation), or how much worse the audience then learns (audience_perturbation)."""
+    selection_epochs: Natural = 5
+    """Epochs in which the supernet is tuned between two decisions, besides those of the search
+    (select perturbation and audience_perturbation)."""
+    teaching_steps: Count = 20
+    """Steps in which a copy of the audience learns from the explanations of a supernet without an
+    operation (select audience_perturbation)."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of range, and what the base would not look at."""
+        check_options(self)
+        if self.base != "beta_darts" and self.beta_weight != 50:
+            raise InputError(
+                f"beta_weight is the weight of a regulariser that base {self.base} lacks; leave it "
+                "out, or pass base beta_darts"
+            )
+        if self.select == "argmax" and self.selection_epochs != 5:
+            raise InputError(
+                "selection_epochs are those between decisions by perturbation; leave them out, or "
+                "pass select perturbation or audience_perturbation"
+            )
+        if self.select != "audience_perturbation" and self.teaching_steps != 20:
+            raise InputError(
+                "teaching_steps are those of an audience; leave them out, or pass select "
+                "audience_perturbation"
+            )
+
+    def more_epochs(self, family: str) -> int:
+        """Epochs between decisions by perturbation, which come after those of the search.
+
+        Example:
+            >>> BaseOptions(select="perturbation").more_epochs("nasbench201")
+            25
+        """
+        rounds = 1 if self.select == "argmax" else selection_rounds(family)
+        return self.selection_epochs * (rounds - 1)
+
+
+def selection_rounds(family: str) -> int:
+    """Rounds of selection by perturbation: one for each edge, and each node that drops edges.
+
+    Example:
+        >>> selection_rounds("darts")
+        17
+    """
+    rules = FAMILIES[family]
+    nodes = range(rules.inputs, rules.inputs + rules.nodes)
+    most = rules.edges_per_node
+    return len(edges_of(family)) + sum(most is not None and node > most for node in nodes)

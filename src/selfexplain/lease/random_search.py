@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from selfexplain.hypergradients import Level, World, as_function
-from selfexplain.hypergradients.level import SINGLE, Variable
+from selfexplain.hypergradients.level import SINGLE
+from selfexplain.lease.bases import Architecture
 from selfexplain.lease.options import Rates
 from selfexplain.lease.search import (
     ArchitectureSearch,
@@ -74,9 +75,9 @@ class RandomSearch(ArchitectureSearch):
         loss = explainer_learns(explainer(learner.own_step()), *train_batch)
         return Declaration(levels=[Level("explainer", loss, learner.lr)], outer=loss, mode=None)
 
-    def variables(self) -> dict[str, Variable]:
-        """As of every search, but with the drawn cell as the architecture."""
-        return super().variables() | {"architecture": self._drawn}
+    def relaxed(self) -> Architecture:
+        """The drawn cell."""
+        return self._drawn
 
     def step(
         self, train_batch: Batch, val_batch: Batch, *, move_architecture: bool = True

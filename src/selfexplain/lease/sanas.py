@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy
 from selfexplain.errors import InputError
 from selfexplain.hypergradients import World
 from selfexplain.hypergradients.level import SINGLE, Function
+from selfexplain.lease.bases import Base
 from selfexplain.lease.lease import LeaSE, with_gradient_path
 from selfexplain.lease.options import LeaSEOptions, Rates
 from selfexplain.lease.search import Batch, Loss, Network
@@ -37,6 +38,7 @@ class SANAS(LeaSE):
         std_C: standard deviations by which the images' pixels were divided.
         seed: of the start architecture, and of what controls draw.
         processes: those that share each batch, equal parts each; all are then updated alike.
+        base: how the architecture becomes the weights of the operations; None for a softmax.
 
     Example:
         >>> import torch
@@ -61,6 +63,7 @@ class SANAS(LeaSE):
         std_C: Tensor | None = None,
         seed: int = 0,
         processes: World = SINGLE,
+        base: Base | None = None,
     ) -> None:
         options = with_gradient_path(options or LeaSEOptions(), "no_explanation")
         if options.gradient_path == "explainer_only":
@@ -84,6 +87,7 @@ class SANAS(LeaSE):
             std_C=std_C,
             seed=seed,
             processes=processes,
+            base=base,
         )
 
     @property

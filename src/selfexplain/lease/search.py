@@ -33,9 +33,11 @@ from selfexplain.hypergradients import (
     take_steps,
     unroll_each,
 )
-from selfexplain.hypergradients.level import SINGLE, Function, Variable, Variables, leaves
+from selfexplain.hypergradients.level import SINGLE, Function, Variable, Variables, leaves, like
+from selfexplain.lease.bases import Architecture, Base, best_kept, masked
 from selfexplain.lease.options import Rates
 from selfexplain.spaces import Genotype, Supernet
+from selfexplain.spaces.supernet import set_skip_dropout
 from selfexplain.training.optimizers import make_optimizer
 
 Loss = Callable[[Variables], Tensor]
@@ -180,10 +182,15 @@ class Learner:
         """The learning rate now."""
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def set_lr(self, factor: float) -> None:
-        """Set the learning rate between its end (factor 0) and its start value (1)."""
-        low = min(self.rates.lr_min, self.start_lr)
-        self.optimizer.param_groups[0]["lr"] = low + (self.start_lr - low) * factor
+    def set_lr(self, factor: float, start: float = 1.0) -> None:
+        """Set the learning rate between its end (0) and this share of its start value (1)."""
+        high = start * self.start_lr
+        low = min(self.rates.lr_min, high)
+        self.optimizer.param_groups[0]["lr"] = low + (high - low) * factor
+
+    def forget_momentum(self) -> None:
+        """As if the optimizer had made no step."""
+        self.optimizer.state.clear()
 
     def update(self, gradient: dict[str, Tensor]) -> None:
         """One step along a gradient by name."""
@@ -293,6 +300,10 @@ class ArchitectureSearch(ABC):
         rates: how weights and architecture are updated.
         seed: of the start architecture, and of all that a step draws.
         processes: those that share each batch, equal parts each; all are then updated alike.
+        base: how the architecture becomes the weights of the operations; None for a softmax.
+
+    Attributes:
+        kept: name -> mask, in the architecture's shapes: what of it still counts.
 
     Example:
         >>> from selfexplain.lease import DARTS
@@ -307,14 +318,25 @@ class ArchitectureSearch(ABC):
     """
 
     def __init__(
-        self, supernet: Supernet, rates: Rates, seed: int, processes: World = SINGLE
+        self,
+        supernet: Supernet,
+        rates: Rates,
+        seed: int,
+        processes: World = SINGLE,
+        base: Base | None = None,
     ) -> None:
         self.supernet, self.rates, self.processes = supernet, rates, processes
+        self.base, self.done = base or Base(), 0.0
+        self.base.check(supernet.family)
         self.generator = torch.Generator().manual_seed(seed)
         reference = next(supernet.parameters())
         self.architecture = {
             name: tensor.to(reference).requires_grad_()
             for name, tensor in supernet.new_architecture(self.generator).items()
+        }
+        # On the CPU, so that looking at it never waits for a GPU.
+        self.kept = {
+            name: torch.ones(t.shape, dtype=torch.bool) for name, t in self.architecture.items()
         }
         self.learners = {"explainer": Learner(supernet, rates.lr, rates)}
         self.optimizer = torch.optim.Adam(
@@ -334,9 +356,22 @@ class ArchitectureSearch(ABC):
         """The supernet whose weights count."""
         return self.learners["explainer"].module
 
+    def relaxed(self) -> Architecture:
+        """Numbers whose softmax this step's supernet mixes with, by the architecture's graph."""
+        return self._of_kept(self.base.relax(self.architecture, self.generator))
+
+    def expected(self) -> dict[str, Tensor]:
+        """Numbers whose softmax is what the architecture stands for now, without a graph."""
+        numbers = self._of_kept(self.base.expected(self.architecture))
+        return {name: t.detach() for name, t in numbers.items()}
+
+    def _of_kept(self, numbers: Architecture) -> Architecture:
+        everything = all(bool(mask.all()) for mask in self.kept.values())
+        return numbers if everything else masked(numbers, self.kept)
+
     def variables(self) -> dict[str, Variable]:
-        """The architecture and each learner's weights, by name, without a graph."""
-        architecture = {name: t.detach() for name, t in self.architecture.items()}
+        """What the architecture stands for and each learner's weights, by name, without a graph."""
+        architecture: dict[str, Tensor] = self.expected()
         weights = {name: learner.weights for name, learner in self.learners.items()}
         return {"architecture": architecture, **weights}
 
@@ -359,7 +394,9 @@ class ArchitectureSearch(ABC):
             SearchDivergedError: several steps in a row had to be skipped.
         """
         step = self.declare(train_batch, val_batch)
-        variables = self.variables() | step.start
+        relaxed = self.relaxed()
+        at = {name: t.detach() for name, t in relaxed.items()}
+        variables: dict[str, Variable] = self.variables() | {"architecture": at} | step.start
         hypergradient: Variable = {}
         outer: dict[str, Tensor] = {}
         if not move_architecture or step.mode is None:
@@ -370,7 +407,8 @@ class ArchitectureSearch(ABC):
             unrolled = unroll_each(
                 levels, outers, variables, "architecture", mode, processes=self.processes
             )
-            hypergradient = self.join([one.hypergradient for one in unrolled])
+            pulled_back = [self._pulled_back(relaxed, one.hypergradient) for one in unrolled]
+            hypergradient = self._with_penalty(self.join(pulled_back))
             outer = {"validation": torch.stack([one.outer for one in unrolled]).sum()}
             if step.mode is not None:
                 losses, gradients = dict(unrolled[0].losses), dict(unrolled[0].gradients)
@@ -381,6 +419,29 @@ class ArchitectureSearch(ABC):
         """The direction of the architecture, from the hypergradient of each outer loss."""
         (only,) = hypergradients
         return only
+
+    def _pulled_back(self, relaxed: Architecture, hypergradient: Variable) -> Variable:
+        """The gradient towards the architecture, from that towards what `relaxed` made of it."""
+        if relaxed is self.architecture:
+            return hypergradient
+        found = torch.autograd.grad(
+            list(relaxed.values()),
+            list(self.architecture.values()),
+            leaves(hypergradient),
+            retain_graph=True,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        return dict(zip(self.architecture, found, strict=True))
+
+    def _with_penalty(self, hypergradient: Variable) -> Variable:
+        """Joined by the gradient of the base's penalty, so that no coupling takes it for a loss."""
+        penalty = self.base.penalty(self.architecture, self.done)
+        if penalty is None:
+            return hypergradient
+        found = torch.autograd.grad(penalty, list(self.architecture.values()), allow_unused=True)
+        pairs = zip(leaves(hypergradient), found, strict=True)
+        return like(hypergradient, [h if g is None else h + g for h, g in pairs])
 
     def _update(self, gradients: dict[str, Variable], hypergradient: Variable) -> None:
         everything = [t for v in (*gradients.values(), hypergradient) for t in leaves(v)]
@@ -413,17 +474,43 @@ class ArchitectureSearch(ABC):
         del held_out
 
     def set_progress(self, done: float) -> None:
-        """Set the weights' learning rates for a share `done` in [0, 1] of the search."""
+        """Set learning rates and operations for a share `done` in [0, 1] of the search."""
+        self.done = done
+        _, within = self.base.stage(done)
         for learner in self.learners.values():
-            learner.set_lr((1 + math.cos(math.pi * done)) / 2)
+            learner.set_lr((1 + math.cos(math.pi * within)) / 2)
+            set_skip_dropout(learner.module, self.base.skip_dropout(done))
+        for name, kept in self.kept.items():
+            if kept.dim() == 2:
+                most = self.base.most_operations(kept.shape[1], done)
+                self.kept[name] = best_kept(self.architecture[name].cpu(), kept, most)
+
+    def set_tuning(self, done: float) -> None:
+        """Set learning rates for a share `done` in [0, 1] of the tuning after a search.
+
+        They begin at a tenth of the search's, without its momentum, as in the published code of
+        DARTS-PT (selection.py).
+        """
+        self.done = 1.0
+        for learner in self.learners.values():
+            if done == 0:
+                learner.forget_momentum()
+            learner.set_lr((1 + math.cos(math.pi * done)) / 2, start=0.1)
+
+    @property
+    def rests(self) -> bool:
+        """Whether the base wants the architecture to rest now."""
+        return self.base.rests(self.done)
 
     def genotype(self) -> Genotype:
         """The discrete cells that the architecture stands for now."""
-        return self.supernet.genotype({k: t.detach() for k, t in self.architecture.items()})
+        return self.base.genotype(self.supernet, self.expected())
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds: tensors, numbers and strings."""
+        whole = all(bool(mask.all()) for mask in self.kept.values())
         return {
+            **({} if whole else {"kept": {name: mask.clone() for name, mask in self.kept.items()}}),
             "architecture": {name: t.detach().clone() for name, t in self.architecture.items()},
             "optimiser": copy.deepcopy(self.optimizer.state_dict()),
             "learners": {name: learner.state() for name, learner in self.learners.items()},
@@ -436,6 +523,8 @@ class ArchitectureSearch(ABC):
         with torch.no_grad():
             for name, tensor in self.architecture.items():
                 tensor.copy_(state["architecture"][name])
+        if "kept" in state:
+            self.kept = {name: state["kept"][name].cpu() for name in self.kept}
         self.optimizer.load_state_dict(state["optimiser"])
         for name, learner in self.learners.items():
             learner.restore(state["learners"][name])

@@ -6,7 +6,14 @@ from selfexplain.lazy import lazily
 from selfexplain.spaces import registry as registry  # makes the spaces of the library known
 
 if TYPE_CHECKING:
-    from selfexplain.spaces.genotype import FAMILIES, Cell, Edge, Genotype, random_genotype
+    from selfexplain.spaces.genotype import (
+        FAMILIES,
+        Cell,
+        Edge,
+        Genotype,
+        all_conv3x3,
+        random_genotype,
+    )
     from selfexplain.spaces.genotype_io import (
         from_string,
         load_genotype,
@@ -29,6 +36,7 @@ __all__ = [
     "SearchSpace",
     "Size",
     "Supernet",
+    "all_conv3x3",
     "build_network",
     "build_supernet",
     "count_multiply_adds",
@@ -47,7 +55,7 @@ __all__ = [
 lazily(
     __name__,
     {
-        "genotype": "Cell Edge FAMILIES Genotype random_genotype",
+        "genotype": "Cell Edge FAMILIES Genotype all_conv3x3 random_genotype",
         "genotype_io": "from_string load_genotype published_genotypes save_genotype to_string",
         "network": "build_network count_multiply_adds count_parameters",
         "operations": "set_drop_path",

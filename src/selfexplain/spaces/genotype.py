@@ -139,7 +139,36 @@ def _check_cell(what: str, cell: Cell, rules: CellRules) -> None:
         )
 
 
-# Random genotypes, for random search and for tests.
+# The genotype that takes no search, and random ones, for random search and for tests.
+
+
+def all_conv3x3(family: str) -> Genotype:
+    """A 3x3 convolution on every edge; where nodes choose their edges, on those from the inputs.
+
+    Of several 3x3 convolutions it is the first: a separable one in darts.
+
+    Raises:
+        InputError: there is no such family, or none of its operations is a 3x3 convolution.
+
+    Example:
+        >>> all_conv3x3("tiny201").cells["cell"].nodes[0]
+        (Edge(operation='nor_conv_3x3', source=0),)
+    """
+    if family not in FAMILIES:
+        raise InputError(
+            f"there are no cells of family {family!r}; pass one of {', '.join(FAMILIES)}"
+        )
+    rules = FAMILIES[family]
+    operation = next((name for name in rules.operations if name.endswith("conv_3x3")), None)
+    if operation is None:
+        raise InputError(
+            f"no operation of {family} is called ...conv_3x3; pass another method than all_conv3x3"
+        )
+    nodes = [
+        tuple(Edge(operation, source) for source in range(number)[: rules.edges_per_node])
+        for number in range(rules.inputs, rules.inputs + rules.nodes)
+    ]
+    return Genotype(family, {name: Cell(tuple(nodes), rules.concat) for name in rules.cells})
 
 
 def random_genotype(family: str, generator: torch.Generator | None = None) -> Genotype:

@@ -10,6 +10,7 @@ from functools import reduce
 from operator import add
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
@@ -138,6 +139,7 @@ class MixedOp(nn.Module):
         self.channels = channels
         self.stride = stride
         self.bundle = edges if bundled else 1
+        self.skip_dropout = 0.0
         computed = [name for name in self.names if name != "none"]
         self.shared = [name for name in computed if operation(name, stride).layers is None]
         self.pool_norms = nn.ModuleDict(
@@ -160,9 +162,15 @@ class MixedOp(nn.Module):
 
     def forward(self, x_BCHW: Tensor, weights_EO: Tensor) -> list[Terms]:
         """What each later node receives."""
-        columns = [self.names.index(name) for name in self.shared]
-        results = [self._shared_result(name, x_BCHW) for name in self.shared]
+        drops = self.training and self.skip_dropout > 0 and "skip_connect" in self.shared
+        shared = [name for name in self.shared if not (drops and name == "skip_connect")]
+        columns = [self.names.index(name) for name in shared]
+        results = [self._shared_result(name, x_BCHW) for name in shared]
         sent = combinations(results, weights_EO[:, columns])
+        if drops:  # each edge for itself, so there is nothing to share
+            weights_E = weights_EO[:, self.names.index("skip_connect")]
+            skips = [w * F.dropout(x_BCHW, self.skip_dropout) for w in weights_E]
+            sent = [s + skip for s, skip in zip(sent, skips, strict=True)]
         active = PREPARATIONS["relu"](x_BCHW, self.stride)
         scales_OEC = weights_EO.T[:, :, None].repeat(1, 1, self.channels)
         worked: list[Tensor] = []
@@ -181,6 +189,13 @@ class MixedOp(nn.Module):
             return prepared
         normalised: Tensor = self.pool_norms[name](prepared)
         return normalised
+
+
+def set_skip_dropout(model: nn.Module, probability: float) -> None:
+    """Drop a share of what skip connections of stride 1 carry in training, in all mixed cells."""
+    for module in model.modules():
+        if isinstance(module, MixedOp):
+            module.skip_dropout = probability
 
 
 # What all supernets have in common: their architecture is data, not a parameter.

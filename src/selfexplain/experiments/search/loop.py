@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +26,9 @@ from selfexplain.files import write_tensors
 from selfexplain.hypergradients import World
 from selfexplain.hypergradients.level import SINGLE
 from selfexplain.lease import ArchitectureSearch, LeaSE
+from selfexplain.lease.options import selection_rounds
+from selfexplain.lease.search import Batch
+from selfexplain.lease.selection import Score, audience_score, decide, supernet_score
 from selfexplain.seeding import epoch_seed
 from selfexplain.spaces import from_string, to_string
 from selfexplain.training.log import EpochLog
@@ -130,7 +133,9 @@ class SearchProgress:
         prepared: Prepared,
         fabric: Fabric,
         loggers: Sequence[Logger] = (),
+        build: Callable[[int], ArchitectureSearch] | None = None,
     ) -> None:
+        self.build, self.stage = build, 0
         self.config, self.search, self.halves, self.prepared = config, search, halves, prepared
         self.fabric, self.device = fabric, fabric.device
         self.log = EpochLog(config.out, loggers, name="search.jsonl")
@@ -144,7 +149,7 @@ class SearchProgress:
         self.on_step = on_step
         self.epochs_done = run_epochs(
             self,
-            self.config.epochs,
+            self.config.all_epochs,
             fabric=self.fabric,
             log=self.log,
             path=self.path,
@@ -155,11 +160,31 @@ class SearchProgress:
 
     def begin(self, epoch: int) -> None:
         """Tell the search how far it has come."""
-        self.search.set_progress(epoch / self.config.epochs)
+        past = epoch - self.config.epochs
+        if past < 0:
+            done = epoch / self.config.epochs
+            self._enter_stage(self.search.base.stage(done)[0], done)
+            self.search.set_progress(done)
+        else:
+            self.search.set_tuning(past / (self.config.all_epochs - self.config.epochs))
+
+    def _enter_stage(self, stage: int, done: float) -> None:
+        """Go on with the next supernet, of the operations that the last one keeps."""
+        if stage == self.stage:
+            return
+        last = self.search
+        last.set_progress(done)
+        self._build(stage)
+        self.search.kept, self.search.skipped = last.kept, last.skipped
+
+    def _build(self, stage: int) -> None:
+        assert self.build is not None
+        self.search, self.stage = self.build(stage), stage
 
     def run_epoch(self, epoch: int) -> dict[str, Any]:
         """Take the steps of an epoch, and look at the resulting cell."""
         metrics = self._epoch(epoch)
+        self._select(epoch + 1)
         self._look_at_cell(epoch + 1)
         return {**metrics, **self._state_of_cell()}
 
@@ -170,6 +195,7 @@ class SearchProgress:
     def state(self) -> dict[str, Any]:
         """Of the search, and the cell so far."""
         return {
+            **({"stage": self.stage} if self.stage else {}),
             "stopped": self.stopped,
             "genotype": to_string(self.genotype),
             "search": self.search.state_dict(),
@@ -177,15 +203,17 @@ class SearchProgress:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to where a checkpoint was made."""
+        if state.get("stage", 0) != self.stage:
+            self._build(state["stage"])
         self.search.load_state_dict(state["search"])
         self.stopped, self.genotype = state["stopped"], from_string(state["genotype"])
 
     def _epoch(self, epoch: int) -> dict[str, Any]:
-        epochs = self.config.epochs
+        epochs = self.config.all_epochs
         sums: dict[str, float] = defaultdict(float)
         started = time.perf_counter()
         for step, (train_batch, val_batch) in enumerate(self.halves.epoch(epoch)):
-            moves = epoch >= self.config.resting_epochs
+            moves = epoch >= self.config.resting_epochs and not self.search.rests
             metrics = self.search.step(train_batch, val_batch, move_architecture=moves)
             for name, loss in metrics.items():
                 sums[name] += loss
@@ -201,7 +229,7 @@ class SearchProgress:
 
     def _validation_accuracy(self) -> float:
         """Of the supernet, in percent, on the half that moves the architecture."""
-        model = _WithArchitecture(self.search.evaluated, self.search.architecture)
+        model = _WithArchitecture(self.search.evaluated, self.search.expected())
         logits_NK, y_N = predict_together(
             model, self.prepared, device=self.device, workers=self.config.data.workers
         )
@@ -210,6 +238,32 @@ class SearchProgress:
     def _held_out(self) -> Batches:
         """The half that moves the architecture, in order and as it is."""
         return self.prepared.scored_batches(device=self.device, workers=self.config.data.workers)
+
+    def _select(self, epochs_done: int) -> None:
+        """Decide by perturbation, if it is time: at the end of the search, then at intervals."""
+        options, past = self.config.base, epochs_done - self.config.epochs
+        if options.select == "argmax" or past < 0:
+            return
+        interval = options.selection_epochs
+        if interval and past % interval:
+            return
+        # Without tuning, all decisions are made at once.
+        rounds = 1 if interval else selection_rounds(self.search.supernet.family)
+        for _ in range(rounds):
+            decide(self.search, self._score(epochs_done))
+
+    def _score(self, epochs_done: int) -> Score:
+        def held_out() -> Iterator[Batch]:
+            return self._held_out().epoch(0)
+
+        def training() -> Iterator[Batch]:
+            return self.halves.training.epoch(epochs_done)
+
+        if self.config.base.select == "perturbation":
+            return supernet_score(self.search, held_out)
+        assert isinstance(self.search, LeaSE)
+        steps = self.config.base.teaching_steps
+        return audience_score(self.search, training, held_out, steps)
 
     def _look_at_cell(self, epochs_done: int) -> None:
         """Adopt the cell that the architecture currently encodes, unless it skips too much."""
@@ -221,7 +275,7 @@ class SearchProgress:
 
     def _state_of_cell(self) -> dict[str, Any]:
         genotype = self.search.genotype()
-        weights = operation_weights(self.search.architecture)
+        weights = operation_weights(self.search.expected())
         skips, edges = skip_connections(genotype)
         return {
             "genotype": to_string(genotype),
@@ -260,7 +314,7 @@ class _WithArchitecture(nn.Module):
     def __init__(self, supernet: nn.Module, architecture: dict[str, Tensor]) -> None:
         super().__init__()
         self.supernet = supernet
-        self.architecture = {name: tensor.detach() for name, tensor in architecture.items()}
+        self.architecture = architecture
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         logits_BK: Tensor = self.supernet(x_BCHW, self.architecture)

@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -34,6 +34,7 @@ from selfexplain.experiments.run_dir import claim_several, environment, locked, 
 from selfexplain.experiments.runtime import launch
 from selfexplain.experiments.search.run import search_all, summarise_searches
 from selfexplain.experiments.search.setup import BilevelLoader, build_search
+from selfexplain.experiments.search_options import WITHOUT_SEARCH, SearchConfig
 from selfexplain.files import write_record
 from selfexplain.launchers import Watch, ignore
 from selfexplain.models.build import check_model_name, check_without_weights
@@ -43,9 +44,6 @@ from selfexplain.spaces.genotype import edges_of
 from selfexplain.spaces.table import TABULATED, BenchmarkTable, load_table
 from selfexplain.training import TrainingOptions
 from selfexplain.training.log import EpochLog
-
-if TYPE_CHECKING:
-    from selfexplain.experiments.search_options import SearchConfig
 
 UNDECIDED = 1.25
 """An edge is undecided if its largest weight is less than this many times uniform ones, a cell if
@@ -171,7 +169,9 @@ def _family(arch: str) -> str:
 def _data_of(config: NASStudyConfig, runs: Sequence[Run], images: Path | None) -> ImageData | None:
     """The images, if there is anything left to search; all that is asked can be done with them."""
     left = [run for run in runs if not (run.search.out / "result.json").exists()]
-    firsts = {run.method: run.search for run in reversed(left) if run.search.method != "random"}
+    firsts = {
+        run.method: run.search for run in reversed(left) if run.search.method not in WITHOUT_SEARCH
+    }
     if not firsts and (not left or config.retrain is None):
         return None
     data = load(config.data, images)

@@ -30,11 +30,11 @@ from selfexplain.experiments.search.setup import (
     skip_connections,
     write_outcome,
 )
-from selfexplain.experiments.search_options import SearchConfig, SearchesConfig
+from selfexplain.experiments.search_options import WITHOUT_SEARCH, SearchConfig, SearchesConfig
 from selfexplain.files import write_record
 from selfexplain.launchers import Watch, ignore
 from selfexplain.models.build import check_model_name, check_without_weights
-from selfexplain.spaces import SPACES, Genotype, random_genotype, to_string
+from selfexplain.spaces import SPACES, Genotype, all_conv3x3, random_genotype, to_string
 from selfexplain.training import TrainingOptions
 from selfexplain.training.loggers import Logger, numbers
 from selfexplain.training.processes import joined_processes
@@ -94,10 +94,10 @@ def run_search(
         fabric.barrier()  # every process has looked at the folder before one writes to it
         result: dict[str, Any] = {}
         with logged(config, first=fabric.is_global_zero) as loggers:
-            if config.method != "random":
+            if config.method not in WITHOUT_SEARCH:
                 result = _search(config, identity, fabric, data, on_step, loggers)
             elif fabric.is_global_zero:
-                result = _random_cell(config, loggers)
+                result = _cell_without_search(config, loggers)
         return fabric.broadcast(result)  # once the first process has written
 
 
@@ -113,7 +113,8 @@ def _search(
     device, processes = fabric.device, joined_processes()
     data = data if data is not None else load(config.data)
     prepared = prepare(data, config.data, config.seed)
-    search = build_search(config, data, prepared.std_C, device, processes)
+    build = partial(build_search, config, data, prepared.std_C, device, processes)
+    search = build()
     halves = BilevelLoader(config, prepared, device, processes)
     if fabric.is_global_zero:
         images = {
@@ -122,7 +123,7 @@ def _search(
             "class_names": list(prepared.class_names),
         }
         write_run(config, images, device, processes.count)
-    progress = SearchProgress(config, search, halves, prepared, fabric, loggers)
+    progress = SearchProgress(config, search, halves, prepared, fabric, loggers, build)
     progress.run(identity, on_step)
     if not fabric.is_global_zero:
         return {}
@@ -130,10 +131,13 @@ def _search(
     return _write_result(config, progress.genotype, progress.outcome(), loggers)
 
 
-def _random_cell(config: SearchConfig, loggers: Sequence[Logger]) -> dict[str, Any]:
-    """A cell drawn uniformly from the space: what a search must beat."""
-    generator = torch.Generator().manual_seed(config.seed)
-    genotype = random_genotype(SPACES[config.space].family, generator)
+def _cell_without_search(config: SearchConfig, loggers: Sequence[Logger]) -> dict[str, Any]:
+    """What a search must beat: a cell drawn uniformly from the space, or 3x3 convolutions alone."""
+    family = SPACES[config.space].family
+    if config.method == "random":
+        genotype = random_genotype(family, torch.Generator().manual_seed(config.seed))
+    else:
+        genotype = all_conv3x3(family)
     write_run(config, {}, torch.device("cpu"))
     write_outcome(config.out, genotype, [])
     return _write_result(config, genotype, {"epochs": 0}, loggers)
@@ -220,7 +224,7 @@ def search_all(
 
     def search_serially(one: SearchConfig, on_step: StepCallback) -> dict[str, Any]:
         own = data
-        if own is None and one.method != "random":
+        if own is None and one.method not in WITHOUT_SEARCH:
             own = load_once(one.data, images)
         return run_search(one, data=own, on_step=on_step)
 
@@ -232,7 +236,7 @@ def search_isolated(
     config: SearchConfig, on_step: StepCallback, *, images: Path | None = None
 ) -> dict[str, Any]:
     """Search in a worker, which keeps the data set for its next search."""
-    data = None if config.method == "random" else loaded(config.data, images)
+    data = None if config.method in WITHOUT_SEARCH else loaded(config.data, images)
     return run_search(config, data=data, on_step=on_step, lock_timeout=LOCK_TIMEOUT)
 
 

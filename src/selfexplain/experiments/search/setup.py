@@ -18,8 +18,10 @@ from selfexplain.files import atomic_file
 from selfexplain.hypergradients import World
 from selfexplain.hypergradients.level import SINGLE
 from selfexplain.lease import DARTS, SANAS, ArchitectureSearch, LeaSE, RandomSearch
+from selfexplain.lease.bases import PDARTS, make_base
 from selfexplain.lease.search import Batch
 from selfexplain.models import build_model
+from selfexplain.seeding import named_generator
 from selfexplain.spaces import FAMILIES, Genotype, Supernet, build_supernet, save_genotype
 
 # From a search's configuration to the search and its batches.
@@ -31,10 +33,12 @@ def build_search(
     std_C: Tensor,
     device: torch.device,
     processes: World = SINGLE,
+    stage: int = 0,
 ) -> ArchitectureSearch:
     """The search of a method (not of random), its start values a function of the seed alone.
 
-    All processes start with what the first one has built.
+    All processes start with what the first one has built. A base of several supernets has as many
+    stages, counted from 0.
 
     Raises:
         InputError: space, images or audience do not fit each other.
@@ -47,7 +51,9 @@ def build_search(
         >>> build_search(config, load(config.data), torch.ones(1), device).genotype().family
         'nasbench201'
     """
-    supernet = _supernet(config, data)
+    base = make_base(config.base)
+    cells = base.cells(stage, config.cells) if isinstance(base, PDARTS) else config.cells
+    supernet = _supernet(config, data, cells)
     supernet = supernet.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     take_from_first(supernet.state_dict().values())
     if config.method in ("darts1", "darts2"):
@@ -58,6 +64,7 @@ def build_search(
             mode=config.options.mode or "finite_difference",
             seed=config.seed,
             processes=processes,
+            base=base,
         )
     if config.method == "random_search":
         return RandomSearch(supernet, rates=config.rates, seed=config.seed, processes=processes)
@@ -69,6 +76,7 @@ def build_search(
             std_C=std_C,
             seed=config.seed,
             processes=processes,
+            base=base,
         )
     audience = _audience(config, data)
     audience = audience.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -81,10 +89,11 @@ def build_search(
         std_C=std_C,
         seed=config.seed,
         processes=processes,
+        base=base,
     )
 
 
-def _supernet(config: SearchConfig, data: ImageData) -> Supernet:
+def _supernet(config: SearchConfig, data: ImageData, cells: int | None) -> Supernet:
     image_size = side_of(data.shape_CHW)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -94,7 +103,7 @@ def _supernet(config: SearchConfig, data: ImageData) -> Supernet:
             in_channels=data.shape_CHW[0],
             image_size=image_size,
             channels=config.init_channels,
-            cells=config.cells,
+            cells=cells,
         )
 
 
@@ -128,6 +137,8 @@ class BilevelLoader:
         device: torch.device,
         processes: World = SINGLE,
     ) -> None:
+        self.shuffled = config.validation_labels == "shuffled"
+        self.seed, self.rank = config.seed, processes.rank
         for name, images in {"training": prepared.train, "held-out": prepared.scored}.items():
             if len(images) < config.batch_size:
                 raise InputError(
@@ -158,11 +169,15 @@ class BilevelLoader:
     def epoch(self, epoch: int) -> Iterator[tuple[Batch, Batch]]:
         """Each training batch with a held-out one; the held-out half is begun anew if it ends."""
         rounds = -(-len(self.training) // len(self.held_out))
+        draws = named_generator("validation labels", self.seed, epoch, self.rank)
         again = chain.from_iterable(self.held_out.epoch(epoch * rounds + i) for i in count())
         for pair in zip(self.training.epoch(epoch), islice(again, len(self)), strict=True):
             train, held_out = (
                 (x_BCHW.contiguous(memory_format=torch.channels_last), y_B) for x_BCHW, y_B in pair
             )
+            if self.shuffled:
+                images, labels_B = held_out
+                held_out = images, labels_B[torch.randperm(len(labels_B), generator=draws)]
             yield train, held_out
 
 

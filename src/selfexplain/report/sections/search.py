@@ -48,7 +48,7 @@ def summary_table(record: SearchRecord) -> Markup:
 
 
 def _epochs(record: SearchRecord) -> str:
-    planned, result = record.config["epochs"], record.result
+    planned, result = record.planned_epochs, record.result
     if result is None:
         return f"{len(record.history)} of {planned}, unfinished"
     stopped = f" of {planned}, stopped" if result.get("stopped_early") else ""
@@ -72,6 +72,8 @@ def _minutes(record: SearchRecord) -> str:
 def _caption(record: SearchRecord) -> str:
     if record.config["method"] == "random":
         return "a cell sampled uniformly from the space; nothing was trained"
+    if record.config["method"] == "all_conv3x3":
+        return "a 3x3 convolution on every edge; nothing was trained"
     parts = [
         "accuracy: of the supernet, on the half of the images that trains the architecture",
         "time: on the machine that ran it, without scoring",
@@ -84,7 +86,7 @@ def _caption(record: SearchRecord) -> str:
 
 
 def method_name(config: Mapping[str, Any]) -> str:
-    """The method, with the control or gradient path that makes it another one.
+    """The method, with the base, selection, control or gradient path that make it another one.
 
     Example:
         >>> method_name({"method": "lease", "options": {"control": "saliency"}})
@@ -96,6 +98,10 @@ def method_name(config: Mapping[str, Any]) -> str:
         words.append(f"control {options['control']}")
     if options.get("gradient_path"):
         words.append(f"gradient path {options['gradient_path']}")
+    base = config.get("base", {})
+    words += [f"{name} {base[name]}" for name in ("base", "select") if name in base]
+    if config.get("validation_labels", "true") != "true":
+        words.append(f"{config['validation_labels']} validation labels")
     return ", ".join(words)
 
 
@@ -190,7 +196,7 @@ def cell_part(record: SearchRecord, mark: str) -> Markup | str:
     return render(
         "search_cell.html",
         method=record.config["method"],
-        captions=[_epoch_caption(line, record.config["epochs"]) for line in chosen],
+        captions=[_epoch_caption(line, record.planned_epochs) for line in chosen],
         cells=[Markup(svg) for svg in drawn],  # noqa: S704 - written by cell_svg
         # Where the result is not the cell of the last epoch, it is named.
         kept=result.get("genotype") if result.get("genotype") != last else None,
@@ -227,7 +233,7 @@ def search_parts(record: SearchRecord, *, mark: str = "cell") -> list[Section]:
         Section("Search", summary_table(record)),
         Section("Cell", cell_part(record, mark)),
     ]
-    if record.config["method"] != "random":
+    if record.searched:
         parts.append(Section("Architecture", alphas_part(record)))
         parts.append(Section("Losses", losses_part(record)))
     if record.explains:

@@ -132,7 +132,7 @@ def _alphas_of(
     for row, weight in zip(body, edges or (), strict=edges is not None):
         row.append(f"{weight:.3f}")
     name = "cell" if cell == "cell" else f"{cell} cell"
-    caption = f"{name}: raw alphas after the last epoch, before softmax"
+    caption = f"{name}: raw alphas after the last epoch"
     return {"header": header, "rows": body, "caption": caption}
 
 
@@ -156,9 +156,17 @@ def alphas_part(record: SearchRecord) -> Markup | str:
     return render(
         "search_alphas.html",
         method=record.config["method"],
+        weights=_weights_are(record),
         charts=[_weights_of(cell, lines, operations) for cell in lines[0]["weights"]],
         tables=alphas_tables(record),
     )
+
+
+def _weights_are(record: SearchRecord) -> str:
+    """Of what, in the words of the base."""
+    base = record.config.get("base", {}).get("base", "plain")
+    drawn = base in ("drnas", "drnas_progressive")
+    return "in the mean of their distribution" if drawn else "the softmax of the alphas"
 
 
 def _weights_of(

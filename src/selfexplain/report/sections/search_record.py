@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from selfexplain.lease import BaseOptions
+from selfexplain.spaces import SPACES
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Explained:
@@ -77,6 +80,18 @@ class SearchRecord:
     def finished(self) -> bool:
         """Whether there is a result."""
         return self.result is not None
+
+    @property
+    def searched(self) -> bool:
+        """Whether its method searched, rather than named a cell."""
+        return self.config["method"] not in ("random", "all_conv3x3")
+
+    @property
+    def planned_epochs(self) -> int:
+        """Epochs of the search and of the selection of its cell."""
+        family = SPACES[self.config["space"]].family
+        given = {k: v for k, v in self.config.get("base", {}).items() if k.startswith("select")}
+        return int(self.config["epochs"]) + BaseOptions(**given).more_epochs(family)
 
     @property
     def explains(self) -> bool:
