@@ -5,11 +5,12 @@
 trains a LeaSE search for some steps, then computes the architecture's gradient of one step in every
 way, at several displacements, and compares it with the exact one (`inner_product`), as a whole and
 in the part that comes through the explanations (what is left when that of `explainer_only` is
-taken away).
+taken away). Lower precisions are compared with the exact one in float64.
 """
 
 import itertools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -33,6 +34,8 @@ from selfexplain.lease.search import Batch
 
 DISPLACEMENTS = (1e-4, 1e-3, 1e-2, 3e-2)
 """Root mean square displacements of every level's variable."""
+PRECISE_MODES: tuple[Mode, ...] = ("inner_product", "finite_difference")
+"""Modes that are computed in each precision."""
 Displacement = float | Literal["declared"] | None
 """One for all levels, each level's own, or the small one for smooth losses."""
 
@@ -101,15 +104,16 @@ def compare_ways(search: LeaSE, train_batch: Batch, val_batch: Batch) -> list[di
         >>> search = LeaSE(supernet, build_model("small_cnn", num_classes=2, in_channels=1))
         >>> batch = torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 0, 1])
         >>> len(compare_ways(search, batch, batch))
-        13
+        17
     """
 
-    def both(mode: Mode, displacement: Displacement) -> tuple[Tensor, Tensor]:
+    def both(mode: Mode, displacement: Displacement, as_: Batch = train_batch) -> list[Tensor]:
+        val = val_batch[0].to(as_[0].dtype), val_batch[1]
         full, alone = (
-            _gradient(search, path, mode, displacement, train_batch, val_batch)
+            _gradient(search, path, mode, displacement, as_, val).double()
             for path in ("full", "explainer_only")
         )
-        return full, full - alone
+        return [full, full - alone]
 
     exact, exact_part = both("inner_product", None)
     share = float(exact_part.norm() / (exact - exact_part).norm())
@@ -126,7 +130,34 @@ def compare_ways(search: LeaSE, train_batch: Batch, val_batch: Batch) -> list[di
                     "audience_part": _compared(part, exact_part),
                 }
             )
+    with in_float64(search):
+        reference = both("inner_product", None, (train_batch[0].double(), train_batch[1]))
+    for precision, mode in itertools.product(("fp32", "bf16"), PRECISE_MODES):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            found = both(mode, "declared")
+        whole, part = (_compared(a, b) for a, b in zip(found, reference, strict=True))
+        rows.append({"mode": mode, "precision": precision, "whole": whole, "audience_part": part})
     return rows
+
+
+@contextmanager
+def in_float64(search: LeaSE) -> Iterator[None]:
+    """The search in float64 for the time of the block."""
+    before = search.architecture, search.explained_statistics
+    modules = [learner.module for learner in search.learners.values()]
+    statistics = search.explained_statistics
+    try:
+        for module in modules:
+            module.double()
+        search.architecture = {name: t.double() for name, t in search.architecture.items()}
+        search.explained_statistics = {
+            name: t.double() if t.is_floating_point() else t for name, t in statistics.items()
+        }
+        yield
+    finally:
+        for module in modules:
+            module.float()
+        search.architecture, search.explained_statistics = before
 
 
 def _gradient(

@@ -302,7 +302,14 @@ def comparisons(settings: Settings) -> dict[str, Comparison]:
     return found
 
 
-LEAST = {"30-epochs": 90.0, "fast": 45.0, "200-epochs": 290.0, "costs": 60.0, "cuda": 30.0}
+LEAST = {
+    "30-epochs": 90.0,
+    "fast": 45.0,
+    "200-epochs": 290.0,
+    "costs": 60.0,
+    "cuda": 30.0,
+    "steps": 60.0,
+}
 """Seconds that a unit takes at least: a captured ResNet-18 takes 30 epochs in 35 s alone, 200 in
 240 s; and processes have to start."""
 CUDA_SECONDS = 120.0
@@ -317,7 +324,7 @@ def stages_of(settings: Settings) -> dict[str, Stage]:
     runs = {name: _runs_stage(name, each, bool(settings.toy)) for name, each in found.items()}
     long = {name: runs.pop(name) for name in list(runs) if name.startswith("200")}
     costs = {f"costs-{name}": _costs_stage(name, found[name], settings) for name in runs}
-    return {"cuda": _cuda_stage(settings), **runs, **costs, **long}
+    return {"cuda": _cuda_stage(settings), **runs, **costs, "steps": _steps_stage(settings), **long}
 
 
 def _runs_stage(name: str, comparison: Comparison, toy: bool) -> Stage:
@@ -350,7 +357,10 @@ def _cuda_stage(settings: Settings) -> Stage:
             words += ["--deselect", name]
         return [
             *words,
-            *(f"tests/cuda/test_{name}.py" for name in ("steps", "numbers", "commands")),
+            *(
+                f"tests/cuda/test_{name}.py"
+                for name in ("steps", "search_steps", "numbers", "commands")
+            ),
         ]
 
     def left() -> int:
@@ -358,6 +368,20 @@ def _cuda_stage(settings: Settings) -> Stage:
         return int(not re.search(r"\b\d+ passed\b.* in [\d.]+s", last_line(log)) or _failed(log))
 
     return Stage(name="cuda", command=command, left=left, least=LEAST["cuda"], most=CUDA_SECONDS)
+
+
+def _steps_stage(settings: Settings) -> Stage:
+    """Milliseconds of steps as written and recorded, of searches at full size among them."""
+    group, path = "ways_of_stepping", Path("results/benchmarks/cuda.json")
+
+    def left() -> int:
+        """1 until they are measured; nothing on a CPU."""
+        if settings.accelerator == "cpu":
+            return 0
+        return int(not path.exists() or group not in json.loads(path.read_text())["groups"])
+
+    command = [sys.executable, "-m", "benchmarks.run", group]
+    return Stage(name="steps", command=lambda: command, left=left, least=LEAST["steps"])
 
 
 def passed_tests(log: Path) -> list[str]:

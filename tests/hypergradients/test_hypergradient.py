@@ -18,7 +18,7 @@ from selfexplain.hypergradients import (
     unroll,
     unroll_each,
 )
-from selfexplain.hypergradients.exact import PrimitiveBatchNorm
+from selfexplain.hypergradients.batch_norm import ClosedBatchNorm, primitive_batch_norm
 from selfexplain.hypergradients.level import leaves
 
 EXACT, DIFFERENCE = 1e-7, 1e-4
@@ -35,7 +35,7 @@ MODES: list[Any] = list(TOLERANCE)
 
 def relative_error(a: Any, b: Any) -> float:
     x, y = (torch.cat([t.flatten() for t in leaves(v)]) for v in (a, b))
-    return float((x - y).norm() / y.norm())
+    return float(((x - y).norm() / y.norm()).detach())
 
 
 def network(seed: int, inputs: int, outputs: int) -> tuple[nn.Module, dict[str, Tensor]]:
@@ -230,26 +230,172 @@ def test_fused_batch_norm_in_three_exact_levels_is_refused_by_name() -> None:
         hypergradient(levels, lambda v: v["w2"].sum(), variables, "a", mode="exact")
 
 
-def test_primitive_batch_norm_equals_the_fused_one() -> None:
+def derivatives(normalise: Any, x: Tensor, weight: Any, bias: Any, target: Tensor) -> list[Any]:
+    """The output, and first to third derivatives towards x, weight and bias."""
+    inputs = [t for t in (x, weight, bias) if t is not None]
+    y = normalise(x, weight, bias)
+    first = torch.autograd.grad((y.sin() * target).sum(), inputs, create_graph=True)
+    scalar = torch.stack([(g.cos() * g).sum() for g in first]).sum()
+    fast = torch.autograd.grad(scalar, inputs, retain_graph=True)
+    second = torch.autograd.grad(scalar, inputs, create_graph=True)
+    third = torch.autograd.grad(torch.stack([g.square().sum() for g in second]).sum(), inputs)
+    return [(y,), first, fast, second, third]
+
+
+def closed(x: Tensor, weight: Any, bias: Any) -> Tensor:
+    with ClosedBatchNorm():
+        return nn.functional.batch_norm(x, None, None, weight, bias, training=True)
+
+
+@pytest.mark.parametrize("affine", ["none", "scale", "scale and shift"])
+@pytest.mark.parametrize("shape", [(4, 3, 5, 6), (2, 3, 3, 2, 2), (7, 3)])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_derivatives_of_batch_norm_are_those_of_primitives(
+    affine: str, shape: tuple[int, ...], channels_last: bool
+) -> None:
     torch.manual_seed(0)
+    x = 2 * torch.randn(shape, dtype=torch.float64) + 1
+    if channels_last:
+        x = x.transpose(1, -1).contiguous().transpose(1, -1)
+    weight = torch.randn(3, dtype=torch.float64).requires_grad_() if affine != "none" else None
+    bias = torch.randn(3, dtype=torch.float64).requires_grad_() if "shift" in affine else None
+    given = x.requires_grad_(), weight, bias, torch.randn(shape, dtype=torch.float64)
+    pairs = zip(derivatives(closed, *given), derivatives(primitive_batch_norm, *given), strict=True)
+    for order, (found, expected) in enumerate(pairs):
+        for a, b in zip(found, expected, strict=True):
+            assert relative_error(a, b) < 1e-12, order
+
+
+@pytest.mark.parametrize("wanted", ["x", "weight", "bias"])
+def test_batch_norm_by_one_of_its_gradients_alone(wanted: str) -> None:
+    """An adjoint of one of the three first derivatives, which itself may be cut off from x."""
+    torch.manual_seed(0)
+    inputs = {
+        "x": torch.randn(6, 3, 2, 2, dtype=torch.float64).requires_grad_(),
+        "weight": torch.randn(3, dtype=torch.float64).requires_grad_(),
+        "bias": torch.randn(3, dtype=torch.float64).requires_grad_(),
+    }
+    for linear in (True, False):  # where linear, the gradient of the output has no graph
+        for create_graph in (False, True):
+            found = []
+            for normalise in (closed, primitive_batch_norm):
+                y = normalise(*inputs.values())
+                loss = y[..., 0].sum() * 3 if linear else y.exp().mean()
+                (g,) = torch.autograd.grad(loss, inputs[wanted], create_graph=True)
+                second = [torch.zeros_like(t) for t in inputs.values()]
+                if g.requires_grad:
+                    second = list(
+                        torch.autograd.grad(
+                            g.pow(3).sum(),
+                            [*inputs.values()],
+                            create_graph=create_graph,
+                            allow_unused=True,
+                            materialize_grads=True,
+                        )
+                    )
+                found.append([g, *second])
+            for one, other in zip(*found, strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-13)
+            assert linear or all(t.abs().sum() > 0 for t in found[0][:2])
+
+
+def test_batch_norm_keeps_the_bits_of_torch_until_the_first_derivative() -> None:
     for module, x in (
-        (nn.BatchNorm2d(3).double(), torch.randn(4, 3, 5, 5, dtype=torch.float64)),
-        (nn.BatchNorm1d(3, affine=False).double(), torch.randn(4, 3, dtype=torch.float64)),
+        (nn.BatchNorm2d(3), torch.randn(4, 3, 5, 5)),
+        (nn.BatchNorm1d(3, affine=False, momentum=None), torch.randn(4, 3)),
     ):
-        expected = module(x)
-        fixed = module.eval()(x)
-        module.train()
+        found = []
         before = {k: t.clone() for k, t in module.state_dict().items()}
-        with PrimitiveBatchNorm():
-            assert torch.allclose(module(x), expected, rtol=1e-12, atol=1e-12)
-        moved = {k: t.clone() for k, t in module.state_dict().items()}
-        module.load_state_dict(before)
-        module(x)  # the fused one
-        for name, tensor in module.state_dict().items():
-            torch.testing.assert_close(moved[name], tensor)
-        module.load_state_dict(before)
-        with PrimitiveBatchNorm():
-            assert torch.equal(module.eval()(x), fixed)  # with fixed statistics: the usual one
+        for mode in (ClosedBatchNorm(), ClosedBatchNorm(cpu_only=True), None):
+            module.load_state_dict(before)
+            x.requires_grad_()
+            with mode or torch.enable_grad():
+                y = module(x)
+                fixed = module.eval()(x)  # with fixed statistics: the usual one
+                module.train()
+            gradient = torch.autograd.grad(y.square().sum(), [x, *module.parameters()])
+            found.append([y, fixed, *gradient, *[t.clone() for t in module.buffers()]])
+        for one in found[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(one, found[0], strict=True))
+    with ClosedBatchNorm(), pytest.raises(ValueError, match="more than 1 value per channel"):
+        nn.BatchNorm2d(3)(torch.ones(1, 3, 1, 1))
+
+
+def test_a_loss_may_use_other_ways_to_differentiate_a_batch_norm() -> None:
+    x = torch.randn(6, 3, dtype=torch.float64)
+
+    def value(t: Tensor) -> Tensor:
+        return nn.functional.batch_norm(t, None, None, training=True).pow(3).sum()
+
+    expected = torch.func.grad(value)(x)
+    with ClosedBatchNorm():
+        assert torch.equal(torch.func.grad(value)(x), expected)
+        slope = torch.func.jvp(value, (x,), (torch.ones_like(x) * x,))[1]
+    torch.testing.assert_close(slope, (expected * x).sum())
+
+
+def test_what_an_outer_loss_does_not_look_at_is_not_computed() -> None:
+    """An outer loss of an early level leaves the later ones' mixed products alone."""
+    backwards = dict.fromkeys(("w", "z", "u"), 0)
+
+    def counted(name: str, value: Tensor) -> Tensor:
+        """The value; counts mixed products, each of which passes here once more than the step."""
+
+        class Count(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, t: Tensor) -> Tensor:
+                return t.clone()
+
+            @staticmethod
+            def backward(ctx: Any, g: Tensor) -> Tensor:
+                if not torch.is_grad_enabled():
+                    backwards[name] += 1
+                return g.clone()
+
+        return Count.apply(value)  # type: ignore[no-any-return,no-untyped-call]
+
+    levels = [
+        Level("w", lambda v: counted("w", v["w"] * v["a"]).sin().sum(), 0.1),
+        Level("z", lambda v: counted("z", v["z"] * v["w"] * v["a"]).cos().sum(), 0.1),
+        Level("u", lambda v: counted("u", v["u"] * v["z"]).exp().sum(), 0.1),
+    ]
+    start = {name: torch.randn(2, dtype=torch.float64) for name in ("w", "z", "u", "a")}
+    outers = [lambda v: v["w"].square().sum(), lambda v: v["u"].sum(), lambda v: v["a"].sum()]
+    for outer, passes in zip(outers, ((1, 0, 0), (1, 1, 1), (0, 0, 0)), strict=True):
+        backwards.update(w=0, z=0, u=0)
+        found = hypergradient(levels, outer, start, "a", "inner_product")
+        assert tuple(backwards.values()) == passes
+        truth = brute_force_hypergradient(levels, outer, start, "a")
+        assert relative_error(found, truth) < EXACT
+    for mode in MODES:
+        nothing = hypergradient(levels, lambda v: torch.ones(()), start, "a", mode)
+        assert torch.equal(leaves(nothing)[0], torch.zeros(2))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_independent_term_is_in_the_step_and_in_no_product(mode: Any) -> None:
+    """Against the same term as a part of the loss."""
+    x = torch.randn(5, 3, dtype=torch.float64)
+    calls = []
+
+    def explained(v: Any) -> Tensor:
+        return torch.tanh(x * v["w"] * v["a"]).square().sum()
+
+    def plain(v: Any) -> Tensor:
+        calls.append(v["w"].requires_grad)
+        return (x @ v["w"]).cos().sum()
+
+    start = {name: torch.randn(3, dtype=torch.float64) for name in ("w", "a")}
+    apart = Level("w", explained, 0.1, independent_loss=plain)
+    unrolled = unroll([apart], lambda v: v["w"].exp().sum(), start, "a", mode)
+    assert calls == [True]
+    joined = Level("w", lambda v: explained(v) + plain(v), 0.1)
+    expected = unroll([joined], lambda v: v["w"].exp().sum(), start, "a", "exact")
+    assert relative_error(unrolled.hypergradient, expected.hypergradient) < TOLERANCE[mode]
+    assert relative_error(unrolled.gradients["w"], expected.gradients["w"]) < 1e-12
+    assert unrolled.losses["w"].item() == pytest.approx(expected.losses["w"].item())
+    truth = brute_force_hypergradient([apart], lambda v: v["w"].exp().sum(), start, "a")
+    assert relative_error(expected.hypergradient, truth) < EXACT
 
 
 def test_a_module_as_a_function_leaves_its_statistics_and_starts_from_them() -> None:
@@ -268,8 +414,9 @@ def test_a_module_as_a_function_leaves_its_statistics_and_starts_from_them() -> 
 def test_a_loss_that_is_cut_off_from_its_variable_is_named() -> None:
     w = torch.ones(1)
     level = Level("w", lambda v: v["w"].detach().sum(), 0.1)
-    with pytest.raises(InputError, match="the loss of level w is cut off from its variable"):
-        hypergradient([level], lambda v: v["w"].sum(), {"w": w, "a": w}, "a")
+    for mode in MODES:
+        with pytest.raises(InputError, match="the loss of level w is cut off from its variable"):
+            hypergradient([level], lambda v: v["w"].sum(), {"w": w, "a": w}, "a", mode)
 
 
 def test_bad_input_is_named() -> None:
@@ -325,3 +472,100 @@ def test_several_outer_losses_share_steps_and_random_numbers(mode: Any) -> None:
         assert one.outer.item() == alone.outer.item()
     if mode in ("inner_product", "exact"):
         assert len(calls) == once == 1
+
+
+def quadratic() -> tuple[Any, ...]:
+    """Loss (v - B a)^T Q (v - B a) / 2, whose argmin is B a; every derivative is in closed form."""
+    torch.manual_seed(0)
+    root, b_matrix = torch.randn(2, 3, 3, dtype=torch.float64)
+    q_matrix = root @ root.T / 3 + 0.1 * torch.eye(3, dtype=torch.float64)
+    start = {name: torch.randn(3, dtype=torch.float64) for name in ("v", "a")}
+
+    def loss(v: Any) -> Tensor:
+        away = v["v"] - b_matrix @ v["a"]
+        return away @ q_matrix @ away / 2
+
+    return loss, q_matrix, b_matrix, start
+
+
+NEUMANN_MODES: list[Any] = [mode for mode in MODES if mode != "exact"]
+
+
+@pytest.mark.parametrize("mode", NEUMANN_MODES)
+@pytest.mark.parametrize("terms", [1, 2, 10])
+@pytest.mark.parametrize("maximize", [False, True])
+def test_a_neumann_series_in_closed_form(mode: Any, terms: int, maximize: bool) -> None:
+    loss, q_matrix, b_matrix, start = quadratic()
+    lr = 0.3
+    sign = -1 if maximize else 1
+    level = Level("v", lambda v: sign * loss(v), lr, maximize=maximize, neumann_terms=terms)
+    found = unroll([level], lambda v: v["v"].pow(3).sum(), start, "a", mode)
+    shrink = torch.eye(3, dtype=torch.float64) - lr * q_matrix
+    stepped = start["v"] - lr * q_matrix @ (start["v"] - b_matrix @ start["a"])
+    adjoint = 3 * stepped.square()
+    series = sum(torch.linalg.matrix_power(shrink, k) @ adjoint for k in range(terms))
+    assert relative_error(found.hypergradient, lr * b_matrix.T @ q_matrix @ series) < 1e-6
+    assert relative_error(found.stepped["v"], stepped) < 1e-12  # the step itself is one step
+
+
+@pytest.mark.parametrize("mode", NEUMANN_MODES)
+def test_at_a_minimum_a_series_is_that_many_steps(mode: Any) -> None:
+    """In the middle of a chain: against as many levels of one step each, by brute force."""
+    terms, lr = 4, 0.2
+    torch.manual_seed(1)
+    x = torch.randn(6, 3, dtype=torch.float64)
+
+    def first(v: Any) -> Tensor:
+        return (v["w"] * v["a"]).sin().sum()
+
+    def inner(v: Any, name: str) -> Tensor:  # at its minimum in v: v = w a, whatever x
+        away = v[name] - v["w"] * v["a"]
+        return (x @ away).cosh().mean() + (x @ away).square().mean() * v["a"].square().sum()
+
+    def outer(v: Any, name: str) -> Tensor:
+        return (v[name] * v["a"]).exp().sum()
+
+    start: dict[str, Any] = {n: torch.randn(3, dtype=torch.float64) for n in ("w", "a")}
+    start["a"] = start["a"] / 2
+    before = Level("w", first, 0.1)
+    start["v"] = before.step(start) * start["a"]
+    series = Level("v", lambda v: inner(v, "v"), lr, neumann_terms=terms)
+    found = hypergradient([before, series], lambda v: outer(v, "v"), start, "a", mode)
+
+    steps = []
+    for k in range(terms):
+        # a level that starts where the one before ended: v_k = v_{k-1} + its own zero, moved
+        def loss(v: Any, k: int = k) -> Tensor:
+            at = start["v"] + sum(v[f"z{i}"] for i in range(k + 1))
+            return inner({**v, "v": at}, "v")
+
+        steps.append(Level(f"z{k}", loss, lr))
+    start |= {f"z{k}": torch.zeros(3, dtype=torch.float64) for k in range(terms)}
+
+    def whole(v: Any) -> Tensor:
+        return outer({**v, "v": start["v"] + sum(v[f"z{k}"] for k in range(terms))}, "v")
+
+    truth = brute_force_hypergradient([before, *steps], whole, start, "a")
+    assert relative_error(found, truth) < {"one_sided": 1e-4}.get(mode, 1e-6)
+    one_step = hypergradient(
+        [before, Level("v", series.loss, lr)], lambda v: outer(v, "v"), start, "a", mode
+    )
+    assert relative_error(one_step, truth) > 1e-2
+
+
+def test_a_series_that_nothing_carries_is_refused() -> None:
+    loss, _, _, start = quadratic()
+    for wrong, message in (
+        ({"neumann_terms": 0}, "neumann_terms of level v is 0; pass at least 1"),
+        ({"neumann_terms": 2, "project": torch.tanh}, "has a direction or a projection"),
+        ({"neumann_terms": 2, "direction": torch.tanh}, "has a direction or a projection"),
+        (
+            {"neumann_terms": 2, "independent_loss": loss},
+            "make its independent_loss a part of loss",
+        ),
+    ):
+        with pytest.raises(InputError, match=message):
+            Level("v", loss, 0.1, **wrong)
+    level = Level("v", loss, 0.1, neumann_terms=2)
+    with pytest.raises(InputError, match="level v has several neumann_terms; pass inner_product"):
+        hypergradient([level], lambda v: v["v"].sum(), start, "a", "exact")

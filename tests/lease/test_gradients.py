@@ -21,6 +21,7 @@ from selfexplain.lease import DARTS, SANAS, LeaSE, LeaSEOptions, Rates
 
 pytestmark = pytest.mark.slow
 
+EPS = LeaSEOptions().eps  # explanations without a step do not look at it
 RATES = Rates(lr=0.1, audience_lr=0.1)
 TOLERANCE = {
     "exact": 1e-7,
@@ -29,6 +30,12 @@ TOLERANCE = {
     "finite_difference": 1e-4,
     "one_sided": 1e-4,
 }
+
+
+SOFT_MASKS: list[dict[str, Any]] = [
+    {"shown": "soft_mask", "explanation": explanation, "eps": EPS, "step_size": EPS}
+    for explanation in ("cam", "squared_gradients")
+]
 
 
 def lease(dtype: torch.dtype = torch.float64, **options: Any) -> LeaSE:
@@ -83,6 +90,12 @@ def test_without_the_path_through_the_explanation_it_is_held_fixed() -> None:
         {"control": "shuffled_delta"},
         {"control": "saliency"},
         {"control": "random_delta"},
+        {"shown": "soft_mask"},
+        {"shown": "soft_mask", "tau": 2.0, "explanation_steps": 2, "target": "label"},
+        {"shown": "soft_mask", "control": "saliency"},
+        *SOFT_MASKS,
+        {**SOFT_MASKS[0], "target": "label", "control": "shuffled_delta"},
+        {**SOFT_MASKS[1], "target": "label", "control": "shuffled_delta"},
     ],
     ids=str,
 )
@@ -94,9 +107,74 @@ def test_every_option_is_in_the_gradient(options: dict[str, Any]) -> None:
         def value(architecture: Any) -> Any:
             return composed(step.levels, step.outer, {**variables, "architecture": architecture})
 
-        for along, slope in slopes(value, variables["architecture"], step=1e-4):
+        # A shorter step where another pixel may become the median, which bends the function.
+        step_length = 1e-5 if options.get("shown") == "soft_mask" else 1e-4
+        for along, slope in slopes(value, variables["architecture"], step=step_length):
             derivative = sum(float((found[k] * along[k]).sum()) for k in along)
             assert derivative == pytest.approx(slope, rel=1e-6, abs=1e-8)
+
+
+@pytest.mark.parametrize("options", [{"shown": "soft_mask"}, *SOFT_MASKS], ids=str)
+def test_a_soft_mask_reaches_the_architecture_in_every_mode(options: dict[str, Any]) -> None:
+    with SmoothReLU():
+        step, variables = declared(lease(**options))
+        found = {
+            mode: hypergradient(step.levels, step.outer, variables, "architecture", mode)
+            for mode in TOLERANCE
+        }
+        cut, start = declared(lease(**options, gradient_path="no_explanation"))
+        alone = hypergradient(cut.levels, cut.outer, start, "architecture", "inner_product")
+        darts, _ = declared(DARTS(supernet(), order=2, rates=RATES))
+        expected = hypergradient(darts.levels, darts.outer, start, "architecture", "exact")
+    for mode, one in found.items():
+        assert relative_error(one, found["inner_product"]) < TOLERANCE[mode], mode
+    assert relative_error(found["inner_product"], alone) > 1e-5  # something came through
+    assert relative_error(alone, expected) < 1e-12
+
+
+def test_an_audience_that_is_unrolled_further() -> None:
+    """Against the series with the audience's Hessian written out."""
+    terms = 3
+    with SmoothReLU():
+        step, variables = declared(lease())
+        options = {"audience_inverse": "neumann", "neumann_terms": terms}
+        series, _ = declared(lease(**options))
+        found = {
+            mode: hypergradient(series.levels, series.outer, variables, "architecture", mode)
+            for mode in ("inner_product", "forward_over_reverse", "finite_difference")
+        }
+        before = unroll(step.levels, step.outer, variables, "architecture", "inner_product")
+        *_, audience_level = series.levels
+        names = list(variables["audience"])
+        shapes = [t.shape for t in variables["audience"].values()]
+        flat = torch.cat([t.flatten() for t in variables["audience"].values()])
+        seen = {**variables, **before.stepped}
+
+        def of_flat(loss: Any) -> Any:
+            def value(w: torch.Tensor) -> torch.Tensor:
+                parts = w.split([shape.numel() for shape in shapes])
+                named = {n: p.reshape(s) for n, p, s in zip(names, parts, shapes, strict=True)}
+                return loss({**seen, "audience": named})
+
+            return value
+
+        hessian = torch.autograd.functional.hessian(of_flat(audience_level.loss), flat)
+        stepped = torch.cat([t.flatten() for t in before.stepped["audience"].values()])
+        adjoint = torch.autograd.functional.jacobian(of_flat(step.outer), stepped)
+        shrink = torch.eye(len(flat), dtype=flat.dtype) - RATES.audience_lr * hessian
+        powers = [torch.linalg.matrix_power(shrink, k) for k in range(terms)]
+        series_of_adjoint = torch.stack(powers).sum(0) @ adjoint
+
+        # the outer loss, with an audience's part of that slope
+        def outer(v: Any) -> torch.Tensor:
+            explainer_alone = step.outer({**v, "audience": before.stepped["audience"]})
+            w = torch.cat([t.flatten() for t in v["audience"].values()])
+            return explainer_alone + series_of_adjoint @ w
+
+        expected = hypergradient(step.levels, outer, variables, "architecture", "inner_product")
+    for mode, one in found.items():
+        assert relative_error(one, expected) < TOLERANCE[mode], mode
+    assert relative_error(before.hypergradient, expected) > 1e-5
 
 
 def test_with_real_relus_where_none_switches() -> None:

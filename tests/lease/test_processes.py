@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 from tests.helpers.lease_nets import (
-    PerImageNorm,
     SmoothReLU,
     audience,
     batch,
+    per_image_norm,
     relative_error,
     supernet,
 )
@@ -66,7 +66,7 @@ def hypergradients(processes: World) -> dict[str, Any]:
 
 def hypergradient_of(name: str, mode: Any, processes: World) -> Any:
     search = SEARCHES[name](processes)
-    with SmoothReLU(), PerImageNorm():
+    with SmoothReLU(), per_image_norm():
         step = search.declare(share(2, processes), share(3, processes))
         generator = torch.Generator().manual_seed(5)  # away from the start, where all weigh alike
         architecture = {
@@ -81,7 +81,7 @@ def hypergradient_of(name: str, mode: Any, processes: World) -> Any:
 def walked(search: ArchitectureSearch) -> dict[str, Any]:
     """A step of a warm-up and two others, without BatchNorm."""
     losses = []
-    with SmoothReLU(), PerImageNorm():
+    with SmoothReLU(), per_image_norm():
         for seed in (2, 4, 6):
             batches = share(seed, search.processes), share(seed + 1, search.processes)
             losses.append(search.step(*batches, move_architecture=seed > 2))
@@ -110,7 +110,7 @@ def decided(processes: World) -> dict[str, Any]:
     )
     search.set_progress(0.5)
     found = walked(search)
-    with SmoothReLU(), PerImageNorm():
+    with SmoothReLU(), per_image_norm():
         for score in (
             supernet_score(search, lambda: [batch(8)]),
             audience_score(search, lambda: [share(9, processes)], lambda: [batch(8)], steps=1),

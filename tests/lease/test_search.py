@@ -27,6 +27,7 @@ from selfexplain.lease.lease import (
     shuffled,
     straight_through_sign,
 )
+from selfexplain.lease.masks import ExplainerMaps, soft_mask
 
 SEARCHES: dict[str, Any] = {
     "darts1": lambda **k: DARTS(supernet(), order=1, **k),
@@ -39,6 +40,16 @@ SEARCHES: dict[str, Any] = {
         options=LeaSEOptions(control="shuffled_delta", explanation_steps=2),
         **k,
     ),
+}
+SEARCHES |= {
+    f"lease, {name}": lambda options=options, **k: LeaSE(
+        supernet(), audience(), options=LeaSEOptions(**options), **k
+    )
+    for name, options in {
+        "masked": {"shown": "soft_mask", "audience_inverse": "neumann", "neumann_terms": 2},
+        "cam": {"shown": "soft_mask", "explanation": "cam"},
+        "squared": {"shown": "soft_mask", "explanation": "squared_gradients"},
+    }.items()
 }
 SEARCHES["lease, normalised"] = lambda **k: LeaSE(
     supernet(), audience(), options=LeaSEOptions(coupling="normalised", share=0.5), **k
@@ -288,6 +299,29 @@ def test_an_audience_of_other_classes_is_refused_without_a_trace() -> None:
             {"coupling": "normalised", "gradient_path": "explainer_only"},
             "the audience has no part to normalise",
         ),
+        ({"tau": 1.0}, "tau is the softness of a soft mask, but shown is product"),
+        ({"tau": 0.0, "shown": "soft_mask"}, "tau is 0; pass a number above 0"),
+        (
+            {"explanation": "cam"},
+            "explanation cam is a map of evidence, not a pert",
+        ),
+        (
+            {"explanation": "squared_gradients", "shown": "soft_mask", "control": "random_delta"},
+            "control random_delta takes the place of the explanation",
+        ),
+        (
+            {"explanation": "cam", "shown": "soft_mask", "eps": 0.1, "explanation_steps": 2},
+            "does not look at eps, explanation_steps; leave out",
+        ),
+        ({"neumann_terms": 1}, "neumann_terms is 1; pass"),
+        (
+            {"audience_inverse": "neumann", "mode": "exact"},
+            "mode exact differentiates through the one step of each level and has no Neumann",
+        ),
+        (
+            {"audience_inverse": "neumann", "gradient_path": "explainer_only"},
+            "nothing depends on the audience's optimum",
+        ),
     ],
 )
 def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:
@@ -356,3 +390,50 @@ def test_a_normalised_part_has_its_share_of_the_direct_ones_size(mode: Any) -> N
 def test_sanas_has_nothing_to_couple() -> None:
     with pytest.raises(InputError, match="nothing to couple; pass coupling weighted"):
         SANAS(supernet(), options=LeaSEOptions(coupling="normalised"))
+
+
+def test_a_soft_mask_by_its_definition() -> None:
+    """By a loop over images; adding to the evidence, or multiplying it, changes nothing."""
+    torch.manual_seed(0)
+    evidence = torch.randn(3, 1, 4, 5, dtype=torch.float64).requires_grad_()
+    mask = soft_mask(evidence, tau=0.7)
+    for e, found in zip(evidence.detach().flatten(1), mask.flatten(1), strict=True):
+        median = sorted(e.tolist())[9]  # of 20, the lower of the two in the middle
+        spread = sum(abs(float(one) - median) for one in e) / 20
+        expected = 1 / (1 + torch.exp(-(e - median) / (0.7 * spread)))
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(soft_mask(3 * evidence + 2, 0.7), mask, rtol=1e-5, atol=0)
+    (gradient,) = torch.autograd.grad((mask * torch.randn_like(mask)).sum(), evidence)
+    assert gradient.sum((1, 2, 3)).abs().max() < 1e-12 * gradient.abs().max() * 20
+    flat = torch.zeros(1, 1, 4, 4, requires_grad=True)
+    (gradient,) = torch.autograd.grad(soft_mask(flat, 0.5)[0, 0, 0, 0], flat)
+    assert torch.equal(soft_mask(flat, 0.5), torch.full_like(flat, 0.5))
+    assert gradient.isfinite().all()
+
+
+def test_class_activation_maps_of_variables_are_those_of_the_model() -> None:
+    net = supernet().eval()
+    (x, y), architecture = batch(2), net.new_architecture()
+    architecture = {name: tensor.double() for name, tensor in architecture.items()}
+    before = {k: t.clone() for k, t in net.state_dict().items()}
+    weights = {name: 2 * p.detach() for name, p in net.named_parameters()}
+    found = ExplainerMaps(net)(
+        {"explainer": weights, "architecture": architecture}, x, lambda logits: y
+    )
+    assert all(torch.equal(t, before[k]) for k, t in net.state_dict().items())
+    net.load_state_dict({**before, **weights})
+    features = []
+    pool, head = (
+        next(m for m in net.modules() if isinstance(m, kind))
+        for kind in (nn.AdaptiveAvgPool2d, nn.Linear)
+    )
+    hook = pool.register_forward_hook(lambda module, inputs, output: features.append(inputs[0]))
+    net(x, architecture)
+    hook.remove()
+    maps = torch.einsum("bf,bfhw->bhw", head.weight[y], features[0])[:, None]
+    expected = nn.functional.interpolate(maps, size=(8, 8), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(found, expected)
+    with pytest.raises(InputError, match="pass larger images, or explanation attack or sq"):
+        ExplainerMaps(net)(
+            {"explainer": weights, "architecture": architecture}, x[..., :4, :4], lambda logits: y
+        )

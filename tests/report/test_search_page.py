@@ -226,6 +226,11 @@ def test_a_search_without_recordings_says_so(nothing: SearchSnapshots | None) ->
     [
         ({"shown": "magnitude"}, "times |δ| / max|δ|"),
         ({"shown": "emphasis"}, "times 1 + |δ| / ε"),
+        ({"shown": "soft_mask"}, "and fades to the images"),
+        (
+            {"shown": "soft_mask", "explanation": "squared_gradients"},
+            "e, the evidence (squared gradients): grey is the image's median",
+        ),
         ({"control": "shuffled_delta"}, "shuffled in each image"),
     ],
     ids=str,

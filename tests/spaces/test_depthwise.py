@@ -1,12 +1,14 @@
 """Depthwise convolutions against torch's own: values, first and second derivatives, in float64."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfexplain.spaces import depthwise
 from selfexplain.spaces.depthwise import DepthwiseConv2d
 
 
@@ -74,3 +76,44 @@ def test_function_transforms_and_autocast() -> None:
     assert out.dtype == torch.bfloat16
     out.float().sum().backward()
     assert conv.weight.grad is not None
+
+
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_gradients_that_a_pass_does_not_ask_for_are_not_computed(
+    dilation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In first and second derivatives, of kernels that are leaves and of others."""
+    torch.manual_seed(0)
+    asked: list[tuple[bool, bool]] = []
+    torchs = depthwise._gradients
+
+    def noted(*args: Any) -> Any:
+        asked.append(args[-1])
+        return torchs(*args)
+
+    conv = DepthwiseConv2d(3, 3, dilation=dilation).double()
+    for weight in (conv.weight, conv.weight * 2):
+        x = torch.randn(2, 3, 6, 6, dtype=torch.float64).requires_grad_()
+        h = x * 1
+
+        def first(*towards: Tensor, weight: Tensor = weight, h: Tensor = h) -> Any:
+            out = torch.func.functional_call(conv, {"weight": weight}, (h,)).sin().sum()
+            return torch.autograd.grad(out, towards, create_graph=True)
+
+        both, alone = first(x, weight), (first(x), first(weight))
+        for a, (b,) in zip(both, alone, strict=True):
+            assert torch.equal(a, b)
+        seconds = [torch.autograd.grad(g.cos().sum(), [x, weight], retain_graph=True) for g in both]
+        monkeypatch.setattr(depthwise, "_gradients", noted)
+        for g, (towards_x, towards_weight) in zip(both, seconds, strict=True):
+            for towards, expected, column in ((x, towards_x, 1), (weight, towards_weight, 0)):
+                asked.clear()
+                scalar = g.cos().sum()
+                (found,) = torch.autograd.grad(scalar, towards, retain_graph=True)
+                torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+                if towards is x and g is both[0]:  # only the path through the features is needed
+                    assert not any(wanted[column] for wanted in asked)
+        asked.clear()
+        first(x)
+        assert not any(kernels for _, kernels in asked)
+        monkeypatch.undo()

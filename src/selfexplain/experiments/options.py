@@ -458,7 +458,7 @@ def to_dict(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
         values["options"] = _without_later(values["options"], _LATER_LEASE)
         if "base" in values:
             values["base"] = _without_later(values["base"], asdict(BaseOptions()))
-        values = _without_later(values, {"base": {}, "validation_labels": "true"})
+        values = _without_later(values, _LATER_SEARCH)
     result: dict[str, Any] = json.loads(json.dumps(values, default=str))
     return result
 
@@ -467,20 +467,20 @@ _LATER_DATA = {"augment": "none", "balanced": False, "alternate_flip": False, "t
 """Options of data that later versions brought, with what runs had before."""
 _LATER_OBJECTIVES: dict[str, dict[str, Any]] = {
     "own_mass": {
-        "kind": "cam",
-        "layer": None,
-        "similarity": None,
-        "aggregation": "instance",
-        "guard": False,
-        "rho": 1.0,
-        "mass_from": "last_epoch",
-        "average_decay": 0.99,
-        "mirror": True,
+        "kind": "cam", "layer": None, "similarity": None, "aggregation": "instance", "guard": False,
+        "rho": 1.0, "mass_from": "last_epoch", "average_decay": 0.99, "mirror": True,
     },
     "cutmix": {"labels": "area"},
-}
+}  # fmt: skip
 """The same of objectives and mixers."""
-_LATER_LEASE = {"coupling": "weighted", "share": 1.0, "coupling_momentum": 0.9}
+_LATER_SEARCH = {
+    "base": {}, "validation_labels": "true", "precision": "fp32", "cuda_graph": False
+}  # fmt: skip
+"""The same of searches."""
+_LATER_LEASE = {
+    "coupling": "weighted", "share": 1.0, "coupling_momentum": 0.9, "explanation": "attack",
+    "tau": 0.5, "audience_inverse": "one_step", "neumann_terms": 10,
+}  # fmt: skip
 """The same of LeaSE."""
 
 

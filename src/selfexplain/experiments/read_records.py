@@ -77,7 +77,8 @@ SEARCH_CONFIG = {
     "batch_size": Whole(1),
     "options?": {
         "control?": Text(),
-        "shown?": Text(("product", "magnitude", "emphasis")),
+        "explanation?": Text(("attack", "cam", "squared_gradients")),
+        "shown?": Text(("product", "magnitude", "emphasis", "soft_mask")),
         "gradient_path?": Maybe(Text()),
         "eps?": Number(1e-30),
     },

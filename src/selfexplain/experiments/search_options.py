@@ -70,6 +70,12 @@ class SearchConfig:
     """Seed of weights, architecture, batches and splits."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Kind of device; auto takes a GPU if there is one."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Precision of the networks' passes in a step; bf16 is faster on GPUs that have it, and the
+    hypergradient coarser (docs/hypergradients.md)."""
+    cuda_graph: bool = False
+    """Record a step's gradients on the GPU as a CUDA graph and replay it (one CUDA device), so that
+    the GPU does not wait for Python."""
     loggers: tuple[LoggerName, ...] = ()
     """Also log losses, configuration and outcome to tensorboard, wandb (Weights & Biases) or
     mlflow; each requires the extra of the same name."""
@@ -90,6 +96,7 @@ class SearchConfig:
         self._check_method()
         self._check_space()
         self._check_base()
+        self._check_cuda_graph()
         held_out = self.data.validation or 0.5
         object.__setattr__(self, "data", replace(self.data, validation=held_out))
         name_folder(self, "search", self.space, self.method, free=("seeds",))
@@ -156,6 +163,19 @@ class SearchConfig:
             raise InputError(
                 "base pdarts selects its cell by the largest weights and at most two skip "
                 "connections; leave out select and stop_at_skips"
+            )
+
+    def _check_cuda_graph(self) -> None:
+        """Refuse to record steps that draw."""
+        control, base = self.options.control, self.base.base
+        drawn = f"control {control} draws" if control.endswith("_delta") else ""
+        if base == "pdarts":
+            drawn = "base pdarts drops connections at random"
+        if self.cuda_graph and drawn:
+            raise OptionError(
+                f"{drawn} in every step, which a recorded step does not; leave out --cuda-graph",
+                type(self),
+                "cuda_graph",
             )
 
     def _check_base(self) -> None:

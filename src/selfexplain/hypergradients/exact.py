@@ -1,15 +1,14 @@
 """The hypergradient by differentiating through the whole chain of steps (reverse over reverse)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from selfexplain.errors import InputError
+from selfexplain.hypergradients.batch_norm import ClosedBatchNorm
 from selfexplain.hypergradients.level import (
     Level,
     Unrolled,
@@ -22,82 +21,6 @@ from selfexplain.hypergradients.level import (
     random_state,
     set_random_state,
 )
-
-# BatchNorm of primitive operations: right in every derivative, slower.
-
-
-def primitive_batch_norm(
-    x: Tensor, weight_C: Tensor | None, bias_C: Tensor | None, eps: float = 1e-5
-) -> Tensor:
-    """Normalise (B, C, ...) by the batch's own mean and variance, as BatchNorm does in training.
-
-    Running statistics are neither read nor written.
-    """
-    across = [d for d in range(x.dim()) if d != 1]
-    shape = [1, -1] + [1] * (x.dim() - 2)
-    centred = x - x.mean(across, keepdim=True)
-    y = centred * (centred.square().mean(across, keepdim=True) + eps).rsqrt()
-    if weight_C is not None:
-        y = y * weight_C.reshape(shape)
-    return y if bias_C is None else y + bias_C.reshape(shape)
-
-
-class PrimitiveBatchNorm(TorchFunctionMode):
-    """While active, every BatchNorm in training mode is computed by `primitive_batch_norm`.
-
-    The fused one returns wrong third derivatives in training mode (pytorch issue 186256). Running
-    statistics are updated as usual.
-    """
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Replace a BatchNorm that normalises with the batch's statistics; pass on the rest."""
-        if func is F.batch_norm:
-            given = batch_norm_arguments(args, kwargs)
-            if given.get("training", False):
-                _update_statistics(given)
-                return primitive_batch_norm(
-                    given["input"],
-                    given.get("weight"),
-                    given.get("bias"),
-                    given.get("eps", 1e-5),
-                )
-        return func(*args, **(kwargs or {}))
-
-
-def _update_statistics(given: Mapping[str, Any]) -> None:
-    """Update the running statistics, if there are any, as torch's BatchNorm does."""
-    if given.get("running_mean") is None:
-        return
-    x, momentum = given["input"].detach(), given.get("momentum", 0.1)
-    across = [d for d in range(x.dim()) if d != 1]
-    with torch.no_grad():
-        given["running_mean"].lerp_(x.mean(across), momentum)
-        given["running_var"].lerp_(x.var(across), momentum)
-
-
-_ARGUMENTS = (
-    "input",
-    "running_mean",
-    "running_var",
-    "weight",
-    "bias",
-    "training",
-    "momentum",
-    "eps",
-)
-"""Parameters of torch's batch_norm in their order."""
-
-
-def batch_norm_arguments(args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The arguments of a call of torch's batch_norm by name."""
-    return dict(zip(_ARGUMENTS, args, strict=False)) | dict(kwargs or {})
-
 
 FUSED_BATCH_NORM = ("NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm", "BatchNormImpl")
 """Autograd nodes whose third derivatives are wrong in training mode (pytorch issue 186256)."""
@@ -113,8 +36,9 @@ def unroll_exact(
 
     The steps are taken once for all outer losses, which draw the same random numbers. Cost and
     memory grow with the number of levels, as each step's graph is kept. From three levels on,
-    BatchNorm in training mode is computed of primitive operations: each loss is differentiated
-    twice at most, where the fused one is right, unless a loss holds a gradient itself.
+    BatchNorm in training mode is computed with right derivatives of every order (batch_norm.py):
+    each loss is differentiated twice at most, where the fused one is right, too, unless a loss
+    holds a gradient itself.
 
     Raises:
         InputError: there are three levels or more and a level's loss nevertheless runs a fused
@@ -127,7 +51,7 @@ def unroll_exact(
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
         if deep:
-            stack.enter_context(PrimitiveBatchNorm())
+            stack.enter_context(ClosedBatchNorm())
         for level in levels:
             own = fresh(variables[level.name])
             view = {**seen, level.name: own}

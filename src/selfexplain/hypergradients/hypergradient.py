@@ -1,6 +1,6 @@
 """The gradient of an outer loss through a chain of one-step levels."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -10,6 +10,7 @@ from torch.autograd import forward_ad
 
 from selfexplain.errors import InputError, first_line
 from selfexplain.hypergradients import Mode
+from selfexplain.hypergradients.batch_norm import ClosedBatchNorm
 from selfexplain.hypergradients.exact import unroll_exact
 from selfexplain.hypergradients.level import (
     SINGLE,
@@ -21,10 +22,11 @@ from selfexplain.hypergradients.level import (
     World,
     average_shared,
     check_levels,
+    check_scalar,
     constants,
     detached,
+    each,
     fresh,
-    gradients,
     leaves,
     like,
     mean_gradient,
@@ -43,17 +45,60 @@ from selfexplain.hypergradients.level import (
 # through one more gradient, without such a graph; or approximated by a difference of gradients,
 # central (two more gradients, error of second order) or one-sided (one more, as the gradient at v
 # is known, error of first order).
+#
+# Products leave out the variables that nothing depends on, as autograd tells from the graph without
+# looking at a number: what they would be carried through is not computed. The same code runs in all
+# processes, so all leave out the same.
 
 
 def gradients_towards(
     function: Callable[[Variables], Tensor], seen: Variables, names: Sequence[str]
 ) -> tuple[Tensor, Products]:
-    """A scalar function, and its gradients towards the named variables, in one backward pass."""
-    free = {name: fresh(seen[name]) for name in names}
-    flat = {str(i): t for i, t in enumerate(t for name in names for t in leaves(free[name]))}
+    """A scalar function, and its gradients towards the named variables, in one backward pass.
+
+    Variables that it does not depend on are left out.
+    """
+    return _gradients_towards(function, seen, {name: fresh(seen[name]) for name in names})
+
+
+def _gradients_towards(
+    function: Callable[[Variables], Tensor], seen: Variables, free: dict[str, Variable]
+) -> tuple[Tensor, Products]:
+    """The same for variables that are leaves of a graph already."""
     value = function({**seen, **free})
-    found = iter(gradients(value, flat))
-    return value.detach(), {name: tuple(next(found) for _ in leaves(free[name])) for name in names}
+    check_scalar(value)
+    return value.detach(), _pulled_towards([value], None, free)
+
+
+def _pulled_towards(
+    outputs: Sequence[Tensor],
+    vector: Sequence[Tensor] | None,
+    towards: Mapping[str, Variable],
+    *,
+    keep_graph: bool = False,
+) -> Products:
+    """<outputs, vector> differentiated towards each variable; those it is cut off from left out."""
+    if vector is not None:
+        pairs = zip(outputs, vector, strict=True)
+        kept = [(output, along) for output, along in pairs if output.requires_grad]
+        outputs, vector = [output for output, _ in kept], [along for _, along in kept]
+    if not any(output.requires_grad for output in outputs):
+        return {}
+    found = iter(
+        torch.autograd.grad(
+            outputs,
+            [t for variable in towards.values() for t in leaves(variable)],
+            vector,
+            retain_graph=keep_graph,
+            allow_unused=True,
+        )
+    )
+    products: Products = {}
+    for name, variable in towards.items():
+        reached = [(tensor, next(found)) for tensor in leaves(variable)]
+        if any(gradient is not None for _, gradient in reached):
+            products[name] = tuple(torch.zeros_like(t) if g is None else g for t, g in reached)
+    return products
 
 
 def default_radius(dtype: torch.dtype, *, one_sided: bool) -> float:
@@ -71,6 +116,15 @@ def square_sum(vector: Sequence[Tensor]) -> Tensor:
     return torch.stack([t.square().sum() for t in vector]).sum()
 
 
+def known_length(squares: Tensor) -> float | Tensor:
+    """The root of a sum of squares: a number on a CPU, elsewhere left where it is.
+
+    Nobody waits for a GPU then, and a CUDA graph can hold what is computed of it.
+    """
+    length = squares.sqrt()
+    return float(length) if length.device.type == "cpu" else length
+
+
 def difference_product(
     loss: Callable[[Variables], Tensor],
     seen: Variables,
@@ -79,7 +133,7 @@ def difference_product(
     names: Sequence[str],
     at_start: Products | None = None,
     radius: float | None = None,
-    length: float | None = None,
+    length: float | Tensor | None = None,
     before_each: Callable[[], None] = lambda: None,
 ) -> Products:
     """d/dx <grad_own loss, vector> for each named x, by a difference of gradients.
@@ -89,14 +143,17 @@ def difference_product(
         seen: where.
         own: name of the variable that is displaced along the vector.
         vector: one tensor for each tensor of that variable.
-        names: towards which variables.
+        names: towards which variables; the displaced one may be among them.
         at_start: gradients at `seen`, for a one-sided difference; None for a central one.
         radius: length of the displacement; None for `default_radius`.
         length: that of the whole vector, if `vector` is this process's part of one.
         before_each: called before each evaluation of the loss (to set the random state).
     """
-    length = float(square_sum(vector).sqrt()) if length is None else length
-    if length == 0:
+    if length is None:
+        length = known_length(square_sum(vector))
+    if isinstance(length, Tensor):
+        length = length.clamp_min(torch.finfo(length.dtype).tiny)
+    elif length == 0:
         return {n: tuple(torch.zeros_like(t) for t in leaves(seen[n])) for n in names}
     if radius is None:
         radius = default_radius(vector[0].dtype, one_sided=at_start is not None)
@@ -110,7 +167,13 @@ def difference_product(
 
     up = displaced(r)
     down, width = (displaced(-r), 2 * r) if at_start is None else (at_start, r)
-    return {n: tuple((a - b) / width for a, b in zip(up[n], down[n], strict=True)) for n in names}
+    found: Products = {}
+    for name in names:
+        if name in up or name in down:
+            zeros = tuple(torch.zeros_like(t) for t in leaves(seen[name]))
+            pairs = zip(up.get(name, zeros), down.get(name, zeros), strict=True)
+            found[name] = tuple((a - b) / width for a, b in pairs)
+    return found
 
 
 def inner_product(
@@ -124,10 +187,7 @@ def inner_product(
 
     The graph is kept for another product if asked.
     """
-    scalar = torch.stack([(g * m).sum() for g, m in zip(gradient, vector, strict=True)]).sum()
-    flat = {str(i): t for i, t in enumerate(t for v in towards.values() for t in leaves(v))}
-    found = iter(gradients(scalar, flat, retain_graph=keep_graph))
-    return {name: tuple(next(found) for _ in leaves(v)) for name, v in towards.items()}
+    return _pulled_towards(gradient, vector, towards, keep_graph=keep_graph)
 
 
 def forward_product(
@@ -150,14 +210,17 @@ def forward_product(
     with forward_ad.dual_level():
         pairs = zip(leaves(seen[own]), vector, strict=True)
         dual = like(seen[own], [make_dual(t.detach(), m.detach()) for t, m in pairs])
+        free = {name: fresh(seen[name]) for name in names if name != own}
+        if own in names:
+            free[own] = dual = each(Tensor.requires_grad_, dual)  # a detached one has no tangent
         try:
-            _, found = gradients_towards(loss, {**seen, own: dual}, names)
+            _, found = _gradients_towards(loss, {**seen, own: dual}, free)
         except NotImplementedError as error:
             raise InputError(
                 f"mode forward_over_reverse: torch cannot differentiate this loss in forward mode "
                 f"({first_line(error)}); pass mode inner_product"
             ) from error
-        return {name: tuple(map(_tangent, each)) for name, each in found.items()}
+        return {name: tuple(map(_tangent, gradient)) for name, gradient in found.items()}
 
 
 def _tangent(gradient: Tensor) -> Tensor:
@@ -233,7 +296,8 @@ def unroll_backward(
         for number, (_, adjoints) in enumerate(found):
             more = number + 1 < len(found)
             carried = _carried_back(taken, adjoints, own, mode, radius, processes, keep_graph=more)
-            hypergradients.append(like(variables[wrt], carried[wrt]))
+            zeros = tuple(torch.zeros_like(t) for t in leaves(variables[wrt]))
+            hypergradients.append(like(variables[wrt], carried.get(wrt, zeros)))
         set_random_state(after)
     values = processes.mean([value for value, _ in found])
     return [
@@ -258,14 +322,47 @@ def _carried_back(
     *,
     keep_graph: bool,
 ) -> Products:
-    """Adjoints of the stepped variables -> those of all that the steps started from."""
+    """Adjoints of the stepped variables -> those of all that the steps started from.
+
+    A level whose variable has no adjoint is passed over.
+    """
     adjoints = average_shared(adjoints, own, processes)
     for step in reversed(taken):
-        vector = _pulled_back(step, adjoints[step.level.name])
-        product = _product(step, vector, mode, radius, processes, keep_graph)
+        if step.level.name not in adjoints:
+            continue
+        how = mode, radius, processes
+        adjoint = _neumann_series(step, adjoints[step.level.name], *how)
+        vector = _pulled_back(step, adjoint)
+        product = _product(step, vector, step.names, *how, keep_graph=keep_graph)
         for name, found in average_shared(product, own, processes).items():
-            adjoints[name] = tuple(a + p for a, p in zip(adjoints[name], found, strict=True))
+            before = adjoints.get(name)
+            adjoints[name] = found if before is None else _sums(before, found)
     return adjoints
+
+
+def _neumann_series(
+    step: _Taken,
+    adjoint: tuple[Tensor, ...],
+    mode: Mode,
+    radius: float | None,
+    processes: World,
+) -> tuple[Tensor, ...]:
+    """Sum_k (I - lr H)^k of the adjoint of a level's variable, in as many terms as it says."""
+    level = step.level
+    total, term = adjoint, adjoint
+    own = () if level.shared else (level.name,)
+    for _ in range(level.neumann_terms - 1):
+        pulled = _pulled_back(step, term)  # -lr times it, or + for a level that maximises
+        product = _product(step, pulled, [level.name], mode, radius, processes, keep_graph=True)
+        found = average_shared(product, own, processes).get(level.name)
+        if found is not None:  # else H is zero, and all terms are alike
+            term = _sums(term, found)
+        total = _sums(total, term)
+    return total
+
+
+def _sums(first: Sequence[Tensor], second: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return tuple(a + b for a, b in zip(first, second, strict=True))
 
 
 def _take(
@@ -280,10 +377,14 @@ def _take(
     at_start = None
     if mode == "inner_product":
         view = view | {name: fresh(view[name]) for name in (*names, level.name)}
-        loss, gradient = level.gradient(view, create_graph=True)
+        # on a GPU, torch's own is as good: its passes over the features cost little there
+        with ClosedBatchNorm(cpu_only=True):
+            loss, gradient = level.gradient(view, create_graph=True)
     elif mode == "one_sided":
         loss, at_start = gradients_towards(level.loss, view, [level.name, *names])
-        gradient = like(view[level.name], at_start.pop(level.name))
+        if level.name not in at_start:
+            raise level.cut_off()
+        loss, gradient = level.whole(view, loss, at_start[level.name])
     else:
         loss, gradient = level.gradient(view)
     mean_loss, mean = mean_gradient(level, loss, gradient, processes)
@@ -303,24 +404,26 @@ def _pulled_back(step: _Taken, adjoint: tuple[Tensor, ...]) -> tuple[Tensor, ...
     """The adjoint of the updated variable as one of the gradient it was updated along."""
     along = fresh(step.gradient)
     updated = leaves(step.level.updated(step.seen[step.level.name], along))
-    pairs = zip(updated, adjoint, strict=True)
-    return gradients(torch.stack([(v * a).sum() for v, a in pairs]).sum(), along)
+    return torch.autograd.grad(updated, leaves(along), adjoint)
 
 
 def _product(
     step: _Taken,
     vector: tuple[Tensor, ...],
+    names: Sequence[str],
     mode: Mode,
     radius: float | None,
     processes: World,
+    *,
     keep_graph: bool,
 ) -> Products:
+    """The mixed product of a level's step towards the named variables."""
     if mode == "inner_product":
-        towards = {name: step.seen[name] for name in step.names}
+        towards = {name: step.seen[name] for name in names}
         return inner_product(leaves(step.local_gradient), vector, towards, keep_graph=keep_graph)
     if mode == "forward_over_reverse":
         set_random_state(step.random_state)
-        return forward_product(step.level.loss, step.seen, step.level.name, vector, step.names)
+        return forward_product(step.level.loss, step.seen, step.level.name, vector, names)
     # A variable of which each process has its own is displaced as one long vector.
     parts = 1 if step.level.shared else processes.count
     squares = square_sum(vector)
@@ -333,10 +436,10 @@ def _product(
         step.seen,
         step.level.name,
         vector,
-        step.names,
+        names,
         at_start=step.at_start,
         radius=radius,
-        length=float(squares.sqrt()),
+        length=known_length(squares),
         before_each=lambda: set_random_state(step.random_state),
     )
 
@@ -369,8 +472,8 @@ def hypergradient(
 
     Raises:
         InputError: a name is missing or taken twice, a loss is no scalar, the mode is unknown, or
-            (exact) there are several processes, or three levels or more and a loss that runs a
-            fused BatchNorm that cannot be replaced.
+            (exact) there are several processes, a level has several `neumann_terms`, or there are
+            three levels or more and a loss that runs a fused BatchNorm that cannot be replaced.
 
     Example:
         >>> import torch
@@ -433,6 +536,11 @@ def unroll_each(
             raise InputError(
                 "mode exact differentiates through all levels at once, within one process; with "
                 "several pass inner_product, which is exact too"
+            )
+        if series := [level.name for level in levels if level.neumann_terms > 1]:
+            raise InputError(
+                f"mode exact differentiates through the one step of each level, but level "
+                f"{series[0]} has several neumann_terms; pass inner_product, which is exact too"
             )
         return unroll_exact(levels, outers, variables, wrt)
     if mode in get_args(Mode):

@@ -69,8 +69,7 @@ def gradients(
         >>> gradients(x * x, x)
         (tensor(6.),)
     """
-    if scalar.numel() != 1:
-        raise InputError(f"a loss has shape {tuple(scalar.shape)}; return a scalar")
+    check_scalar(scalar)
     if not scalar.requires_grad:
         return tuple(torch.zeros_like(tensor) for tensor in leaves(variable))
     found = torch.autograd.grad(
@@ -82,6 +81,12 @@ def gradients(
         materialize_grads=True,
     )
     return tuple(found)
+
+
+def check_scalar(loss: Tensor) -> None:
+    """Raise InputError unless a loss is one number."""
+    if loss.numel() != 1:
+        raise InputError(f"a loss has shape {tuple(loss.shape)}; return a scalar")
 
 
 # Several processes that share a batch: each computes on its part, what they share is averaged.
@@ -128,6 +133,8 @@ def averaged(scalar: Tensor, variable: Variable, processes: World) -> tuple[Tens
 def average_shared(products: Products, own: Collection[str], processes: World) -> Products:
     """Products averaged over the processes, but for the variables in `own`, which differ."""
     shared = [name for name in products if name not in own]
+    if not shared:
+        return products
     means = iter(processes.mean([t for name in shared for t in products[name]]))
     return products | {name: tuple(next(means) for _ in products[name]) for name in shared}
 
@@ -140,7 +147,8 @@ class Level:
         name: of the level's variable.
         loss: scalar of a mapping name -> variable that holds this level's own variable at its start
             value, the earlier levels' stepped ones, and everything that no level moves.
-        lr: size of the one step that stands for the level's argmin (as DARTS does).
+        lr: size of the one step that stands for the level's argmin (as DARTS does): a number, or a
+            scalar in the device's memory.
         maximize: step uphill.
         project: smooth map of the stepped variable, tensor by tensor.
         direction: smooth map of the gradient before the step, tensor by tensor (its normalisation,
@@ -150,6 +158,13 @@ class Level:
             for smooth losses. The gradient of a network with ReLUs jumps wherever a unit switches,
             and a small displacement then measures where the jumps happen to be; see
             docs/hypergradients.md.
+        independent_loss: a further term of the loss that sees neither another level's variable nor
+            the one that the hypergradient is taken towards (the audience's loss on plain images):
+            its gradient is part of the step, and no mixed product looks at it.
+        neumann_terms: what stands for the derivative of the level's argmin. 1: that of the one
+            step, -lr d/dx grad_v loss. K: the first K terms of the Neumann series of the implicit
+            derivative, -lr sum_k (I - lr H)^k d/dx grad_v loss with H the loss's Hessian in v; at a
+            minimum it is that of K steps. The step that is taken is the same.
         shared: where several processes share a batch, whether all hold the same variable (weights).
             Then its loss is a mean over the images, and its step goes along the mean gradient. Else
             each process has its own (a perturbation of its images), and its loss is a sum over the
@@ -164,12 +179,33 @@ class Level:
 
     name: str
     loss: Callable[[Variables], Tensor]
-    lr: float
+    lr: float | Tensor
     maximize: bool = False
     project: Callable[[Tensor], Tensor] | None = None
     direction: Callable[[Tensor], Tensor] | None = None
     finite_difference_step: float | None = None
+    independent_loss: Callable[[Variables], Tensor] | None = None
+    neumann_terms: int = 1
     shared: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse a series that nothing carries."""
+        if self.neumann_terms < 1:
+            raise InputError(
+                f"neumann_terms of level {self.name} is {self.neumann_terms}; pass at least 1"
+            )
+        if self.neumann_terms == 1:
+            return
+        if self.direction is not None or self.project is not None:
+            raise InputError(
+                f"level {self.name} has a direction or a projection, and the series of its "
+                "neumann_terms is that of plain gradient steps; leave out one of the two"
+            )
+        if self.independent_loss is not None:
+            raise InputError(
+                f"the series of level {self.name} needs second derivatives of the whole loss; make "
+                "its independent_loss a part of loss, or pass neumann_terms 1"
+            )
 
     def gradient(self, seen: Variables, *, create_graph: bool = False) -> tuple[Tensor, Variable]:
         """The loss, and its gradient towards the level's own variable.
@@ -183,11 +219,27 @@ class Level:
             own = fresh(own)
         loss = self.loss({**seen, self.name: own})
         if not loss.requires_grad:
-            raise InputError(
-                f"the loss of level {self.name} is cut off from its variable; compute it from "
-                f"variables[{self.name!r}], with gradients enabled"
-            )
-        return loss, like(own, gradients(loss, own, create_graph=create_graph))
+            raise self.cut_off()
+        return self.whole(seen, loss, gradients(loss, own, create_graph=create_graph))
+
+    def cut_off(self) -> InputError:
+        """The error of a loss that does not depend on the level's own variable."""
+        return InputError(
+            f"the loss of level {self.name} is cut off from its variable; compute it from "
+            f"variables[{self.name!r}], with gradients enabled"
+        )
+
+    def whole(
+        self, seen: Variables, loss: Tensor, gradient: Sequence[Tensor]
+    ) -> tuple[Tensor, Variable]:
+        """The loss and its gradient with those of the independent term, which have no graph."""
+        own = seen[self.name]
+        if self.independent_loss is None:
+            return loss, like(own, gradient)
+        own = fresh(own)
+        value = self.independent_loss({**seen, self.name: own})
+        pairs = zip(gradient, gradients(value, own), strict=True)
+        return loss + value.detach(), like(own, [a + b for a, b in pairs])
 
     def updated(self, own: Variable, gradient: Variable) -> Variable:
         """The level's own variable after a step along a gradient, within its constraint."""
@@ -322,14 +374,21 @@ def take_steps(
 
 
 def random_state() -> list[Tensor]:
-    """States of the global generators: the CPU's, and the current CUDA device's if in use."""
+    """States of the global generators: the CPU's, and the current CUDA device's if in use.
+
+    None while a CUDA graph is captured: the device's cannot be asked for, and what is captured
+    draws nothing.
+    """
+    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        return []
     cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
     return [torch.get_rng_state(), *cuda]
 
 
 def set_random_state(state: list[Tensor]) -> None:
     """Restore the generators to the states that `random_state` returned."""
-    torch.set_rng_state(state[0])
+    if state:
+        torch.set_rng_state(state[0])
     if len(state) > 1:
         torch.cuda.set_rng_state(state[1])
 

@@ -20,6 +20,7 @@ from selfexplain.hypergradients.level import (
     like,
 )
 from selfexplain.lease.bases import Base
+from selfexplain.lease.masks import ExplainerMaps, about_median, smoothed, soft_mask
 from selfexplain.lease.options import GradientPath, LeaSEOptions, Rates, Shown
 from selfexplain.lease.search import (
     WEIGHTS_DISPLACEMENT,
@@ -32,6 +33,7 @@ from selfexplain.lease.search import (
     Network,
     OwnPrediction,
     audience_learns,
+    audience_learns_explained,
     explainer,
     explainer_explains,
     explainer_learns,
@@ -86,8 +88,13 @@ def shuffled(delta_BCHW: Tensor, order_BP: Tensor) -> Tensor:
     return flat_BCP.gather(2, order_BCP).reshape(delta_BCHW.shape)
 
 
+def squared(gradient_BCHW: Tensor) -> Tensor:
+    """The squared gradient divided by its mean in each image."""
+    return normalised(gradient_BCHW).square()
+
+
 def shown_to_audience(x_BCHW: Tensor, delta_BCHW: Tensor, eps: float, shown: Shown) -> Tensor:
-    """The image weighted by what its prediction hangs on: (B, C, H, W).
+    """The image weighted by what its prediction hangs on: (B, C, H, W); see masks.py for the rest.
 
     Delta is taken in units of eps, its bound in pixel units, so that what the audience sees is of
     an image's size; its own BatchNorm statistics would undo another constant.
@@ -147,9 +154,7 @@ def explain_by_attack(
         constant_BCHW = bounded(options.explanation_steps * size * noise_BCHW, eps)
         return _shown([], {}, lambda v: constant_BCHW, x_BCHW, options)
     names = [f"delta_{step + 1}" for step in range(options.explanation_steps)]
-    target: Callable[[Tensor], Tensor] = OwnPrediction()
-    if options.target == "label":
-        target = _always(y_B)
+    target = _target(options, y_B)
     levels = []
     for step, name in enumerate(names):
         perturbation = _in_units_of_x(_bounded_sum(names[: step + 1], eps), std_C)
@@ -170,9 +175,7 @@ def explain_by_attack(
         )
     delta = _bounded_sum(names, eps)
     if options.control == "shuffled_delta":
-        pixels = (len(x_BCHW), x_BCHW.shape[2] * x_BCHW.shape[3])
-        order_BP = _part_of(torch.rand, pixels, generator, processes).argsort(1)
-        delta = _shuffled(delta, order_BP.to(x_BCHW.device))
+        delta = _shuffled(delta, x_BCHW, generator, processes)
     start: dict[str, Variable] = {name: torch.zeros_like(x_BCHW) for name in names}
     return _shown(levels, start, delta, x_BCHW, options)
 
@@ -184,13 +187,89 @@ def _shown(
     x_BCHW: Tensor,
     options: LeaSEOptions,
 ) -> Explaining:
-    def shown(v: Variables) -> Tensor:
+    if options.shown == "soft_mask":
+        shown = _masked(lambda v: smoothed(delta(v).abs()) / options.eps, x_BCHW, options)
+        return Explaining(levels, start, delta, shown)
+
+    def shown_of_delta(v: Variables) -> Tensor:
         delta_BCHW = delta(v)
         if options.gradient_path != "full":
             delta_BCHW = delta_BCHW.detach()
         return shown_to_audience(x_BCHW, delta_BCHW, options.eps, options.shown)
 
-    return Explaining(levels, start, delta, shown)
+    return Explaining(levels, start, delta, shown_of_delta)
+
+
+def explain_by_map(
+    f: Network,
+    maps: ExplainerMaps,
+    x_BCHW: Tensor,
+    y_B: Tensor,
+    std_C: Tensor,
+    options: LeaSEOptions,
+    generator: torch.Generator,
+    processes: World = SINGLE,
+) -> Explaining:
+    """The same for a soft mask by a class activation map, or by squared input gradients.
+
+    Squared gradients are a level, a step from zero along the squared gradient, so that all modes
+    differentiate them. A class activation map is none: level III looks at the explainer itself.
+    Delta is the evidence about its median, bounded as an attack is: within eps, zero at the median.
+    """
+    target = _target(options, y_B)
+    levels: list[Level] = []
+    start: dict[str, Variable] = {}
+    if options.explanation == "squared_gradients":
+        name = "delta_1"
+        loss = explainer_scores(f, x_BCHW, _in_units_of_x(_tensor_of(name), std_C), target)
+        levels.append(
+            Level(
+                name,
+                loss,
+                1.0,
+                maximize=True,
+                direction=squared,
+                finite_difference_step=DISPLACEMENT * options.eps,
+                shared=False,
+            )
+        )
+        start[name] = torch.zeros_like(x_BCHW)
+    evidence: ImageFunction
+    if levels:
+        evidence = lambda v: smoothed(_tensor_of(name)(v))  # noqa: E731
+    else:
+        evidence = lambda v: maps(v, x_BCHW, target)  # noqa: E731
+    if options.control == "shuffled_delta":
+        evidence = _shuffled(evidence, x_BCHW, generator, processes)
+
+    def delta(v: Variables) -> Tensor:
+        z_B1HW = options.eps * about_median(evidence(v))
+        return bounded(z_B1HW, options.eps).expand_as(x_BCHW)
+
+    return Explaining(levels, start, delta, _masked(evidence, x_BCHW, options))
+
+
+def _masked(evidence: ImageFunction, x_BCHW: Tensor, options: LeaSEOptions) -> ImageFunction:
+    """The images times the soft mask of the evidence (B, 1, H, W)."""
+
+    def shown(v: Variables) -> Tensor:
+        mask_B1HW = soft_mask(evidence(v), options.tau)
+        return x_BCHW * (mask_B1HW if options.gradient_path == "full" else mask_B1HW.detach())
+
+    return shown
+
+
+def _target(options: LeaSEOptions, y_B: Tensor) -> Callable[[Tensor], Tensor]:
+    return _always(y_B) if options.target == "label" else OwnPrediction()
+
+
+def _tensor_of(name: str) -> ImageFunction:
+    def variable(v: Variables) -> Tensor:
+        tensor = v[name]
+        assert isinstance(tensor, Tensor)
+        return tensor
+
+    return variable
 
 
 def _bounded_sum(names: list[str], eps: float) -> ImageFunction:
@@ -211,7 +290,12 @@ def _in_units_of_x(delta: ImageFunction, std_C: Tensor) -> ImageFunction:
     return lambda v: delta(v) / std_C[:, None, None]
 
 
-def _shuffled(delta: ImageFunction, order_BP: Tensor) -> ImageFunction:
+def _shuffled(
+    delta: ImageFunction, x_BCHW: Tensor, generator: torch.Generator, processes: World
+) -> ImageFunction:
+    """The control: each image's pixels in another order."""
+    pixels = (len(x_BCHW), x_BCHW.shape[2] * x_BCHW.shape[3])
+    order_BP = _part_of(torch.rand, pixels, generator, processes).argsort(1).to(x_BCHW.device)
     return lambda v: shuffled(delta(v), order_BP)
 
 
@@ -224,6 +308,10 @@ def _part_of(
     """This process's part of what one process would draw for all images."""
     whole = draw((processes.count * shape[0], *shape[1:]), generator=generator)
     return whole.chunk(processes.count)[processes.rank]
+
+
+def _sum_of(first: Loss, second: Loss) -> Loss:
+    return lambda v: first(v) + second(v)
 
 
 def _always(y_B: Tensor) -> Callable[[Tensor], Tensor]:
@@ -337,8 +425,8 @@ class LeaSE(ArchitectureSearch):
         'nasbench201'
     """
 
-    audience_depends_on: tuple[str, ...] = ("audience",)
-    """Variables that the audience's output depends on, besides its images."""
+    audience_sees_architecture = False
+    """Whether the audience's output depends on the architecture, besides its weights and images."""
 
     def __init__(
         self,
@@ -360,6 +448,7 @@ class LeaSE(ArchitectureSearch):
             name: buffer.detach().clone() for name, buffer in audience.named_buffers()
         }
 
+        self.maps = ExplainerMaps(supernet)
         self.coupled = NormalisedCoupling(self.options.coupling_momentum)
         self._checked = False
 
@@ -371,30 +460,13 @@ class LeaSE(ArchitectureSearch):
         learner, listener = self.learners["explainer"], self.learners["audience"]
         f = explainer(as_function(learner.module))
         g = self.audience_of(as_function(listener.module))
-        std_C = self._std_C(x_BCHW)
-        explaining = explain_by_attack(
-            f, x_BCHW, y_B, std_C, self.options, self.generator, self.processes
-        )
+        explaining = self._explaining(f, train_batch, self.generator, self.processes)
         learns = explainer_learns(explainer(learner.own_step()), x_BCHW, y_B)
-        audience_loss = audience_learns(
-            self.audience_of(listener.own_step()),
-            self.audience_of(listener.own_step(self.explained_statistics)),
-            x_BCHW,
-            y_B,
-            self.options.gamma,
-            explaining.shown,
-            depends_on=self.audience_depends_on,
-        )
         return Declaration(
             levels=[
                 Level("explainer", learns, learner.lr, finite_difference_step=WEIGHTS_DISPLACEMENT),
                 *explaining.levels,
-                Level(
-                    "audience",
-                    audience_loss,
-                    listener.lr,
-                    finite_difference_step=AUDIENCE_DISPLACEMENT,
-                ),
+                self._audience_level(listener, x_BCHW, y_B, explaining.shown),
             ],
             outer=self.outer(f, g, val_batch),
             audience_outer=self.audience_outer(g, val_batch),
@@ -430,9 +502,9 @@ class LeaSE(ArchitectureSearch):
             >>> bool(delta_BCHW.abs().max() < lease.options.eps)
             True
         """
-        x_BCHW, y_B = batch
+        x_BCHW = batch[0]
         f = explainer(as_function(self.learners["explainer"].module))
-        explaining = explain_by_attack(f, x_BCHW, y_B, self._std_C(x_BCHW), self.options, generator)
+        explaining = self._explaining(f, batch, generator)
         devices = [x_BCHW.device] if x_BCHW.is_cuda else []
         with torch.random.fork_rng(devices=devices):  # dropout draws
             variables = self.variables() | explaining.start
@@ -453,6 +525,43 @@ class LeaSE(ArchitectureSearch):
             name: loss / images if name.startswith("delta") else loss
             for name, loss in metrics.items()
         }
+
+    def _audience_level(
+        self, listener: Learner, x_BCHW: Tensor, y_B: Tensor, shown: ImageFunction
+    ) -> Level:
+        """Level III; the term of plain images is left out of all mixed products if it can be.
+
+        It cannot where it sees the architecture, or where the loss's own Hessian is wanted.
+
+        Of the two terms the one of explained images comes first, so that what the other draws
+        (dropout) takes nothing from it where it is evaluated alone.
+        """
+        plain = audience_learns(self.audience_of(listener.own_step()), x_BCHW, y_B)
+        explained = audience_learns_explained(
+            self.audience_of(listener.own_step(self.explained_statistics)),
+            y_B,
+            self.options.gamma,
+            shown,
+        )
+        loss: Loss = explained
+        independent: Loss | None = plain
+        if self.options.gamma == 0:
+            loss, independent = plain, None
+        elif self.audience_sees_architecture or self._neumann_terms > 1:
+            loss, independent = _sum_of(explained, plain), None
+        return Level(
+            "audience",
+            loss,
+            listener.lr,
+            finite_difference_step=AUDIENCE_DISPLACEMENT,
+            independent_loss=independent,
+            neumann_terms=self._neumann_terms,
+        )
+
+    @property
+    def _neumann_terms(self) -> int:
+        neumann = self.options.audience_inverse == "neumann"
+        return self.options.neumann_terms if neumann else 1
 
     def audience_of(self, function: Function) -> Network:
         """The audience as a network of the variables."""
@@ -495,6 +604,19 @@ class LeaSE(ArchitectureSearch):
             buffer.copy_(state["explained_statistics"][name])
         if self.options.coupling == "normalised":
             self.coupled.load_state_dict(state["coupling"])
+
+    def _explaining(
+        self,
+        f: Network,
+        batch: Batch,
+        generator: torch.Generator,
+        processes: World = SINGLE,
+    ) -> Explaining:
+        """Level II for a batch, as the options say."""
+        context = (*batch, self._std_C(batch[0]), self.options, generator, processes)
+        if self.options.explanation == "attack":
+            return explain_by_attack(f, *context)
+        return explain_by_map(f, self.maps, *context)
 
     def _std_C(self, x_BCHW: Tensor) -> Tensor:
         if self.std_C is None:

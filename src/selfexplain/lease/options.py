@@ -1,6 +1,6 @@
 """The choices of LeaSE and the rates of every search, checked."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
 import tyro
@@ -20,12 +20,16 @@ from selfexplain.spaces.genotype import FAMILIES, edges_of
 
 Attack = Literal["normalised", "plain", "sign"]
 Target = Literal["prediction", "label"]
-Shown = Literal["product", "magnitude", "emphasis"]
+Explanation = Literal["attack", "cam", "squared_gradients"]
+Shown = Literal["product", "magnitude", "emphasis", "soft_mask"]
+AudienceInverse = Literal["one_step", "neumann"]
 Coupling = Literal["weighted", "normalised"]
 GradientPath = Literal["full", "no_explanation", "explainer_only"]
 LeaSEControl = Literal["none", "random_delta", "shuffled_delta", "saliency"]
 BaseName = Literal["plain", "beta_darts", "drnas", "drnas_progressive", "pdarts"]
 Selection = Literal["argmax", "perturbation", "audience_perturbation"]
+
+DEFAULT_TAU = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +44,9 @@ class LeaSEOptions:
         1
     """
 
+    explanation: Explanation = "attack"
+    """What explains: the attack on the prediction; or, as a soft mask alone, the class activation
+    map (cam) or the squared gradients of the class's score towards the image, smoothed."""
     eps: Positive = 8 / 255
     """Largest change of a pixel in an explanation, in units of the pixels' range [0, 1]."""
     attack: Attack = "normalised"
@@ -56,7 +63,10 @@ class LeaSEOptions:
     """What the explanation moves away from: the class that the explainer predicts, or the label."""
     shown: Shown = "product"
     """What the audience sees in addition to the image x: x * delta / eps (product),
-    x * |delta| / max |delta| (magnitude), or x * (1 + |delta| / eps) (emphasis)."""
+    x * |delta| / max |delta| (magnitude), x * (1 + |delta| / eps) (emphasis), or
+    x * sigmoid((e - median(e)) / tau) with e the evidence of the explanation (soft_mask)."""
+    tau: Positive = DEFAULT_TAU
+    """Softness of a soft mask, in units of the evidence's mean distance from its median."""
     lambda_: Annotated[NotNegative, tyro.conf.arg(name="lambda")] = 1.0
     """Weight of the audience's validation loss."""
     coupling: Coupling = "weighted"
@@ -69,6 +79,12 @@ class LeaSEOptions:
     (coupling normalised)."""
     gamma: NotNegative = 1.0
     """Weight of the explained images in the audience's training loss."""
+    audience_inverse: AudienceInverse = "one_step"
+    """What stands for the derivative of the audience's optimum: that of its one gradient step
+    (one_step), or the implicit one by a Neumann series, that of many steps (neumann)."""
+    neumann_terms: Annotated[int, Limits(least=2, most=1000)] = 10
+    """Terms of the series (audience_inverse neumann); each further one costs a product of the
+    Hessian of the audience's loss with a vector."""
     gradient_path: GradientPath | None = None
     """Gradients that update the architecture: through all levels (full), with delta detached
     (no_explanation), or only of the explainer's validation loss (explainer_only). None for the
@@ -97,6 +113,48 @@ class LeaSEOptions:
         if self.control == "random_delta" and self.attack == "plain":
             raise InputError(
                 "random_delta has the size of a normalised step; pass --attack normalised or sign"
+            )
+        if self.tau != DEFAULT_TAU and self.shown != "soft_mask":
+            raise InputError(
+                f"tau is the softness of a soft mask, but shown is {self.shown}; leave out tau, or "
+                "pass shown soft_mask"
+            )
+        if self.explanation != "attack":
+            self._check_map()
+        if self.audience_inverse == "neumann":
+            self._check_series()
+
+    def _check_series(self) -> None:
+        """Refuse a series that nothing would look at, or that the mode cannot carry."""
+        if self.mode == "exact":
+            raise InputError(
+                "mode exact differentiates through the one step of each level and has no Neumann "
+                "series; pass mode inner_product, which is exact too, or audience_inverse one_step"
+            )
+        if self.gradient_path == "explainer_only":
+            raise InputError(
+                "with gradient_path explainer_only nothing depends on the audience's optimum; "
+                "leave out one of gradient_path and audience_inverse"
+            )
+
+    def _check_map(self) -> None:
+        """Refuse what an explanation that is no perturbation does not look at."""
+        if self.shown != "soft_mask":
+            raise InputError(
+                f"explanation {self.explanation} is a map of evidence, not a perturbation; pass "
+                f"shown soft_mask with it (shown is {self.shown})"
+            )
+        if self.control in ("saliency", "random_delta"):
+            raise InputError(
+                f"control {self.control} takes the place of the explanation, so that "
+                f"{self.explanation} is not looked at; leave out one of the two"
+            )
+        steps = ("eps", "attack", "step_size", "explanation_steps")
+        plain = {f.name: f.default for f in fields(self)}
+        if given := [name for name in steps if getattr(self, name) != plain[name]]:
+            raise InputError(
+                f"explanation {self.explanation} takes no steps and does not look at "
+                f"{', '.join(given)}; leave out the one or the other"
             )
 
 

@@ -52,7 +52,7 @@ class SANAS(LeaSE):
         ['audience', 'delta_1', 'explainer', 'validation']
     """
 
-    audience_depends_on = ("audience", "architecture")
+    audience_sees_architecture = True
 
     def __init__(
         self,

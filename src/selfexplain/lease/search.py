@@ -16,6 +16,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -92,33 +93,19 @@ def explainer_scores(
     return loss
 
 
-def audience_learns(
-    g: Network,
-    g_explained: Network,
-    x_BCHW: Tensor,
-    y_B: Tensor,
-    gamma: float,
-    explained: ImageFunction,
-    depends_on: Sequence[str] = ("audience",),
+def audience_learns(g: Network, x_BCHW: Tensor, y_B: Tensor) -> Loss:
+    """Level III, the first term: CE(g(x; W), y), on training images."""
+    return lambda v: cross_entropy(g(v, x_BCHW), y_B)
+
+
+def audience_learns_explained(
+    g: Network, y_B: Tensor, gamma: float, explained: ImageFunction
 ) -> Loss:
-    """Level III: CE(g(x; W), y) + gamma CE(g(x (*) delta; W), y), on training images.
+    """Level III, the second: gamma CE(g(x (*) delta; W), y), on what the explainer explained.
 
-    `g` has the BatchNorm statistics of images, `g_explained` those of explained images x (*) delta;
-    a gamma of 0 leaves the second term out. `depends_on` names the variables that g looks at.
+    Its network has BatchNorm statistics of its own, those of explained images.
     """
-
-    def loss(v: Variables) -> Tensor:
-        terms = []
-        if gamma:
-            terms.append(gamma * cross_entropy(g_explained(v, explained(v)), y_B))
-        # The other term does not depend on the explanation: where derivatives towards that alone
-        # are wanted, it is left out. It comes last, so that what it draws (dropout) takes nothing
-        # from the term that stays.
-        if gamma == 0 or any(t.requires_grad for name in depends_on for t in leaves(v[name])):
-            terms.append(cross_entropy(g(v, x_BCHW), y_B))
-        return torch.stack(terms).sum()
-
-    return loss
+    return lambda v: gamma * cross_entropy(g(v, explained(v)), y_B)
 
 
 def explainer_relearns(f: Network, g: Network, x_BCHW: Tensor, y_B: Tensor, lambda_: float) -> Loss:
@@ -151,6 +138,39 @@ class OwnPrediction:
 # A network whose weights are updated along gradients that were computed elsewhere.
 
 
+Statistics = tuple[dict[str, Tensor], dict[str, Tensor]]
+"""Buffers of a network by name: those that are kept, and what a step has made of them."""
+
+
+def keep_statistics(statistics: Sequence[Statistics], processes: World = SINGLE) -> None:
+    """Take over what a step has made of running statistics.
+
+    With several processes their means are taken; counts are the same in all.
+    """
+    for kept, updated in statistics:
+        floats = [name for name in updated if updated[name].is_floating_point()]
+        means = processes.mean([updated[name] for name in floats])
+        new = updated | dict(zip(floats, means, strict=True))
+        copy_each(list(kept.values()), [new[name] for name in kept])
+
+
+def _draws(module: nn.Module) -> bool:
+    """Whether a module of torch or timm draws random numbers in training mode."""
+    share = getattr(module, "p", getattr(module, "drop_prob", 0))
+    return "Drop" in type(module).__name__ and bool(share)
+
+
+def copy_each(into: Sequence[Tensor], new: Sequence[Tensor]) -> None:
+    """Copy tensors into others of the same shapes, type by type in one call: they may be many."""
+    by_dtype: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+    for old, tensor in zip(into, new, strict=True):
+        pair = by_dtype.setdefault(old.dtype, ([], []))
+        pair[0].append(old)
+        pair[1].append(tensor)
+    for pair in by_dtype.values():
+        torch._foreach_copy_(*pair)
+
+
 class Learner:
     """A network, the SGD that moves it, and the calls that keep or leave its running statistics.
 
@@ -170,7 +190,8 @@ class Learner:
             weight_decay=rates.weight_decay,
             nesterov=False,
         )
-        self._statistics: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
+        self._statistics: list[Statistics] = []
+        self._device_lr: Tensor | None = None
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -178,15 +199,25 @@ class Learner:
         return {n: p.detach() for n, p in self.module.named_parameters() if p.requires_grad}
 
     @property
-    def lr(self) -> float:
-        """The learning rate now."""
+    def lr(self) -> float | Tensor:
+        """The learning rate now; a scalar on the device once `lr_on_device` was called."""
+        if self._device_lr is not None:
+            return self._device_lr
         return float(self.optimizer.param_groups[0]["lr"])
+
+    def lr_on_device(self) -> None:
+        """Keep the learning rate in the device's memory, where recorded steps look it up."""
+        like = next(self.module.parameters())
+        self._device_lr = torch.tensor(float(self.lr), dtype=like.dtype, device=like.device)
 
     def set_lr(self, factor: float, start: float = 1.0) -> None:
         """Set the learning rate between its end (0) and this share of its start value (1)."""
         high = start * self.start_lr
         low = min(self.rates.lr_min, high)
-        self.optimizer.param_groups[0]["lr"] = low + (high - low) * factor
+        lr = low + (high - low) * factor
+        self.optimizer.param_groups[0]["lr"] = lr
+        if self._device_lr is not None:
+            self._device_lr.fill_(lr)
 
     def forget_momentum(self) -> None:
         """As if the optimizer had made no step."""
@@ -204,8 +235,9 @@ class Learner:
     def own_step(self, buffers: dict[str, Tensor] | None = None) -> Function:
         """The network as a function of its parameters whose first call is its own training step.
 
-        The first call moves the running statistics (of the module, or these buffers), which
-        `keep_statistics` then takes over; later ones, at displaced parameters, leave them alone.
+        The first call moves copies of the running statistics (of the module, or these buffers),
+        which `take_statistics` then hands over; later ones, at displaced parameters, leave them
+        alone.
         """
         kept = dict(self.module.named_buffers()) if buffers is None else buffers
         updated = {name: buffer.clone() for name, buffer in kept.items()}
@@ -222,18 +254,10 @@ class Learner:
 
         return function
 
-    def keep_statistics(self, keep: bool, processes: World = SINGLE) -> None:
-        """Take the running statistics of the own steps since the last call, or drop them.
-
-        With several processes their means are taken; counts are the same in all.
-        """
-        for kept, updated in self._statistics if keep else ():
-            floats = [name for name in updated if updated[name].is_floating_point()]
-            means = processes.mean([updated[name] for name in floats])
-            updated.update(zip(floats, means, strict=True))
-            for name, buffer in kept.items():
-                buffer.copy_(updated[name])
-        self._statistics.clear()
+    def take_statistics(self) -> list[Statistics]:
+        """The running statistics of the own steps since the last call."""
+        taken, self._statistics = self._statistics, []
+        return taken
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds, in memory of its own."""
@@ -287,6 +311,27 @@ class Declaration:
     audience_outer: Callable[[Variables], Tensor] | None = None
     start: dict[str, Variable] = field(default_factory=dict)
     mode: Mode | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Computed:
+    """What a step computes before anything is updated; everything is detached.
+
+    Args:
+        losses: of each level, and of the outer one (validation), scalars by name.
+        gradients: of each learner's loss, towards its weights.
+        hypergradients: of each outer loss; none in a warm-up.
+        statistics: running statistics of the networks' own steps.
+    """
+
+    losses: dict[str, Tensor]
+    gradients: dict[str, Variable]
+    hypergradients: list[Variable]
+    statistics: list[Statistics]
+
+
+Compute = Callable[..., Computed]
+"""Of training images and labels, held-out images and labels, and the architecture's tensors."""
 
 
 class ArchitectureSearch(ABC):
@@ -346,6 +391,9 @@ class ArchitectureSearch(ABC):
             weight_decay=rates.architecture_weight_decay,
         )
         self.skipped, self._skipped_in_a_row = 0, 0
+        self._compute: dict[bool, Compute] = {
+            moves: partial(self._computed, moves=moves) for moves in (False, True)
+        }
 
     @abstractmethod
     def declare(self, train_batch: Batch, val_batch: Batch) -> Declaration:
@@ -393,27 +441,86 @@ class ArchitectureSearch(ABC):
         Raises:
             SearchDivergedError: several steps in a row had to be skipped.
         """
-        step = self.declare(train_batch, val_batch)
         relaxed = self.relaxed()
-        at = {name: t.detach() for name, t in relaxed.items()}
-        variables: dict[str, Variable] = self.variables() | {"architecture": at} | step.start
+        at = [t.detach() for t in relaxed.values()]
+        found = self._compute[move_architecture](*train_batch, *val_batch, *at)
         hypergradient: Variable = {}
-        outer: dict[str, Tensor] = {}
-        if not move_architecture or step.mode is None:
+        if found.hypergradients:
+            pulled_back = [self._pulled_back(relaxed, each) for each in found.hypergradients]
+            hypergradient = self._with_penalty(self.join(pulled_back))
+        self._update(found, hypergradient)
+        values = torch.stack(list(found.losses.values())).tolist()
+        return dict(zip(found.losses, values, strict=True))
+
+    def autocast(self, dtype: torch.dtype) -> None:
+        """Compute the networks of steps from now on in a lower precision, as torch's autocast does.
+
+        Weights, gradients, optimizers and what explains (`LeaSE.explain`) stay what they are.
+        """
+        device = next(self.supernet.parameters()).device.type
+        # Without its cache of weights, which would outlive what is recorded.
+        cast = torch.autocast(device, dtype, cache_enabled=False)
+        self._compute = {moves: cast(compute) for moves, compute in self._compute.items()}
+
+    def record(self, recorder: Callable[[Compute], Compute]) -> None:
+        """Compute steps from now on by what the recorder makes of their computation.
+
+        Steps of a warm-up and others are recorded apart. What is recorded are losses, gradients and
+        running statistics, of batches and architecture; optimizers, random numbers of controls and
+        whatever a base does are outside.
+
+        Args:
+            recorder: makes of the computation one that does the same, faster: a CUDA graph, say.
+
+        Raises:
+            InputError: a network draws random numbers, which a step has to draw again for each of
+                its passes.
+        """
+        for name, learner in self.learners.items():
+            draws = [type(m).__name__ for m in learner.module.modules() if _draws(m)]
+            if draws:
+                raise InputError(
+                    f"the {name} has a {draws[0]}, whose random numbers a recorded step cannot "
+                    "draw again; leave out --cuda-graph, or pass another network"
+                )
+            learner.lr_on_device()
+        self._compute = {moves: recorder(compute) for moves, compute in self._compute.items()}
+
+    def _computed(
+        self,
+        train_x_BCHW: Tensor,
+        train_y_B: Tensor,
+        val_x_BCHW: Tensor,
+        val_y_B: Tensor,
+        *architecture: Tensor,
+        moves: bool,
+    ) -> Computed:
+        """Losses, gradients and statistics of a step; nothing of the search is changed."""
+        step = self.declare((train_x_BCHW, train_y_B), (val_x_BCHW, val_y_B))
+        at: Variable = dict(zip(self.architecture, architecture, strict=True))
+        weights = {name: learner.weights for name, learner in self.learners.items()}
+        variables: dict[str, Variable] = {"architecture": at, **weights, **step.start}
+        if not moves or step.mode is None:
             losses, gradients, _ = take_steps(step.levels, variables, self.processes)
-        if move_architecture:
+        hypergradients = []
+        if moves:
             levels, mode = ([], "inner_product") if step.mode is None else (step.levels, step.mode)
             outers = [one for one in (step.outer, step.audience_outer) if one is not None]
             unrolled = unroll_each(
                 levels, outers, variables, "architecture", mode, processes=self.processes
             )
-            pulled_back = [self._pulled_back(relaxed, one.hypergradient) for one in unrolled]
-            hypergradient = self._with_penalty(self.join(pulled_back))
-            outer = {"validation": torch.stack([one.outer for one in unrolled]).sum()}
+            hypergradients = [one.hypergradient for one in unrolled]
             if step.mode is not None:
                 losses, gradients = dict(unrolled[0].losses), dict(unrolled[0].gradients)
-        self._update({name: gradients[name] for name in self.learners}, hypergradient)
-        return {name: float(loss) for name, loss in {**losses, **outer}.items()}
+            losses = losses | {"validation": torch.stack([one.outer for one in unrolled]).sum()}
+        return Computed(
+            losses=losses,
+            gradients={name: gradients[name] for name in self.learners},
+            hypergradients=hypergradients,
+            statistics=[
+                pair for learner in self.learners.values() for pair in learner.take_statistics()
+            ],
+        )
 
     def join(self, hypergradients: Sequence[Variable]) -> Variable:
         """The direction of the architecture, from the hypergradient of each outer loss."""
@@ -443,12 +550,10 @@ class ArchitectureSearch(ABC):
         pairs = zip(leaves(hypergradient), found, strict=True)
         return like(hypergradient, [h if g is None else h + g for h, g in pairs])
 
-    def _update(self, gradients: dict[str, Variable], hypergradient: Variable) -> None:
-        everything = [t for v in (*gradients.values(), hypergradient) for t in leaves(v)]
-        finite = all_finite(everything)  # the same in all processes, as they are means over them
-        for learner in self.learners.values():
-            learner.keep_statistics(finite, self.processes)
-        if not finite:
+    def _update(self, found: Computed, hypergradient: Variable) -> None:
+        everything = [t for v in (*found.gradients.values(), hypergradient) for t in leaves(v)]
+        # The same in all processes, as they are means over them.
+        if not all_finite(everything):
             self.skipped += 1
             self._skipped_in_a_row += 1
             if self._skipped_in_a_row >= MAX_SKIPPED_STEPS:
@@ -459,15 +564,16 @@ class ArchitectureSearch(ABC):
                 )
             return
         self._skipped_in_a_row = 0
+        keep_statistics(found.statistics, self.processes)
         if isinstance(hypergradient, dict) and hypergradient:
             for name, tensor in self.architecture.items():
                 tensor.grad = hypergradient[name]
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
         for name, learner in self.learners.items():
-            found = gradients[name]
-            if isinstance(found, dict):
-                learner.update(found)
+            gradient = found.gradients[name]
+            if isinstance(gradient, dict):
+                learner.update(gradient)
 
     def end_epoch(self, held_out: Iterable[Batch]) -> None:
         """Look at held-out batches after an epoch, if the method does; here it does not."""

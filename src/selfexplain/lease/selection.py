@@ -195,7 +195,7 @@ def audience_score(search: LeaSE, training: Batches, held_out: Batches, steps: i
             )[1:]
         finally:
             for each in search.learners.values():
-                each.keep_statistics(False)
+                each.take_statistics()
             search.generator.set_state(draws)
             set_random_state(users)
 

@@ -121,6 +121,27 @@ def _gradients(
 # The same with derivatives: each `backward` and `jvp` is made of the three.
 
 
+def wanted(ctx: Any) -> tuple[bool, bool]:
+    """Whether this backward pass asks for the gradient towards each of the two factors.
+
+    `needs_input_grad` says only whether it could be asked for. In a chain of levels most passes
+    want the features' gradients alone, and the kernels' are the dearer ones.
+    """
+    left, right = ctx.needs_input_grad[:2]
+    if not (left and right) or torch._C._are_functorch_transforms_active():  # noqa: SLF001
+        return left, right
+    (left_node, _), (right_node, _) = ctx.next_functions[:2]
+    return _will_run(left_node), _will_run(right_node)
+
+
+def _will_run(node: Any) -> bool:
+    try:
+        runs: bool = torch._C._will_engine_execute_node(node)  # noqa: SLF001
+    except RuntimeError:  # torch's refusal of a leaf that is asked for itself
+        return True
+    return runs
+
+
 class _Product(torch.autograd.Function):
     """A product of two tensors: its derivative in a direction is linear in each."""
 
@@ -160,16 +181,19 @@ class _Convolution(_Product):
     def backward(ctx: Any, gradient_BCHW: Tensor) -> tuple[Tensor | None, ...]:
         x_BCHW, kernel_C1kk = ctx.saved_tensors
         (how,) = ctx.constants
-        wanted = tuple(ctx.needs_input_grad[:2])
+        for_x, for_kernel = wanted(ctx)
         fast = kernel_C1kk.shape[-1] <= FAST_COLUMNS and how.dilation == 1
         if fast and not torch.is_grad_enabled():  # a first derivative alone: torch's own is as good
             padding = (kernel_C1kk.shape[-1] // 2,) * 2
-            return (*_gradients(gradient_BCHW, x_BCHW, kernel_C1kk, how, padding, wanted), None)
+            return (
+                *_gradients(gradient_BCHW, x_BCHW, kernel_C1kk, how, padding, (for_x, for_kernel)),
+                None,
+            )
         towards_x = towards_kernel = None
-        if ctx.needs_input_grad[0]:
+        if for_x:
             size = tuple(x_BCHW.shape[2:])
             towards_x = _InputGradient.apply(gradient_BCHW, kernel_C1kk, how, size)  # type: ignore[no-untyped-call]
-        if ctx.needs_input_grad[1]:
+        if for_kernel:
             width = kernel_C1kk.shape[-1]
             towards_kernel = _KernelGradient.apply(gradient_BCHW, x_BCHW, how, width)  # type: ignore[no-untyped-call]
         return towards_x, towards_kernel, None
@@ -192,10 +216,11 @@ class _InputGradient(_Product):
     def backward(ctx: Any, along_BCHW: Tensor) -> tuple[Tensor | None, ...]:
         gradient_BCHW, kernel_C1kk = ctx.saved_tensors
         how, _ = ctx.constants
+        for_gradient, for_kernel = wanted(ctx)
         towards_gradient = towards_kernel = None
-        if ctx.needs_input_grad[0]:
+        if for_gradient:
             towards_gradient = _Convolution.apply(along_BCHW, kernel_C1kk, how)  # type: ignore[no-untyped-call]
-        if ctx.needs_input_grad[1]:
+        if for_kernel:
             width = kernel_C1kk.shape[-1]
             towards_kernel = _KernelGradient.apply(gradient_BCHW, along_BCHW, how, width)  # type: ignore[no-untyped-call]
         return towards_gradient, towards_kernel, None, None
@@ -216,10 +241,11 @@ class _KernelGradient(_Product):
     def backward(ctx: Any, along_C1kk: Tensor) -> tuple[Tensor | None, ...]:
         gradient_BCHW, x_BCHW = ctx.saved_tensors
         how, _ = ctx.constants
+        for_gradient, for_x = wanted(ctx)
         towards_gradient = towards_x = None
-        if ctx.needs_input_grad[0]:
+        if for_gradient:
             towards_gradient = _Convolution.apply(x_BCHW, along_C1kk, how)  # type: ignore[no-untyped-call]
-        if ctx.needs_input_grad[1]:
+        if for_x:
             size = tuple(x_BCHW.shape[2:])
             towards_x = _InputGradient.apply(gradient_BCHW, along_C1kk, how, size)  # type: ignore[no-untyped-call]
         return towards_gradient, towards_x, None, None

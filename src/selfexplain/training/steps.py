@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -188,6 +188,8 @@ def _is_composite(module: nn.Module) -> bool:
 # GPU runs them. A CUDA graph starts them all at once.
 
 
+Out = TypeVar("Out")
+
 Step = Callable[..., dict[str, Tensor]]
 """Takes tensors, leaves gradients in `.grad`, and returns an objective's terms."""
 
@@ -249,7 +251,7 @@ def is_capturable(objective: Objective) -> bool:
     return "capturable" in vars(type(objective)) and objective.capturable
 
 
-class RecordedStep:
+class RecordedStep(Generic[Out]):
     """A step (forward and backward) that is replayed from its third call on.
 
     What a recording holds is the work of the GPU alone: nothing that Python counts or decides in
@@ -258,8 +260,8 @@ class RecordedStep:
     first, because an objective that remembers a batch takes new memory for it.
 
     Args:
-        step: is given a batch on the GPU, returns detached tensors, and sets gradients to None
-            before it makes new ones.
+        step: is given a batch on the GPU, returns detached tensors in any form, and sets gradients,
+            if it leaves any, to None before it makes new ones.
         before: a recorded step that shares its memory. What one of them returned, and its
             gradients, are to be used before another is called.
 
@@ -268,17 +270,17 @@ class RecordedStep:
             cannot be recorded, such as asking the GPU for a number.
     """
 
-    def __init__(self, step: Step, before: RecordedStep | None = None) -> None:
+    def __init__(self, step: Callable[..., Out], before: RecordedStep[Any] | None = None) -> None:
         self.step = step
         self.memory: GraphMemory = GraphMemory() if before is None else before.memory
         self.graph: torch.cuda.CUDAGraph | None = None
         self._ordinary = 0
         self._shapes: list[torch.Size] = []
         self._batch: tuple[Tensor, ...] = ()
-        self._out: dict[str, Tensor] = {}
+        self._out: Out
 
-    def __call__(self, *batch: Tensor) -> dict[str, Tensor]:
-        """Terms of the step on this batch; they are overwritten by the next call."""
+    def __call__(self, *batch: Tensor) -> Out:
+        """What the step returns of this batch; its tensors are overwritten by the next call."""
         shapes = [t.shape for t in batch]
         if shapes != self._shapes:
             # Gradients will be new tensors, into which the graph does not write.

@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -174,9 +174,8 @@ def _family(arch: str) -> str:
 def _data_of(config: NASStudyConfig, runs: Sequence[Run], images: Path | None) -> ImageData | None:
     """The images, if there is anything left to search; all that is asked can be done with them."""
     left = [run for run in runs if not (run.search.out / "result.json").exists()]
-    firsts = {
-        run.method: run.search for run in reversed(left) if run.search.method not in WITHOUT_SEARCH
-    }
+    searched = [run for run in left if run.search.method not in WITHOUT_SEARCH]
+    firsts = {run.method: run.search for run in reversed(searched)}
     if not firsts and (not left or config.retrain is None):
         return None
     data = load(config.data, images)

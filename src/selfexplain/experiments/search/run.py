@@ -33,11 +33,13 @@ from selfexplain.experiments.search.setup import (
 from selfexplain.experiments.search_options import WITHOUT_SEARCH, SearchConfig, SearchesConfig
 from selfexplain.files import write_record
 from selfexplain.launchers import Watch, ignore
+from selfexplain.lease import ArchitectureSearch
 from selfexplain.models.build import check_model_name, check_without_weights
 from selfexplain.spaces import SPACES, Genotype, all_conv3x3, random_genotype, to_string
 from selfexplain.training import TrainingOptions
 from selfexplain.training.loggers import Logger, numbers
 from selfexplain.training.processes import joined_processes
+from selfexplain.training.steps import RecordedStep
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -90,7 +92,8 @@ def run_search(
     if data is None:
         check_spec(config.data.data)
     with locked(config.out, lock_timeout), reraise_oom(remedy):
-        fabric = launch(DeviceOptions(accelerator=config.accelerator), TrainingOptions())
+        training = TrainingOptions(cuda_graph=config.cuda_graph)
+        fabric = launch(DeviceOptions(accelerator=config.accelerator), training)
         fabric.barrier()  # every process has looked at the folder before one writes to it
         result: dict[str, Any] = {}
         with logged(config, first=fabric.is_global_zero) as loggers:
@@ -111,18 +114,26 @@ def _search(
 ) -> dict[str, Any]:
     """Run the search on every process; the first one writes and returns the result."""
     device, processes = fabric.device, joined_processes()
-    data = data if data is not None else load(config.data)
-    prepared = prepare(data, config.data, config.seed)
-    build = partial(build_search, config, data, prepared.std_C, device, processes)
+    images = data if data is not None else load(config.data)
+    prepared = prepare(images, config.data, config.seed)
+
+    def build(stage: int = 0) -> ArchitectureSearch:
+        search = build_search(config, images, prepared.std_C, device, processes, stage)
+        if config.precision == "bf16":
+            search.autocast(torch.bfloat16)
+        if config.cuda_graph:
+            search.record(RecordedStep)
+        return search
+
     search = build()
     halves = BilevelLoader(config, prepared, device, processes)
     if fabric.is_global_zero:
-        images = {
+        about = {
             "train": len(prepared.train),
             "held_out": len(prepared.scored),
             "class_names": list(prepared.class_names),
         }
-        write_run(config, images, device, processes.count)
+        write_run(config, about, device, processes.count)
     progress = SearchProgress(config, search, halves, prepared, fabric, loggers, build)
     progress.run(identity, on_step)
     if not fabric.is_global_zero:

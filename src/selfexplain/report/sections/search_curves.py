@@ -209,6 +209,11 @@ SHOWN = {
     "product": ("x · δ / ε", "The audience sees each pixel of x times δ / ε."),
     "magnitude": ("x · |δ| / max|δ|", "The audience sees each pixel of x times |δ| / max|δ|."),
     "emphasis": ("x · (1 + |δ| / ε)", "The audience sees each pixel of x times 1 + |δ| / ε."),
+    "soft_mask": (
+        "x · mask",
+        "The audience sees x where its evidence lies above the image's median, and fades to the "
+        "images' mean below.",
+    ),
 }
 """The option `shown` -> its formula, and in words."""
 CONTROLS = {
@@ -233,6 +238,8 @@ def snapshots_part(record: SearchRecord) -> Markup | str:
             "of selfexplain made it."
         )
     formula, words = SHOWN[options["shown"]]
+    explanation = options.get("explanation", "attack")
+    name = "δ" if explanation == "attack" else "e"
     epochs = sorted(snapshots.epochs)
     chosen = [epochs[index] for index in linspace_indices(len(epochs), _frames_of(snapshots))]
     largest = max(float(np.abs(snapshots.epochs[n].delta_BCHW).max()) for n in epochs)
@@ -243,9 +250,11 @@ def snapshots_part(record: SearchRecord) -> Markup | str:
         control=CONTROLS.get(options["control"], ""),
         captions=[f"after epoch {n} of {record.config['epochs']}" for n in chosen],
         frames=[
-            _frame(snapshots, snapshots.epochs[n], formula, largest, (low, high)) for n in chosen
+            _frame(snapshots, snapshots.epochs[n], (name, formula), largest, (low, high))
+            for n in chosen
         ],
         size=SIZE,
+        explanation=explanation.replace("_", " "),
         largest=f"{255 * largest:.1f}",
         eps=f"{255 * options['eps']:.1f}",
         formula=formula,
@@ -269,18 +278,18 @@ def _range(snapshots: SearchSnapshots) -> tuple[float, float]:
 def _frame(
     snapshots: SearchSnapshots,
     explained: Explained,
-    formula: str,
+    names: tuple[str, str],
     largest: float,
     limits: tuple[float, float],
 ) -> list[dict[str, Any]]:
-    """What is shown of each image after an epoch."""
-    low, high = limits
+    """What is shown of each image after an epoch; names of the explanation, and of what is seen."""
+    (low, high), (name, formula) = limits, names
     return [
         {
             "label": label,
             "pictures": {
                 "x": _pixels(image_CHW),
-                "δ": _pixels(_grey_levels(delta_CHW, -largest, largest)),
+                name: _pixels(_grey_levels(delta_CHW, -largest, largest)),
                 formula: _pixels(_grey_levels(explained_CHW, low, high)),
             },
         }
