@@ -356,6 +356,7 @@ def test_methods_that_cannot_be_are_refused_before_anything_is_read(spec: str) -
         ("lease", "lease:gradient_path=full"),
         ("lease", "lease:mode=inner_product"),
         ("lease", "lease:share=3"),
+        ("lease", "lease:neumann_terms=5"),
         ("darts2", "darts2:mode=finite_difference"),
         ("darts1", "darts1:warmup_epochs=0"),
         ("random_search", "random_search:architecture_lr=1"),

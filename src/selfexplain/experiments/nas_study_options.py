@@ -328,9 +328,10 @@ def _identity(search: SearchConfig) -> str:
     options = values["options"]
     options["mode"] = search.options.mode or DEFAULT_MODE.get(search.method)
     options["gradient_path"] = search.options.gradient_path or DEFAULT_PATH.get(search.method)
-    unused = ["share", "coupling_momentum"]
-    if search.options.coupling == "normalised":
-        unused = ["lambda_"]
+    normalised = search.options.coupling == "normalised"
+    unused = ["lambda_"] if normalised else ["share", "coupling_momentum"]
+    if search.options.audience_inverse == "one_step":
+        unused.append("neumann_terms")
     for name in unused:
         options.pop(name, None)
     if search.method == "random_search":
