@@ -219,18 +219,33 @@ def test_methods_seeds_and_retraining_are_added(
     best = run_nas_study(
         config_of(
             *("--out", str(out), *retrain, "--retrain-found", "best", "--seeds", "0", "1", "2"),
+            *("--budget", "1", "2"),
             methods=("random", METHODS[0]),
         )
     )
-    assert len(list(out.glob("searches/*/result.json"))) == 8
+    assert len(list(out.glob("searches/*/result.json"))) == 8 + 6
     assert best["reference"] is None
-    darts = [row for row in best["rows"] if row["method"] != "random"]
-    chosen = max(darts, key=lambda row: row["validation_accuracy"])
-    for row in best["retrained"]:
-        if row["method"] != "random":
-            assert (row["found_by"], row["genotype"]) == (chosen["seed"], chosen["genotype"])
+    for budget in (1, 2):
+        darts = [
+            row for row in best["rows"] if (row["method"], row["budget"]) == (METHODS[0], budget)
+        ]
+        chosen = max(darts, key=lambda row: row["validation_accuracy"])
+        accuracies: dict[str, list[float]] = {}
+        for row in best["retrained"]:
+            if row["budget"] == budget:
+                accuracies.setdefault(row["method"], []).append(row["accuracy"])
+            if (row["method"], row["budget"]) == (METHODS[0], budget):
+                assert (row["found_by"], row["genotype"]) == (chosen["seed"], chosen["genotype"])
+        # Compared with the first method at the same budget.
+        baseline, line = (line for line in best["summary"] if line["budget"] == budget)
+        assert (baseline["method"], line["method"]) == ("random", METHODS[0])
+        means = {method: sum(values) / 3 for method, values in accuracies.items()}
+        assert line["retrained"]["difference_mean"] == pytest.approx(
+            means[METHODS[0]] - means["random"]
+        )
     assert "of these cells and not of the methods" in nas_study_latex(best)
     assert "after retraining one cell each (3 seeds)" in best["sentence"]
+    assert "With 1 epoch " in best["sentence"]
     assert nas_study_sections(out)[0].title == "Results"
 
 
