@@ -35,6 +35,7 @@ from selfexplain.limits import (
     check_options,
     check_values,
 )
+from selfexplain.records import quoted
 from selfexplain.spaces import SPACES
 from selfexplain.training import TrainingOptions
 
@@ -198,6 +199,8 @@ def read_method(spec: str) -> tuple[Method, dict[str | None, dict[str, Any]]]:
         >>> read_method("lease:share=2,architecture_lr=0.01")
         ('lease', {'options': {'share': 2.0}, 'rates': {'architecture_lr': 0.01}})
     """
+    if not spec.isprintable():
+        raise InputError(f"{quoted(spec)} is no method; pass one as NAME:option=value,...")
     name, colon, text = spec.partition(":")
     names = get_args(Method)
     if name not in names:
