@@ -50,7 +50,8 @@ class Tape(TorchDispatchMode):
                     t for t in (out if isinstance(out, (tuple, list)) else [out]) if is_tensor(t)
                 ]
                 for old, value in zip(made, new, strict=True):
-                    if old is not value and old.numel():
+                    # Zeros that dual numbers stand on without memory stay what they are.
+                    if old is not value and old.numel() and not old._is_zerotensor():
                         old.copy_(value)
 
 
