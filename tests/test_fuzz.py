@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import save
 
 from selfexplain.errors import InputError
+from selfexplain.experiments.nas_study_options import NASStudyConfig, search_of
 from selfexplain.experiments.objectives import OBJECTIVES, build_objective, resolve
+from selfexplain.experiments.options import DataOptions
 from selfexplain.files import read_json, read_tensors
 from selfexplain.models.build import SmallCNN
 from selfexplain.objectives import ObjectiveContext
@@ -106,6 +108,24 @@ def test_objectives() -> None:
     used = [tried(lambda: use(changed(rng.choice(specs), rng))) for _ in range(400)]
     assert used.count(False) > 200
     assert any(used)
+
+
+def test_search_methods() -> None:
+    rng = random.Random(0)
+    specs = [
+        "lease:coupling=normalised,share=1,momentum=0.5",
+        "darts1:base=beta_darts,beta_weight=3",
+        "random_search:lr=0.1",
+        "darts2:mode=inner_product,stop_at_skips=2,warmup_epochs=3",
+    ]
+    study = NASStudyConfig(data=DataOptions(data="digits"), methods=("random",), table="t")
+
+    def use(spec: str) -> None:
+        search_of(study, spec, budget=50, seed=0)
+
+    assert all(tried(lambda spec=spec: use(spec)) for spec in specs)
+    used = [tried(lambda: use(changed(rng.choice(specs), rng))) for _ in range(200)]
+    assert used.count(False) > 100
 
 
 def damaged(content: bytes, rng: random.Random) -> bytes:

@@ -30,7 +30,7 @@ from selfexplain.experiments.search.nas_study import (
 )
 from selfexplain.experiments.search.run import run_search
 from selfexplain.files import read_json, write_record
-from selfexplain.lease import LeaSEOptions, Rates
+from selfexplain.lease import BaseOptions, LeaSEOptions, Rates
 from selfexplain.report.nas_study import anytime_figure, nas_study_latex, study_sentence
 from selfexplain.spaces import FAMILIES
 from selfexplain.spaces.table import BenchmarkTable, MeasuredCell, load_table, save_table
@@ -219,18 +219,33 @@ def test_methods_seeds_and_retraining_are_added(
     best = run_nas_study(
         config_of(
             *("--out", str(out), *retrain, "--retrain-found", "best", "--seeds", "0", "1", "2"),
+            *("--budget", "1", "2"),
             methods=("random", METHODS[0]),
         )
     )
-    assert len(list(out.glob("searches/*/result.json"))) == 8
+    assert len(list(out.glob("searches/*/result.json"))) == 8 + 6
     assert best["reference"] is None
-    darts = [row for row in best["rows"] if row["method"] != "random"]
-    chosen = max(darts, key=lambda row: row["validation_accuracy"])
-    for row in best["retrained"]:
-        if row["method"] != "random":
-            assert (row["found_by"], row["genotype"]) == (chosen["seed"], chosen["genotype"])
+    for budget in (1, 2):
+        darts = [
+            row for row in best["rows"] if (row["method"], row["budget"]) == (METHODS[0], budget)
+        ]
+        chosen = max(darts, key=lambda row: row["validation_accuracy"])
+        accuracies: dict[str, list[float]] = {}
+        for row in best["retrained"]:
+            if row["budget"] == budget:
+                accuracies.setdefault(row["method"], []).append(row["accuracy"])
+            if (row["method"], row["budget"]) == (METHODS[0], budget):
+                assert (row["found_by"], row["genotype"]) == (chosen["seed"], chosen["genotype"])
+        # Compared with the first method at the same budget.
+        baseline, line = (line for line in best["summary"] if line["budget"] == budget)
+        assert (baseline["method"], line["method"]) == ("random", METHODS[0])
+        means = {method: sum(values) / 3 for method, values in accuracies.items()}
+        assert line["retrained"]["difference_mean"] == pytest.approx(
+            means[METHODS[0]] - means["random"]
+        )
     assert "of these cells and not of the methods" in nas_study_latex(best)
     assert "after retraining one cell each (3 seeds)" in best["sentence"]
+    assert "With 1 epoch " in best["sentence"]
     assert nas_study_sections(out)[0].title == "Results"
 
 
@@ -297,7 +312,8 @@ def test_curves_of_searches_that_stopped_or_chose_another_cell(study: tuple[Path
 def test_options_of_a_method_are_those_of_the_dataclasses() -> None:
     """Whatever a search says of how it searches can be said of a method, and nothing else."""
     found = method_options()
-    names = {name.rstrip("_") for kind in (LeaSEOptions, Rates) for name in kind.__slots__}
+    kinds = (LeaSEOptions, Rates, BaseOptions)
+    names = {name.rstrip("_") for kind in kinds for name in kind.__slots__}
     assert names <= set(found)
     assert {"audience", "warmup_epochs", "stop_at_skips"} <= set(found)
     assert not {"epochs", "seed", "batch_size", "space", "data", "out", "cells"} & set(found)
@@ -333,6 +349,12 @@ REFUSED = {
     "lease:share=2,coupling=normalised,lambda=3": "are one method with the same options",
     "random:lr=0.1": "'random' and 'random:lr=0.1' are one method",
     METHODS[2]: "--methods names one twice",
+    "sanas:gradient_path=explainer_only": "sanas:.*: gradient_path is explainer_only, but only",
+    "lease:base=pdarts": "lease:base=pdarts: base is pdarts, which is made for the cells of darts",
+    "lease:base=drnass": "base is 'drnass'; pass one of plain, beta_darts, drnas",
+    "random:base=drnas": "random:base=drnas: method random has no gradient",
+    "darts1:select=audience_perturbation": "darts1:select=audience_perturbation: .* no audience",
+    "all_conv3x3:lr=-1": "all_conv3x3:lr=-1: lr is -1; pass a number above 0",
 }
 
 
@@ -349,9 +371,13 @@ def test_methods_that_cannot_be_are_refused_before_anything_is_read(spec: str) -
         ("lease", "lease:gradient_path=full"),
         ("lease", "lease:mode=inner_product"),
         ("lease", "lease:share=3"),
+        ("lease", "lease:neumann_terms=5"),
         ("darts2", "darts2:mode=finite_difference"),
         ("darts1", "darts1:warmup_epochs=0"),
         ("random_search", "random_search:architecture_lr=1"),
+        ("all_conv3x3", "all_conv3x3:lr=1"),
+        ("darts1", "darts1:base=plain"),
+        ("darts1:base=beta_darts", "darts1:base=beta_darts,beta_weight=50.0"),
     ],
 )
 def test_two_spellings_of_one_method_are_refused(first: str, second: str) -> None:
@@ -379,6 +405,12 @@ def test_two_spellings_of_one_method_are_refused(first: str, second: str) -> Non
 def test_bad_options_are_refused(more: list[str], said: str) -> None:
     with pytest.raises(InputError, match=said):
         config_of(*more)
+
+
+def test_a_budget_that_a_method_cannot_spend_is_named_as_typed() -> None:
+    words = ["--retrain", "1", "--space", "darts", "--cells", "3"]
+    with pytest.raises(InputError, match=r"^--budget is 2, but base pdarts has three stages"):
+        config_of(*words, methods=("darts1:base=pdarts",))
 
 
 def test_tables_of_other_spaces_are_refused_before_the_search(tmp_path: Path, table: Path) -> None:

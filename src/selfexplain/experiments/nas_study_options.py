@@ -35,6 +35,7 @@ from selfexplain.limits import (
     check_options,
     check_values,
 )
+from selfexplain.records import quoted
 from selfexplain.spaces import SPACES
 from selfexplain.training import TrainingOptions
 
@@ -198,6 +199,8 @@ def read_method(spec: str) -> tuple[Method, dict[str | None, dict[str, Any]]]:
         >>> read_method("lease:share=2,architecture_lr=0.01")
         ('lease', {'options': {'share': 2.0}, 'rates': {'architecture_lr': 0.01}})
     """
+    if not spec.isprintable():
+        raise InputError(f"{quoted(spec)} is no method; pass one as NAME:option=value,...")
     name, colon, text = spec.partition(":")
     names = get_args(Method)
     if name not in names:
@@ -263,7 +266,8 @@ def _said_of(spec: str, own: Mapping[str, Any]) -> Iterator[None]:
     except OptionError as error:
         shared = "budget" if error.field == "epochs" else error.field
         if error.owner is SearchConfig and shared in SHARED and shared not in own:
-            raise OptionError(str(error), NASStudyConfig, shared) from error
+            said = shared + str(error).removeprefix(error.field)
+            raise OptionError(said, NASStudyConfig, shared) from error
         raise InputError(f"{spec}: {error}") from error
     except InputError as error:
         raise InputError(f"{spec}: {error}") from error
@@ -327,9 +331,10 @@ def _identity(search: SearchConfig) -> str:
     options = values["options"]
     options["mode"] = search.options.mode or DEFAULT_MODE.get(search.method)
     options["gradient_path"] = search.options.gradient_path or DEFAULT_PATH.get(search.method)
-    unused = ["share", "coupling_momentum"]
-    if search.options.coupling == "normalised":
-        unused = ["lambda_"]
+    normalised = search.options.coupling == "normalised"
+    unused = ["lambda_"] if normalised else ["share", "coupling_momentum"]
+    if search.options.audience_inverse == "one_step":
+        unused.append("neumann_terms")
     for name in unused:
         options.pop(name, None)
     if search.method == "random_search":

@@ -142,6 +142,11 @@ class SearchConfig:
             )
         if self.method not in ("lease", "sanas", "darts2") and self.options.mode is not None:
             raise InputError(f"method {self.method} needs no hypergradient; leave out --mode")
+        if self.method == "sanas" and self.options.gradient_path == "explainer_only":
+            raise InputError(
+                "gradient_path is explainer_only, but only the second copy of the explainer "
+                "updates the architecture of method sanas; pass full or no_explanation"
+            )
         if self.method in WITHOUT_SEARCH and self.stop_at_skips is not None:
             raise OptionError(
                 "stop_at_skips looks at an architecture after each epoch, and method "

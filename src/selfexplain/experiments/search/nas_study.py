@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -41,9 +41,11 @@ from selfexplain.models.build import check_model_name, check_without_weights
 from selfexplain.report.nas_study import study_sentence
 from selfexplain.spaces import FAMILIES, SPACES, from_string
 from selfexplain.spaces.genotype import edges_of
-from selfexplain.spaces.table import TABULATED, BenchmarkTable, load_table
 from selfexplain.training import TrainingOptions
 from selfexplain.training.log import EpochLog
+
+if TYPE_CHECKING:
+    from selfexplain.spaces.table import BenchmarkTable
 
 UNDECIDED = 1.25
 """An edge is undecided if its largest weight is less than this many times uniform ones, a cell if
@@ -140,6 +142,9 @@ def run_nas_study(config: NASStudyConfig, watch: Watch = ignore) -> Row:
 
 def _table_of(config: NASStudyConfig) -> BenchmarkTable:
     """The table, which must have every cell of the space."""
+    # Here, as a study without a table does not wait for Parquet.
+    from selfexplain.spaces.table import TABULATED, load_table
+
     family = SPACES[config.space].family
     if family not in TABULATED:
         raise InputError(

@@ -7,7 +7,16 @@ from zlib import crc32
 from markupsafe import Markup
 
 from selfexplain.report.cell_drawing import cell_svg
-from selfexplain.report.html import Section, figure, linspace_indices, part, render, slider, table
+from selfexplain.report.html import (
+    FRAMES,
+    Section,
+    figure,
+    linspace_indices,
+    part,
+    render,
+    slider,
+    table,
+)
 from selfexplain.report.nas_study import anytime_figure, nas_study_caption, nas_study_cells
 from selfexplain.report.sections.scores import facts
 from selfexplain.spaces import from_string
@@ -51,6 +60,10 @@ def _ends(results: Row) -> str:
     )
 
 
+MOST_CELLS = 200
+"""So many drawings a page can bear."""
+
+
 def found_cells(results: Row) -> Section:
     """The cells of each method, one a seed, each called undecided where it is.
 
@@ -62,7 +75,8 @@ def found_cells(results: Row) -> Section:
     parts = []
     for method, budget in groups:
         mine = [row for row in rows if (row["method"], row["budget"]) == (method, budget)]
-        shown = [mine[index] for index in linspace_indices(len(mine))]
+        most = max(2, min(FRAMES, MOST_CELLS // len(groups)))
+        shown = [mine[index] for index in linspace_indices(len(mine), most)]
         body = slider("Seed", [_drawing(row) for row in shown], [_said_of(row) for row in shown])
         parts.append(Section(f"{method}, {budget} epoch{'s' * (budget > 1)}", body))
     about = (
