@@ -159,7 +159,7 @@ def difference_product(
         radius = default_radius(vector[0].dtype, one_sided=at_start is not None)
     r = radius / length
 
-    def displaced(by: float) -> Products:
+    def displaced(by: float | Tensor) -> Products:
         before_each()
         pairs = zip(leaves(seen[own]), vector, strict=True)
         at: Variable = like(seen[own], [t.detach() + by * d for t, d in pairs])
