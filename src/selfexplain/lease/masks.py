@@ -13,7 +13,7 @@ Shape suffixes: B batch, C channels, F features, K classes, H and W space, h and
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from selfexplain.data import gaussian_blur
@@ -23,6 +23,7 @@ from selfexplain.explanations.layout import ExplainedLayer
 from selfexplain.hypergradients import as_function
 from selfexplain.hypergradients.level import Variables
 from selfexplain.spaces import Supernet
+from selfexplain.spaces.supernet import WithArchitecture
 
 SMOOTHING = 1 / 32
 """Standard deviation of the blur of evidence that goes pixel by pixel, in sides of the image."""
@@ -58,18 +59,6 @@ def soft_mask(evidence_B1HW: Tensor, tau: float) -> Tensor:
 # Class activation maps of a supernet whose weights and architecture are variables.
 
 
-class _WithArchitecture(nn.Module):
-    """A supernet as a model of the images alone."""
-
-    def __init__(self, supernet: Supernet, architecture: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self.supernet, self.architecture = supernet, architecture
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        logits_BK: Tensor = self.supernet(x_BCHW, self.architecture)
-        return logits_BK
-
-
 class ExplainerMaps:
     """Class activation maps of the explainer, differentiable towards weights and architecture.
 
@@ -100,7 +89,7 @@ class ExplainerMaps:
         weights, architecture = v["explainer"], v["architecture"]
         assert isinstance(weights, dict)
         assert isinstance(architecture, dict)
-        model = _WithArchitecture(self.supernet, architecture)
+        model = WithArchitecture(self.supernet, architecture)
         if self._layer is None:
             self._layer = _pooled_layer(self.supernet, architecture, x_BCHW)
         with capture(model, self._layer) as captured:
@@ -116,7 +105,7 @@ def _pooled_layer(
 ) -> ExplainedLayer:
     held = {name: tensor.detach() for name, tensor in architecture.items()}
     try:
-        model = _WithArchitecture(supernet, held)
+        model = WithArchitecture(supernet, held)
         return find_explained_layer(model, x_BCHW.detach(), kind="cam")
     except InputError as error:
         raise InputError(

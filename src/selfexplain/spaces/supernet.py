@@ -271,6 +271,29 @@ def _listed(shapes: Mapping[str, tuple[int, ...]]) -> str:
     return ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "no tensors"
 
 
+class WithArchitecture(nn.Module):
+    """A supernet with its architecture, as a classifier of images alone.
+
+    Example:
+        >>> from selfexplain.spaces import build_supernet
+        >>> supernet = build_supernet(
+        ...     "nasbench201", num_classes=10, in_channels=1, image_size=8, channels=4, cells=1
+        ... )
+        >>> classifier = WithArchitecture(supernet, supernet.new_architecture())
+        >>> classifier(torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(self, supernet: nn.Module, architecture: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.supernet, self.architecture = supernet, architecture
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Logits (B, K) of images (B, C, H, W)."""
+        logits_BK: Tensor = self.supernet(x_BCHW, self.architecture)
+        return logits_BK
+
+
 # From a genotype back to an architecture that computes it alone.
 
 

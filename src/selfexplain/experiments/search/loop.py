@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from selfexplain.data import Batches, normalise
 from selfexplain.errors import InputError
@@ -31,6 +31,7 @@ from selfexplain.lease.search import Batch
 from selfexplain.lease.selection import Score, audience_score, decide, supernet_score
 from selfexplain.seeding import epoch_seed
 from selfexplain.spaces import from_string, to_string
+from selfexplain.spaces.supernet import WithArchitecture
 from selfexplain.training.log import EpochLog
 from selfexplain.training.loggers import Logger
 from selfexplain.training.loop import run_epochs
@@ -229,7 +230,7 @@ class SearchProgress:
 
     def _validation_accuracy(self) -> float:
         """Of the supernet, in percent, on the half that moves the architecture."""
-        model = _WithArchitecture(self.search.evaluated, self.search.expected())
+        model = WithArchitecture(self.search.evaluated, self.search.expected())
         logits_NK, y_N = predict_together(
             model, self.prepared, device=self.device, workers=self.config.data.workers
         )
@@ -306,19 +307,6 @@ class SearchProgress:
             "skipped_steps": self.search.skipped,
             "step_seconds": last["step_seconds"],
         }
-
-
-class _WithArchitecture(nn.Module):
-    """A supernet with its architecture, as a classifier."""
-
-    def __init__(self, supernet: nn.Module, architecture: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.supernet = supernet
-        self.architecture = architecture
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        logits_BK: Tensor = self.supernet(x_BCHW, self.architecture)
-        return logits_BK
 
 
 def _rounded(tensor: Tensor, digits: int = 5) -> list[Any]:
