@@ -84,7 +84,7 @@ class SearchConfig:
     """Kind of device; auto takes a GPU if there is one."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the networks' passes in a step; bf16 is faster on GPUs that have it, and the
-    hypergradient coarser (docs/hypergradients.md)."""
+    hypergradient coarser (docs/methods/lease.md)."""
     cuda_graph: bool = False
     """Record a step's gradients on the GPU as a CUDA graph and replay it (one CUDA device), so that
     the GPU does not wait for Python."""
