@@ -50,7 +50,8 @@ class Tape(TorchDispatchMode):
                     t for t in (out if isinstance(out, (tuple, list)) else [out]) if is_tensor(t)
                 ]
                 for old, value in zip(made, new, strict=True):
-                    if old is not value and old.numel():
+                    # zeros that forward mode makes for absent tangents have no memory to write to
+                    if old is not value and old.numel() and not old._is_zerotensor():
                         old.copy_(value)
 
 
@@ -105,6 +106,11 @@ SEARCHES: dict[str, Callable[[], ArchitectureSearch]] = {
     "lease, exact": lambda: lease(mode="exact"),
     "lease, normalised": lambda: lease(coupling="normalised"),
     "lease, saliency": lambda: lease(control="saliency"),
+    "lease, soft mask": lambda: lease(shown="soft_mask", audience_inverse="neumann"),
+    "lease, cam": lambda: lease(shown="soft_mask", explanation="cam"),
+    "lease, squared gradients": lambda: lease(
+        shown="soft_mask", explanation="squared_gradients", mode="finite_difference"
+    ),
     "random_search": lambda: RandomSearch(supernet(), candidates=2),
 }
 
