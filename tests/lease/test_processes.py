@@ -32,6 +32,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "plain, two steps": {"attack": "plain", "explanation_steps": 2, "gamma": 3.0},
     "shuffled": {"control": "shuffled_delta"},
     "random": {"control": "random_delta"},
+    "mask, series": {"shown": "soft_mask", "audience_inverse": "neumann", "neumann_terms": 3},
+    **{
+        name: {"shown": "soft_mask", "explanation": name, "eps": 8 / 255, "step_size": 8 / 255}
+        for name in ("cam", "squared_gradients")
+    },
 }
 
 

@@ -106,6 +106,13 @@ SEARCHES: dict[str, Callable[[], ArchitectureSearch]] = {
     "lease, exact": lambda: lease(mode="exact"),
     "lease, normalised": lambda: lease(coupling="normalised"),
     "lease, saliency": lambda: lease(control="saliency"),
+    "lease, soft mask": lambda: lease(
+        shown="soft_mask", audience_inverse="neumann", neumann_terms=3
+    ),
+    "lease, cam": lambda: lease(shown="soft_mask", explanation="cam"),
+    "lease, squared gradients": lambda: lease(
+        shown="soft_mask", explanation="squared_gradients", mode="finite_difference"
+    ),
     "random_search": lambda: RandomSearch(supernet(), candidates=2),
 }
 
