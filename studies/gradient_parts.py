@@ -99,7 +99,7 @@ def parts_of(search: LeaSE, train_batch: Batch, val_batch: Batch) -> dict[str, T
         for name, one in zip(names, unrolled, strict=True):
             found[name] = torch.cat([t.flatten() for t in leaves(one.hypergradient)]).double()
         for learner in search.learners.values():
-            learner.keep_statistics(False)
+            learner.take_statistics()
     search.options = options
     return found
 

@@ -190,8 +190,8 @@ def test_a_signal_ends_the_stage_and_begins_no_other() -> None:
 def test_stages_come_in_the_order_that_was_asked_for() -> None:
     names = list(stages_of(Settings()))
     assert names[:3] == ["cuda", "30-epochs", "fast"]
-    assert names[3:5] == ["costs-30-epochs", "costs-fast"]
-    assert names[5:] == [f"200-epochs-seed{seed}" for seed in range(3)]
+    assert names[3:6] == ["costs-30-epochs", "costs-fast", "steps"]
+    assert names[6:] == [f"200-epochs-seed{seed}" for seed in range(3)]
 
 
 def test_settings_are_environment_variables() -> None:

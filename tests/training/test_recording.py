@@ -9,7 +9,7 @@ from torch import Tensor
 from selfexplain.training.steps import GraphMemory, RecordedStep
 
 
-class Recorder(RecordedStep):
+class Recorder(RecordedStep[dict[str, Tensor]]):
     """Notes which calls run as written, are recorded, or replayed."""
 
     def __init__(self) -> None:
@@ -23,6 +23,7 @@ class Recorder(RecordedStep):
     def _record(self, batch: tuple[Tensor, ...]) -> Any:
         self.did.append("recorded")
         self._batch = tuple(t.clone() for t in batch)
+        self._out: dict[str, Tensor] = {}
         return SimpleNamespace(replay=lambda: self.did.append("replayed"))
 
 
