@@ -39,7 +39,7 @@ features)
 likelihood)
   python -m studies.targets.likelihood --features "$features" --lr 10 --decay 1e-5 --epochs 60 \
     --out "$out/likelihood/head.json"
-  for run in scratch dtd10; do
+  for run in scratch dtd10 cifar-few; do
     layers=(--layers block1 block2)
     [ "$run" = scratch ] || layers=()
     runs=("$out/$run"/runs/standard-seed*)

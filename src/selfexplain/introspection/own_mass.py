@@ -120,7 +120,9 @@ class OwnMass(RisingShare, Introspective):
             learned: as images that were wrong would have it.
         cap: the most that m may be, in [0, 1].
         control: permuted gives the explanations' values to shuffled classes.
-        kind, layer, similarity: of the explanations and how two are compared, as `Introspective`.
+        kind: of the class maps, as for `Introspective`.
+        layer: whose maps are read; None for the last feature map.
+        similarity: how two classes' explanations are compared; None for the kind's own.
         aggregation: class takes s from a running mean over the images of the class.
         guard: whether the mass is taken from the largest logit.
         rho: exponent of the explanations' share in the spread, in [0, 1].
