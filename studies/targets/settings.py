@@ -7,7 +7,7 @@ target *wins* in a setting if its accuracy is above that of label smoothing and 
 NLL, as it comes and after temperature scaling, is not worse than that of the better of the two;
 "above" and "worse" mean a paired t-test with p < 0.05 after Holm's correction for all targets of
 the setting. What similarity adds is the difference to the same target with its values spread evenly
-and on shuffled classes.
+and on shuffled classes, with one correction for all settings.
 """
 
 import json
@@ -162,20 +162,33 @@ def table(found: Mapping[str, Mapping[str, Scores]]) -> str:
         "| scaled NLL - permuted |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
-    for setting, scores in found.items():
-        if SIMILARITY in scores and all(control in scores for control in CONTROLS):
-            cells = [
-                _interval(difference(scores, SIMILARITY, control, metric), digits)
-                for metric, digits in (("accuracy", 2), ("nll_scaled", 3))
-                for control in CONTROLS
-            ]
-            lines.append(f"| {SETTINGS[setting]} | " + " | ".join(cells) + " |")
+    added = similarity_adds(found)
+    p_values = holm([one.p_value for row in added.values() for one, _ in row])
+    stars = iter([_below(p) for p in p_values])
+    for setting, row in added.items():
+        cells = [_interval(one, digits, starred=next(stars)) for one, digits in row]
+        lines.append(f"| {SETTINGS[setting]} | " + " | ".join(cells) + " |")
     note = (
         "Mean ± standard deviation over seeds; differences in points or nats, paired by seed, "
-        "with their 95 % interval; * p < 0.05, in the first table after Holm's correction for all "
-        "targets of the setting, in the second without one."
+        "with their 95 % interval; * p < 0.05 after Holm's correction, in the first table for all "
+        "targets of the setting, in the second for all of its differences."
     )
     return "\n".join([*lines, "", note]) + "\n"
+
+
+def similarity_adds(
+    found: Mapping[str, Mapping[str, Scores]],
+) -> dict[str, list[tuple[PairedDifference, int]]]:
+    """Setting -> what similarity adds to each control, in accuracy and scaled NLL; and digits."""
+    return {
+        setting: [
+            (difference(scores, SIMILARITY, control, metric), digits)
+            for metric, digits in (("accuracy", 2), ("nll_scaled", 3))
+            for control in CONTROLS
+        ]
+        for setting, scores in found.items()
+        if SIMILARITY in scores and all(control in scores for control in CONTROLS)
+    }
 
 
 def _difference(scores: Mapping[str, Scores], name: str, rival: str) -> str:
@@ -183,12 +196,11 @@ def _difference(scores: Mapping[str, Scores], name: str, rival: str) -> str:
     return _interval(found, 2, starred=_below(corrected(scores, rival, "accuracy")[name]))
 
 
-def _interval(found: PairedDifference, digits: int, *, starred: bool | None = None) -> str:
+def _interval(found: PairedDifference, digits: int, *, starred: bool) -> str:
     if found.ci95 is None:
         return f"{found.mean:+.{digits}f}"
-    star = _below(found.p_value) if starred is None else starred
     half = (found.ci95[1] - found.ci95[0]) / 2
-    return f"{found.mean:+.{digits}f} ± {half:.{digits}f}{'*' if star else ''}"
+    return f"{found.mean:+.{digits}f} ± {half:.{digits}f}{'*' if starred else ''}"
 
 
 def _spread(values: Sequence[float], digits: int) -> str:
