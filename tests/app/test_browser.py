@@ -27,6 +27,8 @@ from selfexplain.files import read_json
 pytest.importorskip("playwright", reason="Playwright is not installed")
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+expect.set_options(timeout=30_000)  # milliseconds: an answer takes longer where other tests run
+
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
     pytest.mark.slow,
