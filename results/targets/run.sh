@@ -8,7 +8,7 @@
 #   results/targets/run.sh dtd10-tune   settings of plain fine-tuning, on a validation split, 2 seeds
 #   results/targets/run.sh dtd10        fine-tuning, 800 photographs of ten textures, 5 seeds
 #   results/targets/run.sh cifar-few    fine-tuning, CIFAR-100 with 10 images a class at 96 pixels, 5 seeds
-#   results/targets/run.sh scratch-tune settings of each objective from scratch, on a validation split, 2 seeds
+#   results/targets/run.sh scratch-tune settings and forms of each objective from scratch, on a validation split, 1 seed
 #   results/targets/run.sh scratch      from scratch, CIFAR-100, 10,000 images at 16 pixels, small CNN, 5 seeds
 #   results/targets/run.sh imagenette   from scratch, Imagenette at 64 pixels, small CNN, 5 seeds
 #   results/targets/run.sh settings     all of them side by side: does a target beat label smoothing and PS-KD?
@@ -88,7 +88,7 @@ scratch-tune) # on a fifth of the training images, seeds that no test uses
     own_mass:kappa=0.5,cap=0.1,aggregation=class own_mass:kappa=learned,cap=0.1
     own_mass:kappa=0.5,cap=0.1,kind=grad_cam,layer=block2 own_mass:kappa=0,cap=0.1,mass_from=average
     dense_places cutmix+standard cutmix:labels=explanation+standard)
-  seeds=(10 11)
+  seeds=(10)
   compare "${scratch[@]}" --validation 0.2 --out "$out/scratch-tune"
   ;;
 scratch)
