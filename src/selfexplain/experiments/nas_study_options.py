@@ -22,9 +22,10 @@ from selfexplain.experiments.options import (
     run_name,
     to_dict,
 )
-from selfexplain.experiments.search_options import WITHOUT_SEARCH, Method, SearchConfig, Space
+from selfexplain.experiments.search_options import SearchConfig, Space
 from selfexplain.experiments.specs import read_options
 from selfexplain.lease import Rates
+from selfexplain.lease.options import WITHOUT_SEARCH, Method
 from selfexplain.limits import (
     Count,
     Limits,

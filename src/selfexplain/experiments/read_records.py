@@ -11,7 +11,7 @@ from typing import Any, get_args
 from selfexplain.errors import InputError
 from selfexplain.evaluation import Scores
 from selfexplain.files import read_json
-from selfexplain.lease.options import BaseName, Selection
+from selfexplain.lease.options import BaseName, Explanation, Method, Selection, Shown
 from selfexplain.records import ANYTHING, Flag, ListOf, MapOf, Maybe, Number, Text, Whole, checked
 from selfexplain.spaces import SPACES, Genotype, from_string
 from selfexplain.spaces.genotype import edges_of
@@ -68,26 +68,15 @@ MOST_METRICS = 200
 """Numbers that an epoch has logged."""
 
 SEARCH_CONFIG = {
-    "method": Text(
-        (
-            "lease",
-            "sanas",
-            "darts1",
-            "darts2",
-            "random_search",
-            "random_best",
-            "random",
-            "all_conv3x3",
-        )
-    ),
+    "method": Text(get_args(Method)),
     "space": Text(SPACES),
     "seed": Whole(),
     "epochs": EPOCH,
     "batch_size": Whole(1),
     "options?": {
         "control?": Text(),
-        "explanation?": Text(("attack", "cam", "squared_gradients")),
-        "shown?": Text(("product", "magnitude", "emphasis", "soft_mask")),
+        "explanation?": Text(get_args(Explanation)),
+        "shown?": Text(get_args(Shown)),
         "gradient_path?": Maybe(Text()),
         "eps?": Number(1e-30),
     },

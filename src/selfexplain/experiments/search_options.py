@@ -9,6 +9,7 @@ import tyro
 from selfexplain.errors import InputError
 from selfexplain.experiments.options import AUTO_DIR, DataOptions, SweepOptions, name_folder
 from selfexplain.lease import BaseOptions, LeaSEOptions, Rates
+from selfexplain.lease.options import BY_GRADIENT, WITHOUT_SEARCH, Method
 from selfexplain.limits import Count, Limits, Natural, OptionError, Seed, check_once, check_options
 from selfexplain.spaces import SPACES
 from selfexplain.training.loggers import LoggerName
@@ -17,20 +18,6 @@ if TYPE_CHECKING:
     Space = str
 else:
     Space = Literal[tuple(SPACES)]
-Method = Literal[
-    "lease",
-    "sanas",
-    "darts1",
-    "darts2",
-    "random_search",
-    "random_best",
-    "random",
-    "all_conv3x3",
-]
-WITHOUT_SEARCH = ("random", "all_conv3x3")
-"""Methods that name a cell without images."""
-BY_GRADIENT = ("lease", "sanas", "darts1", "darts2")
-"""Methods with a gradient towards the architecture."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

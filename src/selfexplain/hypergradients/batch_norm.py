@@ -30,21 +30,6 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 
-def primitive_batch_norm(
-    x: Tensor, weight_C: Tensor | None, bias_C: Tensor | None, eps: float = 1e-5
-) -> Tensor:
-    """Normalise (B, C, ...) by the batch's own mean and variance, as BatchNorm does in training.
-
-    Running statistics are neither read nor written.
-    """
-    across = _across(x)
-    centred = x - x.mean(across, keepdim=True)
-    y = centred * (centred.square().mean(across, keepdim=True) + eps).rsqrt()
-    if weight_C is not None:
-        y = y * _beside(x, weight_C)
-    return y if bias_C is None else y + _beside(x, bias_C)
-
-
 def _across(x: Tensor) -> list[int]:
     return [d for d in range(x.dim()) if d != 1]
 

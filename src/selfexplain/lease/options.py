@@ -19,6 +19,21 @@ from selfexplain.limits import (
 )
 from selfexplain.spaces.genotype import FAMILIES, edges_of
 
+Method = Literal[
+    "lease",
+    "sanas",
+    "darts1",
+    "darts2",
+    "random_search",
+    "random_best",
+    "random",
+    "all_conv3x3",
+]
+WITHOUT_SEARCH = ("random", "all_conv3x3")
+"""Methods that name a cell without images."""
+BY_GRADIENT = ("lease", "sanas", "darts1", "darts2")
+"""Methods with a gradient towards the architecture."""
+
 Attack = Literal["normalised", "plain", "sign"]
 Target = Literal["prediction", "label"]
 Explanation = Literal["attack", "cam", "squared_gradients"]

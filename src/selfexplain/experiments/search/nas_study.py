@@ -34,9 +34,10 @@ from selfexplain.experiments.run_dir import claim_several, environment, locked, 
 from selfexplain.experiments.runtime import launch
 from selfexplain.experiments.search.run import search_all, summarise_searches
 from selfexplain.experiments.search.setup import BilevelLoader, build_search
-from selfexplain.experiments.search_options import WITHOUT_SEARCH, SearchConfig
+from selfexplain.experiments.search_options import SearchConfig
 from selfexplain.files import write_record
 from selfexplain.launchers import Watch, ignore
+from selfexplain.lease.options import WITHOUT_SEARCH
 from selfexplain.models.build import check_model_name, check_without_weights
 from selfexplain.report.nas_study import study_sentence
 from selfexplain.spaces import FAMILIES, SPACES, from_string

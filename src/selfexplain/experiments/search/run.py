@@ -30,10 +30,11 @@ from selfexplain.experiments.search.setup import (
     skip_connections,
     write_outcome,
 )
-from selfexplain.experiments.search_options import WITHOUT_SEARCH, SearchConfig, SearchesConfig
+from selfexplain.experiments.search_options import SearchConfig, SearchesConfig
 from selfexplain.files import write_record
 from selfexplain.launchers import Watch, ignore
 from selfexplain.lease import ArchitectureSearch
+from selfexplain.lease.options import WITHOUT_SEARCH
 from selfexplain.models.build import check_model_name, check_without_weights
 from selfexplain.spaces import SPACES, Genotype, all_conv3x3, random_genotype, to_string
 from selfexplain.training import TrainingOptions

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from selfexplain.lease import BaseOptions
+from selfexplain.lease.options import WITHOUT_SEARCH
 from selfexplain.spaces import SPACES
 
 
@@ -84,7 +85,7 @@ class SearchRecord:
     @property
     def searched(self) -> bool:
         """Whether its method searched, rather than named a cell."""
-        return self.config["method"] not in ("random", "all_conv3x3")
+        return self.config["method"] not in WITHOUT_SEARCH
 
     @property
     def samples(self) -> bool:
