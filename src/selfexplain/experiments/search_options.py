@@ -70,8 +70,8 @@ class SearchConfig:
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Kind of device; auto takes a GPU if there is one."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Precision of the networks' passes in a step; bf16 is faster on GPUs that have it, and the
-    hypergradient coarser (docs/methods/lease.md)."""
+    """Precision of the networks' passes in a step; weights stay in fp32. In bf16 the hypergradient
+    is coarser (docs/methods/lease.md)."""
     cuda_graph: bool = False
     """Record a step's gradients on the GPU as a CUDA graph and replay it (one CUDA device), so that
     the GPU does not wait for Python."""

@@ -207,8 +207,8 @@ class Learner:
 
     def lr_on_device(self) -> None:
         """Keep the learning rate in the device's memory, where recorded steps look it up."""
-        like = next(self.module.parameters())
-        self._device_lr = torch.tensor(float(self.lr), dtype=like.dtype, device=like.device)
+        weight = next(self.module.parameters())
+        self._device_lr = torch.tensor(float(self.lr), dtype=weight.dtype, device=weight.device)
 
     def set_lr(self, factor: float, start: float = 1.0) -> None:
         """Set the learning rate between its end (0) and this share of its start value (1)."""
