@@ -31,11 +31,11 @@ from selfexplain.experiments.read_records import (
 )
 from selfexplain.experiments.reading_options import ReportConfig
 from selfexplain.experiments.run_dir import kept_digest
-from selfexplain.files import atomic_file, read_json, read_shaped
+from selfexplain.files import atomic_file, read_json, read_shaped, tensor_shapes
 from selfexplain.objectives.options import parts_of
 from selfexplain.records import printable
 from selfexplain.report import disambiguate
-from selfexplain.report.html import FRAMES, Section, linspace_indices, page
+from selfexplain.report.html import FRAMES, Head, Section, linspace_indices, page
 from selfexplain.report.sections import (
     EpochSnapshot,
     Predictions,
@@ -64,6 +64,16 @@ from selfexplain.report.sections.search import (
     seeds_table,
 )
 from selfexplain.report.sections.search_record import Explained, SearchRecord, SearchSnapshots
+from selfexplain.report.style import method_styles, series_of
+from selfexplain.report.verdicts import (
+    Verdict,
+    comparison_verdict,
+    origin,
+    search_verdict,
+    searches_verdict,
+    study_verdict,
+    waiting_verdict,
+)
 from selfexplain.training.log import EpochLog
 
 # Read what training runs left for the report.
@@ -188,6 +198,9 @@ def _epoch_snapshot(folder: Path, epoch: int, images: int, classes: int) -> Epoc
         "classes": "int BR",
         "maps": "float BRHW",
     }
+    remedy = "put it back as it was, or delete it to do without"
+    if "similarity" in tensor_shapes(path, remedy=remedy):  # not in runs of older versions
+        shapes["similarity"] = "float BK"
     found = read_shaped(path, shapes, {"B": images, "K": classes})
     _check_indices(path, "classes", found["classes"], classes)
     return EpochSnapshot(
@@ -196,6 +209,7 @@ def _epoch_snapshot(folder: Path, epoch: int, images: int, classes: int) -> Epoc
         target_BK=found["target"],
         classes_BR=found["classes"],
         maps_BRHW=found["maps"],
+        similarity_BK=found.get("similarity"),
     )
 
 
@@ -220,7 +234,8 @@ def run_sections(folder: Path) -> list[Section]:
     record = read_record(folder)
     run = printable(read_json(folder / "run.json", TRAINED))
     about = facts(run["config"], run.get("environment", {}))
-    return [*_photographs([record]), run_results(record, about), *_learned([record], [folder])]
+    sections = [*_photographs([record]), run_results(record, about), *_learned([record], [folder])]
+    return [dataclasses.replace(section, group="") for section in sections]
 
 
 def comparison_sections(folder: Path) -> list[Section]:
@@ -280,28 +295,41 @@ def _photographs(records: Sequence[Record]) -> list[Section]:
 
 def _learned(records: Sequence[Record], folders: Sequence[Path]) -> list[Section]:
     """The sections on what models learned."""
-    order = sorted(range(len(records)), key=lambda i: _place(records[i]))
     return [
         curves_section(records),
         reliability_section(records),
-        classes_section([records[i] for i in order]),
+        classes_section([records[i] for i in _most_telling(records)]),
         _gallery(records, folders),
     ]
 
 
 def _gallery(records: Sequence[Record], folders: Sequence[Path]) -> Section:
     """The gallery of the first introspective run with snapshots, else of the last objective."""
-    have = [i for i, folder in enumerate(folders) if snapshot_epochs(folder)]
-    if not have:
+    chosen = next((i for i in _most_telling(records) if snapshot_epochs(folders[i])), None)
+    if chosen is None:
         return gallery_section(None)
-    introspective = [i for i in have if _introspective(records[i])]
-    introspective.sort(key=lambda i: _place(records[i]))
-    objective = records[(introspective or have[::-1])[0]].objective
-    chosen = next(i for i in have if records[i].objective == objective)
+    objective = records[chosen].objective
     others = len({record.objective for record in records}) > 1
+    introspective = _introspective(records[chosen])
     why = ", the first that learns by introspection" if introspective else ", the last compared"
     record = dataclasses.replace(records[chosen], snapshots=read_snapshots(folders[chosen]))
-    return gallery_section(record, why if others else "")
+    styles = method_styles([record.objective for record in records])
+    series = series_of(styles[objective].colour)
+    return gallery_section(record, why if others else "", series=series)
+
+
+def _most_telling(records: Sequence[Record]) -> list[int]:
+    """Places of the runs, those whose explanations one wants to see first: by introspection.
+
+    Else those of the objective that was compared last, its first seed first.
+    """
+    objectives = list(dict.fromkeys(record.objective for record in records))
+
+    def key(i: int) -> tuple[int, int]:
+        turn = objectives.index(records[i].objective)
+        return _place(records[i]), turn if _introspective(records[i]) else -turn
+
+    return sorted(range(len(records)), key=key)
 
 
 def _place(record: Record) -> int:
@@ -427,17 +455,22 @@ def nas_study_sections(folder: Path) -> list[Section]:
     path = folder / "results.json"
     if not path.exists():
         config = read_json(folder / "nas-study.json", {"config": STUDIED})["config"]
-        wanted = [
-            search_folder(folder, method, budget, seed)
-            for method in config["methods"]
-            for budget in config["budget"]
-            for seed in config["seeds"]
-        ]
+        wanted = _searches_wanted(folder, config)
         done = sum((one / "result.json").exists() for one in wanted)
         text = f"This study is not finished: {done} of {len(wanted)} searches are"
         return [Section("Results", f"{text}. Repeat the command to continue; the table follows.")]
     results = printable(read_nas_study(path))
     return [nas_study_results(results), found_cells(results), searches_of_study(results)]
+
+
+def _searches_wanted(folder: Path, config: Mapping[str, Any]) -> list[Path]:
+    """The folders of all searches of a study."""
+    return [
+        search_folder(folder, method, budget, seed)
+        for method in config["methods"]
+        for budget in config["budget"]
+        for seed in config["seeds"]
+    ]
 
 
 def _mark(folder: Path) -> str:
@@ -491,13 +524,16 @@ def write_report(config: ReportConfig) -> Path:
     names = disambiguate([folder.resolve().name for folder in config.dirs])
     if len(chapters) > 1:
         chapters = [
-            [dataclasses.replace(section, title=f"{name}: {section.title}") for section in chapter]
+            [
+                dataclasses.replace(section, group=", ".join(filter(None, (name, section.group))))
+                for section in chapter
+            ]
             for name, chapter in zip(names, chapters, strict=True)
         ]
     html = page(
         f"Report on {', '.join(names)}",
         [section for chapter in chapters for section in chapter],
-        summary=_summary(config.dirs),
+        heads=[head_of(folder, name) for folder, name in zip(config.dirs, names, strict=True)],
     )
     with atomic_file(config.file) as file:
         # Paths of data may hold bytes that are no UTF-8, and then stand in the page as escapes.
@@ -505,15 +541,95 @@ def write_report(config: ReportConfig) -> Path:
     return config.file
 
 
-def _summary(folders: Sequence[Path]) -> str:
-    """The first sentences of a report; of one run, what it gets right."""
-    general = "What the models learned, and what they taught themselves by explaining."
-    kind = _kind_of(folders[0])
-    if len(folders) == 1 and kind is nas_study_sections:
-        return "Search methods over the same seeds: what they found, and what that proves."
-    if len(folders) > 1 or kind is not run_sections:
-        return general
-    return plain_summary(read_record(folders[0])) or general
+# What stands first: the verdict, and where it comes from.
+
+
+def head_of(folder: Path, name: str) -> Head:
+    """The verdict on a folder in words; its command, date, commit and images.
+
+    Args:
+        folder: of a run, a comparison, a study or a search.
+        name: how the page calls it.
+
+    Raises:
+        InputError: a file of it cannot be read.
+
+    Example:
+        >>> head_of(Path("absent"), "mine").verdict
+        'There is nothing to report on'
+    """
+    kind = _kind_of(folder)
+    if kind is None:
+        return Head(name, "There is nothing to report on")
+    verdict = VERDICTS[kind](folder)
+    return Head(name, verdict.line, verdict.detail, tuple(_origin(folder).items()))
+
+
+def _verdict_on_run(folder: Path) -> Verdict:
+    record = read_record(folder)
+    if record.result is None:
+        planned = read_json(folder / "run.json", TRAINED)["config"].get("training", {})
+        epochs = max((int(line["epoch"]) for line in record.metrics), default=0)
+        return waiting_verdict(epochs, planned.get("epochs", epochs), "epochs")
+    line = plain_summary(record) or f"Accuracy {record.result['accuracy']:.2f} %"
+    return Verdict(line.removesuffix("."), f"{record.name}, the model of the last epoch.")
+
+
+def _verdict_on_comparison(folder: Path) -> Verdict:
+    path = folder / "results.json"
+    if path.exists():
+        return comparison_verdict(printable(read_comparison(path)))
+    config = read_json(folder / "compare.json", {"config": COMPARED})["config"]
+    wanted = [
+        run_folder(folder, objective, seed)
+        for objective in config["objectives"]
+        for seed in config.get("seeds", [])
+    ]
+    done = sum((run / "result.json").exists() for run in wanted)
+    return waiting_verdict(done, len(wanted))
+
+
+def _verdict_on_study(folder: Path) -> Verdict:
+    return study_verdict(printable(read_json(folder / "study.json", STUDY)))
+
+
+def _verdict_on_search(folder: Path) -> Verdict:
+    if _holds_seeds(folder):
+        done = folder / "searches.json"
+        return searches_verdict(printable(read_json(done, SEARCHES)) if done.exists() else None)
+    record = read_search(folder)
+    return search_verdict(record.result, len(record.history), record.planned_epochs)
+
+
+def _verdict_on_nas_study(folder: Path) -> Verdict:
+    path = folder / "results.json"
+    if not path.exists():
+        config = read_json(folder / "nas-study.json", {"config": STUDIED})["config"]
+        wanted = _searches_wanted(folder, config)
+        done = sum((one / "result.json").exists() for one in wanted)
+        return waiting_verdict(done, len(wanted), "searches")
+    sentence = printable(read_nas_study(path))["sentence"].removesuffix(".")
+    return Verdict(sentence, "Search methods over the same seeds: what they found.")
+
+
+def _origin(folder: Path) -> dict[str, str]:
+    """Where what a folder holds comes from, as far as that was recorded."""
+    first = next((folder / name for name in SAVED if (folder / name).exists()), None)
+    if first is None:
+        return {}
+    saved = printable(read_json(first))
+    config = saved.get("config", {})
+    runs = [first, *sorted(folder.glob("runs/*/run.json")), *sorted(folder.glob("*/run.json"))]
+    images = (read_json(run).get("images") for run in runs)
+    return origin(
+        saved.get("environment") or config.get("environment") or {},
+        str(config.get("data", {}).get("data", "")),
+        printable(next((found for found in images if isinstance(found, dict)), {})),
+    )
+
+
+SAVED = ("compare.json", "nas-study.json", "run.json", "results.json", "searches.json")
+"""Files that say how a folder was made; the first that there is counts."""
 
 
 def sections_of(folder: Path) -> list[Section]:
@@ -554,3 +670,13 @@ KINDS: tuple[tuple[Callable[[Path], bool], Callable[[Path], list[Section]]], ...
     (_holds("run.json"), run_sections),
 )
 """Whether a folder is of a kind -> how it is reported on; the first that fits counts."""
+
+
+VERDICTS: dict[Callable[[Path], list[Section]], Callable[[Path], Verdict]] = {
+    nas_study_sections: _verdict_on_nas_study,
+    search_sections: _verdict_on_search,
+    study_sections: _verdict_on_study,
+    comparison_sections: _verdict_on_comparison,
+    run_sections: _verdict_on_run,
+}
+"""What reports on a folder -> what says the verdict on it."""

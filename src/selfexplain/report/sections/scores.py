@@ -1,12 +1,18 @@
 """The table of results: of a comparison, of a study, of a single run."""
 
+import csv
+import io
+from collections.abc import Sequence
 from typing import Any
 
+from markupsafe import Markup
+
 from selfexplain.report.figures import cost_figure, pareto_front
-from selfexplain.report.html import Section, figure, paragraph, render
+from selfexplain.report.html import Section, download, figure, paragraph, render
 from selfexplain.report.sections.record import Record
 from selfexplain.report.study import HEADER, study_caption, study_cells, study_figure
-from selfexplain.report.tables import caption, comparison_cells
+from selfexplain.report.style import method_styles, series_of
+from selfexplain.report.tables import caption, comparison_cells, latex_table
 
 # In one sentence, what was trained on what, how long and where.
 
@@ -68,9 +74,42 @@ def comparison_results(results: dict[str, Any]) -> Section:
     """
     header, rows = comparison_cells(results)
     config = results["config"]
-    table = {"header": header, "rows": rows, "caption": caption(results)}
-    about = facts(config, config.get("environment", {}))
-    return Section("Results", render("results.html", about=about, table=table))
+    said = caption(results)
+    colours = swatches([row[0] for row in rows])
+    body = render(
+        "results.html",
+        about=facts(config, config.get("environment", {})),
+        table={"header": header, "rows": rows, "caption": said, "swatches": colours},
+        downloads=downloads("results", header, rows, said),
+    )
+    return Section("Results", body)
+
+
+def swatches(names: Sequence[str]) -> dict[str, int]:
+    """The number of each method's colour, for the rows of a table.
+
+    Example:
+        >>> swatches(["introspective"])
+        {'introspective': 1}
+    """
+    return {name: series_of(style.colour) for name, style in method_styles(names).items()}
+
+
+def downloads(
+    stem: str, header: Sequence[str], rows: Sequence[Sequence[str]], caption: str
+) -> list[Markup]:
+    """Links that save a table as CSV and as LaTeX.
+
+    Example:
+        >>> [link.striptags() for link in downloads("a", ["x"], [["1"]], "none")]
+        ['CSV', 'LaTeX']
+    """
+    text = io.StringIO()
+    csv.writer(text).writerows([header, *rows])
+    return [
+        download("CSV", f"{stem}.csv", text.getvalue()),
+        download("LaTeX", f"{stem}.tex", latex_table(header, rows, caption)),
+    ]
 
 
 def study_results(study: dict[str, Any]) -> Section:
