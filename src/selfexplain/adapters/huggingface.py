@@ -7,7 +7,7 @@ import transformers
 from accelerate.utils import extract_model_from_parallel as unwrap_model
 from torch import Tensor, nn
 
-from selfexplain.adapters.batches import IMAGES, INDICES, LABELS, Batch, read_batch
+from selfexplain.data.batches import IMAGES, INDICES, LABELS, Batch, read_batch
 from selfexplain.errors import InputError
 from selfexplain.models.hub import Logits
 from selfexplain.objectives import Objective

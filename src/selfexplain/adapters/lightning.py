@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfexplain.adapters.batches import Batch, read_batch
+from selfexplain.data.batches import Batch, read_batch
 from selfexplain.errors import InputError
 from selfexplain.objectives import Objective
 from selfexplain.objectives.shared.base import Wrapper

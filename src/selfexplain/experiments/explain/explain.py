@@ -25,7 +25,7 @@ from selfexplain.introspection import Introspective
 from selfexplain.introspection.options import names_now
 from selfexplain.models import build_model, pretraining_of
 from selfexplain.objectives import Objective
-from selfexplain.objectives.options import ObjectiveOptions
+from selfexplain.objectives.options import CLASSES, ObjectiveOptions
 from selfexplain.training.checkpoint import check_format, load_checkpoint, loading_from
 from selfexplain.training.finetune import ALL
 
@@ -65,6 +65,10 @@ def load_run(folder: Path, kind: MapKind = "cam", layer: str | None = None) -> T
     spec, options = config["objective"], _objective_options(config)
     # Code of the user's own is not asked for: the classifier is all that is explained.
     is_own = is_own_objective(split_spec(spec)[1])
+    # A recorder's loop may have minimised what has a name of its own.
+    is_own = is_own or (
+        bool(config.get("recorder")) and spec.isidentifier() and spec not in CLASSES
+    )
     name, values = (spec, {}) if is_own else resolve(spec, options)
     if name == "introspective":
         # The running class means are in the checkpoint alone.
