@@ -31,7 +31,6 @@ from selfexplain.errors import InputError, first_line
 from selfexplain.evaluation import score
 from selfexplain.experiments.data import (
     Prepared,
-    images_at_once,
     load,
     predict_together,
     prepare,
@@ -239,9 +238,7 @@ def _names_perhaps(model: nn.Module) -> Iterator[str]:
 
 
 def built_aside(name: str, *, num_classes: int, in_channels: int) -> nn.Module:
-    """A model that is built to be looked at: without memory if it is built in, and no generator
-    moves.
-    """
+    """A model that is built to be looked at: no generator moves; one built in takes no memory."""
     place = torch.device("meta") if name in BUILT_IN else nullcontext()
     with place, torch.random.fork_rng(devices=[]):
         return build_model(name, num_classes=num_classes, in_channels=in_channels)
@@ -591,7 +588,7 @@ class Recorder:
         """Record that an epoch is over: its numbers, a checkpoint, and explanations.
 
         Args:
-            metrics: numbers by name, or tensors of one number.
+            metrics: numbers by name, or tensors of one number; epochs are counted here.
 
         Raises:
             InputError: a metric is no number, or all epochs are recorded already.
@@ -712,7 +709,9 @@ def numbers_of(metrics: Mapping[str, Any]) -> dict[str, float]:
         raise InputError(f"an epoch has {len(metrics)} metrics; pass at most {MOST_METRICS}")
     row = {}
     for name, value in metrics.items():
-        if not isinstance(name, str) or name in ("epoch", DIGEST) or len(name) > MOST_METRICS:
+        if name == "epoch":  # which the recorder counts
+            continue
+        if not isinstance(name, str) or name == DIGEST or len(name) > MOST_METRICS:
             raise InputError(
                 f"a metric is called {str(name)[:60]!r}; pass another name, of at most "
                 f"{MOST_METRICS} letters"
@@ -813,6 +812,46 @@ def _without_training_images(
     """Without the number of training images, where the loop has its own."""
     own = recorded["data"] == OWN_IMAGES
     return {name: value for name, value in images.items() if not (own and name == "train")}
+
+
+def record(
+    folder: str | Path, module: nn.Module, *, model: nn.Module | None = None, **options: Any
+) -> Recorder:
+    """The recorder of what another library trains.
+
+    Args:
+        folder: of the run.
+        module: that is trained: an objective, a module that holds one, or a model.
+        model: of it that gives logits; None for the objective's, or the module itself.
+        **options: of `Recorder`.
+
+    Example:
+        >>> import tempfile
+        >>> from selfexplain.objectives import LabelSmoothing
+        >>> objective = LabelSmoothing(build_model("small_cnn", num_classes=10, in_channels=1))
+        >>> recorder = record(Path(tempfile.mkdtemp()) / "mine", objective, data="digits")
+        >>> recorder.model is objective.model
+        True
+    """
+    inside = objectives_in(bare(module))
+    fitting = [each for each in inside if model is None or each.model is bare(model)]
+    if len(fitting) == 1 and "objective" not in options:
+        options["objective"] = fitting[0]
+    if model is None:
+        model = fitting[0].model if len(fitting) == 1 else module
+    return Recorder(folder, model, **options)
+
+
+def objectives_in(module: nn.Module) -> list[Objective]:
+    """The objectives among a module's submodules, without those that another one wraps.
+
+    Example:
+        >>> objectives_in(nn.Sequential(Standard(nn.Linear(2, 3))))[0].model
+        Linear(in_features=2, out_features=3, bias=True)
+    """
+    inside = {id(each.objective) for each in module.modules() if isinstance(each, Wrapper)}
+    found = [each for each in module.modules() if isinstance(each, Objective)]
+    return [each for each in found if id(each) not in inside]
 
 
 class Stopwatch:
