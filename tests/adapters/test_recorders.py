@@ -24,7 +24,6 @@ from selfexplain.experiments.explain.explain import explain_images
 from selfexplain.experiments.export import export_run
 from selfexplain.experiments.reading_options import ExplainConfig, ExportConfig, ReportConfig
 from selfexplain.experiments.report import write_report
-from selfexplain.objectives import Objective
 from selfexplain.training.log import EpochLog
 
 EPOCHS = 2
@@ -41,7 +40,7 @@ of_lightning = Later("selfexplain.adapters.lightning")
 of_timm = Later("selfexplain.adapters.timm")
 
 
-class Interrupted(Exception):
+class InterruptedLoopError(Exception):
     """The power fails."""
 
 
@@ -56,7 +55,7 @@ def loop(
     with recorder:
         for epoch in range(recorder.epochs_done, EPOCHS):
             if stop and epoch:
-                raise Interrupted
+                raise InterruptedLoopError
             for x, y in data:
                 out = objective(x, y)
                 optimizer.zero_grad()
@@ -111,7 +110,7 @@ def with_lightning(folder: Path, stop: bool) -> nn.Module:
     class Stops(lightning.Callback):
         def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
             if stop and trainer.current_epoch:
-                raise Interrupted
+                raise InterruptedLoopError
 
     def module() -> Any:
         return of_lightning.ObjectiveModule(made(lambda: Tiny(3, 3)))
@@ -142,7 +141,7 @@ def with_trainer(folder: Path, stop: bool) -> nn.Module:
     class Stops(transformers.TrainerCallback):
         def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if stop and state.epoch:
-                raise Interrupted
+                raise InterruptedLoopError
 
     objective = made(lambda: of_transformers(3, 3))
     kept = folder.parent / "trainer"
@@ -200,7 +199,7 @@ WAYS: dict[str, Callable[[Path, bool], nn.Module]] = {
 @pytest.mark.parametrize("way", WAYS)
 def test_five_loops_end_in_report_app_explain_and_export(way: str, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedLoopError):
         WAYS[way](folder, True)
     assert [line["epoch"] for line in EpochLog(folder).read()] == [1]
     loaded = WAYS[way](folder, False).eval()

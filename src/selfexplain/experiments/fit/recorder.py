@@ -108,8 +108,8 @@ def images_from(
                 f"the evaluation images are a batch of shape {tuple(x_BCHW.shape)}; pass images "
                 "(B, C, H, W), grey with C = 1 or in colour with C = 3"
             )
-        mean_C = _of_channels("mean", mean, 0.0, x_BCHW.shape[1])
-        std_C = _of_channels("std", std, 1.0, x_BCHW.shape[1])
+        mean_C = of_channels("mean", mean, 0.0, x_BCHW.shape[1])
+        std_C = of_channels("std", std, 1.0, x_BCHW.shape[1])
         pixels.append(_pixels(x_BCHW.detach().cpu(), mean_C, std_C))
         labels.append((y_B if y_B.ndim == 1 else y_B.argmax(dim=1)).detach().cpu().long())
         held += pixels[-1].numel()
@@ -145,9 +145,10 @@ def _batches(data: Any) -> Iterable[Any]:
     return data
 
 
-def _of_channels(
+def of_channels(
     name: str, values: Sequence[float] | None, otherwise: float, channels: int
 ) -> Tensor:
+    """One number for each channel, (C,), of one or of C given ones, or the same for all."""
     if values is None:
         return torch.full((channels,), otherwise)
     found = torch.as_tensor(values, dtype=torch.float32).reshape(-1)
@@ -779,9 +780,9 @@ def _prepared(
         prepared = prepare(load(data), data, seed)
         channels = prepared.scored.shape_CHW[0]
         if mean is not None:
-            prepared = replace(prepared, mean_C=_of_channels("mean", mean, 0.0, channels))
+            prepared = replace(prepared, mean_C=of_channels("mean", mean, 0.0, channels))
         if std is not None:
-            prepared = replace(prepared, std_C=_of_channels("std", std, 1.0, channels))
+            prepared = replace(prepared, std_C=of_channels("std", std, 1.0, channels))
         return prepared, asdict(data)
     images, mean_C, std_C = images_from(data, mean=mean, std=std)
     if class_names is None:
