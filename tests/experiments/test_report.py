@@ -14,7 +14,8 @@ from selfexplain.errors import InputError
 from selfexplain.experiments.compare.study_kd import StudyKDConfig, run_study
 from selfexplain.experiments.fit.teacher import run_folder
 from selfexplain.experiments.options import DataOptions
-from selfexplain.experiments.report import ReportConfig, read_record, read_snapshots, write_report
+from selfexplain.experiments.read_runs import read_record, read_snapshots
+from selfexplain.experiments.report import ReportConfig, write_report
 from selfexplain.files import read_json
 from selfexplain.training import TrainingOptions
 

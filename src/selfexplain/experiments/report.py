@@ -1,17 +1,20 @@
 """The report: one HTML file on what one or several folders hold."""
 
 import dataclasses
+import re
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+import torch
 from markupsafe import Markup
-from torch import Tensor
 
 from selfexplain.errors import InputError
-from selfexplain.experiments.fit.findings import are_photographs
+from selfexplain.experiments.data import image_files, read_images
+from selfexplain.experiments.fit.given import load_given
+from selfexplain.experiments.fit.recorder import Recorder
 from selfexplain.experiments.fit.teacher import run_folder
 from selfexplain.experiments.nas_study_options import search_folder
 from selfexplain.experiments.read_records import (
@@ -22,25 +25,20 @@ from selfexplain.experiments.read_records import (
     STUDY,
     TRAINED,
     read_comparison,
-    read_metrics,
     read_nas_study,
-    read_result,
     read_search_lines,
     read_search_result,
     read_search_run,
 )
+from selfexplain.experiments.read_runs import read_record, read_snapshots, snapshot_epochs
 from selfexplain.experiments.reading_options import ReportConfig
-from selfexplain.experiments.run_dir import kept_digest
-from selfexplain.files import atomic_file, read_json, read_shaped, tensor_shapes
+from selfexplain.files import atomic_file, read_json, read_shaped
 from selfexplain.objectives.options import parts_of
 from selfexplain.records import printable
 from selfexplain.report import disambiguate
-from selfexplain.report.html import FRAMES, Head, Section, linspace_indices, page
+from selfexplain.report.html import Head, Section, page
 from selfexplain.report.sections import (
-    EpochSnapshot,
-    Predictions,
     Record,
-    Snapshots,
     classes_section,
     comparison_results,
     cost_section,
@@ -75,143 +73,6 @@ from selfexplain.report.verdicts import (
     waiting_verdict,
 )
 from selfexplain.training.log import EpochLog
-
-# Read what training runs left for the report.
-#
-# A file that a run did not leave, since it is not finished or was made by an older version, is
-# None.
-
-
-def read_record(folder: Path) -> Record:
-    """What a run left, but for its snapshots.
-
-    Raises:
-        InputError: there is no `run.json` of a training, or a file cannot be read.
-
-    Example:
-        >>> read_record(Path("absent"))
-        Traceback (most recent call last):
-        selfexplain.errors.InputError: there is no file absent/run.json; pass the folder of a run
-    """
-    path = folder / "run.json"
-    run = printable(read_json(path, TRAINED))
-    config, class_names = run["config"], tuple(run["images"]["class_names"])
-    done = folder / "result.json"
-    return Record(
-        objective=config["objective"],
-        seed=config["seed"],
-        class_names=class_names,
-        metrics=printable(read_metrics(folder)),
-        result=read_result(done) if done.exists() else None,
-        predictions=_predictions(folder, len(class_names)),
-        control=_control(config["objective"], config.get("options", {})),
-        photographs=are_photographs(run["images"].get("shape", (1, 1, 1))),
-        read=partial(_kept, folder, len(class_names)),
-    )
-
-
-def read_snapshots(folder: Path, most: int = FRAMES) -> Snapshots | None:
-    """The snapshots of a run, after at most so many of its epochs, evenly spaced.
-
-    Raises:
-        InputError: a file cannot be read.
-
-    Example:
-        >>> read_snapshots(Path("absent")) is None
-        True
-    """
-    path = folder / "album" / "images.safetensors"
-    epochs = snapshot_epochs(folder)
-    if not path.exists() or not epochs:
-        return None
-    run = read_json(folder / "run.json", TRAINED)
-    classes = len(run["images"]["class_names"])
-    images = read_shaped(path, {"images": "uint8 BCHW", "labels": "int B"})
-    _check_indices(path, "labels", images["labels"], classes)
-    return Snapshots(
-        images_BCHW=images["images"],
-        labels_B=images["labels"],
-        after_epochs=tuple(
-            _epoch_snapshot(folder, epochs[i], len(images["labels"]), classes)
-            for i in linspace_indices(len(epochs), most)
-        ),
-        planned_epochs=run["config"].get("training", {}).get("epochs", epochs[-1]),
-    )
-
-
-def snapshot_epochs(folder: Path) -> list[int]:
-    """The logged epochs that there is a snapshot of: that of a later one was cut off.
-
-    Example:
-        >>> snapshot_epochs(Path("absent"))
-        []
-    """
-    epochs = sorted({int(line["epoch"]) for line in read_metrics(folder)})
-    return [epoch for epoch in epochs if _snapshot_file(folder, epoch).exists()]
-
-
-def _control(spec: str, options: dict[str, dict[str, Any]]) -> str:
-    """The control of a spec's objective: the spec's own, else that of the run's options."""
-    name, _, text = parts_of(spec)[-1].partition(":")
-    own = dict(part.split("=", 1) for part in text.split(",") if "=" in part)
-    return str(own.get("control", options.get(name, {}).get("control", "none")))
-
-
-def _kept(
-    folder: Path, classes: int, name: str, shapes: Mapping[str, str]
-) -> dict[str, Tensor] | None:
-    """The tensors of a file of a run, checked; None if there is no such file."""
-    path = folder / name
-    if not path.exists():
-        return None
-    return read_shaped(path, shapes, {"K": classes}, digest=kept_digest(folder, name))
-
-
-def _predictions(folder: Path, classes: int) -> Predictions | None:
-    name = "predictions.safetensors"
-    found = _kept(folder, classes, name, {"logits": "float NK", "labels": "int N"})
-    if found is None:
-        return None
-    _check_indices(folder / name, "labels", found["labels"], classes)
-    return Predictions(logits_NK=found["logits"], labels_N=found["labels"])
-
-
-def _check_indices(path: Path, name: str, index: Tensor, classes: int) -> None:
-    """Raise InputError unless all of these are numbers of classes."""
-    low, high = int(index.min()), int(index.max())
-    if low < 0 or high >= classes:
-        raise InputError(
-            f"{path} is damaged: {name} go from {low} to {high}, and the run has {classes} "
-            "classes; put it back as it was, or delete it to do without"
-        )
-
-
-def _snapshot_file(folder: Path, epoch: int) -> Path:
-    return folder / "album" / f"epoch-{epoch:04d}.safetensors"
-
-
-def _epoch_snapshot(folder: Path, epoch: int, images: int, classes: int) -> EpochSnapshot:
-    path = _snapshot_file(folder, epoch)
-    shapes = {
-        "probabilities": "float BK",
-        "target": "float BK",
-        "classes": "int BR",
-        "maps": "float BRHW",
-    }
-    remedy = "put it back as it was, or delete it to do without"
-    if "similarity" in tensor_shapes(path, remedy=remedy):  # not in runs of older versions
-        shapes["similarity"] = "float BK"
-    found = read_shaped(path, shapes, {"B": images, "K": classes})
-    _check_indices(path, "classes", found["classes"], classes)
-    return EpochSnapshot(
-        epoch=epoch,
-        probabilities_BK=found["probabilities"],
-        target_BK=found["target"],
-        classes_BR=found["classes"],
-        maps_BRHW=found["maps"],
-        similarity_BK=found.get("similarity"),
-    )
-
 
 # The sections of the report on trainings: on a run, a comparison, a study of distillation.
 
@@ -520,6 +381,10 @@ def write_report(config: ReportConfig) -> Path:
         Traceback (most recent call last):
         selfexplain.errors.InputError: there is no folder absent; pass folders of runs
     """
+    if not config.dirs:
+        with tempfile.TemporaryDirectory() as place:
+            run = scored_run(config, Path(place))
+            return write_report(ReportConfig(dirs=(run,), out=config.out))
     chapters = [sections_of(folder) for folder in config.dirs]
     names = disambiguate([folder.resolve().name for folder in config.dirs])
     if len(chapters) > 1:
@@ -539,6 +404,53 @@ def write_report(config: ReportConfig) -> Path:
         # Paths of data may hold bytes that are no UTF-8, and then stand in the page as escapes.
         file.write(html.encode(errors="backslashreplace"))
     return config.file
+
+
+def scored_run(config: ReportConfig, place: Path) -> Path:
+    """The folder, in this place, of a run in which a given model is scored on a folder of images.
+
+    Raises:
+        InputError: the model cannot be loaded, or the folders of images are not of its classes.
+    """
+    given, model = load_given(config)
+    assert config.images is not None, "the options have been checked"
+    names = config.class_names or _folders_of(config.images, given.num_classes)
+    paths = image_files([config.images])
+    classes = {name: k for k, name in enumerate(names)}
+    strange = [p for p in paths if p.relative_to(config.images).parts[0] not in classes]
+    if strange:
+        raise InputError(
+            f"{strange[0]} does not lie in a folder of one of the {len(names)} classes "
+            f"({', '.join(names[:3])}{', ...' if len(names) > 3 else ''}); pass --images with such "
+            "folders, and --class-names in the order of the model"
+        )
+    labels_N = torch.tensor([classes[p.relative_to(config.images).parts[0]] for p in paths])
+    folder = place / re.sub(r"[:/\\]", "-", str(config.model))
+    with Recorder(
+        folder,
+        model,
+        data=(read_images(paths, given.shape_CHW, given.ranges), labels_N),
+        objective="own_loss",
+        factory=config.model,
+        class_names=names,
+        mean=given.mean_C.tolist(),
+        std=given.std_C.tolist(),
+    ) as recorder:
+        recorder.epoch()  # of which there are pictures
+    return folder
+
+
+def _folders_of(images: Path, classes: int) -> tuple[str, ...]:
+    """The names of as many folders as there are classes."""
+    if not images.is_dir():
+        raise InputError(f"there is no folder {images}; pass one with a folder for each class")
+    names = sorted(p.name for p in images.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if len(names) != classes:
+        raise InputError(
+            f"{images} has {len(names)} folders, and the model {classes} classes; pass a folder "
+            "for each class, or --class-names in the order of the model"
+        )
+    return tuple(names)
 
 
 # What stands first: the verdict, and where it comes from.
