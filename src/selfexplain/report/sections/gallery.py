@@ -181,5 +181,5 @@ def _similarities(
     for k, value in values.items():
         length = half * abs(value) / full
         start = (half - length if value < 0 else half) if half < 1 else 0.0
-        bars.append((names[k], f"{value:.2f}", start, length))
+        bars.append((names[k], f"{round(value, 2) + 0.0:.2f}", start, length))
     return bars
