@@ -37,7 +37,7 @@ from selfexplain.experiments.data import (
 )
 from selfexplain.experiments.fit.model import check_model, logits_of_blanks
 from selfexplain.experiments.fit.snapshots import SnapshotWriter, open_snapshots
-from selfexplain.experiments.objectives import OBJECTIVES, resolve
+from selfexplain.experiments.objectives import OBJECTIVES, is_own_objective, resolve
 from selfexplain.experiments.options import DataOptions
 from selfexplain.experiments.read_records import MOST_METRICS, read_result
 from selfexplain.experiments.run_dir import (
@@ -321,7 +321,9 @@ def spec_of(objective: Objective | str) -> tuple[str, dict[str, dict[str, Any]]]
             "word for what your loop minimises, such as 'cross_entropy'"
         )
     kind = type(objective)
+    # of a class inside a function, whose place is no name, the class's own
     place = f"{kind.__module__}:{kind.__qualname__}"
+    place = place if is_own_objective(place) else kind.__name__
     names = {f"{each.__module__}:{each.__qualname__}": n for n, each in OBJECTIVES.items()}
     mixers = {path.rpartition(":")[2]: name for name, path in MIXER_CLASSES.items()}
     if isinstance(objective, Wrapper):
