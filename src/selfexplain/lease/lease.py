@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from selfexplain.errors import InputError
-from selfexplain.hypergradients import Level, World, all_finite, as_function, take_steps
+from selfexplain.hypergradients import Level, World, as_function, take_steps
 from selfexplain.hypergradients.hypergradient import square_sum
 from selfexplain.hypergradients.level import (
     SINGLE,
@@ -585,8 +585,7 @@ class LeaSE(ArchitectureSearch):
         if self.options.coupling == "weighted":
             return super().join(hypergradients)
         direct, audience = hypergradients
-        if all_finite([*leaves(direct), *leaves(audience)]):  # else the step is skipped
-            self.coupled.update(direct, audience)
+        self.coupled.update(direct, audience)
         return self.coupled.join(direct, self.options.share)
 
     def state_dict(self) -> dict[str, Any]:
