@@ -619,7 +619,7 @@ class LeaSE(ArchitectureSearch):
 
     def _std_C(self, x_BCHW: Tensor) -> Tensor:
         if self.std_C is None:
-            return torch.ones(x_BCHW.shape[1]).to(x_BCHW)
+            return x_BCHW.new_ones(x_BCHW.shape[1])
         return self.std_C.to(x_BCHW)
 
     def _check_audience(self, x_BCHW: Tensor) -> None:
