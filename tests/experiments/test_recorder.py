@@ -218,6 +218,22 @@ def test_folders_of_others_are_refused(trained: Path, tmp_path: Path) -> None:
         recorder(tmp_path / "mine").__enter__()
 
 
+def test_a_recorder_that_is_not_open_writes_nothing(tmp_path: Path) -> None:
+    found = recorder(tmp_path / "mine")
+    for call in (found.epoch, found.finish):
+        with pytest.raises(
+            InputError, match=r"is not open; write: with Recorder\(...\) as recorder:"
+        ):
+            call()
+    assert not (tmp_path / "mine").exists()
+    with found:
+        with pytest.raises(InputError, match="is open already; make another one"):
+            found.__enter__()
+        found.epoch()
+    with pytest.raises(InputError, match="is not open"):
+        found.epoch()
+
+
 def test_a_loop_that_is_resumed_elsewhere_leaves_no_gap(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     found = recorder(folder, epochs=4).__enter__()
