@@ -37,7 +37,7 @@ from selfexplain.experiments.data import (
 )
 from selfexplain.experiments.fit.model import check_model, logits_of_blanks
 from selfexplain.experiments.fit.snapshots import SnapshotWriter, open_snapshots
-from selfexplain.experiments.objectives import OBJECTIVES, resolve
+from selfexplain.experiments.objectives import OBJECTIVES, is_own_objective, resolve
 from selfexplain.experiments.options import DataOptions
 from selfexplain.experiments.read_records import MOST_METRICS, read_result
 from selfexplain.experiments.run_dir import (
@@ -321,7 +321,9 @@ def spec_of(objective: Objective | str) -> tuple[str, dict[str, dict[str, Any]]]
             "word for what your loop minimises, such as 'cross_entropy'"
         )
     kind = type(objective)
+    # of a class inside a function, whose place is no name, the class's own
     place = f"{kind.__module__}:{kind.__qualname__}"
+    place = place if is_own_objective(place) else kind.__name__
     names = {f"{each.__module__}:{each.__qualname__}": n for n, each in OBJECTIVES.items()}
     mixers = {path.rpartition(":")[2]: name for name, path in MIXER_CLASSES.items()}
     if isinstance(objective, Wrapper):
@@ -490,7 +492,7 @@ class Recorder:
             }
         )
         self._images = _plain(_without_training_images(images_of(self._prepared), recorded))
-        self._stack = ExitStack()
+        self._stack: ExitStack | None = None  # which holds the folder while it is open
         self._snapshots: SnapshotWriter | None = None
         self._identity = ""
         self._log = EpochLog(self.folder)
@@ -501,6 +503,8 @@ class Recorder:
         Raises:
             InputError: the folder holds another run, or another process writes to it.
         """
+        if self._stack is not None:
+            raise InputError(f"this recorder of {self.folder} is open already; make another one")
         with ExitStack() as stack, said_in_python():
             self._identity = self._claim()
             if world_size() > 1:
@@ -595,6 +599,7 @@ class Recorder:
             InputError: a metric is no number, or all epochs are recorded already.
         """
         with said_in_python():
+            self._check_open()
             row = numbers_of(metrics or {})
             if self.result is not None or self.epochs_done == self._epochs:
                 raise InputError(
@@ -629,6 +634,7 @@ class Recorder:
         """
         if self.result is not None:
             return self.result
+        self._check_open()
         with said_in_python():
             logits_NK, labels_N = predict_together(
                 self._evaluated, self._prepared, device=self._device, workers=0
@@ -669,7 +675,15 @@ class Recorder:
 
     def close(self) -> None:
         """Leave the folder to others; what is recorded so far can be continued."""
-        self._stack.close()
+        if self._stack is not None:
+            self._stack.close()
+            self._stack = None
+
+    def _check_open(self) -> None:
+        if self._stack is None:
+            raise InputError(
+                f"the recorder of {self.folder} is not open; write: with Recorder(...) as recorder:"
+            )
 
     def __exit__(
         self,
