@@ -31,7 +31,7 @@ LAYERS_OF_EXPERIMENTS = (
     {"search_options", "data"},
     {"nas_study_options", "runtime", "run_dir"},
     {"fit"},
-    {"compare", "explain", "export", "report"},
+    {"compare", "explain", "export", "report", "table"},
     {"search"},
     {"demo"},
 )

@@ -23,7 +23,12 @@ from selfexplain.experiments.options import (
     TrainConfig,
     first_process,
 )
-from selfexplain.experiments.reading_options import ExplainConfig, ExportConfig, ReportConfig
+from selfexplain.experiments.reading_options import (
+    ExplainConfig,
+    ExportConfig,
+    ReportConfig,
+    TableConfig,
+)
 from selfexplain.experiments.search_options import LookupConfig, SearchConfig, SearchesConfig
 from selfexplain.files import atomic_file, no_room_said
 from selfexplain.limits import OptionError, check_options, hints_of
@@ -185,6 +190,24 @@ def _report(config: ReportConfig, console: Console) -> Path:
     return path
 
 
+def _table(config: TableConfig, console: Console) -> None:
+    from selfexplain.experiments.table import table_figure, write_table
+
+    text = write_table(config)
+    if config.out is not None:
+        _write_text(config.out, text)
+        console.print(f"Table: {config.out}", soft_wrap=True)
+    elif not config.figure:
+        console.print(text.rstrip("\n"), soft_wrap=True)
+    if config.figure:
+        from selfexplain.report.figures import save_figure
+
+        figure = table_figure(config)
+        for path in config.figure:
+            save_figure(figure, path)
+            console.print(f"Picture: {path}", soft_wrap=True)
+
+
 def _export(config: ExportConfig, console: Console) -> None:
     from selfexplain.experiments.export import export_run
 
@@ -325,6 +348,7 @@ COMMANDS: dict[type, Callable[[Any, Console], object]] = {
     LookupConfig: _look_up,
     ExportConfig: _export,
     ReportConfig: _report,
+    TableConfig: _table,
     AppConfig: _app,
     DemoConfig: _demo,
 }
@@ -343,6 +367,7 @@ Command = (
     | Annotated[LookupConfig, tyro.conf.subcommand("lookup")]
     | Annotated[ExportConfig, tyro.conf.subcommand("export")]
     | Annotated[ReportConfig, tyro.conf.subcommand("report")]
+    | Annotated[TableConfig, tyro.conf.subcommand("table")]
     | Annotated[AppConfig, tyro.conf.subcommand("app")]
     | Annotated[DemoConfig, tyro.conf.subcommand("demo")]
 )

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         top_classes_figure,
     )
     from selfexplain.report.progress import progress_bar, sweep_progress
+    from selfexplain.report.publish import Block, forest_figure, table
     from selfexplain.report.study import study_figure, study_markdown, study_table
     from selfexplain.report.style import disambiguate
     from selfexplain.report.tables import (
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Block",
     "architecture_figure",
     "cell_svg",
     "cell_text",
@@ -33,6 +35,7 @@ __all__ = [
     "cost_figure",
     "disambiguate",
     "explanation_figure",
+    "forest_figure",
     "pareto_front",
     "progress_bar",
     "quality_table",
@@ -42,6 +45,7 @@ __all__ = [
     "study_markdown",
     "study_table",
     "sweep_progress",
+    "table",
     "top_classes_figure",
 ]
 
@@ -52,6 +56,7 @@ lazily(
         "figures": "architecture_figure cost_figure explanation_figure pareto_front save_figure "
         "top_classes_figure",
         "progress": "progress_bar sweep_progress",
+        "publish": "Block forest_figure table",
         "study": "study_figure study_markdown study_table",
         "style": "disambiguate",
         "tables": "comparison_markdown comparison_table quality_table searches_table",
