@@ -20,7 +20,7 @@ LAYERS = (
     {"introspection", "lease"},
     {"training", "report"},
     {"experiments"},
-    {"app", "adapters"},
+    {"app", "adapters", "command_line"},
     {"cli"},
     {"__main__"},
 )
