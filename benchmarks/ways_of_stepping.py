@@ -1,8 +1,10 @@
 """Steps on a GPU as written, compiled and recorded: of a training (ResNet-18), and of searches."""
 
+import gc
 import itertools
+import statistics
+import time
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from lightning_fabric import Fabric
@@ -10,6 +12,7 @@ from lightning_fabric import Fabric
 from benchmarks import search_steps
 from benchmarks.search_steps import CLASSES
 from benchmarks.steps import batch, objective
+from selfexplain.errors import InputError, first_line
 from selfexplain.lease import DARTS, SANAS, ArchitectureSearch, LeaSE
 from selfexplain.models import build_model
 from selfexplain.spaces import build_supernet
@@ -22,10 +25,17 @@ WAYS = {
     "recorded": {"cuda_graph": True},
     "compiled and recorded": {"compiled": True, "cuda_graph": True},
 }
+SEARCH_WAYS: dict[str, dict[str, bool]] = {
+    "as written": {},
+    "recorded": {"record": True},
+    "recorded, bf16": {"record": True, "bf16": True},
+}
 STEPS = 50
 """In a round; the GPU is waited for after them."""
 SEARCH_MS_TO_REACH = {"darts1": 12, "darts2": 30, "lease": 60}
 """Milliseconds of a recorded step on an H100, at full size."""
+SEEDS, TOGETHER_TO_REACH = 8, 3
+"""Searches side by side, and how many times as long as one alone they may take."""
 FULL_SIZE = {"nasbench201": 5, "darts": 8}
 """Space -> cells of its supernet, with 16 channels and 64 images."""
 
@@ -48,27 +58,88 @@ def run(device: torch.device) -> list[dict[str, object]]:
 
 
 def searches(device: torch.device) -> list[dict[str, object]]:
-    """Milliseconds of a search step as written, recorded, and recorded in bf16."""
+    """Milliseconds of a search step as written, recorded, and recorded in bf16, one after another.
+
+    Each has the GPU's memory for itself, since some need most of it. Then so many searches side by
+    side, each recorded and on a stream of its own, over the time of one.
+    """
     rows: list[dict[str, object]] = []
     for space, method in itertools.product(FULL_SIZE, ("darts1", "darts2", "lease", "sanas")):
-        steps = {
-            "as written": search_step(space, method, device),
-            "recorded": search_step(space, method, device, record=True),
-            "recorded, bf16": search_step(space, method, device, record=True, bf16=True),
-        }
-        for way, (seconds, ratio) in interleaved_ratios(steps, "as written", rounds=5).items():
+        times: dict[str, float] = {}
+        for way, options in SEARCH_WAYS.items():
             row: dict[str, object] = {"benchmark": f"search step, {space}, {method}, {way}"}
-            row |= {"ms": 1000 * seconds, "as written / this": 1 / ratio}
+            try:
+                one = [search_of(space, method, device, **options)]
+                times[way] = seconds_of_a_step(one, device, recorded="record" in options)
+            except (torch.OutOfMemoryError, InputError) as error:
+                rows.append({**row, "failed": first_line(error)})
+                print(rows[-1], flush=True)
+                continue
+            row |= {"ms": 1000 * times[way]}
+            if "as written" in times:
+                row["as written / this"] = times["as written"] / times[way]
             if way != "as written" and method in SEARCH_MS_TO_REACH:
                 row["to reach"] = f"ms <= {SEARCH_MS_TO_REACH[method]}"
             rows.append(row)
+            print(row, flush=True)
+        if space == "nasbench201" and "recorded" in times:
+            rows.append(side_by_side(space, method, device, times["recorded"]))
+            print(rows[-1], flush=True)
     return rows
 
 
-def search_step(
+def side_by_side(space: str, method: str, device: torch.device, alone: float) -> dict[str, object]:
+    """Recorded searches that take their steps side by side, over the time of one alone."""
+    row: dict[str, object] = {"benchmark": f"{SEEDS} searches side by side, {space}, {method}"}
+    try:
+        together = [search_of(space, method, device, record=True) for _ in range(SEEDS)]
+        seconds = seconds_of_a_step(together, device, recorded=True)
+    except (torch.OutOfMemoryError, InputError) as error:
+        return {**row, "failed": first_line(error)}
+    to_reach = f"ratio <= {TOGETHER_TO_REACH}"
+    return {**row, "ms": 1000 * seconds, "ratio": seconds / alone, "to reach": to_reach}
+
+
+def seconds_of_a_step(
+    searches: list[ArchitectureSearch], device: torch.device, *, recorded: bool
+) -> float:
+    """Median seconds in which each search takes a step, on a stream of its own if it has company.
+
+    The memory of the searches is given back.
+    """
+    pair = search_steps.batch(device, 0), search_steps.batch(device, 1)
+    own = torch.cuda.current_stream()
+    streams = [torch.cuda.Stream() for _ in searches] if len(searches) > 1 else [own]  # type: ignore[no-untyped-call]
+    torch.cuda.synchronize()
+
+    def step() -> None:
+        begun = []
+        for search, stream in zip(searches, streams, strict=True):
+            with torch.cuda.stream(stream):
+                begun.append(search.begin_step(*pair))
+        for search, stream, half in zip(searches, streams, begun, strict=True):
+            with torch.cuda.stream(stream):
+                search.finish_step(half)
+
+    for _ in range(ORDINARY_STEPS + 1 if recorded else 1):
+        step()
+    seconds = []
+    for _ in range(15 if recorded else 5):
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        step()
+        torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - begin)
+    searches.clear()
+    gc.collect()
+    torch.cuda.empty_cache()
+    return statistics.median(seconds)
+
+
+def search_of(
     space: str, method: str, device: torch.device, *, record: bool = False, bf16: bool = False
-) -> Callable[[], object]:
-    """A step of a search at full size, recorded already if it is to be."""
+) -> ArchitectureSearch:
+    """A search at full size, whose steps are recorded if they are to be."""
     torch.manual_seed(0)
     net = build_supernet(
         space, num_classes=CLASSES, in_channels=3, image_size=32, cells=FULL_SIZE[space]
@@ -87,11 +158,7 @@ def search_step(
         search.autocast(torch.bfloat16)
     if record:
         search.record(RecordedStep)
-    pair = search_steps.batch(device, 0), search_steps.batch(device, 1)
-    step = partial(search.step, *pair)
-    for _ in range(ORDINARY_STEPS + 1 if record else 1):
-        step()
-    return step
+    return search
 
 
 def _steps(

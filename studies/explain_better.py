@@ -23,10 +23,12 @@ Shape suffixes: N images, B batch, C channels, H and W space, K classes, M cells
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +50,9 @@ from selfexplain.lease.search import explainer
 from selfexplain.models import build_model
 from selfexplain.spaces import build_network, from_string
 from selfexplain.spaces.table import BenchmarkTable, MeasuredCell, load_table
+
+Task = TypeVar("Task")
+Found = TypeVar("Found")
 
 BATCH = 100
 LR, MOMENTUM, DECAY = 0.1, 0.9, 5e-4
@@ -90,6 +95,8 @@ class PremiseConfig:
     """Seed of the cells, the images and all weights."""
     device: str = "cpu"
     """Where everything is computed."""
+    workers: int = 1
+    """Processes that examine cells side by side, of one thread each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,8 +274,11 @@ def audience_accuracies(
     return found
 
 
-def examine(config: PremiseConfig, parts: Parts, cell: MeasuredCell, number: int) -> dict[str, Any]:
+def examine(
+    config: PremiseConfig, parts: Parts, numbered: tuple[int, MeasuredCell]
+) -> dict[str, Any]:
     """Train a cell, let it explain, and score the audiences of every arm."""
+    number, cell = numbered
     torch.manual_seed(config.seed)
     side = parts.learn.x_NCHW.shape[-1]
     network = build_network(
@@ -396,19 +406,30 @@ def markdown(found: Mapping[str, Any]) -> str:
 def run_study(config: PremiseConfig, table: BenchmarkTable) -> dict[str, Any]:
     """Examine all cells, continuing what was begun; the verdict."""
     config.out.mkdir(parents=True, exist_ok=True)
-    log, rows = JSONLog(config.out / "cells.jsonl"), []
+    log = JSONLog(config.out / "cells.jsonl")
     sizes = (config.learn, config.explain, config.held_out)
     parts = read_parts(config.data, sizes, config.test, config.seed, config.device)
     cells = draw_cells(table, config.strata, config.per_stratum, config.seed)
     # From all strata in turn, so that what was finished when it is stopped speaks of all.
-    for number in sorted(range(len(cells)), key=lambda i: (i % config.per_stratum, i)):
-        cell = cells[number]
-        row = log.find({"arch": cell.arch})
-        if row is None:
-            row = examine(config, parts, cell, number)
-            log.add(row)
-        rows.append(row)
-    return verdict(rows)
+    order = sorted(range(len(cells)), key=lambda i: (i % config.per_stratum, i))
+    numbered = [(i, cells[i]) for i in order if log.find({"arch": cells[i].arch}) is None]
+    for row in side_by_side(partial(examine, config, parts), numbered, config.workers):
+        log.add(row)
+    found = [log.find({"arch": cells[i].arch}) for i in order]
+    return verdict([row for row in found if row is not None])
+
+
+def side_by_side(
+    function: Callable[[Task], Found], tasks: Sequence[Task], workers: int
+) -> Iterator[Found]:
+    """What a function makes of each task, as each is done, in so many processes of one thread."""
+    if workers == 1:
+        yield from map(function, tasks)
+        return
+    spawned = torch.multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, spawned, torch.set_num_threads, (1,)) as pool:
+        for done in as_completed([pool.submit(function, task) for task in tasks]):
+            yield done.result()
 
 
 def main() -> None:
@@ -418,7 +439,8 @@ def main() -> None:
         found = run_study(config, load_table(config.table))
         about = {
             "schema": 1,
-            "config": to_dict(config, leave_out=("out",)) | {"table": Path(config.table).name},
+            "config": to_dict(config, leave_out=("out", "workers"))
+            | {"table": Path(config.table).name},
             "environment": environment(torch.device(config.device)),
         }
         write_json(config.out / "verdict.json", {**about, **found})

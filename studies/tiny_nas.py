@@ -12,13 +12,14 @@ import itertools
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 import tyro
-from studies.explain_better import accuracy, fit, read_parts
+from studies.explain_better import Parts, accuracy, fit, read_parts, side_by_side
 from studies.json_log import JSONLog
 from torch import Tensor
 
@@ -59,6 +60,8 @@ class TinyConfig:
     """Seeds of weights and order; the images are the same."""
     device: str = "cpu"
     """Where everything is computed."""
+    workers: int = 1
+    """Processes that train side by side, of one thread each."""
 
 
 def all_cells() -> Iterator[str]:
@@ -79,34 +82,42 @@ def run_study(config: TinyConfig) -> BenchmarkTable:
     log = JSONLog(config.out / "trainings.jsonl")
     sizes_of_parts = (config.learn, 0, config.held_out)
     parts = read_parts(config.data, sizes_of_parts, config.test, 0, config.device)
-    x_NCHW, y_N = parts.learn.x_NCHW, parts.learn.y_N
-    sizes: dict[str, Any] = {
+    # Seed by seed, so that what was finished when it is stopped is a whole table of fewer seeds.
+    wanted = [
+        {"arch": arch, "seed": seed}
+        for seed, arch in itertools.product(config.seeds, all_cells())
+        if log.find({"arch": arch, "seed": seed}) is None
+    ]
+    for row in side_by_side(partial(train_cell, config, parts), wanted, config.workers):
+        log.add(row)
+    sizes = network_sizes(config, parts)
+    return BenchmarkTable(_measured(arch, config, log, sizes) for arch in all_cells())
+
+
+def network_sizes(config: TinyConfig, parts: Parts) -> dict[str, Any]:
+    """What `build_network` is told of every cell's network."""
+    return {
         "num_classes": parts.num_classes,
-        "in_channels": x_NCHW.shape[1],
-        "image_size": x_NCHW.shape[-1],
+        "in_channels": parts.learn.x_NCHW.shape[1],
+        "image_size": parts.learn.x_NCHW.shape[-1],
         "channels": config.init_channels,
         "cells": config.cells,
     }
-    # Seed by seed, so that what was finished when it is stopped is a whole table of fewer seeds.
-    for seed, arch in itertools.product(config.seeds, all_cells()):
-        if log.find({"arch": arch, "seed": seed}) is not None:
-            continue
-        torch.manual_seed(seed)
-        network = build_network(from_string(arch), **sizes).to(config.device)
 
-        def losses(index_B: Tensor, network: torch.nn.Module = network) -> Tensor:
-            return F.cross_entropy(network(x_NCHW[index_B]), y_N[index_B])
 
-        fit(network, losses, len(x_NCHW), config.epochs, seed)
-        log.add(
-            {
-                "arch": arch,
-                "seed": seed,
-                "validation": accuracy(network, parts.validation),
-                "test": accuracy(network, parts.test),
-            }
-        )
-    return BenchmarkTable(_measured(arch, config, log, sizes) for arch in all_cells())
+def train_cell(config: TinyConfig, parts: Parts, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Train the cell `arch` with the seed `seed`; a line of the log."""
+    x_NCHW, y_N = parts.learn.x_NCHW, parts.learn.y_N
+    torch.manual_seed(wanted["seed"])
+    network = build_network(from_string(wanted["arch"]), **network_sizes(config, parts))
+    network.to(config.device)
+
+    def losses(index_B: Tensor) -> Tensor:
+        return F.cross_entropy(network(x_NCHW[index_B]), y_N[index_B])
+
+    fit(network, losses, len(x_NCHW), config.epochs, wanted["seed"])
+    scores = {"validation": parts.validation, "test": parts.test}
+    return wanted | {name: accuracy(network, part) for name, part in scores.items()}
 
 
 def _measured(arch: str, config: TinyConfig, log: JSONLog, sizes: dict[str, Any]) -> MeasuredCell:
@@ -131,7 +142,7 @@ def main() -> None:
     config = tyro.cli(TinyConfig, config=(tyro.conf.HelptextFromCommentsOff,))
     with exit_on_bad_input("studies.tiny_nas"):
         save_table(run_study(config), config.out / "table.parquet")
-        about = {"schema": 1, "config": to_dict(config, leave_out=("out",))}
+        about = {"schema": 1, "config": to_dict(config, leave_out=("out", "workers"))}
         about["environment"] = environment(torch.device(config.device))
         write_json(config.out / "about.json", about)
 

@@ -78,7 +78,7 @@ def test_a_base_draws_and_drops_on_the_gpu_as_on_the_cpu(base: BaseName) -> None
         )
         made = DARTS(supernet.to(device), order=1, base=make_base(BaseOptions(base=base)))
         made.set_progress(0.5)
-        relaxed.append([t.detach().cpu() for t in made.relaxed().values()])
+        relaxed.append([t.detach().cpu().clone() for t in made.relaxed().values()])
         images, held_out = (tuple(t.to(device) for t in batch(seed)) for seed in (1, 2))
         losses = made.step(images, held_out)  # type: ignore[arg-type]
         assert all(value == value for value in losses.values())

@@ -132,16 +132,14 @@ def test_recorded_steps_train_to_the_same_weights(spec: str, tmp_path: Path) -> 
     assert objective(spec).capturable
     expected = trained(spec, tmp_path / "as written")
     found = trained(spec, tmp_path / "recorded", cuda_graph=True)
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=2e-3, atol=2e-4, msg=name)
+    torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-4)
 
 
 @pytest.mark.parametrize("more", [{"ema": 0.9}, {"clip": 0.1}, {"compile": True}])
 def test_recorded_steps_go_with_other_options(more: dict[str, Any], tmp_path: Path) -> None:
     expected = trained("introspective", tmp_path / "as written", **more)
     found = trained("introspective", tmp_path / "recorded", cuda_graph=True, **more)
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=2e-3, atol=2e-4, msg=name)
+    torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-4)
 
 
 @pytest.mark.parametrize("spec", ["introspective:warmup_steps=3", "ps_kd"])
@@ -149,8 +147,7 @@ def test_recorded_training_continues_where_it_was_stopped(spec: str, tmp_path: P
     """The warm-up ends in the first epoch, so that recording begins with the second."""
     expected = trained(spec, tmp_path / "as written")
     found = trained(spec, tmp_path / "recorded", stop_at=14, cuda_graph=True)
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=2e-3, atol=2e-4, msg=name)
+    torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-4)
 
 
 def test_a_batch_of_another_shape_does_not_disturb_those_that_follow() -> None:

@@ -1,6 +1,7 @@
 """The premise of LeaSE: partial correlations, strata, and the verdict; the table of tiny201."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from studies.explain_better import (
     draw_cells,
     partial_correlation,
     shown_by,
+    side_by_side,
     verdict,
 )
 from studies.tiny_nas import TinyConfig, all_cells
@@ -117,3 +119,9 @@ def test_every_cell_of_tiny201_is_trained_once_and_continued(
     assert [(row["arch"], row["seed"]) for row in rows] == [(c, s) for s in (0, 1) for c in cells]
     own = [row["test"] for row in rows if row["arch"] == cells[3]]
     assert table.look_up(from_string(cells[3])).test == pytest.approx(sum(own) / 2)
+
+
+def test_tasks_are_shared_among_processes() -> None:
+    tasks = [1.0, 4.0, 9.0]
+    assert list(side_by_side(math.sqrt, tasks, workers=1)) == [1.0, 2.0, 3.0]
+    assert sorted(side_by_side(math.sqrt, tasks, workers=2)) == [1.0, 2.0, 3.0]

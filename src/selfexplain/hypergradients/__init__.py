@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         World,
         all_finite,
         as_function,
+        finite,
         take_steps,
     )
     from selfexplain.hypergradients.oracle import brute_force_hypergradient
@@ -24,6 +25,7 @@ __all__ = [
     "all_finite",
     "as_function",
     "brute_force_hypergradient",
+    "finite",
     "hypergradient",
     "take_steps",
     "unroll",
@@ -40,7 +42,7 @@ lazily(
     __name__,
     {
         "hypergradient": "hypergradient unroll unroll_each",
-        "level": "Level Unrolled World all_finite as_function take_steps",
+        "level": "Level Unrolled World all_finite as_function finite take_steps",
         "oracle": "brute_force_hypergradient",
     },
 )

@@ -52,6 +52,8 @@ def _fused_gradient(
     towards_x: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Torch's own w r P g, N <g xhat> and N <g>; nothing in place of the first if not wanted."""
+    if weight_C is None and x.is_cuda:  # there torch's kernel wants a weight for the sums
+        weight_C = torch.ones_like(rstd_C)
     found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_batch_norm_backward(
         gradient, x, weight_C, None, None, mean_C, rstd_C, True, eps, [towards_x, True, True]
     )

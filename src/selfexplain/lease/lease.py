@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from selfexplain.errors import InputError
-from selfexplain.hypergradients import Level, World, all_finite, as_function, take_steps
+from selfexplain.hypergradients import Level, World, as_function, take_steps
 from selfexplain.hypergradients.hypergradient import square_sum
 from selfexplain.hypergradients.level import (
     SINGLE,
@@ -585,8 +585,7 @@ class LeaSE(ArchitectureSearch):
         if self.options.coupling == "weighted":
             return super().join(hypergradients)
         direct, audience = hypergradients
-        if all_finite([*leaves(direct), *leaves(audience)]):  # else the step is skipped
-            self.coupled.update(direct, audience)
+        self.coupled.update(direct, audience)
         return self.coupled.join(direct, self.options.share)
 
     def state_dict(self) -> dict[str, Any]:
@@ -620,7 +619,7 @@ class LeaSE(ArchitectureSearch):
 
     def _std_C(self, x_BCHW: Tensor) -> Tensor:
         if self.std_C is None:
-            return torch.ones(x_BCHW.shape[1]).to(x_BCHW)
+            return x_BCHW.new_ones(x_BCHW.shape[1])
         return self.std_C.to(x_BCHW)
 
     def _check_audience(self, x_BCHW: Tensor) -> None:

@@ -29,8 +29,8 @@ from selfexplain.hypergradients import (
     Level,
     Mode,
     World,
-    all_finite,
     as_function,
+    finite,
     take_steps,
     unroll_each,
 )
@@ -319,15 +319,32 @@ class Computed:
 
     Args:
         losses: of each level, and of the outer one (validation), scalars by name.
+        finite: whether all gradients are, a tensor ().
         gradients: of each learner's loss, towards its weights.
         hypergradients: of each outer loss; none in a warm-up.
         statistics: running statistics of the networks' own steps.
     """
 
     losses: dict[str, Tensor]
+    finite: Tensor
     gradients: dict[str, Variable]
     hypergradients: list[Variable]
     statistics: list[Statistics]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BegunStep:
+    """A step that is computed, perhaps not yet to its end, and by which nothing has moved.
+
+    Args:
+        relaxed: what the architecture stood for, with its graph.
+        found: what was computed.
+        numbers: whether it is finite, and the losses, a tensor (1 + L,).
+    """
+
+    relaxed: Architecture
+    found: Computed
+    numbers: Tensor
 
 
 Compute = Callable[..., Computed]
@@ -441,16 +458,43 @@ class ArchitectureSearch(ABC):
         Raises:
             SearchDivergedError: several steps in a row had to be skipped.
         """
+        begun = self.begin_step(train_batch, val_batch, move_architecture=move_architecture)
+        return self.finish_step(begun)
+
+    def begin_step(
+        self, train_batch: Batch, val_batch: Batch, *, move_architecture: bool = True
+    ) -> BegunStep:
+        """The first half of `step`: all that is computed, without waiting for a GPU.
+
+        So several searches can begin a step each, on a stream of its own, before one is waited for.
+        """
         relaxed = self.relaxed()
         at = [t.detach() for t in relaxed.values()]
         found = self._compute[move_architecture](*train_batch, *val_batch, *at)
-        hypergradient: Variable = {}
-        if found.hypergradients:
-            pulled_back = [self._pulled_back(relaxed, each) for each in found.hypergradients]
-            hypergradient = self._with_penalty(self.join(pulled_back))
-        self._update(found, hypergradient)
-        values = torch.stack(list(found.losses.values())).tolist()
-        return dict(zip(found.losses, values, strict=True))
+        # What decides and what is reported, in one transfer.
+        numbers = torch.stack([found.finite.to(torch.float64), *found.losses.values()])
+        return BegunStep(relaxed=relaxed, found=found, numbers=numbers)
+
+    def finish_step(self, begun: BegunStep) -> dict[str, float]:
+        """The second half of `step`: move the weights and the architecture, unless it is skipped.
+
+        Raises:
+            SearchDivergedError: several steps in a row had to be skipped.
+        """
+        is_finite, *losses = begun.numbers.tolist()
+        if not is_finite:
+            self._skip()
+        else:
+            self._skipped_in_a_row = 0
+            self._update(begun.found, self._direction(begun))
+        return dict(zip(begun.found.losses, losses, strict=True))
+
+    def _direction(self, begun: BegunStep) -> Variable:
+        """Of the architecture, joined from all outer losses; empty where it does not move."""
+        if not begun.found.hypergradients:
+            return {}
+        pulled_back = [self._pulled_back(begun.relaxed, g) for g in begun.found.hypergradients]
+        return self._with_penalty(self.join(pulled_back))
 
     def autocast(self, dtype: torch.dtype) -> None:
         """Compute the networks of steps from now on in a lower precision, as torch's autocast does.
@@ -518,9 +562,12 @@ class ArchitectureSearch(ABC):
             if step.mode is not None:
                 losses, gradients = dict(unrolled[0].losses), dict(unrolled[0].gradients)
             losses = losses | {"validation": torch.stack([one.outer for one in unrolled]).sum()}
+        gradients = {name: gradients[name] for name in self.learners}
+        moving = [*gradients.values(), *hypergradients]
         return Computed(
             losses=losses,
-            gradients={name: gradients[name] for name in self.learners},
+            finite=finite(t for variable in moving for t in leaves(variable)),
+            gradients=gradients,
             hypergradients=hypergradients,
             statistics=[
                 pair for learner in self.learners.values() for pair in learner.take_statistics()
@@ -555,20 +602,18 @@ class ArchitectureSearch(ABC):
         pairs = zip(leaves(hypergradient), found, strict=True)
         return like(hypergradient, [h if g is None else h + g for h, g in pairs])
 
+    def _skip(self) -> None:
+        """Count a step whose gradients, means over the processes, are not all finite."""
+        self.skipped += 1
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row >= MAX_SKIPPED_STEPS:
+            raise SearchDivergedError(
+                f"the gradients of {MAX_SKIPPED_STEPS} steps in a row were not finite, so the "
+                f"search stops; pass smaller learning rates (now {self.rates.lr:g} for the "
+                f"weights, {self.rates.architecture_lr:g} for the architecture)"
+            )
+
     def _update(self, found: Computed, hypergradient: Variable) -> None:
-        everything = [t for v in (*found.gradients.values(), hypergradient) for t in leaves(v)]
-        # The same in all processes, as they are means over them.
-        if not all_finite(everything):
-            self.skipped += 1
-            self._skipped_in_a_row += 1
-            if self._skipped_in_a_row >= MAX_SKIPPED_STEPS:
-                raise SearchDivergedError(
-                    f"the gradients of {MAX_SKIPPED_STEPS} steps in a row were not finite, so the "
-                    f"search stops; pass smaller learning rates (now {self.rates.lr:g} for the "
-                    f"weights, {self.rates.architecture_lr:g} for the architecture)"
-                )
-            return
-        self._skipped_in_a_row = 0
         keep_statistics(found.statistics, self.processes)
         if isinstance(hypergradient, dict) and hypergradient:
             for name, tensor in self.architecture.items():

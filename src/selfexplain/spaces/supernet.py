@@ -72,6 +72,11 @@ def propagate(
     return nodes[len(inputs) :]
 
 
+def rows_of(weights_EO: Tensor, rows: Sequence[int]) -> Tensor:
+    """Some rows of the weights, without an index that each call would copy to a GPU."""
+    return torch.stack([weights_EO[row] for row in rows])
+
+
 def as_it_is(arrived: Tensor) -> Tensor:
     """The node, where what arrived is one tensor and needs nothing more.
 
