@@ -80,12 +80,16 @@ def _print_config(config: PrintConfig, console: Console) -> None:
 
 def _train(config: RunConfig, console: Console) -> None:
     from selfexplain.experiments.fit.train import run_training
-    from selfexplain.report.progress import progress_bar
+    from selfexplain.report.progress import run_progress
 
-    with progress_bar(console, quiet=not first_process()) as advance:
-        result = run_training(
-            config, on_step=lambda done, total: advance(config.objective, config.seed, done, total)
-        )
+    with run_progress(
+        console,
+        f"{config.objective}, seed {config.seed}",
+        epochs=config.training.epochs,
+        step_images=config.training.batch_size,
+        quiet=not first_process(),
+    ) as progress:
+        result = run_training(config, on_step=progress, watchers=[progress])
     if first_process():
         console.print(
             f"{result['objective']}, seed {result['seed']}: accuracy {result['accuracy']:.2f} %, "
@@ -252,15 +256,16 @@ def _one_or_more_searches(config: SearchesConfig, console: Console) -> None:
 
 def _search(config: SearchConfig, console: Console) -> None:
     from selfexplain.experiments.search.run import run_search
-    from selfexplain.report.progress import progress_bar
+    from selfexplain.report.progress import run_progress
 
-    with progress_bar(console, quiet=not first_process()) as advance:
-        result = run_search(
-            config,
-            on_step=lambda done, total: advance(
-                f"{config.method} in {config.space}", config.seed, done, total
-            ),
-        )
+    with run_progress(
+        console,
+        f"{config.method} in {config.space}, seed {config.seed}",
+        epochs=config.all_epochs,
+        step_images=2 * config.batch_size,  # of either half of the training images
+        quiet=not first_process(),
+    ) as progress:
+        result = run_search(config, on_step=progress, watchers=[progress])
     if first_process():
         _tell_of_search(config, result, console)
 

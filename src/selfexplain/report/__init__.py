@@ -14,7 +14,7 @@ if TYPE_CHECKING:
         save_figure,
         top_classes_figure,
     )
-    from selfexplain.report.progress import progress_bar, sweep_progress
+    from selfexplain.report.progress import progress_bar, run_progress, sweep_progress
     from selfexplain.report.publish import Block, forest_figure, table
     from selfexplain.report.study import study_figure, study_markdown, study_table
     from selfexplain.report.style import disambiguate
@@ -39,6 +39,7 @@ __all__ = [
     "pareto_front",
     "progress_bar",
     "quality_table",
+    "run_progress",
     "save_figure",
     "searches_table",
     "study_figure",
@@ -55,7 +56,7 @@ lazily(
         "cell_drawing": "cell_svg cell_text",
         "figures": "architecture_figure cost_figure explanation_figure pareto_front save_figure "
         "top_classes_figure",
-        "progress": "progress_bar sweep_progress",
+        "progress": "progress_bar run_progress sweep_progress",
         "publish": "Block forest_figure table",
         "study": "study_figure study_markdown study_table",
         "style": "disambiguate",
