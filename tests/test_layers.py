@@ -20,7 +20,7 @@ LAYERS = (
     {"introspection", "lease"},
     {"training", "report"},
     {"experiments"},
-    {"app", "adapters"},
+    {"app", "adapters", "command_line"},
     {"cli"},
     {"__main__"},
 )
@@ -32,7 +32,7 @@ LAYERS_OF_EXPERIMENTS = (
     {"nas_study_options", "runtime", "run_dir"},
     {"fit"},
     {"read_runs"},
-    {"compare", "explain", "export", "report"},
+    {"compare", "explain", "export", "report", "table"},
     {"search"},
     {"demo"},
 )

@@ -185,6 +185,18 @@ SUMMARY = {
     "corrupted_accuracy_std?": Maybe(Number(0)),
 }
 COMPARISON = {"config": COMPARED, "summary": ListOf(SUMMARY, least=1)}
+TIMED = Maybe(ListOf(Number(0), least=2, most=2))
+COMPARED_RUN = {
+    "objective": Text(),
+    "seed": Whole(),
+    **SCORES,
+    "accuracy": PERCENT,
+    "corrupted_accuracy?": PERCENT,
+    "cost?": Number(1e-30),
+    "total_cost?": Number(1e-30),
+    "cost_ci95?": TIMED,
+    "total_cost_ci95?": TIMED,
+}
 STUDY = {
     "config?": COMPARED,
     "rows": ListOf(

@@ -19,6 +19,7 @@ from selfexplain.experiments.fit.teacher import run_folder
 from selfexplain.experiments.nas_study_options import search_folder
 from selfexplain.experiments.read_records import (
     COMPARED,
+    COMPARED_RUN,
     LOOKUPS,
     SEARCHES,
     STUDIED,
@@ -34,9 +35,10 @@ from selfexplain.experiments.read_runs import read_record, read_snapshots, snaps
 from selfexplain.experiments.reading_options import ReportConfig
 from selfexplain.files import atomic_file, read_json, read_shaped
 from selfexplain.objectives.options import parts_of
-from selfexplain.records import printable
+from selfexplain.records import ListOf, misfit, printable
 from selfexplain.report import disambiguate
 from selfexplain.report.html import Head, Section, page
+from selfexplain.report.publish import Block, notes_of
 from selfexplain.report.sections import (
     Record,
     classes_section,
@@ -121,10 +123,18 @@ def comparison_sections(folder: Path) -> list[Section]:
     ]
     records = [read_record(run) for run in folders]
     if results is not None:
-        first = [comparison_results(results), cost_section(results)]
+        first = [comparison_results(results, _block(results)), cost_section(results)]
     else:
         first = [_unfinished(config, records)]
     return [*first, *_photographs(records), *_learned(records, folders)]
+
+
+def _block(results: Mapping[str, Any]) -> Block | None:
+    """The runs of a comparison, one by one; None if they were not kept, or are not whole."""
+    rows = results.get("rows")
+    if misfit(rows, ListOf(COMPARED_RUN, least=1), "rows"):
+        return None
+    return Block(rows, notes=notes_of(results))
 
 
 def study_sections(folder: Path) -> list[Section]:

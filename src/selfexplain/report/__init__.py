@@ -14,7 +14,8 @@ if TYPE_CHECKING:
         save_figure,
         top_classes_figure,
     )
-    from selfexplain.report.progress import progress_bar, sweep_progress
+    from selfexplain.report.progress import progress_bar, run_progress, sweep_progress
+    from selfexplain.report.publish import Block, forest_figure, table
     from selfexplain.report.study import study_figure, study_markdown, study_table
     from selfexplain.report.style import disambiguate
     from selfexplain.report.tables import (
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Block",
     "architecture_figure",
     "cell_svg",
     "cell_text",
@@ -33,15 +35,18 @@ __all__ = [
     "cost_figure",
     "disambiguate",
     "explanation_figure",
+    "forest_figure",
     "pareto_front",
     "progress_bar",
     "quality_table",
+    "run_progress",
     "save_figure",
     "searches_table",
     "study_figure",
     "study_markdown",
     "study_table",
     "sweep_progress",
+    "table",
     "top_classes_figure",
 ]
 
@@ -51,7 +56,8 @@ lazily(
         "cell_drawing": "cell_svg cell_text",
         "figures": "architecture_figure cost_figure explanation_figure pareto_front save_figure "
         "top_classes_figure",
-        "progress": "progress_bar sweep_progress",
+        "progress": "progress_bar run_progress sweep_progress",
+        "publish": "Block forest_figure table",
         "study": "study_figure study_markdown study_table",
         "style": "disambiguate",
         "tables": "comparison_markdown comparison_table quality_table searches_table",

@@ -355,6 +355,8 @@ def colours_css() -> str:
 
 INK = "#000000"
 """What is drawn in black takes the colour of the page's text."""
+PAPER = "#ffffff"
+"""What is drawn in white, such as hollow points, takes the colour of the page."""
 SETTINGS = {
     "svg.fonttype": "none",  # text stays text: it can be read aloud, found and copied
     "svg.hashsalt": "selfexplain",
@@ -398,7 +400,7 @@ def figure(figure: Figure, alt: str) -> Markup:
 
 def _in_colours_of_page(svg: str) -> str:
     """The page has a shade of every colour for light and one for dark."""
-    svg = svg.replace(INK, "currentColor")
+    svg = svg.replace(INK, "currentColor").replace(PAPER, "var(--paper)")
     for place, colour in enumerate(PALETTE, start=1):
         svg = svg.replace(colour, f"var(--series-{place})")
     return svg

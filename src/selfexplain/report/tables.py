@@ -1,5 +1,6 @@
 """The tables for the terminal, Markdown and LaTeX: comparisons, explanation metrics, searches."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -73,12 +74,12 @@ def latex_table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: s
           \end{tabular}
         \end{table}
     """
-    head, *body = (" & ".join(map(_latex, cells)) + r" \\" for cells in (header, *rows))
+    head, *body = (" & ".join(map(latex_text, cells)) + r" \\" for cells in (header, *rows))
     lines = [
         r"% \usepackage{booktabs}",
         r"\begin{table}",
         r"  \centering",
-        rf"  \caption{{{_latex(caption)}}}",
+        rf"  \caption{{{latex_text(caption)}}}",
         rf"  \begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
         *(f"    {line}" for line in (r"\toprule", head, r"\midrule", *body, r"\bottomrule")),
         r"  \end{tabular}",
@@ -102,8 +103,15 @@ _LATEX = str.maketrans(
 """What LaTeX would take for its own."""
 
 
-def _latex(text: str) -> str:
-    return text.translate(_LATEX)
+def latex_text(text: str) -> str:
+    r"""A text such that LaTeX prints its characters; minus signs before digits are minus signs.
+
+    Example:
+        >>> print(latex_text("a_b -0.5 ± 1 %"))
+        a\_b $-$0.5 $\pm$ 1 \%
+    """
+    text = re.sub(r"(?<![\w-])-(?=\d)", "\0", text.replace("\0", ""))
+    return text.translate(_LATEX).replace("--", "-{}-").replace("\0", "$-$")
 
 
 # What stands below the table of a comparison: how its numbers were made.

@@ -9,6 +9,8 @@ from markupsafe import Markup
 
 from selfexplain.report.figures import cost_figure, pareto_front
 from selfexplain.report.html import Section, download, figure, paragraph, render
+from selfexplain.report.publish import Block, forest_figure
+from selfexplain.report.publish import table as publish_table
 from selfexplain.report.sections.record import Record
 from selfexplain.report.study import HEADER, study_caption, study_cells, study_figure
 from selfexplain.report.style import method_styles, series_of
@@ -66,11 +68,12 @@ SCORES = {
 """Field of a result -> what it is called, and digits."""
 
 
-def comparison_results(results: dict[str, Any]) -> Section:
-    """The table of a comparison, with intervals.
+def comparison_results(results: dict[str, Any], block: Block | None = None) -> Section:
+    """The table of a comparison, with intervals, and the picture of its paired differences.
 
     Args:
         results: what `results.json` holds.
+        block: its runs, one by one; None if they were not kept.
 
     Example:
         >>> row = {"objective": "standard", "n": 1, "accuracy_mean": 90.0, "accuracy_std": None,
@@ -87,9 +90,32 @@ def comparison_results(results: dict[str, Any]) -> Section:
         "results.html",
         about=facts(config, config.get("environment", {})),
         table={"header": header, "rows": rows, "caption": said, "swatches": colours},
-        downloads=downloads("results", header, rows, said),
+        downloads=_saved(block, header, rows, said),
     )
-    return Section("Results", body)
+    return Section("Results", body, () if block is None else _differences(block))
+
+
+def _differences(block: Block) -> tuple[Section, ...]:
+    """The paired differences as a picture, if there are any."""
+    found = {name: d for name, d in block.differences("accuracy").items() if d is not None}
+    if not found:
+        return ()
+    said = ", ".join(f"{name} {each.paired.mean:+.2f}" for name, each in found.items())
+    chart = figure(forest_figure([block]), f"Forest plot of the differences: {said}.")
+    body = render("results.html", chart=chart, wide="paired differences")
+    return (Section(f"Differences to {block.objectives[0]}", body),)
+
+
+def _saved(
+    block: Block | None, header: Sequence[str], rows: Sequence[Sequence[str]], caption: str
+) -> list[Markup]:
+    """Links that save the table: as `selfexplain table` writes it, where the runs were kept."""
+    if block is None:
+        return downloads("results", header, rows, caption)
+    return [
+        download("CSV", "results.csv", publish_table([block], "csv")),
+        download("LaTeX", "results.tex", publish_table([block], "latex")),
+    ]
 
 
 def swatches(names: Sequence[str]) -> dict[str, int]:
