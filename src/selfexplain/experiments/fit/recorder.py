@@ -53,6 +53,7 @@ from selfexplain.experiments.run_dir import (
 )
 from selfexplain.files import DIGEST, read_json
 from selfexplain.introspection.options import recorded_names
+from selfexplain.limits import check_path
 from selfexplain.models.build import BUILT_IN, build_model, check_model_name
 from selfexplain.objectives import Objective, Standard
 from selfexplain.objectives.options import MIXER_CLASSES, ObjectiveOptions, parts_of
@@ -462,6 +463,7 @@ class Recorder:
         resumed_after: int | None = None,
     ) -> None:
         self.folder, self.epochs_done = Path(folder), 0
+        check_path("folder", self.folder)
         self.model, objective = bare(model), bare(objective)
         self.result: dict[str, Any] | None = None
         """What `result.json` holds; None until the run is finished."""
@@ -734,7 +736,8 @@ def numbers_of(metrics: Mapping[str, Any]) -> dict[str, float]:
         try:
             if isinstance(value, str | bytes):
                 raise TypeError
-            row[name] = float(value.detach() if isinstance(value, Tensor) else value)
+            # a tensor, or an array of numpy's, of one number gives it
+            row[name] = float(value.item() if hasattr(value, "item") else value)
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"the metric {name!r} is a {type(value).__name__}; pass numbers, or tensors of one"
