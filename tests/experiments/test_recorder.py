@@ -22,6 +22,7 @@ from selfexplain.experiments.fit.recorder import images_from, name_of_model, spe
 from selfexplain.experiments.options import DataOptions
 from selfexplain.experiments.report import read_record, run_sections
 from selfexplain.experiments.run_dir import read_finished
+from selfexplain.introspection import OwnMass
 from selfexplain.models import build_model
 from selfexplain.objectives import LabelSmoothing, Mixup, Objective, Standard
 from selfexplain.training.log import EpochLog
@@ -398,6 +399,11 @@ def test_what_is_minimised_is_said_as_on_the_command_line(tmp_path: Path) -> Non
     assert spec == "mixup+label_smoothing"
     assert options["mixup"]["alpha"] == 0.4
     assert options["label_smoothing"]["smoothing"] == 0.2
+    averaged = OwnMass(model, kappa=2.0, cap=0.3, kind="grad_cam", num_classes=3, num_images=12)
+    own_mass = spec_of(averaged)[1]["own_mass"]
+    told = {"kappa": 2.0, "cap": 0.3, "kind": "grad_cam"}
+    assert own_mass.items() >= told.items()
+    assert "mass_from" not in own_mass  # of which the objective keeps nothing
     assert spec_of("mixup+standard") == ("mixup+standard", {})
 
     class Focal(Standard):

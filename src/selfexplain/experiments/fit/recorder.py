@@ -344,9 +344,14 @@ def _options_of(name: str, objective: Objective) -> dict[str, dict[str, Any]]:
     own = getattr(objective, "options", None)
     if isinstance(own, type(declared)):
         return {name: recorded_names(asdict(own))}
-    values = {option: getattr(objective, option, None) for option in asdict(declared)}
-    plain = {k: v for k, v in values.items() if isinstance(v, bool | int | float | str)}
-    return {name: recorded_names({**asdict(declared), **plain})}
+    # An objective need not keep each of its options: what it does not say is left out.
+    plain = {
+        option: value
+        for option in asdict(declared)
+        for value in (getattr(objective, option, None), getattr(own, option, None))
+        if isinstance(value, bool | int | float | str)
+    }
+    return {name: recorded_names(plain)}
 
 
 # What messages say to those who call, and not to those at the command line.
