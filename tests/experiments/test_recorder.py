@@ -110,7 +110,9 @@ def test_a_training_is_the_same_with_and_without(
     torch.manual_seed(1)
     loop(plain, None)
     torch.manual_seed(1)
-    with recorder(tmp_path / "mine", watched.model, objective=watched, epochs=2) as found:
+    data = DataLoader(Images(), batch_size=5, shuffle=True)
+    options = {"objective": watched, "epochs": 2, "data": data}
+    with recorder(tmp_path / "mine", watched.model, **options) as found:
         loop(watched, found)
     after = torch.random.get_rng_state()
     torch.manual_seed(1)

@@ -539,7 +539,7 @@ def scored_run(config: ReportConfig, place: Path) -> Path:
         folder,
         model,
         data=(read_images(paths, given.shape_CHW, given.ranges), labels_N),
-        objective="own_loss",
+        objective="given_weights",
         factory=config.model,
         class_names=names,
         mean=given.mean_C.tolist(),

@@ -404,7 +404,7 @@ class HasState(Protocol):
 class Recorder:
     """Writes the run folder of a training in a loop of your own.
 
-    `report`, `app`, `explain`, `export` and `compare` read it as one of `selfexplain train`. After
+    `report`, `app`, `explain` and `export` read it as one of `selfexplain train`. After
     each epoch it holds the metrics, a checkpoint, and what the model explains of a few images;
     when the block ends, scores, predictions, similar classes and the weights. With the same
     folder and arguments again, the training continues after its last epoch: weights and `state`
@@ -806,7 +806,8 @@ def _prepared(
         if std is not None:
             prepared = replace(prepared, std_C=of_channels("std", std, 1.0, channels))
         return prepared, asdict(data)
-    images, mean_C, std_C = images_from(data, mean=mean, std=std)
+    with torch.random.fork_rng(devices=[]):  # from which a loader draws, even in order
+        images, mean_C, std_C = images_from(data, mean=mean, std=std)
     if class_names is None:
         logits = logits_of_blanks(model, type(model).__name__, images.shape_CHW)
         classes = logits.shape[1] if logits.ndim == 2 else 1
