@@ -1,6 +1,7 @@
 """The recorder: the same folder as `train` writes, nothing of the user's touched, nothing lost."""
 
 import copy
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from selfexplain import InputError, Introspective, Recorder
+from selfexplain.errors import WriteError
 from selfexplain.experiments.explain.evaluate import scored_images
 from selfexplain.experiments.explain.explain import load_run
 from selfexplain.experiments.fit import recorder as fit_recorder
@@ -22,6 +24,7 @@ from selfexplain.experiments.fit.recorder import images_from, name_of_model, spe
 from selfexplain.experiments.options import DataOptions
 from selfexplain.experiments.report import read_record, run_sections
 from selfexplain.experiments.run_dir import read_finished
+from selfexplain.files import cannot_write
 from selfexplain.introspection import OwnMass
 from selfexplain.models import build_model
 from selfexplain.objectives import LabelSmoothing, Mixup, Objective, Standard
@@ -370,6 +373,27 @@ def test_logits_that_are_not_finite_have_no_scores_and_lose_nothing(tmp_path: Pa
 
 class Outer(Standard):
     """An objective of the user's own."""
+
+
+def test_a_full_disk_says_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, state: Any) -> None:
+        raise cannot_write(path, OSError(errno.ENOSPC, "No space left on device"))
+
+    found = recorder(tmp_path / "mine", epochs=3).__enter__()
+    found.epoch()
+    monkeypatch.setattr(fit_recorder, "save_checkpoint", full)
+    with pytest.raises(WriteError) as raised:
+        found.epoch()
+    found.__exit__(WriteError, raised.value, None)
+    said = str(raised.value)
+    assert (
+        "make room on that disk, or pass another folder; the checkpoint of epoch 1 is kept" in said
+    )
+    assert said.endswith("and the same recorder goes on from it")
+    monkeypatch.undo()
+    with recorder(tmp_path / "mine", epochs=3) as again:
+        assert again.epochs_done == 1
+        again.epoch()
 
 
 class Local(nn.Module):

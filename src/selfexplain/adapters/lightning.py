@@ -246,7 +246,8 @@ class RecordRun(lightning.Callback):
         assert self.recorder is not None, "Lightning begins before it ends"
         self.recorder.__exit__(None, None, None)
 
-    def on_exception(self, *_: Any) -> None:
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Leave the folder, to be continued."""
+        del trainer, pl_module
         if self.recorder is not None:
-            self.recorder.close()
+            self.recorder.__exit__(type(exception), exception, exception.__traceback__)

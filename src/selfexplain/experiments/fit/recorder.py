@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from selfexplain.data import Augmentation, MemoryImages
 from selfexplain.data.batches import read_batch
 from selfexplain.distributed import exists_for_all, gathered, rank, world_size
-from selfexplain.errors import InputError, first_line
+from selfexplain.errors import BrokenOffError, InputError, first_line
 from selfexplain.evaluation import score
 from selfexplain.experiments.data import (
     Prepared,
@@ -381,11 +381,22 @@ def said_in_python() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        said = str(error.args[0]) if error.args else ""
-        for flag, argument in IN_PYTHON.items():
-            said = said.replace(flag, argument)
-        error.args = (said,)
+        _say_in_python(error)
         raise
+
+
+def _say_in_python(error: BaseException | None) -> None:
+    if isinstance(error, InputError):
+        error.args = tuple(map(_in_python, error.args))
+    if isinstance(error, BrokenOffError) and error.kept is not None:
+        error.kept = _in_python(error.kept)
+
+
+def _in_python(said: object) -> str:
+    text = str(said)
+    for flag, argument in IN_PYTHON.items():
+        text = text.replace(flag, argument)
+    return text
 
 
 # The recorder.
@@ -699,11 +710,18 @@ class Recorder:
         trace: TracebackType | None,
     ) -> None:
         """Finish the run, unless an exception ends it; leave the folder to others."""
+        if self._stack is None:
+            return
         try:
-            if error is None:
-                self.finish()
+            with said_in_python():
+                if error is None:
+                    with self._stack:
+                        self.finish()
+                else:  # of which it is said what is kept
+                    self._stack.__exit__(kind, error, trace)
         finally:
-            self.close()
+            _say_in_python(error)
+            self._stack = None
 
 
 def bare(module: Any) -> Any:
