@@ -17,8 +17,9 @@ from selfexplain.data import normalise
 from selfexplain.data.images import Ranges, is_deep, to_array
 from selfexplain.data.opening import MAX_PIXELS, NAMES, open_image
 from selfexplain.errors import InputError
-from selfexplain.experiments.explain.explain import load_run
-from selfexplain.experiments.objectives import split_spec
+from selfexplain.experiments.explain.explain import explainable, load_run
+from selfexplain.experiments.fit.given import load_given
+from selfexplain.experiments.reading_options import GivenModel
 from selfexplain.experiments.run_dir import read_finished
 from selfexplain.explanations import (
     KINDS,
@@ -28,6 +29,7 @@ from selfexplain.explanations import (
     find_explained_layer,
 )
 from selfexplain.introspection import Introspective, similarity_to_true
+from selfexplain.objectives.options import parts_of
 
 # Image files from strangers: bytes become pixels of a model's shape, or one clear sentence.
 #
@@ -155,13 +157,14 @@ class Explanation:
 
 
 class Explainer:
-    """A finished run that explains one image at a time, to any number of threads.
+    """A trained model that explains one image at a time, to any number of threads.
 
     Args:
-        folder: of the run.
+        run: folder of a finished run, or a model that is given without one.
 
     Raises:
-        InputError: the folder holds no finished run, or its files cannot be read.
+        InputError: the folder holds no finished run, or its files cannot be read; or the model
+            cannot be loaded.
 
     Example:
         >>> Explainer(Path("absent"))
@@ -169,12 +172,15 @@ class Explainer:
         selfexplain.errors.InputError: absent contains no finished run; pass a folder with ...
     """
 
-    def __init__(self, folder: Path) -> None:
-        config = read_finished(folder).config
-        self.name = folder.resolve().name
-        self.spec = str(config["objective"])
-        self._run = load_run(folder)
-        self._introspective = split_spec(self.spec)[1].partition(":")[0] == "introspective"
+    def __init__(self, run: Path | GivenModel) -> None:
+        if isinstance(run, Path):
+            self.name = run.resolve().name
+            self.spec = str(read_finished(run).config["objective"])
+            self._run = load_run(run)
+        else:
+            self.name, self.spec = str(run.model), "given weights"
+            self._run = explainable(*load_given(run))
+        self._introspective = parts_of(self.spec)[-1].partition(":")[0] == "introspective"
         # class_maps hangs hooks into the model, so one thread at a time may explain.
         self._lock = RLock()
         self._objectives: dict[tuple[MapKind, str | None], Introspective] = {}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from selfexplain.errors import InputError, import_failure
+from selfexplain.experiments.reading_options import GivenModel
 from selfexplain.limits import Limits, check_options
 
 if TYPE_CHECKING:
@@ -24,12 +25,14 @@ MOST_WAITING = 100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AppConfig:
+class AppConfig(GivenModel):
     """Show a run's prediction, class maps and soft target for any image in a browser."""
 
-    run: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction]
-    """Folder of a finished run (of train, of retrain, or one of a comparison's runs/); given twice,
-    two runs side by side."""
+    run: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
+    """Folder of a finished run (of train, of retrain, of a recorder, or one of a comparison's
+    runs/); given twice, two runs side by side."""
+    images: Path | None = None
+    """Folder of images to choose from; None for those that the first run has kept."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 accepts other machines."""
     port: Annotated[int, Limits(least=1, most=65535)] = 7860
@@ -37,9 +40,10 @@ class AppConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be shown."""
-        if not 1 <= len(self.run) <= 2:
+        if len(self.run) > 2:
             raise InputError(f"run names {len(self.run)} folders; pass one, or two to compare")
         check_options(self)
+        self.check_given(bool(self.run))
 
 
 def serve(config: AppConfig) -> None:
@@ -53,14 +57,18 @@ def serve(config: AppConfig) -> None:
     # Not above: the command line reads AppConfig without torch.
     from selfexplain.app.explain import Explainer
     from selfexplain.app.gate import connecting_nowhere
-    from selfexplain.app.viewer import Viewer, read_examples
+    from selfexplain.app.viewer import Viewer, examples_below, read_examples
 
-    explainers = [Explainer(folder) for folder in config.run]
+    explainers = [Explainer(folder) for folder in config.run] or [Explainer(config)]
 
     # Here, as it draws with Matplotlib, which is not to hold up a refusal.
 
     viewer = Viewer(explainers)
-    examples = read_examples(config.run[0], viewer.explainers[0].class_names)
+    first = viewer.explainers[0]
+    if config.images is not None:
+        examples = examples_below(config.images, first.shape_CHW, first.ranges)
+    else:
+        examples = read_examples(config.run[0], first.class_names) if config.run else []
     with (
         _ending_like_ctrl_c(),
         tempfile.TemporaryDirectory(prefix="selfexplain-app-") as uploads,

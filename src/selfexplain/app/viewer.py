@@ -12,10 +12,14 @@ from torch import Tensor
 
 from selfexplain.app.explain import Explainer, to_shape
 from selfexplain.app.view import error_html, explanation_html, hint_html, title_html
+from selfexplain.data.images import Ranges
 from selfexplain.errors import InputError
+from selfexplain.experiments.data import image_files, read_images
 from selfexplain.explanations import KINDS, MapKind
 from selfexplain.files import read_shaped
+from selfexplain.records import printable
 from selfexplain.report import disambiguate
+from selfexplain.report.html import linspace_indices
 
 # The images that a run has kept of those that it was scored on.
 
@@ -52,6 +56,34 @@ def read_examples(folder: Path, class_names: tuple[str, ...]) -> list[Example]:
         Example(image_CHW, class_names[label])
         for image_CHW, label in zip(kept["images"], labels, strict=True)
     ]
+
+
+MOST_EXAMPLES = 60
+"""Images of a folder that can be chosen from."""
+
+
+def examples_below(
+    folder: Path, shape_CHW: tuple[int, int, int], ranges: Ranges | None = None
+) -> list[Example]:
+    """Images below a folder, each by the name of the folder that it lies in, or of its file.
+
+    Of more than can be shown, some that are evenly spread over them.
+
+    Raises:
+        InputError: there is no such folder, it holds no images, or one cannot be read.
+
+    Example:
+        >>> examples_below(Path("absent"), (1, 8, 8))
+        Traceback (most recent call last):
+        selfexplain.errors.InputError: there is no folder absent; pass one with images
+    """
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}; pass one with images")
+    files = image_files([folder])
+    files = [files[i] for i in linspace_indices(len(files), MOST_EXAMPLES)]
+    images_NCHW = read_images(files, shape_CHW, ranges)
+    names = [each.stem if each.parent == folder else each.parent.name for each in files]
+    return [Example(image, printable(name)) for image, name in zip(images_NCHW, names, strict=True)]
 
 
 # What the page answers to a choice: nothing here knows of Gradio.

@@ -28,7 +28,7 @@ CONFIG = {
     "objective?": Text(),
     "seed?": Whole(),
     "data?": {"data": Text(), "validation?": Number(0, 1)},
-    "training?": {"epochs": EPOCH, "batch_size": Whole(1)},
+    "training?": {"epochs?": EPOCH, "batch_size?": Whole(1)},
     "options?": MapOf(MapOf(ANYTHING)),
     "model?": Text(),
     "pretrained?": Flag(),

@@ -1,17 +1,23 @@
 """The report: one HTML file on what one or several folders hold."""
 
 import dataclasses
+import re
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+import torch
 from markupsafe import Markup
 from torch import Tensor
 
 from selfexplain.errors import InputError
+from selfexplain.experiments.data import image_files, read_images
 from selfexplain.experiments.fit.findings import are_photographs
+from selfexplain.experiments.fit.given import load_given
+from selfexplain.experiments.fit.recorder import Recorder
 from selfexplain.experiments.fit.teacher import run_folder
 from selfexplain.experiments.nas_study_options import search_folder
 from selfexplain.experiments.read_records import (
@@ -487,6 +493,10 @@ def write_report(config: ReportConfig) -> Path:
         Traceback (most recent call last):
         selfexplain.errors.InputError: there is no folder absent; pass folders of runs
     """
+    if not config.dirs:
+        with tempfile.TemporaryDirectory() as place:
+            run = scored_run(config, Path(place))
+            return write_report(ReportConfig(dirs=(run,), out=config.out))
     chapters = [sections_of(folder) for folder in config.dirs]
     names = disambiguate([folder.resolve().name for folder in config.dirs])
     if len(chapters) > 1:
@@ -503,6 +513,55 @@ def write_report(config: ReportConfig) -> Path:
         # Paths of data may hold bytes that are no UTF-8, and then stand in the page as escapes.
         file.write(html.encode(errors="backslashreplace"))
     return config.file
+
+
+def scored_run(config: ReportConfig, place: Path) -> Path:
+    """The folder, in this place, of a run in which a given model is scored on a folder of images.
+
+    Raises:
+        InputError: the model cannot be loaded, or the folders of images are not of its classes.
+    """
+    given, model = load_given(config)
+    assert config.images is not None, "the options have been checked"
+    if not config.images.is_dir():
+        raise InputError(
+            f"there is no folder {config.images}; pass one with a folder for each class"
+        )
+    names = config.class_names or _folders_of(config.images, given.num_classes)
+    paths = image_files([config.images])
+    classes = {name: k for k, name in enumerate(names)}
+    strange = [p for p in paths if p.relative_to(config.images).parts[0] not in classes]
+    if strange:
+        raise InputError(
+            f"{strange[0]} does not lie in a folder of one of the {len(names)} classes "
+            f"({', '.join(names[:3])}{', ...' if len(names) > 3 else ''}); pass --images with such "
+            "folders, and --class-names in the order of the model"
+        )
+    labels_N = torch.tensor([classes[p.relative_to(config.images).parts[0]] for p in paths])
+    folder = place / re.sub(r"[:/\\]", "-", str(config.model))
+    with Recorder(
+        folder,
+        model,
+        data=(read_images(paths, given.shape_CHW, given.ranges), labels_N),
+        objective="given_weights",
+        factory=config.model,
+        class_names=names,
+        mean=given.mean_C.tolist(),
+        std=given.std_C.tolist(),
+    ) as recorder:
+        recorder.epoch()  # of which there are pictures
+    return folder
+
+
+def _folders_of(images: Path, classes: int) -> tuple[str, ...]:
+    """The names of as many folders as there are classes."""
+    names = sorted(p.name for p in images.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if len(names) != classes:
+        raise InputError(
+            f"{images} has {len(names)} folders, and the model {classes} classes; pass a folder "
+            "for each class, or --class-names in the order of the model"
+        )
+    return tuple(names)
 
 
 def _summary(folders: Sequence[Path]) -> str:

@@ -211,22 +211,30 @@ def claim_folder(config: Any) -> str:
     Raises:
         InputError: the folder holds another run, or this one and `resume` is off.
     """
-    identity = json.dumps(to_dict(config, leave_out=("out", "resume")), sort_keys=True)
-    if any((config.out / name).exists() for name in ("checkpoint.pt", "result.json")):
+    return claim(config.out, to_dict(config, leave_out=("out", "resume")), resume=config.resume)
+
+
+def claim(folder: Path, config: dict[str, Any], *, resume: bool) -> str:
+    """The same of a configuration as `run.json` holds it."""
+    if holds_run(folder):
         check_same_config(
-            saved_config(config.out / "run.json"),
-            json.loads(identity),
-            config.out,
-            remedy=_MADE_WITH if config.resume else f"{_MADE_WITH} and --resume",
+            saved_config(folder / "run.json"),
+            config,
+            folder,
+            remedy=_MADE_WITH if resume else f"{_MADE_WITH} and --resume",
         )
-        if not config.resume:
+        if not resume:
             raise InputError(
-                f"{config.out} holds this run already; pass --resume to continue it, or another "
-                "--out"
+                f"{folder} holds this run already; pass --resume to continue it, or another --out"
             )
     else:
-        check_free(config.out)
-    return identity
+        check_free(folder)
+    return json.dumps(config, sort_keys=True)
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a folder holds at least one epoch of a run, or its result."""
+    return any((folder / name).exists() for name in ("checkpoint.pt", "result.json"))
 
 
 def claim_comparison(config: CompareConfig) -> None:
@@ -331,16 +339,33 @@ def _differences(old: Any, new: Any, name: str = "") -> list[str]:
 def write_config(name: str, config: Any, environment: dict[str, object], **more: object) -> None:
     """Write what a folder holds: `run.json` of a training or search, `compare.json` of several."""
     saved = to_dict(config, leave_out=("out", "resume"))
-    record = {"schema": 1, "config": saved, "environment": environment, **more}
-    write_record(config.out / name, record)
+    _write_saved(config.out / name, saved, environment, **more)
+
+
+def _write_saved(
+    path: Path, config: dict[str, Any], environment: dict[str, object], **more: object
+) -> None:
+    write_record(path, {"schema": 1, "config": config, "environment": environment, **more})
 
 
 def write_run(
     config: Any, images: dict[str, object], device: torch.device, processes: int = 1
 ) -> None:
     """Write `run.json`: configuration, environment, and properties of the images."""
+    saved = to_dict(config, leave_out=("out", "resume"))
+    write_saved_run(config.out, saved, images, device, processes)
+
+
+def write_saved_run(
+    folder: Path,
+    config: dict[str, Any],
+    images: dict[str, object],
+    device: torch.device,
+    processes: int = 1,
+) -> None:
+    """The same of a configuration as `run.json` holds it."""
     around = {**environment(device), "processes": processes}
-    write_config("run.json", config, around, images=images)
+    _write_saved(folder / "run.json", config, around, images=images)
 
 
 def images_of(prepared: Prepared) -> dict[str, object]:

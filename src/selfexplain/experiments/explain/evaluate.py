@@ -23,9 +23,10 @@ from selfexplain.data.decode import header_size
 from selfexplain.data.opening import lies_below, open_image
 from selfexplain.errors import InputError, first_line
 from selfexplain.evaluation import evaluating, paired_difference, predict
-from selfexplain.experiments.data import load, prepare
-from selfexplain.experiments.explain.explain import TrainedRun, load_run, read_images
+from selfexplain.experiments.data import load, prepare, read_images
+from selfexplain.experiments.explain.explain import TrainedRun, load_run
 from selfexplain.experiments.explain.scores import BETTER, CHUNK, map_scores, size_of
+from selfexplain.experiments.fit.recorder import OWN_IMAGES
 from selfexplain.experiments.options import DataOptions, DeviceOptions, to_dict
 from selfexplain.experiments.reading_options import ExplainConfig
 from selfexplain.experiments.run_dir import environment, read_finished, saved_config
@@ -249,6 +250,12 @@ def scored_images(
     They are read from the run's own data; equal seeds and splits give equal images.
     """
     saved = saved_config(folder / "run.json")
+    if saved.get("recorder") and saved["data"].get("data") == OWN_IMAGES:
+        raise InputError(
+            f"the images that {folder} was scored on are not kept: they were given as images; "
+            "record it with the name of a data set, such as data='folder:pets', to evaluate its "
+            "maps"
+        )
     try:
         options = DataOptions(**saved["data"])
     except (InputError, KeyError, TypeError) as error:

@@ -30,12 +30,19 @@ def facts(config: dict[str, Any], environment: dict[str, Any]) -> str:
         f"{config.get('model', 'a network of a genotype')} on {config['data']['data']}"
         if "data" in config
         else "",
-        f"{training['epochs']} epochs in batches of {training['batch_size']}" if training else "",
+        _length(training),
         f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}" if seeds else "",
         str(environment.get("hardware", "")),
         f"selfexplain {versions['selfexplain']}" if "selfexplain" in versions else "",
     ]
     return f"{', '.join(part for part in parts if part)}."
+
+
+def _length(training: dict[str, Any]) -> str:
+    """Epochs and batch size, as far as they are known: other loops may know of neither."""
+    epochs = f"{training['epochs']} epochs" if "epochs" in training else ""
+    batches = f"batches of {training['batch_size']}" if "batch_size" in training else ""
+    return " in ".join(part for part in (epochs, batches) if part)
 
 
 SCORES = {
