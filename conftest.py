@@ -33,6 +33,7 @@ collect_ignore = [
     f"src/selfexplain/{name}.py"
     for name in (
         "app/page",
+        "adapters/accelerate",
         "adapters/huggingface",
         "adapters/lightning",
         "adapters/timm",

@@ -31,6 +31,7 @@ LAYERS_OF_EXPERIMENTS = (
     {"search_options", "data"},
     {"nas_study_options", "runtime", "run_dir"},
     {"fit"},
+    {"read_runs"},
     {"compare", "explain", "export", "report", "table"},
     {"search"},
     {"demo"},

@@ -111,7 +111,7 @@ def _finetune(config: FinetuneConfig, console: Console) -> None:
     if first_process():
         page = _report_after(ReportConfig(dirs=(training.out,)), console)
         if page is not None:
-            from selfexplain.experiments.report import read_record
+            from selfexplain.experiments.read_runs import read_record
             from selfexplain.report.sections import plain_summary
 
             console.print(plain_summary(read_record(training.out)), soft_wrap=True)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from selfexplain.errors import InputError
 from selfexplain.files import atomic_file
-from selfexplain.report.style import GREY, STYLES, VERMILION
+from selfexplain.report.style import GREY, STYLES, method_styles
 from selfexplain.spaces import FAMILIES
 
 # The Pareto front of cost and accuracy: what nothing else beats.
@@ -57,7 +57,6 @@ def pareto_front(costs: Sequence[float], accuracies: Sequence[float]) -> list[in
 
 Row = dict[str, Any]
 
-ON, OFF = VERMILION, GREY
 NEAR = [(7, 5, "left"), (7, -13, "left"), (-7, 5, "right"), (-7, -13, "right")]
 FAR = [
     (x, y, align)
@@ -100,19 +99,23 @@ def cost_figure(summary: Sequence[Row], *, size: tuple[float, float] = (7.5, 5))
     axes.plot(
         [costs[i] for i in front],
         [accuracies[i] for i in front],
-        color=ON,
-        linewidth=1,
+        color="black",
+        linewidth=0.8,
         drawstyle="steps-post",
         label="Pareto front",
         zorder=1,
     )
+    styles = method_styles([row["objective"] for row in summary])
     for i, row in enumerate(summary):
+        colour = styles[row["objective"]].colour
         axes.errorbar(
             costs[i],
             accuracies[i],
             yerr=row["accuracy_std"],
             fmt="o",
-            color=ON if i in front else OFF,
+            color=colour,
+            # Filled on the front: seen without colours, too.
+            markerfacecolor=colour if i in front else "none",
             elinewidth=1,
             capsize=2,
         )
@@ -167,7 +170,7 @@ def _annotate(
     axes: Axes, name: str, point: tuple[float, float], place: tuple[float, float, str]
 ) -> Annotation:
     x, y, align = place
-    line = {"arrowstyle": "-", "linewidth": 0.4, "color": OFF, "relpos": (align == "right", 0.5)}
+    line = {"arrowstyle": "-", "linewidth": 0.4, "color": GREY, "relpos": (align == "right", 0.5)}
     label = axes.annotate(
         name,
         point,

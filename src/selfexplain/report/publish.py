@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from selfexplain.errors import InputError
 from selfexplain.evaluation import PairedDifference, holm, paired_difference
-from selfexplain.report.style import GREY, VERMILION
+from selfexplain.report.style import LineStyle, method_styles
 from selfexplain.report.tables import LEVEL, latex_text, unfinished
 
 if TYPE_CHECKING:
@@ -647,8 +647,8 @@ def forest_figure(blocks: Sequence[Block], score: str = "accuracy") -> Figure:
     """Every objective's paired difference to the first of its comparison, with its intervals.
 
     Thick: the 95 % interval of the one difference. Thin: the one that holds for all differences of
-    the comparison together (Bonferroni). Filled and in colour: significant after Holm's correction;
-    the others are hollow and grey.
+    the comparison together (Bonferroni). Filled: significant after Holm's correction; the others
+    are hollow. Every objective has its colour of other figures.
 
     Args:
         blocks: the comparisons, one below the other.
@@ -681,18 +681,24 @@ def forest_figure(blocks: Sequence[Block], score: str = "accuracy") -> Figure:
     figure = Figure(figsize=(7.5, around + 0.27 * sum(heights)), layout="constrained")
     panels = figure.subplots(len(shown), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axes, place in zip(panels, shown, strict=True):
-        _draw_block(axes, drawn[place], SCORES[score].digits)
+        styles = method_styles(blocks[place].objectives)
+        _draw_block(axes, drawn[place], styles, SCORES[score].digits)
         if len(blocks) > 1:
             axes.set_title(blocks[place].title, fontsize=9, loc="left", parse_math=False)
     panels[-1].set_xlabel(_axis_said(blocks, score), fontsize=9, parse_math=False)
     return figure
 
 
-def _draw_block(axes: Axes, differences: Mapping[str, Difference], digits: int) -> None:
+def _draw_block(
+    axes: Axes,
+    differences: Mapping[str, Difference],
+    styles: Mapping[str, LineStyle],
+    digits: int,
+) -> None:
     """One comparison; the axis ends where its 95 % intervals do, and wider ones go on."""
     axes.axvline(0, color="black", linewidth=0.8)
-    for place, difference in enumerate(differences.values()):
-        _draw_difference(axes, place, difference, digits)
+    for place, (objective, difference) in enumerate(differences.items()):
+        _draw_difference(axes, place, difference, styles[objective].colour, digits)
     ends = [0.0]
     for difference in differences.values():
         ends += difference.paired.ci95 or (difference.paired.mean,)
@@ -705,8 +711,9 @@ def _draw_block(axes: Axes, differences: Mapping[str, Difference], digits: int) 
     axes.spines[["top", "right", "left"]].set_visible(False)
 
 
-def _draw_difference(axes: Axes, place: int, difference: Difference, digits: int) -> None:
-    colour = VERMILION if difference.survives else GREY
+def _draw_difference(
+    axes: Axes, place: int, difference: Difference, colour: str, digits: int
+) -> None:
     paired = difference.paired
     for interval, width in ((paired.simultaneous95, 1.0), (paired.ci95, 3.0)):
         if interval is not None:
