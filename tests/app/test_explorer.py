@@ -115,6 +115,9 @@ def test_a_run_on_other_images_is_left_aside(runs: Runs, tmp_path: Path) -> None
     first = Explorer([Explainer(folder)], ["b"])
     with pytest.raises(InputError, match="are not those that it was scored on"):
         first.thumbnail(0)
+    assert "cannot be read any more" in first.trouble()
+    assert str(tmp_path) not in first.trouble()
+    assert found.trouble() == ""
 
 
 def test_without_predictions_it_says_what_to_pass(runs: Runs, tmp_path: Path) -> None:

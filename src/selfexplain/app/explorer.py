@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from selfexplain.app.explain import Explainer
+from selfexplain.app.gate import tell_of
 from selfexplain.app.view import PACKAGE
 from selfexplain.app.viewer import Example, Viewer
 from selfexplain.data.images import ImageSet
@@ -226,6 +227,21 @@ class Explorer:
         picture = Image.fromarray(pixels_HWC[:, :, 0] if grey else pixels_HWC)
         picture.save(file, "PNG" if small else "JPEG", **({} if small else {"quality": 85}))
         return ("image/png" if small else "image/jpeg"), file.getvalue()
+
+    def trouble(self) -> str:
+        """Whether the images can be read: "" if so, else a sentence; the terminal says why.
+
+        It is for visitors, who are not to learn where the data are.
+        """
+        try:
+            self.example(0)
+        except Exception as error:  # data sets of all kinds may have gone since
+            tell_of(error)
+            return (
+                f"The images that {self.names[0]} was scored on cannot be read any more; the "
+                "terminal of the app says why."
+            )
+        return ""
 
     def _set(self) -> ImageSet:
         with self._lock:

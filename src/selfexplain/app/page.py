@@ -116,12 +116,15 @@ def build_page(
                     first = viewer.fit(examples[0].image()) if examples else None
                     fitted = gr.State(first, time_to_live=3600)
                     runs = _runs(viewer, first, controls)
-            with gr.Tab("Many images", id=MANY):
+            with gr.Tab("Many images", id=MANY) as tab:
                 many = _explorer_page(explorer)
         one = {"fitted": fitted, **controls, **runs}
         _connect(viewer, examples, one)
         if many is not None and isinstance(explorer, Explorer):
             _connect_explorer(viewer, explorer, many, one, tabs)
+            # The data are loaded when they are first asked for, which may take a while.
+            trouble = many["trouble"]
+            _on(tab.select, lambda: _noted(explorer.trouble()), [], [trouble])
     return page
 
 
@@ -180,7 +183,7 @@ def _runs(viewer: Viewer, first: Fitted | None, controls: dict[str, Any]) -> dic
 def _explorer_page(explorer: Explorer | str) -> dict[str, Any] | None:
     """The filters, and the thumbnails that are left by them."""
     if isinstance(explorer, str):
-        gr.HTML(note_html(_capital(explorer) if explorer else "There are no images to explore."))
+        gr.HTML(_noted(_capital(explorer or "there are no images to explore.")))
         return None
     start = explorer.start()
     classes = [("any", ANY), *((name, k) for k, name in enumerate(explorer.class_names))]
@@ -198,6 +201,7 @@ def _explorer_page(explorer: Explorer | str) -> dict[str, Any] | None:
             label="Order",
             min_width=150,
         )
+    trouble = gr.HTML(elem_id="trouble")
     thumbs = gr.HTML(
         explorer.html(explorer.select(start), MOST), elem_id="thumbs", js_on_load=PICKED
     )
@@ -208,7 +212,12 @@ def _explorer_page(explorer: Explorer | str) -> dict[str, Any] | None:
         "thumbs": thumbs,
         "listed": listed,
         "more": more,
+        "trouble": trouble,
     }
+
+
+def _noted(sentence: str) -> str:
+    return note_html(sentence) if sentence else ""
 
 
 def _is_cut(explorer: Explorer, wanted: Filter, listed: int) -> bool:

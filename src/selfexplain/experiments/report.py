@@ -131,7 +131,7 @@ def comparison_sections(folder: Path) -> list[Section]:
 
 def _block(results: Mapping[str, Any]) -> Block | None:
     """The runs of a comparison, one by one; None if they were not kept, or are not whole."""
-    rows = results.get("rows")
+    rows = results.get("rows", [])
     if misfit(rows, ListOf(COMPARED_RUN, least=1), "rows"):
         return None
     return Block(rows, notes=notes_of(results))
