@@ -1,4 +1,4 @@
-"""The Pareto front by brute force; the picture shows every method, labels apart."""
+"""What is clearly beaten, by brute force; the picture shows every method, labels apart."""
 
 import itertools
 import random
@@ -10,32 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 
-from selfexplain.report import cost_figure, pareto_front
-from selfexplain.report.figures import certain_front, not_beaten
-
-
-def dominated(i: int, costs: list[float], accuracies: list[float]) -> bool:
-    return any(
-        costs[j] <= costs[i]
-        and accuracies[j] >= accuracies[i]
-        and (costs[j], accuracies[j]) != (costs[i], accuracies[i])
-        for j in range(len(costs))
-    )
-
-
-def test_front_by_brute_force() -> None:
-    generator = random.Random(0)
-    for _ in range(300):
-        n = generator.randint(1, 8)
-        # Few values, so that there are ties in one number and in both.
-        costs, accuracies = ([float(generator.randint(0, 4)) for _ in range(n)] for _ in range(2))
-        front = pareto_front(costs, accuracies)
-        assert sorted(front) == [i for i in range(n) if not dominated(i, costs, accuracies)]
-        assert [costs[i] for i in front] == sorted(costs[i] for i in front)
-
-
-def test_nothing_has_no_front() -> None:
-    assert pareto_front([], []) == []
+from selfexplain.report import certain_front, cost_figure
+from selfexplain.report.figures import not_beaten
 
 
 def row(name: str, cost: float, accuracy: float, **more: float) -> dict[str, object]:
