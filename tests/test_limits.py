@@ -91,7 +91,7 @@ def test_flags_are_those_of_the_command_line(capsys: pytest.CaptureFixture[str])
     assert len(NUMBERS) > 80
     for command, config in COMMANDS.items():
         with pytest.raises(SystemExit):
-            cli.parse([command, "--help"])
+            cli.parse([command, "--help-all"])
         told = capsys.readouterr().out
         for owner, name in dict.fromkeys(numbers_of(config)):
             assert flag_of(owner, name) in told, (command, owner, name)

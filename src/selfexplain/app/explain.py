@@ -3,11 +3,12 @@
 Shape suffixes: C channels, H and W space, K classes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import RLock
+from typing import Any
 
 import torch
 from PIL import Image, UnidentifiedImageError
@@ -19,6 +20,7 @@ from selfexplain.data.opening import MAX_PIXELS, NAMES, open_image
 from selfexplain.errors import InputError
 from selfexplain.experiments.explain.explain import explainable, load_run
 from selfexplain.experiments.fit.given import load_given
+from selfexplain.experiments.read_records import read_result
 from selfexplain.experiments.reading_options import GivenModel
 from selfexplain.experiments.run_dir import read_finished
 from selfexplain.explanations import (
@@ -30,6 +32,7 @@ from selfexplain.explanations import (
 )
 from selfexplain.introspection import Introspective, similarity_to_true
 from selfexplain.objectives.options import parts_of
+from selfexplain.records import printable
 
 # Image files from strangers: bytes become pixels of a model's shape, or one clear sentence.
 #
@@ -149,6 +152,8 @@ class Explanation:
     """How explanations were compared."""
     own: bool
     """Whether the run was trained with targets from this very kind of map and layer."""
+    fixed: bool = False
+    """Whether the target's values are the same for every image, as those of ranks are."""
 
     @property
     def predicted(self) -> int:
@@ -173,9 +178,13 @@ class Explainer:
     """
 
     def __init__(self, run: Path | GivenModel) -> None:
+        self.folder = run if isinstance(run, Path) else None
+        self.facts: tuple[str, ...] = ()
         if isinstance(run, Path):
             self.name = run.resolve().name
-            self.spec = str(read_finished(run).config["objective"])
+            config = read_finished(run).config
+            self.spec = str(config["objective"])
+            self.facts = tuple(_facts(run, config))
             self._run = load_run(run)
         else:
             self.name, self.spec = str(run.model), "given weights"
@@ -258,6 +267,7 @@ class Explainer:
                 target_K=objective.target_of(similarity_1K, predicted_B)[0],
                 measure=objective.options.measure,
                 own=objective is run.objective and self._introspective,
+                fixed=objective.options.shape == "zipf" or objective.options.control == "uniform",
             )
 
     def _has(self, kind: MapKind) -> bool:
@@ -276,6 +286,21 @@ class Explainer:
         if (kind, layer) not in self._objectives:
             self._objectives[kind, layer] = reading_other_maps(own, kind, layer)
         return self._objectives[kind, layer]
+
+
+def _facts(folder: Path, config: Mapping[str, Any]) -> Iterator[str]:
+    """What tells a run from others: its images, how accurate it is, its seed; what is known."""
+    data = config.get("data")
+    if isinstance(data, dict) and isinstance(data.get("data"), str):
+        kind, _, place = data["data"].partition(":")
+        # Of a folder, its name alone.
+        yield printable(Path(place).name if kind == "folder" and place else data["data"])
+    path = folder / "result.json"
+    accuracy = read_result(path).get("accuracy") if path.exists() else None
+    if accuracy is not None:
+        yield f"{accuracy:.1f} % correct"
+    if "seed" in config:
+        yield f"seed {config['seed']}"
 
 
 def reading_other_maps(own: Introspective, kind: MapKind, layer: str | None) -> Introspective:

@@ -17,6 +17,7 @@ from selfexplain.experiments.reading_options import GivenModel
 from selfexplain.limits import Limits, check_options
 
 if TYPE_CHECKING:
+    from selfexplain.app.explorer import Explorer
     from selfexplain.app.viewer import Viewer
 
 
@@ -56,6 +57,7 @@ def serve(config: AppConfig) -> None:
     """
     # Not above: the command line reads AppConfig without torch.
     from selfexplain.app.explain import Explainer
+    from selfexplain.app.explorer import explorer_of
     from selfexplain.app.gate import connecting_nowhere
     from selfexplain.app.viewer import Viewer, examples_below, read_examples
 
@@ -76,9 +78,10 @@ def serve(config: AppConfig) -> None:
         # Gradio reads both when it is imported.
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         os.environ["GRADIO_TEMP_DIR"] = uploads
-        page = _page(viewer, examples)
+        explorer = explorer_of(viewer)
+        page = _page(viewer, examples, explorer)
         with connecting_nowhere(config.host, config.port):
-            launch(page, config, Path(uploads))
+            launch(page, config, Path(uploads), explorer)
             print(f"Page: http://{config.host}:{config.port} (stop with Ctrl-C)", flush=True)
             page.block_thread()
 
@@ -93,7 +96,7 @@ def _ending_like_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _page(viewer: "Viewer", examples: list[Any]) -> Any:
+def _page(viewer: "Viewer", examples: list[Any], explorer: "Explorer | str") -> Any:
     try:
         from selfexplain.app.page import build_page
     except Exception as error:  # a package that is broken may raise anything
@@ -101,10 +104,10 @@ def _page(viewer: "Viewer", examples: list[Any]) -> Any:
             raise
         install = "install it with: pip install 'selfexplain[app]'"
         raise import_failure(error, "the app", "gradio", install) from error
-    return build_page(viewer, examples)
+    return build_page(viewer, examples, explorer)
 
 
-def launch(page: Any, config: AppConfig, uploads: Path) -> None:
+def launch(page: Any, config: AppConfig, uploads: Path, explorer: "Explorer | str" = "") -> None:
     """Let Gradio serve the page behind the gate; no files but those in `uploads` are served."""
     from gradio.themes import Base
     from starlette.middleware import Middleware
@@ -113,6 +116,8 @@ def launch(page: Any, config: AppConfig, uploads: Path) -> None:
     from selfexplain.app.gate import Gate
     from selfexplain.app.page import check_version
 
+    thumbnails = None if isinstance(explorer, str) else explorer.thumbnail
+    gate = Middleware(Gate, uploads=uploads, thumbnails=thumbnails)
     fonts = ["system-ui", "sans-serif"]  # as names they come from the system, not from Google
     try:
         page.queue(max_size=MOST_WAITING).launch(
@@ -131,7 +136,7 @@ def launch(page: Any, config: AppConfig, uploads: Path) -> None:
             pwa=False,
             mcp_server=False,
             num_workers=0,  # workers would serve files that bypass the gate
-            app_kwargs={"middleware": [Middleware(Gate, uploads=uploads)]},
+            app_kwargs={"middleware": [gate]},
             theme=Base(font=fonts, font_mono=["ui-monospace", "monospace"]),
             css=resources.files("selfexplain.app").joinpath("style.css").read_text(),
         )

@@ -243,6 +243,54 @@ class ExportConfig(GivenModel):
         self.check_given(self.run is not None)
 
 
+# The options of table.
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TableConfig:
+    """Print the table of comparisons, or draw their forest plot, for a paper.
+
+    In bold is the best of each column, and all that a paired t-test over the same seeds does not
+    find worse.
+    """
+
+    dirs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of compare, study-kd or nas-study, of runs of train, or of several of these; also of
+    a study whose runs are in logs.tar.gz."""
+    format: Literal["markdown", "latex", "csv", "html"] = "markdown"
+    """markdown, latex (with the package booktabs), csv (all numbers, for programs) or html."""
+    columns: tuple[str, ...] = ()
+    """Columns after the first: accuracy, nll, brier, ece, adaptive_ece, aurc, excess_aurc,
+    nll_scaled, ece_scaled, corrupted_accuracy; difference (in accuracy, to the first objective) or
+    NAME_difference; p, n, cost, total_cost. None for accuracy, difference, nll, ece and cost."""
+    spread: Literal["std", "interval"] = "std"
+    """What follows the ± of a mean: the standard deviation over seeds, or half of the mean's 95 %
+    interval."""
+    figure: tuple[Path, ...] = ()
+    """Files to draw the forest plot of the paired differences to, each ending in .pdf, .svg or
+    .png."""
+    score: str = "accuracy"
+    """Score whose differences --figure draws."""
+    out: Path | None = None
+    """File for the table; None to print it."""
+
+    def __post_init__(self) -> None:
+        """Refuse no folder, a folder twice, and figures of no known kind."""
+        check_options(self)
+        if not self.dirs:
+            raise InputError("no folder is given; pass at least one, such as runs/demo")
+        check_once(self, "dirs")
+        check_once(self, "figure")
+        for path in self.figure:
+            if path.suffix not in FORMATS:
+                said = f"figure is {path}; pass files that end in {', '.join(FORMATS)}"
+                raise OptionError(said, TableConfig, "figure")
+        for path in (*self.figure, *([self.out] if self.out is not None else [])):
+            if path.is_dir():
+                name = "out" if path == self.out else "figure"
+                raise OptionError(f"{name} is {path}, a folder; pass a file", TableConfig, name)
+
+
 _RECORDS = (
     "run.json",
     "compare.json",

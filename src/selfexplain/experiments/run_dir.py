@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+import shlex
 import statistics
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,11 +50,11 @@ PACKAGES = ("selfexplain", "torch", "numpy", "lightning-fabric", "datasets")
 
 
 def environment(device: torch.device) -> dict[str, object]:
-    """Versions, hardware, number of threads and git commit, for the record.
+    """Versions, hardware, threads, git commit, date and command, for the record.
 
     Example:
         >>> sorted(environment(torch.device("cpu")))
-        ['commit', 'hardware', 'platform', 'python', 'threads', 'versions']
+        ['command', 'commit', 'date', 'hardware', 'platform', 'python', 'threads', 'versions']
     """
     return {
         "versions": {name: version(name) for name in PACKAGES},
@@ -60,7 +63,22 @@ def environment(device: torch.device) -> dict[str, object]:
         "hardware": hardware(device),
         "threads": torch.get_num_threads(),
         "commit": commit(Path(__file__).parent),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command_line(sys.argv),
     }
+
+
+def command_line(argv: Sequence[str]) -> str | None:
+    """The command that this process was started with; None if it is another program.
+
+    Example:
+        >>> command_line(["/usr/bin/selfexplain", "train", "--out", "my runs"])
+        "selfexplain train --out 'my runs'"
+    """
+    program = Path(argv[0] if argv else "")
+    # `python -m selfexplain` is known by the file of that module.
+    ours = program.stem == "selfexplain" or program == Path(__file__).parents[1] / "__main__.py"
+    return shlex.join(["selfexplain", *argv[1:]]) if ours else None
 
 
 def version(package: str) -> str:
