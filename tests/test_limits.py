@@ -25,9 +25,7 @@ DATA = DataOptions(data="digits")
 GIVEN: dict[str, Any] = {
     "data": DATA,
     "genotype": "published:DARTS_V2",
-    "run": (Path("a"),),
     "table": "t",
-    "dirs": (Path("a"),),
     "out": Path("b"),
 }
 """Values of the fields that have no default."""
@@ -36,6 +34,9 @@ GIVEN_TO = {
     "ExportConfig": {"run": Path("a")},
     "FinetuneConfig": {"data": DATA, "photos": None},
     "NASStudyConfig": {"table": "t"},
+    "ExplainConfig": {"run": (Path("a"),), "evaluate": True},
+    "ReportConfig": {"dirs": (Path(),)},
+    "AppConfig": {"run": (Path("a"),)},
 }
 ABSURD = (math.nan, math.inf, -math.inf, -1e300, 1e300, 10**400, -(10**400), True, "3")
 
@@ -65,8 +66,6 @@ def with_defaults(options: type) -> Any:
         if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     ]
     given = {name: GIVEN[name] for name in needed} | GIVEN_TO.get(options.__name__, {})
-    if options.__name__ == "ExplainConfig":
-        given["evaluate"] = True
     return options(**given)
 
 

@@ -199,8 +199,9 @@ WAYS: dict[str, Callable[[Path, bool], nn.Module]] = {
 @pytest.mark.parametrize("way", WAYS)
 def test_five_loops_end_in_report_app_explain_and_export(way: str, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
-    with pytest.raises(InterruptedLoopError):
+    with pytest.raises(InterruptedLoopError) as kept:
         WAYS[way](folder, True)
+    assert kept.tb is not None  # which keeps everything alive that the loop had, as a notebook does
     assert [line["epoch"] for line in EpochLog(folder).read()] == [1]
     loaded = WAYS[way](folder, False).eval()
 

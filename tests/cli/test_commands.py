@@ -92,8 +92,11 @@ def test_compare_writes_the_published_schema(
     assert results["config"]["objectives"] == ["standard", "introspective:weight=0.1"]
     assert set(results["rows"][0]) == {
         *("objective", "seed", "accuracy", "nll", "brier", "ece", "step_seconds", "cost"),
-        *("adaptive_ece", "aurc", "excess_aurc", "nll_scaled", "ece_scaled"),
+        *("adaptive_ece", "aurc", "excess_aurc", "nll_scaled", "ece_scaled", "cost_ci95"),
     }
+    assert results["rows"][0]["cost_ci95"] == [1, 1]
+    low, high = results["rows"][1]["cost_ci95"]
+    assert low <= results["rows"][1]["cost"] <= high
     assert {
         *("objective", "n", "accuracy_mean", "accuracy_std", "difference_mean"),
         *("difference_ci95", "nll_mean", "ece_mean", "cost"),

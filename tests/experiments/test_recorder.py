@@ -1,6 +1,7 @@
 """The recorder: the same folder as `train` writes, nothing of the user's touched, nothing lost."""
 
 import copy
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from selfexplain import InputError, Introspective, Recorder
+from selfexplain.errors import WriteError
 from selfexplain.experiments.explain.evaluate import scored_images
 from selfexplain.experiments.explain.explain import load_run
 from selfexplain.experiments.fit import recorder as fit_recorder
@@ -22,6 +24,8 @@ from selfexplain.experiments.fit.recorder import images_from, name_of_model, spe
 from selfexplain.experiments.options import DataOptions
 from selfexplain.experiments.report import read_record, run_sections
 from selfexplain.experiments.run_dir import read_finished
+from selfexplain.files import cannot_write
+from selfexplain.introspection import OwnMass
 from selfexplain.models import build_model
 from selfexplain.objectives import LabelSmoothing, Mixup, Objective, Standard
 from selfexplain.training.log import EpochLog
@@ -109,7 +113,9 @@ def test_a_training_is_the_same_with_and_without(
     torch.manual_seed(1)
     loop(plain, None)
     torch.manual_seed(1)
-    with recorder(tmp_path / "mine", watched.model, objective=watched, epochs=2) as found:
+    data = DataLoader(Images(), batch_size=5, shuffle=True)
+    options = {"objective": watched, "epochs": 2, "data": data}
+    with recorder(tmp_path / "mine", watched.model, **options) as found:
         loop(watched, found)
     after = torch.random.get_rng_state()
     torch.manual_seed(1)
@@ -369,6 +375,27 @@ class Outer(Standard):
     """An objective of the user's own."""
 
 
+def test_a_full_disk_says_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, state: Any) -> None:
+        raise cannot_write(path, OSError(errno.ENOSPC, "No space left on device"))
+
+    found = recorder(tmp_path / "mine", epochs=3).__enter__()
+    found.epoch()
+    monkeypatch.setattr(fit_recorder, "save_checkpoint", full)
+    with pytest.raises(WriteError) as raised:
+        found.epoch()
+    found.__exit__(WriteError, raised.value, None)
+    said = str(raised.value)
+    assert (
+        "make room on that disk, or pass another folder; the checkpoint of epoch 1 is kept" in said
+    )
+    assert said.endswith("and the same recorder goes on from it")
+    monkeypatch.undo()
+    with recorder(tmp_path / "mine", epochs=3) as again:
+        assert again.epochs_done == 1
+        again.epoch()
+
+
 class Local(nn.Module):
     """Called as factories are."""
 
@@ -398,6 +425,11 @@ def test_what_is_minimised_is_said_as_on_the_command_line(tmp_path: Path) -> Non
     assert spec == "mixup+label_smoothing"
     assert options["mixup"]["alpha"] == 0.4
     assert options["label_smoothing"]["smoothing"] == 0.2
+    averaged = OwnMass(model, kappa=2.0, cap=0.3, kind="grad_cam", num_classes=3, num_images=12)
+    own_mass = spec_of(averaged)[1]["own_mass"]
+    told = {"kappa": 2.0, "cap": 0.3, "kind": "grad_cam"}
+    assert own_mass.items() >= told.items()
+    assert "mass_from" not in own_mass  # of which the objective keeps nothing
     assert spec_of("mixup+standard") == ("mixup+standard", {})
 
     class Focal(Standard):

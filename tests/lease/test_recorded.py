@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from selfexplain.errors import InputError
@@ -177,3 +178,55 @@ def test_autocast_computes_in_lower_precision_and_leaves_the_weights_alone() -> 
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
     for key, tensor in state(other).items():
         assert tensor.dtype == state(one)[key].dtype
+
+
+class NothingFromTheCPU(TorchFunctionMode):
+    """Where everything is on another device: no list is an index, and no images lie on the CPU.
+
+    Either would be copied to a GPU in each step, which waits for it and which a capture refuses.
+    Scalars that Python makes are part of the calls that use them.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if getattr(func, "__name__", "") == "__getitem__":
+            index = args[1] if isinstance(args[1], tuple) else (args[1],)
+            assert not any(isinstance(each, list) for each in index), index
+        out = func(*args, **(kwargs or {}))
+        if is_tensor(out):
+            assert out.device.type == "meta" or out.dim() == 0, (func, out.shape)
+        return out
+
+
+@pytest.mark.parametrize(
+    ("method", "space"),
+    [
+        ("darts1", "darts"),
+        ("darts1", "tiny201"),
+        ("sanas", "tiny201"),
+        ("lease", "tiny201"),
+        ("lease, dual numbers", "tiny201"),
+    ],
+)
+def test_nothing_that_a_step_computes_comes_from_the_cpu(method: str, space: str) -> None:
+    cells = 3 if space == "darts" else 1
+    network = build_supernet(
+        space, num_classes=3, in_channels=1, image_size=8, channels=4, cells=cells
+    ).to("meta")
+    search: ArchitectureSearch
+    if method.startswith("lease"):
+        audience = build_model("small_cnn", num_classes=3, in_channels=1).to("meta")
+        mode: Any = "forward_over_reverse" if "dual" in method else None
+        search = LeaSE(network, audience, options=LeaSEOptions(mode=mode))
+        search._checked = True  # asks for numbers, once, in the first step
+    else:
+        search = SANAS(network) if method == "sanas" else DARTS(network, order=1)
+    for learner in search.learners.values():
+        learner.lr_on_device()
+    pair = torch.empty(4, 1, 8, 8, device="meta"), torch.empty(4, dtype=torch.int64, device="meta")
+    relaxed = [t.detach() for t in search.relaxed().values()]
+    with NothingFromTheCPU():
+        for moves in (False, True):
+            found = search._computed(*pair, *pair, *relaxed, moves=moves)
+    assert found.finite.device.type == "meta"

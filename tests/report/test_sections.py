@@ -394,7 +394,14 @@ def test_cost_names_the_front() -> None:
         for name, cost, accuracy in [("a", 1.0, 90.0), (EVIL, 2.0, 91.0), ("c", 3.0, 90.5)]
     ]
     body = cost_section({"summary": rows}).body
+    assert "No objective is clearly both cheaper and more accurate than another" in body
+    for each in rows:
+        each |= {"accuracy_std": 0.1, "n": 5, "cost_ci95": (each["cost"], each["cost"] + 0.01)}
+    body = cost_section({"summary": rows}).body
     assert "more accurate: a, &lt;script&gt;" in body
+    rows[1]["cost_ci95"] = (1.0, 2.0)
+    touching = cost_section({"summary": rows}).body
+    assert "Not clearly beaten in both cost and accuracy: a, &lt;script&gt;" in touching
     assert "c: cost 3.00, accuracy 90.50 %" in body
     assert "<script>" not in body
 

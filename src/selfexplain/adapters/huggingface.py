@@ -188,6 +188,10 @@ class _TellEpochs(transformers.TrainerCallback):
         objective.begin_epoch(min(int(state.epoch or 0), epochs - 1), epochs)
 
 
+_OPEN: dict[Path, Recorder] = {}
+"""Recorders of trainings that are going on, by folder."""
+
+
 class RecordRun(transformers.TrainerCallback):
     """Writes the run folder of a training, as `selfexplain train` does: see `Recorder`.
 
@@ -223,11 +227,13 @@ class RecordRun(transformers.TrainerCallback):
     ) -> None:
         """Take the folder."""
         del args
-        if self.recorder is not None:  # of a training that an exception has ended
-            self.recorder.close()
+        folder = Path(self.folder).resolve()
+        if folder in _OPEN:  # by a training that an exception has ended, of which nobody tells
+            _OPEN.pop(folder).close()
         options = {"epochs": int(state.num_train_epochs) or None, **self.options}
         options["resumed_after"] = int(state.epoch or 0)
         self.recorder = record(self.folder, unwrap_model(model), **options).__enter__()
+        _OPEN[folder] = self.recorder
         self._logged, self._ended = {}, False
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
@@ -260,6 +266,7 @@ class RecordRun(transformers.TrainerCallback):
         """Record the last epoch, and score the model."""
         assert self.recorder is not None, "the Trainer begins before it ends"
         self._record_epoch()
+        _OPEN.pop(Path(self.folder).resolve(), None)
         self.recorder.__exit__(None, None, None)
 
     def _record_epoch(self) -> None:

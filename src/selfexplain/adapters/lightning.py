@@ -203,6 +203,9 @@ class RecordRun(lightning.Callback):
         self.folder, self.options = folder, {"data": data, "model": model, **options}
         self.recorder: Recorder | None = None
         self._watch = Stopwatch()
+        self._before: dict[str, Tensor] = {}
+        self._validated: set[str] = set()
+        self._stale = True
 
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
@@ -220,17 +223,31 @@ class RecordRun(lightning.Callback):
         """A step is over."""
         self._watch.stop()
 
+    def on_validation_start(self, trainer: lightning.Trainer, *_: Any) -> None:
+        """Remember which metrics there are, to see which are the validation's."""
+        self._before = dict(trainer.callback_metrics)
+
+    def on_validation_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        """Take note of its metrics, which Lightning keeps until it validates again."""
+        found = trainer.callback_metrics.items()
+        self._validated |= {name for name, value in found if self._before.get(name) is not value}
+        self._stale = False
+
     def on_train_epoch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        """Record an epoch, with what its validation logged."""
+        """Record an epoch, with what its validation logged, if there was one."""
         assert self.recorder is not None, "Lightning begins before it ends"
-        self.recorder.epoch({**trainer.callback_metrics, **self._watch.mean()})
+        left_out = self._validated if self._stale else set[str]()
+        found = {n: v for n, v in trainer.callback_metrics.items() if n not in left_out}
+        self.recorder.epoch({**found, **self._watch.mean()})
+        self._stale = True
 
     def on_train_end(self, *_: Any) -> None:
         """Score the model."""
         assert self.recorder is not None, "Lightning begins before it ends"
         self.recorder.__exit__(None, None, None)
 
-    def on_exception(self, *_: Any) -> None:
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Leave the folder, to be continued."""
+        del trainer, pl_module
         if self.recorder is not None:
-            self.recorder.close()
+            self.recorder.__exit__(type(exception), exception, exception.__traceback__)

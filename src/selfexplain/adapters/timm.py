@@ -122,7 +122,7 @@ def recorder_of(
     described = timm.data.resolve_data_config(model=model) if _is_described(model) else {}
     normalised = {name: described[name] for name in ("mean", "std") if name in described}
     if ema:
-        options["evaluated"] = task.get_eval_model(ema=True)  # type: ignore[operator]
+        options["evaluated"] = task.get_eval_model(ema=True).module  # type: ignore[operator]
     return record(folder, trained, data=data, **{**normalised, **options})
 
 

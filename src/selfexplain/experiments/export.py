@@ -93,7 +93,7 @@ def export_run(config: ExportConfig) -> list[Path]:
     return [config.out / name for name in (*contents, CONFIG)]
 
 
-def _card(run: FinishedRun, given: nn.Module | None) -> str:
+def _card(run: FinishedRun, given: nn.Module | None = None) -> str:
     if given is not None:
         return model_card(run.config, {}, {}, run.class_names, run.shape_CHW)
     result = read_result(run.folder / "result.json")

@@ -181,11 +181,12 @@ SUMMARY = {
     "difference_p_holm?": Maybe(Number()),
     "cost?": Number(1e-30),
     "total_cost?": Number(1e-30),
+    "cost_ci95?": INTERVAL,
+    "total_cost_ci95?": INTERVAL,
     "corrupted_accuracy_mean?": PERCENT,
     "corrupted_accuracy_std?": Maybe(Number(0)),
 }
 COMPARISON = {"config": COMPARED, "summary": ListOf(SUMMARY, least=1)}
-TIMED = Maybe(ListOf(Number(0), least=2, most=2))
 COMPARED_RUN = {
     "objective": Text(),
     "seed": Whole(),
@@ -194,8 +195,8 @@ COMPARED_RUN = {
     "corrupted_accuracy?": PERCENT,
     "cost?": Number(1e-30),
     "total_cost?": Number(1e-30),
-    "cost_ci95?": TIMED,
-    "total_cost_ci95?": TIMED,
+    "cost_ci95?": INTERVAL,
+    "total_cost_ci95?": INTERVAL,
 }
 STUDY = {
     "config?": COMPARED,

@@ -424,6 +424,10 @@ def scored_run(config: ReportConfig, place: Path) -> Path:
     """
     given, model = load_given(config)
     assert config.images is not None, "the options have been checked"
+    if not config.images.is_dir():
+        raise InputError(
+            f"there is no folder {config.images}; pass one with a folder for each class"
+        )
     names = config.class_names or _folders_of(config.images, given.num_classes)
     paths = image_files([config.images])
     classes = {name: k for k, name in enumerate(names)}
@@ -440,7 +444,7 @@ def scored_run(config: ReportConfig, place: Path) -> Path:
         folder,
         model,
         data=(read_images(paths, given.shape_CHW, given.ranges), labels_N),
-        objective="own_loss",
+        objective="given_weights",
         factory=config.model,
         class_names=names,
         mean=given.mean_C.tolist(),
@@ -452,8 +456,6 @@ def scored_run(config: ReportConfig, place: Path) -> Path:
 
 def _folders_of(images: Path, classes: int) -> tuple[str, ...]:
     """The names of as many folders as there are classes."""
-    if not images.is_dir():
-        raise InputError(f"there is no folder {images}; pass one with a folder for each class")
     names = sorted(p.name for p in images.iterdir() if p.is_dir() and not p.name.startswith("."))
     if len(names) != classes:
         raise InputError(

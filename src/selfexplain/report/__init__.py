@@ -8,9 +8,9 @@ if TYPE_CHECKING:
     from selfexplain.report.cell_drawing import cell_svg, cell_text
     from selfexplain.report.figures import (
         architecture_figure,
+        certain_front,
         cost_figure,
         explanation_figure,
-        pareto_front,
         save_figure,
         top_classes_figure,
     )
@@ -30,13 +30,13 @@ __all__ = [
     "architecture_figure",
     "cell_svg",
     "cell_text",
+    "certain_front",
     "comparison_markdown",
     "comparison_table",
     "cost_figure",
     "disambiguate",
     "explanation_figure",
     "forest_figure",
-    "pareto_front",
     "progress_bar",
     "quality_table",
     "run_progress",
@@ -54,7 +54,7 @@ lazily(
     __name__,
     {
         "cell_drawing": "cell_svg cell_text",
-        "figures": "architecture_figure cost_figure explanation_figure pareto_front save_figure "
+        "figures": "architecture_figure certain_front cost_figure explanation_figure save_figure "
         "top_classes_figure",
         "progress": "progress_bar run_progress sweep_progress",
         "publish": "Block forest_figure table",

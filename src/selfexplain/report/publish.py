@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from selfexplain.errors import InputError
 from selfexplain.evaluation import PairedDifference, holm, paired_difference
 from selfexplain.report.style import LineStyle, method_styles
-from selfexplain.report.tables import LEVEL, latex_text, unfinished
+from selfexplain.report.tables import LEVEL, WIDEST, latex_text, unfinished
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -383,10 +383,6 @@ def _p_cells(block: Block) -> dict[str, Cell]:
     return cells
 
 
-WIDEST = 0.03
-"""Of an interval of a cost, as a fraction of the cost, that needs no footnote."""
-
-
 def _cost_cell(block: Block, objective: str, name: str, grid: Grid) -> Cell:
     cost = block.mean(objective, name)
     if cost is None:
@@ -399,6 +395,8 @@ def _cost_cell(block: Block, objective: str, name: str, grid: Grid) -> Cell:
     if not ends:
         return Cell(f"{cost:.2f}")
     width = statistics.fmean(high - low for low, high in ends)
+    if width == 0:  # the standard one, which is measured in itself
+        return Cell(f"{cost:.2f}")
     notes: tuple[str, ...] = ()
     if width > WIDEST * cost:
         notes = (grid.mark(f"its interval is wider than {WIDEST:.0%} of it"),)

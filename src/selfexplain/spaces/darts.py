@@ -26,9 +26,9 @@ from selfexplain.spaces.supernet import (
     Terms,
     as_it_is,
     combinations,
+    picked,
     propagate,
     rows_by_source,
-    rows_of,
 )
 
 # What surrounds the cells of DARTS: stems and auxiliary heads (Liu et al. 2019).
@@ -273,7 +273,7 @@ class MixedCell(nn.Module):
     def forward(self, second_last_BCHW: Tensor, last_BCHW: Tensor, *weights: Tensor) -> Tensor:
         """The computed nodes, side by side."""
         senders = (
-            partial(_send, sender, [rows_of(weight, rows) for weight in weights])
+            partial(_send, sender, [picked(weight, rows, 0) for weight in weights])
             for sender, rows in zip(self.senders, self.rows, strict=True)
         )
         nodes = propagate(self.inputs(second_last_BCHW, last_BCHW), senders, self.join)

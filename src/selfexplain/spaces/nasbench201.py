@@ -15,9 +15,9 @@ from selfexplain.spaces.supernet import (
     MixedOp,
     Supernet,
     as_it_is,
+    picked,
     propagate,
     rows_by_source,
-    rows_of,
 )
 
 # The macro skeleton around the cells of NAS-Bench-201 (Dong and Yang, ICLR 2020, section 2.1).
@@ -124,7 +124,7 @@ class MixedCell(nn.Module):
     def forward(self, x_BCHW: Tensor, weights_EO: Tensor) -> Tensor:
         """The last node."""
         senders = (
-            partial(sender, weights_EO=rows_of(weights_EO, rows))
+            partial(sender, weights_EO=picked(weights_EO, rows, 0))
             for sender, rows in zip(self.senders, self.rows, strict=True)
         )
         return propagate([x_BCHW], senders, as_it_is)[-1]

@@ -72,9 +72,9 @@ def propagate(
     return nodes[len(inputs) :]
 
 
-def rows_of(weights_EO: Tensor, rows: Sequence[int]) -> Tensor:
-    """Some rows of the weights, without an index that each call would copy to a GPU."""
-    return torch.stack([weights_EO[row] for row in rows])
+def picked(weights_EO: Tensor, places: Sequence[int], dim: int) -> Tensor:
+    """Some rows or columns of the weights, without an index that each call copies to a GPU."""
+    return torch.stack([weights_EO.select(dim, place) for place in places], dim)
 
 
 def as_it_is(arrived: Tensor) -> Tensor:
@@ -171,7 +171,7 @@ class MixedOp(nn.Module):
         shared = [name for name in self.shared if not (drops and name == "skip_connect")]
         columns = [self.names.index(name) for name in shared]
         results = [self._shared_result(name, x_BCHW) for name in shared]
-        sent = combinations(results, weights_EO[:, columns])
+        sent = combinations(results, picked(weights_EO, columns, 1))
         if drops:  # each edge for itself, so there is nothing to share
             weights_E = weights_EO[:, self.names.index("skip_connect")]
             skips = [w * F.dropout(x_BCHW, self.skip_dropout) for w in weights_E]

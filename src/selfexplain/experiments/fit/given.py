@@ -58,7 +58,12 @@ def load_given(given: GivenModel) -> tuple[FinishedRun, nn.Module]:
     model, channels = _fitting(given.model, weights, given.weights, len(given.class_names))
     shape_CHW = (channels, side, side)
     logits = logits_of_blanks(model, given.model, shape_CHW)
-    classes = len(given.class_names) or (logits.shape[1] if logits.ndim == 2 else 1)
+    classes = logits.shape[1] if logits.ndim == 2 else 1
+    if given.class_names and len(given.class_names) != classes:
+        raise InputError(
+            f"--class-names has {len(given.class_names)} names, and {given.model} with these "
+            f"weights {classes} classes; pass a name for each"
+        )
     check_model(model.requires_grad_(), given.model, shape_CHW, classes)
     default_C = known.statistics(channels) if known else (None, None)
     return _as_run(
@@ -185,13 +190,20 @@ def _built(name: str, classes: int, channels: int) -> nn.Module:
 def _below_prefix(
     weights: dict[str, Tensor], wanted: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Tensor]:
-    """Without what others put before the names: an objective, Lightning, several processes."""
+    """With the model's own names, where others have put something before them, or left it out.
+
+    An objective, Lightning and several processes put something before them; of transformers' models
+    `Logits` does, and files of their weights have it not.
+    """
     first = next(iter(wanted), "")
     for key in weights:
         prefix = key.removesuffix(first)
         if prefix != key and prefix.endswith(".") and all(prefix + n in weights for n in wanted):
             below = {k: v for k, v in weights.items() if k.startswith(prefix)}
             return {k.removeprefix(prefix): v for k, v in below.items()}
+    before = f"{first.partition('.')[0]}."
+    if all(name.startswith(before) and name.removeprefix(before) in weights for name in wanted):
+        return {f"{before}{name}": value for name, value in weights.items()}
     return weights
 
 

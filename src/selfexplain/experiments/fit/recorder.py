@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from selfexplain.data import Augmentation, MemoryImages
 from selfexplain.data.batches import read_batch
 from selfexplain.distributed import exists_for_all, gathered, rank, world_size
-from selfexplain.errors import InputError, first_line
+from selfexplain.errors import BrokenOffError, InputError, first_line
 from selfexplain.evaluation import score
 from selfexplain.experiments.data import (
     Prepared,
@@ -53,6 +53,7 @@ from selfexplain.experiments.run_dir import (
 )
 from selfexplain.files import DIGEST, read_json
 from selfexplain.introspection.options import recorded_names
+from selfexplain.limits import check_path
 from selfexplain.models.build import BUILT_IN, build_model, check_model_name
 from selfexplain.objectives import Objective, Standard
 from selfexplain.objectives.options import MIXER_CLASSES, ObjectiveOptions, parts_of
@@ -343,9 +344,14 @@ def _options_of(name: str, objective: Objective) -> dict[str, dict[str, Any]]:
     own = getattr(objective, "options", None)
     if isinstance(own, type(declared)):
         return {name: recorded_names(asdict(own))}
-    values = {option: getattr(objective, option, None) for option in asdict(declared)}
-    plain = {k: v for k, v in values.items() if isinstance(v, bool | int | float | str)}
-    return {name: recorded_names({**asdict(declared), **plain})}
+    # An objective need not keep each of its options: what it does not say is left out.
+    plain = {
+        option: value
+        for option in asdict(declared)
+        for value in (getattr(objective, option, None), getattr(own, option, None))
+        if isinstance(value, bool | int | float | str)
+    }
+    return {name: recorded_names(plain)}
 
 
 # What messages say to those who call, and not to those at the command line.
@@ -375,11 +381,22 @@ def said_in_python() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        said = str(error.args[0]) if error.args else ""
-        for flag, argument in IN_PYTHON.items():
-            said = said.replace(flag, argument)
-        error.args = (said,)
+        _say_in_python(error)
         raise
+
+
+def _say_in_python(error: BaseException | None) -> None:
+    if isinstance(error, InputError):
+        error.args = tuple(map(_in_python, error.args))
+    if isinstance(error, BrokenOffError) and error.kept is not None:
+        error.kept = _in_python(error.kept)
+
+
+def _in_python(said: object) -> str:
+    text = str(said)
+    for flag, argument in IN_PYTHON.items():
+        text = text.replace(flag, argument)
+    return text
 
 
 # The recorder.
@@ -398,7 +415,7 @@ class HasState(Protocol):
 class Recorder:
     """Writes the run folder of a training in a loop of your own.
 
-    `report`, `app`, `explain`, `export` and `compare` read it as one of `selfexplain train`. After
+    `report`, `app`, `explain` and `export` read it as one of `selfexplain train`. After
     each epoch it holds the metrics, a checkpoint, and what the model explains of a few images;
     when the block ends, scores, predictions, similar classes and the weights. With the same
     folder and arguments again, the training continues after its last epoch: weights and `state`
@@ -462,6 +479,7 @@ class Recorder:
         resumed_after: int | None = None,
     ) -> None:
         self.folder, self.epochs_done = Path(folder), 0
+        check_path("folder", self.folder)
         self.model, objective = bare(model), bare(objective)
         self.result: dict[str, Any] | None = None
         """What `result.json` holds; None until the run is finished."""
@@ -692,11 +710,18 @@ class Recorder:
         trace: TracebackType | None,
     ) -> None:
         """Finish the run, unless an exception ends it; leave the folder to others."""
+        if self._stack is None:
+            return
         try:
-            if error is None:
-                self.finish()
+            with said_in_python():
+                if error is None:
+                    with self._stack:
+                        self.finish()
+                else:  # of which it is said what is kept
+                    self._stack.__exit__(kind, error, trace)
         finally:
-            self.close()
+            _say_in_python(error)
+            self._stack = None
 
 
 def bare(module: Any) -> Any:
@@ -734,7 +759,8 @@ def numbers_of(metrics: Mapping[str, Any]) -> dict[str, float]:
         try:
             if isinstance(value, str | bytes):
                 raise TypeError
-            row[name] = float(value.detach() if isinstance(value, Tensor) else value)
+            # a tensor, or an array of numpy's, of one number gives it
+            row[name] = float(value.item() if hasattr(value, "item") else value)
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"the metric {name!r} is a {type(value).__name__}; pass numbers, or tensors of one"
@@ -798,7 +824,8 @@ def _prepared(
         if std is not None:
             prepared = replace(prepared, std_C=of_channels("std", std, 1.0, channels))
         return prepared, asdict(data)
-    images, mean_C, std_C = images_from(data, mean=mean, std=std)
+    with torch.random.fork_rng(devices=[]):  # from which a loader draws, even in order
+        images, mean_C, std_C = images_from(data, mean=mean, std=std)
     if class_names is None:
         logits = logits_of_blanks(model, type(model).__name__, images.shape_CHW)
         classes = logits.shape[1] if logits.ndim == 2 else 1

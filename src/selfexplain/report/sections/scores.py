@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from selfexplain.report.figures import cost_figure, pareto_front
+from selfexplain.report.figures import certain_front, cost_figure, cost_key
 from selfexplain.report.html import Section, download, figure, paragraph, render
 from selfexplain.report.publish import Block, forest_figure
 from selfexplain.report.publish import table as publish_table
@@ -205,6 +205,29 @@ def run_results(record: Record, about: str) -> Section:
 # Accuracy against cost.
 
 
+def _front_said(summary: Sequence[dict[str, Any]]) -> str:
+    """What the picture shows for certain."""
+    places, certain = certain_front(summary)
+    names = ", ".join(summary[i]["objective"] for i in places)
+    timed = all(f"{cost_key(summary)}_ci95" in row for row in summary)
+    bars = "Upright bars are the standard deviation over seeds" + (
+        ", level ones the 95 % interval of the timing." if timed else "."
+    )
+    if certain:
+        return (
+            f"On the Pareto front, where nothing is both cheaper and more accurate: {names}. {bars}"
+        )
+    if len(places) == len(summary):
+        return (
+            "No objective is clearly both cheaper and more accurate than another: 95 % intervals "
+            f"touch, so there is no Pareto front to draw. {bars}"
+        )
+    return (
+        f"Not clearly beaten in both cost and accuracy: {names}. Their 95 % intervals touch, so "
+        f"which of them are a Pareto front cannot be said. {bars}"
+    )
+
+
 FEW = 6
 """Names of so many methods fit a phone's width."""
 
@@ -224,8 +247,7 @@ def cost_section(results: dict[str, Any]) -> Section:
     if not summary:
         return Section("Accuracy against cost", "The costs are not timed yet.")
     names = [row["objective"] for row in summary]
-    key = "total_cost" if all("total_cost" in row for row in summary) else "cost"
-    front = pareto_front([row[key] for row in summary], [row["accuracy_mean"] for row in summary])
+    key = cost_key(summary)
     points = "; ".join(
         f"{row['objective']}: cost {row[key]:.2f}, accuracy {row['accuracy_mean']:.2f} %"
         for row in summary
@@ -234,8 +256,7 @@ def cost_section(results: dict[str, Any]) -> Section:
     drawn = cost_figure(summary, size=(4.3, 3.5) if few else (7.5, 5))
     body = render(
         "results.html",
-        about="On the Pareto front, where nothing is both cheaper and more accurate: "
-        f"{', '.join(names[i] for i in front)}. Bars are the standard deviation over seeds.",
+        about=_front_said(summary),
         chart=figure(drawn, f"Scatter plot. {points}."),
         **({} if few else {"wide": "accuracy against cost"}),
     )
