@@ -191,3 +191,19 @@ def test_nats_bench_must_be_installed(monkeypatch: pytest.MonkeyPatch, tmp_path:
         InputError, match="needs the package nats_bench, which is not installed; install it"
     ):
         load_table(f"nats:{tmp_path}")
+
+
+def test_the_table_in_the_package_is_that_of_its_log() -> None:
+    rows = [
+        json.loads(line)
+        for line in (RESULTS / "tiny-nas/trainings.jsonl").read_text().splitlines()
+    ]
+    table = load_table("tiny201")
+    assert len(table) == 125
+    assert len(rows) == 375
+    for arch, cell in table.cells.items():
+        own = [row for row in rows if row["arch"] == arch]
+        assert sorted(row["seed"] for row in own) == [0, 1, 2]
+        for name in ("validation", "test"):
+            mean = statistics.fmean(row[name] for row in own)
+            assert getattr(cell, name) == pytest.approx(mean, abs=1e-9)
