@@ -55,8 +55,8 @@ def lookup_table(names: Sequence[str], lookups: Sequence[Lookup]) -> Table:
     """A row for each cell and, of several, their mean and spread; 80 columns suffice."""
     table = plain_table(
         "CIFAR-100, trained as the benchmark does, mean over a cell's seeds; seed std: of "
-        f"validation and test images together; rank among {lookups[0].cells} cells by test accuracy, 1 is "
-        "best, = is shared; beats: share of the other cells that are worse",
+        f"validation and test images together; rank among {lookups[0].cells} cells by test "
+        "accuracy, 1 is best, = is shared; beats: share of the other cells that are worse",
         left=["cell"],
         right=HEADER,
     )
