@@ -17,7 +17,13 @@ from selfexplain.lease import DARTS, SANAS, ArchitectureSearch, LeaSE
 from selfexplain.models import build_model
 from selfexplain.spaces import build_supernet
 from selfexplain.training.cost import interleaved_ratios
-from selfexplain.training.steps import ORDINARY_STEPS, CompiledParts, RecordedStep, gradient_step
+from selfexplain.training.steps import (
+    ORDINARY_STEPS,
+    CompiledParts,
+    RecordedStep,
+    autotuned_convolutions,
+    gradient_step,
+)
 
 WAYS = {
     "as written": {},
@@ -114,15 +120,16 @@ def seconds_of_a_step(
             with torch.cuda.stream(stream):
                 search.finish_step(half)
 
-    for _ in range(ORDINARY_STEPS + 1 if recorded else 1):
-        step()
     seconds = []
-    for _ in range(15 if recorded else 5):
-        torch.cuda.synchronize()
-        begin = time.perf_counter()
-        step()
-        torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - begin)
+    with autotuned_convolutions():
+        for _ in range(ORDINARY_STEPS + 1 if recorded else 1):
+            step()
+        for _ in range(15 if recorded else 5):
+            torch.cuda.synchronize()
+            begin = time.perf_counter()
+            step()
+            torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - begin)
     searches.clear()
     gc.collect()
     torch.cuda.empty_cache()
