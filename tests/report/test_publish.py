@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
+from rich.console import Console
 from scipy.stats import ttest_rel
 from tests.helpers.command_line import refused
 
@@ -19,6 +20,7 @@ from selfexplain.errors import InputError
 from selfexplain.experiments.reading_options import TableConfig
 from selfexplain.experiments.table import blocks_of, write_table
 from selfexplain.report.publish import SCORES, Block, forest_figure, table
+from selfexplain.report.tables import comparison_table
 
 RESULTS = Path(__file__).parents[2] / "results"
 BASELINES = RESULTS / "baselines"
@@ -269,6 +271,23 @@ def test_a_cost_whose_interval_is_wide_is_noted() -> None:
 def test_columns_that_do_not_exist(columns: list[str], message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
         table([Block(rows(a=[1.0]))], columns=columns)
+
+
+# The table in the terminal.
+
+
+@pytest.mark.parametrize("folder", COMPARISONS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_no_name_is_cut_at_80_columns(folder: Path) -> None:
+    results = json.loads((folder / "results.json").read_text())
+    out = io.StringIO()
+    Console(file=out, width=80).print(comparison_table(results))
+    lines = out.getvalue().splitlines()
+    assert all(len(line.rstrip()) <= 80 for line in lines)
+    shown = "".join(line.split()[0] for line in lines if line.strip())
+    for row in results["summary"]:
+        assert row["objective"] in shown
+        for piece in re.findall("[^:,+]+", row["objective"]):
+            assert any(piece in line for line in lines), piece
 
 
 # The forest plot.
