@@ -75,7 +75,7 @@ def _print_config(config: PrintConfig, console: Console) -> None:
     from selfexplain.command_line.config_files import commented
 
     text = commented(config.command, TYPES[config.command], config.flags)
-    console.print(text.rstrip("\n"), soft_wrap=True)
+    console.print(text.rstrip("\n"), soft_wrap=True, emoji=False)
 
 
 def _train(config: RunConfig, console: Console) -> None:
@@ -224,7 +224,7 @@ def _table(config: TableConfig, console: Console) -> None:
         _write_text(config.out, text)
         console.print(f"Table: {config.out}", soft_wrap=True)
     elif not config.figure:
-        console.print(text.rstrip("\n"), soft_wrap=True)
+        console.print(text.rstrip("\n"), soft_wrap=True, emoji=False)
     if config.figure:
         from selfexplain.report.figures import save_figure
 

@@ -5,7 +5,9 @@ import html.parser
 import io
 import json
 import re
+import shutil
 import statistics
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -367,6 +369,54 @@ def test_a_comparison_without_results_says_what_it_lacks(tmp_path: Path) -> None
     [block] = blocks_of([tmp_path / "c"])
     assert block.objectives == ["standard", "kd"]
     assert block.notes == ["UNFINISHED: one run is missing (kd with seed 1)"]
+
+
+def test_comparisons_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        shutil.copytree(BASELINES / "gpu-30", tmp_path / name / "same")
+    blocks = blocks_of([tmp_path / "a", tmp_path / "b" / "same"])
+    assert [block.title for block in blocks] == ["same (1)", "same (2)"]
+
+
+def archive(path: Path, **files: bytes) -> None:
+    with tarfile.open(path, "w:gz") as tar:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name.replace("__", "/") + ".json")
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+
+
+def test_archives_that_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "logs.tar.gz").write_bytes(b"no archive")
+    with pytest.raises(InputError, match="cannot be read"):
+        blocks_of([tmp_path / "runs"])
+    archive(tmp_path / "logs.tar.gz", **{"..__..__run": b"{}"})
+    with pytest.raises(InputError, match="cannot be read"):
+        blocks_of([tmp_path])
+    assert not (tmp_path.parent / "run.json").exists()
+    archive(tmp_path / "logs.tar.gz", c__runs__a__run=b"{}", c__runs__a__result=b"{]")
+    with pytest.raises(InputError, match="is not JSON"):
+        blocks_of([tmp_path / "c"])
+    archive(tmp_path / "logs.tar.gz", c__runs__a__notes=b"{}")
+    with pytest.raises(InputError, match="nor does"):
+        blocks_of([tmp_path / "c"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rows": []}, "rows"),
+        ({"rows": [{"objective": "a", "seed": 0}]}, "accuracy is missing"),
+        ({"rows": [{"objective": "a", "seed": 0, "accuracy": 101}]}, "accuracy is 101"),
+        ({"rows": [{"objective": 3, "seed": 0, "accuracy": 1}]}, "objective is 3"),
+    ],
+)
+def test_damaged_results_are_named(change: Any, message: str, tmp_path: Path) -> None:
+    results = json.loads((BASELINES / "gpu-30" / "results.json").read_text()) | change
+    results.pop("sha256", None)
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    with pytest.raises(InputError, match=re.escape(message)):
+        blocks_of([tmp_path])
 
 
 def test_the_command_writes_tables_and_figures(
