@@ -30,12 +30,14 @@ from selfexplain.distributed import exists_for_all, gathered, rank, world_size
 from selfexplain.errors import BrokenOffError, InputError, first_line
 from selfexplain.evaluation import score
 from selfexplain.experiments.data import (
+    OWN_IMAGES,
     Prepared,
     load,
+    of_channels,
     predict_together,
     prepare,
 )
-from selfexplain.experiments.fit.model import check_model, logits_of_blanks
+from selfexplain.experiments.fit.model import check_model, logits_of_blanks, misfits, shapes_of
 from selfexplain.experiments.fit.snapshots import SnapshotWriter, open_snapshots
 from selfexplain.experiments.objectives import OBJECTIVES, is_own_objective, resolve
 from selfexplain.experiments.options import DataOptions
@@ -68,8 +70,6 @@ from selfexplain.training.checkpoint import (
 )
 from selfexplain.training.log import EpochLog
 
-OWN_IMAGES = "images of its own loop"
-"""What a record calls data that were given as images, and not by the name of a data set."""
 MOST_BYTES = 2 * 2**30
 """Of evaluation images that are kept in memory."""
 
@@ -144,23 +144,6 @@ def _batches(data: Any) -> Iterable[Any]:
             "'folder:pets', or a DataLoader of the images that the model is scored on"
         )
     return data
-
-
-def of_channels(
-    name: str, values: Sequence[float] | None, otherwise: float, channels: int
-) -> Tensor:
-    """One number for each channel, (C,), of one or of C given ones, or the same for all."""
-    if values is None:
-        return torch.full((channels,), otherwise)
-    found = torch.as_tensor(values, dtype=torch.float32).reshape(-1)
-    if len(found) not in (1, channels) or not bool(found.isfinite().all()):
-        raise InputError(
-            f"{name} is {list(map(float, found))} for images of {channels} channel(s); pass a "
-            "finite number for each"
-        )
-    if name == "std" and bool((found <= 0).any()):
-        raise InputError(f"std is {list(map(float, found))}; pass numbers above 0")
-    return found.expand(channels).clone()
 
 
 def _pixels(x_BCHW: Tensor, mean_C: Tensor, std_C: Tensor) -> Tensor:
@@ -244,47 +227,6 @@ def built_aside(name: str, *, num_classes: int, in_channels: int) -> nn.Module:
     place = torch.device("meta") if name in BUILT_IN else nullcontext()
     with place, torch.random.fork_rng(devices=[]):
         return build_model(name, num_classes=num_classes, in_channels=in_channels)
-
-
-Shapes = Mapping[str, tuple[int, ...]]
-
-
-def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a model's weights and buffers."""
-    return {name: tuple(each.shape) for name, each in model.state_dict().items()}
-
-
-def misfits(given: Shapes, wanted: Shapes, most: int = 3) -> str:
-    """In words, which weights a model lacks, which it does not have, which are of other shapes.
-
-    Args:
-        given: of a file, or of a model: name -> shape.
-        wanted: of the model that they are for.
-        most: names that are said of each kind.
-
-    Returns:
-        Nothing if all fit.
-
-    Example:
-        >>> misfits({"a": (2,), "c": (1,)}, {"a": (3,), "b": (1,)})
-        'missing: b; unknown: c; of another shape: a (2,) in place of (3,)'
-    """
-    both = given.keys() & wanted.keys()
-    found = {
-        "missing": [name for name in wanted if name not in given],
-        "unknown": [name for name in given if name not in wanted],
-        "of another shape": [
-            f"{name} {given[name]} in place of {wanted[name]}"
-            for name in wanted
-            if name in both and given[name] != wanted[name]
-        ],
-    }
-    return "; ".join(
-        f"{kind}: {', '.join(names[:most])}"
-        + (f" and {len(names) - most} more" if len(names) > most else "")
-        for kind, names in found.items()
-        if names
-    )
 
 
 # What is minimised, as a record says it.
