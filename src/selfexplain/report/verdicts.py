@@ -10,6 +10,7 @@ from selfexplain.report.tables import searches_caption, survives, unfinished, wi
 
 Row = Mapping[str, Any]
 
+NBSP = "\N{NO-BREAK SPACE}"
 MOST_TOLD = 3
 """So many proven differences stand in the first line; the table has them all."""
 
@@ -26,11 +27,13 @@ def readable(name: str) -> str:
     """A method as words, its options as they were given.
 
     Example:
-        >>> readable("label_smoothing"), readable("kd:teacher_model=a_b")
-        ('label smoothing', 'kd:teacher_model=a_b')
+        >>> readable("label_smoothing"), readable("ps_kd"), readable("kd:teacher_model=a_b")
+        ('label smoothing', 'PS-KD', 'kd:teacher_model=a_b')
     """
     method, colon, options = name.partition(":")
-    return f"{method.replace('_', ' ')}{colon}{options}"
+    parts = method.split("_")
+    short = len(parts) > 1 and max(map(len, parts)) < 3
+    return ("-".join(parts).upper() if short else " ".join(parts)) + colon + options
 
 
 def comparison_verdict(results: Row) -> Verdict:
@@ -115,8 +118,8 @@ def _tested(others: Sequence[Row], n: int) -> str:
         return f"{_seeds(n).capitalize()}; the differences have no spread that a test could judge."
     count = f"{len(others)} comparison{'s' if len(others) > 1 else ''}"
     return (
-        f"Paired t-tests over {_seeds(n)} at 5 %, after Holm's correction for {count}; ± is half "
-        "of a 95 % interval."
+        f"Paired t-tests over {_seeds(n)} at 5{NBSP}%, after Holm's correction for {count}; ± is "
+        f"half of a 95{NBSP}% interval."
     )
 
 
