@@ -159,6 +159,7 @@ class Recorder:
 
     Example:
         >>> import tempfile
+        >>> from selfexplain.models import build_model
         >>> model = build_model("small_cnn", num_classes=10, in_channels=1)
         >>> folder = Path(tempfile.mkdtemp()) / "mine"
         >>> with Recorder(folder, model, data="digits", epochs=2) as recorder:
@@ -488,6 +489,7 @@ def record(
 
     Example:
         >>> import tempfile
+        >>> from selfexplain.models import build_model
         >>> from selfexplain.objectives import LabelSmoothing
         >>> objective = LabelSmoothing(build_model("small_cnn", num_classes=10, in_channels=1))
         >>> recorder = record(Path(tempfile.mkdtemp()) / "mine", objective, data="digits")
