@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.helpers.command_line import DIGITS, refused
 from tests.helpers.recorded import MEAN, SIZE, STD, Images, Tiny
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
@@ -205,6 +206,16 @@ def test_another_runs_folder_is_refused_and_left_alone(name: str, tmp_path: Path
         recorder(folder, **{"epochs": 1, **change}).__enter__()
     assert str(raised.value).endswith("pass the arguments it was made with, or another folder")
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == files
+
+
+def test_no_command_continues_a_recorders_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorded(tmp_path / "mine")
+    said = refused(
+        capsys, "train", *DIGITS, "--epochs", "1", "--out", str(tmp_path / "mine"), "--resume"
+    )
+    assert "mine holds a run that a recorder has written; pass another --out" in said
 
 
 def test_folders_of_others_are_refused(trained: Path, tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ from selfexplain.experiments.read_records import read_result
 from selfexplain.experiments.run_dir import (
     check_same_config,
     check_tensors,
+    check_written_alike,
     claim,
     holds_run,
     images_of,
@@ -251,10 +252,7 @@ class Recorder:
     def _claim(self) -> str:
         if holds_run(self.folder):
             old = saved_config(self.folder / "run.json")
-            if not old.get("recorder"):
-                raise InputError(
-                    f"{self.folder} holds a run that no recorder has written; pass another folder"
-                )
+            check_written_alike(old, self._config, self.folder)
             images = read_json(self.folder / "run.json").get("images") or {}
             check_same_config(old | images, self._config | self._images, self.folder)
         return claim(self.folder, self._config, resume=True)
