@@ -29,6 +29,7 @@ from selfexplain.files import cannot_write
 from selfexplain.introspection import OwnMass
 from selfexplain.models import build_model
 from selfexplain.objectives import LabelSmoothing, Mixup, Objective, Standard
+from selfexplain.report.sections import plain_summary
 from selfexplain.training.log import EpochLog
 
 TINY = "tests.helpers.recorded:tiny"
@@ -466,6 +467,9 @@ def test_what_a_record_says_of_images_is_what_readers_need(tmp_path: Path) -> No
     with pytest.raises(InputError, match=r"are not kept: .* record it with the name of a data set"):
         scored_images(tmp_path / "mine", load_run(tmp_path / "mine"), 5, seed=0)
     assert "2 epochs" in " ".join(str(each.body) for each in run_sections(tmp_path / "mine"))
+    # only the loop knows which images it was trained on
+    said = plain_summary(read_record(tmp_path / "mine"))
+    assert said.startswith("Of 12 photographs that it was scored on, ")
 
 
 def test_a_model_without_maps_is_recorded_without_pictures(tmp_path: Path) -> None:
