@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import tyro
 
 from selfexplain.app.serve import AppConfig, serve
-from selfexplain.command_line.flags import check_known, check_values, is_flag, near
+from selfexplain.command_line.flags import check_known, check_required, check_values, is_flag, near
 from selfexplain.command_line.help import HELP, HELP_ALL, command_page, overview
 from selfexplain.errors import InputError, exit_on_bad_input, first_line
 from selfexplain.experiments.nas_study_options import NASStudyConfig
@@ -455,6 +455,9 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
         if words[0] == "config" and len(words) > 1:
             return _config_asked(words[1:])
         words = [words[0], *_options(words[0], words[1:])]
+        check_required(words[0], TYPES[words[0]], words[1:])
+    else:
+        raise InputError(f"no command is given; pass one of {', '.join(TYPES)}, or --help")
     try:
         command: Command = tyro.cli(
             Command,
