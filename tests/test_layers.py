@@ -20,7 +20,7 @@ LAYERS = (
     {"introspection", "lease"},
     {"training", "report"},
     {"experiments"},
-    {"app", "adapters"},
+    {"app", "adapters", "command_line"},
     {"cli"},
     {"__main__"},
 )
@@ -31,7 +31,8 @@ LAYERS_OF_EXPERIMENTS = (
     {"search_options", "data"},
     {"nas_study_options", "runtime", "run_dir"},
     {"fit"},
-    {"compare", "explain", "export", "report"},
+    {"read_runs"},
+    {"compare", "explain", "export", "report", "table"},
     {"search"},
     {"demo"},
 )

@@ -25,9 +25,7 @@ DATA = DataOptions(data="digits")
 GIVEN: dict[str, Any] = {
     "data": DATA,
     "genotype": "published:DARTS_V2",
-    "run": (Path("a"),),
     "table": "t",
-    "dirs": (Path("a"),),
     "out": Path("b"),
 }
 """Values of the fields that have no default."""
@@ -36,6 +34,9 @@ GIVEN_TO = {
     "ExportConfig": {"run": Path("a")},
     "FinetuneConfig": {"data": DATA, "photos": None},
     "NASStudyConfig": {"table": "t"},
+    "ExplainConfig": {"run": (Path("a"),), "evaluate": True},
+    "ReportConfig": {"dirs": (Path(),)},
+    "AppConfig": {"run": (Path("a"),)},
 }
 ABSURD = (math.nan, math.inf, -math.inf, -1e300, 1e300, 10**400, -(10**400), True, "3")
 
@@ -65,8 +66,6 @@ def with_defaults(options: type) -> Any:
         if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     ]
     given = {name: GIVEN[name] for name in needed} | GIVEN_TO.get(options.__name__, {})
-    if options.__name__ == "ExplainConfig":
-        given["evaluate"] = True
     return options(**given)
 
 
@@ -92,7 +91,7 @@ def test_flags_are_those_of_the_command_line(capsys: pytest.CaptureFixture[str])
     assert len(NUMBERS) > 80
     for command, config in COMMANDS.items():
         with pytest.raises(SystemExit):
-            cli.parse([command, "--help"])
+            cli.parse([command, "--help-all"])
         told = capsys.readouterr().out
         for owner, name in dict.fromkeys(numbers_of(config)):
             assert flag_of(owner, name) in told, (command, owner, name)

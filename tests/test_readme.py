@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 from unittest import mock
 
@@ -38,11 +39,25 @@ def commands() -> list[str]:
     return [line for line in lines if line.startswith("selfexplain ")]
 
 
+def leave_configuration(path: Path) -> None:
+    """Write a file for --config; of YAML the one that its page shows."""
+    [shown] = blocks(ROOT / "docs" / "how-to" / "configuration.md", "yaml")
+    if path.suffix == ".yaml":
+        path.write_text(shown)
+    else:
+        file = path if path.suffix == ".json" else path / "run.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text('{"config": {"data": {"data": "digits"}}}')
+
+
 @pytest.mark.parametrize("line", commands())
 def test_command_is_understood(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every flag of a shown command exists and every value fits."""
     monkeypatch.chdir(tmp_path)
-    words = shlex.split(line, comments=True)[1:]
+    words = shlex.split(line.partition(" > ")[0], comments=True)[1:]
+    for before, word in pairwise(words):
+        if before == "--config":  # which an earlier command would have written
+            leave_configuration(Path(word))
     for word in words:
         if word.endswith("genotype.json"):  # which an earlier command would have written
             save_genotype(word, random_genotype("darts"))

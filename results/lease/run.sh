@@ -4,6 +4,7 @@
 #   results/lease/run.sh accuracy   how far differences can be trusted as hypergradients
 #   results/lease/run.sh select     the architecture's learning rate, then lambda, gamma and eps, by the search's
 #                                   own validation accuracy
+#   results/lease/run.sh tiny       every method, gradient path and control, twenty seeds, in tiny201's table
 #   results/lease/run.sh test       every method and control, three fresh seeds, small size
 #   results/lease/run.sh table      look everything up and write the tables
 #   results/lease/run.sh gpu        full size: 16 channels, N = 5, 50 epochs, on one GPU
@@ -54,7 +55,7 @@ side_by_side() { # waits until a place is free, then runs in the background
 }
 finish() { while [ "$(jobs -rp | wc -l)" -gt 0 ]; do wait -n; done; }
 
-case "${1:?accuracy, select, test, table or gpu}" in
+case "${1:?accuracy, select, tiny, test, table or gpu}" in
 accuracy)
   for size in "nasbench201 8 1" "darts 8 5"; do
     read -r name channels cells <<<"$size"
@@ -78,6 +79,19 @@ select)
     done
   done
   finish
+  ;;
+tiny)
+  # Five seeds at a time, so that what is there when it is stopped has its table and its tests.
+  for seeds in 5 10 15 20; do
+    # shellcheck disable=SC2046 # seeds are words
+    selfexplain nas-study --space tiny201 --table tiny201 --data parquet:data/cifar100 --image-size 16 \
+      --validation 0.05 --train-size 2048 --batch-size 32 --init-channels 4 --cells 1 --budget 8 --architecture-lr 0.05 \
+      --seeds $(seq -s " " 0 $((seeds - 1))) --workers "$jobs" --out "$out/tiny" \
+      --methods darts2:mode=inner_product darts1 sanas lease lease:coupling=normalised,share=1 \
+      lease:mode=finite_difference lease:shown=soft_mask lease:control=shuffled_delta lease:control=saliency \
+      lease:validation_labels=shuffled darts1:base=drnas darts1:base=beta_darts darts1:select=perturbation \
+      random_search random_best random all_conv3x3
+  done
   ;;
 test | gpu)
   if [ "$1" = test ]; then size=("${small[@]}"); else size=("${gpu[@]}"); fi
@@ -104,7 +118,7 @@ table)
   done
   ;;
 *)
-  echo "$0: there is no experiment $1; pass accuracy, select, test, table or gpu" >&2
+  echo "$0: there is no experiment $1; pass accuracy, select, tiny, test, table or gpu" >&2
   exit 2
   ;;
 esac

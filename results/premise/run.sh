@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Before LeaSE is tuned: is its premise true, and what does its gradient ask for? From the project's root:
 #
-#   results/premise/run.sh cells      do better cells explain better? 60 cells, each trained alone, 16 pixels
+#   results/premise/run.sh cells      do better cells explain better? 60 cells, each trained alone, 16 pixels, 20 classes
 #   results/premise/run.sh gradient   the parts of the architecture's gradient along a search
 #   results/premise/run.sh gpu        cells at full size: 16 channels, N = 5, 32 pixels
 #
@@ -11,7 +11,8 @@ out=results/premise
 shared=(--table data/nasbench201.parquet --data parquet:data/cifar100)
 case "${1:?cells, gradient or gpu}" in
 cells)
-  python -m studies.explain_better "${shared[@]}" --image-size 16 --out "$out/cells"
+  python -m studies.explain_better "${shared[@]}" --image-size 16 --label-column coarse_label --explain 2500 \
+    --audience-epochs 6 --out "$out/cells"
   ;;
 gradient)
   for seed in 0 1 2; do

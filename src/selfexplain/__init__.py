@@ -17,12 +17,14 @@ from selfexplain.lazy import lazily
 if TYPE_CHECKING:
     from selfexplain.errors import InputError
     from selfexplain.experiments.fit.pretrained import from_pretrained
+    from selfexplain.experiments.fit.recorder import Recorder
     from selfexplain.explanations.maps import class_maps
     from selfexplain.introspection.objective import Introspective
 
 __all__ = [
     "InputError",
     "Introspective",
+    "Recorder",
     "class_maps",
     "from_pretrained",
 ]
@@ -34,6 +36,7 @@ lazily(
     {
         "errors": "InputError",
         "experiments.fit.pretrained": "from_pretrained",
+        "experiments.fit.recorder": "Recorder",
         "explanations.maps": "class_maps",
         "introspection.objective": "Introspective",
     },

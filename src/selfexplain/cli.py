@@ -7,11 +7,13 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import tyro
 
 from selfexplain.app.serve import AppConfig, serve
+from selfexplain.command_line.flags import check_known, is_flag, near
+from selfexplain.command_line.help import HELP, HELP_ALL, command_page, overview
 from selfexplain.errors import InputError, exit_on_bad_input, first_line
 from selfexplain.experiments.nas_study_options import NASStudyConfig
 from selfexplain.experiments.options import (
@@ -23,7 +25,12 @@ from selfexplain.experiments.options import (
     TrainConfig,
     first_process,
 )
-from selfexplain.experiments.reading_options import ExplainConfig, ExportConfig, ReportConfig
+from selfexplain.experiments.reading_options import (
+    ExplainConfig,
+    ExportConfig,
+    ReportConfig,
+    TableConfig,
+)
 from selfexplain.experiments.search_options import LookupConfig, SearchConfig, SearchesConfig
 from selfexplain.files import atomic_file, no_room_said
 from selfexplain.limits import OptionError, check_options, hints_of
@@ -51,14 +58,38 @@ class DemoConfig:
         check_options(self)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrintConfig:
+    """Print a configuration file of a command: every option, its meaning and its default.
+
+    Flags after the command stand in the file in place of the defaults.
+    """
+
+    command: tyro.conf.Positional[str]
+    """Command whose options are printed."""
+    flags: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Flags of that command."""
+
+
+def _print_config(config: PrintConfig, console: Console) -> None:
+    from selfexplain.command_line.config_files import commented
+
+    text = commented(config.command, TYPES[config.command], config.flags)
+    console.print(text.rstrip("\n"), soft_wrap=True)
+
+
 def _train(config: RunConfig, console: Console) -> None:
     from selfexplain.experiments.fit.train import run_training
-    from selfexplain.report.progress import progress_bar
+    from selfexplain.report.progress import run_progress
 
-    with progress_bar(console, quiet=not first_process()) as advance:
-        result = run_training(
-            config, on_step=lambda done, total: advance(config.objective, config.seed, done, total)
-        )
+    with run_progress(
+        console,
+        f"{config.objective}, seed {config.seed}",
+        epochs=config.training.epochs,
+        step_images=config.training.batch_size,
+        quiet=not first_process(),
+    ) as progress:
+        result = run_training(config, on_step=progress, watchers=[progress])
     if first_process():
         console.print(
             f"{result['objective']}, seed {result['seed']}: accuracy {result['accuracy']:.2f} %, "
@@ -80,7 +111,7 @@ def _finetune(config: FinetuneConfig, console: Console) -> None:
     if first_process():
         page = _report_after(ReportConfig(dirs=(training.out,)), console)
         if page is not None:
-            from selfexplain.experiments.report import read_record
+            from selfexplain.experiments.read_runs import read_record
             from selfexplain.report.sections import plain_summary
 
             console.print(plain_summary(read_record(training.out)), soft_wrap=True)
@@ -185,6 +216,24 @@ def _report(config: ReportConfig, console: Console) -> Path:
     return path
 
 
+def _table(config: TableConfig, console: Console) -> None:
+    from selfexplain.experiments.table import table_figure, write_table
+
+    text = write_table(config)
+    if config.out is not None:
+        _write_text(config.out, text)
+        console.print(f"Table: {config.out}", soft_wrap=True)
+    elif not config.figure:
+        console.print(text.rstrip("\n"), soft_wrap=True)
+    if config.figure:
+        from selfexplain.report.figures import save_figure
+
+        figure = table_figure(config)
+        for path in config.figure:
+            save_figure(figure, path)
+            console.print(f"Picture: {path}", soft_wrap=True)
+
+
 def _export(config: ExportConfig, console: Console) -> None:
     from selfexplain.experiments.export import export_run
 
@@ -207,15 +256,16 @@ def _one_or_more_searches(config: SearchesConfig, console: Console) -> None:
 
 def _search(config: SearchConfig, console: Console) -> None:
     from selfexplain.experiments.search.run import run_search
-    from selfexplain.report.progress import progress_bar
+    from selfexplain.report.progress import run_progress
 
-    with progress_bar(console, quiet=not first_process()) as advance:
-        result = run_search(
-            config,
-            on_step=lambda done, total: advance(
-                f"{config.method} in {config.space}", config.seed, done, total
-            ),
-        )
+    with run_progress(
+        console,
+        f"{config.method} in {config.space}, seed {config.seed}",
+        epochs=config.all_epochs,
+        step_images=2 * config.batch_size,  # of either half of the training images
+        quiet=not first_process(),
+    ) as progress:
+        result = run_search(config, on_step=progress, watchers=[progress])
     if first_process():
         _tell_of_search(config, result, console)
 
@@ -325,7 +375,9 @@ COMMANDS: dict[type, Callable[[Any, Console], object]] = {
     LookupConfig: _look_up,
     ExportConfig: _export,
     ReportConfig: _report,
+    TableConfig: _table,
     AppConfig: _app,
+    PrintConfig: _print_config,
     DemoConfig: _demo,
 }
 """Configuration of a subcommand -> what carries it out."""
@@ -343,26 +395,72 @@ Command = (
     | Annotated[LookupConfig, tyro.conf.subcommand("lookup")]
     | Annotated[ExportConfig, tyro.conf.subcommand("export")]
     | Annotated[ReportConfig, tyro.conf.subcommand("report")]
+    | Annotated[TableConfig, tyro.conf.subcommand("table")]
     | Annotated[AppConfig, tyro.conf.subcommand("app")]
+    | Annotated[PrintConfig, tyro.conf.subcommand("config")]
     | Annotated[DemoConfig, tyro.conf.subcommand("demo")]
 )
 
 
+TYPES: dict[str, type] = {
+    annotated.__metadata__[0].name: get_args(annotated)[0] for annotated in get_args(Command)
+}
+"""Name of a subcommand -> its configuration."""
+GROUPS = {
+    "Train and compare": ("train", "finetune", "compare", "study-kd"),
+    "Search for architectures": ("search", "nas-study", "retrain", "lookup"),
+    "Look at what came of it": ("explain", "app", "report", "table", "export"),
+    "Begin": ("demo", "config"),
+}
+"""Heading in the help -> subcommands."""
+EXAMPLES = {
+    "train": "selfexplain train --data digits --objective introspective --epochs 10",
+    "finetune": "selfexplain finetune photos --epochs 5 --open",
+    "compare": "selfexplain compare --data digits --objectives standard introspective "
+    "--seeds 0 1 2 --epochs 10",
+    "study-kd": "selfexplain study-kd --data digits --seeds 0 1 2",
+    "explain": "selfexplain explain --run runs/one --images a.png b.png --out explained.png",
+    "search": "selfexplain search --data digits --method lease --epochs 10",
+    "nas-study": "selfexplain nas-study --data digits --methods darts2 lease random --budget 5 "
+    "--retrain 5",
+    "retrain": "selfexplain retrain --data digits --genotype runs/search/genotype.json",
+    "lookup": "selfexplain lookup --table nasbench201.parquet --genotype runs/search/genotype.json",
+    "export": "selfexplain export --run runs/one --out exported --formats onnx",
+    "report": "selfexplain report runs/one runs/fashion",
+    "table": "selfexplain table runs/fashion --format latex --figure forest.pdf",
+    "app": "selfexplain app --run runs/one",
+    "config": "selfexplain config train --objective kd > run.yaml",
+    "demo": "selfexplain demo",
+}
+"""Subcommand -> how it is called."""
+
+
 def parse(arguments: Sequence[str] | None = None) -> Command:
-    """The options of a command line; nothing is run. Unknown words exit with code 2."""
-    words = sys.argv[1:] if arguments is None else arguments
+    """The options of a command line; nothing is run. Unknown words exit with code 2.
+
+    Options from files (`--config`) come before those that were typed, so that the last count.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
     for word, before in zip(words, ["", *words], strict=False):
         if not word.partition("=")[2] and (word == "" or word.endswith("=")):
             raise InputError(
                 f"{word.rstrip('=') or before or 'the command'} is followed by an empty string; "
                 "pass a value, or leave it out"
             )
+    _answer_help(words)
+    if words and words[0].startswith(COMPLETION):
+        _check_completion(words)
+    elif words:
+        _check_command(words)
+        if words[0] == "config" and len(words) > 1:
+            return _config_asked(words[1:])
+        words = [words[0], *_options(words[0], words[1:])]
     try:
         command: Command = tyro.cli(
             Command,
             prog="selfexplain",
-            description="Neural networks that learn by explaining themselves.",
-            args=arguments,
+            description=ABOUT,
+            args=words,
             config=(tyro.conf.HelptextFromCommentsOff,),
         )
     except OptionError as error:  # named as it was typed
@@ -370,6 +468,67 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
         said = str(error).removeprefix(field)
         raise InputError(flag_of(error.owner, error.field) + said) from error
     return command
+
+
+ABOUT = "Neural networks that learn by explaining themselves."
+
+
+def _answer_help(words: Sequence[str]) -> None:
+    """Print the page that was asked for, if any, and end."""
+    if not {*HELP, HELP_ALL} & set(words):
+        return
+    if words[0] in (*HELP, HELP_ALL):
+        groups = {title: {name: TYPES[name] for name in names} for title, names in GROUPS.items()}
+        page = overview("selfexplain", ABOUT, groups, EXAMPLES)
+    else:
+        _check_command(words)
+        name, *rest = words
+        every = HELP_ALL in words
+        page = command_page("selfexplain", name, TYPES[name], EXAMPLES[name], rest, every=every)
+    print(page, end="")
+    sys.exit(0)
+
+
+COMPLETION = "--tyro-"
+SHELLS = ("bash", "zsh", "fish", "tcsh")
+
+
+def _check_completion(words: Sequence[str]) -> None:
+    """Refuse what the parser's own options for completion would fail at."""
+    known = {"--tyro-print-completion": 2, "--tyro-write-completion": 3}
+    if known.get(words[0]) != len(words) or words[1] not in SHELLS:
+        raise InputError(
+            f"{words[0]} is not understood; pass --tyro-write-completion SHELL FILE, with one of "
+            f"{', '.join(SHELLS)}"
+        )
+
+
+def _check_command(words: Sequence[str]) -> None:
+    """Refuse a command that there is not."""
+    if words[0] not in TYPES:
+        what = "option" if is_flag(words[0]) else "command"
+        raise InputError(
+            f"there is no {what} {words[0]}{near(words[0], list(TYPES))}; selfexplain --help "
+            "lists the commands"
+        )
+
+
+def _config_asked(words: Sequence[str]) -> PrintConfig:
+    """What `selfexplain config COMMAND FLAGS` asks for."""
+    _check_command(words)
+    name, *flags = words
+    return PrintConfig(command=name, flags=tuple(_options(name, flags)))
+
+
+def _options(command: str, words: Sequence[str]) -> list[str]:
+    """The words after a command, with those of its --config files before them; all are known."""
+    config = TYPES[command]
+    if any(word.partition("=")[0] == "--config" for word in words):
+        from selfexplain.command_line.config_files import with_config
+
+        words = with_config(command, config, words)
+    check_known(command, config, words)
+    return list(words)
 
 
 def flag_of(owner: type, field: str) -> str:

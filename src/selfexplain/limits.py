@@ -141,6 +141,16 @@ def check_in_range(name: str, value: float, low: float, high: float = math.inf) 
         raise InputError(f"{name} is {problem}")
 
 
+def check_path(name: str, path: Path) -> None:
+    """Raise InputError for a path that no file system has.
+
+    Example:
+        >>> check_path("folder", Path("runs") / "one")
+    """
+    for problem in _of_path(path):
+        raise InputError(f"{name} is {problem}")
+
+
 def check_once(options: Any, field: str) -> None:
     """Raise OptionError if a field of a dataclass, a tuple, holds one value twice.
 

@@ -148,7 +148,7 @@ def test_an_upload_is_classified_and_explained_by_both_runs(page: Page, digit: P
     for run in (0, 1):
         view = page.locator(f"#view-{run}")
         expect(view.locator(".sx-map")).to_have_count(10)
-        for tone in ("plain", "similar", "target"):
+        for tone in ("plain", "similar"):
             expect(view.locator(f".sx-{tone} li")).to_have_count(5)
         # Drawn, and not only there: the browser has decoded the picture and laid out the bar.
         widths = view.locator("img").evaluate_all("images => images.map(i => i.naturalWidth)")
@@ -160,9 +160,64 @@ def test_an_upload_is_classified_and_explained_by_both_runs(page: Page, digit: P
         assert track is not None
         percent = int(row.locator(".sx-value").inner_text().split()[0])
         assert 100 * bar["width"] / track["width"] == pytest.approx(percent, abs=1)
-    assert "What this run teaches itself" in page.inner_text("#view-0")
-    assert "would train itself on" in page.inner_text("#view-1")
-    assert "introspective" in page.inner_text("body")
+        assert "the same for every image" in view.inner_text()
+    for run, name in enumerate(("introspective", "standard")):
+        assert f"{name} digits, " in page.inner_text(f"#run-{run} .sx-name-of-run")
+
+
+def test_it_opens_on_its_first_example(page: Page, digit: Path) -> None:
+    expect(answers(page)).to_have_count(2)
+    shown = page.locator("#view-0 .sx-picture img")
+    before = shown.get_attribute("src")
+    page.locator("#count, #kind").first.get_by_text("Grad-CAM").click()
+    expect(page.locator("#view-0 .sx-hint").nth(1)).to_contain_text("cosine")
+    assert shown.get_attribute("src") == before  # the image is kept, and not only drawn
+    upload(page, digit)  # which is the first example
+    expect(shown).to_have_attribute("src", str(before))
+
+
+def test_many_images_are_filtered_loaded_lazily_and_picked(page: Page) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.get_by_role("tab", name="Many images").click()
+    tiles = page.locator("#thumbs button")
+    expect(page.locator("#thumbs .sx-count")).to_contain_text("of 359 images")
+    page.get_by_label("Answers").click()
+    page.get_by_role("option", name="all", exact=True).click()
+    expect(tiles).to_have_count(359)
+    expect(page.locator("#thumbs .sx-count")).to_contain_text("359 of 359")
+    page.wait_for_function("document.querySelector('#thumbs img').naturalWidth > 0")
+    assert len({url for url in asked if "/thumbnail/" in url}) < 359
+    tiles.last.scroll_into_view_if_needed()
+    page.wait_for_function("[...document.querySelectorAll('#thumbs img')].at(-1).naturalWidth > 0")
+    page.get_by_label("True class").click()
+    page.get_by_role("option", name="4", exact=True).click()
+    expect(page.locator("#thumbs .sx-name").first).to_have_text("4")
+    fours = int(page.inner_text("#thumbs .sx-count").split()[0])
+    assert 10 < fours < 60
+    said = tiles.nth(3).locator(".sx-said").first.inner_text().split()
+    tiles.nth(3).click()
+    expect(page.locator("#view-0 .sx-answer")).to_be_visible()
+    answer = said[-3]
+    expect(page.locator("#view-0 .sx-answer")).to_have_text(f"{answer} {said[-2]} %")
+    page.get_by_role("tab", name="Many images").click()
+    page.get_by_label("Confidence to, %").first.fill("1")
+    page.keyboard.press("Tab")
+    expect(tiles).to_have_count(0)
+    expect(page.locator("#thumbs .sx-count")).to_contain_text("0 of 359 images")
+
+
+def test_a_phone_shows_one_run_at_a_time(browser: Browser, address: str) -> None:
+    page = browser.new_page(viewport={"width": 375, "height": 900})
+    page.goto(address)
+    expect(page.locator("#view-0 .sx-answer")).to_be_visible()
+    expect(page.locator("#view-1 .sx-answer")).to_be_hidden()
+    page.locator(".sx-tabs label").nth(1).click()
+    expect(page.locator("#view-1 .sx-answer")).to_be_visible()
+    expect(page.locator("#view-0 .sx-answer")).to_be_hidden()
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("#view-0 .sx-answer")).to_be_visible()
+    page.close()
 
 
 def test_kind_and_layer_are_switched(page: Page, digit: Path) -> None:
@@ -284,7 +339,7 @@ def test_many_classes_are_drawn_on_demand_and_their_difference_is_told(
         page = browser.new_page(viewport={"width": 375, "height": 900})
         page.goto(url)
         page.wait_for_selector("#file input[type=file]", state="attached")
-        assert "only many knows <b>a long name 0</b>${k}" in page.inner_text(".sx-note")
+        assert "only standard (many) knows <b>a long name 0</b>${k}" in page.inner_text(".sx-note")
         upload(page, digit)
         expect(page.locator("#view-0 .sx-map")).to_have_count(12)
         expect(page.locator("#view-1 .sx-map")).to_have_count(10)

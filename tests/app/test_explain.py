@@ -1,6 +1,7 @@
 """The numbers that the app shows, against class_maps and the objective themselves."""
 
 import json
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -11,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from selfexplain.app import Explainer, Viewer
-from selfexplain.app.explain import reading_other_maps
+from selfexplain.app import view as view_module
+from selfexplain.app.explain import _facts, reading_other_maps
 from selfexplain.app.viewer import read_examples
 from selfexplain.data import normalise
 from selfexplain.errors import InputError
@@ -87,7 +89,7 @@ def test_every_kind_and_layer_that_is_offered_is_shown(
     assert ("block1", "block1") in viewer.layers(0, "grad_cam")
     for kind in KINDS:
         for _, layer in viewer.layers(0, kind):
-            assert "sx-answer" in viewer.view(0, (image, image), kind, layer, 12)
+            assert "sx-answer" in viewer.views((image, image), kind, [layer, ""], 12)[0]
 
 
 def test_a_layer_named_for_cam_is_the_default_one_and_the_runs_own(
@@ -154,7 +156,7 @@ def test_a_run_that_diverged_says_so(runs: Runs, image: Tensor, tmp_path: Path) 
     save_file(weights, folder / "model.safetensors")
     (folder / "result.json").unlink()  # which says what the weights must be
     viewer = Viewer([Explainer(folder)])
-    assert "not finite" in viewer.view(0, (image,), "cam", "", 12)
+    assert "not finite" in viewer.views((image,), "cam", [""], 12)[0]
 
 
 def test_examples_are_the_kept_images(runs: Runs, image: Tensor) -> None:
@@ -192,5 +194,47 @@ def test_runs_with_other_classes_and_sizes_are_compared_with_a_word(
     assert "only standard (1) knows 0" in heading
     assert "only standard (2) knows &lt;b&gt;nought&lt;/b&gt;" in heading
     fitted = viewer.fit(read_examples(runs[0], viewer.explainers[0].class_names)[0].image())
-    assert "sx-answer" in viewer.view(0, fitted, "cam", "", 12)
-    assert "pass an image of that size" in viewer.view(1, fitted, "cam", "", 12)
+    shown, refused = viewer.views(fitted, "cam", ["", ""], 12)
+    assert "sx-answer" in shown
+    assert "of the other run too" not in shown
+    assert "pass an image of that size" in refused
+
+
+def test_runs_are_told_apart_by_what_they_learned(runs: Runs, tmp_path: Path) -> None:
+    """By objective, else by seed, else by folder; data and accuracy stand beside the name."""
+    folder = Path(shutil.copytree(runs[1], tmp_path / "again"))
+    one, other, again = Explainer(runs[0]), Explainer(runs[1]), Explainer(folder)
+    assert Viewer([one, other]).names() == ["introspective", "standard"]
+    assert Viewer([other, again]).names() == ["standard (standard)", "standard (again)"]
+    again.facts = (*again.facts[:-1], "seed 7")
+    assert Viewer([other, again]).names() == ["standard, seed 0", "standard, seed 7"]
+    accuracy = read_json(runs[0] / "result.json")["accuracy"]
+    assert one.facts == ("digits", f"{accuracy:.1f} % correct", "seed 0")
+    headings = Viewer([one, other]).headings()
+    assert f"digits, {accuracy:.1f} % correct, seed 0" in headings[0]
+    assert ["--sx-1" in headings[0], "--sx-7" in headings[1]] == [True, True]  # as in the report
+    config = {"data": {"data": "folder:/home/someone/pets"}, "seed": 1}
+    assert list(_facts(tmp_path, config)) == ["pets", "seed 1"]
+    assert list(_facts(tmp_path, {})) == []
+
+
+def test_both_runs_are_drawn_on_one_scale(
+    explainers: tuple[Explainer, Explainer], image: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scales: list[float] = []
+    plain = view_module.map_uri
+
+    def heard(map_HW: Tensor, scale: float) -> str:
+        scales.append(scale)
+        return plain(map_HW, scale)
+
+    monkeypatch.setattr(view_module, "map_uri", heard)
+    html = Viewer(explainers).views((image, image), "cam", ["", ""], 12)
+    greatest = max(float(each.explain(image, "cam").maps_KHW.abs().max()) for each in explainers)
+    assert scales == [greatest] * 20
+    assert all("all on one scale, that of the other run too" in each for each in html)
+    # The longest bar of both is a whole one, or reaches the end from the middle.
+    widths = re.findall(r"width:([\d.]+)", "".join(each.split("Similar expl")[1] for each in html))
+    assert max(map(float, widths)) in {50.0, 100.0}
+    alone = Viewer(explainers[:1]).views((image,), "cam", [""], 12)
+    assert "other run" not in alone[0]

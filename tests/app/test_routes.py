@@ -24,6 +24,7 @@ import pytest
 
 from selfexplain.app import gate
 from selfexplain.app.explain import Explainer
+from selfexplain.app.explorer import Explorer
 from selfexplain.app.gate import (
     Gate,
     OutgoingRefusedError,
@@ -118,14 +119,16 @@ def app(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
         from selfexplain.app.page import build_page
 
         explainer = Explainer(runs[0])
-        page = build_page(Viewer([explainer]), read_examples(runs[0], explainer.class_names))
+        viewer = Viewer([explainer])
+        explorer = Explorer(viewer.explainers, viewer.names())
+        page = build_page(viewer, read_examples(runs[0], explainer.class_names), explorer)
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
         free.close()
         config = AppConfig(run=(runs[0],), port=port)
         # Not guarded as a whole process: what the gate and the closed functions let through counts.
         patch.setenv("NO_PROXY", "*")
-        launch(page, config, uploads)
+        launch(page, config, uploads, explorer)
         for name in ("NO_PROXY", "no_proxy"):
             patch.delenv(name, raising=False)
         yield App(page, port, uploads, stand_in)
@@ -251,6 +254,29 @@ def test_what_the_page_needs_is_answered(app: App) -> None:
         assert app.ask("GET", path)[0] == 200
     page = app.ask("GET", "/")[1].decode()
     assert not re.search(r"""(src|href)=["']?(https?:)?//(?!127\.0\.0\.1)""", page)
+
+
+@with_gradio
+def test_thumbnails_are_pictures_or_refused(app: App) -> None:
+    status, content = app.ask("GET", "/thumbnail/358")
+    assert (status, content[1:4]) == (200, b"PNG")
+    for path in ("359", "-1", "1.5", "1/2", "", "0/../1", "1?url=http://127.0.0.1/", "9999999999"):
+        status, said = app.ask("GET", f"/thumbnail/{path}")
+        assert status == 404, path
+        assert b"Traceback" not in said
+    assert app.ask("POST", "/thumbnail/1", b"{}")[0] == 404
+
+
+@with_gradio
+@pytest.mark.parametrize("place", [359, -1, "0", [0], None, {}, 1.0, True])
+def test_a_picked_image_that_is_not_there(place: Any, app: App) -> None:
+    config = json.loads(app.ask("GET", "/config")[1])
+    picks = [each for each in config["dependencies"] if each["targets"][0][1] == "select"]
+    data = ["cam", 10, ""]
+    for event_data in ({"place": place}, place):
+        end = answered(app, data, fn_index=picks[-1]["id"], event_data=event_data)
+        assert not end["success"]
+    assert answered(app, data, fn_index=picks[-1]["id"], event_data={"place": 3})["success"]
 
 
 @with_gradio

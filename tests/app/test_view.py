@@ -16,7 +16,9 @@ from selfexplain.app.view import (
     explanation_html,
     image_uri,
     map_uri,
+    note_html,
     run_html,
+    tabs_html,
     title_html,
 )
 from selfexplain.report.html import RED, image_pixels, map_pixels
@@ -75,13 +77,30 @@ def test_it_says_whether_the_target_was_the_runs_own() -> None:
     assert "would train itself on" in explanation_html(replace(one, own=False), maps=1)
 
 
+def test_a_target_of_ranks_is_told_in_a_sentence() -> None:
+    """Its bars would be the same for every image."""
+    ranks = 1 / torch.arange(1, 20)
+    target_K = torch.cat([ranks / ranks.sum(), torch.zeros(1)])
+    one = replace(explanation(), target_K=target_K, fixed=True)
+    html = explanation_html(one, maps=1)
+    assert "the classes get\n28, 14, 9, 7, 6 %, the same for every image" in html
+    assert 'aria-label="soft target"' not in html
+    assert 'aria-label="soft target"' in explanation_html(replace(one, fixed=False), maps=1)
+
+
+def test_one_run_needs_no_tabs() -> None:
+    assert tabs_html(["a"]) == ""
+    assert tabs_html(["a", "b"]).count('type="radio"') == 2
+
+
 def test_names_from_outside_are_escaped() -> None:
     one = replace(explanation(2), class_names=(HOSTILE, '" onmouseover="alert(1)'))
     html = explanation_html(one, maps=12)
     assert "<script" not in html
     assert 'onmouseover="' not in html
-    runs = run_html(HOSTILE, HOSTILE) + title_html([HOSTILE, "b"], [(HOSTILE,), ("c",)])
-    assert runs.count("&lt;script&gt;") == 4
+    runs = run_html(HOSTILE, [HOSTILE], 1) + title_html([HOSTILE, "b"], [(HOSTILE,), ("c",)])
+    runs += tabs_html([HOSTILE, "b"]) + note_html(HOSTILE)
+    assert runs.count("&lt;script&gt;") == 6
     assert "<script" not in runs
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import subprocess
 import time
@@ -93,8 +92,11 @@ def test_compare_writes_the_published_schema(
     assert results["config"]["objectives"] == ["standard", "introspective:weight=0.1"]
     assert set(results["rows"][0]) == {
         *("objective", "seed", "accuracy", "nll", "brier", "ece", "step_seconds", "cost"),
-        *("adaptive_ece", "aurc", "excess_aurc", "nll_scaled", "ece_scaled"),
+        *("adaptive_ece", "aurc", "excess_aurc", "nll_scaled", "ece_scaled", "cost_ci95"),
     }
+    assert results["rows"][0]["cost_ci95"] == [1, 1]
+    low, high = results["rows"][1]["cost_ci95"]
+    assert low <= results["rows"][1]["cost"] <= high
     assert {
         *("objective", "n", "accuracy_mean", "accuracy_std", "difference_mean"),
         *("difference_ci95", "nll_mean", "ece_mean", "cost"),
@@ -196,20 +198,6 @@ def test_device_that_the_machine_lacks(
     monkeypatch.setattr("lightning_fabric.Fabric", refuse)
     said = refused(capsys, "train", *DIGITS, "--devices", "3", "--out", str(tmp_path / "run"))
     assert "pass --accelerator cpu" in said
-
-
-def test_every_flag_is_documented(capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("train", "compare", "explain", "search", "retrain", "lookup", "demo"):
-        with pytest.raises(SystemExit) as stopped:
-            main([name, "--help"])
-        assert stopped.value.code == 0
-        text = re.sub("[│╭╰─]", " ", capsys.readouterr().out)
-        flags = re.split(r"\n\s+(?=--[a-z])", text)[1:]
-        assert flags
-        for flag in flags:
-            words = flag.split()[2:]  # after the flag and its kind
-            explanation = " ".join(words).partition("(default")[0].partition("(required")[0]
-            assert len(re.findall("[A-Za-z]{2,}", explanation)) >= 3, flag
 
 
 @pytest.mark.parametrize(

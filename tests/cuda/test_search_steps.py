@@ -64,8 +64,12 @@ def test_a_recorded_step_is_the_written_one(name: str) -> None:
                 moves = step >= 4
                 losses.append(each.step(batch(step), batch(50 + step), move_architecture=moves))
             assert losses[1] == pytest.approx(losses[0], rel=1e-3)
-    for key, tensor in recorded.architecture.items():
-        torch.testing.assert_close(tensor, written.architecture[key], rtol=1e-2, atol=1e-4)
+    # Gradients, averaged: where one is near zero, Adam makes a whole step of its rounding.
+    for key in recorded.architecture:
+        first, second = (
+            each.optimizer.state[each.architecture[key]]["exp_avg"] for each in (written, recorded)
+        )
+        assert float((first - second).norm() / first.norm()) < 1e-2
 
 
 @pytest.mark.parametrize("base", ["beta_darts", "drnas", "drnas_progressive"])

@@ -408,7 +408,7 @@ def test_digits_can_be_larger_and_in_colour():
 
 @pytest.mark.parametrize("spec", ["mnist", "csv:x", "", "parquet:", "digits:x", "hub"])
 def test_unknown_data(spec):
-    with pytest.raises(InputError, match="unknown; pass digits, parquet:DIR, hub:NAME or folder"):
+    with pytest.raises(InputError, match="; pass digits, parquet:DIR, hub:NAME, folder"):
         load_data(spec)
 
 

@@ -2,12 +2,14 @@
 
 import itertools
 import random
+import statistics
 
 import pytest
 from scipy import stats
 
 from selfexplain.errors import InputError
 from selfexplain.evaluation import holm, paired_difference
+from selfexplain.evaluation.statistics import mean_interval, median_interval
 
 A, B = [90.1, 91.0, 89.7, 92.3], [89.0, 90.5, 90.0, 91.0]
 
@@ -82,3 +84,29 @@ def test_a_test_that_could_not_be_made_still_counts() -> None:
 def test_holm_refuses_what_is_no_probability(p: float) -> None:
     with pytest.raises(InputError, match="from 0 to 1"):
         holm([p])
+
+
+# Intervals of one method's numbers.
+
+
+def test_interval_of_a_mean_is_that_of_scipy() -> None:
+    values = [90.0, 91.5, 90.7, 92.0]
+    mean, std = statistics.fmean(values), statistics.stdev(values)
+    expected = stats.t.interval(0.95, 3, mean, std / 2)
+    assert mean_interval(mean, std, 4) == pytest.approx(expected)
+    assert mean_interval(mean, None, 4) is None
+    assert mean_interval(mean, std, 1) is None
+
+
+def test_interval_of_a_median_is_that_of_the_binomial() -> None:
+    for n in range(1, 120):
+        values = list(range(n))
+        k = int(stats.binom.ppf(0.025, n, 0.5))
+        k += stats.binom.cdf(k, n, 0.5) <= 0.025  # ties of the quantile
+        found = median_interval(values[::-1])
+        if n < 6:
+            assert found is None
+        else:
+            assert found == (k - 1, n - k)
+            assert stats.binom.cdf(k - 1, n, 0.5) <= 0.025
+            assert stats.binom.cdf(k, n, 0.5) > 0.025

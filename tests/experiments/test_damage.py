@@ -25,14 +25,8 @@ from selfexplain.experiments.read_records import (
     read_comparison,
     read_own_result,
 )
-from selfexplain.experiments.report import (
-    ReportConfig,
-    read_record,
-    read_search,
-    read_snapshots,
-    sections_of,
-    write_report,
-)
+from selfexplain.experiments.read_runs import read_record, read_snapshots
+from selfexplain.experiments.report import ReportConfig, read_search, sections_of, write_report
 from selfexplain.experiments.run_dir import read_finished, version
 from selfexplain.files import read_json, write_json, write_tensors
 from selfexplain.models import build_model

@@ -10,8 +10,9 @@ from PIL import Image
 
 from selfexplain.cli import main
 from selfexplain.data import normalise
+from selfexplain.experiments.data import read_images
 from selfexplain.experiments.explain.evaluate import BoxedImage, boxes_in_model, read_boxes
-from selfexplain.experiments.explain.explain import load_run, read_images
+from selfexplain.experiments.explain.explain import load_run
 from selfexplain.experiments.explain.scores import (
     BETTER,
     CHUNK,

@@ -86,7 +86,7 @@ def test_runs_without_costs_are_a_table(compared: Path, tmp_path: Path) -> None:
     shutil.rmtree(out / "cost")
     (out / "accuracy-cost.png").unlink()
     results = again(out, "--seeds", "0", "1")
-    timing = {"cost", "total_cost", "step_seconds"}
+    timing = {"cost", "total_cost", "step_seconds", "cost_ci95", "total_cost_ci95"}
     assert results["rows"] == [
         {k: v for k, v in row.items() if k not in timing} for row in before["rows"]
     ]

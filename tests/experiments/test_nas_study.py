@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from scipy.stats import ttest_rel
+from tests.helpers.command_line import refused
 
 from selfexplain.cli import main, parse
 from selfexplain.errors import InputError
@@ -19,7 +20,7 @@ from selfexplain.experiments.nas_study_options import (
     retraining_of,
     search_of,
 )
-from selfexplain.experiments.reading_options import ReportConfig
+from selfexplain.experiments.reading_options import ReportConfig, TableConfig
 from selfexplain.experiments.report import nas_study_sections, write_report
 from selfexplain.experiments.run_dir import claim_comparison
 from selfexplain.experiments.search.nas_study import (
@@ -29,6 +30,7 @@ from selfexplain.experiments.search.nas_study import (
     undecided_edges,
 )
 from selfexplain.experiments.search.run import run_search
+from selfexplain.experiments.table import table_figure
 from selfexplain.files import read_json, write_record
 from selfexplain.lease import BaseOptions, LeaSEOptions, Rates
 from selfexplain.report.nas_study import anytime_figure, nas_study_latex, study_sentence
@@ -112,6 +114,21 @@ def test_rows_are_what_the_searches_and_the_table_say(study: tuple[Path, str]) -
         "mean": pytest.approx(40 + 4.8 * 2),
         "seed_std": 0.1,
     }
+
+
+def test_the_table_command_reads_a_study(
+    study: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = read_json(study[0] / "results.json")
+    main(["table", str(study[0]), "--format", "latex"])
+    said = capsys.readouterr().out
+    assert all(cell in said for cell in (r"\toprule", results["sentence"][:20], "table \\%"))
+    main(["table", str(study[0]), "--columns", "difference"])
+    assert capsys.readouterr().out.startswith("| method | difference |")
+    assert "did you mean cells" in refused(capsys, "table", str(study[0]), "--columns", "cell")
+    figure = table_figure(TableConfig(dirs=(study[0],)))
+    names = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    assert names == list(METHODS[1:])
 
 
 def test_differences_are_paired_t_tests_corrected_for_all(study: tuple[Path, str]) -> None:

@@ -15,13 +15,12 @@ from tests.helpers.hub_folders import MEAN, STD, timm_folder, transformers_folde
 from selfexplain import cli
 from selfexplain.errors import InputError
 from selfexplain.experiments.compare.compare import run_comparison
-from selfexplain.experiments.data import load, prepare
+from selfexplain.experiments.data import load, prepare, read_images
 from selfexplain.experiments.explain.explain import (
     explain_images,
     explain_tensor,
     load_published,
     load_run,
-    read_images,
 )
 from selfexplain.experiments.export import export_run
 from selfexplain.experiments.fit.model import build_seeded, wanted_statistics
@@ -179,7 +178,7 @@ def test_a_network_of_imagenet_names_its_classes() -> None:
     ("given", "said"),
     [
         ({}, "run is empty; pass a folder, or --model efficientnet_lite0 --pretrained"),
-        ({"pretrained": True}, "run is empty"),
+        ({"pretrained": True}, "--pretrained is of a model; pass --model too"),
         ({"model": "resnet20"}, "model is resnet20, which knows nothing yet; pass --pretrained"),
         ({"run": (Path("a"),), "model": "resnet20"}, "a run has its model"),
         ({"run": (Path("a"),), "pretrained": True}, "a run has its model"),

@@ -1,6 +1,7 @@
 """Which folders the report knows, what it says of what is missing, and what it refuses."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,25 +14,40 @@ from selfexplain.errors import InputError
 from selfexplain.experiments.compare.study_kd import StudyKDConfig, run_study
 from selfexplain.experiments.fit.teacher import run_folder
 from selfexplain.experiments.options import DataOptions
-from selfexplain.experiments.report import ReportConfig, read_record, read_snapshots, write_report
+from selfexplain.experiments.read_runs import read_record, read_snapshots
+from selfexplain.experiments.report import ReportConfig, write_report
 from selfexplain.files import read_json
 from selfexplain.training import TrainingOptions
 
 RESULTS = ["Results", "Accuracy against cost"]
+OF_ONE = "introspective, seed 0: "
 LEARNED = [
     "Learning curves",
     "Reliability",
     "Classes that look alike to the model",
     "What the model explains to itself",
 ]
+OF_SEVERAL = [*LEARNED[:2], *(OF_ONE + title for title in LEARNED[2:])]
 
 
 def titles(path: Path) -> list[str]:
-    return [
-        line.split(">")[1].split("<")[0]
-        for line in path.read_text().splitlines()
-        if line.startswith("<h2")
-    ]
+    """Headings, with the group that stands above them."""
+    found, group = [], ""
+    for line in path.read_text().splitlines():
+        text = re.sub("<[^>]*>", "", line)
+        if line.startswith('<p class="of"'):
+            group = f"{text}: "
+        if line.startswith("<h2"):
+            found.append(group + text)
+            group = ""
+    return found
+
+
+def first_line(path: Path) -> str:
+    """The text of the page's first heading, which nothing stands before."""
+    body = path.read_text().partition("<header>")[2]
+    assert body.startswith("\n<h1>")
+    return re.sub("<[^>]*>", "", body.partition("</h1>")[0]).strip()
 
 
 @pytest.fixture
@@ -43,8 +59,14 @@ def copied(compared: Path, tmp_path: Path) -> Path:
 def test_comparison(compared: Path, tmp_path: Path) -> None:
     path = write_report(ReportConfig(dirs=(compared,), out=tmp_path / "deep" / "r.html"))
     assert path == tmp_path / "deep" / "r.html"
-    assert titles(path) == RESULTS + LEARNED
+    assert titles(path) == RESULTS + OF_SEVERAL
+    assert first_line(path) == "No difference is proven"
     text = path.read_text()
+    nav = re.sub(r"<[^>]*>|\s+", " ", text.partition("<nav")[2].partition("</nav>")[0])
+    assert re.search("All runs +Results .* Reliability +introspective, seed 0 +Classes", nav)
+    for label in ("Date", "Commit", "Images"):
+        assert f"<dt>{label}</dt>" in text
+    assert "digits, 100 to train, 359 to score, 8 x 8 pixels, grey, 10 classes" in text
     assert "introspective, seed 0, the first that learns by introspection" in text
     accuracy = json.loads((compared / "results.json").read_text())["summary"][1]["accuracy_mean"]
     assert f"{accuracy:.2f} ±" in text
@@ -175,7 +197,7 @@ def test_names_from_outside_are_escaped(copied: Path, tmp_path: Path) -> None:
     text = write_report(ReportConfig(dirs=(folder, run_of_one))).read_text()
     assert text.count("<script") == 1
     escaped = "&lt;script&gt;$\\y$&#34;x&#34;"
-    for name in ("class4", "objective", "method", ", introspective-seed0", ": Results"):
+    for name in ("class4", "objective", "method", ", introspective-seed0", ", introspective"):
         assert escaped + name in text
 
 
@@ -189,7 +211,8 @@ def test_study(tmp_path: Path) -> None:
     )
     run_study(config)
     path = write_report(ReportConfig(dirs=(config.out,)))
-    assert titles(path) == ["Which part of the teacher carries the gain", *RESULTS, *LEARNED]
+    of_several = [title.replace("introspective", "distil_part") for title in OF_SEVERAL]
+    assert titles(path) == ["Which part of the teacher carries the gain", *RESULTS, *of_several]
 
 
 def test_record_holds_what_the_files_hold(compared: Path) -> None:

@@ -57,8 +57,9 @@ def test_last_page_is_what_the_finished_run_says(run: Path) -> None:
     maps_BKHW = class_maps(finished.objective.model, x_BCHW)
     for i, classes_R in enumerate(page["classes"]):
         torch.testing.assert_close(page["maps"][i], maps_BKHW[i, classes_R])
-        rivals = [k for k in target_BK[i].argsort(descending=True).tolist() if k != labels_B[i]]
-        assert classes_R.tolist() == [labels_B[i], *rivals[:3]]
+        likest = target_BK[i].argsort(descending=True).tolist()
+        first = [int(labels_B[i]), int(page["probabilities"][i].argmax())]
+        assert classes_R.tolist() == list(dict.fromkeys([*first, *likest]))[:4]
 
 
 def test_similarity_is_the_mean_soft_target_of_each_class(run: Path) -> None:
@@ -123,6 +124,29 @@ def test_two_classes_have_one_rival() -> None:
     model = build_model("small_cnn", num_classes=2, in_channels=1)
     page = explain(Standard(model), model, torch.randn(3, 1, 8, 8), torch.tensor([0, 1, 1]))
     assert page["classes"].tolist() == [[0, 1], [1, 0], [1, 0]]
+
+
+def test_the_predicted_class_follows_the_true_one() -> None:
+    """Then the likest others; the similarities are what the target was made of."""
+    torch.manual_seed(0)
+    model = build_model("small_cnn", num_classes=8, in_channels=1)
+    x_BCHW, y_B = torch.randn(16, 1, 8, 8), torch.arange(16) % 8
+    page = explain(Standard(model), model, x_BCHW, y_B)
+    predicted_B = page["probabilities"].argmax(dim=1)
+    assert (predicted_B != y_B).any()
+    for y, answer, classes, target, similarity in zip(
+        y_B.tolist(),
+        predicted_B.tolist(),
+        page["classes"].tolist(),
+        page["target"],
+        page["similarity"],
+        strict=True,
+    ):
+        likest = [k for k in target.argsort(descending=True).tolist() if k not in {y, answer}]
+        wanted = list(dict.fromkeys([y, answer, *likest]))
+        assert classes == wanted[:4]
+        others = [k for k in range(8) if k != y]
+        assert similarity[others].argmax() == target[others].argmax()
 
 
 def test_similarity_of_many_images_looks_at_some(

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.helpers.hub_folders import SIZES, timm_folder, transformers_folder
+from tests.helpers.hub_folders import MEAN, SIZES, STD, timm_folder, transformers_folder
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
+from selfexplain.experiments.fit.given import load_given
+from selfexplain.experiments.reading_options import GivenModel
 from selfexplain.explanations import class_maps
 from selfexplain.models import build_model, pretraining_of
 from selfexplain.models.build import check_model_name, check_without_weights, is_own
@@ -216,3 +218,26 @@ def test_missing_packages_say_which_extra(monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setitem(sys.modules, package, None)
         with pytest.raises(InputError, match=rf"pip install 'selfexplain\[{extra}\]'"):
             check_model_name(name, pretrained=True)
+
+
+def test_a_file_of_weights_is_prepared_for_as_timm_says(
+    of_timm: tuple[Path, dict[str, Tensor]],
+) -> None:
+    folder, weights = of_timm
+    file = folder / "model.safetensors"
+    run, model = load_given(GivenModel(model=f"timm:local-dir:{folder}", weights=file))
+    assert run.shape_CHW == (3, 64, 64)
+    torch.testing.assert_close(run.mean_C, torch.tensor(MEAN))
+    assert run.num_classes == 4
+    assert equal_but(model, weights) == []
+
+
+def test_a_file_of_weights_has_the_names_of_transformers(
+    of_transformers: tuple[Path, dict[str, Tensor]],
+) -> None:
+    folder, weights = of_transformers
+    given = GivenModel(model=f"hf:{folder}", weights=folder / "model.safetensors")
+    run, model = load_given(given)
+    assert run.shape_CHW == (3, 54, 54)
+    torch.testing.assert_close(run.std_C, torch.tensor(STD))
+    assert equal_but(model, weights, "model.") == []

@@ -188,6 +188,49 @@ def test_light_and_dark_differ_and_can_be_read(browser: Any, address: str) -> No
     assert len(papers) == 2
 
 
+def test_numbers_of_matrices_can_be_read_on_their_cells(browser: Any, address: str) -> None:
+    """And nought is the page itself, in both themes."""
+    for scheme in ("light", "dark"):
+        page = opened(browser, address, color_scheme=scheme)
+        (paper,) = colours(page, "body", "backgroundColor")
+        cells = page.locator(".matrix tbody td:not(.same)").evaluate_all(
+            """es => es.map(e => {
+              const drawn = document.createElement("canvas").getContext("2d");
+              const style = getComputedStyle(e);
+              const [text, cell] = [style.color, style.backgroundColor].map(colour => {
+                drawn.fillStyle = colour;
+                drawn.fillRect(0, 0, 1, 1);
+                return "rgb(" + [...drawn.getImageData(0, 0, 1, 1).data.slice(0, 3)].join() + ")";
+              });
+              return [e.textContent, text, cell];
+            })"""
+        )
+        assert len(cells) == 2 * 90
+        assert all(contrast(text, cell) >= 4.5 for _, text, cell in cells), scheme
+        nought = {cell.replace(",", ", ") for number, _, cell in cells if number == "0"}
+        greatest = max(cells, key=lambda cell: int(cell[0]))[2]
+        assert paper in nought
+        assert contrast(greatest, paper) > 1.8
+
+
+def test_the_table_is_saved_from_the_page_itself(browser: Any, address: str) -> None:
+    page = opened(browser, address)
+    for label, begins in (("CSV", "comparison,objective,"), ("LaTeX", "%")):
+        with page.expect_download() as saving:
+            page.get_by_role("link", name=label, exact=True).click()
+        assert Path(saving.value.path()).read_text().startswith(begins)
+        assert saving.value.suggested_filename.startswith("results.")
+
+
+def test_paper_is_white_whatever_the_screen_was(browser: Any, address: str) -> None:
+    page = opened(browser, address, color_scheme="dark")
+    page.emulate_media(media="print")
+    assert colours(page, "body", "backgroundColor") == ["rgb(255, 255, 255)"]
+    assert not page.locator("nav").is_visible()
+    (ink,) = colours(page, "h1", "color")
+    assert contrast(ink, "rgb(255, 255, 255)") > 7
+
+
 def test_without_javascript_the_last_epoch_is_shown(browser: Any, address: str) -> None:
     page = opened(browser, address, java_script_enabled=False)
     frames = page.locator(".slider .frame")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -301,6 +302,49 @@ def test_the_cost_of_a_step_is_that_of_its_cycle(monkeypatch: pytest.MonkeyPatch
     assert costs["plain"].ratio == 1
     assert costs["cycle"].step_seconds == 1.5
     assert costs["cycle"].ratio == 1.5
+
+
+@pytest.mark.parametrize(
+    ("spread", "more_seconds", "rounds"),
+    [(0.001, 1e9, 10), (0.1, 1e9, None), (0.1, 50.0, 22), (0.1, 0.0, 10)],
+)
+def test_costs_are_timed_until_they_are_known(
+    spread: float, more_seconds: float, rounds: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounds are added until the interval is below 3 %, or for so many seconds: 2 a round."""
+    clock, generator = {"now": 0.0}, random.Random(0)
+    monkeypatch.setattr("selfexplain.training.cost.time.perf_counter", lambda: clock["now"])
+
+    class Timed(Standard):
+        spread, steps = 0.0, 0
+
+        def forward(self, x_BCHW: Tensor, y_B: Tensor) -> dict[str, Tensor]:
+            clock["now"] += 1.0 + self.spread * generator.uniform(-1, 1)
+            self.steps += 1
+            return super().forward(x_BCHW, y_B)
+
+    plain, noisy = Timed(model()), Timed(model())
+    noisy.spread = spread
+    batch = (torch.randn(8, 1, 6, 6), torch.arange(8) % 4, torch.arange(8))
+    cost = interleaved_cost(
+        {"plain": plain, "noisy": noisy},
+        "plain",
+        batch,
+        fabric=Fabric(accelerator="cpu", devices=1),
+        rounds=10,
+        most_seconds=1e9,
+        more_seconds=more_seconds,
+    )["noisy"]
+    assert cost.ratio_ci95 is not None
+    low, high = cost.ratio_ci95
+    assert low <= cost.ratio <= high
+    counted = noisy.steps - 3
+    if rounds is None:
+        assert counted > 30
+        assert high - low <= 0.03 * cost.ratio
+    else:
+        assert abs(counted - rounds) <= 1
+        assert (high - low <= 0.03 * cost.ratio) == (spread < 0.1)
 
 
 def test_a_recorded_step_needs_a_gpu() -> None:

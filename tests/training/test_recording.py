@@ -1,12 +1,13 @@
 """Which steps are recorded and which run as written; a stand-in records, so no GPU is needed."""
 
+import gc
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from selfexplain.training.steps import GraphMemory, RecordedStep
+from selfexplain.training.steps import GraphMemory, RecordedStep, no_garbage_collected
 
 
 class Recorder(RecordedStep[dict[str, Tensor]]):
@@ -44,3 +45,12 @@ def test_two_steps_of_one_shape_come_before_the_first_recording_too() -> None:
 
 def test_the_first_recording_shares_no_memory() -> None:
     assert GraphMemory().pool() is None
+
+
+def test_garbage_is_collected_again_as_before() -> None:
+    for enabled in (True, False):
+        (gc.enable if enabled else gc.disable)()
+        with no_garbage_collected():
+            assert not gc.isenabled()
+        assert gc.isenabled() is enabled
+    gc.enable()

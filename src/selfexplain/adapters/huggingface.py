@@ -1,5 +1,6 @@
 """Objectives in Hugging Face's Trainer."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -7,12 +8,13 @@ import transformers
 from accelerate.utils import extract_model_from_parallel as unwrap_model
 from torch import Tensor, nn
 
-from selfexplain.adapters.batches import IMAGES, INDICES, LABELS, Batch, read_batch
+from selfexplain.data.batches import IMAGES, INDICES, LABELS, Batch, read_batch
 from selfexplain.errors import InputError
+from selfexplain.experiments.fit.recorder import Recorder, Stopwatch, record
 from selfexplain.models.hub import Logits
 from selfexplain.objectives import Objective
 
-__all__ = ["Logits", "ObjectiveTrainer"]
+__all__ = ["Logits", "ObjectiveTrainer", "RecordRun"]
 
 
 class ObjectiveTrainer(transformers.Trainer):
@@ -184,3 +186,91 @@ class _TellEpochs(transformers.TrainerCallback):
         epochs = max(1, state.num_train_epochs or round(args.num_train_epochs))
         objective: Any = unwrap_model(model)
         objective.begin_epoch(min(int(state.epoch or 0), epochs - 1), epochs)
+
+
+_OPEN: dict[Path, Recorder] = {}
+"""Recorders of trainings that are going on, by folder."""
+
+
+class RecordRun(transformers.TrainerCallback):
+    """Writes the run folder of a training, as `selfexplain train` does: see `Recorder`.
+
+    For `ObjectiveTrainer`, and for any Trainer of an image classifier: there, pass
+    `model=Logits(model)`. Metrics are those that the Trainer logs. Where it resumes from a
+    checkpoint, the run in the folder goes on, too.
+
+    Args:
+        folder: of the run; another than the Trainer's own.
+        data: what the model is scored on, as for `Recorder`, such as the data set of the
+            evaluation.
+        model: that gives logits; None for that of the objective, or the Trainer's own.
+        **options: further ones of `Recorder`: factory, class_names, mean, std, ...
+
+    Raises:
+        InputError: when the training begins: the model gives no logits, or as `Recorder`.
+    """
+
+    def __init__(
+        self, folder: str | Path, *, data: Any, model: nn.Module | None = None, **options: Any
+    ) -> None:
+        self.folder, self.options = folder, {"data": data, "model": model, **options}
+        self.recorder: Recorder | None = None
+        self._watch, self._logged, self._ended = Stopwatch(), dict[str, float](), False
+
+    def on_train_begin(
+        self,
+        args: transformers.TrainingArguments,
+        state: transformers.TrainerState,
+        *_: Any,
+        model: nn.Module,
+        **__: Any,
+    ) -> None:
+        """Take the folder."""
+        del args
+        folder = Path(self.folder).resolve()
+        if folder in _OPEN:  # by a training that an exception has ended, of which nobody tells
+            _OPEN.pop(folder).close()
+        options = {"epochs": int(state.num_train_epochs) or None, **self.options}
+        options["resumed_after"] = int(state.epoch or 0)
+        self.recorder = record(self.folder, unwrap_model(model), **options).__enter__()
+        _OPEN[folder] = self.recorder
+        self._logged, self._ended = {}, False
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        """A step begins."""
+        self._watch.start()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        """A step is over."""
+        self._watch.stop()
+
+    def on_log(self, *_: Any, logs: dict[str, Any] | None = None, **__: Any) -> None:
+        """Take what the Trainer logs of an epoch; at its end it sums up the whole training."""
+        logs = logs or {}
+        if "train_runtime" not in logs:
+            self._logged |= {name: value for name, value in logs.items() if name != "epoch"}
+
+    def on_epoch_end(self, *_: Any, **__: Any) -> None:
+        """An epoch is over; its evaluation follows."""
+        self._ended = True
+
+    def on_epoch_begin(self, *_: Any, **__: Any) -> None:
+        """Record the epoch before, unless its checkpoint has been saved."""
+        self._record_epoch()
+
+    def on_save(self, *_: Any, **__: Any) -> None:
+        """Record the epoch that a checkpoint is saved of, so that both go on alike."""
+        self._record_epoch()
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        """Record the last epoch, and score the model."""
+        assert self.recorder is not None, "the Trainer begins before it ends"
+        self._record_epoch()
+        _OPEN.pop(Path(self.folder).resolve(), None)
+        self.recorder.__exit__(None, None, None)
+
+    def _record_epoch(self) -> None:
+        if self._ended and self.recorder is not None:
+            numbers = {n: v for n, v in self._logged.items() if isinstance(v, int | float)}
+            self.recorder.epoch({**numbers, **self._watch.mean()})
+            self._logged, self._ended = {}, False

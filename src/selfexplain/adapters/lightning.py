@@ -1,6 +1,7 @@
-"""Objectives in Lightning: a module that trains one, and a callback for modules of yours."""
+"""Objectives in Lightning: a module that trains one, and callbacks for modules of yours."""
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import lightning
@@ -8,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfexplain.adapters.batches import Batch, read_batch
+from selfexplain.data.batches import Batch, read_batch
 from selfexplain.errors import InputError
+from selfexplain.experiments.fit.recorder import Recorder, Stopwatch, objectives_in, record
 from selfexplain.objectives import Objective
-from selfexplain.objectives.shared.base import Wrapper
 from selfexplain.training.optimizers import check_optimizer, make_optimizer
 from selfexplain.training.options import OptimizerName
 
@@ -167,13 +168,86 @@ class TellEpochs(lightning.Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
         """Tell every objective among the module's submodules."""
-        inside = {id(m.objective) for m in pl_module.modules() if isinstance(m, Wrapper)}
-        for module in pl_module.modules():
-            if isinstance(module, Objective) and id(module) not in inside:  # told by its wrapper
-                begin_epoch(module, trainer)
+        for objective in objectives_in(pl_module):
+            begin_epoch(objective, trainer)
 
 
 def begin_epoch(objective: Objective, trainer: lightning.Trainer) -> None:
     """Tell an objective which epoch of how many begins; a run without end has one at a time."""
     epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else 0
     objective.begin_epoch(trainer.current_epoch, max(epochs, trainer.current_epoch + 1))
+
+
+class RecordRun(lightning.Callback):
+    """Writes the run folder of a training, as `selfexplain train` does: see `Recorder`.
+
+    Metrics are those that the module logs. Where Lightning resumes from a checkpoint, the run in
+    the folder goes on, too.
+
+    Args:
+        folder: of the run; for nothing else.
+        data: what the model is scored on, as for `Recorder`, such as the loader of the validation.
+        model: that gives logits; None for the model of the module's objective, or the module.
+        **options: further ones of `Recorder`: factory, class_names, mean, std, ...
+
+    Raises:
+        InputError: when the training begins: the model gives no logits, or as `Recorder`.
+
+    Example:
+        >>> callback = RecordRun("runs/mine", data="digits")
+    """
+
+    def __init__(
+        self, folder: str | Path, *, data: Any, model: nn.Module | None = None, **options: Any
+    ) -> None:
+        self.folder, self.options = folder, {"data": data, "model": model, **options}
+        self.recorder: Recorder | None = None
+        self._watch = Stopwatch()
+        self._before: dict[str, Tensor] = {}
+        self._validated: set[str] = set()
+        self._stale = True
+
+    def on_train_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Take the folder."""
+        epochs = trainer.max_epochs if (trainer.max_epochs or -1) > 0 else None
+        options = {"epochs": epochs, "resumed_after": trainer.current_epoch, **self.options}
+        self.recorder = record(self.folder, pl_module, **options).__enter__()
+
+    def on_train_batch_start(self, *_: Any, **__: Any) -> None:
+        """A step begins."""
+        self._watch.start()
+
+    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
+        """A step is over."""
+        self._watch.stop()
+
+    def on_validation_start(self, trainer: lightning.Trainer, *_: Any) -> None:
+        """Remember which metrics there are, to see which are the validation's."""
+        self._before = dict(trainer.callback_metrics)
+
+    def on_validation_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        """Take note of its metrics, which Lightning keeps until it validates again."""
+        found = trainer.callback_metrics.items()
+        self._validated |= {name for name, value in found if self._before.get(name) is not value}
+        self._stale = False
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        """Record an epoch, with what its validation logged, if there was one."""
+        assert self.recorder is not None, "Lightning begins before it ends"
+        left_out = self._validated if self._stale else set[str]()
+        found = {n: v for n, v in trainer.callback_metrics.items() if n not in left_out}
+        self.recorder.epoch({**found, **self._watch.mean()})
+        self._stale = True
+
+    def on_train_end(self, *_: Any) -> None:
+        """Score the model."""
+        assert self.recorder is not None, "Lightning begins before it ends"
+        self.recorder.__exit__(None, None, None)
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Leave the folder, to be continued."""
+        del trainer, pl_module
+        if self.recorder is not None:
+            self.recorder.__exit__(type(exception), exception, exception.__traceback__)

@@ -1,11 +1,14 @@
 """Objectives as training tasks of timm."""
 
+from pathlib import Path
 from typing import Any
 
+import timm.data
 import timm.task
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
+from selfexplain.experiments.fit.recorder import Recorder, record
 from selfexplain.objectives import Objective
 
 
@@ -83,3 +86,45 @@ class ObjectiveTask(timm.task.TrainingTask):
         del strict, module, ema
         if state:
             self.objective[0].load_state_dict(state, strict=False)  # the model comes separately
+
+
+def recorder_of(
+    task: nn.Module, folder: str | Path, *, data: Any, ema: bool = False, **options: Any
+) -> Recorder:
+    """A recorder for a loop over timm's functions: `with` it, and tell it of each epoch.
+
+    Images are normalised as the model's configuration says, unless `mean` and `std` are passed.
+
+    Args:
+        task: an `ObjectiveTask`, or a model of timm that is trained without one.
+        folder: of the run; for nothing else.
+        data: what the model is scored on, as for `Recorder`: the loader that timm's
+            `create_loader` makes for the validation.
+        ema: whether the moving average of the task is scored.
+        **options: further ones of `Recorder`: epochs, state, class_names, ...
+
+    Raises:
+        InputError: the model gives no logits, or as `Recorder`.
+
+    Example:
+        >>> import tempfile
+        >>> import timm
+        >>> import torch
+        >>> from selfexplain import Introspective
+        >>> task = ObjectiveTask(Introspective(timm.create_model("test_resnet", num_classes=4)))
+        >>> batches = [(torch.zeros(4, 3, 64, 64), torch.arange(4))]
+        >>> with recorder_of(task, tempfile.mkdtemp() + "/run", data=batches, epochs=1) as recorder:
+        ...     for epoch in range(recorder.epochs_done, 1):
+        ...         recorder.epoch({"loss": 1.4})  # what train_one_epoch and validate return
+    """
+    trained = task.objective[0] if isinstance(task, ObjectiveTask) else task
+    model = trained.model if isinstance(trained, Objective) else trained
+    described = timm.data.resolve_data_config(model=model) if _is_described(model) else {}
+    normalised = {name: described[name] for name in ("mean", "std") if name in described}
+    if ema:
+        options["evaluated"] = task.get_eval_model(ema=True).module  # type: ignore[operator]
+    return record(folder, trained, data=data, **{**normalised, **options})
+
+
+def _is_described(model: nn.Module) -> bool:
+    return bool(getattr(model, "pretrained_cfg", None))

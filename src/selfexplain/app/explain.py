@@ -3,11 +3,12 @@
 Shape suffixes: C channels, H and W space, K classes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import RLock
+from typing import Any
 
 import torch
 from PIL import Image, UnidentifiedImageError
@@ -17,8 +18,10 @@ from selfexplain.data import normalise
 from selfexplain.data.images import Ranges, is_deep, to_array
 from selfexplain.data.opening import MAX_PIXELS, NAMES, open_image
 from selfexplain.errors import InputError
-from selfexplain.experiments.explain.explain import load_run
-from selfexplain.experiments.objectives import split_spec
+from selfexplain.experiments.explain.explain import explainable, load_run
+from selfexplain.experiments.fit.given import load_given
+from selfexplain.experiments.read_records import read_result
+from selfexplain.experiments.reading_options import GivenModel
 from selfexplain.experiments.run_dir import read_finished
 from selfexplain.explanations import (
     KINDS,
@@ -28,6 +31,8 @@ from selfexplain.explanations import (
     find_explained_layer,
 )
 from selfexplain.introspection import Introspective, similarity_to_true
+from selfexplain.objectives.options import parts_of
+from selfexplain.records import printable
 
 # Image files from strangers: bytes become pixels of a model's shape, or one clear sentence.
 #
@@ -147,6 +152,8 @@ class Explanation:
     """How explanations were compared."""
     own: bool
     """Whether the run was trained with targets from this very kind of map and layer."""
+    fixed: bool = False
+    """Whether the target's values are the same for every image, as those of ranks are."""
 
     @property
     def predicted(self) -> int:
@@ -155,13 +162,14 @@ class Explanation:
 
 
 class Explainer:
-    """A finished run that explains one image at a time, to any number of threads.
+    """A trained model that explains one image at a time, to any number of threads.
 
     Args:
-        folder: of the run.
+        run: folder of a finished run, or a model that is given without one.
 
     Raises:
-        InputError: the folder holds no finished run, or its files cannot be read.
+        InputError: the folder holds no finished run, or its files cannot be read; or the model
+            cannot be loaded.
 
     Example:
         >>> Explainer(Path("absent"))
@@ -169,12 +177,19 @@ class Explainer:
         selfexplain.errors.InputError: absent contains no finished run; pass a folder with ...
     """
 
-    def __init__(self, folder: Path) -> None:
-        config = read_finished(folder).config
-        self.name = folder.resolve().name
-        self.spec = str(config["objective"])
-        self._run = load_run(folder)
-        self._introspective = split_spec(self.spec)[1].partition(":")[0] == "introspective"
+    def __init__(self, run: Path | GivenModel) -> None:
+        self.folder = run if isinstance(run, Path) else None
+        self.facts: tuple[str, ...] = ()
+        if isinstance(run, Path):
+            self.name = run.resolve().name
+            config = read_finished(run).config
+            self.spec = str(config["objective"])
+            self.facts = tuple(_facts(run, config))
+            self._run = load_run(run)
+        else:
+            self.name, self.spec = str(run.model), "given weights"
+            self._run = explainable(*load_given(run))
+        self._introspective = parts_of(self.spec)[-1].partition(":")[0] == "introspective"
         # class_maps hangs hooks into the model, so one thread at a time may explain.
         self._lock = RLock()
         self._objectives: dict[tuple[MapKind, str | None], Introspective] = {}
@@ -252,6 +267,7 @@ class Explainer:
                 target_K=objective.target_of(similarity_1K, predicted_B)[0],
                 measure=objective.options.measure,
                 own=objective is run.objective and self._introspective,
+                fixed=objective.options.shape == "zipf" or objective.options.control == "uniform",
             )
 
     def _has(self, kind: MapKind) -> bool:
@@ -270,6 +286,21 @@ class Explainer:
         if (kind, layer) not in self._objectives:
             self._objectives[kind, layer] = reading_other_maps(own, kind, layer)
         return self._objectives[kind, layer]
+
+
+def _facts(folder: Path, config: Mapping[str, Any]) -> Iterator[str]:
+    """What tells a run from others: its images, how accurate it is, its seed; what is known."""
+    data = config.get("data")
+    if isinstance(data, dict) and isinstance(data.get("data"), str):
+        kind, _, place = data["data"].partition(":")
+        # Of a folder, its name alone.
+        yield printable(Path(place).name if kind == "folder" and place else data["data"])
+    path = folder / "result.json"
+    accuracy = read_result(path).get("accuracy") if path.exists() else None
+    if accuracy is not None:
+        yield f"{accuracy:.1f} % correct"
+    if "seed" in config:
+        yield f"seed {config['seed']}"
 
 
 def reading_other_maps(own: Introspective, kind: MapKind, layer: str | None) -> Introspective:

@@ -6,6 +6,7 @@ or open files. Three things keep it from reaching out: `Gate` lets through what 
 connections in the whole process, however they are asked for. Nothing here imports Gradio.
 """
 
+import asyncio
 import json
 import os
 import re
@@ -26,17 +27,21 @@ from selfexplain.errors import InputError, first_line
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+Thumbnails = Callable[[int], tuple[str, bytes]]
+"""From the place of an image to media type and bytes."""
 Server = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
 """An ASGI application."""
 
 TESTED = "6.31.0"
 """The version of Gradio whose routes these are."""
 API = "/gradio_api"
+THUMBNAIL = "/thumbnail/"
+"""Before the place of a scored image."""
 FILE = f"{API}/file="
 """Before the path of an uploaded file or of a thumbnail."""
 NEEDED = {
     "GET": re.compile(
-        rf"/|/config|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/(static|assets)/.+"
+        rf"/|/thumbnail/\d{{1,9}}|/config|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/(static|assets)/.+"
         rf"|{API}/(theme\.css|startup-events|queue/data|upload_progress|heartbeat/\w+)"
     ),
     "HEAD": re.compile("/"),
@@ -62,6 +67,7 @@ HOST = re.compile(r"([\w.-]+|\[[0-9a-f:.]+\])(:\d{1,5})?", re.IGNORECASE | re.AS
 DROPPED = {b"range", b"x-gradio-server"}
 """Headers that the page does not send, and that Gradio reads as offsets and as a URL."""
 
+NO_PICTURE = "The image cannot be read; the terminal of the app says why."
 UNREADABLE = "The request is malformed."
 REFUSED = "This address is closed: the app answers only requests from its own page."
 NO_FILE = "A URL or a path was sent instead of a file; upload the file itself."
@@ -125,9 +131,10 @@ def _is_inside(path: str, folder: Path) -> bool:
 class Gate:
     """ASGI middleware before the server: requests that the page does not need end here."""
 
-    def __init__(self, app: Any, *, uploads: Path) -> None:
+    def __init__(self, app: Any, *, uploads: Path, thumbnails: Thumbnails | None = None) -> None:
         self.app: Server = app
         self.uploads = uploads
+        self.thumbnails = thumbnails
         self._held: deque[tuple[float, int]] = deque()
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -140,10 +147,24 @@ class Gate:
             scope, refusal = self._checked(scope)
             if refusal is None and self._is_choice(scope):
                 receive, refusal = await self._checked_choice(receive)
-            if refusal is None:
-                await self._passed_on(scope, receive, send)
-            else:
+            if refusal is not None:
                 await _answer(*refusal, send)
+            elif _path(scope).startswith(THUMBNAIL):
+                await self._thumbnail(int(_path(scope).removeprefix(THUMBNAIL)), send)
+            else:
+                await self._passed_on(scope, receive, send)
+
+    async def _thumbnail(self, place: int, send: Send) -> None:
+        """Answer with a small picture of one of the scored images; Gradio is not asked."""
+        try:
+            if self.thumbnails is None:
+                raise InputError("no images are explored")
+            kind, content = await asyncio.to_thread(self.thumbnails, place)
+        except Exception as error:  # data sets of all kinds may have gone since
+            tell_of(error)
+            await _answer(404, NO_PICTURE, send)
+            return
+        await _send(200, kind.encode(), content, send, (b"cache-control", b"private, max-age=3600"))
 
     async def _passed_on(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Let the server answer; on input it cannot read it may raise anything."""
@@ -245,11 +266,15 @@ def _has_url(query: str) -> bool:
 
 async def _answer(status: int, sentence: str, send: Send) -> None:
     body = json.dumps({"detail": sentence}).encode()
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"connection", b"close"),  # what is left of the request is not read
-    ]
+    # What is left of the request is not read.
+    await _send(status, b"application/json", body, send, (b"connection", b"close"))
+
+
+async def _send(
+    status: int, kind: bytes, body: bytes, send: Send, *more: tuple[bytes, bytes]
+) -> None:
+    length = str(len(body)).encode()
+    headers = [(b"content-type", kind), (b"content-length", length), *more]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

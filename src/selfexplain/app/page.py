@@ -10,8 +10,9 @@ import gradio as gr
 from gradio import processing_utils, queueing, routes
 
 from selfexplain.app.explain import open_upload
-from selfexplain.app.gate import NO_FILE, TESTED, check_routes, tell_of
-from selfexplain.app.view import error_html, run_html
+from selfexplain.app.explorer import ANY, MOST, Explorer, Filter, Order, Which
+from selfexplain.app.gate import NO_FILE, NO_PICTURE, TESTED, check_routes, tell_of
+from selfexplain.app.view import error_html, note_html, tabs_html
 from selfexplain.app.viewer import Example, Fitted, Viewer
 from selfexplain.errors import InputError
 from selfexplain.explanations import MapKind
@@ -26,6 +27,17 @@ FETCHING = (
     (routes, "secure_url_stream_response"),
 )
 """Modules of Gradio and their functions that fetch the URLs that a client sends."""
+ONE, MANY = "one", "many"
+"""The tabs."""
+ANYONES = 100_000
+"""Thumbnails that are listed at the most, whatever a client sends."""
+PICKED = """element.addEventListener("click", (event) => {
+  const tile = event.target.closest("button[data-place]");
+  if (!tile) return;
+  trigger("select", {place: Number(tile.dataset.place)});
+  window.scrollTo({top: 0});
+});"""
+"""Tells the server which thumbnail was clicked."""
 THUMBNAIL = 96
 """Least side of an example's thumbnail, in pixels."""
 
@@ -70,8 +82,16 @@ async def _refuse(*_: Any, **__: Any) -> str:
     raise gr.Error(NO_FILE, print_exception=False)
 
 
-def build_page(viewer: Viewer, examples: Sequence[Example]) -> gr.Blocks:
-    """The page for one or two runs; examples are images of the first one.
+def build_page(
+    viewer: Viewer, examples: Sequence[Example], explorer: Explorer | str = ""
+) -> gr.Blocks:
+    """The page for one or two runs; it opens on the first example.
+
+    Args:
+        viewer: of the runs.
+        examples: images to choose from.
+        explorer: of the images that the first run was scored on, or the sentence why there is
+            none.
 
     Example:
         >>> build_page(Viewer([]), [])
@@ -88,12 +108,23 @@ def build_page(viewer: Viewer, examples: Sequence[Example]) -> gr.Blocks:
         title="selfexplain", analytics_enabled=False, delete_cache=(600, 3600), fill_width=True
     ) as page:
         gr.HTML(viewer.heading())
-        with gr.Row():
-            with gr.Column(scale=1, min_width=290):
-                controls = _controls(viewer, examples)
-            with gr.Column(scale=3, min_width=290), gr.Row():
-                layers, views = _columns(viewer, controls["kind"])
-        _connect(viewer, examples, controls, layers, views)
+        with gr.Tabs(elem_id="tabs") as tabs:
+            with gr.Tab("One image", id=ONE), gr.Row():
+                with gr.Column(scale=1, min_width=290):
+                    controls = _controls(viewer, examples)
+                with gr.Column(scale=3, min_width=290):
+                    first = viewer.fit(examples[0].image()) if examples else None
+                    fitted = gr.State(first, time_to_live=3600)
+                    runs = _runs(viewer, first, controls)
+            with gr.Tab("Many images", id=MANY) as tab:
+                many = _explorer_page(explorer)
+        one = {"fitted": fitted, **controls, **runs}
+        _connect(viewer, examples, one)
+        if many is not None and isinstance(explorer, Explorer):
+            _connect_explorer(viewer, explorer, many, one, tabs)
+            # The data are loaded when they are first asked for, which may take a while.
+            trouble = many["trouble"]
+            _on(tab.select, lambda: _noted(explorer.trouble()), [], [trouble])
     return page
 
 
@@ -103,11 +134,12 @@ def _controls(viewer: Viewer, examples: Sequence[Example]) -> dict[str, Any]:
     message = gr.HTML(elem_id="message")
     gallery = gr.Gallery(
         [(_thumbnail(example), example.class_name) for example in examples],
-        label="or one that the first run was scored on",
+        label="or one of these",
         columns=4,
         height="auto",
         allow_preview=False,
         interactive=False,
+        selected_index=0 if examples else None,
         buttons=[],
         visible=bool(examples),
         elem_id="examples",
@@ -125,37 +157,80 @@ def _controls(viewer: Viewer, examples: Sequence[Example]) -> dict[str, Any]:
     return {"file": file, "message": message, "gallery": gallery, "kind": kind, "count": count}
 
 
-def _columns(viewer: Viewer, kind: Any) -> tuple[list[Any], list[Any]]:
-    """One column a run: its name, its layer, what it says."""
+def _runs(viewer: Viewer, first: Fitted | None, controls: dict[str, Any]) -> dict[str, list[Any]]:
+    """One column a run: its heading, its layer, what it says of the first example."""
+    kind, count = controls["kind"].value, controls["count"].value
+    own = [viewer.own_layer(run, kind) for run in range(len(viewer.explainers))]
+    said = viewer.views(first, kind, own, count)
     layers, views = [], []
-    for run, (name, explainer) in enumerate(zip(viewer.names(), viewer.explainers, strict=True)):
-        with gr.Column(min_width=290):
-            gr.HTML(run_html(name, explainer.spec))
-            layers.append(
-                gr.Dropdown(
-                    viewer.layers(run, kind.value),
-                    value=viewer.own_layer(run, kind.value),
-                    label="Layer of the maps",
-                    elem_id=f"layer-{run}",
+    gr.HTML(tabs_html(viewer.names()), visible=len(own) > 1)
+    with gr.Row():
+        for run, heading in enumerate(viewer.headings()):
+            with gr.Column(min_width=290, elem_id=f"run-{run}"):
+                gr.HTML(heading)
+                layers.append(
+                    gr.Dropdown(
+                        viewer.layers(run, kind),
+                        value=own[run],
+                        label="Layer of the maps",
+                        elem_id=f"layer-{run}",
+                    )
                 )
-            )
-            views.append(gr.HTML(viewer.view(run, None, kind.value, "", 0), elem_id=f"view-{run}"))
-    return layers, views
+                views.append(gr.HTML(said[run], elem_id=f"view-{run}"))
+    return {"layers": layers, "views": views}
 
 
-def _connect(
-    viewer: Viewer,
-    examples: Sequence[Example],
-    controls: dict[str, Any],
-    layers: list[Any],
-    views: list[Any],
-) -> None:
+def _explorer_page(explorer: Explorer | str) -> dict[str, Any] | None:
+    """The filters, and the thumbnails that are left by them."""
+    if isinstance(explorer, str):
+        gr.HTML(_noted(_capital(explorer or "there are no images to explore.")))
+        return None
+    start = explorer.start()
+    classes = [("any", ANY), *((name, k) for k, name in enumerate(explorer.class_names))]
+    with gr.Row(elem_id="filters"):
+        which = gr.Dropdown(
+            explorer.choices(), value=start.which, label="Answers", scale=2, min_width=220
+        )
+        true = gr.Dropdown(classes, value=ANY, label="True class", min_width=150)
+        predicted = gr.Dropdown(classes, value=ANY, label="Predicted class", min_width=150)
+        least = gr.Slider(0, 100, 0, step=1, label="Confidence from, %", min_width=220)
+        most = gr.Slider(0, 100, 100, step=1, label="Confidence to, %", min_width=220)
+        order = gr.Dropdown(
+            [("surest first", "surest"), ("least sure first", "unsurest"), ("as given", "given")],
+            value=start.order,
+            label="Order",
+            min_width=150,
+        )
+    trouble = gr.HTML(elem_id="trouble")
+    thumbs = gr.HTML(
+        explorer.html(explorer.select(start), MOST), elem_id="thumbs", js_on_load=PICKED
+    )
+    listed = gr.State(MOST, time_to_live=3600)
+    more = gr.Button(f"List {MOST} more", elem_id="more", visible=_is_cut(explorer, start, MOST))
+    return {
+        "filters": [which, true, predicted, least, most, order],
+        "thumbs": thumbs,
+        "listed": listed,
+        "more": more,
+        "trouble": trouble,
+    }
+
+
+def _noted(sentence: str) -> str:
+    return note_html(sentence) if sentence else ""
+
+
+def _is_cut(explorer: Explorer, wanted: Filter, listed: int) -> bool:
+    return len(explorer.select(wanted)) > listed
+
+
+def _connect(viewer: Viewer, examples: Sequence[Example], one: dict[str, Any]) -> None:
     """What happens when something is dropped, picked or switched."""
-    fitted = gr.State(None, time_to_live=3600)
-    chosen = [controls["kind"], controls["count"], *layers]
+    fitted, layers, views = one["fitted"], one["layers"], one["views"]
+    chosen = [one["kind"], one["count"], *layers]
 
     def look(image: Fitted | None, kind: MapKind, count: int, *names: str) -> list[str]:
-        return [viewer.view(run, image, kind, name, count) for run, name in enumerate(names)]
+        return viewer.views(image, kind, names, count)
 
     def upload(content: bytes | None, *choice: Any) -> list[Any]:
         image, sentence = None, ""
@@ -176,13 +251,68 @@ def _connect(
         fields = [gr.Dropdown(viewer.layers(run, kind), value=name) for run, name in enumerate(own)]
         return [*fields, *look(image, kind, count, *own)]
 
-    answer = [fitted, controls["message"], *views]
-    _on(controls["file"].upload, upload, [controls["file"], *chosen], answer)
-    _on(controls["file"].clear, lambda *choice: upload(None, *choice), chosen, answer)
-    _on(controls["gallery"].select, pick, chosen, [*answer, controls["file"]])
-    _on(controls["kind"].input, switch, [fitted, *chosen[:2]], [*layers, *views])
-    for field in (controls["count"], *layers):
+    answer = [fitted, one["message"], *views]
+    _on(one["file"].upload, upload, [one["file"], *chosen], answer)
+    _on(one["file"].clear, lambda *choice: upload(None, *choice), chosen, answer)
+    _on(one["gallery"].select, pick, chosen, [*answer, one["file"]])
+    _on(one["kind"].input, switch, [fitted, *chosen[:2]], [*layers, *views])
+    for field in (one["count"], *layers):
         _on(field.input, look, [fitted, *chosen], views)
+
+
+def _connect_explorer(
+    viewer: Viewer, explorer: Explorer, many: dict[str, Any], one: dict[str, Any], tabs: Any
+) -> None:
+    """What happens when thumbnails are filtered or picked."""
+
+    def show(listed: int, *fields: Any) -> list[Any]:
+        wanted = _filter(*fields)
+        places = explorer.select(wanted)
+        return [explorer.html(places, listed), gr.Button(visible=len(places) > listed), listed]
+
+    def pick(event: gr.EventData, *choice: Any) -> list[Any]:
+        place = getattr(event, "place", None)
+        if type(place) is not int or place not in range(len(explorer.labels_N)):
+            raise gr.Error("There is no such image; pick one.", print_exception=False)
+        kind, count, *names = choice
+        try:
+            image = viewer.fit(explorer.example(place).image())
+        except Exception as error:  # data sets of all kinds may have gone since
+            tell_of(error)
+            raise gr.Error(NO_PICTURE, print_exception=False) from error
+        views = viewer.views(image, kind, names, count)
+        return [image, "", *views, None, gr.Gallery(selected_index=None), gr.Tabs(selected=ONE)]
+
+    shown = [many["thumbs"], many["more"], many["listed"]]
+    for field in many["filters"]:
+        event = field.release if isinstance(field, gr.Slider) else field.input
+        _on(event, lambda *fields: show(MOST, *fields), many["filters"], shown)
+    _on(
+        many["more"].click,
+        lambda listed, *fields: show(min(listed, ANYONES) + MOST, *fields),
+        [many["listed"], *many["filters"]],
+        shown,
+    )
+    _on(
+        many["thumbs"].select,
+        pick,
+        [one["kind"], one["count"], *one["layers"]],
+        [one["fitted"], one["message"], *one["views"], one["file"], one["gallery"], tabs],
+    )
+
+
+def _filter(
+    which: Which, true: int, predicted: int, least: float, most: float, order: Order
+) -> Filter:
+    """What the fields say."""
+    return Filter(
+        which=which,
+        true=true,
+        predicted=predicted,
+        least=least / 100,
+        most=most / 100,
+        order=order,
+    )
 
 
 def _on(event: Any, answer: Callable[..., Any], inputs: list[Any], outputs: list[Any]) -> None:

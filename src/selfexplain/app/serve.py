@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from selfexplain.errors import InputError, import_failure
+from selfexplain.experiments.reading_options import GivenModel
 from selfexplain.limits import Limits, check_options
 
 if TYPE_CHECKING:
+    from selfexplain.app.explorer import Explorer
     from selfexplain.app.viewer import Viewer
 
 
@@ -24,12 +26,14 @@ MOST_WAITING = 100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AppConfig:
+class AppConfig(GivenModel):
     """Show a run's prediction, class maps and soft target for any image in a browser."""
 
-    run: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction]
-    """Folder of a finished run (of train, of retrain, or one of a comparison's runs/); given twice,
-    two runs side by side."""
+    run: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
+    """Folder of a finished run (of train, of retrain, of a recorder, or one of a comparison's
+    runs/); given twice, two runs side by side."""
+    images: Path | None = None
+    """Folder of images to choose from; None for those that the first run has kept."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 accepts other machines."""
     port: Annotated[int, Limits(least=1, most=65535)] = 7860
@@ -37,9 +41,10 @@ class AppConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be shown."""
-        if not 1 <= len(self.run) <= 2:
+        if len(self.run) > 2:
             raise InputError(f"run names {len(self.run)} folders; pass one, or two to compare")
         check_options(self)
+        self.check_given(bool(self.run))
 
 
 def serve(config: AppConfig) -> None:
@@ -52,15 +57,20 @@ def serve(config: AppConfig) -> None:
     """
     # Not above: the command line reads AppConfig without torch.
     from selfexplain.app.explain import Explainer
+    from selfexplain.app.explorer import explorer_of
     from selfexplain.app.gate import connecting_nowhere
-    from selfexplain.app.viewer import Viewer, read_examples
+    from selfexplain.app.viewer import Viewer, examples_below, read_examples
 
-    explainers = [Explainer(folder) for folder in config.run]
+    explainers = [Explainer(folder) for folder in config.run] or [Explainer(config)]
 
     # Here, as it draws with Matplotlib, which is not to hold up a refusal.
 
     viewer = Viewer(explainers)
-    examples = read_examples(config.run[0], viewer.explainers[0].class_names)
+    first = viewer.explainers[0]
+    if config.images is not None:
+        examples = examples_below(config.images, first.shape_CHW, first.ranges)
+    else:
+        examples = read_examples(config.run[0], first.class_names) if config.run else []
     with (
         _ending_like_ctrl_c(),
         tempfile.TemporaryDirectory(prefix="selfexplain-app-") as uploads,
@@ -68,9 +78,10 @@ def serve(config: AppConfig) -> None:
         # Gradio reads both when it is imported.
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         os.environ["GRADIO_TEMP_DIR"] = uploads
-        page = _page(viewer, examples)
+        explorer = explorer_of(viewer)
+        page = _page(viewer, examples, explorer)
         with connecting_nowhere(config.host, config.port):
-            launch(page, config, Path(uploads))
+            launch(page, config, Path(uploads), explorer)
             print(f"Page: http://{config.host}:{config.port} (stop with Ctrl-C)", flush=True)
             page.block_thread()
 
@@ -85,7 +96,7 @@ def _ending_like_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _page(viewer: "Viewer", examples: list[Any]) -> Any:
+def _page(viewer: "Viewer", examples: list[Any], explorer: "Explorer | str") -> Any:
     try:
         from selfexplain.app.page import build_page
     except Exception as error:  # a package that is broken may raise anything
@@ -93,10 +104,10 @@ def _page(viewer: "Viewer", examples: list[Any]) -> Any:
             raise
         install = "install it with: pip install 'selfexplain[app]'"
         raise import_failure(error, "the app", "gradio", install) from error
-    return build_page(viewer, examples)
+    return build_page(viewer, examples, explorer)
 
 
-def launch(page: Any, config: AppConfig, uploads: Path) -> None:
+def launch(page: Any, config: AppConfig, uploads: Path, explorer: "Explorer | str" = "") -> None:
     """Let Gradio serve the page behind the gate; no files but those in `uploads` are served."""
     from gradio.themes import Base
     from starlette.middleware import Middleware
@@ -105,6 +116,8 @@ def launch(page: Any, config: AppConfig, uploads: Path) -> None:
     from selfexplain.app.gate import Gate
     from selfexplain.app.page import check_version
 
+    thumbnails = None if isinstance(explorer, str) else explorer.thumbnail
+    gate = Middleware(Gate, uploads=uploads, thumbnails=thumbnails)
     fonts = ["system-ui", "sans-serif"]  # as names they come from the system, not from Google
     try:
         page.queue(max_size=MOST_WAITING).launch(
@@ -123,7 +136,7 @@ def launch(page: Any, config: AppConfig, uploads: Path) -> None:
             pwa=False,
             mcp_server=False,
             num_workers=0,  # workers would serve files that bypass the gate
-            app_kwargs={"middleware": [Middleware(Gate, uploads=uploads)]},
+            app_kwargs={"middleware": [gate]},
             theme=Base(font=fonts, font_mono=["ui-monospace", "monospace"]),
             css=resources.files("selfexplain.app").joinpath("style.css").read_text(),
         )

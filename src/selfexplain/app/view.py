@@ -21,12 +21,29 @@ PACKAGE = "selfexplain.app"
 """Whose templates these are."""
 
 
-def explanation_html(explanation: Explanation, *, maps: int) -> str:
-    """Everything that is shown of one image and one run, with its strongest class maps."""
+def explanation_html(
+    explanation: Explanation,
+    *,
+    maps: int,
+    scale: float | None = None,
+    full: float | None = None,
+    series: int = 1,
+) -> str:
+    """Everything that is shown of one image and one run, with its strongest class maps.
+
+    Args:
+        explanation: of the image.
+        maps: how many are drawn.
+        scale: the absolute value of a map that is drawn strongest; None for the greatest here.
+        full: the similarity of a whole bar; None for the greatest here.
+        series: number of the colour of the run's method.
+    """
     names, p_K, k = explanation.class_names, explanation.probability_K, explanation.predicted
     channels, *size_HW = explanation.image_CHW.shape
     maps_KHW = explanation.maps_KHW
-    scale = float(maps_KHW.abs().max()) or 1.0
+    alone = scale is None
+    scale = scale or strength(explanation)
+    shares = explanation.target_K.sort(descending=True).values[: min(TOP, len(names) - 1)]
     return str(
         render(
             "explanation.html",
@@ -40,6 +57,8 @@ def explanation_html(explanation: Explanation, *, maps: int) -> str:
             sure=_percent(float(p_K[k])),
             probabilities=_bars(names, p_K, _percent, full=1.0),
             classes=len(names),
+            alone=alone,
+            series=series,
             maps=[
                 {
                     "name": names[each],
@@ -50,11 +69,27 @@ def explanation_html(explanation: Explanation, *, maps: int) -> str:
             ],
             map_size_HW=maps_KHW.shape[1:],
             measure=explanation.measure.replace("_", " "),
-            similarities=_bars(names, explanation.similarity_K, _number, without=k),
+            similarities=_bars(names, explanation.similarity_K, _number, without=k, full=full),
             own=explanation.own,
+            fixed=[_percent(float(share)).removesuffix(" %") for share in shares]
+            if explanation.fixed
+            else None,
             target=_bars(names, explanation.target_K, _percent, without=k, full=1.0),
         )
     )
+
+
+def strength(explanation: Explanation) -> float:
+    """The greatest absolute value of its maps; 1 if they are all 0."""
+    return float(explanation.maps_KHW.abs().max()) or 1.0
+
+
+def likeness(explanation: Explanation) -> float:
+    """The greatest absolute value of the similarities that have bars."""
+    others_K = explanation.similarity_K.clone()
+    others_K[explanation.predicted] = 0
+    shown = others_K[others_K.argsort(descending=True, stable=True)[:TOP]]
+    return float(shown.abs().max())
 
 
 def title_html(names: Sequence[str], classes: Sequence[tuple[str, ...]]) -> str:
@@ -74,14 +109,24 @@ def title_html(names: Sequence[str], classes: Sequence[tuple[str, ...]]) -> str:
     return str(part("title", "; ".join(differences), package=PACKAGE))
 
 
-def run_html(name: str, spec: str) -> str:
-    """The heading of a run: its folder's name and its objective."""
-    return str(part("run", name, spec, package=PACKAGE))
+def run_html(name: str, facts: Sequence[str], series: int) -> str:
+    """The heading of a run: its objective, its images and accuracy, the colour of its method."""
+    return str(part("run", name, ", ".join(facts), series, package=PACKAGE))
+
+
+def tabs_html(names: Sequence[str]) -> str:
+    """What a narrow page chooses a run with; nothing for one run."""
+    return str(part("tabs", names, package=PACKAGE)) if len(names) > 1 else ""
 
 
 def hint_html() -> str:
     """What stands in the place of an explanation before there is an image."""
     return str(part("hint", package=PACKAGE))
+
+
+def note_html(sentence: str) -> str:
+    """One sentence of what cannot be shown, and why."""
+    return str(part("note", sentence, package=PACKAGE))
 
 
 def error_html(sentence: str) -> str:
@@ -139,4 +184,5 @@ def _percent(value: float) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.2f}" if abs(value) < 100 else f"{value:.3g}"
+    # Plus 0.0, as -0.00 would say too much.
+    return f"{round(value, 2) + 0.0:.2f}" if abs(value) < 100 else f"{value:.3g}"

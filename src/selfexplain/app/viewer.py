@@ -10,12 +10,26 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from selfexplain.app.explain import Explainer, to_shape
-from selfexplain.app.view import error_html, explanation_html, hint_html, title_html
+from selfexplain.app.explain import Explainer, Explanation, to_shape
+from selfexplain.app.view import (
+    error_html,
+    explanation_html,
+    hint_html,
+    likeness,
+    run_html,
+    strength,
+    title_html,
+)
+from selfexplain.data.images import Ranges
 from selfexplain.errors import InputError
+from selfexplain.experiments.data import image_files, read_images
 from selfexplain.explanations import KINDS, MapKind
 from selfexplain.files import read_shaped
+from selfexplain.records import printable
 from selfexplain.report import disambiguate
+from selfexplain.report.html import linspace_indices
+from selfexplain.report.style import method_styles, series_of
+from selfexplain.report.verdicts import readable
 
 # The images that a run has kept of those that it was scored on.
 
@@ -52,6 +66,34 @@ def read_examples(folder: Path, class_names: tuple[str, ...]) -> list[Example]:
         Example(image_CHW, class_names[label])
         for image_CHW, label in zip(kept["images"], labels, strict=True)
     ]
+
+
+MOST_EXAMPLES = 60
+"""Images of a folder that can be chosen from."""
+
+
+def examples_below(
+    folder: Path, shape_CHW: tuple[int, int, int], ranges: Ranges | None = None
+) -> list[Example]:
+    """Images below a folder, each by the name of the folder that it lies in, or of its file.
+
+    Of more than can be shown, some that are evenly spread over them.
+
+    Raises:
+        InputError: there is no such folder, it holds no images, or one cannot be read.
+
+    Example:
+        >>> examples_below(Path("absent"), (1, 8, 8))
+        Traceback (most recent call last):
+        selfexplain.errors.InputError: there is no folder absent; pass one with images
+    """
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}; pass one with images")
+    files = image_files([folder])
+    files = [files[i] for i in linspace_indices(len(files), MOST_EXAMPLES)]
+    images_NCHW = read_images(files, shape_CHW, ranges)
+    names = [each.stem if each.parent == folder else each.parent.name for each in files]
+    return [Example(image, printable(name)) for image, name in zip(images_NCHW, names, strict=True)]
 
 
 # What the page answers to a choice: nothing here knows of Gradio.
@@ -98,8 +140,31 @@ class Viewer:
         return title_html(self.names(), [each.class_names for each in self.explainers])
 
     def names(self) -> list[str]:
-        """Names of the runs; numbered where folders have the same name."""
-        return disambiguate([explainer.name for explainer in self.explainers])
+        """Names of the runs: their objectives, with seeds or folders where these are alike."""
+        plain = [readable(explainer.spec) for explainer in self.explainers]
+        facts = [explainer.facts[-1:] for explainer in self.explainers]
+        seeded = [", ".join((name, *fact)) for name, fact in zip(plain, facts, strict=True)]
+        placed = [
+            f"{name} ({each.name})" for name, each in zip(plain, self.explainers, strict=True)
+        ]
+        for names in (plain, seeded, placed):
+            if len(set(names)) == len(names):
+                return names
+        return disambiguate(plain)
+
+    def headings(self) -> list[str]:
+        """The headings of the runs, as HTML, each in the colour that reports give its method."""
+        return [
+            run_html(name, explainer.facts, series)
+            for name, explainer, series in zip(
+                self.names(), self.explainers, self.series(), strict=True
+            )
+        ]
+
+    def series(self) -> list[int]:
+        """The number of each run's colour, which is that of its method."""
+        styles = method_styles([explainer.spec for explainer in self.explainers])
+        return [series_of(styles[explainer.spec].colour) for explainer in self.explainers]
 
     def layers(self, run: int, kind: MapKind) -> list[tuple[str, str]]:
         """Name and value of the layers of a run that can be explained, the default one first."""
@@ -119,18 +184,48 @@ class Viewer:
         """Bring an image to the shape of each run's model."""
         return tuple(_fitted(image, explainer) for explainer in self.explainers)
 
-    def view(self, run: int, fitted: Fitted | None, kind: MapKind, layer: str, maps: int) -> str:
-        """The HTML of one run; a sentence where the image or the maps do not fit the model."""
+    def views(
+        self, fitted: Fitted | None, kind: MapKind, layers: Sequence[str], maps: int
+    ) -> list[str]:
+        """The HTML of each run; a sentence where the image or the maps do not fit its model.
+
+        The maps of all runs are drawn on one scale, so that they can be compared; so are the
+        similarities, where they are of one measure.
+
+        Args:
+            fitted: the image.
+            kind: of the maps.
+            layers: of each run.
+            maps: how many are drawn.
+        """
         if fitted is None:
-            return hint_html()
-        image = fitted[run]
+            return [hint_html()] * len(self.explainers)
+        found = [
+            self._explained(run, image, kind, layer)
+            for run, (image, layer) in enumerate(zip(fitted, layers, strict=True))
+        ]
+        explained = [each for each in found if isinstance(each, Explanation)]
+        scale = full = None
+        if len(explained) > 1:
+            scale = max(map(strength, explained))
+            if len({each.measure for each in explained}) == 1:
+                full = max(map(likeness, explained))
+        return [
+            explanation_html(each, maps=maps, scale=scale, full=full, series=series)
+            if isinstance(each, Explanation)
+            else error_html(each)
+            for each, series in zip(found, self.series(), strict=True)
+        ]
+
+    def _explained(
+        self, run: int, image: Tensor | str, kind: MapKind, layer: str
+    ) -> Explanation | str:
         if isinstance(image, str):
-            return error_html(image)
+            return image
         try:
-            explanation = self.explainers[run].explain(image, kind, layer or None)
+            return self.explainers[run].explain(image, kind, layer or None)
         except InputError as error:
-            return error_html(str(error))
-        return explanation_html(explanation, maps=maps)
+            return str(error)
 
 
 def _fitted(image: Image.Image, explainer: Explainer) -> Tensor | str:

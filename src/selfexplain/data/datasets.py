@@ -2,13 +2,17 @@
 
 import importlib.util
 import math
+import operator
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from selfexplain.data.decode import (
     Arrays,
@@ -38,9 +42,18 @@ from selfexplain.data.images import (
     is_deep,
     unclear_floats,
 )
-from selfexplain.data.labels import abridged
+from selfexplain.data.labels import (
+    abridged,
+    check_several,
+    class_numbers,
+    classes_of,
+    notes_on_classes,
+    notes_on_names,
+    printable_names,
+)
 from selfexplain.data.loader import hold_out
-from selfexplain.errors import InputError
+from selfexplain.errors import InputError, first_line
+from selfexplain.lazy import import_named
 from selfexplain.limits import check_in_range
 
 # The handwritten digits that come with scikit-learn: a data set that needs no download.
@@ -68,6 +81,153 @@ def _digits_file() -> Path:
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("the data set digits comes with scikit-learn")
     return Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
+
+
+# Data sets of the user's own: a function, or a class, of two splits as PyTorch has them.
+
+
+class OwnImages:
+    """The images of a data set in PyTorch's sense, whose items are (image, label).
+
+    Args:
+        items: with a length; an item is asked for by its number.
+        split: its name, for messages.
+    """
+
+    def __init__(self, items: Any, split: str) -> None:
+        self.items, self.split = items, split
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def name(self, row: int) -> str:
+        """Name image `row` by split and number."""
+        return f"number {row} of {self.split}"
+
+    def item(self, row: int) -> tuple[Any, Any]:
+        """Image and label, as the user's code gives them."""
+        try:
+            image, label = self.items[row]
+        except Exception as error:  # the user's code may raise anything
+            raise InputError(
+                f"item {row} of {self.split} cannot be had as image and label "
+                f"({first_line(error)}); return (image, label) from __getitem__"
+            ) from error
+        return image, label
+
+    def open(self, row: int) -> Image.Image:
+        """Image `row`: one of Pillow, or pixels as a uint8 array (H, W) or (H, W, 3)."""
+        image, _ = self.item(row)
+        if isinstance(image, Image.Image):
+            return image.copy()  # what is opened here is closed again
+        pixels = np.asarray(image) if isinstance(image, (np.ndarray, torch.Tensor)) else None
+        if pixels is None or pixels.dtype != np.uint8 or not _is_picture(pixels.shape):
+            said = type(image).__name__ if pixels is None else f"{pixels.dtype} {pixels.shape}"
+            raise InputError(
+                f"image {row} of {self.split} is a {said}; return a PIL image, or a uint8 array "
+                "(height, width) or (height, width, 3)"
+            )
+        return Image.fromarray(pixels)
+
+    def labels(self) -> list[Any]:
+        """Of all images: `targets`, if there is such a list of the right length, else of each."""
+        values: Any = getattr(self.items, "targets", None)
+        if isinstance(values, (np.ndarray, torch.Tensor)):
+            values = values.tolist()
+        if not isinstance(values, (list, tuple)) or len(values) != len(self):
+            values = [self.item(row)[1] for row in range(len(self))]
+        return [value if isinstance(value, str) else self._number(value) for value in values]
+
+    def _number(self, label: Any) -> int:
+        try:
+            return operator.index(label)  # an int, one of numpy, a tensor of one
+        except TypeError as error:
+            raise InputError(
+                f"a label of {self.split} is {str(label)[:60]!r}; pass class numbers, or names"
+            ) from error
+
+
+def _is_picture(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)
+
+
+def read_own(spec: str) -> RawData:
+    """Call what `package.module:Name` stands for; it returns two data sets in PyTorch's sense.
+
+    The first is learned from and the second reported on; items are (image, label). Class names are
+    the first one's `classes`, if it has any.
+
+    Raises:
+        InputError: it cannot be imported or called, or returns something else.
+    """
+    made = _imported(spec)
+    try:
+        pair = made()
+    except Exception as error:  # the user's code may raise anything
+        raise InputError(
+            f"the data '{spec}' could not be made ({first_line(error)}); it is called without "
+            "arguments"
+        ) from error
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(map(_is_sized, pair)):
+        raise InputError(
+            f"the data '{spec}' returned {_told(pair)}; return (train, test), two data sets "
+            "with a length whose items are (image, label)"
+        )
+    train, test = (OwnImages(items, name) for items, name in zip(pair, SPLITS, strict=True))
+    values = train.labels()
+    named = getattr(pair[0], "classes", None)
+    numbered = not values or not isinstance(values[0], str)
+    classes = list(named) if named is not None and not numbered else classes_of(values)
+    if named is not None and numbered:
+        classes = list(range(len(named)))
+    labels = class_numbers(values, classes, "train"), class_numbers(test.labels(), classes, "test")
+    names = [str(name) for name in (classes if named is None else named)]
+    shown = printable_names(names)
+    check_several(labels[0], shown)
+    splits = [
+        RawSplit(name=name, source=source, labels_N=labels_N)
+        for name, source, labels_N in zip(SPLITS, (train, test), labels, strict=True)
+    ]
+    notes = notes_on_classes(classes, labels[0], named=False) if named is None else []
+    return RawData(
+        train=splits[0],
+        test=splits[1],
+        class_names=shown,
+        notes=(*notes, *notes_on_names(names, shown)),
+    )
+
+
+SPLITS = ("train", "test")
+
+
+def _told(value: object) -> str:
+    if isinstance(value, (tuple, list)):
+        return f"{len(value)} of {', '.join(sorted({type(each).__name__ for each in value}))}"
+    return f"a {type(value).__name__}"
+
+
+def _is_sized(items: object) -> bool:
+    return hasattr(items, "__len__") and hasattr(items, "__getitem__")
+
+
+def _imported(spec: str) -> Callable[[], Any]:
+    """The user's own function or class."""
+    try:
+        made = import_named(spec)
+    except (Exception, SystemExit) as error:  # a user's module may raise anything
+        raise InputError(
+            f"the data '{spec}' cannot be imported ({first_line(error)}); pass {KNOWN}, with the "
+            "module in this directory or on PYTHONPATH"
+        ) from error
+    if not callable(made):
+        raise InputError(
+            f"the data '{spec}' is a {type(made).__name__}; pass package.module:Name, a function "
+            "or a class"
+        )
+    return made  # type: ignore[no-any-return]
+
+
+KNOWN = "digits, parquet:DIR, hub:NAME, folder:DIR, or your own package.module:Name"
 
 
 # From encoded splits to image sets: in memory where they fit, decoded on demand where not.
@@ -288,7 +448,9 @@ def load_data(
     Args:
         spec: `digits`; `parquet:DIR` with train-*.parquet and test-*.parquet (or validation-*);
             `hub:NAME` of the Hugging Face hub; `folder:DIR` with a folder for each class, in
-            DIR/train and DIR/test, or in DIR, of which a fixed fifth is then the test split.
+            DIR/train and DIR/test, or in DIR, of which a fixed fifth is then the test split;
+            `package.module:Name`, a function or class of your own that is called without arguments
+            and returns two data sets in PyTorch's sense, whose items are (image, label).
         image_column: Image column of a table; None finds it by its type.
         label_column: Label column of a table; None finds it by its type.
         image_size: Side in pixels of the square cut from the middle of each image, resized;
@@ -341,16 +503,31 @@ def check_spec(spec: str) -> None:
         >>> check_spec("digits")
     """
     scheme, _, place = spec.partition(":")
-    if spec != "digits" and not (place and scheme in {"parquet", "hub", "folder"}):
-        raise InputError(
-            f"the data '{spec}' is unknown; pass digits, parquet:DIR, hub:NAME or folder:DIR"
-        )
+    if is_own(spec):
+        _imported(spec)
+    elif spec != "digits" and not (place and scheme in SCHEMES):
+        raise InputError(f"the data '{spec}' is unknown; pass {KNOWN}")
     if scheme in {"parquet", "folder"} and not _is_folder(place):
         holds = {
             "folder": "one that holds a folder for each class",
             "parquet": "the folder that holds train-*.parquet",
         }[scheme]
         raise InputError(f"the folder {place} does not exist; pass {holds}")
+
+
+SCHEMES = {"parquet", "hub", "folder"}
+
+
+def is_own(spec: str) -> bool:
+    """Whether the name of data stands for code of the user's own, which is imported and called.
+
+    Example:
+        >>> is_own("mine.pets:Pets"), is_own("folder:pets"), is_own("digits")
+        (True, False, False)
+    """
+    module, _, name = spec.partition(":")
+    parts = [*module.split("."), *name.split(".")]
+    return module not in SCHEMES and all(part.isidentifier() for part in parts)
 
 
 def _is_folder(place: str) -> bool:
@@ -376,6 +553,8 @@ def _read(spec: str, image_column: str | None, label_column: str | None) -> RawD
             "--image-column and --label-column (image_column, label_column) are for parquet: and "
             f"hub: only; leave them out for '{spec}'"
         )
+    if is_own(spec):
+        return read_own(spec)
     if place and scheme == "folder":
         return read_folder(Path(place).expanduser())
     return read_digits()

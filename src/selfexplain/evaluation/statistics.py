@@ -83,6 +83,46 @@ def _p_value(differences: np.ndarray, mean: float, error: float) -> float | None
     return float(2 * student_t.sf(abs(mean) / error, len(differences) - 1))
 
 
+# Intervals of one method's numbers.
+
+
+def mean_interval(mean: float, std: float | None, n: int) -> tuple[float, float] | None:
+    """95 % interval of a mean by Student's t, from the standard deviation of n values.
+
+    None without a spread, which one value does not have.
+
+    Example:
+        >>> [round(end, 2) for end in mean_interval(90.0, 1.0, 5)]
+        [88.76, 91.24]
+    """
+    if std is None or n < 2:
+        return None
+    return _interval(mean, std / math.sqrt(n), n, 0.05)
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """95 % interval of the median of what the values are drawn from, whatever its distribution.
+
+    The ends are the k-th smallest and the k-th largest value, with the largest k for which a
+    binomial variable of n trials with probability 1/2 is below k with probability at most 0.025:
+    each value is as likely above the median as below. None for fewer than six values, which no k
+    suffices for.
+
+    Example:
+        >>> median_interval([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0])
+        (2.0, 8.0)
+        >>> median_interval([1.0, 2.0]) is None
+        True
+    """
+    n, ordered = len(values), sorted(values)
+    below, k = 0, 0
+    # In whole numbers: 2^n P(X < k) = sum of the binomial coefficients below k.
+    while 40 * (below + math.comb(n, k)) <= 2**n:
+        below += math.comb(n, k)
+        k += 1
+    return None if k == 0 else (ordered[k - 1], ordered[n - k])
+
+
 # Correction for looking at several comparisons at once.
 
 

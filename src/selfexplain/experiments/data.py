@@ -3,10 +3,12 @@
 Shape suffixes: C channels, H and W space.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,9 +22,11 @@ from selfexplain.data import (
     load_data,
     take,
 )
-from selfexplain.data.images import Ranges
+from selfexplain.data.decode import BrokenImageError, Files, decode_free
+from selfexplain.data.images import OutgrownError, Ranges
+from selfexplain.data.opening import NAMES, SUFFIXES
 from selfexplain.distributed import gathered, rank, rank_slice, world_size
-from selfexplain.errors import InputError
+from selfexplain.errors import InputError, first_line
 from selfexplain.evaluation import predict
 from selfexplain.experiments.options import DataOptions
 
@@ -244,3 +248,87 @@ def predict_together(
     only = None if processes == 1 else part
     logits_NK, y_N = predict(model, scored(only=only).epoch(0))
     return gathered(logits_NK, uneven=True), gathered(y_N, uneven=True)
+
+
+# Image files that are given one by one, or in folders.
+
+
+def image_files(paths: Sequence[Path], most: int | None = None) -> list[Path]:
+    """Image files, those below each folder in the order of their names in its place.
+
+    Args:
+        paths: of files and folders. Hidden files of folders are left out, and those that do not
+            end as images do.
+        most: files that there may be; None for any number.
+
+    Raises:
+        InputError: a folder holds no images, or there are too many.
+
+    Example:
+        >>> image_files([Path("a.jpg")])
+        [PosixPath('a.jpg')]
+    """
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        inside = [
+            each
+            for each in sorted(path.rglob("*"))
+            if each.suffix.lower() in SUFFIXES
+            and not any(part.startswith(".") for part in each.relative_to(path).parts)
+        ]
+        if not inside:
+            raise InputError(f"the folder {path} holds no images; pass one with {NAMES} files")
+        found += inside
+    if most is not None and len(found) > most:
+        raise InputError(
+            f"{len(found)} images are given; pass at most {most}, each of which takes a row of the "
+            "picture"
+        )
+    return found
+
+
+def read_images(
+    paths: Sequence[Path], shape_CHW: tuple[int, int, int], ranges: Ranges | None = None
+) -> Tensor:
+    """Image files as uint8 (B, C, H, W), brought to the shape that the model was trained on.
+
+    Args:
+        paths: of the files.
+        shape_CHW: of the images that the model was trained on.
+        ranges: what their values were scaled by if they had more than 8 bits; None takes what
+            each image calls for.
+
+    Raises:
+        InputError: a file is missing or cannot be decoded, or the model's images are not square
+            and a file's size is not theirs.
+    """
+    channels, height, width = shape_CHW
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"there is no image {path}; pass image files")
+    files = Files(paths)
+    side = height if height == width else None
+    arrays = []
+    for row, path in enumerate(paths):
+        try:
+            pixels_CHW = decode_free(files, row, channels, side, ranges)
+        except (BrokenImageError, OutgrownError) as error:  # they name what trainings alone have
+            reason = error.__cause__ or error
+            advice = "" if isinstance(reason, InputError) else "; pass an image file"
+            raise InputError(
+                f"the image {path} cannot be decoded ({first_line(reason)}){advice}"
+            ) from error
+        if pixels_CHW.shape != shape_CHW:
+            raise InputError(
+                f"the image {path} is {_size(pixels_CHW.shape)} pixels (height x width), and the "
+                f"run's training images are {_size(shape_CHW)}; pass images of that size"
+            )
+        arrays.append(pixels_CHW)
+    return torch.from_numpy(np.stack(arrays))
+
+
+def _size(shape_CHW: tuple[int, ...]) -> str:
+    return f"{shape_CHW[1]} x {shape_CHW[2]}"

@@ -6,12 +6,12 @@ import matplotlib
 import torch
 
 from selfexplain.data import ImageData, MemoryImages
+from selfexplain.experiments.data import read_images
 from selfexplain.experiments.explain.explain import (
     TOP,
     explain_tensor,
     load_published,
     load_run,
-    read_images,
 )
 from selfexplain.experiments.fit.teacher import run_folder
 from selfexplain.experiments.options import CompareConfig, DataOptions

@@ -15,12 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError, first_line, import_failure
+from selfexplain.experiments.fit.given import load_given
 from selfexplain.experiments.fit.model import is_derived
 from selfexplain.experiments.fit.pretrained import (
     CONFIG,
     WEIGHTS,
     PixelClassifier,
     classifier_of,
+    pixel_classifier,
     without_places,
     write_config,
 )
@@ -66,20 +68,20 @@ def export_run(config: ExportConfig) -> list[Path]:
         InputError: the run is not finished, a format does not fit it or lacks its package, or the
             upload fails.
     """
-    run = read_finished(config.run)
+    run, given = load_given(config) if config.run is None else (read_finished(config.run), None)
     if lies_in_folder(run.config.get("model")):
         raise InputError(
-            f"the model of {config.run} is described in a folder of this machine, "
+            f"the model of {run.folder} is described in a folder of this machine, "
             f"{run.config['model']}, which others "
             "lack; upload that to the hub, and train from there"
         )
-    classifier = classifier_of(run)
+    classifier = classifier_of(run) if given is None else pixel_classifier(run, given)
     try:
         config.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(config.out, error) from error
     weights, digest = tensor_bytes(classifier.model.state_dict())
-    contents = {WEIGHTS: weights, "README.md": _card(run).encode(errors="backslashreplace")}
+    contents = {WEIGHTS: weights, "README.md": _card(run, given).encode(errors="backslashreplace")}
     for form in dict.fromkeys(config.formats):
         contents[FORMATS[form][0]] = _made(form, run, classifier)
     for name, content in contents.items():
@@ -91,7 +93,9 @@ def export_run(config: ExportConfig) -> list[Path]:
     return [config.out / name for name in (*contents, CONFIG)]
 
 
-def _card(run: FinishedRun) -> str:
+def _card(run: FinishedRun, given: nn.Module | None = None) -> str:
+    if given is not None:
+        return model_card(run.config, {}, {}, run.class_names, run.shape_CHW)
     result = read_result(run.folder / "result.json")
     environment = read_json(run.folder / "run.json", TRAINED).get("environment", {})
     return model_card(

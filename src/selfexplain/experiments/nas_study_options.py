@@ -53,7 +53,7 @@ class NASStudyConfig:
         >>> config = NASStudyConfig(
         ...     data=DataOptions(data="digits"),
         ...     methods=("darts1", "lease:coupling=normalised,share=2"),
-        ...     table="tiny.parquet",
+        ...     table="tiny201",
         ...     space="tiny201",
         ... )
         >>> search_of(config, config.methods[1], budget=50, seed=0).options.share
@@ -71,7 +71,7 @@ class NASStudyConfig:
     space: Space = "nasbench201"
     """Search space, which defines the possible cells."""
     table: str | None = None
-    """Look the cells up in this benchmark: a Parquet file, or nats:FOLDER."""
+    """Look the cells up in this benchmark: tiny201, a Parquet file, or nats:FOLDER."""
     retrain: Count | None = None
     """Train the networks of the cells from scratch for this many epochs, on both halves of the
     training images (or --train-size of them), and compare their accuracy on the test images."""

@@ -122,7 +122,7 @@ class DataOptions:
     """Which images to use, and how to augment them in training."""
 
     data: str
-    """digits | parquet:DIR | hub:NAME | folder:DIR."""
+    """digits | parquet:DIR | hub:NAME | folder:DIR | your own package.module:Name."""
     image_column: str | None = None
     """Column of the images in a table; None to find it."""
     label_column: str | None = None

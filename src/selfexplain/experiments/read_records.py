@@ -28,7 +28,7 @@ CONFIG = {
     "objective?": Text(),
     "seed?": Whole(),
     "data?": {"data": Text(), "validation?": Number(0, 1)},
-    "training?": {"epochs": EPOCH, "batch_size": Whole(1)},
+    "training?": {"epochs?": EPOCH, "batch_size?": Whole(1)},
     "options?": MapOf(MapOf(ANYTHING)),
     "model?": Text(),
     "pretrained?": Flag(),
@@ -39,7 +39,13 @@ CONFIG = {
     "auxiliary?": Number(0),
     "drop_path?": Number(0, 1),
 }
-ENVIRONMENT = {"versions?": MapOf(Maybe(Text())), "hardware?": Text(), "commit?": Maybe(Text())}
+ENVIRONMENT = {
+    "versions?": MapOf(Maybe(Text())),
+    "hardware?": Text(),
+    "commit?": Maybe(Text()),
+    "date?": Text(),
+    "command?": Maybe(Text()),
+}
 IMAGES = {
     "class_names": ListOf(Text(most=10_000), least=1, most=1_000_000),
     "shape?": ListOf(Whole(1, 2**16), least=3, most=3),
@@ -175,10 +181,23 @@ SUMMARY = {
     "difference_p_holm?": Maybe(Number()),
     "cost?": Number(1e-30),
     "total_cost?": Number(1e-30),
+    "cost_ci95?": INTERVAL,
+    "total_cost_ci95?": INTERVAL,
     "corrupted_accuracy_mean?": PERCENT,
     "corrupted_accuracy_std?": Maybe(Number(0)),
 }
 COMPARISON = {"config": COMPARED, "summary": ListOf(SUMMARY, least=1)}
+COMPARED_RUN = {
+    "objective": Text(),
+    "seed": Whole(),
+    **SCORES,
+    "accuracy": PERCENT,
+    "corrupted_accuracy?": PERCENT,
+    "cost?": Number(1e-30),
+    "total_cost?": Number(1e-30),
+    "cost_ci95?": INTERVAL,
+    "total_cost_ci95?": INTERVAL,
+}
 STUDY = {
     "config?": COMPARED,
     "rows": ListOf(

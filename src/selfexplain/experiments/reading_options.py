@@ -10,6 +10,7 @@ from selfexplain.errors import InputError
 from selfexplain.explanations import MapKind
 from selfexplain.limits import (
     Count,
+    Limits,
     NotNegative,
     OptionError,
     Positive,
@@ -54,6 +55,78 @@ class QualityOptions:
         check_options(self)
 
 
+# A classifier without a run.
+
+
+WITHOUT_RUN = (
+    "--model efficientnet_lite0 --pretrained, or --model package.module:factory --weights FILE"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GivenModel:
+    """A classifier that is given in place of a run: published weights, or a file of them."""
+
+    model: str | None = None
+    """In place of a run, a model: with --pretrained, one with published weights
+    (efficientnet_lite0, which requires the pretrained extra, timm:NAME or hf:NAME); with --weights,
+    one of your own (package.module:factory), of timm or transformers, or one of those of train."""
+    pretrained: bool = False
+    """Give --model its published weights."""
+    weights: Path | None = None
+    """File with the weights of --model: .safetensors, or a state_dict saved by torch (.pt, .pth,
+    .ckpt), which may lie in a checkpoint."""
+    image_size: Annotated[int, Limits(least=1, most=16_384)] | None = None
+    """Side in pixels of the images that --weights were trained on; None for that which timm or
+    transformers names."""
+    class_names: tuple[str, ...] = ()
+    """Names of the classes of --weights, in their order; none for numbers."""
+    mean: tuple[float, ...] = ()
+    """Mean of each channel (or of all) that images in [0, 1] were normalised by for --weights; none
+    for what timm or transformers name, and 0 for other models."""
+    std: tuple[Positive, ...] = ()
+    """Standard deviation, likewise; 1 for other models."""
+
+    def check_given(self, runs: bool, missing: InputError | None = None) -> None:
+        """Refuse both a run and a model, neither, and a model that has learned nothing.
+
+        Args:
+            runs: whether a run is given.
+            missing: what is raised if neither is; None for a word about the field `run`.
+        """
+        kind = type(self)
+        given = [name for name in _OF_WEIGHTS if getattr(self, name)]
+        if runs and (self.model is not None or self.pretrained or given):
+            raise InputError(
+                "a run has its model; pass the run, or --model with --pretrained or --weights"
+            )
+        if runs:
+            return
+        if self.model is None and (given or self.pretrained):
+            flag = (given or ["pretrained"])[0].replace("_", "-")
+            raise InputError(f"--{flag} is of a model; pass --model too")
+        if self.model is None:
+            said = f"run is empty; pass a folder, or {WITHOUT_RUN}"
+            raise missing or OptionError(said, kind, "run")
+        if self.pretrained and given:
+            said = given[0].replace("_", "-")
+            raise InputError(
+                f"published weights come with all that is known of them; leave out --{said}, or "
+                "--pretrained"
+            )
+        if not self.pretrained and self.weights is None:
+            raise OptionError(
+                f"model is {self.model}, which knows nothing yet; pass --pretrained or --weights "
+                "too, or a run",
+                kind,
+                "model",
+            )
+        check_once(self, "class_names")
+
+
+_OF_WEIGHTS = ("weights", "image_size", "class_names", "mean", "std")
+
+
 # The options of explain.
 
 
@@ -62,23 +135,18 @@ FORMATS = (".png", ".svg", ".pdf")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ExplainConfig:
+class ExplainConfig(GivenModel):
     """Draw class maps and soft targets of images by a trained run, or evaluate its maps.
 
-    A network with published weights needs no run: --model efficientnet_lite0 --pretrained.
+    A network with weights needs no run: --model efficientnet_lite0 --pretrained, or --model
+    package.module:factory --weights FILE. Maps of its five most probable classes are drawn.
     """
 
     run: tuple[Path, ...] = ()
-    """Folder of a finished run (of train, of retrain, or one of a comparison's runs/); several to
-    compare their maps with --evaluate, differences to the first."""
-    model: str | None = None
-    """In place of a run, a network with published weights, which --pretrained asks for:
-    efficientnet_lite0 (requires the pretrained extra), timm:NAME or hf:NAME. Maps of its five most
-    probable classes are drawn."""
-    pretrained: bool = False
-    """Give --model its published weights."""
+    """Folder of a finished run (of train, of retrain, of a recorder, or one of a comparison's
+    runs/); several to compare their maps with --evaluate, differences to the first."""
     images: tuple[Path, ...] = ()
-    """Image files to explain."""
+    """Image files to explain, and folders of them."""
     out: Path | None = None
     """File to write: a figure as .png, .svg or .pdf; with --evaluate .json, by default
     explanations.json in the first run's folder."""
@@ -109,17 +177,7 @@ class ExplainConfig:
 
     def _check_who(self) -> None:
         """Refuse both a run and a model, or neither."""
-        if self.run and (self.model is not None or self.pretrained):
-            raise InputError("a run has its model; pass --run, or --model and --pretrained")
-        if not self.run and self.model is None:
-            said = "run is empty; pass a folder, or --model efficientnet_lite0 --pretrained"
-            raise OptionError(said, ExplainConfig, "run")
-        if self.model is not None and not self.pretrained:
-            raise OptionError(
-                f"model is {self.model}, which knows nothing yet; pass --pretrained too, or --run",
-                ExplainConfig,
-                "model",
-            )
+        self.check_given(bool(self.run))
         if self.model is not None and self.evaluate:
             raise InputError(
                 "evaluate takes the images that a run was scored on; pass --run, or leave out "
@@ -161,11 +219,12 @@ Format = Literal["onnx", "torch_export", "source"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ExportConfig:
+class ExportConfig(GivenModel):
     """Export a trained classifier in portable formats."""
 
-    run: Path
-    """Folder of a finished run (of train, of retrain, or one of a comparison's runs/)."""
+    run: Path | None = None
+    """Folder of a finished run (of train, of retrain, of a recorder, or one of a comparison's
+    runs/)."""
     out: Path
     """Folder to write to; files of an earlier export in it are overwritten."""
     formats: tuple[Format, ...] = ()
@@ -179,8 +238,57 @@ class ExportConfig:
     """Make the repository private if it is newly created."""
 
     def __post_init__(self) -> None:
-        """Refuse paths that no file system has."""
+        """Refuse paths that no file system has, and a model that is not given, or twice."""
         check_options(self)
+        self.check_given(self.run is not None)
+
+
+# The options of table.
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TableConfig:
+    """Print the table of comparisons, or draw their forest plot, for a paper.
+
+    In bold is the best of each column, and all that a paired t-test over the same seeds does not
+    find worse.
+    """
+
+    dirs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of compare, study-kd or nas-study, of runs of train, or of several of these; also of
+    a study whose runs are in logs.tar.gz."""
+    format: Literal["markdown", "latex", "csv", "html"] = "markdown"
+    """markdown, latex (with the package booktabs), csv (all numbers, for programs) or html."""
+    columns: tuple[str, ...] = ()
+    """Columns after the first: accuracy, nll, brier, ece, adaptive_ece, aurc, excess_aurc,
+    nll_scaled, ece_scaled, corrupted_accuracy; difference (in accuracy, to the first objective) or
+    NAME_difference; p, n, cost, total_cost. None for accuracy, difference, nll, ece and cost."""
+    spread: Literal["std", "interval"] = "std"
+    """What follows the ± of a mean: the standard deviation over seeds, or half of the mean's 95 %
+    interval."""
+    figure: tuple[Path, ...] = ()
+    """Files to draw the forest plot of the paired differences to, each ending in .pdf, .svg or
+    .png."""
+    score: str = "accuracy"
+    """Score whose differences --figure draws."""
+    out: Path | None = None
+    """File for the table; None to print it."""
+
+    def __post_init__(self) -> None:
+        """Refuse no folder, a folder twice, and figures of no known kind."""
+        check_options(self)
+        if not self.dirs:
+            raise InputError("no folder is given; pass at least one, such as runs/demo")
+        check_once(self, "dirs")
+        check_once(self, "figure")
+        for path in self.figure:
+            if path.suffix not in FORMATS:
+                said = f"figure is {path}; pass files that end in {', '.join(FORMATS)}"
+                raise OptionError(said, TableConfig, "figure")
+        for path in (*self.figure, *([self.out] if self.out is not None else [])):
+            if path.is_dir():
+                name = "out" if path == self.out else "figure"
+                raise OptionError(f"{name} is {path}, a folder; pass a file", TableConfig, name)
 
 
 _RECORDS = (
@@ -195,22 +303,25 @@ _RECORDS = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ReportConfig:
+class ReportConfig(GivenModel):
     """Write one HTML file with the results of training runs, comparisons, studies or searches.
 
-    It needs no other file and no network access.
+    It needs no other file and no network access. A model without a run is scored on --images.
     """
 
-    dirs: tyro.conf.Positional[tuple[Path, ...]]
+    dirs: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Folders of compare, study-kd, search, nas-study, train or retrain; finished or not."""
+    images: Path | None = None
+    """Folder of images to score --model on: a folder for each class, of its name."""
     out: Path | None = None
     """File to write; report.html in the first folder by default."""
 
     def __post_init__(self) -> None:
         """Refuse no folder, a folder twice, and a folder to write to."""
         check_options(self)
-        if not self.dirs:
-            raise InputError("no folder is given; pass at least one, such as runs/demo")
+        said = f"no folder is given; pass at least one, such as runs/demo, or {WITHOUT_RUN}"
+        self.check_given(bool(self.dirs), InputError(said))
+        self._check_images()
         if len(set(self.dirs)) < len(self.dirs):
             raise InputError("a folder is named twice; pass each once")
         for folder in self.dirs:
@@ -219,6 +330,21 @@ class ReportConfig:
         if self.out is not None and self.out.is_dir():
             said = f"out is {self.out}, a folder; pass a file that ends in .html"
             raise OptionError(said, ReportConfig, "out")
+
+    def _check_images(self) -> None:
+        if self.dirs and self.images is not None:
+            raise InputError("images are for --model; a run has been scored: leave out --images")
+        if self.dirs:
+            return
+        if self.images is None:
+            raise OptionError(
+                "images is missing; pass the folder to score the model on, with a folder for each "
+                "class",
+                ReportConfig,
+                "images",
+            )
+        if self.out is None:
+            raise OptionError("out is missing; pass a file that ends in .html", ReportConfig, "out")
 
     def check_folders(self) -> None:
         """Raise InputError for a folder without any of the files by which a report knows its kind.

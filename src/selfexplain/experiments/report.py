@@ -1,46 +1,46 @@
 """The report: one HTML file on what one or several folders hold."""
 
 import dataclasses
+import re
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+import torch
 from markupsafe import Markup
-from torch import Tensor
 
 from selfexplain.errors import InputError
-from selfexplain.experiments.fit.findings import are_photographs
+from selfexplain.experiments.data import image_files, read_images
+from selfexplain.experiments.fit.given import load_given
+from selfexplain.experiments.fit.recorder import Recorder
 from selfexplain.experiments.fit.teacher import run_folder
 from selfexplain.experiments.nas_study_options import search_folder
 from selfexplain.experiments.read_records import (
     COMPARED,
+    COMPARED_RUN,
     LOOKUPS,
     SEARCHES,
     STUDIED,
     STUDY,
     TRAINED,
     read_comparison,
-    read_metrics,
     read_nas_study,
-    read_result,
     read_search_lines,
     read_search_result,
     read_search_run,
 )
+from selfexplain.experiments.read_runs import read_record, read_snapshots, snapshot_epochs
 from selfexplain.experiments.reading_options import ReportConfig
-from selfexplain.experiments.run_dir import kept_digest
 from selfexplain.files import atomic_file, read_json, read_shaped
 from selfexplain.objectives.options import parts_of
-from selfexplain.records import printable
+from selfexplain.records import ListOf, misfit, printable
 from selfexplain.report import disambiguate
-from selfexplain.report.html import FRAMES, Section, linspace_indices, page
+from selfexplain.report.html import Head, Section, page
+from selfexplain.report.publish import Block, notes_of
 from selfexplain.report.sections import (
-    EpochSnapshot,
-    Predictions,
     Record,
-    Snapshots,
     classes_section,
     comparison_results,
     cost_section,
@@ -64,140 +64,17 @@ from selfexplain.report.sections.search import (
     seeds_table,
 )
 from selfexplain.report.sections.search_record import Explained, SearchRecord, SearchSnapshots
+from selfexplain.report.style import method_styles, series_of
+from selfexplain.report.verdicts import (
+    Verdict,
+    comparison_verdict,
+    origin,
+    search_verdict,
+    searches_verdict,
+    study_verdict,
+    waiting_verdict,
+)
 from selfexplain.training.log import EpochLog
-
-# Read what training runs left for the report.
-#
-# A file that a run did not leave, since it is not finished or was made by an older version, is
-# None.
-
-
-def read_record(folder: Path) -> Record:
-    """What a run left, but for its snapshots.
-
-    Raises:
-        InputError: there is no `run.json` of a training, or a file cannot be read.
-
-    Example:
-        >>> read_record(Path("absent"))
-        Traceback (most recent call last):
-        selfexplain.errors.InputError: there is no file absent/run.json; pass the folder of a run
-    """
-    path = folder / "run.json"
-    run = printable(read_json(path, TRAINED))
-    config, class_names = run["config"], tuple(run["images"]["class_names"])
-    done = folder / "result.json"
-    return Record(
-        objective=config["objective"],
-        seed=config["seed"],
-        class_names=class_names,
-        metrics=printable(read_metrics(folder)),
-        result=read_result(done) if done.exists() else None,
-        predictions=_predictions(folder, len(class_names)),
-        control=_control(config["objective"], config.get("options", {})),
-        photographs=are_photographs(run["images"].get("shape", (1, 1, 1))),
-        read=partial(_kept, folder, len(class_names)),
-    )
-
-
-def read_snapshots(folder: Path, most: int = FRAMES) -> Snapshots | None:
-    """The snapshots of a run, after at most so many of its epochs, evenly spaced.
-
-    Raises:
-        InputError: a file cannot be read.
-
-    Example:
-        >>> read_snapshots(Path("absent")) is None
-        True
-    """
-    path = folder / "album" / "images.safetensors"
-    epochs = snapshot_epochs(folder)
-    if not path.exists() or not epochs:
-        return None
-    run = read_json(folder / "run.json", TRAINED)
-    classes = len(run["images"]["class_names"])
-    images = read_shaped(path, {"images": "uint8 BCHW", "labels": "int B"})
-    _check_indices(path, "labels", images["labels"], classes)
-    return Snapshots(
-        images_BCHW=images["images"],
-        labels_B=images["labels"],
-        after_epochs=tuple(
-            _epoch_snapshot(folder, epochs[i], len(images["labels"]), classes)
-            for i in linspace_indices(len(epochs), most)
-        ),
-        planned_epochs=run["config"].get("training", {}).get("epochs", epochs[-1]),
-    )
-
-
-def snapshot_epochs(folder: Path) -> list[int]:
-    """The logged epochs that there is a snapshot of: that of a later one was cut off.
-
-    Example:
-        >>> snapshot_epochs(Path("absent"))
-        []
-    """
-    epochs = sorted({int(line["epoch"]) for line in read_metrics(folder)})
-    return [epoch for epoch in epochs if _snapshot_file(folder, epoch).exists()]
-
-
-def _control(spec: str, options: dict[str, dict[str, Any]]) -> str:
-    """The control of a spec's objective: the spec's own, else that of the run's options."""
-    name, _, text = parts_of(spec)[-1].partition(":")
-    own = dict(part.split("=", 1) for part in text.split(",") if "=" in part)
-    return str(own.get("control", options.get(name, {}).get("control", "none")))
-
-
-def _kept(
-    folder: Path, classes: int, name: str, shapes: Mapping[str, str]
-) -> dict[str, Tensor] | None:
-    """The tensors of a file of a run, checked; None if there is no such file."""
-    path = folder / name
-    if not path.exists():
-        return None
-    return read_shaped(path, shapes, {"K": classes}, digest=kept_digest(folder, name))
-
-
-def _predictions(folder: Path, classes: int) -> Predictions | None:
-    name = "predictions.safetensors"
-    found = _kept(folder, classes, name, {"logits": "float NK", "labels": "int N"})
-    if found is None:
-        return None
-    _check_indices(folder / name, "labels", found["labels"], classes)
-    return Predictions(logits_NK=found["logits"], labels_N=found["labels"])
-
-
-def _check_indices(path: Path, name: str, index: Tensor, classes: int) -> None:
-    """Raise InputError unless all of these are numbers of classes."""
-    low, high = int(index.min()), int(index.max())
-    if low < 0 or high >= classes:
-        raise InputError(
-            f"{path} is damaged: {name} go from {low} to {high}, and the run has {classes} "
-            "classes; put it back as it was, or delete it to do without"
-        )
-
-
-def _snapshot_file(folder: Path, epoch: int) -> Path:
-    return folder / "album" / f"epoch-{epoch:04d}.safetensors"
-
-
-def _epoch_snapshot(folder: Path, epoch: int, images: int, classes: int) -> EpochSnapshot:
-    path = _snapshot_file(folder, epoch)
-    shapes = {
-        "probabilities": "float BK",
-        "target": "float BK",
-        "classes": "int BR",
-        "maps": "float BRHW",
-    }
-    found = read_shaped(path, shapes, {"B": images, "K": classes})
-    _check_indices(path, "classes", found["classes"], classes)
-    return EpochSnapshot(
-        epoch=epoch,
-        probabilities_BK=found["probabilities"],
-        target_BK=found["target"],
-        classes_BR=found["classes"],
-        maps_BRHW=found["maps"],
-    )
-
 
 # The sections of the report on trainings: on a run, a comparison, a study of distillation.
 
@@ -220,7 +97,8 @@ def run_sections(folder: Path) -> list[Section]:
     record = read_record(folder)
     run = printable(read_json(folder / "run.json", TRAINED))
     about = facts(run["config"], run.get("environment", {}))
-    return [*_photographs([record]), run_results(record, about), *_learned([record], [folder])]
+    sections = [*_photographs([record]), run_results(record, about), *_learned([record], [folder])]
+    return [dataclasses.replace(section, group="") for section in sections]
 
 
 def comparison_sections(folder: Path) -> list[Section]:
@@ -245,10 +123,18 @@ def comparison_sections(folder: Path) -> list[Section]:
     ]
     records = [read_record(run) for run in folders]
     if results is not None:
-        first = [comparison_results(results), cost_section(results)]
+        first = [comparison_results(results, _block(results)), cost_section(results)]
     else:
         first = [_unfinished(config, records)]
     return [*first, *_photographs(records), *_learned(records, folders)]
+
+
+def _block(results: Mapping[str, Any]) -> Block | None:
+    """The runs of a comparison, one by one; None if they were not kept, or are not whole."""
+    rows = results.get("rows", [])
+    if misfit(rows, ListOf(COMPARED_RUN, least=1), "rows"):
+        return None
+    return Block(rows, notes=notes_of(results))
 
 
 def study_sections(folder: Path) -> list[Section]:
@@ -280,28 +166,41 @@ def _photographs(records: Sequence[Record]) -> list[Section]:
 
 def _learned(records: Sequence[Record], folders: Sequence[Path]) -> list[Section]:
     """The sections on what models learned."""
-    order = sorted(range(len(records)), key=lambda i: _place(records[i]))
     return [
         curves_section(records),
         reliability_section(records),
-        classes_section([records[i] for i in order]),
+        classes_section([records[i] for i in _most_telling(records)]),
         _gallery(records, folders),
     ]
 
 
 def _gallery(records: Sequence[Record], folders: Sequence[Path]) -> Section:
     """The gallery of the first introspective run with snapshots, else of the last objective."""
-    have = [i for i, folder in enumerate(folders) if snapshot_epochs(folder)]
-    if not have:
+    chosen = next((i for i in _most_telling(records) if snapshot_epochs(folders[i])), None)
+    if chosen is None:
         return gallery_section(None)
-    introspective = [i for i in have if _introspective(records[i])]
-    introspective.sort(key=lambda i: _place(records[i]))
-    objective = records[(introspective or have[::-1])[0]].objective
-    chosen = next(i for i in have if records[i].objective == objective)
+    objective = records[chosen].objective
     others = len({record.objective for record in records}) > 1
+    introspective = _introspective(records[chosen])
     why = ", the first that learns by introspection" if introspective else ", the last compared"
     record = dataclasses.replace(records[chosen], snapshots=read_snapshots(folders[chosen]))
-    return gallery_section(record, why if others else "")
+    styles = method_styles([record.objective for record in records])
+    series = series_of(styles[objective].colour)
+    return gallery_section(record, why if others else "", series=series)
+
+
+def _most_telling(records: Sequence[Record]) -> list[int]:
+    """Places of the runs, those whose explanations one wants to see first: by introspection.
+
+    Else those of the objective that was compared last, its first seed first.
+    """
+    objectives = list(dict.fromkeys(record.objective for record in records))
+
+    def key(i: int) -> tuple[int, int]:
+        turn = objectives.index(records[i].objective)
+        return _place(records[i]), turn if _introspective(records[i]) else -turn
+
+    return sorted(range(len(records)), key=key)
 
 
 def _place(record: Record) -> int:
@@ -427,17 +326,22 @@ def nas_study_sections(folder: Path) -> list[Section]:
     path = folder / "results.json"
     if not path.exists():
         config = read_json(folder / "nas-study.json", {"config": STUDIED})["config"]
-        wanted = [
-            search_folder(folder, method, budget, seed)
-            for method in config["methods"]
-            for budget in config["budget"]
-            for seed in config["seeds"]
-        ]
+        wanted = _searches_wanted(folder, config)
         done = sum((one / "result.json").exists() for one in wanted)
         text = f"This study is not finished: {done} of {len(wanted)} searches are"
         return [Section("Results", f"{text}. Repeat the command to continue; the table follows.")]
     results = printable(read_nas_study(path))
     return [nas_study_results(results), found_cells(results), searches_of_study(results)]
+
+
+def _searches_wanted(folder: Path, config: Mapping[str, Any]) -> list[Path]:
+    """The folders of all searches of a study."""
+    return [
+        search_folder(folder, method, budget, seed)
+        for method in config["methods"]
+        for budget in config["budget"]
+        for seed in config["seeds"]
+    ]
 
 
 def _mark(folder: Path) -> str:
@@ -487,17 +391,24 @@ def write_report(config: ReportConfig) -> Path:
         Traceback (most recent call last):
         selfexplain.errors.InputError: there is no folder absent; pass folders of runs
     """
+    if not config.dirs:
+        with tempfile.TemporaryDirectory() as place:
+            run = scored_run(config, Path(place))
+            return write_report(ReportConfig(dirs=(run,), out=config.out))
     chapters = [sections_of(folder) for folder in config.dirs]
     names = disambiguate([folder.resolve().name for folder in config.dirs])
     if len(chapters) > 1:
         chapters = [
-            [dataclasses.replace(section, title=f"{name}: {section.title}") for section in chapter]
+            [
+                dataclasses.replace(section, group=", ".join(filter(None, (name, section.group))))
+                for section in chapter
+            ]
             for name, chapter in zip(names, chapters, strict=True)
         ]
     html = page(
         f"Report on {', '.join(names)}",
         [section for chapter in chapters for section in chapter],
-        summary=_summary(config.dirs),
+        heads=[head_of(folder, name) for folder, name in zip(config.dirs, names, strict=True)],
     )
     with atomic_file(config.file) as file:
         # Paths of data may hold bytes that are no UTF-8, and then stand in the page as escapes.
@@ -505,15 +416,144 @@ def write_report(config: ReportConfig) -> Path:
     return config.file
 
 
-def _summary(folders: Sequence[Path]) -> str:
-    """The first sentences of a report; of one run, what it gets right."""
-    general = "What the models learned, and what they taught themselves by explaining."
-    kind = _kind_of(folders[0])
-    if len(folders) == 1 and kind is nas_study_sections:
-        return "Search methods over the same seeds: what they found, and what that proves."
-    if len(folders) > 1 or kind is not run_sections:
-        return general
-    return plain_summary(read_record(folders[0])) or general
+def scored_run(config: ReportConfig, place: Path) -> Path:
+    """The folder, in this place, of a run in which a given model is scored on a folder of images.
+
+    Raises:
+        InputError: the model cannot be loaded, or the folders of images are not of its classes.
+    """
+    given, model = load_given(config)
+    assert config.images is not None, "the options have been checked"
+    if not config.images.is_dir():
+        raise InputError(
+            f"there is no folder {config.images}; pass one with a folder for each class"
+        )
+    names = config.class_names or _folders_of(config.images, given.num_classes)
+    paths = image_files([config.images])
+    classes = {name: k for k, name in enumerate(names)}
+    strange = [p for p in paths if p.relative_to(config.images).parts[0] not in classes]
+    if strange:
+        raise InputError(
+            f"{strange[0]} does not lie in a folder of one of the {len(names)} classes "
+            f"({', '.join(names[:3])}{', ...' if len(names) > 3 else ''}); pass --images with such "
+            "folders, and --class-names in the order of the model"
+        )
+    labels_N = torch.tensor([classes[p.relative_to(config.images).parts[0]] for p in paths])
+    folder = place / re.sub(r"[:/\\]", "-", str(config.model))
+    with Recorder(
+        folder,
+        model,
+        data=(read_images(paths, given.shape_CHW, given.ranges), labels_N),
+        objective="given_weights",
+        factory=config.model,
+        class_names=names,
+        mean=given.mean_C.tolist(),
+        std=given.std_C.tolist(),
+    ) as recorder:
+        recorder.epoch()  # of which there are pictures
+    return folder
+
+
+def _folders_of(images: Path, classes: int) -> tuple[str, ...]:
+    """The names of as many folders as there are classes."""
+    names = sorted(p.name for p in images.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if len(names) != classes:
+        raise InputError(
+            f"{images} has {len(names)} folders, and the model {classes} classes; pass a folder "
+            "for each class, or --class-names in the order of the model"
+        )
+    return tuple(names)
+
+
+# What stands first: the verdict, and where it comes from.
+
+
+def head_of(folder: Path, name: str) -> Head:
+    """The verdict on a folder in words; its command, date, commit and images.
+
+    Args:
+        folder: of a run, a comparison, a study or a search.
+        name: how the page calls it.
+
+    Raises:
+        InputError: a file of it cannot be read.
+
+    Example:
+        >>> head_of(Path("absent"), "mine").verdict
+        'There is nothing to report on'
+    """
+    kind = _kind_of(folder)
+    if kind is None:
+        return Head(name, "There is nothing to report on")
+    verdict = VERDICTS[kind](folder)
+    return Head(name, verdict.line, verdict.detail, tuple(_origin(folder).items()))
+
+
+def _verdict_on_run(folder: Path) -> Verdict:
+    record = read_record(folder)
+    if record.result is None:
+        planned = read_json(folder / "run.json", TRAINED)["config"].get("training", {})
+        epochs = max((int(line["epoch"]) for line in record.metrics), default=0)
+        return waiting_verdict(epochs, planned.get("epochs", epochs), "epochs")
+    line = plain_summary(record) or f"Accuracy {record.result['accuracy']:.2f} %"
+    return Verdict(line.removesuffix("."), f"{record.name}, the model of the last epoch.")
+
+
+def _verdict_on_comparison(folder: Path) -> Verdict:
+    path = folder / "results.json"
+    if path.exists():
+        return comparison_verdict(printable(read_comparison(path)))
+    config = read_json(folder / "compare.json", {"config": COMPARED})["config"]
+    wanted = [
+        run_folder(folder, objective, seed)
+        for objective in config["objectives"]
+        for seed in config.get("seeds", [])
+    ]
+    done = sum((run / "result.json").exists() for run in wanted)
+    return waiting_verdict(done, len(wanted))
+
+
+def _verdict_on_study(folder: Path) -> Verdict:
+    return study_verdict(printable(read_json(folder / "study.json", STUDY)))
+
+
+def _verdict_on_search(folder: Path) -> Verdict:
+    if _holds_seeds(folder):
+        done = folder / "searches.json"
+        return searches_verdict(printable(read_json(done, SEARCHES)) if done.exists() else None)
+    record = read_search(folder)
+    return search_verdict(record.result, len(record.history), record.planned_epochs)
+
+
+def _verdict_on_nas_study(folder: Path) -> Verdict:
+    path = folder / "results.json"
+    if not path.exists():
+        config = read_json(folder / "nas-study.json", {"config": STUDIED})["config"]
+        wanted = _searches_wanted(folder, config)
+        done = sum((one / "result.json").exists() for one in wanted)
+        return waiting_verdict(done, len(wanted), "searches")
+    sentence = printable(read_nas_study(path))["sentence"].removesuffix(".")
+    return Verdict(sentence, "Search methods over the same seeds: what they found.")
+
+
+def _origin(folder: Path) -> dict[str, str]:
+    """Where what a folder holds comes from, as far as that was recorded."""
+    first = next((folder / name for name in SAVED if (folder / name).exists()), None)
+    if first is None:
+        return {}
+    saved = printable(read_json(first))
+    config = saved.get("config", {})
+    runs = [first, *sorted(folder.glob("runs/*/run.json")), *sorted(folder.glob("*/run.json"))]
+    images = (read_json(run).get("images") for run in runs)
+    return origin(
+        saved.get("environment") or config.get("environment") or {},
+        str(config.get("data", {}).get("data", "")),
+        printable(next((found for found in images if isinstance(found, dict)), {})),
+    )
+
+
+SAVED = ("compare.json", "nas-study.json", "run.json", "results.json", "searches.json")
+"""Files that say how a folder was made; the first that there is counts."""
 
 
 def sections_of(folder: Path) -> list[Section]:
@@ -554,3 +594,13 @@ KINDS: tuple[tuple[Callable[[Path], bool], Callable[[Path], list[Section]]], ...
     (_holds("run.json"), run_sections),
 )
 """Whether a folder is of a kind -> how it is reported on; the first that fits counts."""
+
+
+VERDICTS: dict[Callable[[Path], list[Section]], Callable[[Path], Verdict]] = {
+    nas_study_sections: _verdict_on_nas_study,
+    search_sections: _verdict_on_search,
+    study_sections: _verdict_on_study,
+    comparison_sections: _verdict_on_comparison,
+    run_sections: _verdict_on_run,
+}
+"""What reports on a folder -> what says the verdict on it."""

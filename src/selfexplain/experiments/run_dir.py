@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+import shlex
 import statistics
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,11 +50,11 @@ PACKAGES = ("selfexplain", "torch", "numpy", "lightning-fabric", "datasets")
 
 
 def environment(device: torch.device) -> dict[str, object]:
-    """Versions, hardware, number of threads and git commit, for the record.
+    """Versions, hardware, threads, git commit, date and command, for the record.
 
     Example:
         >>> sorted(environment(torch.device("cpu")))
-        ['commit', 'hardware', 'platform', 'python', 'threads', 'versions']
+        ['command', 'commit', 'date', 'hardware', 'platform', 'python', 'threads', 'versions']
     """
     return {
         "versions": {name: version(name) for name in PACKAGES},
@@ -60,7 +63,22 @@ def environment(device: torch.device) -> dict[str, object]:
         "hardware": hardware(device),
         "threads": torch.get_num_threads(),
         "commit": commit(Path(__file__).parent),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command_line(sys.argv),
     }
+
+
+def command_line(argv: Sequence[str]) -> str | None:
+    """The command that this process was started with; None if it is another program.
+
+    Example:
+        >>> command_line(["/usr/bin/selfexplain", "train", "--out", "my runs"])
+        "selfexplain train --out 'my runs'"
+    """
+    program = Path(argv[0] if argv else "")
+    # `python -m selfexplain` is known by the file of that module.
+    ours = program.stem == "selfexplain" or program == Path(__file__).parents[1] / "__main__.py"
+    return shlex.join(["selfexplain", *argv[1:]]) if ours else None
 
 
 def version(package: str) -> str:
@@ -211,22 +229,30 @@ def claim_folder(config: Any) -> str:
     Raises:
         InputError: the folder holds another run, or this one and `resume` is off.
     """
-    identity = json.dumps(to_dict(config, leave_out=("out", "resume")), sort_keys=True)
-    if any((config.out / name).exists() for name in ("checkpoint.pt", "result.json")):
+    return claim(config.out, to_dict(config, leave_out=("out", "resume")), resume=config.resume)
+
+
+def claim(folder: Path, config: dict[str, Any], *, resume: bool) -> str:
+    """The same of a configuration as `run.json` holds it."""
+    if holds_run(folder):
         check_same_config(
-            saved_config(config.out / "run.json"),
-            json.loads(identity),
-            config.out,
-            remedy=_MADE_WITH if config.resume else f"{_MADE_WITH} and --resume",
+            saved_config(folder / "run.json"),
+            config,
+            folder,
+            remedy=_MADE_WITH if resume else f"{_MADE_WITH} and --resume",
         )
-        if not config.resume:
+        if not resume:
             raise InputError(
-                f"{config.out} holds this run already; pass --resume to continue it, or another "
-                "--out"
+                f"{folder} holds this run already; pass --resume to continue it, or another --out"
             )
     else:
-        check_free(config.out)
-    return identity
+        check_free(folder)
+    return json.dumps(config, sort_keys=True)
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a folder holds at least one epoch of a run, or its result."""
+    return any((folder / name).exists() for name in ("checkpoint.pt", "result.json"))
 
 
 def claim_comparison(config: CompareConfig) -> None:
@@ -331,16 +357,33 @@ def _differences(old: Any, new: Any, name: str = "") -> list[str]:
 def write_config(name: str, config: Any, environment: dict[str, object], **more: object) -> None:
     """Write what a folder holds: `run.json` of a training or search, `compare.json` of several."""
     saved = to_dict(config, leave_out=("out", "resume"))
-    record = {"schema": 1, "config": saved, "environment": environment, **more}
-    write_record(config.out / name, record)
+    _write_saved(config.out / name, saved, environment, **more)
+
+
+def _write_saved(
+    path: Path, config: dict[str, Any], environment: dict[str, object], **more: object
+) -> None:
+    write_record(path, {"schema": 1, "config": config, "environment": environment, **more})
 
 
 def write_run(
     config: Any, images: dict[str, object], device: torch.device, processes: int = 1
 ) -> None:
     """Write `run.json`: configuration, environment, and properties of the images."""
+    saved = to_dict(config, leave_out=("out", "resume"))
+    write_saved_run(config.out, saved, images, device, processes)
+
+
+def write_saved_run(
+    folder: Path,
+    config: dict[str, Any],
+    images: dict[str, object],
+    device: torch.device,
+    processes: int = 1,
+) -> None:
+    """The same of a configuration as `run.json` holds it."""
     around = {**environment(device), "processes": processes}
-    write_config("run.json", config, around, images=images)
+    _write_saved(folder / "run.json", config, around, images=images)
 
 
 def images_of(prepared: Prepared) -> dict[str, object]:

@@ -286,10 +286,11 @@ class SearchesConfig(SearchConfig):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LookupConfig:
-    """Look up the accuracy of NAS-Bench-201 cells on CIFAR-100."""
+    """Look up the accuracy of NAS-Bench-201 or tiny201 cells on CIFAR-100."""
 
     table: str
-    """The benchmark: a Parquet file, or nats:FOLDER to read NATS-Bench with nats_bench."""
+    """The benchmark: tiny201 (in this package), a Parquet file, or nats:FOLDER to read NATS-Bench
+    with nats_bench."""
     genotype: tuple[str, ...]
     """Genotype files, or cells as the benchmark writes them: |op~0|+|op~0|op~1|+..."""
     out: Path | None = None

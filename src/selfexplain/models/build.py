@@ -1,8 +1,10 @@
 """From a model's name to the model: built-in networks, those of hubs, and the user's own."""
 
 import difflib
+import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -202,7 +204,7 @@ def _factory(name: str) -> Callable[..., Any]:
         factory: Callable[..., Any] = import_named(name)
     except (Exception, SystemExit) as error:  # a user's module may raise anything
         raise InputError(
-            f"model {name!r} cannot be imported ({first_line(error)}); pass "
+            f"model {name!r} cannot be imported ({first_line(error)}){_meant(name)}; pass "
             "package.module:factory, with the module in this directory or on PYTHONPATH"
         ) from error
     if not callable(factory):
@@ -210,6 +212,19 @@ def _factory(name: str) -> Callable[..., Any]:
             f"model {name!r} is a {type(factory).__name__}; pass package.module:factory, a function"
         )
     return factory
+
+
+def _meant(name: str) -> str:
+    """The name of a function, or of a module in this directory, that is nearly this one."""
+    module_name, _, path = name.partition(":")
+    module = sys.modules.get(module_name)
+    if module is None:
+        here = (each.stem for each in Path().glob("*.py"))
+        near = [f"{each}:{path}" for each in difflib.get_close_matches(module_name, here, n=1)]
+    else:
+        known = [each for each, value in vars(module).items() if callable(value)]
+        near = [f"{module_name}:{each}" for each in difflib.get_close_matches(path, known, n=1)]
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def _build_own(name: str, num_classes: int, in_channels: int) -> nn.Module:

@@ -8,13 +8,14 @@ if TYPE_CHECKING:
     from selfexplain.report.cell_drawing import cell_svg, cell_text
     from selfexplain.report.figures import (
         architecture_figure,
+        certain_front,
         cost_figure,
         explanation_figure,
-        pareto_front,
         save_figure,
         top_classes_figure,
     )
-    from selfexplain.report.progress import progress_bar, sweep_progress
+    from selfexplain.report.progress import progress_bar, run_progress, sweep_progress
+    from selfexplain.report.publish import Block, forest_figure, table
     from selfexplain.report.study import study_figure, study_markdown, study_table
     from selfexplain.report.style import disambiguate
     from selfexplain.report.tables import (
@@ -25,23 +26,27 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Block",
     "architecture_figure",
     "cell_svg",
     "cell_text",
+    "certain_front",
     "comparison_markdown",
     "comparison_table",
     "cost_figure",
     "disambiguate",
     "explanation_figure",
-    "pareto_front",
+    "forest_figure",
     "progress_bar",
     "quality_table",
+    "run_progress",
     "save_figure",
     "searches_table",
     "study_figure",
     "study_markdown",
     "study_table",
     "sweep_progress",
+    "table",
     "top_classes_figure",
 ]
 
@@ -49,9 +54,10 @@ lazily(
     __name__,
     {
         "cell_drawing": "cell_svg cell_text",
-        "figures": "architecture_figure cost_figure explanation_figure pareto_front save_figure "
+        "figures": "architecture_figure certain_front cost_figure explanation_figure save_figure "
         "top_classes_figure",
-        "progress": "progress_bar sweep_progress",
+        "progress": "progress_bar run_progress sweep_progress",
+        "publish": "Block forest_figure table",
         "study": "study_figure study_markdown study_table",
         "style": "disambiguate",
         "tables": "comparison_markdown comparison_table quality_table searches_table",

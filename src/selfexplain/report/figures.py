@@ -6,6 +6,7 @@ Shape suffixes: T epochs, E edges of a cell, O operations.
 import math
 from collections.abc import Mapping, Sequence
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,42 +23,77 @@ from matplotlib.transforms import Bbox
 from torch import Tensor
 
 from selfexplain.errors import InputError
+from selfexplain.evaluation.statistics import mean_interval
 from selfexplain.files import atomic_file
-from selfexplain.report.style import GREY, STYLES, VERMILION
+from selfexplain.report.style import GREY, STYLES, method_styles
 from selfexplain.spaces import FAMILIES
 
-# The Pareto front of cost and accuracy: what nothing else beats.
-
-
-def pareto_front(costs: Sequence[float], accuracies: Sequence[float]) -> list[int]:
-    """Places of the methods than which no other is cheaper and as accurate, or better and as cheap.
-
-    Args:
-        costs: less is better.
-        accuracies: more is better.
-
-    Returns:
-        Places by rising cost; methods that are equal in both are on the front together.
-
-    Example:
-        >>> pareto_front([1.0, 2.0, 3.0], [90.0, 89.0, 92.0])
-        [0, 2]
-    """
-    points = list(zip(costs, accuracies, strict=True))
-    front: list[int] = []
-    for i in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
-        # The last of the front is the most accurate of all that are as cheap.
-        if not front or points[i][1] > points[front[-1]][1] or points[i] == points[front[-1]]:
-            front.append(i)
-    return front
-
-
-# The picture of accuracy against cost, its Pareto front marked.
+# Cost and accuracy together: what is clearly beaten in both, and when that leaves a Pareto front.
 
 
 Row = dict[str, Any]
+Interval = tuple[float, float] | None
 
-ON, OFF = VERMILION, GREY
+
+def not_beaten(costs: Sequence[Interval], accuracies: Sequence[Interval]) -> list[int]:
+    """Places of the methods of which none is clearly both cheaper and more accurate.
+
+    Clearly: the intervals do not touch. One that is not known (None) touches all.
+
+    Example:
+        >>> not_beaten([(1.0, 1.1), (1.0, 1.1), (2.0, 2.1)], [(90, 91), None, (80, 81)])
+        [0, 1]
+    """
+    return [
+        i
+        for i in range(len(costs))
+        if not any(
+            _below(costs[j], costs[i]) and _below(accuracies[i], accuracies[j])
+            for j in range(len(costs))
+        )
+    ]
+
+
+def _below(a: Interval, b: Interval) -> bool:
+    """Whether an interval lies below another, without touching it."""
+    return a is not None and b is not None and a[1] < b[0]
+
+
+def certain_front(summary: Sequence[Row]) -> tuple[list[int], bool]:
+    """Places of the methods that are not clearly beaten, and whether they are a Pareto front.
+
+    They are, if no two of them touch, neither in cost nor in accuracy; then they stand by rising
+    cost. Accuracies have the 95 % interval of their mean over seeds, costs that of their timing.
+
+    Args:
+        summary: rows with "accuracy_mean", "accuracy_std", "n", "cost" and "cost_ci95", the last
+            two or the same of "total_cost".
+
+    Example:
+        >>> row = {"accuracy_mean": 90.0, "accuracy_std": None, "n": 1, "cost": 1.0}
+        >>> certain_front([row, {**row, "cost": 2.0}])
+        ([0, 1], False)
+    """
+    key = cost_key(summary)
+    costs: list[Interval] = [row.get(f"{key}_ci95") for row in summary]
+    accuracies = [
+        mean_interval(row["accuracy_mean"], row["accuracy_std"], row.get("n", 1)) for row in summary
+    ]
+    front = sorted(not_beaten(costs, accuracies), key=lambda i: float(summary[i][key]))
+    apart = all(
+        _below(costs[i], costs[j]) and _below(accuracies[i], accuracies[j])
+        for i, j in pairwise(front)
+    )
+    return front, apart and None not in [accuracies[i] for i in front]
+
+
+def cost_key(summary: Sequence[Row]) -> str:
+    """Which cost is drawn: that of all that is trained where every row has it, else of a step."""
+    return "total_cost" if all("total_cost" in row for row in summary) else "cost"
+
+
+# The picture of accuracy against cost, a Pareto front where there is one for certain.
+
 NEAR = [(7, 5, "left"), (7, -13, "left"), (-7, 5, "right"), (-7, -13, "right")]
 FAR = [
     (x, y, align)
@@ -72,11 +108,14 @@ PLACES = [*NEAR, *FAR]
 def cost_figure(summary: Sequence[Row], *, size: tuple[float, float] = (7.5, 5)) -> Figure:
     """Each objective at its cost and mean accuracy, with the std over seeds where there is one.
 
-    The cost is that of all that is trained (`total_cost`) where every row has it, else of a step.
-    It is drawn on a logarithmic axis if the dearest costs more than five times the cheapest.
+    A Pareto front is drawn only if it is certain (`certain_front`). Objectives that are not clearly
+    beaten in both are filled. The cost is that of all that is trained (`total_cost`) where every
+    row has it, else of a step. It is drawn on a logarithmic axis if the dearest costs more than
+    five times the cheapest.
 
     Args:
-        summary: rows with "objective", "accuracy_mean", "accuracy_std" and "cost".
+        summary: rows with "objective", "accuracy_mean", "accuracy_std", "n", "cost" and, if it
+            was kept, "cost_ci95".
         size: width and height in inches.
 
     Example:
@@ -84,42 +123,57 @@ def cost_figure(summary: Sequence[Row], *, size: tuple[float, float] = (7.5, 5))
         >>> cost_figure([row]).axes[0].get_ylabel()
         'accuracy (%)'
     """
-    whole = all("total_cost" in row for row in summary)
-    costs = [float(row["total_cost" if whole else "cost"]) for row in summary]
+    key = cost_key(summary)
+    costs = [float(row[key]) for row in summary]
     accuracies = [row["accuracy_mean"] for row in summary]
-    front = pareto_front(costs, accuracies)
+    front, certain = certain_front(summary)
     figure = Figure(figsize=size, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots()
     if max(costs) > 5 * min(costs):
         axes.set_xscale("log")
     axes.margins(0.12)
-    axes.set_xlabel(f"cost of {'all training' if whole else 'a step'} (standard = 1)")
+    axes.set_xlabel(f"cost of {'all training' if key == 'total_cost' else 'a step'} (standard = 1)")
     axes.set_ylabel("accuracy (%)")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.plot(
-        [costs[i] for i in front],
-        [accuracies[i] for i in front],
-        color=ON,
-        linewidth=1,
-        drawstyle="steps-post",
-        label="Pareto front",
-        zorder=1,
-    )
+    if certain:
+        axes.plot(
+            [costs[i] for i in front],
+            [accuracies[i] for i in front],
+            color="black",
+            linewidth=0.8,
+            drawstyle="steps-post",
+            label="Pareto front",
+            zorder=1,
+        )
+    styles = method_styles([row["objective"] for row in summary])
     for i, row in enumerate(summary):
+        colour = styles[row["objective"]].colour
         axes.errorbar(
             costs[i],
             accuracies[i],
             yerr=row["accuracy_std"],
+            xerr=_around(costs[i], row.get(f"{key}_ci95")),
             fmt="o",
-            color=ON if i in front else OFF,
+            color=colour,
+            # Filled if not clearly beaten: seen without colours, too.
+            markerfacecolor=colour if i in front else "none",
             elinewidth=1,
             capsize=2,
         )
+    filled = "on the Pareto front" if certain else "not clearly beaten in both"
+    axes.plot([], [], "o", color=GREY, label=f"filled: {filled}")
     axes.legend(loc="best", fontsize=8, frameon=False)
     canvas.draw()  # settles where the points are
     _label(canvas, axes, summary, costs, accuracies)
     return figure
+
+
+def _around(value: float, interval: Interval) -> list[list[float]] | None:
+    """An interval as what matplotlib adds on either side."""
+    if interval is None:
+        return None
+    return [[max(0.0, value - interval[0])], [max(0.0, interval[1] - value)]]
 
 
 def _label(
@@ -167,7 +221,7 @@ def _annotate(
     axes: Axes, name: str, point: tuple[float, float], place: tuple[float, float, str]
 ) -> Annotation:
     x, y, align = place
-    line = {"arrowstyle": "-", "linewidth": 0.4, "color": OFF, "relpos": (align == "right", 0.5)}
+    line = {"arrowstyle": "-", "linewidth": 0.4, "color": GREY, "relpos": (align == "right", 0.5)}
     label = axes.annotate(
         name,
         point,

@@ -10,10 +10,13 @@ import hashlib
 import io
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
+from types import MappingProxyType
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from matplotlib.figure import Figure
 
-from selfexplain.report.style import SERIES, STYLES
+from selfexplain.report.style import PALETTE, STYLES
 
 # Templates: the HTML is in files, and what is filled in is escaped, but for other pieces of HTML.
 
@@ -98,6 +101,8 @@ class Section:
         body: its content: HTML, as `render`, `table` and the like return it, with headings that
             begin at h3; or text, which becomes one paragraph.
         parts: sections inside this one, below its body; they have no parts of their own.
+        group: the run or folder that it is about, as text: sections that follow one another with
+            the same group stand together in the table of contents. "" if it is about all.
 
     Example:
         >>> Section("Results", "none yet").title
@@ -107,15 +112,41 @@ class Section:
     title: str
     body: Markup | str = ""
     parts: tuple[Section, ...] = ()
+    group: str = ""
 
 
-def page(title: str, sections: Sequence[Section], *, summary: str = "") -> Markup:
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What stands first on a page about one folder: the verdict, then where it comes from.
+
+    Args:
+        name: of the folder, as text.
+        verdict: the outcome in one line, as text.
+        detail: what the verdict rests on, as text.
+        facts: label and text, such as the command and the date.
+    """
+
+    name: str
+    verdict: str
+    detail: str = ""
+    facts: tuple[tuple[str, str], ...] = ()
+
+
+ALL = "All runs"
+"""What the table of contents calls the sections without a group, where others have one."""
+
+
+def page(
+    title: str, sections: Sequence[Section], *, summary: str = "", heads: Sequence[Head] = ()
+) -> Markup:
     """A self-contained HTML page: style and script are inlined, and it links to itself alone.
 
     Args:
         title: of the page, as text.
         sections: in the order in which they are shown; the table of contents names them.
         summary: one paragraph below the title, as text.
+        heads: one for each folder that the page is about: its first lines are their verdicts, and
+            the title follows.
 
     Example:
         >>> html = page("Report", [Section("One", "first")])
@@ -125,10 +156,38 @@ def page(title: str, sections: Sequence[Section], *, summary: str = "") -> Marku
     return render(
         "page.html",
         title=title,
-        sections=sections,
+        groups=_grouped(sections),
         summary=summary,
+        heads=heads,
         colours=Markup(colours_css()),  # noqa: S704
     )
+
+
+def _grouped(sections: Sequence[Section]) -> list[tuple[str, list[tuple[int, Section]]]]:
+    """The sections with their numbers, by group; a lone group has no name."""
+    numbered = enumerate(sections, start=1)
+    groups = [
+        (name, list(members)) for name, members in groupby(numbered, lambda pair: pair[1].group)
+    ]
+    if len(groups) < 2:
+        return [("", members) for _, members in groups]
+    return [(name or ALL, members) for name, members in groups]
+
+
+def download(label: str, file: str, text: str) -> Markup:
+    """A link that saves a text as a file; the text is in the link.
+
+    Args:
+        label: of the link, as text.
+        file: name that the browser proposes.
+        text: what the file holds.
+
+    Example:
+        >>> download("CSV", "a.csv", "x,y")
+        Markup('<a download="a.csv" href="data:text/plain;charset=utf-8,x%2Cy">CSV</a>')
+    """
+    link = '<a download="{}" href="data:text/plain;charset=utf-8,{}">{}</a>'
+    return Markup(link).format(file, quote(text), label)  # noqa: S704 - format escapes
 
 
 def paragraph(text: str) -> Markup:
@@ -142,7 +201,12 @@ def paragraph(text: str) -> Markup:
 
 
 def table(
-    header: Sequence[str], rows: Iterable[Sequence[object]], *, caption: str, words: int = 1
+    header: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    caption: str,
+    words: int = 1,
+    swatches: Mapping[str, int] = MappingProxyType({}),
 ) -> Markup:
     """A table: the first column names its row, the last ones hold numbers and stand to the right.
 
@@ -152,13 +216,14 @@ def table(
         caption: how its numbers were made, as text; it stands below and names the frame in which
             the table scrolls where the page is narrow.
         words: number of first columns that hold words and stand to the left.
+        swatches: name of a row -> number of the colour that stands before it (`series_of`).
 
     Example:
         >>> html = table(["name", "%"], [["a<b", "1.0"]], caption="shares")
         >>> '<th scope="row">a&lt;b</th><td>1.0</td>' in html
         True
     """
-    return part("table", header, rows, caption=caption, words=words)
+    return part("table", header, rows, caption=caption, words=words, swatches=swatches)
 
 
 def slider(label: str, frames: Sequence[Markup], captions: Sequence[str]) -> Markup:
@@ -282,7 +347,7 @@ def colours_css() -> str:
     """
     light = ";".join(f"{variable(colour)}:{colour}" for colour in DARK)
     dark = ";".join(f"{variable(colour)}:{on_black}" for colour, on_black in DARK.items())
-    return f":root{{{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}"
+    return f":root{{{light}}}@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}"
 
 
 # Matplotlib's figures as inline SVG that takes the colour and the fonts of the page.
@@ -290,6 +355,8 @@ def colours_css() -> str:
 
 INK = "#000000"
 """What is drawn in black takes the colour of the page's text."""
+PAPER = "#ffffff"
+"""What is drawn in white, such as hollow points, takes the colour of the page."""
 SETTINGS = {
     "svg.fonttype": "none",  # text stays text: it can be read aloud, found and copied
     "svg.hashsalt": "selfexplain",
@@ -333,8 +400,8 @@ def figure(figure: Figure, alt: str) -> Markup:
 
 def _in_colours_of_page(svg: str) -> str:
     """The page has a shade of every colour for light and one for dark."""
-    svg = svg.replace(INK, "currentColor")
-    for place, colour in enumerate(SERIES, start=1):
+    svg = svg.replace(INK, "currentColor").replace(PAPER, "var(--paper)")
+    for place, colour in enumerate(PALETTE, start=1):
         svg = svg.replace(colour, f"var(--series-{place})")
     return svg
 

@@ -17,6 +17,11 @@ SCORES = {
 """Name in result.json -> what it is."""
 LONGEST = 200
 """Characters of a name that are shown."""
+UNTOLD = "Its weights were given: nothing is recorded of how it was trained."
+LIMITS = (
+    "One run of one seed, scored on images like those that it was trained on. Nothing is known of "
+    "images from elsewhere."
+)
 JOINERS = "\u200c\u200d"
 """Invisible characters that some scripts, and some pictures, are written with."""
 
@@ -34,7 +39,7 @@ def model_card(
 
     Args:
         config: of the run, as `run.json` holds it.
-        result: what `result.json` holds.
+        result: what `result.json` holds; nothing of a model that no run has trained.
         environment: of the run.
         class_names: K names.
         shape_CHW: of an image.
@@ -60,17 +65,12 @@ def model_card(
     return "\n".join(
         [
             *_metadata(config, scores),
-            f"# {kind}, trained by {as_markdown(config['objective'])}",
+            f"# {kind}" + (f", trained by {as_markdown(config['objective'])}" if result else ""),
             "",
             f"Classifies images of {' x '.join(map(as_markdown, shape_CHW))} (channels, height, "
             f"width) into {len(class_names)} classes: {_listed(class_names)}.",
             "",
-            f"Scores on the {scored} of {as_markdown(data['data'])}, one seed "
-            f"({as_markdown(config['seed'])}):",
-            "",
-            "| score | value | what it is |",
-            "| --- | ---: | --- |",
-            *rows,
+            *(_scored(config, scored, rows) if result else [UNTOLD]),
             "",
             "## Use",
             "",
@@ -81,22 +81,40 @@ def model_card(
             "logits = classifier(pixels)  # (batch, channels, height, width) in [0, 1]",
             "```",
             "",
-            "## Training",
-            "",
-            f"Commit of selfexplain: {as_markdown(environment.get('commit') or 'unknown')}. "
-            f"Versions: {_versions(environment)}.",
-            "",
-            "```json",
-            json.dumps(config, indent=1, sort_keys=True),
-            "```",
-            "",
+            *(_trained(config, environment) if result else ()),
             "## Limits",
             "",
-            "One run of one seed, scored on images like those that it was trained on. Nothing is "
-            "known of images from elsewhere.",
+            LIMITS if result else "It has not been scored here.",
             "",
         ]
     )
+
+
+def _scored(config: Mapping[str, Any], scored: str, rows: Sequence[str]) -> list[str]:
+    """The scores as a table."""
+    return [
+        f"Scores on the {scored} of {as_markdown(config['data']['data'])}, one seed "
+        f"({as_markdown(config['seed'])}):",
+        "",
+        "| score | value | what it is |",
+        "| --- | ---: | --- |",
+        *rows,
+    ]
+
+
+def _trained(config: Mapping[str, Any], environment: Mapping[str, Any]) -> list[str]:
+    """With what it was trained, and how."""
+    return [
+        "## Training",
+        "",
+        f"Commit of selfexplain: {as_markdown(environment.get('commit') or 'unknown')}. "
+        f"Versions: {_versions(environment)}.",
+        "",
+        "```json",
+        json.dumps(config, indent=1, sort_keys=True),
+        "```",
+        "",
+    ]
 
 
 def as_markdown(value: object) -> str:
@@ -154,13 +172,18 @@ def _versions(environment: Mapping[str, Any]) -> str:
 
 def _metadata(config: Mapping[str, Any], scores: Mapping[str, float]) -> list[str]:
     """YAML that the hub reads."""
-    name = _as_yaml(f"{config.get('model', 'derived')} {config['objective']}")
-    data = _as_yaml(config["data"]["data"])
-    return [
+    head = [
         "---",
         "library_name: selfexplain",
         "pipeline_tag: image-classification",
         "tags: [selfexplain, image-classification]",
+    ]
+    if not scores:
+        return [*head, "---", ""]
+    name = _as_yaml(f"{config.get('model', 'derived')} {config['objective']}")
+    data = _as_yaml(config["data"]["data"])
+    return [
+        *head,
         "model-index:",
         f"- name: {name}",
         "  results:",

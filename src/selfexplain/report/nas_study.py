@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from selfexplain.report.style import line_style
+from selfexplain.report.style import LineStyle, method_styles
 from selfexplain.report.tables import (
     latex_table,
     markdown_table,
@@ -265,9 +265,10 @@ def anytime_figure(results: Row) -> Figure:
     budgets = list(dict.fromkeys(row["budget"] for row in rows))
     figure = Figure(figsize=(max(4.3, 2.9 * len(budgets)), 3.8), layout="constrained")
     panels = figure.subplots(1, len(budgets), squeeze=False, sharey=True)[0]
+    styles = method_styles(list(dict.fromkeys(row["method"] for row in rows)))
     for axes, budget in zip(panels, budgets, strict=True):
-        for place, (method, mine) in enumerate(_by_method(rows, budget)):
-            _draw_method(axes, place, method, mine)
+        for method, mine in _by_method(rows, budget):
+            _draw_method(axes, styles[method], method, mine)
         for level, style in (("best", "--"), ("mean", ":")):
             axes.axhline(results["reference"][level], color="black", linewidth=0.8, linestyle=style)
         axes.set_xlabel("epoch")
@@ -281,8 +282,8 @@ def anytime_figure(results: Row) -> Figure:
     return figure
 
 
-def _draw_method(axes: Axes, place: int, method: str, rows: Sequence[Row]) -> None:
-    colour, dashes = line_style(place)
+def _draw_method(axes: Axes, style: LineStyle, method: str, rows: Sequence[Row]) -> None:
+    colour, dashes = style
     curves_TS = list(zip(*(row["curve"] for row in rows), strict=True))
     means = [statistics.fmean(values) for values in curves_TS]
     stds = [statistics.stdev(v) if len(v) > 1 else 0.0 for v in curves_TS]

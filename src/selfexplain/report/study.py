@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from selfexplain.report.style import BLUE, ORANGE
+from selfexplain.report.style import method_styles
 from selfexplain.report.tables import (
     markdown_table,
     plain_table,
@@ -61,11 +61,10 @@ def study_figure(study: dict[str, Any]) -> Figure:
     rows = [row for row in study["rows"] if row["part"] != "plain"]
     figure = Figure(figsize=(6.4, 1.2 + 0.42 * len(rows)), layout="constrained")
     axes = figure.subplots()
+    styles = method_styles([row["part"] for row in study["rows"]])
     for place, row in enumerate(rows):
         if row["gain_mean"] is not None:
-            # The whole teacher in a colour of its own: it is what the others are parts of.
-            colour = BLUE if row["part"] == "full" else ORANGE
-            axes.barh(place, row["gain_mean"], color=colour)
+            axes.barh(place, row["gain_mean"], color=styles[row["part"]].colour)
         if row["gain_ci95"] is not None:
             axes.plot(row["gain_ci95"], [place, place], color="black", linewidth=1.2)
     axes.axvline(0, color="black", linewidth=0.8)

@@ -1,5 +1,6 @@
 """Colours, line styles and names that figures and pages share."""
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,19 +20,86 @@ BLUE, VERMILION, GREEN, PINK, ORANGE, SKY = SERIES = (
 )
 """Colours of lines, in their order."""
 GREY = "#7f7f7f"
-DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1, 1.5), (6, 2, 1, 2))
-"""Lengths of dash and gap in line widths; a line without is drawn through."""
+PALETTE = (*SERIES, GREY)
+"""Colours of methods."""
+DASHES: tuple[tuple[float, ...], ...] = (
+    (),
+    (5, 2),
+    (6, 2, 1, 2),
+    (1, 1.5),
+    (8, 3),
+    (3, 1.5),
+    (2, 2),
+)
+"""Lengths of dash and gap in line widths, of each colour in its place: they tell lines apart for
+the colour-blind and on grey paper. A line without is drawn through."""
 
 
-def line_style(place: int) -> tuple[str, tuple[float, ...]]:
-    """Colour and dashes of the line at a place; the dashes change when the colours run out.
+# One colour for a method, on every page, in every figure and table.
+
+
+USUAL = {
+    "standard": GREY,
+    "plain": GREY,
+    "random": GREY,
+    "introspective": BLUE,
+    "lease": BLUE,
+    "full": BLUE,
+    "own_mass": SKY,
+    "label_smoothing": VERMILION,
+    "darts1": SKY,
+    "darts2": VERMILION,
+    "ps_kd": GREEN,
+    "drnas": GREEN,
+    "kd": PINK,
+    "sanas": ORANGE,
+}
+"""The colour of what is compared often; others take those that are left."""
+
+
+class LineStyle(NamedTuple):
+    """How a method's line is drawn; its points and bars have the same colour."""
+
+    colour: str
+    dashes: tuple[float, ...]
+
+
+def method_styles(names: Sequence[str]) -> dict[str, LineStyle]:
+    """A style for each method, no two alike for up to 49: its usual colour, or one that is free.
+
+    Args:
+        names: of the methods, as they are compared, with options or without.
 
     Example:
-        >>> line_style(0), line_style(7)
-        (('#0072b2', ()), ('#d55e00', (5, 2)))
+        >>> styles = method_styles(["standard", "introspective", "introspective:weight=1", "mine"])
+        >>> [styles[name].colour for name in styles]
+        ['#7f7f7f', '#0072b2', '#d55e00', '#009e73']
     """
-    turn, colour = divmod(place, len(SERIES))
-    return SERIES[colour], DASHES[turn % len(DASHES)]
+    every = [
+        LineStyle(colour, DASHES[(place + turn) % len(DASHES)])
+        for turn in range(len(DASHES))
+        for place, colour in enumerate(PALETTE)
+    ]
+    taken: dict[str, LineStyle] = {}
+    for name in names:
+        usual = USUAL.get(re.split(r"\W", name)[0])
+        style = None if usual is None else every[PALETTE.index(usual)]
+        if style is not None and style not in taken.values():
+            taken[name] = style
+    left = [style for style in every if style not in taken.values()]
+    others = [name for name in dict.fromkeys(names) if name not in taken]
+    taken |= {name: left[place % len(left)] for place, name in enumerate(others)}
+    return {name: taken[name] for name in names}
+
+
+def series_of(colour: str) -> int:
+    """Number of the CSS variable `--series-N` that has a method's colour, light or dark.
+
+    Example:
+        >>> series_of("#0072b2")
+        1
+    """
+    return PALETTE.index(colour) + 1
 
 
 # How the picture of a cell looks: colours on white and on black, widths, dashes.

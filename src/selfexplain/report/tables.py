@@ -1,5 +1,6 @@
 """The tables for the terminal, Markdown and LaTeX: comparisons, explanation metrics, searches."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -73,12 +74,12 @@ def latex_table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: s
           \end{tabular}
         \end{table}
     """
-    head, *body = (" & ".join(map(_latex, cells)) + r" \\" for cells in (header, *rows))
+    head, *body = (" & ".join(map(latex_text, cells)) + r" \\" for cells in (header, *rows))
     lines = [
         r"% \usepackage{booktabs}",
         r"\begin{table}",
         r"  \centering",
-        rf"  \caption{{{_latex(caption)}}}",
+        rf"  \caption{{{latex_text(caption)}}}",
         rf"  \begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
         *(f"    {line}" for line in (r"\toprule", head, r"\midrule", *body, r"\bottomrule")),
         r"  \end{tabular}",
@@ -102,8 +103,15 @@ _LATEX = str.maketrans(
 """What LaTeX would take for its own."""
 
 
-def _latex(text: str) -> str:
-    return text.translate(_LATEX)
+def latex_text(text: str) -> str:
+    r"""A text such that LaTeX prints its characters; minus signs before digits are minus signs.
+
+    Example:
+        >>> print(latex_text("a_b -0.5 ± 1 %"))
+        a\_b $-$0.5 $\pm$ 1 \%
+    """
+    text = re.sub(r"(?<![\w-])-(?=\d)", "\0", text.replace("\0", ""))
+    return text.translate(_LATEX).replace("--", "-{}-").replace("\0", "$-$")
 
 
 # What stands below the table of a comparison: how its numbers were made.
@@ -112,6 +120,8 @@ def _latex(text: str) -> str:
 Row = dict[str, Any]
 
 LEVEL = 0.05
+WIDEST = 0.03
+"""Interval of a cost, as a fraction of the cost, from which on it is known well enough."""
 MOST_NAMED = 4
 """So many missing runs are named one by one."""
 
@@ -127,11 +137,12 @@ def survives(row: Row) -> bool:
     return p is not None and p < LEVEL
 
 
-def caption(results: dict[str, Any]) -> str:
+def caption(results: dict[str, Any], *, cost_spread: bool = True) -> str:
     """The caption of a comparison's table.
 
     Args:
         results: what `results.json` holds.
+        cost_spread: whether the costs have their spread.
 
     Example:
         >>> caption({"summary": [{"objective": "standard", "n": 1}]})[:20]
@@ -150,7 +161,7 @@ def caption(results: dict[str, Any]) -> str:
             if "corrupted_accuracy_mean" in summary[0]
             else []
         ),
-        *_costs(summary),
+        *_costs(summary, spread=cost_spread),
         *_total(results),
         *_tuning(results.get("config", {}).get("tuning")),
     ]
@@ -178,13 +189,28 @@ def unfinished(results: dict[str, Any]) -> list[str]:
     return [f"UNFINISHED: {runs} missing ({', '.join(told)})"]
 
 
-def _costs(summary: Sequence[Row]) -> list[str]:
+def _costs(summary: Sequence[Row], *, spread: bool) -> list[str]:
     """What the column of costs counts; they are timed after the runs, so some may be unknown."""
     timed = [row for row in summary if "cost" in row]
     if not timed:
         return ["costs are not timed yet"]
     empty = "" if len(timed) == len(summary) else ", where it has been timed"
-    return [f"cost in steps of the standard one{empty}"]
+    said = [f"cost in steps of the standard one{empty}"]
+    if spread and any("cost_ci95" in row for row in timed):
+        said.append("its ± is half of the 95 % interval of the timing")
+    wide = [row["objective"] for row in timed if is_wide(row, "cost")]
+    return [*said, *([f"cost known to no better than 3 %: {', '.join(wide)}"] if wide else [])]
+
+
+def is_wide(row: Row, name: str) -> bool:
+    """Whether the interval of a cost is wider than 3 % of it.
+
+    Example:
+        >>> is_wide({"cost": 2.0, "cost_ci95": (1.9, 2.1)}, "cost"), is_wide({"cost": 2.0}, "cost")
+        (True, False)
+    """
+    interval = row.get(f"{name}_ci95")
+    return interval is not None and interval[1] - interval[0] > WIDEST * row[name]
 
 
 def _total(results: dict[str, Any]) -> list[str]:
@@ -246,9 +272,9 @@ def comparison_table(results: dict[str, Any]) -> Table:
         1
     """
     summary = results["summary"]
-    columns = _columns(summary, short="corrupted_accuracy_mean" in summary[0])
+    columns = _columns(summary, short="corrupted_accuracy_mean" in summary[0], cost_spread=False)
     first, *others = columns
-    table = plain_table(caption(results), left=[first], right=others)
+    table = plain_table(caption(results, cost_spread=False), left=[first], right=others)
     for row in summary:
         table.add_row(*(cell(row) for cell in columns.values()))
     return table
@@ -278,12 +304,14 @@ def comparison_cells(results: dict[str, Any]) -> tuple[list[str], list[list[str]
         >>> comparison_cells({"summary": [row]})[1]
         [['standard', '90.00', '', '0.300', '2.0', '1.00']]
     """
-    columns = _columns(results["summary"], short=False)
+    columns = _columns(results["summary"], short=False, cost_spread=True)
     rows = [[cell(row) for cell in columns.values()] for row in results["summary"]]
     return list(columns), rows
 
 
-def _columns(summary: list[Row], *, short: bool) -> dict[str, Callable[[Row], str]]:
+def _columns(
+    summary: list[Row], *, short: bool, cost_spread: bool
+) -> dict[str, Callable[[Row], str]]:
     """Heading -> what stands below it for a row."""
 
     def score(name: str, digits: int, *, spread: bool = True) -> Callable[[Row], str]:
@@ -300,14 +328,17 @@ def _columns(summary: list[Row], *, short: bool) -> dict[str, Callable[[Row], st
     }
     if "corrupted_accuracy_mean" in summary[0]:
         columns["corrupted"] = score("corrupted_accuracy", 1)
-    columns["cost"] = partial(_cost, "cost")
+    columns["cost"] = partial(_cost, "cost", cost_spread)
     if any("total_cost" in row for row in summary):
-        columns["total"] = partial(_cost, "total_cost")
+        columns["total"] = partial(_cost, "total_cost", False)
     return columns
 
 
-def _cost(name: str, row: Row) -> str:
-    return f"{row[name]:.2f}" if name in row else ""
+def _cost(name: str, spread: bool, row: Row) -> str:
+    if name not in row:
+        return ""
+    low, high = row.get(f"{name}_ci95") or (0.0, 0.0)
+    return with_spread(row[name], (high - low) / 2 if spread and low < high else None, 2)
 
 
 def with_spread(mean: float, spread: float | None, digits: int, sign: str = "") -> str:

@@ -1,7 +1,8 @@
-"""NAS-Bench-201 as a table: the accuracies that every cell of the space reached in training.
+"""Tables of a space: the accuracies that each of its cells reached in training.
 
-Accuracies are top-1 per cent on CIFAR-100 after 200 epochs, means over the seeds of a cell. The
-table itself is not part of this package: it is read from a Parquet file or from `nats_bench`.
+Accuracies are top-1 per cent on CIFAR-100, means over the seeds of a cell. In this package lies the
+table of tiny201, made by `studies/tiny_nas.py`; that of NAS-Bench-201 (200 epochs) is read from a
+Parquet file or from `nats_bench`.
 """
 
 import importlib
@@ -35,6 +36,9 @@ COLUMNS = {
 
 TABULATED = ("nasbench201", "tiny201")
 """Families whose cells a table may have."""
+
+OWN = {"tiny201": Path(__file__).parent / "tiny201.parquet"}
+"""Name -> a table that lies in this package."""
 
 DIGITS = 4
 """Accuracies are counts of images over 10,000 or 15,000; what differs later is rounding alone."""
@@ -120,7 +124,8 @@ def load_table(path: str | Path) -> BenchmarkTable:
     """Read a table.
 
     Args:
-        path: a Parquet file with the columns that `save_table` writes; or `nats:FOLDER`, the
+        path: `tiny201`, the table in this package; or a Parquet file with the columns that
+            `save_table` writes; or `nats:FOLDER`, the
             unpacked topology archive of NATS-Bench (its name ends in -simple), read through the
             package `nats_bench`. That reads 15,625 files, which takes minutes: `save_table` keeps
             the result. The files are pickles, which can run code: take them from their authors.
@@ -130,14 +135,12 @@ def load_table(path: str | Path) -> BenchmarkTable:
             `nats_bench` is not installed.
 
     Example:
-        >>> load_table("no.parquet")
-        Traceback (most recent call last):
-        ...
-        selfexplain.errors.InputError: there is no table no.parquet; pass a Parquet file or ...
+        >>> len(load_table("tiny201").cells)
+        125
     """
     if str(path).startswith("nats:"):
         return BenchmarkTable(_read_nats(Path(str(path).removeprefix("nats:"))))
-    return BenchmarkTable(_read_parquet(Path(path)))
+    return BenchmarkTable(_read_parquet(OWN.get(str(path), Path(path))))
 
 
 def save_table(table: BenchmarkTable, path: Path) -> None:
@@ -168,7 +171,9 @@ def _arch_string(genotype: Genotype) -> str:
 
 def _read_parquet(path: Path) -> Iterator[MeasuredCell]:
     if not path.is_file():
-        raise InputError(f"there is no table {path}; pass a Parquet file or nats:FOLDER")
+        raise InputError(
+            f"there is no table {path}; pass {', '.join(OWN)}, a Parquet file or nats:FOLDER"
+        )
     try:
         file = pq.ParquetFile(path)
         missing = [name for name in COLUMNS.values() if name not in file.schema_arrow.names]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from selfexplain.evaluation.statistics import median_interval
 from selfexplain.objectives.shared.base import Objective
 from selfexplain.training.optimizers import make_optimizer
 from selfexplain.training.options import OptimizerName
@@ -61,16 +62,16 @@ def interleaved_seconds(
     rounds: int,
     *,
     uncounted: int = 1,
-    enough: Callable[[int], bool] = lambda done: False,
+    enough: Callable[[int, Mapping[str, Sequence[float]]], bool] = lambda done, seconds: False,
 ) -> dict[str, list[float]]:
     """Seconds of each function in every round, in which each runs once, in the same order.
 
     The first `uncounted` rounds do not count. `enough` is asked before each round whether to stop,
-    with the number of those that counted so far, negative before the first.
+    with the number of those that counted so far, negative before the first, and their seconds.
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for done in range(-uncounted, rounds):
-        if enough(done):
+        if enough(done, seconds):
             break
         for name, function in functions.items():
             took = _seconds(function)
@@ -88,6 +89,16 @@ def medians(
             statistics.median(times),
             statistics.median(t / r for t, r in zip(times, seconds[reference], strict=True)),
         )
+        for name, times in seconds.items()
+    }
+
+
+def ratio_intervals(
+    seconds: Mapping[str, Sequence[float]], reference: str
+) -> dict[str, tuple[float, float] | None]:
+    """95 % interval of each median ratio, over rounds; None for fewer than six."""
+    return {
+        name: median_interval([t / r for t, r in zip(times, seconds[reference], strict=True)])
         for name, times in seconds.items()
     }
 
@@ -112,6 +123,15 @@ class Cost:
 
     step_seconds: float
     ratio: float
+    ratio_ci95: tuple[float, float] | None = None
+    """Interval of the ratio; None where there were too few rounds."""
+
+
+PRECISION = 0.03
+"""Width of a ratio's interval, as a fraction of the ratio, from which on it is known."""
+MORE_SECONDS = 5.0
+"""So long rounds are added for ratios that are not."""
+MOST_ROUNDS = 1000
 
 
 def interleaved_cost(
@@ -125,6 +145,7 @@ def interleaved_cost(
     optimizer: OptimizerName = "sgd",
     rounds: int = 20,
     most_seconds: float = 20.0,
+    more_seconds: float | None = None,
 ) -> dict[str, Cost]:
     """Time the training steps (forward, backward, optimizer) of several objectives in turns.
 
@@ -139,8 +160,10 @@ def interleaved_cost(
         compiled: whether the networks' parts are compiled, as in training with that option.
         cuda_graph: whether steps that can be are recorded, as in training with that option.
         optimizer: that takes the steps.
-        rounds: most rounds that are measured, after three that are not.
+        rounds: rounds that are measured, after three that are not; more, as long as the 95 %
+            interval of a ratio is wider than 3 % of it.
         most_seconds: stop after this time, but not before three measured rounds.
+        more_seconds: add rounds until this time only; None for 5.
 
     Example:
         >>> from selfexplain.models import build_model
@@ -160,20 +183,37 @@ def interleaved_cost(
         before = steppers[name].gradients
     started = time.perf_counter()
 
-    def enough(done: int) -> bool:
-        late = done >= 3 and time.perf_counter() - started > most_seconds
-        return fabric.broadcast(late)  # one clock decides for all processes
+    more = MORE_SECONDS if more_seconds is None else more_seconds
+
+    def enough(done: int, seconds: Mapping[str, Sequence[float]]) -> bool:
+        passed = time.perf_counter() - started
+        stop = done >= 3 and passed > most_seconds
+        if done >= rounds and not stop:
+            stop = passed > more or _known(seconds, reference)
+        return fabric.broadcast(stop)  # one clock decides for all processes
 
     with autotuned_convolutions():
-        seconds = interleaved_seconds(steppers, rounds, uncounted=ORDINARY_STEPS + 1, enough=enough)
+        seconds = interleaved_seconds(
+            steppers, MOST_ROUNDS, uncounted=ORDINARY_STEPS + 1, enough=enough
+        )
     of_a_step = {
         name: [cycle / steppers[name].period for cycle in cycles]
         for name, cycles in seconds.items()
     }
+    intervals = ratio_intervals(of_a_step, reference)
     return {
-        name: Cost(step_seconds=median, ratio=ratio)
+        name: Cost(step_seconds=median, ratio=ratio, ratio_ci95=intervals[name])
         for name, (median, ratio) in medians(of_a_step, reference).items()
     }
+
+
+def _known(seconds: Mapping[str, Sequence[float]], reference: str) -> bool:
+    """Whether the interval of every ratio is narrow."""
+    ratios = medians(seconds, reference)
+    return all(
+        interval is not None and interval[1] - interval[0] <= PRECISION * ratios[name][1]
+        for name, interval in ratio_intervals(seconds, reference).items()
+    )
 
 
 class _Stepper:

@@ -7,6 +7,7 @@ it is, and a block that is hooked itself runs as it was written (explanations/ho
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -302,7 +303,8 @@ class RecordedStep(Generic[Out]):
         graph, stream = torch.cuda.CUDAGraph(), self.memory.stream()
         stream.wait_stream(current)
         # Not torch.cuda.graph, which empties the caches of memory first: each epoch would feel it.
-        with torch.cuda.stream(stream):
+        # Nor is garbage collected: an unused recording that is freed would break this one off.
+        with torch.cuda.stream(stream), no_garbage_collected():
             # thread_local: other threads, which pin what a data loader has read, may go on.
             graph.capture_begin(pool=self.memory.pool(), capture_error_mode="thread_local")
             try:
@@ -313,13 +315,24 @@ class RecordedStep(Generic[Out]):
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
                 raise InputError(
-                    f"the training step cannot be captured ({first_line(error)}); leave out "
-                    "--cuda-graph"
+                    f"the step cannot be captured ({first_line(error)}); leave out --cuda-graph"
                 ) from error
             graph.capture_end()
         current.wait_stream(stream)
         self.memory.last = graph
         return graph
+
+
+@contextmanager
+def no_garbage_collected() -> Iterator[None]:
+    """Leave objects in cycles where they are, as long as this lasts."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class GraphMemory:

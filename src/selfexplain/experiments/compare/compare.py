@@ -74,7 +74,7 @@ if TYPE_CHECKING:
 
 SCORES = tuple(field.name for field in fields(Scores))
 """Scores that every run has."""
-SOMETIMES = ("corrupted_accuracy", "corruptions", "total_cost")
+SOMETIMES = ("corrupted_accuracy", "corruptions", "total_cost", "cost_ci95", "total_cost_ci95")
 """Fields of a row that only some comparisons have."""
 
 Row = dict[str, Any]
@@ -157,6 +157,9 @@ def _means(name: str, mine: Sequence[Row]) -> Row:
     for key in ("cost", "total_cost"):
         if costs := [row[key] for row in mine if key in row]:
             line[key] = statistics.fmean(costs)
+        ends = [row[f"{key}_ci95"] for row in mine if row.get(f"{key}_ci95") is not None]
+        if ends and len(ends) == len(costs):  # not narrowed: what disturbs one disturbs all
+            line[f"{key}_ci95"] = [statistics.fmean(end) for end in zip(*ends, strict=True)]
     return line
 
 
@@ -195,7 +198,7 @@ def _row(result: Row, cost: Row | None) -> Row:
     return {k: v for k, v in result.items() if k != "step_seconds"} | (cost or {})
 
 
-def timed_costs(folder: Path, seed: int) -> dict[str, dict[str, float]]:
+def timed_costs(folder: Path, seed: int) -> dict[str, dict[str, Any]]:
     """Costs timed with a seed and kept in `cost/`, valid ones alone: others are timed anew."""
     path = folder / "cost" / f"seed{seed}.json"
     kept = read_json(path) if path.exists() else {}
@@ -209,7 +212,7 @@ def _is_cost(value: object) -> bool:
     )
 
 
-def _timed_costs_of(config: CompareConfig, seed: int) -> dict[str, dict[str, float]]:
+def _timed_costs_of(config: CompareConfig, seed: int) -> dict[str, dict[str, Any]]:
     """Costs of the objectives that were timed with this seed, their teachers too."""
     timed = timed_costs(config.out, seed)
     known = [s for s in config.objectives if timed.keys() >= set(with_teachers(config, [s]))]
@@ -308,8 +311,9 @@ def _compare(
     data = load(config.data, images)
     start = build_seeded(config, "standard", config.seeds[0], data, num_images=1)
     check_model(start.model, config.model, data.shape_CHW, data.num_classes)
+    around = environment(fabric.device)
     if fabric.is_global_zero:
-        write_config("compare.json", config, environment(fabric.device))
+        write_config("compare.json", config, around)
     scheduler = scheduler_of(config.sweep)
     through = partial(
         run_all,
@@ -345,7 +349,7 @@ def _compare(
     rows = [_row(result, costs[result["seed"]][result["objective"]]) for result in done]
     told = {
         **to_dict(config, leave_out=("out",)),
-        "environment": environment(fabric.device),
+        "environment": around,
         **({} if tuning is None else {"tuning": tuning}),
     }
     return _written(config, rows, told, first=fabric.is_global_zero)
@@ -390,7 +394,7 @@ def _built(
 
 def _costs(
     config: CompareConfig, seed: int, data: ImageData, fabric: Fabric
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, Any]]:
     """Interleaved step times of all objectives, measured once for each seed and kept in a file."""
     names = with_teachers(config, dict.fromkeys(("standard", *config.objectives)))
     kept = timed_costs(config.out, seed)
@@ -422,7 +426,12 @@ def _costs(
             optimizer=config.training.optimizer,
         )
     costs = {
-        name: {"step_seconds": c.step_seconds, "cost": c.ratio} for name, c in measured.items()
+        name: {
+            "step_seconds": c.step_seconds,
+            "cost": c.ratio,
+            **({} if c.ratio_ci95 is None else {"cost_ci95": list(c.ratio_ci95)}),
+        }
+        for name, c in measured.items()
     }
     if fabric.is_global_zero:
         write_record(config.out / "cost" / f"seed{seed}.json", costs)

@@ -18,14 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from selfexplain.data import ImageData, normalise
+from selfexplain.data import ImageData, ImageSet, normalise
 from selfexplain.data.decode import header_size
 from selfexplain.data.opening import lies_below, open_image
 from selfexplain.errors import InputError, first_line
 from selfexplain.evaluation import evaluating, paired_difference, predict
-from selfexplain.experiments.data import load, prepare
-from selfexplain.experiments.explain.explain import TrainedRun, load_run, read_images
+from selfexplain.experiments.data import load, prepare, read_images
+from selfexplain.experiments.explain.explain import TrainedRun, load_run
 from selfexplain.experiments.explain.scores import BETTER, CHUNK, map_scores, size_of
+from selfexplain.experiments.fit.recorder import OWN_IMAGES
 from selfexplain.experiments.options import DataOptions, DeviceOptions, to_dict
 from selfexplain.experiments.reading_options import ExplainConfig
 from selfexplain.experiments.run_dir import environment, read_finished, saved_config
@@ -248,7 +249,38 @@ def scored_images(
 
     They are read from the run's own data; equal seeds and splits give equal images.
     """
+    scored = scored_set(folder, run.class_names, run.shape_CHW, load_data)
+    order_N = torch.randperm(len(scored), generator=named_generator("evaluated images", seed))
+    index_N = order_N[:count].sort().values
+    return ScoredImages(
+        images_NCHW=scored.read(index_N).cpu(), labels_N=scored.labels_N[index_N], index_N=index_N
+    )
+
+
+def scored_set(
+    folder: Path,
+    class_names: tuple[str, ...],
+    shape_CHW: tuple[int, int, int],
+    load_data: Callable[[DataOptions], ImageData] = load,
+) -> ImageSet:
+    """The images that a run was scored on, from the run's own data, in their order.
+
+    Args:
+        folder: of the run.
+        class_names: that it was trained on.
+        shape_CHW: of the images that it was trained on.
+        load_data: how the data are loaded.
+
+    Raises:
+        InputError: the images were not kept, or the data have changed.
+    """
     saved = saved_config(folder / "run.json")
+    if saved.get("recorder") and saved["data"].get("data") == OWN_IMAGES:
+        raise InputError(
+            f"the images that {folder} was scored on are not kept: they were given as images; "
+            "record it with the name of a data set, such as data='folder:pets', to evaluate its "
+            "maps"
+        )
     try:
         options = DataOptions(**saved["data"])
     except (InputError, KeyError, TypeError) as error:
@@ -257,17 +289,14 @@ def scored_images(
             f"({first_line(error)}); put the file back as it was"
         ) from error
     data = load_data(options)
-    if (data.class_names, data.shape_CHW) != (run.class_names, run.shape_CHW):
+    if (data.class_names, data.shape_CHW) != (class_names, shape_CHW):
         raise InputError(
             f"{options.data} no longer has the classes and image size that {folder} was trained "
             "on; put the data of the run back"
         )
-    scored = prepare(data, options, saved["seed"]).scored
-    order_N = torch.randperm(len(scored), generator=named_generator("evaluated images", seed))
-    index_N = order_N[:count].sort().values
-    return ScoredImages(
-        images_NCHW=scored.read(index_N).cpu(), labels_N=scored.labels_N[index_N], index_N=index_N
-    )
+    # Statistics, which would take reading all training images, have no part in the split.
+    unused = (torch.zeros(shape_CHW[0]), torch.ones(shape_CHW[0]))
+    return prepare(data, options, saved["seed"], statistics=unused).scored
 
 
 def _check_same(images: ScoredImages, first: ScoredImages, folder: Path, other: Path) -> None:

@@ -3,29 +3,27 @@
 Shape suffixes: B images, C channels, H and W space, K classes.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from selfexplain.data import normalise
-from selfexplain.data.decode import BrokenImageError, Files, decode_free
-from selfexplain.data.images import OutgrownError, Ranges
+from selfexplain.data.images import Ranges
 from selfexplain.errors import InputError, first_line
+from selfexplain.experiments.data import image_files, read_images
+from selfexplain.experiments.fit.given import load_given
 from selfexplain.experiments.fit.model import build_of, with_auxiliary_head
 from selfexplain.experiments.objectives import is_own_objective, resolve, split_spec
-from selfexplain.experiments.reading_options import ExplainConfig
-from selfexplain.experiments.run_dir import load_weights, read_finished
+from selfexplain.experiments.reading_options import ExplainConfig, GivenModel
+from selfexplain.experiments.run_dir import FinishedRun, load_weights, read_finished
 from selfexplain.explanations import MapKind, class_maps
 from selfexplain.introspection import Introspective
 from selfexplain.introspection.options import names_now
-from selfexplain.models import build_model, pretraining_of
 from selfexplain.objectives import Objective
-from selfexplain.objectives.options import ObjectiveOptions
+from selfexplain.objectives.options import CLASSES, ObjectiveOptions
 from selfexplain.training.checkpoint import check_format, load_checkpoint, loading_from
 from selfexplain.training.finetune import ALL
 
@@ -33,6 +31,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+MOST_DRAWN = 100
+"""Images of one picture."""
 TOP = 5
 """Classes whose maps are drawn of a network that knows many."""
 
@@ -65,6 +65,10 @@ def load_run(folder: Path, kind: MapKind = "cam", layer: str | None = None) -> T
     spec, options = config["objective"], _objective_options(config)
     # Code of the user's own is not asked for: the classifier is all that is explained.
     is_own = is_own_objective(split_spec(spec)[1])
+    # A recorder's loop may have minimised what has a name of its own.
+    is_own = is_own or (
+        bool(config.get("recorder")) and spec.isidentifier() and spec not in CLASSES
+    )
     name, values = (spec, {}) if is_own else resolve(spec, options)
     if name == "introspective":
         # The running class means are in the checkpoint alone.
@@ -95,17 +99,19 @@ def load_run(folder: Path, kind: MapKind = "cam", layer: str | None = None) -> T
 
 def load_published(name: str, kind: MapKind = "cam", layer: str | None = None) -> TrainedRun:
     """A network with its published weights, in evaluation mode, on the CPU."""
-    known = pretraining_of(name)
-    channels, classes = len(known.mean), len(known.class_names)
-    with torch.random.fork_rng(devices=[]):
-        model = build_model(name, num_classes=classes, in_channels=channels, pretrained=True)
-    mean_C, std_C = known.statistics(channels)
+    return explainable(*load_given(GivenModel(model=name, pretrained=True)), kind, layer)
+
+
+def explainable(
+    run: FinishedRun, model: nn.Module, kind: MapKind = "cam", layer: str | None = None
+) -> TrainedRun:
+    """A classifier that no run has trained, ready to explain."""
     return TrainedRun(
         objective=Introspective(model, kind=kind, layer=layer, form="mixed").eval(),
-        class_names=known.class_names,
-        shape_CHW=(channels, known.image_size, known.image_size),
-        mean_C=mean_C,
-        std_C=std_C,
+        class_names=run.class_names,
+        shape_CHW=run.shape_CHW,
+        mean_C=run.mean_C,
+        std_C=run.std_C,
     )
 
 
@@ -135,55 +141,12 @@ def explain_images(config: ExplainConfig) -> "Figure":
         raise InputError("images is empty; pass at least one image file")
     kind = config.kind[0]
     if config.model is not None:
-        run, top = load_published(config.model, kind, config.layer), TOP
+        run, top = explainable(*load_given(config), kind, config.layer), TOP
     else:
         run, top = load_run(config.run[0], kind, config.layer), None
-    images_BCHW = read_images(config.images, run.shape_CHW, run.ranges)
+    paths = image_files(config.images, most=MOST_DRAWN)
+    images_BCHW = read_images(paths, run.shape_CHW, run.ranges)
     return explain_tensor(run, images_BCHW, kind=kind, layer=config.layer, top=top)
-
-
-def read_images(
-    paths: Sequence[Path], shape_CHW: tuple[int, int, int], ranges: Ranges | None = None
-) -> Tensor:
-    """Image files as uint8 (B, C, H, W), brought to the shape that the model was trained on.
-
-    Args:
-        paths: of the files.
-        shape_CHW: of the images that the model was trained on.
-        ranges: what their values were scaled by if they had more than 8 bits; None takes what
-            each image calls for.
-
-    Raises:
-        InputError: a file is missing or cannot be decoded, or the model's images are not square
-            and a file's size is not theirs.
-    """
-    channels, height, width = shape_CHW
-    for path in paths:
-        if not path.exists():
-            raise InputError(f"there is no image {path}; pass image files")
-    files = Files(paths)
-    side = height if height == width else None
-    arrays = []
-    for row, path in enumerate(paths):
-        try:
-            pixels_CHW = decode_free(files, row, channels, side, ranges)
-        except (BrokenImageError, OutgrownError) as error:  # they name what trainings alone have
-            reason = error.__cause__ or error
-            advice = "" if isinstance(reason, InputError) else "; pass an image file"
-            raise InputError(
-                f"the image {path} cannot be decoded ({first_line(reason)}){advice}"
-            ) from error
-        if pixels_CHW.shape != shape_CHW:
-            raise InputError(
-                f"the image {path} is {_size(pixels_CHW.shape)} pixels (height x width), and the "
-                f"run's training images are {_size(shape_CHW)}; pass images of that size"
-            )
-        arrays.append(pixels_CHW)
-    return torch.from_numpy(np.stack(arrays))
-
-
-def _size(shape_CHW: tuple[int, ...]) -> str:
-    return f"{shape_CHW[1]} x {shape_CHW[2]}"
 
 
 def explain_tensor(

@@ -53,26 +53,37 @@ def check_model(model: nn.Module, name: str, shape_CHW: tuple[int, int, int], cl
             "train"
         )
     refuse_broken_weights(model)
-    example = torch.zeros(2, *shape_CHW)
-    try:
-        with evaluating(model), torch.no_grad():
-            logits = model(example)
-    except Exception as error:  # a user's model may raise anything
-        raise InputError(
-            f"model {name} cannot take images of shape {shape_CHW} ({first_line(error)}); "
-            "pass a model for such images, or --channels and --image-size"
-        ) from error
-    if not isinstance(logits, Tensor):
-        raise InputError(
-            f"model {name} returns a {type(logits).__name__}; it must return one tensor of logits "
-            f"(B, K), of shape (2, {classes}) for 2 images of {classes} classes"
-        )
+    logits = logits_of_blanks(model, name, shape_CHW)
     shape = tuple(logits.shape)
     if shape != (2, classes):
         raise InputError(
             f"model {name} returns shape {shape} for 2 images of {classes} classes; "
             f"it must return logits of shape (2, {classes})"
         )
+
+
+def logits_of_blanks(model: nn.Module, name: str, shape_CHW: tuple[int, int, int]) -> Tensor:
+    """What a model says of two blank images, on its own device, in evaluation mode.
+
+    Raises:
+        InputError: it does not take such images, or returns no tensor.
+    """
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    try:
+        with evaluating(model), torch.no_grad():
+            logits = model(torch.zeros(2, *shape_CHW, device=device))
+    except Exception as error:  # a user's model may raise anything
+        raise InputError(
+            f"model {name} cannot take images of shape {shape_CHW} ({first_line(error)}); "
+            "pass a model for such images, or --channels and --image-size"
+        ) from error
+    if not isinstance(logits, Tensor):
+        wrap = ", which Logits(model) does" if hasattr(logits, "logits") else ""
+        raise InputError(
+            f"model {name} returns a {type(logits).__name__}; it must return one tensor of logits "
+            f"(B, K){wrap}"
+        )
+    return logits
 
 
 # Weights that the logits do not hang on: a cell with `none` may have operations that lead

@@ -90,6 +90,11 @@ def classifier_of(run: FinishedRun) -> PixelClassifier:
     """
     model = build_of(run)
     load_weights(model, run)
+    return pixel_classifier(run, model)
+
+
+def pixel_classifier(run: FinishedRun, model: nn.Module) -> PixelClassifier:
+    """A trained model as the classifier of what is known of its run."""
     return PixelClassifier(model, run.mean_C, run.std_C, run.class_names, run.shape_CHW).eval()
 
 

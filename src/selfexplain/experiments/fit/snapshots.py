@@ -221,19 +221,24 @@ def only_warned(what: str) -> Iterator[None]:
 def explain(
     objective: Objective, model: nn.Module, x_BCHW: Tensor, y_B: Tensor
 ) -> dict[str, Tensor]:
-    """Probabilities and soft target (B, K), classes (B, R) and their maps (B, R, H, W).
+    """Probabilities, soft target and similarities (B, K), classes (B, R), maps (B, R, H, W).
 
-    The first of an image's classes is the true one; its rivals follow, the likest first.
+    The first of an image's classes is the true one, the second the predicted one if that is
+    another; the other rivals follow, the likest first.
     """
     with preserved(model, x_BCHW, eval_mode=True), torch.no_grad():
         introspective = introspective_of(objective, model, x_BCHW)
         p_BK = model(x_BCHW).softmax(dim=1)
-        target_BK = introspective.soft_target(x_BCHW, y_B).float()
-        ranked_BK = target_BK.scatter(1, y_B[:, None], torch.inf).argsort(dim=1, descending=True)
+        similarity_BK = introspective.similarity(x_BCHW, y_B).float()
+        target_BK = introspective.target_of(similarity_BK, y_B).float()
+        ranked_BK = target_BK.scatter(1, p_BK.argmax(dim=1)[:, None], 2.0)
+        ranked_BK = ranked_BK.scatter(1, y_B[:, None], 3.0).argsort(dim=1, descending=True)
         classes_BR = ranked_BK[:, : RIVALS + 1]
         options = introspective.options
         maps_BKHW = class_maps(model, x_BCHW, kind=options.kind, layer=options.layer)
     return {
+        # The report takes files with values that are not finite for damaged.
+        **({"similarity": similarity_BK} if bool(similarity_BK.isfinite().all()) else {}),
         "probabilities": p_BK.float(),
         "target": target_BK,
         "classes": classes_BR,

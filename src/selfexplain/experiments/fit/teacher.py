@@ -154,8 +154,8 @@ def with_teachers(config: SharedConfig, specs: Iterable[str]) -> tuple[str, ...]
 
 
 def with_total_cost(
-    config: SharedConfig, specs: Iterable[str], costs: Mapping[str, Mapping[str, float]]
-) -> dict[str, dict[str, float]]:
+    config: SharedConfig, specs: Iterable[str], costs: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
     """Costs of specs; where one of them has a teacher, also `total_cost` of each.
 
     All trainings of a comparison have the same number of steps, so the total is the cost of the
@@ -176,6 +176,9 @@ def with_total_cost(
     for spec in specs:
         chain = (spec, *trained_first(spec, config.options, given=given))
         own[spec]["total_cost"] = sum(costs[each]["cost"] for each in chain)
+        ends = [costs[each].get("cost_ci95") for each in chain]
+        if None not in ends:  # the ends of a sum, as if all were off to one side
+            own[spec]["total_cost_ci95"] = [sum(end) for end in zip(*ends, strict=True)]
     return own
 
 

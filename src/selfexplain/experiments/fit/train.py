@@ -117,6 +117,7 @@ def run_training(
     on_step: StepCallback = lambda done, total: None,
     teachers: Path | None = None,
     lock_timeout: float = 0.0,
+    watchers: Sequence[Logger] = (),
 ) -> dict[str, Any]:
     """Train and score as the configuration says; return what `result.json` holds.
 
@@ -129,6 +130,7 @@ def run_training(
         teachers: folder of the teachers that are trained for this run, which runs may share; None
             for one inside the run's own.
         lock_timeout: seconds to wait for another process to leave the folder.
+        watchers: are told of every epoch of the run itself, as loggers are; not closed.
 
     Raises:
         InputError: the folder holds another run, or anything in the configuration cannot be used.
@@ -163,7 +165,8 @@ def run_training(
         fabric = fabric if fabric is not None else launch(config.device, config.training)
         folder = config.out / "teachers" if teachers is None else teachers
         with logged(config, first=fabric.is_global_zero) as loggers:
-            return _train_and_score(config, identity, fabric, data, on_step, folder, loggers)
+            told = [*loggers, *watchers]
+            return _train_and_score(config, identity, fabric, data, on_step, folder, told)
 
 
 def check_run(config: RunConfig) -> None:

@@ -59,6 +59,7 @@ def run_search(
     data: ImageData | None = None,
     on_step: StepCallback = lambda done, total: None,
     lock_timeout: float = 0.0,
+    watchers: Sequence[Logger] = (),
 ) -> dict[str, Any]:
     """Search as the configuration says; return what `result.json` holds.
 
@@ -67,6 +68,7 @@ def run_search(
         data: the data set, if the caller has loaded it already.
         on_step: called after every step with the number of steps done and of the whole search's.
         lock_timeout: seconds to wait for another process to leave the folder.
+        watchers: are told of every epoch, as loggers are; not closed.
 
     Raises:
         InputError: the folder holds another run, or anything in the configuration cannot be used.
@@ -99,7 +101,8 @@ def run_search(
         result: dict[str, Any] = {}
         with logged(config, first=fabric.is_global_zero) as loggers:
             if config.method not in WITHOUT_SEARCH:
-                result = _search(config, identity, fabric, data, on_step, loggers)
+                told = [*loggers, *watchers]
+                result = _search(config, identity, fabric, data, on_step, told)
             elif fabric.is_global_zero:
                 result = _cell_without_search(config, loggers)
         return fabric.broadcast(result)  # once the first process has written

@@ -8,14 +8,21 @@ from dataclasses import dataclass
 
 import torch
 from markupsafe import Markup
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from selfexplain.report.html import Section, figure, render
+from selfexplain.report.html import Section, figure, part, render
 from selfexplain.report.sections.record import Predictions, Record
 
-NAMED = 20
+NUMBERED = 15
+"""Matrices of so many classes have numbers in their cells; larger ones are ordered by likeness."""
+NAMED = 40
 """So many names of classes fit beside a matrix."""
+NARROW = 9
+"""Letters of a name beside a matrix with numbers."""
+STRONG = (0.11, 0.47, 0.71)
+"""Colour of the greatest cell of a picture, to be seen on white and on black."""
 STRONGEST = 10
 """Pairs in the table."""
 
@@ -113,20 +120,26 @@ def classes_section(records: Sequence[Record]) -> Section:
     for record in records:
         similarity = similarity_of(record)
         if similarity is not None and record.predictions is not None:
-            return Section(title, _body(record, similarity, confusion(record.predictions)))
+            body = _body(record, similarity, confusion(record.predictions))
+            return Section(title, body, group=record.name)
     return Section(title, NOTHING)
 
 
 def _body(record: Record, similarity: Similarity, confusion_KK: Tensor) -> Markup:
     similarity_KK, names = similarity.similarity_KK, record.class_names
+    many = len(names) > NUMBERED
+    order = alike_order(similarity_KK) if many else list(range(len(names)))
     return render(
         "classes.html",
         record=record,
         rank_correlation=agreement(similarity, confusion_KK),
         charts=[
-            _heat_map(similarity_KK, "learned from explanations", names),
-            _heat_map(confusion_KK, "mistaken for", names),
+            _matrix(similarity_KK, "alike by explanations", names, order),
+            _matrix(confusion_KK, "mistaken for", names, order),
         ],
+        # By name where all fit; beyond, what is alike stands together.
+        ordered=[names[k] for k in order] if many else [],
+        wide=many and len(names) <= NAMED,
         pairs=[
             (
                 names[y],
@@ -145,31 +158,77 @@ NOTHING = (
 )
 
 
-def _heat_map(matrix_KK: Tensor, title: str, names: Sequence[str]) -> Markup:
-    drawn = Figure(figsize=(4.1, 3.7), layout="constrained")
+def alike_order(similarity_KK: Tensor) -> list[int]:
+    """Classes in an order that puts those near each other that are alike.
+
+    By average linkage of what both rows of a pair say, its leaves ordered by Bar-Joseph et al.
+    (2001); classes that are alike to none keep their places at the end.
+
+    Example:
+        >>> a = torch.tensor([[0.0, 0.1, 0.9], [0.2, 0.0, 0.1], [0.8, 0.2, 0.0]])
+        >>> alike_order(a) in ([1, 0, 2], [1, 2, 0], [0, 2, 1], [2, 0, 1])
+        True
+    """
+    from scipy.cluster.hierarchy import leaves_list, linkage  # here, as it is slow to import
+
+    both_KK = (similarity_KK + similarity_KK.T).double()
+    known = (both_KK.sum(dim=1) > 0).nonzero()[:, 0].tolist()
+    others = [k for k in range(len(both_KK)) if k not in set(known)]
+    if len(known) < 3:
+        return [*known, *others]
+    near_KK = both_KK[known][:, known]
+    above = torch.triu_indices(len(known), len(known), offset=1)
+    distances = (near_KK.max() - near_KK)[above[0], above[1]].numpy()
+    leaves = leaves_list(linkage(distances, method="average", optimal_ordering=True))
+    return [*(known[leaf] for leaf in leaves.tolist()), *others]
+
+
+def _matrix(matrix_KK: Tensor, title: str, names: Sequence[str], order: Sequence[int]) -> Markup:
+    """A matrix, white at 0: with numbers if it is small enough, else as a picture."""
+    cells_KK = 100 * matrix_KK.clone().fill_diagonal_(0)[order][:, order]
+    named = [names[k] for k in order]
+    if len(names) > NUMBERED:
+        return _picture(cells_KK, title, named)
+    greatest = max(float(cells_KK.max()), 1e-9)
+    return part(
+        "matrix",
+        f"{title}, %",
+        [_short(name, NARROW) for name in named],
+        [
+            [None if i == j else (f"{cell:.0f}", cell / greatest) for j, cell in enumerate(row)]
+            for i, row in enumerate(cells_KK.tolist())
+        ],
+    )
+
+
+def _picture(cells_KK: Tensor, title: str, names: Sequence[str]) -> Markup:
+    """Each cell as strong as its number, over the page's own white or black."""
+    named = len(names) <= NAMED
+    drawn = Figure(figsize=(6.4, 5.8) if named else (4.1, 3.7), layout="constrained")
     axes = drawn.subplots()
-    cells_KK = 100 * matrix_KK.clone().fill_diagonal_(torch.nan)  # the diagonal is left clear
-    shown = axes.imshow(cells_KK.numpy(), cmap="cividis", vmin=0, interpolation="none")
+    fading = LinearSegmentedColormap.from_list("fading", [(*STRONG, 0.0), (*STRONG, 1.0)])
+    shown = axes.imshow(cells_KK.numpy(), cmap=fading, vmin=0, interpolation="none")
     bar = drawn.colorbar(shown, ax=axes, shrink=0.8)
     bar.ax.tick_params(labelsize=8)
-    bar.outline.set_visible(False)
+    bar.outline.set_linewidth(0.4)
     axes.set_title(f"{title}, %", loc="left", fontsize=10)
     axes.set_xlabel("other class", fontsize=9)
     axes.set_ylabel("true class", fontsize=9)
-    if len(names) <= NAMED:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    if named:
         short = [_short(name) for name in names]
         long = max(map(len, short)) > 2
         axes.set_xticks(range(len(names)), short, rotation=90 if long else 0)
         axes.set_yticks(range(len(names)), short)
         for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
-            label.set(fontsize=8, parse_math=False)
-    else:
-        axes.set_xticks([])
-        axes.set_yticks([])
+            label.set(fontsize=7, parse_math=False)
     axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
+    axes.spines[:].set_linewidth(0.4)
     alt = f"Heat map, classes {title}, {len(names)} by {len(names)} classes"
-    return figure(drawn, f"{alt}; the strongest pairs are in the table below.")
+    made = figure(drawn, f"{alt}; the strongest pairs are in the table below.")
+    # Names that were shrunk to a phone's width could not be read.
+    return part("scroll", "whole", title, caller=lambda: made) if named else made
 
 
 def _short(name: str, most: int = 14) -> str:

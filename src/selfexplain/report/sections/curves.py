@@ -1,6 +1,6 @@
 """Learning curves: the mean over seeds as a line, their range as a band."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from selfexplain.report.html import Section, figure, linspace_indices, render
 from selfexplain.report.sections.record import Record
-from selfexplain.report.style import SERIES, line_style
+from selfexplain.report.style import LineStyle, method_styles, series_of
 
 TITLES = {
     "loss": "training loss",
@@ -95,33 +95,32 @@ def curves_section(records: Sequence[Record]) -> Section:
     if not names:
         return Section("Learning curves", NOTHING)
     objectives = list(dict.fromkeys(record.objective for record in records))
-    charts = {key: _chart(records, objectives, key) for key in names}
+    styles = method_styles(objectives)
+    charts = {key: _chart(records, styles, key) for key in names}
     body = render(
         "curves.html",
         one_seed=len({record.seed for record in records}) == 1,
-        legend=[_line(place, name) for place, name in enumerate(objectives)],
+        legend=[_line(name, style) for name, style in styles.items()],
         first=[chart for key, chart in charts.items() if key in FIRST],
         others=[chart for key, chart in charts.items() if key not in FIRST],
     )
     return Section("Learning curves", body)
 
 
-def _line(place: int, name: str) -> dict[str, object]:
-    """An objective in the legend of all charts, its line as `line_style` draws it."""
-    colour, dashes = line_style(place)
-    pattern = " ".join(f"{2 * length:g}" for length in dashes)
-    return {"name": name, "series": SERIES.index(colour) + 1, "dashes": pattern}
+def _line(name: str, style: LineStyle) -> dict[str, object]:
+    """An objective in the legend of all charts, its line as the charts draw it."""
+    pattern = " ".join(f"{2 * length:g}" for length in style.dashes)
+    return {"name": name, "series": series_of(style.colour), "dashes": pattern}
 
 
-def _chart(records: Sequence[Record], objectives: Sequence[str], key: str) -> Markup:
+def _chart(records: Sequence[Record], styles: Mapping[str, LineStyle], key: str) -> Markup:
     drawn = Figure(figsize=(4.1, 2.7), layout="constrained")
     axes = drawn.subplots()
     ends = []
-    for place, objective in enumerate(objectives):
+    for objective, (colour, dashes) in styles.items():
         curve = curve_of([r for r in records if r.objective == objective], key)
         if curve is None:
             continue
-        colour, dashes = line_style(place)
         marker = "o" if len(curve.epochs) == 1 else ""
         axes.plot(
             curve.epochs, curve.mean, marker, color=colour, dashes=dashes or (None, None), lw=1.8

@@ -119,7 +119,8 @@ def photographs_section(records: Sequence[Record]) -> Section | None:
                 **{end: f"rgb({r} {g} {b} / {STRONG})" for end, (r, g, b) in ends.items()},
                 **found,
             )
-            return Section("What it gets wrong, and where it looks", body)
+            title = "What it gets wrong, and where it looks"
+            return Section(title, body, group=record.name)
     return None
 
 

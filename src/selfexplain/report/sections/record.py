@@ -28,9 +28,12 @@ class EpochSnapshot:
     target_BK: Tensor
     """Soft target over the classes other than the true one, where it is 0."""
     classes_BR: Tensor
-    """The true class, then those with the greatest soft target."""
+    """The true class; the predicted one, where that is another; those with the greatest soft
+    target. Runs of older versions have the predicted one only where it is one of the last."""
     maps_BRHW: Tensor
     """Class maps of these classes, at any resolution."""
+    similarity_BK: Tensor | None = None
+    """Of each class's explanation to the true one's; None in runs of older versions."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,7 +15,7 @@ from selfexplain.evaluation import calibration_error
 from selfexplain.evaluation.metrics import BINS
 from selfexplain.report.html import Section, figure, render
 from selfexplain.report.sections.record import Record
-from selfexplain.report.style import BLUE
+from selfexplain.report.style import method_styles, series_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,8 @@ def reliability_section(records: Sequence[Record]) -> Section:
             first.setdefault(record.objective, record)
     if not first:
         return Section("Reliability", NOTHING)
-    diagrams = [_diagram(record) for record in first.values()]
+    styles = method_styles(list(dict.fromkeys(record.objective for record in records)))
+    diagrams = [_diagram(record, styles[name].colour) for name, record in first.items()]
     return Section("Reliability", render("reliability.html", diagrams=diagrams))
 
 
@@ -89,7 +90,7 @@ NOTHING = (
 )
 
 
-def _diagram(record: Record) -> dict[str, object]:
+def _diagram(record: Record, colour: str) -> dict[str, object]:
     assert record.predictions is not None
     logits_NK, y_N = record.predictions.logits_NK, record.predictions.labels_N
     bins = reliability_bins(logits_NK, y_N)
@@ -104,19 +105,26 @@ def _diagram(record: Record) -> dict[str, object]:
         )
         for b in bins
     ]
-    return {"record": record, "ece": ece, "chart": figure(_figure(bins), alt), "rows": rows}
+    chart = figure(_figure(bins, colour), alt)
+    return {
+        "record": record,
+        "ece": ece,
+        "chart": chart,
+        "rows": rows,
+        "series": series_of(colour),
+    }
 
 
-def _figure(bins: Sequence[Bin]) -> Figure:
+def _figure(bins: Sequence[Bin], colour: str) -> Figure:
     drawn = Figure(figsize=(3.0, 3.2), layout="constrained")
     upper, lower = drawn.subplots(2, sharex=True, height_ratios=(3, 1))
     middles = [100 * (b.low + b.high) / 2 for b in bins]
     width = 92 / len(bins)
-    upper.bar(middles, [100 * (b.accuracy or 0) for b in bins], width, color=BLUE, alpha=0.5)
+    upper.bar(middles, [100 * (b.accuracy or 0) for b in bins], width, color=colour, alpha=0.6)
     upper.plot([0, 100], [0, 100], color="black", linewidth=1.2, dashes=(4, 3))
     upper.set_ylabel("right, %", fontsize=9)
     upper.set_ylim(0, 102)
-    lower.bar(middles, [b.count for b in bins], width, color=BLUE, alpha=0.5)
+    lower.bar(middles, [b.count for b in bins], width, color=colour, alpha=0.6)
     lower.set_yscale("log")
     lower.set_ylim(bottom=0.6)
     lower.yaxis.set_major_formatter(ScalarFormatter())

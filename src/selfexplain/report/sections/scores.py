@@ -1,12 +1,20 @@
 """The table of results: of a comparison, of a study, of a single run."""
 
+import csv
+import io
+from collections.abc import Sequence
 from typing import Any
 
-from selfexplain.report.figures import cost_figure, pareto_front
-from selfexplain.report.html import Section, figure, paragraph, render
+from markupsafe import Markup
+
+from selfexplain.report.figures import certain_front, cost_figure, cost_key
+from selfexplain.report.html import Section, download, figure, paragraph, render
+from selfexplain.report.publish import Block, forest_figure
+from selfexplain.report.publish import table as publish_table
 from selfexplain.report.sections.record import Record
 from selfexplain.report.study import HEADER, study_caption, study_cells, study_figure
-from selfexplain.report.tables import caption, comparison_cells
+from selfexplain.report.style import method_styles, series_of
+from selfexplain.report.tables import caption, comparison_cells, latex_table
 
 # In one sentence, what was trained on what, how long and where.
 
@@ -30,12 +38,19 @@ def facts(config: dict[str, Any], environment: dict[str, Any]) -> str:
         f"{config.get('model', 'a network of a genotype')} on {config['data']['data']}"
         if "data" in config
         else "",
-        f"{training['epochs']} epochs in batches of {training['batch_size']}" if training else "",
+        _length(training),
         f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}" if seeds else "",
         str(environment.get("hardware", "")),
         f"selfexplain {versions['selfexplain']}" if "selfexplain" in versions else "",
     ]
     return f"{', '.join(part for part in parts if part)}."
+
+
+def _length(training: dict[str, Any]) -> str:
+    """Epochs and batch size, as far as they are known: other loops may know of neither."""
+    epochs = f"{training['epochs']} epochs" if "epochs" in training else ""
+    batches = f"batches of {training['batch_size']}" if "batch_size" in training else ""
+    return " in ".join(part for part in (epochs, batches) if part)
 
 
 SCORES = {
@@ -53,11 +68,12 @@ SCORES = {
 """Field of a result -> what it is called, and digits."""
 
 
-def comparison_results(results: dict[str, Any]) -> Section:
-    """The table of a comparison, with intervals.
+def comparison_results(results: dict[str, Any], block: Block | None = None) -> Section:
+    """The table of a comparison, with intervals, and the picture of its paired differences.
 
     Args:
         results: what `results.json` holds.
+        block: its runs, one by one; None if they were not kept.
 
     Example:
         >>> row = {"objective": "standard", "n": 1, "accuracy_mean": 90.0, "accuracy_std": None,
@@ -68,9 +84,65 @@ def comparison_results(results: dict[str, Any]) -> Section:
     """
     header, rows = comparison_cells(results)
     config = results["config"]
-    table = {"header": header, "rows": rows, "caption": caption(results)}
-    about = facts(config, config.get("environment", {}))
-    return Section("Results", render("results.html", about=about, table=table))
+    said = caption(results)
+    colours = swatches([row[0] for row in rows])
+    body = render(
+        "results.html",
+        about=facts(config, config.get("environment", {})),
+        table={"header": header, "rows": rows, "caption": said, "swatches": colours},
+        downloads=_saved(block, header, rows, said),
+    )
+    return Section("Results", body, () if block is None else _differences(block))
+
+
+def _differences(block: Block) -> tuple[Section, ...]:
+    """The paired differences as a picture, if there are any."""
+    found = {name: d for name, d in block.differences("accuracy").items() if d is not None}
+    if not found:
+        return ()
+    said = ", ".join(f"{name} {each.paired.mean:+.2f}" for name, each in found.items())
+    chart = figure(forest_figure([block]), f"Forest plot of the differences: {said}.")
+    body = render("results.html", chart=chart, wide="paired differences")
+    return (Section(f"Differences to {block.objectives[0]}", body),)
+
+
+def _saved(
+    block: Block | None, header: Sequence[str], rows: Sequence[Sequence[str]], caption: str
+) -> list[Markup]:
+    """Links that save the table: as `selfexplain table` writes it, where the runs were kept."""
+    if block is None:
+        return downloads("results", header, rows, caption)
+    return [
+        download("CSV", "results.csv", publish_table([block], "csv")),
+        download("LaTeX", "results.tex", publish_table([block], "latex")),
+    ]
+
+
+def swatches(names: Sequence[str]) -> dict[str, int]:
+    """The number of each method's colour, for the rows of a table.
+
+    Example:
+        >>> swatches(["introspective"])
+        {'introspective': 1}
+    """
+    return {name: series_of(style.colour) for name, style in method_styles(names).items()}
+
+
+def downloads(
+    stem: str, header: Sequence[str], rows: Sequence[Sequence[str]], caption: str
+) -> list[Markup]:
+    """Links that save a table as CSV and as LaTeX.
+
+    Example:
+        >>> [link.striptags() for link in downloads("a", ["x"], [["1"]], "none")]
+        ['CSV', 'LaTeX']
+    """
+    text = io.StringIO()
+    csv.writer(text).writerows([header, *rows])
+    return [
+        download("CSV", f"{stem}.csv", text.getvalue()),
+        download("LaTeX", f"{stem}.tex", latex_table(header, rows, caption)),
+    ]
 
 
 def study_results(study: dict[str, Any]) -> Section:
@@ -133,6 +205,29 @@ def run_results(record: Record, about: str) -> Section:
 # Accuracy against cost.
 
 
+def _front_said(summary: Sequence[dict[str, Any]]) -> str:
+    """What the picture shows for certain."""
+    places, certain = certain_front(summary)
+    names = ", ".join(summary[i]["objective"] for i in places)
+    timed = all(f"{cost_key(summary)}_ci95" in row for row in summary)
+    bars = "Upright bars are the standard deviation over seeds" + (
+        ", level ones the 95 % interval of the timing." if timed else "."
+    )
+    if certain:
+        return (
+            f"On the Pareto front, where nothing is both cheaper and more accurate: {names}. {bars}"
+        )
+    if len(places) == len(summary):
+        return (
+            "No objective is clearly both cheaper and more accurate than another: 95 % intervals "
+            f"touch, so there is no Pareto front to draw. {bars}"
+        )
+    return (
+        f"Not clearly beaten in both cost and accuracy: {names}. Their 95 % intervals touch, so "
+        f"which of them are a Pareto front cannot be said. {bars}"
+    )
+
+
 FEW = 6
 """Names of so many methods fit a phone's width."""
 
@@ -152,8 +247,7 @@ def cost_section(results: dict[str, Any]) -> Section:
     if not summary:
         return Section("Accuracy against cost", "The costs are not timed yet.")
     names = [row["objective"] for row in summary]
-    key = "total_cost" if all("total_cost" in row for row in summary) else "cost"
-    front = pareto_front([row[key] for row in summary], [row["accuracy_mean"] for row in summary])
+    key = cost_key(summary)
     points = "; ".join(
         f"{row['objective']}: cost {row[key]:.2f}, accuracy {row['accuracy_mean']:.2f} %"
         for row in summary
@@ -162,8 +256,7 @@ def cost_section(results: dict[str, Any]) -> Section:
     drawn = cost_figure(summary, size=(4.3, 3.5) if few else (7.5, 5))
     body = render(
         "results.html",
-        about="On the Pareto front, where nothing is both cheaper and more accurate: "
-        f"{', '.join(names[i] for i in front)}. Bars are the standard deviation over seeds.",
+        about=_front_said(summary),
         chart=figure(drawn, f"Scatter plot. {points}."),
         **({} if few else {"wide": "accuracy against cost"}),
     )
