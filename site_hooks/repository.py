@@ -26,7 +26,8 @@ UNSEARCHED = "---\nsearch:\n  exclude: true\n---\n\n"
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Called by mkdocs with what mkdocs.yml says: add the repository's address, if there is one."""
-    config.repo_url = os.environ.get(REPOSITORY, "").rstrip("/") or None
+    address = os.environ.get(REPOSITORY, "").rstrip("/")
+    config.repo_url, config.repo_name = address or None, address.rpartition("/")[2] or None
     return config
 
 
