@@ -50,8 +50,8 @@ def line(*others: dict[str, Any], n: int = 3, **config: Any) -> str:
         ),
         (
             [row(f"m{i}", 9.0 - i, p=0.01) for i in range(5)],
-            "m0 beats label smoothing by 9.0 ± 0.2 points, m1 beats it by 8.0 ± 0.2, "
-            "m2 beats it by 7.0 ± 0.2, and 2 more differ",
+            "m0 beats label smoothing by 9.0 ± 0.2 points, m1 by 8.0 ± 0.2, "
+            "m2 by 7.0 ± 0.2, and 2 more differ",
         ),
         ([], "label smoothing: 90.00 % correct, compared with nothing"),
     ],

@@ -64,7 +64,7 @@ def comparison_verdict(results: Row) -> Verdict:
     if not proven:
         greatest = _greatest(others, base)
         return Verdict(_begun(before, "No difference is proven"), f"{greatest}{detail}")
-    told = _listed([_difference(row, base, short=i > 0) for i, row in enumerate(proven)])
+    told = _listed([_difference(row, base, proven[:i]) for i, row in enumerate(proven)])
     names = {row["objective"] for row in proven}
     rest = [readable(row["objective"]) for row in others if row["objective"] not in names]
     unproven = f"No difference is proven of {_few(rest)}. " if rest else ""
@@ -76,14 +76,18 @@ def _begun(before: str, line: str, *, name: bool = False) -> str:
     return before + (line[0].lower() + line[1:] if before and not name else line)
 
 
-def _difference(row: Row, base: str, *, short: bool) -> str:
+def _difference(row: Row, base: str, before: Sequence[Row]) -> str:
+    """One difference in words, with what those before it have said left out."""
     mean, (low, high) = row["difference_mean"], row["difference_ci95"]
     half = (high - low) / 2
     digits = 1 if half >= 0.1 and abs(mean) >= 0.1 else 2
     word = "beats" if mean > 0 else "loses to"
     amount = f"{abs(mean):.{digits}f} ± {half:.{digits}f}"
     who = readable(row["objective"])
-    return f"{who} {word} it by {amount}" if short else f"{who} {word} {base} by {amount} points"
+    if not before:
+        return f"{who} {word} {base} by {amount} points"
+    again = (before[-1]["difference_mean"] > 0) == (mean > 0)
+    return f"{who} by {amount}" if again else f"{who} {word} it by {amount}"
 
 
 def _listed(told: Sequence[str]) -> str:
