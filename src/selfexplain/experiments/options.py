@@ -490,18 +490,10 @@ def _training_dict(options: TrainingOptions) -> dict[str, Any]:
     values |= {"lr": options.largest_lr, "weight_decay": options.used_weight_decay}
     # A run without what later versions brought stays what it was.
     later = {
-        "compile": False,
-        "cuda_graph": False,
-        "optimizer": "sgd",
-        "decay_vectors": True,
-        "freeze": None,
-        "freeze_norm": False,
-        "head_epochs": 0,
-        "body_lr": 1.0,
-        "layer_decay": 1.0,
-        "keep_best": False,
-        "patience": 0,
-    }
+        "compile": False, "cuda_graph": False, "optimizer": "sgd", "decay_vectors": True,
+        "freeze": None, "freeze_norm": False, "head_epochs": 0, "body_lr": 1.0, "layer_decay": 1.0,
+        "keep_best": False, "patience": 0, "sync_batchnorm": False,
+    }  # fmt: skip
     return _without_later(values, later)
 
 

@@ -64,6 +64,7 @@ from selfexplain.models.build import check_model_name, check_without_weights
 from selfexplain.objectives import Objective
 from selfexplain.training.cost import interleaved_cost
 from selfexplain.training.loggers import check_installed
+from selfexplain.training.processes import synchronize_batch_norm
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -411,7 +412,10 @@ def _costs(
         workers=0,
     )
     x_BCHW, y_B, index_B = next(batches.indexed_epoch(0))
-    if config.training.channels_last:  # as in training
+    if config.training.sync_batchnorm and fabric.world_size > 1:  # as in training
+        for objective in objectives.values():
+            synchronize_batch_norm(objective)
+    if config.training.channels_last:
         x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
         for objective in objectives.values():
             objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
