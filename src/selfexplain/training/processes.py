@@ -63,4 +63,4 @@ def synchronize_batch_norm(objective: Objective) -> None:
                 f"the loss of {type(module).__name__} holds gradients, and torch's SyncBatchNorm "
                 "has no second derivatives; leave out --sync-batchnorm"
             )
-    nn.SyncBatchNorm.convert_sync_batchnorm(objective)
+    nn.SyncBatchNorm.convert_sync_batchnorm(objective)  # type: ignore[no-untyped-call]
