@@ -29,10 +29,15 @@ def main(names: Sequence[str]) -> None:
     for name in names or BENCHMARKS:
         console.print(f"running {name} ...")
         # Each alone imports what it is compared with, which need not be installed for the others.
-        rows = importlib.import_module(f"benchmarks.{name}").run(device)
-        for row in rows:
+        rows: list[dict[str, object]] = []
+        group: dict[str, object] = {"environment": environment(device), "rows": rows}
+        for row in importlib.import_module(f"benchmarks.{name}").run(device):
             console.print("  " + ", ".join(f"{key}: {_short(value)}" for key, value in row.items()))
-        groups[name] = {"environment": environment(device), "rows": rows}
+            rows.append(row)
+            # Row by row: those of searches on a GPU take minutes, and may be broken off.
+            groups[name] = {**group, "complete": False}
+            write_json(path, {"schema": 2, "groups": groups})
+        groups[name] = group
         write_json(path, {"schema": 2, "groups": groups})
     console.print(f"written: {path}")
 

@@ -4,7 +4,7 @@ import gc
 import itertools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from lightning_fabric import Fabric
@@ -17,7 +17,13 @@ from selfexplain.lease import DARTS, SANAS, ArchitectureSearch, LeaSE
 from selfexplain.models import build_model
 from selfexplain.spaces import build_supernet
 from selfexplain.training.cost import interleaved_ratios
-from selfexplain.training.steps import ORDINARY_STEPS, CompiledParts, RecordedStep, gradient_step
+from selfexplain.training.steps import (
+    ORDINARY_STEPS,
+    CompiledParts,
+    RecordedStep,
+    autotuned_convolutions,
+    gradient_step,
+)
 
 WAYS = {
     "as written": {},
@@ -40,30 +46,27 @@ FULL_SIZE = {"nasbench201": 5, "darts": 8}
 """Space -> cells of its supernet, with 16 channels and 64 images."""
 
 
-def run(device: torch.device) -> list[dict[str, object]]:
+def run(device: torch.device) -> Iterator[dict[str, object]]:
     """Seconds of a step, and the time as written over it; nothing where there is no GPU."""
     if device.type != "cuda":
-        return []
+        return
     steps = {name: _steps(device, **options) for name, options in WAYS.items()}
     times = interleaved_ratios(steps, "as written", rounds=7)
-    training: list[dict[str, object]] = [
-        {
+    for name, (seconds, ratio) in times.items():
+        yield {
             "benchmark": f"step, {name}",
             "step_seconds": seconds / STEPS,
             "as written / this": 1 / ratio,
         }
-        for name, (seconds, ratio) in times.items()
-    ]
-    return training + searches(device)
+    yield from searches(device)
 
 
-def searches(device: torch.device) -> list[dict[str, object]]:
+def searches(device: torch.device) -> Iterator[dict[str, object]]:
     """Milliseconds of a search step as written, recorded, and recorded in bf16, one after another.
 
     Each has the GPU's memory for itself, since some need most of it. Then so many searches side by
     side, each recorded and on a stream of its own, over the time of one.
     """
-    rows: list[dict[str, object]] = []
     for space, method in itertools.product(FULL_SIZE, ("darts1", "darts2", "lease", "sanas")):
         times: dict[str, float] = {}
         for way, options in SEARCH_WAYS.items():
@@ -72,20 +75,16 @@ def searches(device: torch.device) -> list[dict[str, object]]:
                 one = [search_of(space, method, device, **options)]
                 times[way] = seconds_of_a_step(one, device, recorded="record" in options)
             except (torch.OutOfMemoryError, InputError) as error:
-                rows.append({**row, "failed": first_line(error)})
-                print(rows[-1], flush=True)
+                yield {**row, "failed": first_line(error)}
                 continue
             row |= {"ms": 1000 * times[way]}
             if "as written" in times:
                 row["as written / this"] = times["as written"] / times[way]
             if way != "as written" and method in SEARCH_MS_TO_REACH:
                 row["to reach"] = f"ms <= {SEARCH_MS_TO_REACH[method]}"
-            rows.append(row)
-            print(row, flush=True)
+            yield row
         if space == "nasbench201" and "recorded" in times:
-            rows.append(side_by_side(space, method, device, times["recorded"]))
-            print(rows[-1], flush=True)
-    return rows
+            yield side_by_side(space, method, device, times["recorded"])
 
 
 def side_by_side(space: str, method: str, device: torch.device, alone: float) -> dict[str, object]:
@@ -121,15 +120,16 @@ def seconds_of_a_step(
             with torch.cuda.stream(stream):
                 search.finish_step(half)
 
-    for _ in range(ORDINARY_STEPS + 1 if recorded else 1):
-        step()
     seconds = []
-    for _ in range(15 if recorded else 5):
-        torch.cuda.synchronize()
-        begin = time.perf_counter()
-        step()
-        torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - begin)
+    with autotuned_convolutions():
+        for _ in range(ORDINARY_STEPS + 1 if recorded else 1):
+            step()
+        for _ in range(15 if recorded else 5):
+            torch.cuda.synchronize()
+            begin = time.perf_counter()
+            step()
+            torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - begin)
     searches.clear()
     gc.collect()
     torch.cuda.empty_cache()

@@ -378,7 +378,8 @@ def _steps_stage(settings: Settings) -> Stage:
         """1 until they are measured; nothing on a CPU."""
         if settings.accelerator == "cpu":
             return 0
-        return int(not path.exists() or group not in json.loads(path.read_text())["groups"])
+        found = json.loads(path.read_text())["groups"].get(group) if path.exists() else None
+        return int(found is None or not found.get("complete", True))
 
     command = [sys.executable, "-m", "benchmarks.run", group]
     return Stage(name="steps", command=lambda: command, left=left, least=LEAST["steps"])

@@ -85,7 +85,7 @@ tiny)
   for seeds in 5 10 15 20; do
     # shellcheck disable=SC2046 # seeds are words
     selfexplain nas-study --space tiny201 --table tiny201 --data parquet:data/cifar100 --image-size 16 \
-      --train-size 2048 --batch-size 32 --init-channels 4 --cells 1 --budget 8 --architecture-lr 0.05 \
+      --validation 0.05 --train-size 2048 --batch-size 32 --init-channels 4 --cells 1 --budget 8 --architecture-lr 0.05 \
       --seeds $(seq -s " " 0 $((seeds - 1))) --workers "$jobs" --out "$out/tiny" \
       --methods darts2:mode=inner_product darts1 sanas lease lease:coupling=normalised,share=1 \
       lease:mode=finite_difference lease:shown=soft_mask lease:control=shuffled_delta lease:control=saliency \

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import tyro
 
 from selfexplain.app.serve import AppConfig, serve
-from selfexplain.command_line.flags import check_known, is_flag, near
+from selfexplain.command_line.flags import check_known, check_values, is_flag, near
 from selfexplain.command_line.help import HELP, HELP_ALL, command_page, overview
 from selfexplain.errors import InputError, exit_on_bad_input, first_line
 from selfexplain.experiments.nas_study_options import NASStudyConfig
@@ -78,7 +78,7 @@ def _print_config(config: PrintConfig, console: Console) -> None:
     from selfexplain.command_line.config_files import commented
 
     text = commented(config.command, TYPES[config.command], config.flags)
-    console.print(text.rstrip("\n"), soft_wrap=True)
+    console.print(text.rstrip("\n"), soft_wrap=True, emoji=False)
 
 
 def _train(config: RunConfig, console: Console) -> None:
@@ -246,7 +246,7 @@ def _table(config: TableConfig, console: Console) -> None:
         _write_text(config.out, text)
         console.print(f"Table: {config.out}", soft_wrap=True)
     elif not config.figure:
-        console.print(text.rstrip("\n"), soft_wrap=True)
+        console.print(text.rstrip("\n"), soft_wrap=True, emoji=False)
     if config.figure:
         from selfexplain.report.figures import save_figure
 
@@ -556,6 +556,7 @@ def _options(command: str, words: Sequence[str]) -> list[str]:
 
         words = with_config(command, config, words)
     check_known(command, config, words)
+    check_values(command, config, words)
     return list(words)
 
 

@@ -4,6 +4,7 @@ import importlib.util
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,10 +55,15 @@ def test_without_gradio_it_says_what_to_install(
 
 
 @with_gradio
-def test_a_port_in_use_is_named(runs: Runs) -> None:
+@pytest.mark.parametrize("what", ["a run", "a model without a run"])
+def test_a_port_in_use_is_named(what: str, runs: Runs) -> None:
+    given: dict[str, Any] = {"run": (runs[0],)}
+    if what != "a run":
+        weights = runs[0] / "model.safetensors"
+        given = {"model": "small_cnn", "weights": weights, "image_size": 8}
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(InputError, match=f"127.0.0.1:{port} is not available"):
-            serve(AppConfig(run=(runs[0],), port=port))
+            serve(AppConfig(**given, port=port))

@@ -185,6 +185,8 @@ def test_records_of_old_versions_are_read(file: Path) -> None:
         ("resume: maybe", "resume is 'maybe'; pass true or false"),
         ("model: ''", "model is an empty text"),
         ("loggers: [[a]]", "loggers holds a list"),
+        ("epochs: many", "--epochs is 'many'; pass a whole number"),
+        ("augment: rnd", "--augment is rnd (did you mean rand?)"),
         ("epochs: 0", "--epochs is 0; pass a whole number of at least 1"),
         ("epochs: !!python/object:os.system {}", "is not YAML"),
         ("data: {data: digits, dat: 3}", "did you mean data"),

@@ -4,7 +4,7 @@ import re
 import warnings
 from itertools import pairwise
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import tyro
@@ -147,6 +147,34 @@ def test_all_commands_are_listed_with_examples_that_parse(
 )
 def test_near_names(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert message in refused(capsys, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--accelerator", "gpu"], "--accelerator is gpu; pass one of auto, cpu, cuda, mps"),
+        (["--optimizer=adam"], "--optimizer is adam (did you mean adamw?); pass one of sgd"),
+        (["--loggers", "mlflow", "wand"], "--loggers is wand (did you mean wandb?)"),
+        (["--channels", "2"], "--channels is 2; pass one of 1, 3"),
+        (["--epochs", "x"], "--epochs is 'x'; pass a whole number"),
+        (["--epochs", "3.5", "--epochs", "3"], "--epochs is '3.5'; pass a whole number"),
+        (["--lr", "1e-3x"], "--lr is '1e-3x'; pass a number"),
+        (["--epochs"], "--epochs is followed by no value; pass INT"),
+        (["--epochs", "--lr", "1"], "--epochs is followed by no value"),
+        (["--introspective.every", "often"], "--introspective.map-interval is 'often'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_values_of_no_such_kind(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in refused(capsys, "train", "--data", "digits", *words)
+
+
+def test_values_that_only_look_strange_are_taken() -> None:
+    words = ["--lr", "None", "--own-mass.kappa", "learned", "--epochs", "0_7", "--loggers"]
+    config: Any = parse(["train", "--data", "digits", *words, "--clip", "1E-3", "--flip", "None"])
+    assert (config.training.epochs, config.training.clip, config.loggers) == (7, 1e-3, ())
 
 
 def test_completion_knows_commands_and_options(

@@ -20,7 +20,7 @@ from selfexplain.errors import WriteError
 from selfexplain.experiments.explain.evaluate import scored_images
 from selfexplain.experiments.explain.explain import load_run
 from selfexplain.experiments.fit import recorder as fit_recorder
-from selfexplain.experiments.fit.recorder import images_from, name_of_model, spec_of
+from selfexplain.experiments.fit.recorded import images_from, name_of_model, spec_of
 from selfexplain.experiments.options import DataOptions
 from selfexplain.experiments.report import read_record, run_sections
 from selfexplain.experiments.run_dir import read_finished

@@ -5,12 +5,15 @@ import html.parser
 import io
 import json
 import re
+import shutil
 import statistics
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
+from rich.console import Console
 from scipy.stats import ttest_rel
 from tests.helpers.command_line import refused
 
@@ -19,6 +22,7 @@ from selfexplain.errors import InputError
 from selfexplain.experiments.reading_options import TableConfig
 from selfexplain.experiments.table import blocks_of, write_table
 from selfexplain.report.publish import SCORES, Block, forest_figure, table
+from selfexplain.report.tables import comparison_table
 
 RESULTS = Path(__file__).parents[2] / "results"
 BASELINES = RESULTS / "baselines"
@@ -271,6 +275,23 @@ def test_columns_that_do_not_exist(columns: list[str], message: str) -> None:
         table([Block(rows(a=[1.0]))], columns=columns)
 
 
+# The table in the terminal.
+
+
+@pytest.mark.parametrize("folder", COMPARISONS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_no_name_is_cut_at_80_columns(folder: Path) -> None:
+    results = json.loads((folder / "results.json").read_text())
+    out = io.StringIO()
+    Console(file=out, width=80).print(comparison_table(results))
+    lines = out.getvalue().splitlines()
+    assert all(len(line.rstrip()) <= 80 for line in lines)
+    shown = "".join(line.split()[0] for line in lines if line.strip())
+    for row in results["summary"]:
+        assert row["objective"] in shown
+        for piece in re.findall("[^:,+]+", row["objective"]):
+            assert any(piece in line for line in lines), piece
+
+
 # The forest plot.
 
 
@@ -348,6 +369,54 @@ def test_a_comparison_without_results_says_what_it_lacks(tmp_path: Path) -> None
     [block] = blocks_of([tmp_path / "c"])
     assert block.objectives == ["standard", "kd"]
     assert block.notes == ["UNFINISHED: one run is missing (kd with seed 1)"]
+
+
+def test_comparisons_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        shutil.copytree(BASELINES / "gpu-30", tmp_path / name / "same")
+    blocks = blocks_of([tmp_path / "a", tmp_path / "b" / "same"])
+    assert [block.title for block in blocks] == ["same (1)", "same (2)"]
+
+
+def archive(path: Path, **files: bytes) -> None:
+    with tarfile.open(path, "w:gz") as tar:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name.replace("__", "/") + ".json")
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+
+
+def test_archives_that_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "logs.tar.gz").write_bytes(b"no archive")
+    with pytest.raises(InputError, match="cannot be read"):
+        blocks_of([tmp_path / "runs"])
+    archive(tmp_path / "logs.tar.gz", **{"..__..__run": b"{}"})
+    with pytest.raises(InputError, match="cannot be read"):
+        blocks_of([tmp_path])
+    assert not (tmp_path.parent / "run.json").exists()
+    archive(tmp_path / "logs.tar.gz", c__runs__a__run=b"{}", c__runs__a__result=b"{]")
+    with pytest.raises(InputError, match="is not JSON"):
+        blocks_of([tmp_path / "c"])
+    archive(tmp_path / "logs.tar.gz", c__runs__a__notes=b"{}")
+    with pytest.raises(InputError, match="nor does"):
+        blocks_of([tmp_path / "c"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rows": []}, "rows"),
+        ({"rows": [{"objective": "a", "seed": 0}]}, "accuracy is missing"),
+        ({"rows": [{"objective": "a", "seed": 0, "accuracy": 101}]}, "accuracy is 101"),
+        ({"rows": [{"objective": 3, "seed": 0, "accuracy": 1}]}, "objective is 3"),
+    ],
+)
+def test_damaged_results_are_named(change: Any, message: str, tmp_path: Path) -> None:
+    results = json.loads((BASELINES / "gpu-30" / "results.json").read_text()) | change
+    results.pop("sha256", None)
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    with pytest.raises(InputError, match=re.escape(message)):
+        blocks_of([tmp_path])
 
 
 def test_the_command_writes_tables_and_figures(

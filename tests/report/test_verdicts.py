@@ -45,13 +45,13 @@ def line(*others: dict[str, Any], n: int = 3, **config: Any) -> str:
         ([row("kd", 3.0, p=None)], "No difference is proven"),
         ([row("kd", None, p=None)], "No difference is proven"),
         (
-            [row("a_b", -1.0, p=0.01), row("c", 9.0), row("kd:t_t=1", 1.0, p=0.01)],
-            "kd:t_t=1 beats label smoothing by 1.0 ± 0.2 points, a b loses to it by 1.0 ± 0.2",
+            [row("cs_kd", -1.0, p=0.01), row("c", 9.0), row("kd:t_t=1", 1.0, p=0.01)],
+            "kd:t_t=1 beats label smoothing by 1.0 ± 0.2 points, CS-KD loses to it by 1.0 ± 0.2",
         ),
         (
             [row(f"m{i}", 9.0 - i, p=0.01) for i in range(5)],
-            "m0 beats label smoothing by 9.0 ± 0.2 points, m1 beats it by 8.0 ± 0.2, "
-            "m2 beats it by 7.0 ± 0.2, and 2 more differ",
+            "m0 beats label smoothing by 9.0 ± 0.2 points, m1 by 8.0 ± 0.2, "
+            "m2 by 7.0 ± 0.2, and 2 more differ",
         ),
         ([], "label smoothing: 90.00 % correct, compared with nothing"),
     ],
@@ -79,7 +79,9 @@ def test_one_seed_proves_nothing() -> None:
 def test_the_detail_names_test_and_correction() -> None:
     results = {"summary": [row("a"), row("b", 1.0, p=0.2), row("c", -2.0, p=0.01)]}
     detail = comparison_verdict(results).detail
-    assert detail.startswith("No difference is proven of b. Paired t-tests over 3 seeds at 5 %")
+    assert detail.startswith(
+        "No difference is proven of b. Paired t-tests over 3 seeds at 5\N{NO-BREAK SPACE}%"
+    )
     assert "Holm's correction for 2 comparisons" in detail
 
 

@@ -1,5 +1,6 @@
 """Look-ups in the benchmark's table: by the exact cell, ranks with ties, both kinds of source."""
 
+import json
 import statistics
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from selfexplain.errors import InputError
 from selfexplain.spaces import Cell, Edge, Genotype
 from selfexplain.spaces.table import COLUMNS, BenchmarkTable, MeasuredCell, load_table, save_table
 
+RESULTS = Path(__file__).parents[2] / "results"
 GENOTYPE = Genotype(
     "nasbench201",
     {
@@ -191,3 +193,18 @@ def test_nats_bench_must_be_installed(monkeypatch: pytest.MonkeyPatch, tmp_path:
         InputError, match="needs the package nats_bench, which is not installed; install it"
     ):
         load_table(f"nats:{tmp_path}")
+
+
+def test_the_table_in_the_package_is_that_of_its_log() -> None:
+    rows = [
+        json.loads(line) for line in (RESULTS / "tiny-nas/trainings.jsonl").read_text().splitlines()
+    ]
+    table = load_table("tiny201")
+    assert len(table) == 125
+    assert len(rows) == 375
+    for arch, cell in table.cells.items():
+        own = [row for row in rows if row["arch"] == arch]
+        assert sorted(row["seed"] for row in own) == [0, 1, 2]
+        for name in ("validation", "test"):
+            mean = statistics.fmean(row[name] for row in own)
+            assert getattr(cell, name) == pytest.approx(mean, abs=1e-9)

@@ -188,11 +188,11 @@ def _explorer_page(explorer: Explorer | str) -> dict[str, Any] | None:
     start = explorer.start()
     classes = [("any", ANY), *((name, k) for k, name in enumerate(explorer.class_names))]
     with gr.Row(elem_id="filters"):
-        which = gr.Dropdown(explorer.choices(), value=start.which, label="Answers", min_width=220)
-        true = gr.Dropdown(classes, value=ANY, label="True class", min_width=150)
-        predicted = gr.Dropdown(
-            classes, value=ANY, label=f"Predicted by {explorer.names[0]}", min_width=150
+        which = gr.Dropdown(
+            explorer.choices(), value=start.which, label="Answers", scale=2, min_width=220
         )
+        true = gr.Dropdown(classes, value=ANY, label="True class", min_width=150)
+        predicted = gr.Dropdown(classes, value=ANY, label="Predicted class", min_width=150)
         least = gr.Slider(0, 100, 0, step=1, label="Confidence from, %", min_width=220)
         most = gr.Slider(0, 100, 100, step=1, label="Confidence to, %", min_width=220)
         order = gr.Dropdown(

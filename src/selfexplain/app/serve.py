@@ -57,13 +57,13 @@ def serve(config: AppConfig) -> None:
     """
     # Not above: the command line reads AppConfig without torch.
     from selfexplain.app.explain import Explainer
-    from selfexplain.app.explorer import explorer_of
-    from selfexplain.app.gate import connecting_nowhere
-    from selfexplain.app.viewer import Viewer, examples_below, read_examples
 
     explainers = [Explainer(folder) for folder in config.run] or [Explainer(config)]
 
-    # Here, as it draws with Matplotlib, which is not to hold up a refusal.
+    # Here, as they draw with Matplotlib, which is not to hold up a refusal.
+    from selfexplain.app.explorer import explorer_of
+    from selfexplain.app.gate import connecting_nowhere
+    from selfexplain.app.viewer import Viewer, examples_below, read_examples
 
     viewer = Viewer(explainers)
     first = viewer.explainers[0]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -27,7 +28,6 @@ from selfexplain.explanations import KINDS, MapKind
 from selfexplain.files import read_shaped
 from selfexplain.records import printable
 from selfexplain.report import disambiguate
-from selfexplain.report.html import linspace_indices
 from selfexplain.report.style import method_styles, series_of
 from selfexplain.report.verdicts import readable
 
@@ -90,7 +90,8 @@ def examples_below(
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}; pass one with images")
     files = image_files([folder])
-    files = [files[i] for i in linspace_indices(len(files), MOST_EXAMPLES)]
+    shown = torch.linspace(0, len(files) - 1, min(MOST_EXAMPLES, len(files))).round().long()
+    files = [files[i] for i in shown.tolist()]
     images_NCHW = read_images(files, shape_CHW, ranges)
     names = [each.stem if each.parent == folder else each.parent.name for each in files]
     return [Example(image, printable(name)) for image, name in zip(images_NCHW, names, strict=True)]

@@ -243,11 +243,7 @@ def values_of(name: str, words: Sequence[str]) -> list[str]:
     found: list[str] = []
     for place, word in enumerate(words):
         if is_flag(word) and name_of(word) == name:
-            found = [word.partition("=")[2]] if "=" in word else []
-            for value in words[place + 1 :] if "=" not in word else []:
-                if is_flag(value):
-                    break
-                found.append(value)
+            found = [word.partition("=")[2]] if "=" in word else _following(words, place)
     return found
 
 
@@ -310,6 +306,61 @@ def check_known(command: str, config: type, words: Sequence[str]) -> None:
             )
 
 
+def check_values(command: str, config: type, words: Sequence[str]) -> None:
+    """Raise InputError for a flag without a value, or with one that is none of its kind.
+
+    Looked at are choices and numbers; what else there is the parser and the options see to.
+
+    Example:
+        >>> from selfexplain.training.options import TrainingOptions
+        >>> check_values("train", TrainingOptions, ["--optimizer", "adam"])
+        Traceback (most recent call last):
+        selfexplain.errors.InputError: --optimizer is adam (did you mean adamw?); pass one of ...
+        >>> check_values("train", TrainingOptions, ["--epochs", "3.5"])
+        Traceback (most recent call last):
+        selfexplain.errors.InputError: --epochs is '3.5'; pass a whole number
+    """
+    flags = {name: flag for flag in flags_of(config) for name in (flag.name, *flag.also)}
+    for place, word in enumerate(words):
+        flag = flags.get(name_of(word)) if is_flag(word) else None
+        if flag is None or flag.switch:
+            continue
+        values = [word.partition("=")[2]] if "=" in word else _following(words, place)
+        if not values and not flag.several:
+            raise InputError(
+                f"{flag.name} is followed by no value; pass {value_name(flag)}, or see selfexplain "
+                f"{command} --help"
+            )
+        for value in values if flag.several else values[:1]:
+            if problem := _problem(flag, value):
+                raise InputError(f"{flag.name} is {problem}")
+
+
+def _following(words: Sequence[str], place: int) -> list[str]:
+    """The words after a flag, up to the next one."""
+    rest = words[place + 1 :]
+    end = next((i for i, word in enumerate(rest) if is_flag(word)), len(rest))
+    return list(rest[:end])
+
+
+def _problem(flag: Flag, value: str) -> str:
+    """What is wrong with a value, and what to pass; nothing if it may be one."""
+    kind = get_args(flag.kind)[0] if flag.several else flag.kind
+    if value == "None" and flag.hint != flag.kind:
+        return ""
+    if choices := flag.choices:
+        said = f"{value}{near(value, choices)}; pass one of {', '.join(choices)}"
+        return "" if value in choices else said
+    if kind not in (int, float):
+        return ""
+    try:
+        kind(value)
+    except ValueError:
+        what = "a whole number" if kind is int else "a number"
+        return f"{value[:60]!r}; pass {what}"
+    return ""
+
+
 def near(name: str, known: Sequence[str]) -> str:
     """The nearest of some names, as a question in brackets; nothing if none is near.
 
@@ -317,7 +368,7 @@ def near(name: str, known: Sequence[str]) -> str:
         >>> near("trian", ["train", "compare"]), near("x", ["train"])
         (' (did you mean train?)', '')
     """
-    found = difflib.get_close_matches(name, known, n=1)
+    found = difflib.get_close_matches(name, known, n=1, cutoff=0.7)  # gpu is not nearly cpu
     return f" (did you mean {found[0]}?)" if found else ""
 
 

@@ -30,6 +30,9 @@ from selfexplain.errors import InputError, first_line
 from selfexplain.evaluation import predict
 from selfexplain.experiments.options import DataOptions
 
+OWN_IMAGES = "images of its own loop"
+"""What a record calls data that were given as images, and not by the name of a data set."""
+
 # From data options to the images that one seed trains on and is scored on.
 
 
@@ -191,6 +194,23 @@ def prepare(
         ranges=data.ranges,
         balanced=options.balanced,
     )
+
+
+def of_channels(
+    name: str, values: Sequence[float] | None, otherwise: float, channels: int
+) -> Tensor:
+    """One number for each channel, (C,), of one or of C given ones, or the same for all."""
+    if values is None:
+        return torch.full((channels,), otherwise)
+    found = torch.as_tensor(values, dtype=torch.float32).reshape(-1)
+    if len(found) not in (1, channels) or not bool(found.isfinite().all()):
+        raise InputError(
+            f"{name} is {list(map(float, found))} for images of {channels} channel(s); pass a "
+            "finite number for each"
+        )
+    if name == "std" and bool((found <= 0).any()):
+        raise InputError(f"std is {list(map(float, found))}; pass numbers above 0")
+    return found.expand(channels).clone()
 
 
 def _augmentation(options: DataOptions, shape_CHW: tuple[int, int, int]) -> Augmentation:

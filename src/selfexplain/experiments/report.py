@@ -3,7 +3,7 @@
 import dataclasses
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -541,15 +541,20 @@ def _origin(folder: Path) -> dict[str, str]:
     first = next((folder / name for name in SAVED if (folder / name).exists()), None)
     if first is None:
         return {}
-    saved = printable(read_json(first))
-    config = saved.get("config", {})
-    runs = [first, *sorted(folder.glob("runs/*/run.json")), *sorted(folder.glob("*/run.json"))]
-    images = (read_json(run).get("images") for run in runs)
+    runs = [*sorted(folder.glob("runs/*/run.json")), *sorted(folder.glob("*/run.json"))]
+    saved = [printable(read_json(path)) for path in (first, *runs[:1])]
+    configs = [each["config"] for each in saved if isinstance(each.get("config"), dict)]
+    data = [config["data"].get("data", "") for config in configs if "data" in config]
     return origin(
-        saved.get("environment") or config.get("environment") or {},
-        str(config.get("data", {}).get("data", "")),
-        printable(next((found for found in images if isinstance(found, dict)), {})),
+        _first_of(each.get("environment") for each in (*saved, *configs)),
+        str(next(iter(data), "")),
+        _first_of(each.get("images") for each in saved),
     )
+
+
+def _first_of(found: Iterable[Any]) -> dict[str, Any]:
+    """The first that is an object with something in it."""
+    return next((each for each in found if isinstance(each, dict) and each), {})
 
 
 SAVED = ("compare.json", "nas-study.json", "run.json", "results.json", "searches.json")

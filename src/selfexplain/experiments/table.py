@@ -12,6 +12,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ from selfexplain.report.publish import (
     render,
     table,
 )
+from selfexplain.report.style import disambiguate
 from selfexplain.report.tables import unfinished
 
 if TYPE_CHECKING:
@@ -110,7 +112,9 @@ def blocks_of(folders: Sequence[Path]) -> list[Block]:
                     "compare, of train, or of several of these"
                 )
             blocks += found
-    return blocks + _of_runs(single, "")
+    blocks += _of_runs(single, "")
+    titles = disambiguate([block.title for block in blocks])
+    return [replace(block, title=title) for block, title in zip(blocks, titles, strict=True)]
 
 
 def _blocks_in(place: Path, named: Path) -> list[Block]:

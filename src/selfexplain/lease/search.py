@@ -171,6 +171,15 @@ def copy_each(into: Sequence[Tensor], new: Sequence[Tensor]) -> None:
         torch._foreach_copy_(*pair)
 
 
+def _laid_out_as(weights: Variable, gradient: Variable) -> Variable:
+    """A gradient with the strides of the weights: else a GPU updates all of them one by one."""
+    tensors = [
+        g if g.stride() == w.stride() else torch.empty_like(w).copy_(g)
+        for w, g in zip(leaves(weights), leaves(gradient), strict=True)
+    ]
+    return like(gradient, tensors)
+
+
 class Learner:
     """A network, the SGD that moves it, and the calls that keep or leave its running statistics.
 
@@ -562,7 +571,7 @@ class ArchitectureSearch(ABC):
             if step.mode is not None:
                 losses, gradients = dict(unrolled[0].losses), dict(unrolled[0].gradients)
             losses = losses | {"validation": torch.stack([one.outer for one in unrolled]).sum()}
-        gradients = {name: gradients[name] for name in self.learners}
+        gradients = {name: _laid_out_as(weights[name], gradients[name]) for name in self.learners}
         moving = [*gradients.values(), *hypergradients]
         return Computed(
             losses=losses,

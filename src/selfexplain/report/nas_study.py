@@ -20,6 +20,7 @@ from selfexplain.report.tables import (
     starred_difference,
     survives,
     tests_said,
+    whole_names,
     with_spread,
 )
 
@@ -118,7 +119,7 @@ def nas_study_table(results: Row) -> Table:
     """
     header, rows = nas_study_cells(results, short=True)
     table = plain_table(nas_study_caption(results, short=True), left=header[:1], right=header[1:])
-    for cells in rows:
+    for cells in whole_names(header, rows):
         table.add_row(*cells)
     return table
 

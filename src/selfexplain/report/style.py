@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
+from zlib import crc32
 
 # The colours of pictures, told apart by the colour-blind too.
 #
@@ -73,7 +74,7 @@ def method_styles(names: Sequence[str]) -> dict[str, LineStyle]:
     Example:
         >>> styles = method_styles(["standard", "introspective", "introspective:weight=1", "mine"])
         >>> [styles[name].colour for name in styles]
-        ['#7f7f7f', '#0072b2', '#d55e00', '#009e73']
+        ['#7f7f7f', '#0072b2', '#d55e00', '#e69f00']
     """
     every = [
         LineStyle(colour, DASHES[(place + turn) % len(DASHES)])
@@ -86,10 +87,27 @@ def method_styles(names: Sequence[str]) -> dict[str, LineStyle]:
         style = None if usual is None else every[PALETTE.index(usual)]
         if style is not None and style not in taken.values():
             taken[name] = style
-    left = [style for style in every if style not in taken.values()]
-    others = [name for name in dict.fromkeys(names) if name not in taken]
-    taken |= {name: left[place % len(left)] for place, name in enumerate(others)}
+    left: list[LineStyle] = []
+    for name in names:
+        if name not in taken:
+            left = left or [style for style in every if style not in taken.values()] or every[:]
+            taken[name] = min(left, key=lambda style: _rank(name, every.index(style)))
+            left.remove(taken[name])
     return {name: taken[name] for name in names}
+
+
+def _rank(name: str, place: int) -> tuple[int, bool, int]:
+    """How gladly a method without a usual colour takes a style: its own pages are to agree.
+
+    First those of the first dashes; of these neither introspection's colour nor the baseline's;
+    of these the one that its name says.
+    """
+    turn, colour = divmod(place, len(PALETTE))
+    return (
+        turn,
+        PALETTE[colour] in {BLUE, GREY},
+        (colour - crc32(name.encode(errors="replace"))) % len(PALETTE),
+    )
 
 
 def series_of(colour: str) -> int:

@@ -40,6 +40,58 @@ def plain_table(caption: str, *, left: Sequence[str], right: Sequence[str]) -> T
     return table
 
 
+TERMINAL = 80
+"""Columns that the tables for the terminal are made for."""
+
+
+def whole_names(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Rows whose first cell is broken where a name may be, so that the table fits 80 columns.
+
+    Names with options are long; the terminal would cut them anywhere.
+
+    Args:
+        header: headings of all columns.
+        rows: their cells; the first is a name.
+
+    Example:
+        >>> rows = [["kd:alpha=0.1,temperature=4", 64 * "x"]]
+        >>> whole_names(["objective", "n"], rows)[0][0].splitlines()
+        ['kd:alpha=0.1,', 'temperature=4']
+    """
+    room = room_for_names(header, rows)
+    return [[broken_name(name, room), *cells] for name, *cells in rows]
+
+
+def room_for_names(header: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """How many characters of a line of the terminal the columns after the first leave."""
+    others = [max(map(len, column)) + 2 for column in zip(header, *rows, strict=True)][1:]
+    return TERMINAL - 1 - sum(others)
+
+
+PIECE = re.compile(r"[^:,+]*[:,+]|[^:,+]+")
+"""What of a name with options stays together."""
+
+
+def pieces(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The pieces of the names of all rows."""
+    return [piece for name, *_ in rows for piece in PIECE.findall(name)]
+
+
+def broken_name(name: str, width: int) -> str:
+    """A name in lines of at most this width, broken after its separators alone.
+
+    Example:
+        >>> broken_name("mixup+introspective:weight=0.1", 22).splitlines()
+        ['mixup+introspective:', 'weight=0.1']
+    """
+    lines = [""]
+    for piece in PIECE.findall(name):
+        if lines[-1] and len(lines[-1]) + len(piece) > width:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(lines)
+
+
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> str:
     """The same in Markdown: the first column left, the others right.
 
@@ -258,8 +310,8 @@ def _choice(tuned: Row) -> str:
 def comparison_table(results: dict[str, Any]) -> Table:
     """Accuracy, paired difference, NLL, ECE and cost of each objective; 80 columns suffice.
 
-    With accuracy under corruptions there is a column more, and NLL and ECE stand without their
-    spread, for which there is no room.
+    NLL and ECE stand without their spread where there is no room for it: with accuracy under
+    corruptions, and where an option in a name is long.
 
     Args:
         results: what `results.json` holds.
@@ -272,12 +324,20 @@ def comparison_table(results: dict[str, Any]) -> Table:
         1
     """
     summary = results["summary"]
-    columns = _columns(summary, short="corrupted_accuracy_mean" in summary[0], cost_spread=False)
-    first, *others = columns
+    short = "corrupted_accuracy_mean" in summary[0]
+    header, cells = _terminal_cells(summary, short=short)
+    if not short and any(len(piece) > room_for_names(header, cells) for piece in pieces(cells)):
+        header, cells = _terminal_cells(summary, short=True)
+    first, *others = header
     table = plain_table(caption(results, cost_spread=False), left=[first], right=others)
-    for row in summary:
-        table.add_row(*(cell(row) for cell in columns.values()))
+    for line in whole_names(header, cells):
+        table.add_row(*line)
     return table
+
+
+def _terminal_cells(summary: list[Row], *, short: bool) -> tuple[list[str], list[list[str]]]:
+    columns = _columns(summary, short=short, cost_spread=False)
+    return list(columns), [[cell(row) for cell in columns.values()] for row in summary]
 
 
 def comparison_markdown(results: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from selfexplain.report.tables import searches_caption, survives, unfinished, wi
 
 Row = Mapping[str, Any]
 
+NBSP = "\N{NO-BREAK SPACE}"
 MOST_TOLD = 3
 """So many proven differences stand in the first line; the table has them all."""
 
@@ -26,11 +27,13 @@ def readable(name: str) -> str:
     """A method as words, its options as they were given.
 
     Example:
-        >>> readable("label_smoothing"), readable("kd:teacher_model=a_b")
-        ('label smoothing', 'kd:teacher_model=a_b')
+        >>> readable("label_smoothing"), readable("ps_kd"), readable("kd:teacher_model=a_b")
+        ('label smoothing', 'PS-KD', 'kd:teacher_model=a_b')
     """
     method, colon, options = name.partition(":")
-    return f"{method.replace('_', ' ')}{colon}{options}"
+    parts = method.split("_")
+    short = len(parts) > 1 and max(map(len, parts)) < 3
+    return ("-".join(parts).upper() if short else " ".join(parts)) + colon + options
 
 
 def comparison_verdict(results: Row) -> Verdict:
@@ -61,7 +64,7 @@ def comparison_verdict(results: Row) -> Verdict:
     if not proven:
         greatest = _greatest(others, base)
         return Verdict(_begun(before, "No difference is proven"), f"{greatest}{detail}")
-    told = _listed([_difference(row, base, short=i > 0) for i, row in enumerate(proven)])
+    told = _listed([_difference(row, base, proven[:i]) for i, row in enumerate(proven)])
     names = {row["objective"] for row in proven}
     rest = [readable(row["objective"]) for row in others if row["objective"] not in names]
     unproven = f"No difference is proven of {_few(rest)}. " if rest else ""
@@ -73,14 +76,18 @@ def _begun(before: str, line: str, *, name: bool = False) -> str:
     return before + (line[0].lower() + line[1:] if before and not name else line)
 
 
-def _difference(row: Row, base: str, *, short: bool) -> str:
+def _difference(row: Row, base: str, before: Sequence[Row]) -> str:
+    """One difference in words, with what those before it have said left out."""
     mean, (low, high) = row["difference_mean"], row["difference_ci95"]
     half = (high - low) / 2
     digits = 1 if half >= 0.1 and abs(mean) >= 0.1 else 2
     word = "beats" if mean > 0 else "loses to"
     amount = f"{abs(mean):.{digits}f} ± {half:.{digits}f}"
     who = readable(row["objective"])
-    return f"{who} {word} it by {amount}" if short else f"{who} {word} {base} by {amount} points"
+    if not before:
+        return f"{who} {word} {base} by {amount} points"
+    again = (before[-1]["difference_mean"] > 0) == (mean > 0)
+    return f"{who} by {amount}" if again else f"{who} {word} it by {amount}"
 
 
 def _listed(told: Sequence[str]) -> str:
@@ -115,8 +122,8 @@ def _tested(others: Sequence[Row], n: int) -> str:
         return f"{_seeds(n).capitalize()}; the differences have no spread that a test could judge."
     count = f"{len(others)} comparison{'s' if len(others) > 1 else ''}"
     return (
-        f"Paired t-tests over {_seeds(n)} at 5 %, after Holm's correction for {count}; ± is half "
-        "of a 95 % interval."
+        f"Paired t-tests over {_seeds(n)} at 5{NBSP}%, after Holm's correction for {count}; ± is "
+        f"half of a 95{NBSP}% interval."
     )
 
 

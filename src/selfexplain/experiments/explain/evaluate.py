@@ -23,10 +23,9 @@ from selfexplain.data.decode import header_size
 from selfexplain.data.opening import lies_below, open_image
 from selfexplain.errors import InputError, first_line
 from selfexplain.evaluation import evaluating, paired_difference, predict
-from selfexplain.experiments.data import load, prepare, read_images
+from selfexplain.experiments.data import OWN_IMAGES, load, prepare, read_images
 from selfexplain.experiments.explain.explain import TrainedRun, load_run
 from selfexplain.experiments.explain.scores import BETTER, CHUNK, map_scores, size_of
-from selfexplain.experiments.fit.recorder import OWN_IMAGES
 from selfexplain.experiments.options import DataOptions, DeviceOptions, to_dict
 from selfexplain.experiments.reading_options import ExplainConfig
 from selfexplain.experiments.run_dir import environment, read_finished, saved_config

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError, first_line
-from selfexplain.experiments.fit.model import check_model, logits_of_blanks
-from selfexplain.experiments.fit.recorder import misfits, of_channels, shapes_of
+from selfexplain.experiments.data import of_channels
+from selfexplain.experiments.fit.model import check_model, logits_of_blanks, misfits, shapes_of
 from selfexplain.experiments.reading_options import GivenModel
 from selfexplain.experiments.run_dir import FinishedRun
 from selfexplain.files import read_tensors

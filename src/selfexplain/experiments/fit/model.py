@@ -86,6 +86,50 @@ def logits_of_blanks(model: nn.Module, name: str, shape_CHW: tuple[int, int, int
     return logits
 
 
+# Which weights a model has, and which of those in a file it lacks.
+
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a model's weights and buffers."""
+    return {name: tuple(each.shape) for name, each in model.state_dict().items()}
+
+
+def misfits(given: Shapes, wanted: Shapes, most: int = 3) -> str:
+    """In words, which weights a model lacks, which it does not have, which are of other shapes.
+
+    Args:
+        given: of a file, or of a model: name -> shape.
+        wanted: of the model that they are for.
+        most: names that are said of each kind.
+
+    Returns:
+        Nothing if all fit.
+
+    Example:
+        >>> misfits({"a": (2,), "c": (1,)}, {"a": (3,), "b": (1,)})
+        'missing: b; unknown: c; of another shape: a (2,) in place of (3,)'
+    """
+    both = given.keys() & wanted.keys()
+    found = {
+        "missing": [name for name in wanted if name not in given],
+        "unknown": [name for name in given if name not in wanted],
+        "of another shape": [
+            f"{name} {given[name]} in place of {wanted[name]}"
+            for name in wanted
+            if name in both and given[name] != wanted[name]
+        ],
+    }
+    return "; ".join(
+        f"{kind}: {', '.join(names[:most])}"
+        + (f" and {len(names) - most} more" if len(names) > most else "")
+        for kind, names in found.items()
+        if names
+    )
+
+
 # Weights that the logits do not hang on: a cell with `none` may have operations that lead
 # nowhere.
 #

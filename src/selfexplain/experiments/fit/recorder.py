@@ -6,15 +6,13 @@ reads the one reads the other. What the record says of the training is what its 
 Shape suffixes: B batch, N images, C channels, H and W space, K classes.
 """
 
-import inspect
 import io
-import json
 import math
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -22,24 +20,24 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 
-from selfexplain.data import Augmentation, MemoryImages
-from selfexplain.data.batches import read_batch
 from selfexplain.distributed import exists_for_all, gathered, rank, world_size
 from selfexplain.errors import BrokenOffError, InputError, first_line
 from selfexplain.evaluation import score
 from selfexplain.experiments.data import (
-    Prepared,
-    load,
+    OWN_IMAGES,
     predict_together,
-    prepare,
 )
-from selfexplain.experiments.fit.model import check_model, logits_of_blanks
+from selfexplain.experiments.fit.model import check_model
+from selfexplain.experiments.fit.recorded import (
+    name_of_model,
+    numbers_of,
+    plain,
+    scored_data,
+    spec_of,
+)
 from selfexplain.experiments.fit.snapshots import SnapshotWriter, open_snapshots
-from selfexplain.experiments.objectives import OBJECTIVES, is_own_objective, resolve
-from selfexplain.experiments.options import DataOptions
-from selfexplain.experiments.read_records import MOST_METRICS, read_result
+from selfexplain.experiments.read_records import read_result
 from selfexplain.experiments.run_dir import (
     check_same_config,
     check_tensors,
@@ -51,12 +49,9 @@ from selfexplain.experiments.run_dir import (
     write_outcome,
     write_saved_run,
 )
-from selfexplain.files import DIGEST, read_json
-from selfexplain.introspection.options import recorded_names
+from selfexplain.files import read_json
 from selfexplain.limits import check_path
-from selfexplain.models.build import BUILT_IN, build_model, check_model_name
 from selfexplain.objectives import Objective, Standard
-from selfexplain.objectives.options import MIXER_CLASSES, ObjectiveOptions, parts_of
 from selfexplain.objectives.shared.base import Wrapper
 from selfexplain.training.checkpoint import (
     FORMAT,
@@ -67,292 +62,6 @@ from selfexplain.training.checkpoint import (
     save_checkpoint,
 )
 from selfexplain.training.log import EpochLog
-
-OWN_IMAGES = "images of its own loop"
-"""What a record calls data that were given as images, and not by the name of a data set."""
-MOST_BYTES = 2 * 2**30
-"""Of evaluation images that are kept in memory."""
-
-
-# The images that a run is scored on, as its own loop reads them.
-
-
-def images_from(
-    data: Any, *, mean: Sequence[float] | None, std: Sequence[float] | None
-) -> tuple[MemoryImages, Tensor, Tensor]:
-    """Images as pixels, with the mean and standard deviation (C,) that bring them to the model.
-
-    Args:
-        data: a `DataLoader`, or other batches that `read_batch` takes; a data set of single
-            images; or a pair of tensors, images (N, C, H, W) and labels (N,). Images of uint8 are
-            pixels; others are as the model takes them, and become pixels again.
-        mean: of the channels, that was subtracted from images in [0, 1]; None for 0.
-        std: by which they were divided; None for 1.
-
-    Raises:
-        InputError: there are no images or labels, or, without mean and std, they do not lie in
-            [0, 1].
-
-    Example:
-        >>> images, mean_C, std_C = images_from(
-        ...     [(torch.tensor([[[[-1.0, 1.0]]]]), torch.tensor([3]))], mean=[0.5], std=[0.5]
-        ... )
-        >>> images.images_NCHW.tolist(), images.labels_N.tolist()
-        ([[[[0, 255]]]], [3])
-    """
-    pixels, labels, held = [], [], 0
-    mean_C, std_C = torch.empty(0), torch.empty(0)
-    for batch in _batches(data):
-        x_BCHW, y_B = read_batch(batch).arguments(indices=False)[:2]
-        if x_BCHW.ndim != 4 or x_BCHW.shape[1] not in (1, 3):
-            raise InputError(
-                f"the evaluation images are a batch of shape {tuple(x_BCHW.shape)}; pass images "
-                "(B, C, H, W), grey with C = 1 or in colour with C = 3"
-            )
-        mean_C = of_channels("mean", mean, 0.0, x_BCHW.shape[1])
-        std_C = of_channels("std", std, 1.0, x_BCHW.shape[1])
-        pixels.append(_pixels(x_BCHW.detach().cpu(), mean_C, std_C))
-        labels.append((y_B if y_B.ndim == 1 else y_B.argmax(dim=1)).detach().cpu().long())
-        held += pixels[-1].numel()
-        if held > MOST_BYTES:
-            raise InputError(
-                f"the evaluation images take more than {MOST_BYTES // 2**30} GiB; pass fewer, "
-                "such as torch.utils.data.Subset(data, range(5000)), or the name of a data set"
-            )
-    if not pixels:
-        raise InputError("there are no evaluation images; pass data that has some")
-    sizes = {tuple(each.shape[1:]) for each in pixels}
-    if len(sizes) > 1:
-        raise InputError(
-            f"the evaluation images are of shapes {' and '.join(map(str, sorted(sizes)[:2]))}; "
-            "pass images of one shape"
-        )
-    return MemoryImages(torch.cat(pixels), torch.cat(labels)), mean_C, std_C
-
-
-def _batches(data: Any) -> Iterable[Any]:
-    pair = isinstance(data, (tuple, list)) and len(data) == 2
-    if pair and all(isinstance(each, Tensor) for each in data) and data[0].ndim == 4:
-        return [tuple(data)]
-    if hasattr(data, "__getitem__") and not isinstance(data, (tuple, list, Mapping)):
-        return DataLoader(data, batch_size=100)
-    if isinstance(data, Mapping):
-        return [data]
-    if not isinstance(data, Iterable):
-        raise InputError(
-            f"data is a {type(data).__name__}; pass the name of a data set, such as 'digits' or "
-            "'folder:pets', or a DataLoader of the images that the model is scored on"
-        )
-    return data
-
-
-def of_channels(
-    name: str, values: Sequence[float] | None, otherwise: float, channels: int
-) -> Tensor:
-    """One number for each channel, (C,), of one or of C given ones, or the same for all."""
-    if values is None:
-        return torch.full((channels,), otherwise)
-    found = torch.as_tensor(values, dtype=torch.float32).reshape(-1)
-    if len(found) not in (1, channels) or not bool(found.isfinite().all()):
-        raise InputError(
-            f"{name} is {list(map(float, found))} for images of {channels} channel(s); pass a "
-            "finite number for each"
-        )
-    if name == "std" and bool((found <= 0).any()):
-        raise InputError(f"std is {list(map(float, found))}; pass numbers above 0")
-    return found.expand(channels).clone()
-
-
-def _pixels(x_BCHW: Tensor, mean_C: Tensor, std_C: Tensor) -> Tensor:
-    """Images as uint8 pixels."""
-    if x_BCHW.dtype == torch.uint8:
-        return x_BCHW
-    levels = x_BCHW.float() * std_C[:, None, None] + mean_C[:, None, None]
-    low, high = float(levels.min()), float(levels.max())
-    # a little more than rounding leaves: interpolated images may overshoot
-    if not (low >= -0.02 and high <= 1.02):
-        raise InputError(
-            f"the evaluation images, times std and plus mean, go from {low:.3g} to {high:.3g} and "
-            "must lie in [0, 1]; pass the mean= and std= that the loop normalises images by"
-        )
-    return (255 * levels).round().clamp(0, 255).to(torch.uint8)
-
-
-# How a model is called, so that whoever reads the record can build it again.
-
-
-def name_of_model(
-    model: nn.Module, factory: str | None, *, num_classes: int, in_channels: int
-) -> str:
-    """The name by which `build_model` builds a model of the same weights.
-
-    Args:
-        model: any.
-        factory: the name, if the user gives one; None to find it: of a built-in network, of one of
-            timm, or of a class that is called with num_classes and in_channels.
-        num_classes: number of classes K.
-        in_channels: channels C of the images.
-
-    Raises:
-        InputError: no name builds such a model.
-
-    Example:
-        >>> model = build_model("resnet20", num_classes=3, in_channels=1)
-        >>> name_of_model(model, None, num_classes=3, in_channels=1)
-        'resnet20'
-    """
-    if factory is not None:
-        check_model_name(factory)
-        built = built_aside(factory, num_classes=num_classes, in_channels=in_channels)
-        if found := misfits(shapes_of(model), shapes_of(built)):
-            raise InputError(
-                f"the model that {factory} builds is not the one that is recorded ({found}); pass "
-                "factory='package.module:function', which builds it when it is called with "
-                f"num_classes={num_classes}, in_channels={in_channels}"
-            )
-        return factory
-    for name in _names_perhaps(model):
-        try:
-            built = built_aside(name, num_classes=num_classes, in_channels=in_channels)
-        except InputError:
-            continue
-        if type(built) is type(model) and not misfits(shapes_of(model), shapes_of(built)):
-            return name
-    raise InputError(
-        f"explain, app and export have to build the {type(model).__name__} again, and it is not "
-        "known how; pass factory='package.module:function', which builds it when it is called "
-        f"with num_classes={num_classes}, in_channels={in_channels}"
-    )
-
-
-def _names_perhaps(model: nn.Module) -> Iterator[str]:
-    kind = type(model)
-    if kind.__module__.startswith("selfexplain.models"):
-        yield from BUILT_IN
-    described = getattr(model, "pretrained_cfg", None)
-    if kind.__module__.startswith("timm.") and isinstance(described, Mapping):
-        yield f"timm:{described.get('architecture')}"
-    # what a script or a function defines, nobody else can import
-    if kind.__module__ != "__main__" and "<locals>" not in kind.__qualname__:
-        takes = inspect.signature(kind).parameters
-        if {"num_classes", "in_channels"} <= takes.keys():
-            yield f"{kind.__module__}:{kind.__qualname__}"
-
-
-def built_aside(name: str, *, num_classes: int, in_channels: int) -> nn.Module:
-    """A model that is built to be looked at: no generator moves; one built in takes no memory."""
-    place = torch.device("meta") if name in BUILT_IN else nullcontext()
-    with place, torch.random.fork_rng(devices=[]):
-        return build_model(name, num_classes=num_classes, in_channels=in_channels)
-
-
-Shapes = Mapping[str, tuple[int, ...]]
-
-
-def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a model's weights and buffers."""
-    return {name: tuple(each.shape) for name, each in model.state_dict().items()}
-
-
-def misfits(given: Shapes, wanted: Shapes, most: int = 3) -> str:
-    """In words, which weights a model lacks, which it does not have, which are of other shapes.
-
-    Args:
-        given: of a file, or of a model: name -> shape.
-        wanted: of the model that they are for.
-        most: names that are said of each kind.
-
-    Returns:
-        Nothing if all fit.
-
-    Example:
-        >>> misfits({"a": (2,), "c": (1,)}, {"a": (3,), "b": (1,)})
-        'missing: b; unknown: c; of another shape: a (2,) in place of (3,)'
-    """
-    both = given.keys() & wanted.keys()
-    found = {
-        "missing": [name for name in wanted if name not in given],
-        "unknown": [name for name in given if name not in wanted],
-        "of another shape": [
-            f"{name} {given[name]} in place of {wanted[name]}"
-            for name in wanted
-            if name in both and given[name] != wanted[name]
-        ],
-    }
-    return "; ".join(
-        f"{kind}: {', '.join(names[:most])}"
-        + (f" and {len(names) - most} more" if len(names) > most else "")
-        for kind, names in found.items()
-        if names
-    )
-
-
-# What is minimised, as a record says it.
-
-
-def spec_of(objective: Objective | str) -> tuple[str, dict[str, dict[str, Any]]]:
-    """Name of an objective, with mixers before it, and the options of each of its parts.
-
-    Args:
-        objective: any; or the name of what another loop minimises: the spec of an objective that
-            there is, or a word of one's own, such as "focal".
-
-    Raises:
-        InputError: it is neither.
-
-    Example:
-        >>> from selfexplain.objectives import LabelSmoothing
-        >>> spec_of(LabelSmoothing(nn.Linear(2, 3), smoothing=0.2))
-        ('label_smoothing', {'label_smoothing': {'smoothing': 0.2}})
-        >>> spec_of("focal")
-        ('focal', {})
-    """
-    if isinstance(objective, str):
-        if not objective.isidentifier():
-            resolve(objective, ObjectiveOptions())
-        if parts_of(objective)[-1].partition(":")[0] == "introspective":
-            raise InputError(
-                f"objective is the name {objective}; pass the objective itself, whose state the "
-                "record keeps: objective=Introspective(model)"
-            )
-        return objective, {}
-    if not isinstance(objective, Objective):
-        raise InputError(
-            f"objective is a {type(objective).__name__}; pass an objective of selfexplain, or a "
-            "word for what your loop minimises, such as 'cross_entropy'"
-        )
-    kind = type(objective)
-    # of a class inside a function, whose place is no name, the class's own
-    place = f"{kind.__module__}:{kind.__qualname__}"
-    place = place if is_own_objective(place) else kind.__name__
-    names = {f"{each.__module__}:{each.__qualname__}": n for n, each in OBJECTIVES.items()}
-    mixers = {path.rpartition(":")[2]: name for name, path in MIXER_CLASSES.items()}
-    if isinstance(objective, Wrapper):
-        inner, options = spec_of(objective.objective)
-        if kind.__name__ not in mixers:
-            return inner, options
-        name = mixers[kind.__name__]
-        return f"{name}+{inner}", {**options, **_options_of(name, objective)}
-    name = names.get(place, place)
-    return name, _options_of(name, objective)
-
-
-def _options_of(name: str, objective: Objective) -> dict[str, dict[str, Any]]:
-    declared = getattr(ObjectiveOptions(), name, None)
-    if declared is None:
-        return {}
-    own = getattr(objective, "options", None)
-    if isinstance(own, type(declared)):
-        return {name: recorded_names(asdict(own))}
-    # An objective need not keep each of its options: what it does not say is left out.
-    plain = {
-        option: value
-        for option in asdict(declared)
-        for value in (getattr(objective, option, None), getattr(own, option, None))
-        if isinstance(value, bool | int | float | str)
-    }
-    return {name: recorded_names(plain)}
-
 
 # What messages say to those who call, and not to those at the command line.
 
@@ -450,6 +159,7 @@ class Recorder:
 
     Example:
         >>> import tempfile
+        >>> from selfexplain.models import build_model
         >>> model = build_model("small_cnn", num_classes=10, in_channels=1)
         >>> folder = Path(tempfile.mkdtemp()) / "mine"
         >>> with Recorder(folder, model, data="digits", epochs=2) as recorder:
@@ -490,14 +200,14 @@ class Recorder:
         if self._objective.model is not self.model:
             raise InputError("objective is of another model; pass the model that is inside it")
         self._evaluated = self.model if evaluated is None else bare(evaluated)
-        self._prepared, recorded = _prepared(data, mean, std, class_names, self._evaluated, seed)
+        self._prepared, recorded = scored_data(data, mean, std, class_names, self._evaluated, seed)
         shape_CHW, classes = self._prepared.scored.shape_CHW, len(self._prepared.class_names)
         for each in (self.model, self._evaluated):
             check_model(each, type(each).__name__, shape_CHW, classes)
         name = name_of_model(
             self._evaluated, factory, num_classes=classes, in_channels=shape_CHW[0]
         )
-        self._config = _plain(
+        self._config = plain(
             {
                 "recorder": True,
                 "objective": spec,
@@ -509,7 +219,7 @@ class Recorder:
                 "hyperparameters": dict(hyperparameters or {}),
             }
         )
-        self._images = _plain(_without_training_images(images_of(self._prepared), recorded))
+        self._images = plain(_without_training_images(images_of(self._prepared), recorded))
         self._stack: ExitStack | None = None  # which holds the folder while it is open
         self._snapshots: SnapshotWriter | None = None
         self._identity = ""
@@ -735,57 +445,12 @@ def bare(module: Any) -> Any:
             return module
 
 
-def numbers_of(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics of an epoch as plain numbers.
-
-    Example:
-        >>> numbers_of({"loss": torch.tensor(0.5)})
-        {'loss': 0.5}
-        >>> numbers_of({"loss": "low"})
-        Traceback (most recent call last):
-        selfexplain.errors.InputError: the metric 'loss' is a str; pass numbers, or tensors of one
-    """
-    if len(metrics) > MOST_METRICS:
-        raise InputError(f"an epoch has {len(metrics)} metrics; pass at most {MOST_METRICS}")
-    row = {}
-    for name, value in metrics.items():
-        if name == "epoch":  # which the recorder counts
-            continue
-        if not isinstance(name, str) or name == DIGEST or len(name) > MOST_METRICS:
-            raise InputError(
-                f"a metric is called {str(name)[:60]!r}; pass another name, of at most "
-                f"{MOST_METRICS} letters"
-            )
-        try:
-            if isinstance(value, str | bytes):
-                raise TypeError
-            # a tensor, or an array of numpy's, of one number gives it
-            row[name] = float(value.item() if hasattr(value, "item") else value)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(
-                f"the metric {name!r} is a {type(value).__name__}; pass numbers, or tensors of one"
-            ) from error
-    return row
-
-
 def _count(epochs: int | None) -> int | None:
     if epochs is not None and (isinstance(epochs, bool) or not isinstance(epochs, int)):
         raise InputError(f"epochs is {epochs!r}; pass a whole number of at least 1, or None")
     if epochs is not None and epochs < 1:
         raise InputError(f"epochs is {epochs}; pass a whole number of at least 1, or None")
     return epochs
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON gives it back, so that it can be compared with what is read."""
-    try:
-        found: dict[str, Any] = json.loads(json.dumps(values, default=str))
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"hyperparameters cannot be written as JSON ({first_line(error)}); pass numbers, "
-            "words, and lists of them"
-        ) from error
-    return found
 
 
 def _safe(state: dict[str, Any]) -> dict[str, Any]:
@@ -801,51 +466,6 @@ def _safe(state: dict[str, Any]) -> dict[str, Any]:
             "state_dict() is of tensors, numbers and words"
         ) from error
     return state
-
-
-def _prepared(
-    data: Any,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    class_names: Sequence[str] | None,
-    model: nn.Module,
-    seed: int,
-) -> tuple[Prepared, dict[str, Any]]:
-    """The images that are scored, and what the record says of the data."""
-    if isinstance(data, str):
-        data = DataOptions(data=data)
-    if isinstance(data, DataOptions):
-        if class_names is not None:
-            raise InputError(f"the data {data.data} name their classes; leave out class_names")
-        prepared = prepare(load(data), data, seed)
-        channels = prepared.scored.shape_CHW[0]
-        if mean is not None:
-            prepared = replace(prepared, mean_C=of_channels("mean", mean, 0.0, channels))
-        if std is not None:
-            prepared = replace(prepared, std_C=of_channels("std", std, 1.0, channels))
-        return prepared, asdict(data)
-    with torch.random.fork_rng(devices=[]):  # from which a loader draws, even in order
-        images, mean_C, std_C = images_from(data, mean=mean, std=std)
-    if class_names is None:
-        logits = logits_of_blanks(model, type(model).__name__, images.shape_CHW)
-        classes = logits.shape[1] if logits.ndim == 2 else 1
-        class_names = tuple(map(str, range(classes)))
-    names = tuple(map(str, class_names))
-    low, high = int(images.labels_N.min()), int(images.labels_N.max())
-    if low < 0 or high >= len(names):
-        raise InputError(
-            f"label {low if low < 0 else high} of the evaluation images is outside the "
-            f"{len(names)} classes; pass labels from 0 to {len(names) - 1}, or class_names"
-        )
-    prepared = Prepared(
-        train=images,
-        scored=images,
-        class_names=names,
-        mean_C=mean_C,
-        std_C=std_C,
-        augmentation=Augmentation(),
-    )
-    return prepared, {"data": OWN_IMAGES}
 
 
 def _without_training_images(
@@ -869,6 +489,7 @@ def record(
 
     Example:
         >>> import tempfile
+        >>> from selfexplain.models import build_model
         >>> from selfexplain.objectives import LabelSmoothing
         >>> objective = LabelSmoothing(build_model("small_cnn", num_classes=10, in_channels=1))
         >>> recorder = record(Path(tempfile.mkdtemp()) / "mine", objective, data="digits")

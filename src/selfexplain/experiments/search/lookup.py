@@ -54,9 +54,9 @@ def run_lookup(config: LookupConfig) -> list[Lookup]:
 def lookup_table(names: Sequence[str], lookups: Sequence[Lookup]) -> Table:
     """A row for each cell and, of several, their mean and spread; 80 columns suffice."""
     table = plain_table(
-        "CIFAR-100 after 200 epochs, mean over a cell's seeds; seed std: of validation and "
-        f"test images together; rank among {lookups[0].cells} cells by test accuracy, 1 is "
-        "best, = is shared; beats: share of the other cells that are worse",
+        "CIFAR-100, trained as the benchmark does, mean over a cell's seeds; seed std: of "
+        f"validation and test images together; rank among {lookups[0].cells} cells by test "
+        "accuracy, 1 is best, = is shared; beats: share of the other cells that are worse",
         left=["cell"],
         right=HEADER,
     )

@@ -35,6 +35,7 @@ from selfexplain.spaces.supernet import WithArchitecture
 from selfexplain.training.log import EpochLog
 from selfexplain.training.loggers import Logger
 from selfexplain.training.loop import run_epochs
+from selfexplain.training.steps import autotuned_convolutions
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -213,12 +214,13 @@ class SearchProgress:
         epochs = self.config.all_epochs
         sums: dict[str, float] = defaultdict(float)
         started = time.perf_counter()
-        for step, (train_batch, val_batch) in enumerate(self.halves.epoch(epoch)):
-            moves = epoch >= self.config.resting_epochs and not self.search.rests
-            metrics = self.search.step(train_batch, val_batch, move_architecture=moves)
-            for name, loss in metrics.items():
-                sums[name] += loss
-            self.on_step(epoch * len(self.halves) + step + 1, epochs * len(self.halves))
+        with autotuned_convolutions():
+            for step, (train_batch, val_batch) in enumerate(self.halves.epoch(epoch)):
+                moves = epoch >= self.config.resting_epochs and not self.search.rests
+                metrics = self.search.step(train_batch, val_batch, move_architecture=moves)
+                for name, loss in metrics.items():
+                    sums[name] += loss
+                self.on_step(epoch * len(self.halves) + step + 1, epochs * len(self.halves))
         self.search.end_epoch(self._held_out().epoch(0))
         seconds = time.perf_counter() - started
         return {

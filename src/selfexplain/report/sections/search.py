@@ -158,7 +158,7 @@ def lookups_table(lookups: Sequence[Mapping[str, Any]]) -> Markup:
     ]
     header = ["cell", "test, %", "validation, %", "seed std", "rank", "beats, %", "params, M"]
     caption = (
-        "CIFAR-100 after 200 epochs, mean over a cell's seeds, from the table of NAS-Bench-201; "
+        "CIFAR-100, from the benchmark's table, mean over a cell's seeds; "
         "seed std: of validation and test images together; rank by test accuracy, 1 is best, = is "
         "shared; beats: share of the other cells that are worse"
     )
