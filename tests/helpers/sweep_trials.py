@@ -118,6 +118,8 @@ class RunOfTwoFiles:
 
     out: Path
     resume: bool = True
+    held: Path | None = None
+    """A file: the first attempt creates it and waits to be killed."""
 
 
 def leave_a_run(config: RunOfTwoFiles, on_step) -> int:
@@ -125,8 +127,13 @@ def leave_a_run(config: RunOfTwoFiles, on_step) -> int:
     if not (config.out / "result.json").exists():
         (config.out / "album").mkdir(parents=True)
         (config.out / ".lock").touch()
-        (config.out / "run.json").write_text(f"by {os.getpid()}")
+        (config.out / "run.json").write_text(f"by {os.getpid()} in {config.out}")
         (config.out / "album" / "weights").write_text(config.out.name * 1000)
-        on_step(1, 1)
+        first = config.held is not None and not config.held.exists()
+        if first:
+            config.held.touch()
+        on_step(1, 2)
+        if first:
+            time.sleep(300)
         (config.out / "result.json").write_text(config.out.name)
     return len((config.out / "album" / "weights").read_text())

@@ -187,6 +187,37 @@ def test_comparison_is_continued_by_another_machine(
         run_comparison(small("memory://team/digits", model="resnet20"))
 
 
+@pytest.mark.parametrize(
+    ("words", "files"),
+    [
+        (
+            ("search", "--method", "random", "--space", "tiny201", "--seeds", "0", "1"),
+            {"searches.json", "seed0/genotype.json", "seed1/result.json", "report.html"},
+        ),
+        (
+            ("nas-study", "--methods", "random", "--space", "tiny201", "--table", "tiny201")
+            + ("--budget", "1", "--seeds", "0", "1"),
+            {"nas-study.json", "results.json", "table.md", "table.tex", "report.html"},
+        ),
+    ],
+)
+def test_searches_in_storage(
+    words: tuple[str, ...],
+    files: set[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """From the command line; another machine then finds nothing left to search."""
+    command = [*words, "--data", "digits", "--train-size", "40", "--out", "memory://team/found"]
+    main(command)
+    assert "Stored: memory://team/found" in capsys.readouterr().out
+    assert files < names_in("memory://team/found")
+    on_machine("second", tmp_path, monkeypatch)
+    main(command)
+    assert "begun" not in capsys.readouterr().out
+
+
 def refused(config: CompareConfig, said: str) -> None:
     with pytest.raises(InputError, match=said), stored(config):
         raise AssertionError("nothing is to be trained")

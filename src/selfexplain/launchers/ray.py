@@ -197,17 +197,24 @@ class RayCluster:
             ) from error
 
     def _needs(self) -> dict[str, float]:
-        """What a trial asks for, if the cluster has it at all."""
-        there = self.ray.cluster_resources()
+        """What a trial asks for, if a machine of the cluster has it at all: all on one."""
+        machines = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
         gpus = self.gpus_per_run
         if gpus is None:
-            gpus = 1 if there.get("GPU") else 0
-        for name, asked in {"GPU": gpus, "CPU": self.cpus_per_run}.items():
-            if asked > there.get(name, 0):
+            gpus = 1 if any(machine.get("GPU") for machine in machines) else 0
+        asked = {"GPU": gpus, "CPU": self.cpus_per_run}
+        for name, count in asked.items():
+            most = max((machine.get(name, 0) for machine in machines), default=0)
+            if count > most:
                 raise InputError(
-                    f"each run asks for {asked:g} {name}s, but the cluster has "
-                    f"{there.get(name, 0):g}; pass a smaller --{name.lower()}s-per-run"
+                    f"each run asks for {count:g} {name}s, but no machine of the cluster has more "
+                    f"than {most:g}; pass a smaller --{name.lower()}s-per-run"
                 )
+        if not any(all(m.get(n, 0) >= count for n, count in asked.items()) for m in machines):
+            raise InputError(
+                f"each run asks for {gpus:g} GPUs and {self.cpus_per_run} CPUs, but no machine of "
+                "the cluster has both; pass a smaller --cpus-per-run or --gpus-per-run"
+            )
         return {"num_cpus": self.cpus_per_run, "num_gpus": gpus}
 
 
@@ -223,7 +230,14 @@ class _Sweep:
         context: WorkerContext,
     ) -> None:
         self.ray, self.queue, self.workers, self.context = ray, queue, workers, context
-        self.mailbox = ray.remote(num_cpus=0, max_restarts=-1)(Mailbox).remote()
+        # Here, and not where a machine may die, or be kept from an autoscaler by it.
+        here = importlib.import_module("ray.util.scheduling_strategies")
+        place = here.NodeAffinitySchedulingStrategy(
+            ray.get_runtime_context().get_node_id(), soft=True
+        )
+        self.mailbox = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=place)(
+            Mailbox
+        ).remote()
         # We try again ourselves, so that every attempt is counted and told of.
         self.attempt = ray.remote(max_retries=0, **needs)(attempt_there)
         self.running: dict[Any, Trial] = {}
