@@ -195,8 +195,9 @@ def test_comparison_is_continued_by_another_machine(
             {"searches.json", "seed0/genotype.json", "seed1/result.json", "report.html"},
         ),
         (
-            tuple(
-                "nas-study --methods random --space tiny201 --table tiny201 --budget 1 --seeds 0 1".split()
+            (
+                *("nas-study", "--methods", "random", "--space", "tiny201", "--table", "tiny201"),
+                *("--budget", "1", "--seeds", "0", "1"),
             ),
             {"nas-study.json", "results.json", "table.md", "table.tex", "report.html"},
         ),
