@@ -24,7 +24,7 @@ lint: .venv/.installed-dev
 # NO_MKDOCS_2_WARNING silences an announcement of the theme's, not a warning of the build.
 docs: .venv/.installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
-	@echo "Open site/index.html; to search it, too: $(BIN)/mkdocs serve"
+	@echo "Open site/index.html"
 
 bench: .venv/.installed-dev
 	$(BIN)/python -m benchmarks.run

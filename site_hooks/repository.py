@@ -18,8 +18,17 @@ CODE = re.compile(r"(^```.*?^```|^~~~.*?^~~~)", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)[^)#\s]+")
 """The relative target of a Markdown link or image, without its anchor."""
 LANGUAGES = {".py": "python", ".sh": "bash", ".json": "json", ".toml": "toml"}
-COPIED = {".png", ".svg", ".gz"}
+COPIED = {".png", ".svg", ".gz", ".parquet"}
+REPOSITORY = "SELFEXPLAIN_REPOSITORY"
+"""Environment variable: the repository's address on the web, with which pages get edit links."""
 UNSEARCHED = "---\nsearch:\n  exclude: true\n---\n\n"
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Called by mkdocs with what mkdocs.yml says: add the repository's address, if there is one."""
+    address = os.environ.get(REPOSITORY, "").rstrip("/")
+    config.repo_url, config.repo_name = address or None, address.rpartition("/")[2] or None
+    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -38,6 +47,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: Any) 
     """Called by mkdocs with each page: point its links to pages of the site."""
     root = Path(config.config_file_path).parent
     home = repository_path(page.file.src_uri, root)
+    page.edit_url = edit_address(config.repo_url, home, root)
 
     def on_site(target: str) -> str:
         path = resolved(home, target)
@@ -46,6 +56,18 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: Any) 
         return os.path.relpath(site_uri(path, root), Path(page.file.src_uri).parent)
 
     return with_links(markdown, on_site)
+
+
+def edit_address(repository: str | None, path: Path, root: Path) -> str | None:
+    """Where a page's source is edited on the web; None if it has none, or the address is not known.
+
+    Example:
+        >>> edit_address("https://a.org/b", Path("site_hooks/__init__.py"), Path())
+        'https://a.org/b/edit/main/site_hooks/__init__.py'
+    """
+    if repository is None or not path.is_file():
+        return None
+    return f"{repository}/edit/main/{path.relative_to(root).as_posix()}"
 
 
 def with_links(markdown: str, change: Callable[[str], str]) -> str:

@@ -6,6 +6,7 @@ Here, and not in cli.py, since an interrupt is to find this in place before anyt
 import os
 import signal
 import sys
+from collections.abc import MutableMapping
 from contextlib import suppress
 from types import FrameType
 from typing import TextIO
@@ -13,10 +14,20 @@ from typing import TextIO
 STOPPED, UNREAD = 128 + signal.SIGINT, 141
 """Exit codes of what was interrupted, and of what nobody reads any more, as shells have them."""
 
+SPINS = "1000"
+"""Rounds, some microseconds, that a waiting thread of torch's spins before it sleeps.
+
+By default (GNU's OpenMP) it spins for about a millisecond. Where other programs keep the cores busy
+the thread that it waits for may not run in that time, while the spinning one uses up both their
+turns: a step of small_cnn on two busy cores took 4.5 seconds, and takes 0.15. On two idle cores it
+takes 12.5 ms rather than 11.5.
+"""
+
 
 def main() -> None:
     """Run the command line as a program of its own."""
     _fill_standard_streams()
+    spin_shortly(os.environ)
     ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not under nohup
     if ours:
         signal.signal(signal.SIGINT, interrupted)
@@ -36,6 +47,12 @@ def main() -> None:
     except BrokenPipeError:
         mute(sys.stdout)
         sys.exit(UNREAD)
+
+
+def spin_shortly(environment: MutableMapping[str, str]) -> None:
+    """Let threads that wait sleep soon, unless the user said how they wait; before torch loads."""
+    if "OMP_WAIT_POLICY" not in environment:
+        environment.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
 def interrupted(number: int, frame: FrameType | None) -> None:

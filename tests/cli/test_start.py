@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import selfexplain
+from selfexplain.__main__ import SPINS, spin_shortly
 
 ROOT = Path(selfexplain.__file__).parent
 LIGHT = {"selfexplain", "tyro", "typeguard", "docstring_parser", "typing_extensions", "shtab"}
@@ -200,3 +201,20 @@ def test_a_function_keeps_its_place_from_the_module_of_its_name() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
     )
     assert out.stdout.split() == ["function", "function"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "added"),
+    [
+        ({}, {"GOMP_SPINCOUNT": SPINS}),
+        ({"GOMP_SPINCOUNT": "5"}, {}),
+        ({"OMP_WAIT_POLICY": "active"}, {}),
+    ],
+    ids=str,
+)
+def test_threads_spin_shortly_unless_told_otherwise(
+    environment: dict[str, str], added: dict[str, str]
+) -> None:
+    told = dict(environment)
+    spin_shortly(told)
+    assert told == environment | added

@@ -15,6 +15,7 @@ from site_hooks.mathml import with_mathml
 from site_hooks.offline import on_post_build, remote_in_css, remote_in_html
 from site_hooks.reference import WITHOUT_ALL, classes_of, pages_of_methods, reference_pages
 from site_hooks.repository import (
+    edit_address,
     linked_paths,
     page_of,
     repository_path,
@@ -209,3 +210,26 @@ def test_a_site_that_loads_from_elsewhere_warns_with_the_page(
     with caplog.at_level(logging.WARNING, logger="mkdocs.hooks.offline"):
         on_post_build(SimpleNamespace(site_dir=str(tmp_path)))  # type: ignore[arg-type]
     assert "page.html loads https://a.org/b.js" in caplog.text
+
+
+def test_a_page_is_edited_where_its_source_is(repository: Path) -> None:
+    """Pages that stand for a folder, or that a hook wrote, have no source to edit."""
+    page = next((repository / "docs").rglob("*.md"))
+    address = f"https://a.org/b/edit/main/{page.relative_to(repository).as_posix()}"
+    assert edit_address("https://a.org/b", page, repository) == address
+    assert edit_address("https://a.org/b", repository / "docs", repository) is None
+    assert edit_address("https://a.org/b", repository / "absent.md", repository) is None
+    assert edit_address(None, page, repository) is None
+
+
+def test_the_script_for_search_from_disk_is_the_one_that_the_theme_looks_for() -> None:
+    """By its name: without one the theme's plugin has another fetched, from elsewhere."""
+    [script] = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["extra"]["polyfills"]
+    assert "iframe-worker" in script
+    assert (DOCS / script).exists()
+
+
+def test_linked_tables_are_copied_and_not_shown_as_text() -> None:
+    linked = [path for path in linked_paths(ROOT) if path.suffix == ".parquet"]
+    assert linked
+    assert all(site_uri(path, ROOT).endswith(".parquet") for path in linked)

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
+from tests.helpers.command_line import DIGITS, refused
 from tests.helpers.recorded import MEAN, SIZE, STD, Images, Tiny
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
@@ -28,6 +30,7 @@ from selfexplain.files import cannot_write
 from selfexplain.introspection import OwnMass
 from selfexplain.models import build_model
 from selfexplain.objectives import LabelSmoothing, Mixup, Objective, Standard
+from selfexplain.report.sections import plain_summary
 from selfexplain.training.log import EpochLog
 
 TINY = "tests.helpers.recorded:tiny"
@@ -207,6 +210,16 @@ def test_another_runs_folder_is_refused_and_left_alone(name: str, tmp_path: Path
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == files
 
 
+def test_no_command_continues_a_recorders_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorded(tmp_path / "mine")
+    said = refused(
+        capsys, "train", *DIGITS, "--epochs", "1", "--out", str(tmp_path / "mine"), "--resume"
+    )
+    assert "mine holds a run that a recorder has written; pass another --out" in said
+
+
 def test_folders_of_others_are_refused(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds a run that no recorder has written; pass another"):
         recorder(trained).__enter__()
@@ -287,6 +300,7 @@ FORMS: dict[str, Callable[[], Any]] = {
     "pair of tensors": lambda: batches()[0],
     "pixels": lambda: (Images().pixels_NCHW, torch.arange(12) % 3),
     "soft labels": lambda: [(batches()[0][0], torch.eye(3)[torch.arange(12) % 3])],
+    "labels in a column": lambda: [(batches()[0][0], (torch.arange(12) % 3)[:, None])],
     "one dictionary": lambda: {"image": batches()[0][0], "label": batches()[0][1]},
 }
 
@@ -300,6 +314,13 @@ def test_images_of_every_form_are_the_same_pixels(form: str) -> None:
     torch.testing.assert_close(std_C, torch.tensor(STD))
 
 
+class Undecoded(Images):
+    """As torchvision's data sets are without a transform."""
+
+    def __getitem__(self, i: int) -> object:
+        return Image.new("RGB", (SIZE, SIZE)), 0
+
+
 IMAGES: list[tuple[dict[str, Any], str]] = [
     ({"mean": None}, r"go from .* must lie in \[0, 1\]; pass the mean= and std="),
     ({"std": [1.0, 1.0, 1.0]}, r"must lie in \[0, 1\]"),
@@ -307,6 +328,8 @@ IMAGES: list[tuple[dict[str, Any], str]] = [
     ({"std": [0.0]}, "std is .*; pass numbers above 0"),
     ({"data": []}, "there are no evaluation images"),
     ({"data": 3}, "data is a int; pass the name of a data set"),
+    ({"data": Undecoded()}, r"cannot be read \(TypeError: .*PIL.*pass batches of tensors"),
+    ({"data": [(batches()[0][0], torch.zeros(7))]}, r"labels of 12 .* of shape \(7,\); pass one"),
     ({"data": "digit", "class_names": None}, "the data 'digit' is unknown"),
     ({"data": [batches()[0][0]]}, "a loss needs labels"),
     ({"data": [(torch.zeros(2, 4, 8, 8), torch.zeros(2))]}, "grey with C = 1"),
@@ -455,6 +478,9 @@ def test_what_a_record_says_of_images_is_what_readers_need(tmp_path: Path) -> No
     with pytest.raises(InputError, match=r"are not kept: .* record it with the name of a data set"):
         scored_images(tmp_path / "mine", load_run(tmp_path / "mine"), 5, seed=0)
     assert "2 epochs" in " ".join(str(each.body) for each in run_sections(tmp_path / "mine"))
+    # only the loop knows which images it was trained on
+    said = plain_summary(read_record(tmp_path / "mine"))
+    assert said.startswith("Of 12 photographs that it was scored on, ")
 
 
 def test_a_model_without_maps_is_recorded_without_pictures(tmp_path: Path) -> None:
