@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import tyro
 
 from selfexplain.app.serve import AppConfig, serve
-from selfexplain.command_line.flags import check_known, check_values, is_flag, near
+from selfexplain.command_line.flags import check_known, check_required, check_values, is_flag, near
 from selfexplain.command_line.help import HELP, HELP_ALL, command_page, overview
 from selfexplain.errors import InputError, exit_on_bad_input, first_line
 from selfexplain.experiments.nas_study_options import NASStudyConfig
@@ -33,12 +34,14 @@ from selfexplain.experiments.reading_options import (
 )
 from selfexplain.experiments.search_options import LookupConfig, SearchConfig, SearchesConfig
 from selfexplain.files import atomic_file, no_room_said
-from selfexplain.limits import OptionError, check_options, hints_of
+from selfexplain.limits import OptionError, check_options, hints_of, is_url, url_of
 from selfexplain.objectives.options import ObjectiveOptions
 from selfexplain.records import escaped
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from selfexplain.launchers import Store
 
 
 # What each subcommand does: run its experiment, then print and save what came of it.
@@ -121,19 +124,33 @@ def _finetune(config: FinetuneConfig, console: Console) -> None:
             webbrowser.open(page.resolve().as_uri())
 
 
+@contextmanager
+def _stored(config: Any, console: Console) -> Iterator[tuple[Any, Store | None]]:
+    """A sweep on this machine; if its folder is in storage, what was added is copied there."""
+    if not is_url(config.out):
+        yield config, None
+        return
+    from selfexplain.experiments.compare.grid import stored
+
+    with stored(config) as (here, store):
+        yield here, store
+    console.print(f"Stored: {url_of(config.out)}", soft_wrap=True)
+
+
 def _compare(config: CompareConfig, console: Console) -> None:
-    _compare_and_tell(config, console)
-    if first_process():
-        _report_after(ReportConfig(dirs=(config.out,)), console)
+    with _stored(config, console) as (here, store):
+        _compare_and_tell(here, console, store)
+        if first_process():
+            _report_after(ReportConfig(dirs=(here.out,)), console)
 
 
-def _compare_and_tell(config: CompareConfig, console: Console) -> None:
+def _compare_and_tell(config: CompareConfig, console: Console, store: Store | None = None) -> None:
     from selfexplain.experiments.compare.compare import run_comparison
     from selfexplain.report.progress import sweep_progress
     from selfexplain.report.tables import comparison_markdown, comparison_table
 
     with sweep_progress(console, epochs=config.training.epochs, quiet=not first_process()) as watch:
-        results = run_comparison(config, watch)
+        results = run_comparison(config, watch, store=store)
     if first_process():
         from selfexplain.report.figures import (
             cost_figure,  # what draws comes after refusals
@@ -176,11 +193,16 @@ def _explain(config: ExplainConfig, console: Console) -> None:
 
 
 def _study(config: StudyKDConfig, console: Console) -> None:
+    with _stored(config, console) as (here, store):
+        _study_and_tell(here, console, store)
+
+
+def _study_and_tell(config: StudyKDConfig, console: Console, store: Store | None) -> None:
     from selfexplain.experiments.compare.study_kd import run_study
     from selfexplain.report.progress import sweep_progress
 
     with sweep_progress(console, epochs=config.training.epochs, quiet=not first_process()) as watch:
-        study = run_study(config, watch)
+        study = run_study(config, watch, store=store)
     if first_process():
         from selfexplain.report.figures import save_figure
         from selfexplain.report.study import study_figure, study_markdown, study_table
@@ -249,7 +271,8 @@ def _look_up(config: LookupConfig, console: Console) -> None:
 
 def _one_or_more_searches(config: SearchesConfig, console: Console) -> None:
     if config.seeds:
-        _searches(config, console)
+        with _stored(config, console) as (here, store):
+            _searches(here, console, store)
     else:
         _search(config.each()[0], console)
 
@@ -292,19 +315,24 @@ def _tell_of_search(config: SearchConfig, result: dict[str, Any], console: Conso
     _report_after(ReportConfig(dirs=(config.out,)), console)
 
 
-def _searches(config: SearchesConfig, console: Console) -> None:
+def _searches(config: SearchesConfig, console: Console, store: Store | None) -> None:
     from selfexplain.experiments.search.run import run_searches
     from selfexplain.report.progress import sweep_progress
     from selfexplain.report.tables import searches_table
 
     with sweep_progress(console, epochs=config.epochs, quiet=not first_process()) as watch:
-        results = run_searches(config, watch)
+        results = run_searches(config, watch, store=store)
     console.print(searches_table(results))
     console.print(f"Results: {config.out / 'searches.json'}", soft_wrap=True)
     _report_after(ReportConfig(dirs=(config.out,)), console)
 
 
 def _nas_study(config: NASStudyConfig, console: Console) -> None:
+    with _stored(config, console) as (here, store):
+        _nas_study_and_tell(here, console, store)
+
+
+def _nas_study_and_tell(config: NASStudyConfig, console: Console, store: Store | None) -> None:
     from selfexplain.experiments.search.nas_study import run_nas_study
     from selfexplain.report.nas_study import (
         anytime_figure,
@@ -315,7 +343,7 @@ def _nas_study(config: NASStudyConfig, console: Console) -> None:
     from selfexplain.report.progress import sweep_progress
 
     with sweep_progress(console, epochs=None, quiet=not first_process()) as watch:
-        results = run_nas_study(config, watch)
+        results = run_nas_study(config, watch, store=store)
     if first_process():
         from selfexplain.report.figures import save_figure  # what draws comes after refusals
 
@@ -455,6 +483,9 @@ def parse(arguments: Sequence[str] | None = None) -> Command:
         if words[0] == "config" and len(words) > 1:
             return _config_asked(words[1:])
         words = [words[0], *_options(words[0], words[1:])]
+        check_required(words[0], TYPES[words[0]], words[1:])
+    else:
+        raise InputError(f"no command is given; pass one of {', '.join(TYPES)}, or --help")
     try:
         command: Command = tyro.cli(
             Command,

@@ -1,6 +1,7 @@
 """What the options of a dataclass may be: their limits are in their type hints."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache
@@ -116,12 +117,15 @@ def check_options(options: Any) -> None:
 def check_values(kind: type, values: Mapping[str, Any], *, choices: bool = True) -> None:
     """Raise OptionError for the first value that is not what a dataclass declares its field as.
 
-    Without `choices`, fields that are one of a few values are passed over.
+    Without `choices`, fields that are one of a few values are passed over. Fields that the class
+    names in `URLS` may be URLs.
     """
     for field, value in values.items():
         hint = hints_of(kind)[field]
         of_few = any(get_origin(each) is Literal for each in (hint, *get_args(hint)))
         if of_few and not choices:
+            continue
+        if field in getattr(kind, "URLS", ()) and is_url(value):
             continue
         for problem in _problems(value, hint, Limits()):
             raise OptionError(f"{field.rstrip('_')} is {problem}", kind, field)
@@ -149,6 +153,33 @@ def check_path(name: str, path: Path) -> None:
     """
     for problem in _of_path(path):
         raise InputError(f"{name} is {problem}")
+
+
+_URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)
+"""As a path, which has one slash where a URL has two."""
+
+
+def is_url(path: Path) -> bool:
+    """Whether a path is a URL of storage.
+
+    Example:
+        >>> is_url(Path("s3://bucket/sweep")), is_url(Path("runs/sweep"))
+        (True, False)
+    """
+    return _URL.fullmatch(str(path)) is not None
+
+
+def url_of(path: Path) -> str:
+    """A URL that has become a path.
+
+    Example:
+        >>> url_of(Path("s3://bucket/sweep")), url_of(Path("file:///tmp/sweep"))
+        ('s3://bucket/sweep', 'file:///tmp/sweep')
+    """
+    found = _URL.fullmatch(str(path))
+    assert found is not None, "nobody asks otherwise"
+    protocol, rest = found.groups()
+    return f"{protocol}://{'/' if protocol in ('file', 'local') else ''}{rest}"
 
 
 def check_once(options: Any, field: str) -> None:
@@ -220,6 +251,11 @@ def _of_path(path: Path) -> list[str]:
     raw = str(path).encode("utf-8", "surrogatepass")
     if b"\0" in raw:
         return ["a path with a NUL in it; pass a path without"]
+    if is_url(path):
+        return [
+            f"{url_of(path)}, and only --out of compare, study-kd, search --seeds and nas-study "
+            "may be a URL; pass a path on this machine"
+        ]
     longest = max((len(part.encode("utf-8", "surrogatepass")) for part in path.parts), default=0)
     if longest > LONGEST_NAME or len(raw) > LONGEST_PATH:
         return [

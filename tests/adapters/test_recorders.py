@@ -235,6 +235,8 @@ def test_five_loops_end_in_report_app_explain_and_export(way: str, tmp_path: Pat
     assert explain_images(ExplainConfig(run=(folder,), images=(photograph,), out=out)).axes
 
     export_run(ExportConfig(run=folder, out=tmp_path / "export"))
+    card = (tmp_path / "export" / "README.md").read_text()
+    assert "Scores on the evaluation images of its own loop, one seed (0):" in card
     classifier = from_pretrained(tmp_path / "export")
     with torch.no_grad():
         exported = classifier(images.pixels_NCHW / 255)

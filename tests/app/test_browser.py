@@ -186,6 +186,7 @@ def test_many_images_are_filtered_loaded_lazily_and_picked(page: Page) -> None:
     page.get_by_role("option", name="all", exact=True).click()
     expect(tiles).to_have_count(359)
     expect(page.locator("#thumbs .sx-count")).to_contain_text("359 of 359")
+    expect(page.locator("#trouble p")).to_have_count(0)  # the images have been read
     page.wait_for_function("document.querySelector('#thumbs img').naturalWidth > 0")
     assert len({url for url in asked if "/thumbnail/" in url}) < 359
     tiles.last.scroll_into_view_if_needed()

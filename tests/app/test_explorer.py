@@ -99,7 +99,7 @@ def test_the_page_lists_what_both_runs_said(explorer: Explorer, runs: Runs) -> N
     for logits_NK, series in zip(logits, (1, 7), strict=True):
         p_K = logits_NK[5].softmax(dim=0)
         mark = "" if int(p_K.argmax()) == int(explorer.labels_N[5]) else "✗ "
-        said = f"</i><b>{mark}{int(p_K.argmax())}</b> {100 * float(p_K.max()):.0f} %"
+        said = f"</i><b>{mark}{int(p_K.argmax())}</b> <span>{100 * float(p_K.max()):.0f} %<"
         assert f"--sx-{series}){chr(34)}>{said}" in tile
 
 

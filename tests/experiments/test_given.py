@@ -171,6 +171,7 @@ MISFITS: list[tuple[dict[str, Any], str]] = [
     ({"mean": (0.1, 0.2)}, "mean is .* for images of 3 channel"),
     ({"std": (0.0,)}, "std is 0; pass a number above 0"),
     ({"weights": Path("absent.pt")}, "there is no file absent.pt"),
+    ({"weights": Path()}, ". is a folder; pass the weights of the model"),
     ({"pretrained": True}, "published weights come with all that is known"),
     ({"weights": None}, "knows nothing yet|--image-size is of a model"),
     ({"model": None}, "--weights is of a model; pass --model too"),

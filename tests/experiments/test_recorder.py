@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.helpers.command_line import DIGITS, refused
 from tests.helpers.recorded import MEAN, SIZE, STD, Images, Tiny
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
@@ -28,6 +29,7 @@ from selfexplain.files import cannot_write
 from selfexplain.introspection import OwnMass
 from selfexplain.models import build_model
 from selfexplain.objectives import LabelSmoothing, Mixup, Objective, Standard
+from selfexplain.report.sections import plain_summary
 from selfexplain.training.log import EpochLog
 
 TINY = "tests.helpers.recorded:tiny"
@@ -205,6 +207,16 @@ def test_another_runs_folder_is_refused_and_left_alone(name: str, tmp_path: Path
         recorder(folder, **{"epochs": 1, **change}).__enter__()
     assert str(raised.value).endswith("pass the arguments it was made with, or another folder")
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == files
+
+
+def test_no_command_continues_a_recorders_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorded(tmp_path / "mine")
+    said = refused(
+        capsys, "train", *DIGITS, "--epochs", "1", "--out", str(tmp_path / "mine"), "--resume"
+    )
+    assert "mine holds a run that a recorder has written; pass another --out" in said
 
 
 def test_folders_of_others_are_refused(trained: Path, tmp_path: Path) -> None:
@@ -455,6 +467,9 @@ def test_what_a_record_says_of_images_is_what_readers_need(tmp_path: Path) -> No
     with pytest.raises(InputError, match=r"are not kept: .* record it with the name of a data set"):
         scored_images(tmp_path / "mine", load_run(tmp_path / "mine"), 5, seed=0)
     assert "2 epochs" in " ".join(str(each.body) for each in run_sections(tmp_path / "mine"))
+    # only the loop knows which images it was trained on
+    said = plain_summary(read_record(tmp_path / "mine"))
+    assert said.startswith("Of 12 photographs that it was scored on, ")
 
 
 def test_a_model_without_maps_is_recorded_without_pictures(tmp_path: Path) -> None:

@@ -123,11 +123,37 @@ def test_a_broken_search_of_two_processes_is_resumed_and_both_hold_the_same(
     assert not list(folder.rglob("*.partial"))
 
 
-def test_one_search_over_two_machines_writes_and_speaks_once(tmp_path: Path) -> None:
-    """Each machine has a process with LOCAL_RANK 0; one of them is the first."""
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        port: int = free.getsockname()[1]
+        return port
+
+
+def test_two_machines_that_meet_train_as_one_with_two_processes(
+    together: tuple[Path, str], tmp_path: Path
+) -> None:
+    """Bit for bit; the machines number themselves when they meet."""
+    out, meeting = tmp_path / "standard", f"--rdzv-endpoint=127.0.0.1:{free_port()}"
+    machines = [
+        torchrun(
+            *("--nnodes=2", "--nproc-per-node=1"),
+            *("--rdzv-backend=c10d", meeting, "--rdzv-id=one", "--local-addr=127.0.0.1"),
+            *("-m", "selfexplain", *TRAIN, "--objective", OBJECTIVES[0], "--out", str(out)),
+        )
+        for _ in range(2)
+    ]
+    said = "".join(said_by(machine) for machine in machines)
+    assert said.count("Run: ") == 1
+    here, there = (load_file(f / "model.safetensors") for f in (out, together[0] / "standard"))
+    torch.testing.assert_close(here, there, rtol=0, atol=0)
+    record = json.loads((out / "run.json").read_text())
+    assert record["environment"]["processes"] == 2
+
+
+def test_one_search_over_two_machines_writes_and_speaks_once(tmp_path: Path) -> None:
+    """Each machine has a process with LOCAL_RANK 0; one of them is the first."""
+    port = free_port()
     options = ["--data", "digits", "--train-size", "20", "--validation", "0.03", "--epochs", "1"]
     options += ["--batch-size", "20", "--init-channels", "4", "--cells", "1", "--method", "darts1"]
     machines = [

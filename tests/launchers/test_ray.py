@@ -2,19 +2,40 @@
 
 import importlib.util
 import os
+import shutil
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from tests.helpers import sweep_trials
 from tests.helpers.later import Later
-from tests.helpers.sweep_trials import STEPS, count_up, diary, on_a_share
+from tests.helpers.sweep_trials import (
+    STEPS,
+    RunOfTwoFiles,
+    count_up,
+    diary,
+    leave_a_run,
+    on_a_share,
+)
 
 from selfexplain.cli import main
 from selfexplain.errors import InputError
-from selfexplain.launchers import Failed, Message, RayCluster, Started, StepsDone, Trial
+from selfexplain.launchers import (
+    Done,
+    Failed,
+    Message,
+    RayCluster,
+    Started,
+    StepsDone,
+    Store,
+    Stored,
+    Trial,
+)
 
 pytestmark = [
     pytest.mark.slow,
@@ -81,11 +102,99 @@ def test_cluster_runs_every_trial_to_its_end(cluster: None, tmp_path: Path) -> N
 
 def test_run_that_the_cluster_has_no_room_for(cluster: None, tmp_path: Path) -> None:
     trial = Trial("a", count_up, tmp_path)
-    with pytest.raises(InputError, match="4 CPUs, but the cluster has 3; pass a smaller --cpus"):
+    with pytest.raises(
+        InputError, match="4 CPUs, but no machine of the cluster has more than 3; pass a"
+    ):
         RayCluster(cpus_per_run=4).run([trial])
     with pytest.raises(InputError, match="pass a smaller --gpus-per-run"):
         RayCluster(gpus_per_run=64).run([trial])
     assert ray.is_initialized()  # who started the cluster ends it
+
+
+MARK = "SELFEXPLAIN_TEST_MACHINE"
+
+
+def processes_of(machine: Path) -> list[int]:
+    """The processes of a machine that this one only pretends to have."""
+    mark, found = f"{MARK}={machine}\0".encode(), []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if mark in (folder / "environ").read_bytes():
+                found.append(int(folder.name))
+    return found
+
+
+def switch_off(machine: Path) -> None:
+    """Kill all that runs on a machine, and lose its disk."""
+    for pid in processes_of(machine):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    shutil.rmtree(machine, ignore_errors=True)
+
+
+@pytest.fixture
+def machines(cluster: None, tmp_path: Path) -> Iterator[list[Path]]:
+    """Two more machines with 4 cores each, named by their disks; the cluster's own has 3."""
+    disks, started = [tmp_path / "one", tmp_path / "two"], []
+    address = ray.get_runtime_context().gcs_address
+    start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block"]
+    start += ["--disable-usage-stats", "--address", address, "--num-cpus", "4", "--num-gpus", "0"]
+    try:
+        for count, disk in enumerate(disks, start=2):
+            disk.mkdir()
+            started.append(
+                subprocess.Popen(
+                    [*start, "--object-store-memory", str(100 * 2**20)],
+                    env={**os.environ, "TMPDIR": str(disk), MARK: str(disk)},
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                )
+            )
+            patience = time.monotonic() + 120  # one after the other: they choose names of sockets
+            while sum(node["Alive"] for node in ray.nodes()) < count:
+                assert time.monotonic() < patience, "a machine does not start"
+                time.sleep(0.2)
+        yield disks
+    finally:
+        for disk in disks:
+            switch_off(disk)
+        for process in started:
+            process.wait()
+
+
+def test_machine_that_dies_in_mid_sweep(machines: list[Path], tmp_path: Path) -> None:
+    """What it had finished is in the storage, what it was at is begun again on what is left."""
+    store = Store(f"file://{tmp_path}/storage")
+    store.begin()
+    held = tmp_path / "held"
+    trials = [
+        Trial(name, leave_a_run, RunOfTwoFiles(store.folder / name, held=of))
+        for name, of in {"a": None, "b": None, "last": held, "c": None, "d": None}.items()
+    ]
+    news: list[tuple[str, Message]] = []
+    lost: list[Path] = []
+
+    def watch(name: str, message: Message) -> None:
+        news.append((name, message))
+        done = {n for n, m in news if isinstance(m, Done)}
+        at = [m.pid for n, m in news if n == "last" and isinstance(m, Started)]
+        if not lost and at and {"a", "b"} <= done and held.exists():
+            lost.extend(disk for disk in machines if at[-1] in processes_of(disk))
+            switch_off(*lost)
+
+    scheduler = RayCluster(gpus_per_run=0, cpus_per_run=4, workers=2, shared_folder=False)
+    outcome = Stored(store, scheduler).run(trials, watch)
+    assert len(lost) == 1
+    assert outcome.failures == {}
+    assert outcome.results == {"a": 1000, "b": 1000, "last": 4000, "c": 1000, "d": 1000}
+    assert [n for n, m in news if isinstance(m, Failed) and m.retry] == ["last"]
+    begun = [n for n, m in news if isinstance(m, Started)]
+    assert sorted(begun) == ["a", "b", "c", "d", "last", "last"]  # finished ones once
+    for trial in trials:
+        assert (tmp_path / "storage" / trial.name / "result.json").read_text() == trial.name
+        assert (store.folder / trial.name / "result.json").exists()  # and here
+        by = (store.folder / trial.name / "run.json").read_text()
+        assert any(f"in {disk}" in by for disk in machines)  # each on the disk of its machine
 
 
 def share(names: str, folder: Path, gpus: float | None, together: int) -> list[dict[str, object]]:

@@ -1,5 +1,6 @@
 """The loop: resumption, averaging, precision, divergence, and the state of the caller."""
 
+import copy
 import json
 import math
 import random
@@ -13,15 +14,19 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
+from selfexplain.experiments.objectives import build_objective
 from selfexplain.experiments.options import DeviceOptions
 from selfexplain.experiments.runtime import launch
 from selfexplain.introspection import Introspective
 from selfexplain.objectives import Objective, Standard
+from selfexplain.objectives.options import ObjectiveOptions
+from selfexplain.objectives.shared.base import ObjectiveContext
 from selfexplain.training import DivergedError, TrainingOptions, train
 from selfexplain.training.checkpoint import load_checkpoint, save_checkpoint
 from selfexplain.training.cost import interleaved_cost
 from selfexplain.training.log import EpochLog
-from selfexplain.training.loop import cosine_with_warmup
+from selfexplain.training.loop import cosine_with_warmup, start
+from selfexplain.training.processes import synchronize_batch_norm
 from selfexplain.training.steps import RecordedStep, gradient_step
 
 
@@ -352,6 +357,54 @@ def test_a_recorded_step_needs_a_gpu() -> None:
         launch(DeviceOptions(accelerator="cpu"), TrainingOptions(cuda_graph=True))
     with pytest.raises(InputError, match="cuda_graph goes with bf16 or fp32"):
         TrainingOptions(cuda_graph=True, precision="fp16")
+
+
+class TwoProcesses(Fabric):
+    """One process that is told that there are two."""
+
+    @property
+    def world_size(self) -> int:
+        return 2
+
+
+@pytest.mark.parametrize(("asked", "kind"), [(True, "SyncBatchNorm"), (False, "BatchNorm2d")])
+def test_batch_norms_of_several_processes_are_synchronized_if_asked(asked: bool, kind: str) -> None:
+    objective = Standard(model())
+    norm, before = objective.model[1], copy.deepcopy(objective.state_dict())
+    norm.weight.requires_grad_(False)
+    options = TrainingOptions(sync_batchnorm=asked, ema=0.5)
+    begun = start(objective, options, TwoProcesses(accelerator="cpu", devices=1))
+    assert type(objective.model[1]).__name__ == kind
+    assert type(begun.evaluated_model[1]).__name__ == kind
+    assert objective.model[1].weight is norm.weight
+    assert objective.model[1].training
+    torch.testing.assert_close(objective.state_dict(), before, rtol=0, atol=0)
+    Standard(model()).load_state_dict(objective.state_dict())  # of ordinary BatchNorms
+
+
+def test_one_process_has_nothing_to_synchronize() -> None:
+    objective = Standard(model())
+    start(objective, TrainingOptions(sync_batchnorm=True), Fabric(accelerator="cpu", devices=1))
+    assert type(objective.model[1]) is nn.BatchNorm2d
+
+
+def test_several_processes_on_cpus_cannot_synchronize() -> None:
+    """Refused before the others are started."""
+    with pytest.raises(InputError, match="does not run on cpu; leave out --sync-batchnorm"):
+        launch(DeviceOptions(accelerator="cpu", devices=2), TrainingOptions(sync_batchnorm=True))
+    with pytest.raises(InputError, match="pass --no-freeze-norm"):
+        TrainingOptions(sync_batchnorm=True, freeze_norm=True)
+
+
+@pytest.mark.parametrize("spec", ["cgc", "icasc", "lsx", "saliency_guided"])
+def test_losses_that_hold_gradients_are_not_synchronized(spec: str) -> None:
+    context = ObjectiveContext(num_classes=4, image_shape=(1, 6, 6), num_images=9, make_model=model)
+    objective = build_objective(spec, model(), ObjectiveOptions(), context)
+    if spec == "saliency_guided":  # takes gradients, and none through them
+        synchronize_batch_norm(objective)
+    else:
+        with pytest.raises(InputError, match="no second derivatives; leave out --sync-batchnorm"):
+            synchronize_batch_norm(objective)
 
 
 class Counting(Standard):

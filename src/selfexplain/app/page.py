@@ -12,7 +12,7 @@ from gradio import processing_utils, queueing, routes
 from selfexplain.app.explain import open_upload
 from selfexplain.app.explorer import ANY, MOST, Explorer, Filter, Order, Which
 from selfexplain.app.gate import NO_FILE, NO_PICTURE, TESTED, check_routes, tell_of
-from selfexplain.app.view import error_html, note_html, tabs_html
+from selfexplain.app.view import error_html, note_html, reading_html, tabs_html
 from selfexplain.app.viewer import Example, Fitted, Viewer
 from selfexplain.errors import InputError
 from selfexplain.explanations import MapKind
@@ -124,7 +124,7 @@ def build_page(
             _connect_explorer(viewer, explorer, many, one, tabs)
             # The data are loaded when they are first asked for, which may take a while.
             trouble = many["trouble"]
-            _on(tab.select, lambda: _noted(explorer.trouble()), [], [trouble])
+            _on(tab.select, lambda: _noted(explorer.trouble()), [], [trouble], turn="images")
     return page
 
 
@@ -201,7 +201,7 @@ def _explorer_page(explorer: Explorer | str) -> dict[str, Any] | None:
             label="Order",
             min_width=150,
         )
-    trouble = gr.HTML(elem_id="trouble")
+    trouble = gr.HTML(reading_html(), elem_id="trouble")
     thumbs = gr.HTML(
         explorer.html(explorer.select(start), MOST), elem_id="thumbs", js_on_load=PICKED
     )
@@ -315,14 +315,21 @@ def _filter(
     )
 
 
-def _on(event: Any, answer: Callable[..., Any], inputs: list[Any], outputs: list[Any]) -> None:
-    """One answer at a time for all users: the models are shared."""
+def _on(
+    event: Any,
+    answer: Callable[..., Any],
+    inputs: list[Any],
+    outputs: list[Any],
+    *,
+    turn: str = "models",
+) -> None:
+    """One answer at a time for all users: what it waits its turn for is shared, as models are."""
     event(
         answer,
         inputs,
         outputs,
         concurrency_limit=1,
-        concurrency_id="models",
+        concurrency_id=turn,
         api_visibility="private",
         show_progress="minimal",
     )

@@ -124,6 +124,11 @@ def hint_html() -> str:
     return str(part("hint", package=PACKAGE))
 
 
+def reading_html() -> str:
+    """What stands over thumbnails until their images have been read."""
+    return str(part("reading", package=PACKAGE))
+
+
 def note_html(sentence: str) -> str:
     """One sentence of what cannot be shown, and why."""
     return str(part("note", sentence, package=PACKAGE))

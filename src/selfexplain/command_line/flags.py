@@ -336,6 +336,22 @@ def check_values(command: str, config: type, words: Sequence[str]) -> None:
                 raise InputError(f"{flag.name} is {problem}")
 
 
+def check_required(command: str, config: type, words: Sequence[str]) -> None:
+    """Raise InputError for the first flag that must be given and is not; the parser has the others.
+
+    Example:
+        >>> from selfexplain.experiments.options import DataOptions
+        >>> check_required("train", DataOptions, [])
+        Traceback (most recent call last):
+        selfexplain.errors.InputError: train needs --data NAME: digits | parquet:DIR | ...
+    """
+    given = {name_of(word) for word in words if is_flag(word)}
+    for flag in flags_of(config):
+        if flag.default is REQUIRED and not flag.positional and flag.name not in given:
+            about = flag.about.rstrip(".")
+            raise InputError(f"{command} needs {flag.name} {value_name(flag)}: {about}")
+
+
 def _following(words: Sequence[str], place: int) -> list[str]:
     """The words after a flag, up to the next one."""
     rest = words[place + 1 :]

@@ -195,7 +195,7 @@ def _source(run: FinishedRun, classifier: PixelClassifier) -> bytes:
     """The network of a genotype as plain PyTorch."""
     if not is_derived(run.config):
         raise InputError(
-            f"format source writes the network of a genotype, and {run.folder} trained the model "
+            f"format source writes the network of a genotype, and this is the model "
             f"{run.config['model']}; pass another format"
         )
     source = source_of(

@@ -4,10 +4,11 @@ import difflib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args, get_type_hints
 
 import tyro
 
@@ -35,6 +36,7 @@ from selfexplain.limits import (
     check_once,
     check_options,
     check_values,
+    is_url,
 )
 from selfexplain.records import quoted
 from selfexplain.spaces import SPACES
@@ -60,6 +62,7 @@ class NASStudyConfig:
         2.0
     """
 
+    URLS: ClassVar = ("out",)
     data: Annotated[DataOptions, tyro.conf.arg(name="")]
     methods: tuple[str, ...] = ("darts2", "lease", "random_search", "random")
     """Search methods, named as for search; differences are taken against the first. Options of a
@@ -113,9 +116,12 @@ class NASStudyConfig:
                 raise OptionError(f"{name} is empty; pass at least one", NASStudyConfig, name)
             check_once(self, name)
         self._check_truth()
+        here = copy(self)
+        if is_url(self.out):  # searches happen on this machine
+            object.__setattr__(here, "out", AUTO_DIR)
         for budget in self.budget:
             _check_distinct(
-                {spec: search_of(self, spec, budget, self.seeds[0]) for spec in self.methods}
+                {spec: search_of(here, spec, budget, self.seeds[0]) for spec in self.methods}
             )
         name_folder(self, "nas-study", self.space, free=ADDABLE)
 

@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
 from selfexplain.errors import InputError
 from selfexplain.files import shortened
 from selfexplain.introspection.options import recorded_names
-from selfexplain.launchers import LocalWorkers, RayCluster, Scheduler, Serial
+from selfexplain.launchers import LocalWorkers, RayCluster, Scheduler, Serial, Store, Stored
 from selfexplain.lease import BaseOptions
 from selfexplain.limits import (
     Count,
@@ -85,8 +85,8 @@ class SweepOptions:
         return self.cluster is not None or (self.workers or 1) > 1
 
 
-def scheduler_of(options: SweepOptions) -> Scheduler:
-    """The scheduler that the options ask for.
+def scheduler_of(options: SweepOptions, store: Store | None = None) -> Scheduler:
+    """The scheduler that the options ask for; of runs that go to a store, if there is one.
 
     Raises:
         InputError: this machine lacks what it takes, or a launcher has started several processes
@@ -101,12 +101,19 @@ def scheduler_of(options: SweepOptions) -> Scheduler:
             "a launcher has started this command in several processes, which train one run "
             "together; leave out --workers and --cluster, or the launcher"
         )
+    if store is not None:
+        return Stored(store, _scheduler(options, shared_folder=False))
+    return _scheduler(options)
+
+
+def _scheduler(options: SweepOptions, *, shared_folder: bool = True) -> Scheduler:
     if options.cluster == "ray":
         return RayCluster(
             options.cluster_address,
             workers=options.workers,
             gpus_per_run=options.gpus_per_run,
             cpus_per_run=options.cpus_per_run or 1,
+            shared_folder=shared_folder,
         )
     if options.isolated:
         return LocalWorkers(options.workers or 1)
@@ -327,6 +334,7 @@ class CompareConfig(SharedConfig):
     Repeating the command continues an interrupted comparison; objectives and seeds may be added.
     """
 
+    URLS: ClassVar = ("out",)
     model: str = "small_cnn"
     """small_cnn | resnet20 | resnet32 | resnet56 | resnet18 | wrn16_2 | wrn28_10 | fast_cnn |
     efficientnet_lite0 (or 1, 2) | timm:NAME | hf:NAME | package.module:factory."""
@@ -490,18 +498,10 @@ def _training_dict(options: TrainingOptions) -> dict[str, Any]:
     values |= {"lr": options.largest_lr, "weight_decay": options.used_weight_decay}
     # A run without what later versions brought stays what it was.
     later = {
-        "compile": False,
-        "cuda_graph": False,
-        "optimizer": "sgd",
-        "decay_vectors": True,
-        "freeze": None,
-        "freeze_norm": False,
-        "head_epochs": 0,
-        "body_lr": 1.0,
-        "layer_decay": 1.0,
-        "keep_best": False,
-        "patience": 0,
-    }
+        "compile": False, "cuda_graph": False, "optimizer": "sgd", "decay_vectors": True,
+        "freeze": None, "freeze_norm": False, "head_epochs": 0, "body_lr": 1.0, "layer_decay": 1.0,
+        "keep_best": False, "patience": 0, "sync_batchnorm": False,
+    }  # fmt: skip
     return _without_later(values, later)
 
 

@@ -45,6 +45,7 @@ def read_record(folder: Path) -> Record:
         predictions=_predictions(folder, len(class_names)),
         control=_control(config["objective"], config.get("options", {})),
         photographs=are_photographs(run["images"].get("shape", (1, 1, 1))),
+        held_out=not config.get("recorder"),  # whose loop alone knows
         read=partial(_kept, folder, len(class_names)),
     )
 

@@ -248,8 +248,10 @@ def claim_folder(config: Any) -> str:
 def claim(folder: Path, config: dict[str, Any], *, resume: bool) -> str:
     """The same of a configuration as `run.json` holds it."""
     if holds_run(folder):
+        old = saved_config(folder / "run.json")
+        check_written_alike(old, config, folder)
         check_same_config(
-            saved_config(folder / "run.json"),
+            old,
             config,
             folder,
             remedy=_MADE_WITH if resume else f"{_MADE_WITH} and --resume",
@@ -261,6 +263,21 @@ def claim(folder: Path, config: dict[str, Any], *, resume: bool) -> str:
     else:
         check_free(folder)
     return json.dumps(config, sort_keys=True)
+
+
+def check_written_alike(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
+    """Raise InputError if a recorder has written one configuration, and a command the other.
+
+    Example:
+        >>> check_written_alike({"recorder": True}, {}, Path("runs/mine"))
+        Traceback (most recent call last):
+        selfexplain.errors.InputError: runs/mine holds a run that a recorder has written; pass ...
+    """
+    if bool(old.get("recorder")) != bool(new.get("recorder")):
+        whose = "a" if old.get("recorder") else "no"
+        raise InputError(
+            f"{folder} holds a run that {whose} recorder has written; pass another --out"
+        )
 
 
 def holds_run(folder: Path) -> bool:

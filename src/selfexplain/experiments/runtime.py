@@ -75,7 +75,8 @@ def launch(device: DeviceOptions, training: TrainingOptions) -> Fabric:
     Where torchrun started this process, Fabric joins it to the others.
 
     Raises:
-        InputError: the machine has no such devices, or torchrun started another number.
+        InputError: the machine has no such devices, or torchrun started another number, or the
+            devices cannot do what the training asks for.
         LostProcessError: another process of the run ended before all had met.
 
     Example:
@@ -97,6 +98,8 @@ def launch(device: DeviceOptions, training: TrainingOptions) -> Fabric:
                 num_nodes=machines,
                 precision=FABRIC_PRECISION[training.precision],  # type: ignore[arg-type]
             )
+            if training.sync_batchnorm and devices * machines > 1:
+                _check_synchronizable(fabric.device)
             with joining_said(devices * machines):
                 fabric.launch()
     except (RuntimeError, ValueError, MisconfigurationException) as error:
@@ -111,6 +114,16 @@ def launch(device: DeviceOptions, training: TrainingOptions) -> Fabric:
             f"{fabric.device.type}; leave out --cuda-graph"
         )
     return fabric
+
+
+def _check_synchronizable(device: torch.device) -> None:
+    """Refuse a device on which torch's SyncBatchNorm does not run, before processes wait for it."""
+    if device.type != "cuda":
+        raise InputError(
+            f"sync_batchnorm with several processes needs GPUs, because torch's SyncBatchNorm does "
+            f"not run on {device.type}; leave out --sync-batchnorm, and each process normalises "
+            "its own part of a batch"
+        )
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import tyro
 
@@ -249,6 +249,7 @@ class SearchesConfig(SearchConfig):
         ['seed0', 'seed1']
     """
 
+    URLS: ClassVar = ("out",)
     seeds: tuple[Seed, ...] = ()
     """Search with each of these seeds, in the folders seed0, seed1, ... of --out; none for one
     search, with --seed, in --out itself."""

@@ -2,6 +2,7 @@
 
 from selfexplain.launchers.local import LocalWorkers
 from selfexplain.launchers.ray import RayCluster
+from selfexplain.launchers.store import Store, Stored
 from selfexplain.launchers.trials import (
     Done,
     Failed,
@@ -28,6 +29,8 @@ __all__ = [
     "Serial",
     "Started",
     "StepsDone",
+    "Store",
+    "Stored",
     "Trial",
     "Waiting",
     "Watch",

@@ -1,7 +1,7 @@
 """Trials on a Ray cluster: one that exists, or one started on this machine for the sweep.
 
 The folders that trials read and write must lie on a file system that all machines of the cluster
-see under the same paths.
+see under the same paths, unless their results go to a store (store.py).
 """
 
 import importlib
@@ -40,16 +40,21 @@ class WorkerContext:
     """Paths in configurations may be relative to it."""
     module_folders: tuple[str, ...]
     """Where modules are looked for, after the worker's own."""
+    required: bool = True
+    """Whether trials can do nothing where the folder is not seen."""
 
     def enter(self) -> None:
-        """Go there, or raise InputError if this machine does not see the folder."""
+        """Go there, or raise InputError if this machine does not see a folder that is required."""
         sys.path += [folder for folder in self.module_folders if folder not in sys.path]
         try:
             os.chdir(self.folder)
         except OSError as error:
+            if not self.required:
+                return
             raise InputError(
                 f"{socket.gethostname()} cannot enter {self.folder} ({error.strerror}); start the "
-                "sweep in a folder that all machines of the cluster can access"
+                "sweep in a folder that all machines of the cluster can access, or pass --out "
+                "with a URL"
             ) from error
 
 
@@ -129,6 +134,7 @@ class RayCluster:
             cluster has GPUs.
         cpus_per_run: cores that a trial asks for, and its threads.
         retries: how often a trial is tried again.
+        shared_folder: whether trials need the folder in which the sweep was started.
 
     Raises:
         InputError: ray is not installed, or (by `run`) there is no such cluster, or it has no room
@@ -149,8 +155,10 @@ class RayCluster:
         gpus_per_run: float | None = None,
         cpus_per_run: int = 1,
         retries: int = 2,
+        shared_folder: bool = True,
     ) -> None:
         self.ray = import_ray()
+        self.shared_folder = shared_folder
         self.address, self.workers, self.retries = address, workers, retries
         self.gpus_per_run, self.cpus_per_run = gpus_per_run, cpus_per_run
 
@@ -163,7 +171,8 @@ class RayCluster:
         if not joined:
             self._connect()
         try:
-            _Sweep(self.ray, queue, self._needs(), self.workers).run()
+            context = WorkerContext(str(Path.cwd()), tuple(sys.path), self.shared_folder)
+            _Sweep(self.ray, queue, self._needs(), self.workers, context).run()
         finally:
             if not joined:
                 self.ray.shutdown()
@@ -188,17 +197,24 @@ class RayCluster:
             ) from error
 
     def _needs(self) -> dict[str, float]:
-        """What a trial asks for, if the cluster has it at all."""
-        there = self.ray.cluster_resources()
+        """What a trial asks for, if a machine of the cluster has it at all: all on one."""
+        machines = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
         gpus = self.gpus_per_run
         if gpus is None:
-            gpus = 1 if there.get("GPU") else 0
-        for name, asked in {"GPU": gpus, "CPU": self.cpus_per_run}.items():
-            if asked > there.get(name, 0):
+            gpus = 1 if any(machine.get("GPU") for machine in machines) else 0
+        asked = {"GPU": gpus, "CPU": self.cpus_per_run}
+        for name, count in asked.items():
+            most = max((machine.get(name, 0) for machine in machines), default=0)
+            if count > most:
                 raise InputError(
-                    f"each run asks for {asked:g} {name}s, but the cluster has "
-                    f"{there.get(name, 0):g}; pass a smaller --{name.lower()}s-per-run"
+                    f"each run asks for {count:g} {name}s, but no machine of the cluster has more "
+                    f"than {most:g}; pass a smaller --{name.lower()}s-per-run"
                 )
+        if not any(all(m.get(n, 0) >= count for n, count in asked.items()) for m in machines):
+            raise InputError(
+                f"each run asks for {gpus:g} GPUs and {self.cpus_per_run} CPUs, but no machine of "
+                "the cluster has both; pass a smaller --cpus-per-run or --gpus-per-run"
+            )
         return {"num_cpus": self.cpus_per_run, "num_gpus": gpus}
 
 
@@ -206,10 +222,22 @@ class _Sweep:
     """One sweep on a cluster that is connected."""
 
     def __init__(
-        self, ray: Any, queue: TrialQueue, needs: dict[str, float], workers: int | None
+        self,
+        ray: Any,
+        queue: TrialQueue,
+        needs: dict[str, float],
+        workers: int | None,
+        context: WorkerContext,
     ) -> None:
-        self.ray, self.queue, self.workers = ray, queue, workers
-        self.mailbox = ray.remote(num_cpus=0, max_restarts=-1)(Mailbox).remote()
+        self.ray, self.queue, self.workers, self.context = ray, queue, workers, context
+        # Here, and not where a machine may die, or be kept from an autoscaler by it.
+        here = importlib.import_module("ray.util.scheduling_strategies")
+        place = here.NodeAffinitySchedulingStrategy(
+            ray.get_runtime_context().get_node_id(), soft=True
+        )
+        self.mailbox = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=place)(
+            Mailbox
+        ).remote()
         # We try again ourselves, so that every attempt is counted and told of.
         self.attempt = ray.remote(max_retries=0, **needs)(attempt_there)
         self.running: dict[Any, Trial] = {}
@@ -231,8 +259,8 @@ class _Sweep:
             trial = self.queue.next()
             if trial is None:
                 return
-            context = WorkerContext(str(Path.cwd()), tuple(sys.path))
-            self.running[self.attempt.remote(pickle.dumps(trial), self.mailbox, context)] = trial
+            begun = self.attempt.remote(pickle.dumps(trial), self.mailbox, self.context)
+            self.running[begun] = trial
 
     def _tell(self) -> None:
         """Pass on the messages of running trials. A lost mailbox loses no result."""

@@ -126,6 +126,7 @@ class ContrastiveGradCam(ExplainingObjective):
         >>> out["loss"].backward()
     """
 
+    second_derivatives = True
     tunable: ClassVar[Mapping[str, Tunable]] = {
         "weight": Range(0.05, 2.0, log=True),
         "temperature": Range(0.05, 1.0, log=True),

@@ -90,6 +90,7 @@ class AttentionSeparability(ExplainingObjective):
         >>> out["loss"].backward()
     """
 
+    second_derivatives = True
     capturable = True
     tunable: ClassVar[Mapping[str, Tunable]] = {
         "separability": Range(0.03, 3.0, log=True),

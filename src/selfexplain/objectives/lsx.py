@@ -63,6 +63,7 @@ class LearnerCritic(ExplainingObjective):
         >>> out["loss"].backward()
     """
 
+    second_derivatives = True
     capturable = True
     tunable: ClassVar[Mapping[str, Tunable]] = {"weight": Range(0.1, 50.0, log=True)}
 

@@ -92,9 +92,12 @@ def model_card(
 
 def _scored(config: Mapping[str, Any], scored: str, rows: Sequence[str]) -> list[str]:
     """The scores as a table."""
+    place = as_markdown(config["data"]["data"])
+    if config.get("recorder"):  # whose loop alone knows which of them are test images
+        scored = "evaluation images"
+        place = place.removeprefix("images of ")
     return [
-        f"Scores on the {scored} of {as_markdown(config['data']['data'])}, one seed "
-        f"({as_markdown(config['seed'])}):",
+        f"Scores on the {scored} of {place}, one seed ({as_markdown(config['seed'])}):",
         "",
         "| score | value | what it is |",
         "| --- | ---: | --- |",

@@ -37,6 +37,7 @@ from selfexplain.training.log import EpochLog
 from selfexplain.training.loggers import Logger
 from selfexplain.training.optimizers import make_optimizer
 from selfexplain.training.options import TrainingOptions
+from selfexplain.training.processes import synchronize_batch_norm
 from selfexplain.training.steps import (
     CompiledParts,
     Step,
@@ -78,6 +79,8 @@ class Run:
 def start(objective: Objective, options: TrainingOptions, fabric: Fabric) -> Run:
     """Put an objective on the device, with its optimizer and average."""
     objective.to(fabric.device)
+    if options.sync_batchnorm and fabric.world_size > 1:
+        synchronize_batch_norm(objective)
     if options.channels_last:
         objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     objective.train()

@@ -80,6 +80,10 @@ class TrainingOptions:
     none."""
     precision: Precision = "fp32"
     """Arithmetic: fp32, or bf16 / fp16 mixed with fp32 weights."""
+    sync_batchnorm: bool = False
+    """With several processes, on GPUs: BatchNorm normalises with the mean and variance of the
+    global batch instead of each process's part (torch's SyncBatchNorm). A single process does so
+    anyway."""
     channels_last: bool = True
     """Use torch.channels_last memory format for images and filters; usually faster."""
     compile: bool = False
@@ -105,6 +109,13 @@ class TrainingOptions:
         check_options(self)
         if self.cuda_graph and self.precision == "fp16":
             raise InputError("cuda_graph goes with bf16 or fp32; pass --precision bf16")
+        if self.sync_batchnorm and self.freeze_norm:
+            raise OptionError(
+                "sync_batchnorm is for statistics that are computed in training, and freeze_norm "
+                "keeps the old ones; pass --no-freeze-norm, or leave out --sync-batchnorm",
+                type(self),
+                "sync_batchnorm",
+            )
         if not self.warmup_epochs < self.epochs:
             raise OptionError(
                 f"warmup_epochs is {self.warmup_epochs:g}; pass fewer than the {self.epochs} "

@@ -23,7 +23,13 @@ import torch
 from selfexplain.data import ImageData
 from selfexplain.errors import InputError
 from selfexplain.evaluation import PairedDifference, Scores, holm, paired_difference
-from selfexplain.experiments.compare.grid import RunTrials, run_all, run_trial, shared_images
+from selfexplain.experiments.compare.grid import (
+    RunTrials,
+    run_all,
+    run_trial,
+    shared_images,
+    stored,
+)
 from selfexplain.experiments.compare.tune import check_tunable, tuned
 from selfexplain.experiments.data import Prepared, load, prepare
 from selfexplain.experiments.fit.model import (
@@ -59,11 +65,13 @@ from selfexplain.experiments.run_dir import (
 )
 from selfexplain.experiments.runtime import launch, reraise_oom
 from selfexplain.files import read_json, write_record
-from selfexplain.launchers import Watch, ignore
+from selfexplain.launchers import Store, Watch, ignore
+from selfexplain.limits import is_url
 from selfexplain.models.build import check_model_name, check_without_weights
 from selfexplain.objectives import Objective
 from selfexplain.training.cost import interleaved_cost
 from selfexplain.training.loggers import check_installed
+from selfexplain.training.processes import synchronize_batch_norm
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -240,14 +248,20 @@ COLUMNS = ("objective", "seed", *SCORES, "step_seconds", "cost", *SOMETIMES)
 
 
 def run_comparison(
-    config: CompareConfig, watch: Watch = ignore, run_trials: RunTrials | None = None
+    config: CompareConfig,
+    watch: Watch = ignore,
+    run_trials: RunTrials | None = None,
+    *,
+    store: Store | None = None,
 ) -> dict[str, Any]:
     """Run or continue a comparison; return what `results.json` holds.
 
     Args:
-        config: the whole configuration; it is saved in the folder.
+        config: the whole configuration; it is saved in the folder. If `out` is a URL, the folder is
+            copied there (grid.py, `stored`).
         watch: is told how its runs get on.
         run_trials: runs the trials of a tuning, see tune.py; None for the scheduler of the runs.
+        store: where finished runs are copied to, if the caller has opened it (`stored`).
 
     Raises:
         InputError: the folder holds another comparison or is in use, the configuration cannot be
@@ -268,6 +282,9 @@ def run_comparison(
         >>> [row["objective"] for row in run_comparison(config)["rows"]]
         ['standard', 'introspective']
     """
+    if is_url(config.out):
+        with stored(config) as (here, opened):
+            return run_comparison(here, watch, run_trials, store=opened)
     _check_distinct(config)  # a misspelt objective, too, is refused before hours of training
     check_teacher_is_needed(config, config.objectives)
     check_model_name(config.model, pretrained=config.pretrained)
@@ -284,7 +301,7 @@ def run_comparison(
             rows, missing = finished_rows(config)
             return _written(config, rows, unfinished_config(config, missing))
         with shared_images(config.sweep, config.out) as images:
-            return _compare(config, watch, run_trials, images)
+            return _compare(config, watch, run_trials, images, store)
 
 
 def _check_distinct(config: CompareConfig) -> None:
@@ -304,7 +321,11 @@ def _check_distinct(config: CompareConfig) -> None:
 
 
 def _compare(
-    config: CompareConfig, watch: Watch, run_trials: RunTrials | None, images: Path | None
+    config: CompareConfig,
+    watch: Watch,
+    run_trials: RunTrials | None,
+    images: Path | None,
+    store: Store | None,
 ) -> dict[str, Any]:
     claim_comparison(config)  # again: another command may have left it a moment ago
     fabric = launch(config.device, config.training)
@@ -314,7 +335,7 @@ def _compare(
     around = environment(fabric.device)
     if fabric.is_global_zero:
         write_config("compare.json", config, around)
-    scheduler = scheduler_of(config.sweep)
+    scheduler = scheduler_of(config.sweep, store)
     through = partial(
         run_all,
         scheduler=scheduler,
@@ -411,7 +432,10 @@ def _costs(
         workers=0,
     )
     x_BCHW, y_B, index_B = next(batches.indexed_epoch(0))
-    if config.training.channels_last:  # as in training
+    if config.training.sync_batchnorm and fabric.world_size > 1:  # as in training
+        for objective in objectives.values():
+            synchronize_batch_norm(objective)
+    if config.training.channels_last:
         x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
         for objective in objectives.values():
             objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

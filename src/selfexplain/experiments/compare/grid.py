@@ -17,16 +17,18 @@ from selfexplain.experiments.data import load
 from selfexplain.experiments.fit.train import StepCallback, run_training
 from selfexplain.experiments.options import (
     DataOptions,
+    DeviceOptions,
     RunConfig,
     SweepOptions,
     TrainConfig,
     first_process,
+    process_count,
 )
 from selfexplain.experiments.read_records import read_own_result, read_search_result
 from selfexplain.experiments.run_dir import claim_folder
 from selfexplain.experiments.search_options import SearchConfig
 from selfexplain.files import write_json
-from selfexplain.launchers import Done, Outcome, Scheduler, Trial, Watch, ignore
+from selfexplain.launchers import Done, Outcome, Scheduler, Store, Trial, Watch, ignore
 from selfexplain.training.loop import DivergedError
 
 if TYPE_CHECKING:
@@ -211,3 +213,46 @@ def shared_images(sweep: SweepOptions, out: Path) -> Iterator[Path | None]:
     own = out / ".images"
     yield own
     shutil.rmtree(own, ignore_errors=True)
+
+
+# Sweeps whose folder is in storage that a URL names.
+
+
+@contextmanager
+def stored(config: Any) -> Iterator[tuple[Any, Store | None]]:
+    """A sweep as it is on this machine, and where its folder is stored if `out` is a URL.
+
+    What is stored already is copied here first; what was added, to the storage at the end, but not
+    when the sweep is broken off: its finished runs are there by then.
+
+    Args:
+        config: a dataclass with `out` and `sweep`.
+
+    Raises:
+        InputError: the storage cannot be reached, or the runs cannot use it.
+
+    Example:
+        >>> from selfexplain.experiments.options import CompareConfig
+        >>> config = CompareConfig(data=DataOptions(data="digits"), out=Path("memory://sweep"))
+        >>> with stored(config) as (here, store):
+        ...     store.url, here.out == store.folder
+        ('memory://sweep', True)
+    """
+    store = Store.of(config.out)
+    if store is None:
+        yield config, None
+        return
+    devices = getattr(config, "device", DeviceOptions())
+    if process_count(devices) > 1:
+        raise InputError(
+            f"{store.url} is written to by runs of one process each; leave out --devices and "
+            "torchrun, or pass --out with a folder that all processes share"
+        )
+    if config.sweep.isolated and store.url.startswith("memory:"):
+        raise InputError(
+            f"{store.url} is in the memory of one process, and --workers and --cluster have "
+            "several; leave them out, or pass another --out"
+        )
+    store.begin()
+    yield dataclasses.replace(config, out=store.folder), store
+    store.push()

@@ -9,19 +9,31 @@ from typing import Any
 
 from selfexplain.evaluation import Share, share_of
 from selfexplain.experiments.compare.compare import paired_accuracies, run_comparison
+from selfexplain.experiments.compare.grid import stored
 from selfexplain.experiments.options import StudyKDConfig, first_process, part_spec
 from selfexplain.files import write_record
-from selfexplain.launchers import Watch, ignore
+from selfexplain.launchers import Store, Watch, ignore
+from selfexplain.limits import is_url
 from selfexplain.objectives.options import PARTS
 
 
-def run_study(config: StudyKDConfig, watch: Watch = ignore) -> dict[str, Any]:
+def run_study(
+    config: StudyKDConfig, watch: Watch = ignore, *, store: Store | None = None
+) -> dict[str, Any]:
     """Run or continue a study; return what `study.json` holds.
+
+    Args:
+        config: the whole configuration.
+        watch: is told how its runs get on.
+        store: as for `run_comparison`.
 
     Raises:
         InputError: the folder holds another comparison, or the configuration cannot be used.
     """
-    study = study_of(run_comparison(config, watch))
+    if is_url(config.out):
+        with stored(config) as (here, opened):
+            return run_study(here, watch, store=opened)
+    study = study_of(run_comparison(config, watch, store=store))
     if first_process():
         write_record(config.out / "study.json", study)
     return study

@@ -132,7 +132,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         selfexplain.errors.InputError: there is no file absent.pt; pass the weights of the model
     """
     if not path.is_file():
-        raise InputError(f"there is no file {path}; pass the weights of the model")
+        what = f"{path} is a folder" if path.is_dir() else f"there is no file {path}"
+        raise InputError(f"{what}; pass the weights of the model")
     if path.suffix == ".safetensors":
         return read_tensors(path, remedy="pass a whole file of weights")
     try:

@@ -41,6 +41,7 @@ from selfexplain.experiments.read_records import read_result
 from selfexplain.experiments.run_dir import (
     check_same_config,
     check_tensors,
+    check_written_alike,
     claim,
     holds_run,
     images_of,
@@ -222,7 +223,7 @@ class Recorder:
         self._images = plain(_without_training_images(images_of(self._prepared), recorded))
         self._stack: ExitStack | None = None  # which holds the folder while it is open
         self._snapshots: SnapshotWriter | None = None
-        self._identity = ""
+        self._identity, self._looked_at = "", False
         self._log = EpochLog(self.folder)
 
     def __enter__(self) -> Self:
@@ -251,10 +252,7 @@ class Recorder:
     def _claim(self) -> str:
         if holds_run(self.folder):
             old = saved_config(self.folder / "run.json")
-            if not old.get("recorder"):
-                raise InputError(
-                    f"{self.folder} holds a run that no recorder has written; pass another folder"
-                )
+            check_written_alike(old, self._config, self.folder)
             images = read_json(self.folder / "run.json").get("images") or {}
             check_same_config(old | images, self._config | self._images, self.folder)
         return claim(self.folder, self._config, resume=True)
@@ -339,15 +337,18 @@ class Recorder:
                 self._write_epoch(row)
 
     def _write_epoch(self, row: dict[str, float]) -> None:
+        states = {name: each.state_dict() for name, each in self._state.items()}
+        if not self._looked_at:  # what kind of values they hold does not change
+            _check_is_data(states)
+            self._looked_at = True
         if self._snapshots is not None:
             self._snapshots.device = self._device
             self._snapshots.add(self._objective, self.epochs_done, self._evaluated)
         self._log.write({"epoch": self.epochs_done, **row})
-        states = {name: each.state_dict() for name, each in self._state.items()}
         more = {} if self._evaluated is self.model else {"evaluated": self._evaluated.state_dict()}
         about = {"format": FORMAT, "identity": self._identity, "epochs_done": self.epochs_done}
         state = {"objective": self._objective.state_dict(), "states": states, **more}
-        save_checkpoint(self.folder / "checkpoint.pt", about | _safe(state))
+        save_checkpoint(self.folder / "checkpoint.pt", about | state)
 
     def finish(self) -> dict[str, Any]:
         """Score the model and write what a finished run holds; the block's end calls it.
@@ -453,19 +454,18 @@ def _count(epochs: int | None) -> int | None:
     return epochs
 
 
-def _safe(state: dict[str, Any]) -> dict[str, Any]:
-    """A state that a checkpoint gives back: data alone, nothing that has to be run."""
+def _check_is_data(states: dict[str, Any]) -> None:
+    """Raise InputError unless a checkpoint gives these back: data alone, nothing that is run."""
     buffer = io.BytesIO()
     try:
-        torch.save(state["states"], buffer)
+        torch.save(states, buffer)
         buffer.seek(0)
-        torch.load(buffer, weights_only=True)
+        torch.load(buffer, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a user's object holds
         raise InputError(
             f"state holds what a checkpoint cannot ({first_line(error)[:120]}); pass objects whose "
             "state_dict() is of tensors, numbers and words"
         ) from error
-    return state
 
 
 def _without_training_images(

@@ -20,7 +20,7 @@ from selfexplain.data import ImageData
 from selfexplain.data.datasets import check_spec
 from selfexplain.errors import InputError
 from selfexplain.experiments.compare.compare import paired_differences
-from selfexplain.experiments.compare.grid import run_all, shared_images
+from selfexplain.experiments.compare.grid import run_all, shared_images, stored
 from selfexplain.experiments.data import load, prepare
 from selfexplain.experiments.nas_study_options import (
     ADDABLE,
@@ -36,8 +36,9 @@ from selfexplain.experiments.search.run import search_all, summarise_searches
 from selfexplain.experiments.search.setup import BilevelLoader, build_search
 from selfexplain.experiments.search_options import SearchConfig
 from selfexplain.files import write_record
-from selfexplain.launchers import Watch, ignore
+from selfexplain.launchers import Scheduler, Store, Watch, ignore
 from selfexplain.lease.options import WITHOUT_SEARCH
+from selfexplain.limits import is_url
 from selfexplain.models.build import check_model_name, check_without_weights
 from selfexplain.report.nas_study import study_sentence
 from selfexplain.spaces import FAMILIES, SPACES, from_string
@@ -69,12 +70,16 @@ class Run:
         return {"method": self.method, "budget": self.budget, "seed": self.search.seed}
 
 
-def run_nas_study(config: NASStudyConfig, watch: Watch = ignore) -> Row:
+def run_nas_study(
+    config: NASStudyConfig, watch: Watch = ignore, *, store: Store | None = None
+) -> Row:
     """Run or continue a study; return what `results.json` holds.
 
     Args:
-        config: the whole configuration; it is saved in the folder.
+        config: the whole configuration; it is saved in the folder. If `out` is a URL, the folder is
+            copied there.
         watch: is told how its searches and trainings get on.
+        store: where finished runs are copied to, if the caller has opened it (`stored`).
 
     Raises:
         InputError: the folder holds another study or is in use, the configuration cannot be used,
@@ -96,6 +101,9 @@ def run_nas_study(config: NASStudyConfig, watch: Watch = ignore) -> Row:
         >>> run_nas_study(config)["summary"][0]["retrained"]["n"]
         2
     """
+    if is_url(config.out):
+        with stored(config) as (here, opened):
+            return run_nas_study(here, watch, store=opened)
     # Seed by seed, so that a study that is broken off has pairs.
     runs = [
         Run(method=method, budget=budget, search=search_of(config, method, budget, seed))
@@ -117,9 +125,10 @@ def run_nas_study(config: NASStudyConfig, watch: Watch = ignore) -> Row:
         if first_process():
             write_config("nas-study.json", config, environment(device))
         searches = [run.search for run in runs]
-        found = search_all(searches, config.sweep, watch, images=images, data=data)
+        scheduler = scheduler_of(config.sweep, store)
+        found = search_all(searches, scheduler, watch, images=images, data=data)
         rows = [_row(run, result, table) for run, result in zip(runs, found, strict=True)]
-        retrained = _retrain(config, rows, watch, images)
+        retrained = _retrain(config, rows, watch, images, scheduler)
         results = {
             "schema": 1,
             "config": {
@@ -255,7 +264,11 @@ def _seconds(config: SearchConfig, lines: Sequence[Row]) -> float | None:
 
 
 def _retrain(
-    config: NASStudyConfig, rows: Sequence[Row], watch: Watch, images: Path | None
+    config: NASStudyConfig,
+    rows: Sequence[Row],
+    watch: Watch,
+    images: Path | None,
+    scheduler: Scheduler,
 ) -> list[Row]:
     """Train the cells that are to be; a row for each method, budget and seed."""
     if config.retrain is None:
@@ -267,7 +280,6 @@ def _retrain(
         if (training := retraining_of(config, row["genotype"], row["seed"]))
     }
     left = any(not (out / "result.json").exists() for out in trainings)
-    scheduler = scheduler_of(config.sweep)
     data = load(config.data, images) if left and not scheduler.isolated else None
     done = run_all(list(trainings.values()), scheduler, watch, data=data, images=images)
     accuracy = {out: result["accuracy"] for out, result in zip(trainings, done, strict=True)}

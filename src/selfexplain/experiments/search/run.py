@@ -16,9 +16,15 @@ import torch
 
 from selfexplain.data import ImageData
 from selfexplain.data.datasets import check_spec
-from selfexplain.experiments.compare.grid import LOCK_TIMEOUT, loaded, run_grid, shared_images
+from selfexplain.experiments.compare.grid import (
+    LOCK_TIMEOUT,
+    loaded,
+    run_grid,
+    shared_images,
+    stored,
+)
 from selfexplain.experiments.data import load, prepare
-from selfexplain.experiments.options import DeviceOptions, SweepOptions, scheduler_of, to_dict
+from selfexplain.experiments.options import DeviceOptions, scheduler_of, to_dict
 from selfexplain.experiments.read_records import read_search_result
 from selfexplain.experiments.run_dir import check_free, claim_folder, locked, write_run
 from selfexplain.experiments.runtime import launch, logged, reraise_oom
@@ -32,9 +38,10 @@ from selfexplain.experiments.search.setup import (
 )
 from selfexplain.experiments.search_options import SearchConfig, SearchesConfig
 from selfexplain.files import write_record
-from selfexplain.launchers import Watch, ignore
+from selfexplain.launchers import Scheduler, Store, Watch, ignore
 from selfexplain.lease import ArchitectureSearch
 from selfexplain.lease.options import WITHOUT_SEARCH
+from selfexplain.limits import is_url
 from selfexplain.models.build import check_model_name, check_without_weights
 from selfexplain.spaces import SPACES, Genotype, all_conv3x3, random_genotype, to_string
 from selfexplain.training import TrainingOptions
@@ -178,12 +185,15 @@ def _write_result(
     return result
 
 
-def run_searches(config: SearchesConfig, watch: Watch = ignore) -> dict[str, Any]:
+def run_searches(
+    config: SearchesConfig, watch: Watch = ignore, *, store: Store | None = None
+) -> dict[str, Any]:
     """Search with every seed; return what `searches.json` holds.
 
     Args:
-        config: with `seeds`.
+        config: with `seeds`. If `out` is a URL, the folder is copied there.
         watch: is told how the searches get on.
+        store: where finished searches are copied to, if the caller has opened it (`stored`).
 
     Raises:
         InputError: the folder holds something else or is in use, the configuration cannot be used,
@@ -199,10 +209,14 @@ def run_searches(config: SearchesConfig, watch: Watch = ignore) -> dict[str, Any
         >>> run_searches(config)["summary"]["n"]
         2
     """
+    if is_url(config.out):
+        with stored(config) as (here, opened):
+            return run_searches(here, watch, store=opened)
     if not any(config.out.glob("seed*")):
         check_free(config.out)
     with locked(config.out), shared_images(config.sweep, config.out) as images:
-        rows = search_all(config.each(), config.sweep, watch, images=images)
+        scheduler = scheduler_of(config.sweep, store)
+        rows = search_all(config.each(), scheduler, watch, images=images)
         results = {
             "schema": 1,
             "config": to_dict(config, leave_out=("out", "resume", "seed")),
@@ -215,7 +229,7 @@ def run_searches(config: SearchesConfig, watch: Watch = ignore) -> dict[str, Any
 
 def search_all(
     configs: Sequence[SearchConfig],
-    sweep: SweepOptions,
+    scheduler: Scheduler,
     watch: Watch = ignore,
     *,
     images: Path | None = None,
@@ -225,7 +239,7 @@ def search_all(
 
     Args:
         configs: each with a folder of its own.
-        sweep: where they happen.
+        scheduler: carries them out.
         watch: is told how they get on.
         images: folder of the decoded images that they share; None to have each worker decode its
             own.
@@ -234,7 +248,6 @@ def search_all(
     Raises:
         InputError: a search could not be made; the others have been made by then.
     """
-    scheduler = scheduler_of(sweep)
     load_once = lru_cache(maxsize=1)(load)
 
     def search_serially(one: SearchConfig, on_step: StepCallback) -> dict[str, Any]:

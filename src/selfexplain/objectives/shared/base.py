@@ -196,6 +196,9 @@ class Objective(KeepsPrecision):
     """Whether labels may be distributions (B, K), as mixed images have them."""
     wants_indices = False
     """Whether each call needs the images' places in the training set: objective(x, y, index_B)."""
+    second_derivatives = False
+    """Whether the loss holds gradients of the model, so that its backward pass differentiates
+    twice."""
     capturable = False
     """Whether all steps of an epoch are the same work on the device, so that one may be recorded
     and replayed without this code: nothing is drawn, counted or decided in Python."""

@@ -82,8 +82,9 @@ def plain_summary(record: Record) -> str:
     right_N = record.predictions.logits_NK.argmax(dim=1) == record.predictions.labels_N
     count, right = len(right_N), int(right_N.sum())
     what = "photograph" if record.photographs else "image"
+    known = "not trained" if record.held_out else "scored"
     return (
-        f"Of {count} {what}{'' if count == 1 else 's'} that it was not trained on, "
+        f"Of {count} {what}{'' if count == 1 else 's'} that it was {known} on, "
         f"{'all' if right == count > 1 else right} {'is' if right == 1 else 'are'} classified "
         f"correctly ({100 * right / count:.1f} %)."
     )

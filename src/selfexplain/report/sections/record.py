@@ -81,6 +81,8 @@ class Record:
     """Whose soft target an introspective objective learns from, if not its explanations'."""
     photographs: bool = False
     """Whether its images are coloured and large enough to be looked at."""
+    held_out: bool = True
+    """Whether the images that it was scored on are known to be none that it was trained on."""
     read: Reader = nothing_left
 
     @property
