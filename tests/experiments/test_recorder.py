@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from tests.helpers.command_line import DIGITS, refused
 from tests.helpers.recorded import MEAN, SIZE, STD, Images, Tiny
@@ -299,6 +300,7 @@ FORMS: dict[str, Callable[[], Any]] = {
     "pair of tensors": lambda: batches()[0],
     "pixels": lambda: (Images().pixels_NCHW, torch.arange(12) % 3),
     "soft labels": lambda: [(batches()[0][0], torch.eye(3)[torch.arange(12) % 3])],
+    "labels in a column": lambda: [(batches()[0][0], (torch.arange(12) % 3)[:, None])],
     "one dictionary": lambda: {"image": batches()[0][0], "label": batches()[0][1]},
 }
 
@@ -312,6 +314,13 @@ def test_images_of_every_form_are_the_same_pixels(form: str) -> None:
     torch.testing.assert_close(std_C, torch.tensor(STD))
 
 
+class Undecoded(Images):
+    """As torchvision's data sets are without a transform."""
+
+    def __getitem__(self, i: int) -> object:
+        return Image.new("RGB", (SIZE, SIZE)), 0
+
+
 IMAGES: list[tuple[dict[str, Any], str]] = [
     ({"mean": None}, r"go from .* must lie in \[0, 1\]; pass the mean= and std="),
     ({"std": [1.0, 1.0, 1.0]}, r"must lie in \[0, 1\]"),
@@ -319,6 +328,8 @@ IMAGES: list[tuple[dict[str, Any], str]] = [
     ({"std": [0.0]}, "std is .*; pass numbers above 0"),
     ({"data": []}, "there are no evaluation images"),
     ({"data": 3}, "data is a int; pass the name of a data set"),
+    ({"data": Undecoded()}, r"cannot be read \(TypeError: .*PIL.*pass batches of tensors"),
+    ({"data": [(batches()[0][0], torch.zeros(7))]}, r"labels of 12 .* of shape \(7,\); pass one"),
     ({"data": "digit", "class_names": None}, "the data 'digit' is unknown"),
     ({"data": [batches()[0][0]]}, "a loss needs labels"),
     ({"data": [(torch.zeros(2, 4, 8, 8), torch.zeros(2))]}, "grey with C = 1"),

@@ -21,7 +21,8 @@ from selfexplain.cli import main
 from selfexplain.errors import InputError
 from selfexplain.experiments.reading_options import TableConfig
 from selfexplain.experiments.table import blocks_of, write_table
-from selfexplain.report.publish import SCORES, Block, forest_figure, table
+from selfexplain.report.forest import forest_figure
+from selfexplain.report.publish import SCORES, Block, table
 from selfexplain.report.tables import comparison_table
 
 RESULTS = Path(__file__).parents[2] / "results"

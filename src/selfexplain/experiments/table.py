@@ -26,12 +26,12 @@ from selfexplain.experiments.read_records import (
 )
 from selfexplain.files import read_json
 from selfexplain.records import ListOf, Text, Whole, printable
+from selfexplain.report.forest import forest_figure
 from selfexplain.report.publish import (
     Block,
     Cell,
     Grid,
     check_columns,
-    forest_figure,
     notes_of,
     render,
     table,

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
         save_figure,
         top_classes_figure,
     )
+    from selfexplain.report.forest import forest_figure
     from selfexplain.report.progress import progress_bar, run_progress, sweep_progress
-    from selfexplain.report.publish import Block, forest_figure, table
+    from selfexplain.report.publish import Block, table
     from selfexplain.report.study import study_figure, study_markdown, study_table
     from selfexplain.report.style import disambiguate
     from selfexplain.report.tables import (
@@ -57,7 +58,8 @@ lazily(
         "figures": "architecture_figure certain_front cost_figure explanation_figure save_figure "
         "top_classes_figure",
         "progress": "progress_bar run_progress sweep_progress",
-        "publish": "Block forest_figure table",
+        "forest": "forest_figure",
+        "publish": "Block table",
         "study": "study_figure study_markdown study_table",
         "style": "disambiguate",
         "tables": "comparison_markdown comparison_table quality_table searches_table",

@@ -67,7 +67,7 @@ def images_from(
     """
     pixels, labels, held = [], [], 0
     mean_C, std_C = torch.empty(0), torch.empty(0)
-    for batch in _batches(data):
+    for batch in _read(data):
         x_BCHW, y_B = read_batch(batch).arguments(indices=False)[:2]
         if x_BCHW.ndim != 4 or x_BCHW.shape[1] not in (1, 3):
             raise InputError(
@@ -77,7 +77,7 @@ def images_from(
         mean_C = of_channels("mean", mean, 0.0, x_BCHW.shape[1])
         std_C = of_channels("std", std, 1.0, x_BCHW.shape[1])
         pixels.append(_pixels(x_BCHW.detach().cpu(), mean_C, std_C))
-        labels.append((y_B if y_B.ndim == 1 else y_B.argmax(dim=1)).detach().cpu().long())
+        labels.append(_classes(y_B.detach().cpu(), len(x_BCHW)))
         held += pixels[-1].numel()
         if held > MOST_BYTES:
             raise InputError(
@@ -93,6 +93,32 @@ def images_from(
             "pass images of one shape"
         )
     return MemoryImages(torch.cat(pixels), torch.cat(labels)), mean_C, std_C
+
+
+def _read(data: Any) -> Iterator[Any]:
+    """The batches; whatever a user's data set raises is said in one sentence."""
+    try:
+        yield from _batches(data)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"the evaluation images cannot be read ({type(error).__name__}: "
+            f"{first_line(error)[:200]}); pass batches of tensors, images (B, C, H, W) and labels "
+            "(B,), or a data set that a DataLoader makes such of"
+        ) from error
+
+
+def _classes(y: Tensor, images: int) -> Tensor:
+    """Class numbers (B,), of such, of a column of such, or of distributions (B, K)."""
+    if y.ndim == 2:
+        y = y[:, 0] if y.shape[1] == 1 else y.argmax(dim=1)
+    if y.shape != (images,):
+        raise InputError(
+            f"the labels of {images} evaluation images are of shape {tuple(y.shape)}; pass one "
+            "class for each image"
+        )
+    return y.long()
 
 
 def _batches(data: Any) -> Iterable[Any]:

@@ -236,10 +236,8 @@ class Recorder:
             raise InputError(f"this recorder of {self.folder} is open already; make another one")
         with ExitStack() as stack, said_in_python():
             self._identity = self._claim()
-            if world_size() > 1:
-                gathered(
-                    torch.zeros(1), uneven=True
-                )  # all have looked at the folder before one writes to it
+            if world_size() > 1:  # all look at the folder before one writes to it
+                gathered(torch.zeros(1), uneven=True)
             if rank() == 0:
                 stack.enter_context(locked(self.folder))
             if (self.folder / "result.json").exists():

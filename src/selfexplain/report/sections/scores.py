@@ -8,8 +8,9 @@ from typing import Any
 from markupsafe import Markup
 
 from selfexplain.report.figures import certain_front, cost_figure, cost_key
+from selfexplain.report.forest import forest_figure
 from selfexplain.report.html import Section, download, figure, paragraph, render
-from selfexplain.report.publish import Block, forest_figure
+from selfexplain.report.publish import Block
 from selfexplain.report.publish import table as publish_table
 from selfexplain.report.sections.record import Record
 from selfexplain.report.study import HEADER, study_caption, study_cells, study_figure
