@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import selfexplain
+from selfexplain.experiments.run_dir import commit
 
 ROOT = Path(__file__).parents[2]
 BUILD = """
@@ -91,3 +92,27 @@ def test_the_version_stands_in_one_place(built: Path) -> None:
     assert newest is not None
     assert newest[1] == version
     assert f'"{version}"' not in (ROOT / "pyproject.toml").read_text()
+
+
+def test_an_installed_package_is_not_at_the_commit_of_the_project_around_it(tmp_path: Path) -> None:
+    """An environment usually lies in its user's own repository, which does not track it."""
+
+    def git(*words: str) -> str:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b.org")
+        command = ["git", *who, *words]
+        return subprocess.run(
+            command, cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    installed = tmp_path / ".venv" / "selfexplain"
+    installed.mkdir(parents=True)
+    (installed / "module.py").touch()
+    assert commit(installed) is None  # no repository
+    git("init", "--quiet")
+    (tmp_path / "mine.py").touch()
+    git("add", "mine.py")
+    git("commit", "--quiet", "--message", "mine")
+    assert commit(installed) is None
+    assert commit(tmp_path) == git("rev-parse", "HEAD")
+    (tmp_path / "mine.py").write_text("changed")
+    assert commit(tmp_path) == git("rev-parse", "HEAD") + "-dirty"

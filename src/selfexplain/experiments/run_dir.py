@@ -100,15 +100,28 @@ def hardware(device: torch.device) -> str:
 
 
 def commit(folder: Path) -> str | None:
-    """Commit of the git repository that a folder lies in, "-dirty" if changed; None outside one."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        found = subprocess.run(  # noqa: S603 - a fixed command
-            command, cwd=folder, capture_output=True, text=True, check=True, timeout=10
-        )
-    except (OSError, subprocess.SubprocessError):
+    """Commit of the git repository whose files a folder holds, "-dirty" if changed; else None.
+
+    An environment within a repository that is not its own holds none of that one's files.
+    """
+    if not _git(folder, "ls-files", "."):
         return None
-    return found.stdout.strip() or None
+    return _git(folder, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or None
+
+
+def _git(folder: Path, *words: str) -> str:
+    """What git says of a folder; nothing where it fails, or is not installed."""
+    try:
+        return subprocess.run(  # noqa: S603 - fixed commands
+            ["git", *words],  # noqa: S607 - the one that the user has
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 # The folder of a run or a comparison: whose it is, and that one process writes to it at a time.
