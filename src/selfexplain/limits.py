@@ -155,8 +155,8 @@ def check_path(name: str, path: Path) -> None:
         raise InputError(f"{name} is {problem}")
 
 
-_URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)
-"""As a path, which has one slash where a URL has two."""
+_URL = re.compile(r"([a-z][a-z0-9+.:-]+):(?:/+(.*))?", re.DOTALL | re.IGNORECASE)
+"""As a path, which has one slash where a URL has two, and none at its end."""
 
 
 def is_url(path: Path) -> bool:
@@ -178,7 +178,7 @@ def url_of(path: Path) -> str:
     """
     found = _URL.fullmatch(str(path))
     assert found is not None, "nobody asks otherwise"
-    protocol, rest = found.groups()
+    protocol, rest = found[1].lower(), found[2] or ""
     return f"{protocol}://{'/' if protocol in ('file', 'local') else ''}{rest}"
 
 

@@ -268,6 +268,8 @@ def test_storage_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "thesis" / "chapter.tex").touch()
     refused(small(f"file://{tmp_path}/thesis"), "is not empty but contains no comparison")
     refused(small(f"file://{tmp_path}/thesis/chapter.tex"), "is a file; pass another --out")
+    refused(small("memory://"), "memory:// names no folder in the storage; pass --out with one")
+    refused(small("file:///"), "names no folder in the storage")
     refused(small("memory://x", sweep=SweepOptions(workers=2)), "in the memory of one process")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
@@ -323,7 +325,12 @@ def test_urls_elsewhere_are_refused(
         ("runs/s3://x", None),
         ("C:/runs", None),
         ("a b://c", None),
-        ("s3:", None),
+        ("S3://Bucket/A", "s3://Bucket/A"),
+        ("s3://", "s3://"),
+        ("memory:", "memory://"),
+        ("simplecache::s3://b/x", "simplecache::s3://b/x"),
+        ("runs/s3:", None),
+        ("s3:bucket", None),
     ],
 )
 def test_which_paths_are_urls(path: str, url: str | None) -> None:

@@ -187,6 +187,11 @@ class Store:
                 f"{self.url} cannot be used ({first_line(error)}); pass --out with a URL such as "
                 "s3://BUCKET/NAME, or with a folder"
             ) from error
+        if not str(root).strip("/"):
+            raise InputError(
+                f"{self.url} names no folder in the storage; pass --out with one, such as "
+                "s3://BUCKET/NAME"
+            )
         system.invalidate_cache()  # of what other machines have written since
         return system, str(root).rstrip("/")
 
