@@ -1,5 +1,6 @@
 """Runs whose folders go to storage: in memory, on this machine, and where it cannot be reached."""
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,8 @@ from selfexplain.launchers import (
 )
 from selfexplain.limits import is_url, url_of
 from selfexplain.training import TrainingOptions
+
+DATA = ("--data", "digits")
 
 
 class Broken(MemoryFileSystem):
@@ -123,6 +126,17 @@ def test_run_of_a_machine_that_was_lost_afterwards_is_not_repeated(
     assert (store.folder / "runs/a/result.json").exists()
 
 
+def test_folders_that_a_bucket_lists_as_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = begun(Store("memory://sweep"))
+    Stored(store, Serial()).run(trials(store, "a"))
+    find = MemoryFileSystem.find
+    with_folders = lambda self, path: [f"{path}/", f"{path}/runs/", *find(self, path)]  # noqa: E731
+    monkeypatch.setattr(MemoryFileSystem, "find", with_folders)
+    shutil.rmtree(store.folder)
+    store.begin()
+    assert (store.folder / "runs/a/result.json").read_text() == "a"
+
+
 def test_unfinished_runs_stay_on_their_machine() -> None:
     store = begun(Store("memory://sweep"))
     half = store.folder / "runs" / "half"
@@ -134,6 +148,21 @@ def test_unfinished_runs_stay_on_their_machine() -> None:
     (store.folder / ".images" / "decoded").touch()
     store.push()
     assert names_in(store.url) == {".selfexplain", "compare.json", "table.md"}
+
+
+def test_storage_that_is_lost_in_mid_comparison_ends_it_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Broken, "takes", 4)
+    words = ["compare", *DATA, "--train-size", "50", "--epochs", "1", "--batch-size", "50"]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--objectives", "standard", "--seeds", "0", "--out", "broken://b/sweep"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    folder = Store("broken://b/sweep").folder
+    assert f"what was computed is in {folder}; what its runs have finished is kept" in said
+    assert (folder / "runs/standard-seed0/result.json").exists()
 
 
 def test_storage_that_is_lost_in_mid_sweep_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,31 +216,34 @@ def test_comparison_is_continued_by_another_machine(
         run_comparison(small("memory://team/digits", model="resnet20"))
 
 
+SEARCHES = "search --method random --space tiny201 --seeds 0 1"
+STUDY = "nas-study --methods random --space tiny201 --table tiny201 --budget 1 --seeds 0 1"
+
+
 @pytest.mark.parametrize(
     ("words", "files"),
     [
-        (
-            ("search", "--method", "random", "--space", "tiny201", "--seeds", "0", "1"),
-            {"searches.json", "seed0/genotype.json", "seed1/result.json", "report.html"},
-        ),
-        (
-            (
-                *("nas-study", "--methods", "random", "--space", "tiny201", "--table", "tiny201"),
-                *("--budget", "1", "--seeds", "0", "1"),
-            ),
-            {"nas-study.json", "results.json", "table.md", "table.tex", "report.html"},
-        ),
+        (SEARCHES, {"searches.json", "seed0/genotype.json", "seed1/result.json", "report.html"}),
+        (STUDY, {"nas-study.json", "results.json", "table.md", "table.tex", "report.html"}),
     ],
 )
 def test_searches_in_storage(
-    words: tuple[str, ...],
+    words: str,
     files: set[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """From the command line; another machine then finds nothing left to search."""
-    command = [*words, "--data", "digits", "--train-size", "40", "--out", "memory://team/found"]
+    command = [
+        *words.split(),
+        "--data",
+        "digits",
+        "--train-size",
+        "40",
+        "--out",
+        "memory://team/found",
+    ]
     main(command)
     assert "Stored: memory://team/found" in capsys.readouterr().out
     assert files < names_in("memory://team/found")
@@ -243,9 +275,6 @@ def test_storage_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyP
     refused(small("memory://x"), "runs of one process each; leave out --devices")
 
 
-DATA = ("--data", "digits")
-
-
 @pytest.mark.parametrize(
     "words",
     [
@@ -260,6 +289,7 @@ DATA = ("--data", "digits")
         ("export", "--run", "s3://bucket/run", "--out", "x"),
         ("report", "s3://bucket/run"),
         ("table", "s3://bucket/run"),
+        ("app", "--run", "s3://bucket/run"),
         ("demo", "--out", "https://127.0.0.1/x"),
     ],
 )

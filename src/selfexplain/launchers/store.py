@@ -101,7 +101,9 @@ class Store:
         with self._reached():
             start = f"{root}/{part}".rstrip("/")
             found = system.find(start) if system.exists(start) else []
-            names = [str(PurePosixPath(str(path)).relative_to(root)) for path in found]
+            # Buckets may list folders as empty files, whose names end with a slash.
+            paths = [PurePosixPath(str(path)) for path in found if not str(path).endswith("/")]
+            names = [str(path.relative_to(root)) for path in paths]
             names = [name for name in names if not _hidden(PurePosixPath(name))]
             finished = {PurePosixPath(n).parent for n in names if PurePosixPath(n).name == RESULT}
             for name in sorted(names, key=_result_last):
@@ -185,6 +187,7 @@ class Store:
                 f"{self.url} cannot be used ({first_line(error)}); pass --out with a URL such as "
                 "s3://BUCKET/NAME, or with a folder"
             ) from error
+        system.invalidate_cache()  # of what other machines have written since
         return system, str(root).rstrip("/")
 
     @contextmanager
@@ -206,10 +209,11 @@ class Store:
         try:
             yield
         except Exception as error:
-            said = WriteError(f"{self.url} cannot be written to ({_reason(error)})")
-            said.kept = (
-                f"what was computed is kept in {self.folder}, and the same command again copies it"
+            said = WriteError(
+                f"{self.url} cannot be written to ({_reason(error)}); what was computed is in "
+                f"{self.folder}"
             )
+            said.kept = "the same command again copies it"
             raise said from error
 
 
