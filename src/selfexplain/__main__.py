@@ -19,8 +19,7 @@ SPINS = "1000"
 
 By default (GNU's OpenMP) it spins for about a millisecond. Where other programs keep the cores busy
 the thread that it waits for may not run in that time, while the spinning one uses up both their
-turns: a step of small_cnn on two busy cores took 4.5 seconds, and takes 0.15. On two idle cores it
-takes 12.5 ms rather than 11.5.
+turns, and a step of a small network takes many times as long as it should.
 """
 
 
