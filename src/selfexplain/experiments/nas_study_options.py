@@ -90,8 +90,8 @@ class NASStudyConfig:
     """Cells of retrained networks (darts), or of each of their three stages (nasbench201); None for
     the published ones."""
     out: Path = AUTO_DIR
-    """Folder for the results; by default one in runs/ named after the configuration, so that the
-    same command uses the same folder again."""
+    """Folder for the results, or a URL (s3://BUCKET/NAME); by default one in runs/ named after the
+    configuration, so that the same command uses the same folder again."""
     batch_size: Count = 64
     """Images in a step of a search, from each half of the training images."""
     init_channels: Annotated[int, Limits(least=1, most=4096)] = 16

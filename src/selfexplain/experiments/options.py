@@ -203,8 +203,8 @@ class SharedConfig:
 
     data: Annotated[DataOptions, tyro.conf.arg(name="")]
     out: Path = AUTO_DIR
-    """Folder for the results; by default one in runs/ named after the configuration, so that the
-    same command uses the same folder again."""
+    """Folder for the results, of compare and study-kd also a URL (s3://BUCKET/NAME); by default one
+    in runs/ named after the configuration, so that the same command uses the same folder again."""
     training: Annotated[TrainingOptions, tyro.conf.arg(name="")] = field(
         default_factory=TrainingOptions
     )

@@ -251,8 +251,8 @@ class SearchesConfig(SearchConfig):
 
     URLS: ClassVar = ("out",)
     seeds: tuple[Seed, ...] = ()
-    """Search with each of these seeds, in the folders seed0, seed1, ... of --out; none for one
-    search, with --seed, in --out itself."""
+    """Search with each of these seeds, in the folders seed0, seed1, ... of --out, which may be a
+    URL (s3://BUCKET/NAME); none for one search, with --seed, in --out itself."""
     sweep: Annotated[SweepOptions, tyro.conf.arg(name="")] = field(default_factory=SweepOptions)
 
     def __post_init__(self) -> None:
