@@ -14,7 +14,7 @@ import tarfile
 from pathlib import Path
 
 ARCHIVE = "logs.tar.gz"
-FOLDERS_OF_RUNS = ("runs", "teachers", "select", "test", "gpu")
+FOLDERS_OF_RUNS = ("runs", "searches", "retrained", "teachers", "select", "test", "gpu")
 """Names of the folders, at any depth of a study, that hold nothing but runs."""
 SUFFIXES = {".json", ".jsonl", ".log", ".png", ".svg"}
 """What is kept of a run: neither weights nor predictions, which the seeds make again."""
