@@ -80,7 +80,7 @@ def test_the_detail_names_test_and_correction() -> None:
     results = {"summary": [row("a"), row("b", 1.0, p=0.2), row("c", -2.0, p=0.01)]}
     detail = comparison_verdict(results).detail
     assert detail.startswith(
-        "No difference is proven of b. Paired t-tests over 3 seeds at 5\N{NO-BREAK SPACE}%"
+        "No difference is proven for b. Paired t-tests over 3 seeds at 5\N{NO-BREAK SPACE}%"
     )
     assert "Holm's correction for 2 comparisons" in detail
 

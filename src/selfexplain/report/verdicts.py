@@ -67,7 +67,7 @@ def comparison_verdict(results: Row) -> Verdict:
     told = _listed([_difference(row, base, proven[:i]) for i, row in enumerate(proven)])
     names = {row["objective"] for row in proven}
     rest = [readable(row["objective"]) for row in others if row["objective"] not in names]
-    unproven = f"No difference is proven of {_few(rest)}. " if rest else ""
+    unproven = f"No difference is proven for {_few(rest)}. " if rest else ""
     return Verdict(_begun(before, told, name=True), f"{unproven}{detail}")
 
 
@@ -96,8 +96,10 @@ def _listed(told: Sequence[str]) -> str:
 
 
 def _few(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:MOST_TOLD])
-    return shown + (f" and {len(names) - MOST_TOLD} more" if len(names) > MOST_TOLD else "")
+    if len(names) > MOST_TOLD:
+        return f"{', '.join(names[:MOST_TOLD])} and {len(names) - MOST_TOLD} more"
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _greatest(others: Sequence[Row], base: str) -> str:
