@@ -40,7 +40,7 @@ def test_study_leaves_a_table_a_picture_and_numbers(studied: Path) -> None:
 def scores(out: Path) -> list[dict[str, Any]]:
     """Of the runs of the first seed."""
     rows = json.loads((out / "results.json").read_text())["rows"]
-    timed = ("cost", "total_cost", "step_seconds")
+    timed = ("cost", "total_cost", "cost_ci95", "total_cost_ci95", "step_seconds")
     return [{k: v for k, v in row.items() if k not in timed} for row in rows if row["seed"] == 0]
 
 
