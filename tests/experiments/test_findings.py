@@ -1,7 +1,6 @@
 """What a run on photographs keeps of its mistakes, labels and borders, and what its page says."""
 
 import io
-import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
