@@ -100,6 +100,8 @@ test | gpu)
       read -r name options <<<"$method"
       given=("${size[@]}")
       [ "$name" != random ] || given=("${space[@]}")
+      # A control that draws in every step cannot be captured.
+      if [[ "$1" = gpu && "$name" != random* && "$options" != *_delta* ]]; then given+=(--cuda-graph); fi
       # shellcheck disable=SC2086
       side_by_side "$out/$1" "$name-seed$seed" "${given[@]}" $options --seed "$seed"
     done
