@@ -12,9 +12,13 @@ from studies.archive import pack, read_logs, unpack
 
 from selfexplain.experiments.compare.compare import SCORES, summarise
 from selfexplain.experiments.options import run_name
+from selfexplain.spaces import from_string
+from selfexplain.spaces.table import load_table
 
 ROOT = Path(__file__).parents[1]
-RESULTS = sorted((ROOT / "results").rglob("results.json"))
+FOUND = sorted((ROOT / "results").rglob("results.json"))
+STUDIES = [path for path in FOUND if (path.parent / "nas-study.json").exists()]
+RESULTS = [path for path in FOUND if path not in STUDIES]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES += sorted((ROOT / "results").rglob("README.md"))
 TABLES = {
@@ -53,6 +57,22 @@ def test_summary_is_that_of_the_rows(path: Path) -> None:
     for line, line_again in zip(results["summary"], again, strict=True):
         for name, value in line.items():
             assert line_again[name] == pytest.approx(value), name
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=[p.parent.name for p in STUDIES])
+def test_cells_of_a_study_are_those_of_its_searches(path: Path) -> None:
+    study = ROOT / "results" / path.relative_to(ROOT / "results").parts[0]
+    logs, results = logs_of(study), read(path)
+    table = load_table(results["config"]["table"])
+    for row in results["rows"]:
+        name = run_name(f"{row['method']}-epochs{row['budget']}", row["seed"])
+        folder = path.parent.relative_to(study) / "searches" / name
+        found = json.loads(logs[(folder / "result.json").as_posix()])
+        assert from_string(row["genotype"]) == from_string(found["genotype"])
+        assert row["table"] == pytest.approx(table.look_up(from_string(row["genotype"])).test)
+    for line in results["summary"]:
+        own = [r["table"] for r in results["rows"] if r["method"] == line["method"]]
+        assert line["table"]["mean"] == pytest.approx(sum(own) / len(own))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[str(p.relative_to(ROOT)) for p in PAGES])
