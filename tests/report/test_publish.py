@@ -27,7 +27,7 @@ from selfexplain.report.tables import comparison_table
 
 RESULTS = Path(__file__).parents[2] / "results"
 BASELINES = RESULTS / "baselines"
-COMPARISONS = sorted(path.parent for path in RESULTS.glob("*/*/results.json"))
+COMPARISONS = sorted(path.parent for path in RESULTS.glob("*/*/compare.json"))
 FEW = ("standard", "kd", "dml")
 
 
