@@ -233,7 +233,7 @@ class _Sweep:
         # Here, and not where a machine may die, or be kept from an autoscaler by it.
         here = importlib.import_module("ray.util.scheduling_strategies")
         place = here.NodeAffinitySchedulingStrategy(
-            ray.get_runtime_context().get_node_id(), soft=True
+            ray.get_runtime_context().get_node_id(), soft=False
         )
         self.mailbox = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=place)(
             Mailbox
