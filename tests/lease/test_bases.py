@@ -24,6 +24,7 @@ from selfexplain.lease import (
 )
 from selfexplain.lease.bases import (
     PDARTS,
+    Architecture,
     Base,
     BetaDARTS,
     DrNAS,
@@ -428,3 +429,21 @@ def test_bad_options_are_named() -> None:
         BaseOptions(base="beta_darts", beta_weight=-1.0)
     with pytest.raises(InputError, match="that base drnas lacks; leave it out, or pass base beta"):
         BaseOptions(base="drnas", beta_weight=1.0)
+
+
+class Steep(Base):
+    """Weights whose gradient towards the architecture is infinite where that is zero."""
+
+    def relax(self, architecture: Architecture, generator: torch.Generator) -> Architecture:
+        del generator
+        return {name: tensor.abs().sqrt() for name, tensor in architecture.items()}
+
+
+def test_a_step_is_skipped_where_only_the_base_is_steep() -> None:
+    search = DARTS(supernet(), order=1, base=Steep())
+    with torch.no_grad():
+        for tensor in search.architecture.values():
+            tensor.zero_()
+    search.step(batch(0), batch(1))
+    assert search.skipped == 1
+    assert all(not bool(tensor.any()) for tensor in search.architecture.values())

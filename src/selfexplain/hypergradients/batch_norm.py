@@ -77,7 +77,7 @@ def _second_gradient(
     (u, p_C, q_C), (g, x, w_C, mean_C, r_C) = adjoints, saved
     count = x.numel() // x.shape[1]
     c_C, g_mean_C = (each / count for each in sums)
-    g = _laid_out_as(x, g)
+    g = laid_out_as(x, g)
     if u is None:
         assert p_C is not None or q_C is not None
         p_C = torch.zeros_like(r_C) if p_C is None else p_C
@@ -86,7 +86,7 @@ def _second_gradient(
             _beside(x, -on_g_C * g_mean_C - on_x_C * mean_C), x, _beside(x, on_x_C)
         ).addcmul_(g, _beside(x, on_g_C))
         return _plus_affine(None, x, p_C, q_C, mean_C, r_C), towards_x, None
-    u = _laid_out_as(x, u)
+    u = laid_out_as(x, u)
     towards_g, u_xhat_C, u_sum_C = _fused_gradient(u, x, w_C, mean_C, r_C, eps)
     a_C, u_mean_C = u_xhat_C / count, u_sum_C / count
     # N (<u g> - <u> <g>): the same sum with g in the place of x, in one pass
@@ -124,7 +124,7 @@ def _plus_affine(
     return torch.addcmul(shift, x, _beside(x, scale_C))
 
 
-def _laid_out_as(x: Tensor, other: Tensor) -> Tensor:
+def laid_out_as(x: Tensor, other: Tensor) -> Tensor:
     """The other tensor in x's order of memory: a gradient may be expanded, or a slice."""
     return other if other.stride() == x.stride() else torch.empty_like(x).copy_(other)
 

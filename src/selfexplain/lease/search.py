@@ -34,6 +34,7 @@ from selfexplain.hypergradients import (
     take_steps,
     unroll_each,
 )
+from selfexplain.hypergradients.batch_norm import laid_out_as
 from selfexplain.hypergradients.level import SINGLE, Function, Variable, Variables, leaves, like
 from selfexplain.lease.bases import Architecture, Base, best_kept, masked
 from selfexplain.lease.options import Rates
@@ -169,15 +170,6 @@ def copy_each(into: Sequence[Tensor], new: Sequence[Tensor]) -> None:
         pair[1].append(tensor)
     for pair in by_dtype.values():
         torch._foreach_copy_(*pair)
-
-
-def _laid_out_as(weights: Variable, gradient: Variable) -> Variable:
-    """A gradient with the strides of the weights: else a GPU updates all of them one by one."""
-    tensors = [
-        g if g.stride() == w.stride() else torch.empty_like(w).copy_(g)
-        for w, g in zip(leaves(weights), leaves(gradient), strict=True)
-    ]
-    return like(gradient, tensors)
 
 
 class Learner:
@@ -346,13 +338,13 @@ class BegunStep:
     """A step that is computed, perhaps not yet to its end, and by which nothing has moved.
 
     Args:
-        relaxed: what the architecture stood for, with its graph.
         found: what was computed.
-        numbers: whether it is finite, and the losses, a tensor (1 + L,).
+        hypergradients: of each outer loss, towards the architecture itself; none in a warm-up.
+        numbers: whether all of it is finite, and the losses, a tensor (1 + L,).
     """
 
-    relaxed: Architecture
     found: Computed
+    hypergradients: list[Variable]
     numbers: Tensor
 
 
@@ -480,9 +472,14 @@ class ArchitectureSearch(ABC):
         relaxed = self.relaxed()
         at = [t.detach() for t in relaxed.values()]
         found = self._compute[move_architecture](*train_batch, *val_batch, *at)
+        hypergradients, is_finite = found.hypergradients, found.finite
+        if hypergradients and relaxed is not self.architecture:
+            # What a base makes of the architecture may be steep where the hypergradient is not.
+            hypergradients = [self._pulled_back(relaxed, each) for each in hypergradients]
+            is_finite = is_finite & finite(t for each in hypergradients for t in leaves(each))
         # What decides and what is reported, in one transfer.
-        numbers = torch.stack([found.finite.to(torch.float64), *found.losses.values()])
-        return BegunStep(relaxed=relaxed, found=found, numbers=numbers)
+        numbers = torch.stack([is_finite.to(torch.float64), *found.losses.values()])
+        return BegunStep(found=found, hypergradients=hypergradients, numbers=numbers)
 
     def finish_step(self, begun: BegunStep) -> dict[str, float]:
         """The second half of `step`: move the weights and the architecture, unless it is skipped.
@@ -491,19 +488,15 @@ class ArchitectureSearch(ABC):
             SearchDivergedError: several steps in a row had to be skipped.
         """
         is_finite, *losses = begun.numbers.tolist()
-        if not is_finite:
-            self._skip()
-        else:
+        if is_finite:
             self._skipped_in_a_row = 0
-            self._update(begun.found, self._direction(begun))
+            joined = (
+                self._with_penalty(self.join(begun.hypergradients)) if begun.hypergradients else {}
+            )
+            self._update(begun.found, joined)
+        else:
+            self._skip()
         return dict(zip(begun.found.losses, losses, strict=True))
-
-    def _direction(self, begun: BegunStep) -> Variable:
-        """Of the architecture, joined from all outer losses; empty where it does not move."""
-        if not begun.found.hypergradients:
-            return {}
-        pulled_back = [self._pulled_back(begun.relaxed, g) for g in begun.found.hypergradients]
-        return self._with_penalty(self.join(pulled_back))
 
     def autocast(self, dtype: torch.dtype) -> None:
         """Compute the networks of steps from now on in a lower precision, as torch's autocast does.
@@ -571,7 +564,11 @@ class ArchitectureSearch(ABC):
             if step.mode is not None:
                 losses, gradients = dict(unrolled[0].losses), dict(unrolled[0].gradients)
             losses = losses | {"validation": torch.stack([one.outer for one in unrolled]).sum()}
-        gradients = {name: _laid_out_as(weights[name], gradients[name]) for name in self.learners}
+        # Laid out as the weights in memory: else a GPU updates them one by one.
+        gradients = {
+            name: like(own, list(map(laid_out_as, leaves(own), leaves(gradients[name]))))
+            for name, own in weights.items()
+        }
         moving = [*gradients.values(), *hypergradients]
         return Computed(
             losses=losses,
@@ -590,8 +587,6 @@ class ArchitectureSearch(ABC):
 
     def _pulled_back(self, relaxed: Architecture, hypergradient: Variable) -> Variable:
         """The gradient towards the architecture, from that towards what `relaxed` made of it."""
-        if relaxed is self.architecture:
-            return hypergradient
         found = torch.autograd.grad(
             list(relaxed.values()),
             list(self.architecture.values()),
