@@ -38,7 +38,7 @@ from selfexplain.objectives.options import parts_of
 from selfexplain.records import ListOf, misfit, printable
 from selfexplain.report import disambiguate
 from selfexplain.report.html import Head, Section, page
-from selfexplain.report.publish import Block, notes_of
+from selfexplain.report.publish import Block
 from selfexplain.report.sections import (
     Record,
     classes_section,
@@ -65,6 +65,7 @@ from selfexplain.report.sections.search import (
 )
 from selfexplain.report.sections.search_record import Explained, SearchRecord, SearchSnapshots
 from selfexplain.report.style import method_styles, series_of
+from selfexplain.report.tables import unfinished
 from selfexplain.report.verdicts import (
     Verdict,
     comparison_verdict,
@@ -134,7 +135,7 @@ def _block(results: Mapping[str, Any]) -> Block | None:
     rows = results.get("rows", [])
     if misfit(rows, ListOf(COMPARED_RUN, least=1), "rows"):
         return None
-    return Block(rows, notes=notes_of(results))
+    return Block(rows, notes=unfinished(results))
 
 
 def study_sections(folder: Path) -> list[Section]:

@@ -32,7 +32,6 @@ from selfexplain.report.publish import (
     Cell,
     Grid,
     check_columns,
-    notes_of,
     render,
     table,
 )
@@ -140,7 +139,7 @@ def _of_comparison(folder: Path, title: str) -> list[Block]:
     if path.exists():
         results = printable(read_comparison(path))
         rows = printable(read_json(path, {"rows": ListOf(COMPARED_RUN, least=1)})["rows"])
-        return [Block(rows, title, notes_of(results))]
+        return [Block(rows, title, unfinished(results))]
     runs = sorted(path for path in (folder / "runs").iterdir() if _is_run(path))
     if not (folder / "compare.json").exists():
         return _of_runs(runs, title)

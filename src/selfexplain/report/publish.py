@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from selfexplain.errors import InputError
 from selfexplain.evaluation import PairedDifference, holm, paired_difference
-from selfexplain.report.tables import LEVEL, WIDEST, latex_text, unfinished
+from selfexplain.report.tables import LEVEL, WIDEST, latex_text
 
 TableFormat = Literal["markdown", "latex", "csv", "html"]
 Spread = Literal["std", "interval"]
@@ -631,12 +631,3 @@ def _difference_numbers(difference: Difference | None, name: str) -> dict[str, A
 
 def _or_nothing(value: float | None) -> float | str:
     return "" if value is None else value
-
-
-def notes_of(results: Mapping[str, Any]) -> list[str]:
-    """What must be said of a comparison in any case: that it is unfinished.
-
-    Args:
-        results: what `results.json` holds.
-    """
-    return unfinished(dict(results))

@@ -220,7 +220,7 @@ def caption(results: dict[str, Any], *, cost_spread: bool = True) -> str:
     return "; ".join(parts)
 
 
-def unfinished(results: dict[str, Any]) -> list[str]:
+def unfinished(results: Mapping[str, Any]) -> list[str]:
     """Which runs an unfinished comparison lacks; where many lack, how many of each objective.
 
     Args:

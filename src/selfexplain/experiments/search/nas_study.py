@@ -122,8 +122,9 @@ def run_nas_study(
         claim_several(config, "nas-study.json", addable=ADDABLE)  # again: it was free before
         device = launch(DeviceOptions(accelerator=config.accelerator), TrainingOptions()).device
         data = _data_of(config, runs, images)
+        around = environment(device)
         if first_process():
-            write_config("nas-study.json", config, environment(device))
+            write_config("nas-study.json", config, around)
         searches = [run.search for run in runs]
         scheduler = scheduler_of(config.sweep, store)
         found = search_all(searches, scheduler, watch, images=images, data=data)
@@ -133,7 +134,7 @@ def run_nas_study(
             "schema": 1,
             "config": {
                 **to_dict(config, leave_out=("out",)),
-                "environment": environment(device),
+                "environment": around,
                 "undecided_below": UNDECIDED,
             },
             "reference": None if table is None else _reference(table),
