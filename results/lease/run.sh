@@ -5,12 +5,14 @@
 #   results/lease/run.sh select     the architecture's learning rate, then lambda, gamma and eps, by the search's
 #                                   own validation accuracy
 #   results/lease/run.sh tiny       every method, gradient path and control, twenty seeds, in tiny201's table
-#   results/lease/run.sh test       every method and control, three fresh seeds, small size
+#   results/lease/run.sh test       every method and control, five fresh seeds, small size
+#   results/lease/run.sh published  the published cells against those of their bases and random ones, retrained
+#   results/lease/run.sh photographs  a search on photographs end to end: search, retraining, report
 #   results/lease/run.sh table      look everything up and write the tables
 #   results/lease/run.sh gpu        full size: 16 channels, N = 5, 50 epochs, on one GPU
 #
-# data/cifar100 holds the Parquet files of uoft-cs/cifar100 (Hugging Face hub); data/nasbench201.parquet
-# the table of NAS-Bench-201 (columns: see selfexplain.spaces.table). A search that is finished is not
+# data/cifar100 holds the Parquet files of uoft-cs/cifar100 (Hugging Face hub), data/imagenette128 those of
+# Imagenette at 128 pixels, data/nasbench201.parquet the table of NAS-Bench-201 (columns: see selfexplain.spaces.table). A search that is finished is not
 # made again; JOBS searches run side by side.
 set -euo pipefail
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
@@ -55,7 +57,7 @@ side_by_side() { # waits until a place is free, then runs in the background
 }
 finish() { while [ "$(jobs -rp | wc -l)" -gt 0 ]; do wait -n; done; }
 
-case "${1:?accuracy, select, tiny, test, table or gpu}" in
+case "${1:?accuracy, select, tiny, test, published, photographs, table or gpu}" in
 accuracy)
   for size in "nasbench201 8 1" "darts 8 5"; do
     read -r name channels cells <<<"$size"
@@ -94,8 +96,8 @@ tiny)
   done
   ;;
 test | gpu)
-  if [ "$1" = test ]; then size=("${small[@]}"); else size=("${gpu[@]}"); fi
-  for seed in 0 1 2; do
+  if [ "$1" = test ]; then size=("${small[@]}") last=4; else size=("${gpu[@]}") last=2; fi
+  for seed in $(seq 0 "$last"); do
     for method in "${methods[@]}"; do
       read -r name options <<<"$method"
       given=("${size[@]}")
@@ -113,6 +115,16 @@ test | gpu)
   done
   finish
   ;;
+published)
+  python -m studies.published_cells --data parquet:data/cifar100 --image-size 16 --train-size 5000 \
+    --init-channels 8 --cells 8 --epochs 8 --batch-size 64 --workers "$jobs" --out "$out/published"
+  ;;
+photographs)
+  selfexplain nas-study --data parquet:data/imagenette128 --space pcdarts --form imagenet \
+    --methods darts2:mode=inner_product lease random --seeds 0 1 --budget 3 --warmup-epochs 0 --train-size 640 \
+    --validation 0.1 --batch-size 32 --init-channels 8 --cells 5 --architecture-lr 0.05 \
+    --retrain 8 --retrain-batch-size 32 --retrain-channels 8 --retrain-cells 8 --workers "$jobs" --out "$out/photographs"
+  ;;
 table)
   for folder in test gpu; do
     [ ! -d "$out/$folder" ] || python -m studies.search_table --runs "$out/$folder" \
@@ -120,7 +132,7 @@ table)
   done
   ;;
 *)
-  echo "$0: there is no experiment $1; pass accuracy, select, tiny, test, table or gpu" >&2
+  echo "$0: there is no experiment $1; pass accuracy, select, tiny, test, published, photographs, table or gpu" >&2
   exit 2
   ;;
 esac

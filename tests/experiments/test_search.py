@@ -95,6 +95,17 @@ def test_every_method_in_every_space(
     assert (out / "architecture.png").stat().st_size > 1000
 
 
+def test_photographs_are_searched_on_in_the_imagenet_form(tmp_path: Path) -> None:
+    form, size = ["--form", "imagenet"], ["--image-size", "32", "--cells", "3"]
+    out, retrained = tmp_path / "search", tmp_path / "retrained"
+    search("--space", "darts", "--method", "darts1", *form, *size, "--out", str(out))
+    few = ["--data", "digits", "--train-size", "40", "--batch-size", "20", "--epochs", "1"]
+    found = ["--genotype", str(out / "genotype.json"), "--init-channels", "4"]
+    main(["retrain", *few, *found, *form, *size, "--out", str(retrained)])
+    assert json.loads((out / "run.json").read_text())["config"]["form"] == "imagenet"
+    assert json.loads((retrained / "result.json").read_text())["parameters"] > 0
+
+
 def test_a_search_that_is_cut_and_resumed_is_the_unbroken_one(tmp_path: Path) -> None:
     whole = run_search(tiny(tmp_path / "whole", epochs=3))
     seen: list[int] = []
@@ -226,6 +237,7 @@ def test_skip_collapse_is_measured_warned_about_and_can_stop_a_search(
         (["--method", "darts1", "--mode", "exact"], "needs no hypergradient"),
         (["--method", "random", "--stop-at-skips", "2"], "method random has none"),
         (["--control", "random_delta", "--attack", "plain"], "pass --attack normalised"),
+        (["--form", "imagenet"], "has no imagenet form; pass --form small"),
     ],
     ids=str,
 )

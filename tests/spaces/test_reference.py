@@ -1,6 +1,7 @@
 """Supernets against their plain twins: values, and every gradient, in float64."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -73,6 +74,33 @@ def test_supernet_is_its_plain_twin(
         supernet(torch.randn_like(x), architecture)
     supernet.train(train)
     fast, plain = supernet(x, architecture), plain_logits(supernet, x, architecture)
+    assert close(fast, plain)
+    for one, other in zip(
+        gradients(fast, supernet, x, architecture),
+        gradients(plain, supernet, x, architecture),
+        strict=True,
+    ):
+        assert one.abs().max() > 0
+        assert close(one, other)
+
+
+@pytest.mark.parametrize("space", ["darts", "pcdarts"])
+def test_the_imagenet_form_is_its_plain_twin_an_eighth_as_wide(space: str) -> None:
+    torch.manual_seed(1)
+    supernet = build_supernet(
+        space, num_classes=3, in_channels=2, image_size=64, channels=8, cells=3, form="imagenet"
+    ).double()
+    _, architecture = start(supernet)
+    x = torch.randn(4, 2, 64, 64, dtype=torch.float64, requires_grad=True)
+    sides: list[list[int]] = []
+    network: Any = supernet.network
+    for cell in network.cells:
+        cell.register_forward_pre_hook(
+            lambda _, inputs: sides.append([h.shape[-1] for h in inputs[:2]])
+        )
+    fast = supernet(x, architecture)
+    assert sides == [[16, 8], [8, 8], [8, 4]]
+    plain = plain_logits(supernet, x, architecture)
     assert close(fast, plain)
     for one, other in zip(
         gradients(fast, supernet, x, architecture),

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from selfexplain.spaces import Supernet, build_supernet
 SPACES = ("nasbench201", "tiny201", "darts", "pcdarts")
 
 
-def small(space: str, **options: int) -> Supernet:
+def small(space: str, **options: Any) -> Supernet:
     torch.manual_seed(0)
     numbers = {"num_classes": 10, "in_channels": 1, "image_size": 8, "channels": 8}
     numbers["cells"] = 1 if space == "nasbench201" else 3
@@ -115,10 +116,13 @@ def test_nasbench201_takes_the_heaviest_of_all_operations() -> None:
         ("darts", {"channels": 5}, "channels is 5; for darts pass a multiple of 2"),
         ("pcdarts", {"channels": 12}, "channels is 12.*multiple of 8"),
         ("pcdarts", {"image_size": 6}, "image_size is 6.*halves its features 2 times"),
+        ("darts", {"image_size": 16, "form": "imagenet"}, "image_size is 16.*halves .* 5 times"),
+        ("nasbench201", {"form": "imagenet"}, "no imagenet form; pass form='small'"),
+        ("darts", {"form": "large"}, "no form 'large'; pass small or imagenet"),
     ],
 )
 def test_what_cannot_be_built_says_what_to_pass(
-    space: str, options: dict[str, int], message: str
+    space: str, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
         small(space, **options)

@@ -40,6 +40,7 @@ from selfexplain.limits import (
 )
 from selfexplain.records import quoted
 from selfexplain.spaces import SPACES
+from selfexplain.spaces.space import Form
 from selfexplain.training import TrainingOptions
 
 
@@ -99,6 +100,9 @@ class NASStudyConfig:
     cells: Annotated[int, Limits(least=1, most=500)] | None = None
     """Cells of the supernet (darts, pcdarts; None for 8), or of each of its three stages
     (nasbench201; None for 5)."""
+    form: Form = "small"
+    """Of supernets and retrained networks: small for images of about 32 pixels; imagenet (darts and
+    pcdarts) starts with three convolutions of stride 2, for photographs."""
     warmup_epochs: Natural | None = None
     """Epochs at the start in which the architecture is not updated; None for a tenth of all."""
     audience: str = "small_cnn"
@@ -304,6 +308,7 @@ def retraining_of(config: NASStudyConfig, genotype: str, seed: int) -> RetrainCo
         device=DeviceOptions(accelerator=config.accelerator),
         init_channels=config.retrain_channels,
         cells=config.retrain_cells,
+        form=config.form,
         seed=seed,
         out=config.out / "retrained" / run_name(cell, seed),
         resume=True,

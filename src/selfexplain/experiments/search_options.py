@@ -12,6 +12,7 @@ from selfexplain.lease import BaseOptions, LeaSEOptions, Rates
 from selfexplain.lease.options import BY_GRADIENT, WITHOUT_SEARCH, Method
 from selfexplain.limits import Count, Limits, Natural, OptionError, Seed, check_once, check_options
 from selfexplain.spaces import SPACES
+from selfexplain.spaces.space import Form
 from selfexplain.training.loggers import LoggerName
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ class SearchConfig:
     cells: Annotated[int, Limits(least=1, most=500)] | None = None
     """Cells of the supernet (darts, pcdarts; None for 8, or for 5 in the first of the three
     supernets of base pdarts), or of each of its three stages (nasbench201; None for 5)."""
+    form: Form = "small"
+    """small for images of about 32 pixels; imagenet (darts and pcdarts) starts with three
+    convolutions of stride 2, for photographs."""
     rates: Annotated[Rates, tyro.conf.arg(name="")] = field(default_factory=Rates)
     options: Annotated[LeaSEOptions, tyro.conf.arg(name="")] = field(default_factory=LeaSEOptions)
     base: Annotated[BaseOptions, tyro.conf.arg(name="")] = field(default_factory=BaseOptions)
@@ -118,6 +122,8 @@ class SearchConfig:
             raise OptionError(problem, type(self), "init_channels")
         if self.cells is not None and (problem := space.cells_problem(self.cells)):
             raise OptionError(problem, type(self), "cells")
+        if lacking := space.lacking(self.form, auxiliary=False):
+            raise InputError(f"{lacking}; pass --form small")
 
     def _check_method(self) -> None:
         """Refuse options that the method would not look at."""

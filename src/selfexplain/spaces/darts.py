@@ -356,14 +356,22 @@ class DARTSSupernet(Supernet):
     """One in so many channels goes through the operations."""
 
     def __init__(
-        self, *, num_classes: int, in_channels: int, image_size: int, channels: int, cells: int
+        self,
+        *,
+        num_classes: int,
+        in_channels: int,
+        image_size: int,
+        channels: int,
+        cells: int,
+        form: Form = "small",
     ) -> None:
         super().__init__()
         # deeper cells have twice the channels at half the size: the work stays the same
-        work = (channels // self.mixed_share * image_size) ** 2
+        side = image_size >> STEMS[form].halvings
+        work = (channels // self.mixed_share * side) ** 2
         self.network = DARTSNetwork(
             partial(self.make_cell, bundled=work <= BUNDLED),
-            SmallStem(in_channels, channels),
+            STEMS[form](in_channels, channels),
             num_classes=num_classes,
             channels=channels,
             cells=cells,

@@ -126,8 +126,6 @@ def build_network(
         344346
     """
     check_probability(drop_path)
-    if form not in ("small", "imagenet"):
-        raise InputError(f"there is no form {form!r}; pass small or imagenet")
     space = SPACES[genotype.family]
     channels, cells = space.size(form, channels, cells)
     sizes = {"num_classes": num_classes, "in_channels": in_channels}

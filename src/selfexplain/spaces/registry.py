@@ -170,7 +170,7 @@ def _literal(node: ast.expr) -> list[Any]:
             return list(ast.literal_eval(node))
 
 
-def _darts_supernet(**sizes: int) -> Supernet:
+def _darts_supernet(**sizes: Any) -> Supernet:
     from selfexplain.spaces.darts import DARTSSupernet
 
     return DARTSSupernet(**sizes)
@@ -227,7 +227,7 @@ DARTS = SearchSpace(
 # PC-DARTS (Xu et al., ICLR 2020).
 
 
-def _pcdarts_supernet(**sizes: int) -> Supernet:
+def _pcdarts_supernet(**sizes: Any) -> Supernet:
     from selfexplain.spaces.darts import PCDARTSSupernet
 
     return PCDARTSSupernet(**sizes)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from selfexplain.errors import InputError
 
@@ -75,12 +75,12 @@ class SearchSpace:
         text_pattern: regular expression with which such texts, and no other space's, begin.
         text_example: how such a text looks, for messages.
         supernet: makes the supernet from the keywords num_classes, in_channels, image_size,
-            channels and cells, which are checked.
+            channels and cells, which are checked, and from form where the space has several.
         network: makes the network of a genotype from the same keywords, form and auxiliary.
         halvings: how often a network of this many cells and a form halves its features.
         supernet_cells: cells of a supernet where nobody says how many.
-        sizes: the published size of derived networks for each form that they have; all have
-            "small".
+        sizes: the published size of derived networks for each form that the space's networks have;
+            all have "small".
         channel_unit: channels are a multiple of it.
         fewest_cells: of a supernet.
         with_fewer_cells: what a supernet of fewer cells does or has, for the message.
@@ -135,13 +135,17 @@ class SearchSpace:
         )
 
     def lacking(self, form: Form, auxiliary: bool) -> str:
-        """What is asked of a derived network that it lacks; empty if nothing is."""
-        if form in self.sizes and (self.auxiliary or not auxiliary):
-            return ""
-        there = {"imagenet form": "imagenet" in self.sizes, "auxiliary head": self.auxiliary}
-        absent = [what for what, has in there.items() if not has]
-        said = f"neither an {' nor an '.join(absent)}" if absent[1:] else f"no {absent[0]}"
-        return f"a {self.family} network has {said}"
+        """What is asked of a network of the space that it lacks; empty if nothing is.
+
+        Raises:
+            InputError: there is no such form.
+        """
+        if form not in get_args(Form):
+            raise InputError(f"there is no form {form!r}; pass {' or '.join(get_args(Form))}")
+        absent = [] if form in self.sizes else [f"{form} form"]
+        if auxiliary and not self.auxiliary:
+            absent.append("auxiliary head")
+        return f"a {self.family} network has no {' and no '.join(absent)}" if absent else ""
 
 
 SPACES: dict[str, SearchSpace] = {}

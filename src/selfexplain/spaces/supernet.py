@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from selfexplain.errors import InputError
 from selfexplain.spaces.genotype import FAMILIES, Cell, Genotype, edges_of
 from selfexplain.spaces.operations import PREPARATIONS, Weighted, operation
-from selfexplain.spaces.space import SPACES, check_image_size, check_numbers
+from selfexplain.spaces.space import SPACES, Form, check_image_size, check_numbers
 
 # How the nodes of a mixed cell are computed: every node sends to all later ones at once.
 #
@@ -373,6 +373,7 @@ def build_supernet(
     image_size: int,
     channels: int = 16,
     cells: int | None = None,
+    form: Form = "small",
 ) -> Supernet:
     """Build the untrained supernet of a space; its weights come from torch's global generator.
 
@@ -385,13 +386,15 @@ def build_supernet(
         channels: channels of the first cells: even for darts, divisible by 8 for pcdarts.
         cells: nasbench201: cells of each of the three stages, None for 5; darts and pcdarts: cells
             of the whole network, at least 3, None for 8; those at one and two thirds reduce.
+        form: small, or imagenet (darts and pcdarts), which starts with three convolutions of stride
+            2 and thus costs a 64th at the same image size.
 
     Returns:
         A supernet that maps images (B, C, H, W) and an architecture to logits (B, K).
 
     Raises:
-        InputError: the space is unknown, a number is below 1, the channels do not divide, or the
-            images are too small or do not halve as often as the network reduces.
+        InputError: the space is unknown or lacks the form, a number is below 1, the channels do not
+            divide, or the images are too small or do not halve as often as the network reduces.
 
     Example:
         >>> supernet = build_supernet(
@@ -411,5 +414,8 @@ def build_supernet(
     for problem in (chosen.cells_problem(cells), chosen.channels_problem(channels)):
         if problem:
             raise InputError(problem)
-    check_image_size(image_size, chosen.halvings(cells, "small"))
-    return chosen.supernet(**sizes, image_size=image_size, cells=cells)
+    if lacking := chosen.lacking(form, auxiliary=False):
+        raise InputError(f"{lacking}; pass form='small'")
+    check_image_size(image_size, chosen.halvings(cells, form))
+    named = {} if len(chosen.sizes) == 1 else {"form": form}
+    return chosen.supernet(**sizes, **named, image_size=image_size, cells=cells)

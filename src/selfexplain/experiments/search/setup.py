@@ -83,6 +83,7 @@ def build_search(
             image_size=side_of(data.shape_CHW),
             channels=config.init_channels,
             cells=SPACES[config.space].supernet_cells if cells is None else cells,
+            form=config.form,
         )
         return RandomBest(
             supernet,
@@ -130,6 +131,7 @@ def _supernet(config: SearchConfig, data: ImageData, cells: int | None) -> Super
             image_size=image_size,
             channels=config.init_channels,
             cells=cells,
+            form=config.form,
         )
 
 
