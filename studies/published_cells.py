@@ -1,7 +1,7 @@
 """Are the cells that LeaSE's authors published better than those of their bases, or than random?
 
     python -m studies.published_cells --data parquet:data/cifar100 --image-size 16 \
-        --train-size 5000 --init-channels 8 --cells 8 --epochs 8 --batch-size 64 \
+        --train-size 5000 --init-channels 8 --cells 8 --epochs 6 --batch-size 64 \
         --out results/lease/published
 
 A test of the paper's claim that needs no search. The published cells of DARTS, P-DARTS and

@@ -117,11 +117,11 @@ test | gpu)
   ;;
 published)
   python -m studies.published_cells --data parquet:data/cifar100 --image-size 16 --train-size 5000 \
-    --init-channels 8 --cells 8 --epochs 8 --batch-size 64 --workers "$jobs" --out "$out/published"
+    --init-channels 8 --cells 8 --epochs 6 --batch-size 64 --workers "$jobs" --out "$out/published"
   ;;
 photographs)
   selfexplain nas-study --data parquet:data/imagenette128 --space pcdarts --form imagenet \
-    --methods darts2:mode=inner_product lease random --seeds 0 1 --budget 3 --warmup-epochs 0 --train-size 640 \
+    --methods darts2:mode=inner_product lease random --seeds 0 --budget 3 --warmup-epochs 0 --train-size 640 \
     --validation 0.1 --batch-size 32 --init-channels 8 --cells 5 --architecture-lr 0.05 \
     --retrain 8 --retrain-batch-size 32 --retrain-channels 8 --retrain-cells 8 --workers "$jobs" --out "$out/photographs"
   ;;
