@@ -10,7 +10,7 @@ import torch
 
 from selfexplain.cli import main
 from selfexplain.errors import InputError
-from selfexplain.experiments.options import DataOptions
+from selfexplain.experiments.options import DataOptions, to_dict
 from selfexplain.experiments.search.loop import SearchProgress
 from selfexplain.experiments.search.run import run_search
 from selfexplain.experiments.search.setup import (
@@ -103,6 +103,7 @@ def test_photographs_are_searched_on_in_the_imagenet_form(tmp_path: Path) -> Non
     found = ["--genotype", str(out / "genotype.json"), "--init-channels", "4"]
     main(["retrain", *few, *found, *form, *size, "--out", str(retrained)])
     assert json.loads((out / "run.json").read_text())["config"]["form"] == "imagenet"
+    assert "form" not in to_dict(tiny(out))  # as in searches before there was a choice
     assert json.loads((retrained / "result.json").read_text())["parameters"] > 0
 
 

@@ -446,6 +446,8 @@ def to_dict(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
     values = asdict(config)
     if isinstance(config, SharedConfig):  # runs without stay what they were when this was a flag
         values["tensorboard"] = False
+    else:  # a search, or a study of searches
+        values = _without_later(values, {"form": "small"})
     values = {k: v for k, v in values.items() if k not in (*leave_out, *EXCLUDED_FROM_RUN_ID)}
     # Runs without stay what they were before these came.
     values = _without_later(values, {"teacher": None, "start_seed": None, "pretrained": False})
@@ -471,7 +473,6 @@ def to_dict(config: Any, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
 
 
 _LATER_DATA = {"augment": "none", "balanced": False, "alternate_flip": False, "test_size": None}
-"""Options of data that later versions brought, with what runs had before."""
 _LATER_OBJECTIVES: dict[str, dict[str, Any]] = {
     "own_mass": {
         "kind": "cam", "layer": None, "similarity": None, "aggregation": "instance", "guard": False,
@@ -479,17 +480,15 @@ _LATER_OBJECTIVES: dict[str, dict[str, Any]] = {
     },
     "cutmix": {"labels": "area"},
 }  # fmt: skip
-"""The same of objectives and mixers."""
 _LATER_SEARCH = {
     "base": {}, "validation_labels": "true", "precision": "fp32", "cuda_graph": False,
     "candidates": 5,
 }  # fmt: skip
-"""The same of searches."""
 _LATER_LEASE = {
     "coupling": "weighted", "share": 1.0, "coupling_momentum": 0.9, "explanation": "attack",
     "tau": 0.5, "audience_inverse": "one_step", "neumann_terms": 10,
 }  # fmt: skip
-"""The same of LeaSE."""
+"""Options that later versions brought, with what runs had before."""
 
 
 def _training_dict(options: TrainingOptions) -> dict[str, Any]:
