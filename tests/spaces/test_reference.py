@@ -52,6 +52,19 @@ def gradients(
     return list(torch.autograd.grad(loss, wrt, create_graph=True))
 
 
+def assert_twins(supernet: Supernet, x: Tensor, architecture: dict[str, Tensor]) -> None:
+    """The logits and every gradient are those of the plain twin."""
+    fast, plain = supernet(x, architecture), plain_logits(supernet, x, architecture)
+    assert close(fast, plain)
+    for one, other in zip(
+        gradients(fast, supernet, x, architecture),
+        gradients(plain, supernet, x, architecture),
+        strict=True,
+    ):
+        assert one.abs().max() > 0
+        assert close(one, other)
+
+
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("bundled", [True, False])
 @pytest.mark.parametrize("train", [True, False])
@@ -73,15 +86,7 @@ def test_supernet_is_its_plain_twin(
     with torch.no_grad():  # running statistics that are not those of the start
         supernet(torch.randn_like(x), architecture)
     supernet.train(train)
-    fast, plain = supernet(x, architecture), plain_logits(supernet, x, architecture)
-    assert close(fast, plain)
-    for one, other in zip(
-        gradients(fast, supernet, x, architecture),
-        gradients(plain, supernet, x, architecture),
-        strict=True,
-    ):
-        assert one.abs().max() > 0
-        assert close(one, other)
+    assert_twins(supernet, x, architecture)
 
 
 @pytest.mark.parametrize("space", ["darts", "pcdarts"])
@@ -98,17 +103,9 @@ def test_the_imagenet_form_is_its_plain_twin_an_eighth_as_wide(space: str) -> No
         cell.register_forward_pre_hook(
             lambda _, inputs: sides.append([h.shape[-1] for h in inputs[:2]])
         )
-    fast = supernet(x, architecture)
+    supernet(x, architecture)
     assert sides == [[16, 8], [8, 8], [8, 4]]
-    plain = plain_logits(supernet, x, architecture)
-    assert close(fast, plain)
-    for one, other in zip(
-        gradients(fast, supernet, x, architecture),
-        gradients(plain, supernet, x, architecture),
-        strict=True,
-    ):
-        assert one.abs().max() > 0
-        assert close(one, other)
+    assert_twins(supernet, x, architecture)
 
 
 @pytest.mark.parametrize("bundled", [True, False])
