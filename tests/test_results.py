@@ -4,6 +4,7 @@ import json
 import re
 import tarfile
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from selfexplain.spaces.table import load_table
 ROOT = Path(__file__).parents[1]
 FOUND = sorted((ROOT / "results").rglob("results.json"))
 STUDIES = [path for path in FOUND if (path.parent / "nas-study.json").exists()]
-RESULTS = [path for path in FOUND if path not in STUDIES]
+PUBLISHED_CELLS = ROOT / "results/lease/published/results.json"
+RESULTS = [path for path in FOUND if path not in (*STUDIES, PUBLISHED_CELLS)]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES += sorted((ROOT / "results").rglob("README.md"))
 TABLES = {
@@ -63,16 +65,39 @@ def test_summary_is_that_of_the_rows(path: Path) -> None:
 def test_cells_of_a_study_are_those_of_its_searches(path: Path) -> None:
     study = ROOT / "results" / path.relative_to(ROOT / "results").parts[0]
     logs, results = logs_of(study), read(path)
-    table = load_table(results["config"]["table"])
+    truth = results["config"]["table"]
+    table = None if truth is None else load_table(truth)
     for row in results["rows"]:
         name = run_name(f"{row['method']}-epochs{row['budget']}", row["seed"])
         folder = path.parent.relative_to(study) / "searches" / name
         found = json.loads(logs[(folder / "result.json").as_posix()])
         assert from_string(row["genotype"]) == from_string(found["genotype"])
-        assert row["table"] == pytest.approx(table.look_up(from_string(row["genotype"])).test)
+        if table is not None:
+            assert row["table"] == pytest.approx(table.look_up(from_string(row["genotype"])).test)
+    for row in results["retrained"]:
+        cell = sha256(row["genotype"].encode()).hexdigest()[:12]
+        name = path.parent.relative_to(study) / "retrained" / run_name(cell, row["seed"])
+        run = json.loads(logs[(name / "result.json").as_posix()])
+        assert row["accuracy"] == run["accuracy"]
+    by_table = table is not None
+    kind, rows = ("table", results["rows"]) if by_table else ("retrained", results["retrained"])
     for line in results["summary"]:
-        own = [r["table"] for r in results["rows"] if r["method"] == line["method"]]
-        assert line["table"]["mean"] == pytest.approx(sum(own) / len(own))
+        own = [
+            r["table" if by_table else "accuracy"] for r in rows if r["method"] == line["method"]
+        ]
+        assert line[kind]["mean"] == pytest.approx(sum(own) / len(own))
+
+
+def test_published_cells_have_the_accuracies_of_their_runs() -> None:
+    study, results = ROOT / "results/lease", read(PUBLISHED_CELLS)
+    logs = logs_of(study)
+    for row in results["rows"]:
+        for seed, accuracy in zip(results["config"]["seeds"], row["accuracy"], strict=True):
+            folder = f"published/runs/{row['cell']}-seed{seed}"
+            run, made = (json.loads(logs[f"{folder}/{n}.json"]) for n in ("result", "run"))
+            assert accuracy == run["accuracy"]
+            assert row["parameters"] == run["parameters"]
+            assert from_string(made["config"]["genotype"]) == from_string(row["genotype"])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[str(p.relative_to(ROOT)) for p in PAGES])
