@@ -387,7 +387,7 @@ def build_supernet(
         cells: nasbench201: cells of each of the three stages, None for 5; darts and pcdarts: cells
             of the whole network, at least 3, None for 8; those at one and two thirds reduce.
         form: small, or imagenet (darts and pcdarts), which starts with three convolutions of stride
-            2 and thus costs a 64th at the same image size.
+            2: its cells see a 64th of the pixels.
 
     Returns:
         A supernet that maps images (B, C, H, W) and an architecture to logits (B, K).
