@@ -13,6 +13,7 @@ it was searched on top of. `runs/` has a folder for each training; the same comm
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,8 +33,10 @@ from selfexplain.experiments.options import (
     to_dict,
 )
 from selfexplain.experiments.run_dir import environment
+from selfexplain.experiments.runtime import launch
 from selfexplain.files import write_json
 from selfexplain.launchers import ignore
+from selfexplain.report.tables import with_spread
 from selfexplain.spaces import build_network, count_parameters, random_genotype, to_string
 from selfexplain.spaces.genotype_io import published_genotypes
 from selfexplain.training import TrainingOptions
@@ -85,23 +88,24 @@ def parameters_of(genotype: Any, channels: int, cells: int) -> int:
     return count_parameters(network)
 
 
-def random_cells_like(wanted: float, config: PublishedConfig) -> Iterator[str]:
+def random_cells_like(wanted: float, config: PublishedConfig) -> list[str]:
     """Random cells whose networks have about the wanted number of parameters, as text."""
     generator = torch.Generator().manual_seed(config.seeds[0])
-    found = 0
-    for _ in range(200 * config.random_cells):
-        if found == config.random_cells:
-            return
-        genotype = random_genotype("darts", generator)
-        parameters = parameters_of(genotype, config.init_channels, config.cells)
-        if abs(parameters / wanted - 1) <= config.tolerance:
-            found += 1
-            yield to_string(genotype)
-    if found < config.random_cells:
+
+    def alike() -> Iterator[str]:
+        for _ in range(200 * config.random_cells):
+            genotype = random_genotype("darts", generator)
+            parameters = parameters_of(genotype, config.init_channels, config.cells)
+            if abs(parameters / wanted - 1) <= config.tolerance:
+                yield to_string(genotype)
+
+    found = list(islice(alike(), config.random_cells))
+    if len(found) < config.random_cells:
         raise InputError(
-            f"only {found} random cells are within {config.tolerance:.0%} of {wanted:.0f} "
+            f"only {len(found)} random cells are within {config.tolerance:.0%} of {wanted:.0f} "
             "parameters; pass a larger --tolerance"
         )
+    return found
 
 
 def cells_of(config: PublishedConfig) -> dict[str, str]:
@@ -116,8 +120,8 @@ def cells_of(config: PublishedConfig) -> dict[str, str]:
 def run_study(config: PublishedConfig) -> dict[str, Any]:
     """Train what is not trained yet; accuracies, and what they say."""
     cells = cells_of(config)
-    trainings = [
-        RetrainConfig(
+    trainings = {
+        (name, seed): RetrainConfig(
             data=config.data,
             genotype=cell,
             training=config.training,
@@ -132,14 +136,12 @@ def run_study(config: PublishedConfig) -> dict[str, Any]:
         )
         for seed in config.seeds
         for name, cell in cells.items()
-    ]
+    }
     scheduler = scheduler_of(config.sweep)
     data = None if scheduler.isolated else load(config.data)
-    done = iter(run_all(trainings, scheduler, ignore, data=data))
-    results: dict[str, list[Any]] = {name: [] for name in cells}
-    for _ in config.seeds:
-        for name in cells:
-            results[name].append(next(done))
+    done = run_all(list(trainings.values()), scheduler, ignore, data=data)
+    result = dict(zip(trainings, done, strict=True))
+    results = {name: [result[name, seed] for seed in config.seeds] for name in cells}
     accuracy = {name: [run["accuracy"] for run in runs] for name, runs in results.items()}
     rows = [
         {
@@ -186,11 +188,10 @@ def markdown(found: Mapping[str, Any]) -> str:
     """Two tables: the cells, best first, and the differences."""
     lines = ["| cell | test % | parameters, thousands |", "| --- | ---: | ---: |"]
     for row in sorted(found["rows"], key=lambda row: -statistics.fmean(row["accuracy"])):
-        spread = f" ± {statistics.stdev(row['accuracy']):.2f}" if len(row["accuracy"]) > 1 else ""
-        lines.append(
-            f"| {row['cell']} | {statistics.fmean(row['accuracy']):.2f}{spread} "
-            f"| {row['parameters'] / 1000:.1f} |"
-        )
+        several = row["accuracy"]
+        spread = statistics.stdev(several) if len(several) > 1 else None
+        accuracy = with_spread(statistics.fmean(several), spread, 2)
+        lines.append(f"| {row['cell']} | {accuracy} | {row['parameters'] / 1000:.1f} |")
     lines += ["", "| cell | against | difference, points | 95 % interval | p, Holm |"]
     lines.append("| --- | --- | ---: | ---: | ---: |")
     for row in found["comparisons"]:
@@ -211,7 +212,7 @@ def main() -> None:
         about = {
             "schema": 1,
             "config": to_dict(config, leave_out=("out", "sweep")),
-            "environment": environment(torch.device("cpu")),
+            "environment": environment(launch(config.device, config.training).device),
         }
         write_json(config.out / "results.json", {**about, **found})
         (config.out / "table.md").write_text(markdown(found))

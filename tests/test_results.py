@@ -10,6 +10,10 @@ from typing import Any
 
 import pytest
 from studies.archive import pack, read_logs, unpack
+from studies.explain_better import markdown as premise_markdown
+from studies.explain_better import verdict
+from studies.published_cells import compared
+from studies.published_cells import markdown as published_markdown
 
 from selfexplain.experiments.compare.compare import SCORES, summarise
 from selfexplain.experiments.options import run_name
@@ -98,6 +102,75 @@ def test_published_cells_have_the_accuracies_of_their_runs() -> None:
             assert accuracy == run["accuracy"]
             assert row["parameters"] == run["parameters"]
             assert from_string(made["config"]["genotype"]) == from_string(row["genotype"])
+    accuracy = {row["cell"]: row["accuracy"] for row in results["rows"]}
+    for line, again in zip(results["comparisons"], compared(accuracy), strict=True):
+        for name, value in again.items():
+            assert line[name] == pytest.approx(value), name
+    assert published_markdown(results) == PUBLISHED_CELLS.with_name("table.md").read_text()
+
+
+def test_the_premise_is_judged_by_its_cells() -> None:
+    cells = ROOT / "results/premise/cells"
+    rows = [json.loads(line) for line in (cells / "cells.jsonl").read_text().splitlines()]
+    table = premise_markdown(verdict(rows))
+    assert table == (cells / "verdict.md").read_text()
+    assert table.partition("\n\n")[0] in (ROOT / "results/premise/README.md").read_text()
+
+
+def test_parts_of_the_gradient_are_between_their_least_and_most() -> None:
+    folder = ROOT / "results/premise"
+    page = (folder / "README.md").read_text()
+    moments = [row["parts"] for seed in range(3) for row in read_part(folder, seed)]
+    assert len(moments) == 9
+
+    def ends(values: list[float], sign: str = "") -> str:
+        return " to ".join(short(f"{end:{sign}.2f}") for end in (min(values), max(values)))
+
+    for name, shown in SHOWN_PARTS.items():
+        size = [parts[name]["norm"] / parts["direct"]["norm"] for parts in moments]
+        noise = [parts[name]["signal_to_noise"] for parts in moments]
+        rank = [parts[name]["rank_correlation"] for parts in moments]
+        mean = short(f"{sum(rank) / len(rank):+.2f}")
+        share = "1" if name == "direct" else ends(size)
+        assert f"| {shown} | {share} | {ends(noise)} | {ends(rank, '+')}, mean {mean} |" in page
+
+
+SHOWN_PARTS = {
+    "direct": "direct",
+    "audience": "audience's",
+    "shuffled": "audience's, shuffled",
+}
+
+
+def read_part(folder: Path, seed: int) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = read(folder / f"gradient/seed{seed}.json")["rows"]
+    return rows
+
+
+def short(number: str) -> str:
+    """A number without the zero before its point, as pages write it."""
+    return number.replace("0.", ".", 1)
+
+
+def test_costs_of_steps_are_those_measured() -> None:
+    rows = read(ROOT / "results/benchmarks/cpu.json")["groups"]["search_steps"]["rows"]
+    measured = {row["benchmark"]: row for row in rows}
+    page = (ROOT / "docs/methods/lease.md").read_text()
+    names = [n.removeprefix("search step, ") for n in measured if n.startswith("search step, ")]
+    assert len(names) == 14
+    for name in names:
+        time, peak = (measured.get(f"search {what}, {name}") for what in ("step", "peak memory"))
+        assert time is not None
+        shown = OTHERWISE_SHOWN.get(name, name)
+        memory = "" if peak is None else f"{peak['ratio']:.2f}"
+        ratios = f"{time['ratio']:.2f} | {time['ratio to our pass']:.2f}"
+        assert f"| {shown} | {ratios} | {memory} |" in page
+
+
+OTHERWISE_SHOWN = {
+    "lease, forward over reverse": "lease, dual numbers",
+    "lease, normalised": "lease, inner products, coupling normalised",
+}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[str(p.relative_to(ROOT)) for p in PAGES])

@@ -12,8 +12,8 @@
 #   results/lease/run.sh gpu        full size: 16 channels, N = 5, 50 epochs, on one GPU
 #
 # data/cifar100 holds the Parquet files of uoft-cs/cifar100 (Hugging Face hub), data/imagenette128 those of
-# Imagenette at 128 pixels, data/nasbench201.parquet the table of NAS-Bench-201 (columns: see selfexplain.spaces.table). A search that is finished is not
-# made again; JOBS searches run side by side.
+# Imagenette at 128 pixels, data/nasbench201.parquet the table of NAS-Bench-201 (columns: see
+# selfexplain.spaces.table). A search that is finished is not made again; JOBS searches run side by side.
 set -euo pipefail
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 jobs="${JOBS:-2}"

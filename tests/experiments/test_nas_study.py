@@ -20,6 +20,7 @@ from selfexplain.experiments.nas_study_options import (
     retraining_of,
     search_of,
 )
+from selfexplain.experiments.options import DataOptions
 from selfexplain.experiments.reading_options import ReportConfig, TableConfig
 from selfexplain.experiments.report import nas_study_sections, write_report
 from selfexplain.experiments.run_dir import claim_comparison
@@ -205,6 +206,13 @@ def test_a_search_of_a_study_is_one_by_itself(study: tuple[Path, str], tmp_path:
     for result in (alone, same):
         del result["step_seconds"]
     assert alone == same
+
+
+def test_the_form_is_that_of_searches_and_retrainings(tmp_path: Path) -> None:
+    data = DataOptions(data="digits")
+    config = NASStudyConfig(data=data, space="darts", form="imagenet", retrain=1, out=tmp_path)
+    assert search_of(config, "darts1", 50, 0).form == "imagenet"
+    assert retraining_of(config, "published:DARTS_V2", 0).form == "imagenet"
 
 
 def test_methods_seeds_and_retraining_are_added(

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import torch
 
 from selfexplain.cli import main
 from selfexplain.errors import InputError
+from selfexplain.experiments.data import load
 from selfexplain.experiments.options import DataOptions, to_dict
 from selfexplain.experiments.search.loop import SearchProgress
 from selfexplain.experiments.search.run import run_search
 from selfexplain.experiments.search.setup import (
+    build_search,
     collapsed,
     mean_entropy,
     operation_weights,
@@ -21,8 +24,10 @@ from selfexplain.experiments.search.setup import (
 )
 from selfexplain.experiments.search_options import SearchConfig
 from selfexplain.lease import LeaSEOptions
+from selfexplain.lease.random_search import RandomBest
 from selfexplain.report import cell_text
-from selfexplain.spaces import from_string, load_genotype
+from selfexplain.spaces import from_string, load_genotype, random_genotype
+from selfexplain.spaces.darts import ImageNetStem
 from selfexplain.training.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -105,6 +110,21 @@ def test_photographs_are_searched_on_in_the_imagenet_form(tmp_path: Path) -> Non
     assert json.loads((out / "run.json").read_text())["config"]["form"] == "imagenet"
     assert "form" not in to_dict(tiny(out))  # as in searches before there was a choice
     assert json.loads((retrained / "result.json").read_text())["parameters"] > 0
+
+
+def test_the_form_reaches_every_network_that_a_search_builds(tmp_path: Path) -> None:
+    data = DataOptions(data="digits", image_size=32)
+    config = tiny(tmp_path, data=data, space="darts", form="imagenet", cells=3, epochs=5)
+    images, cpu = load(config.data), torch.device("cpu")
+    search = build_search(config, images, torch.ones(1), cpu)
+    best = build_search(replace(config, method="random_best"), images, torch.ones(1), cpu)
+    assert isinstance(best, RandomBest)
+    networks: list[Any] = [
+        search.supernet.network,
+        best.supernet.network,
+        best.build(random_genotype("darts")),
+    ]
+    assert all(isinstance(network.stem, ImageNetStem) for network in networks)
 
 
 def test_a_search_that_is_cut_and_resumed_is_the_unbroken_one(tmp_path: Path) -> None:

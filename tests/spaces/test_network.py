@@ -235,5 +235,5 @@ def test_what_cannot_be_built_says_what_to_pass(options: dict[str, object], mess
 
 def test_what_nasbench201_has_not() -> None:
     cell = random_genotype("nasbench201")
-    with pytest.raises(InputError, match="no auxiliary head"):
+    with pytest.raises(InputError, match="a nasbench201 network has no auxiliary head; pass"):
         build_network(cell, num_classes=3, in_channels=1, image_size=32, auxiliary=True)
