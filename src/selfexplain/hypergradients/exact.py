@@ -18,9 +18,8 @@ from selfexplain.hypergradients.level import (
     fresh,
     gradients,
     like,
-    random_state,
-    set_random_state,
 )
+from selfexplain.seeding import random_state, set_random_state
 
 FUSED_BATCH_NORM = ("NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm", "BatchNormImpl")
 """Autograd nodes whose third derivatives are wrong in training mode (pytorch issue 186256)."""

@@ -30,9 +30,9 @@ from selfexplain.hypergradients.level import (
     leaves,
     like,
     mean_gradient,
-    random_state,
-    set_random_state,
 )
+from selfexplain.models.recompute import recompute
+from selfexplain.seeding import random_state, set_random_state
 
 # Mixed second derivatives of a level's loss times a vector, in four ways.
 #
@@ -201,7 +201,8 @@ def forward_product(
 
     The variable `own` becomes dual, its tangent the vector; the gradients towards the named ones
     are then dual as well, and their tangents are what is asked for. One gradient of dual numbers,
-    and no graph of a gradient: memory is that of a gradient, twice.
+    and no graph of a gradient. What such a gradient keeps is twice that of plain numbers; where a
+    network has parts that can be computed again (mixed cells of supernets), less than a plain one.
 
     Raises:
         InputError: torch has no forward-mode derivative of an operation of the loss.
@@ -214,7 +215,8 @@ def forward_product(
         if own in names:
             free[own] = dual = each(Tensor.requires_grad_, dual)  # a detached one has no tangent
         try:
-            _, found = _gradients_towards(loss, {**seen, own: dual}, free)
+            with recompute():
+                _, found = _gradients_towards(loss, {**seen, own: dual}, free)
         except NotImplementedError as error:
             raise InputError(
                 f"mode forward_over_reverse: torch cannot differentiate this loss in forward mode "

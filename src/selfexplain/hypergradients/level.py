@@ -371,29 +371,6 @@ def take_steps(
     return losses, found, {level.name: seen[level.name] for level in levels}
 
 
-# The state of torch's global generators, so that a loss draws the same numbers again.
-
-
-def random_state() -> list[Tensor]:
-    """States of the global generators: the CPU's, and the current CUDA device's if in use.
-
-    None while a CUDA graph is captured: the device's cannot be asked for, and what is captured
-    draws nothing.
-    """
-    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
-        return []
-    cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
-    return [torch.get_rng_state(), *cuda]
-
-
-def set_random_state(state: list[Tensor]) -> None:
-    """Restore the generators to the states that `random_state` returned."""
-    if state:
-        torch.set_rng_state(state[0])
-    if len(state) > 1:
-        torch.cuda.set_rng_state(state[1])
-
-
 # Whether numbers are numbers still.
 
 

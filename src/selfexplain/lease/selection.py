@@ -36,10 +36,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from selfexplain.hypergradients import World, as_function, take_steps
-from selfexplain.hypergradients.level import Variable, random_state, set_random_state
+from selfexplain.hypergradients.level import Variable
 from selfexplain.lease.bases import Architecture, without_operation
 from selfexplain.lease.lease import LeaSE
 from selfexplain.lease.search import ArchitectureSearch, Batch
+from selfexplain.seeding import random_state, set_random_state
 from selfexplain.spaces.genotype import FAMILIES, edges_of
 from selfexplain.spaces.supernet import NEVER
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfexplain.errors import InputError
+from selfexplain.models.recompute import recomputed, recomputes
 from selfexplain.spaces.genotype import Cell, Edge, Genotype, edges_of
 from selfexplain.spaces.network import Edges
 from selfexplain.spaces.operations import FactorizedReduce
@@ -272,6 +273,8 @@ class MixedCell(nn.Module):
 
     def forward(self, second_last_BCHW: Tensor, last_BCHW: Tensor, *weights: Tensor) -> Tensor:
         """The computed nodes, side by side."""
+        if recomputes():
+            return recomputed(self, second_last_BCHW, last_BCHW, *weights)
         senders = (
             partial(_send, sender, [picked(weight, rows, 0) for weight in weights])
             for sender, rows in zip(self.senders, self.rows, strict=True)
