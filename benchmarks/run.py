@@ -1,12 +1,15 @@
 """`make bench`: run the benchmarks, print the ratios, and write them to results/benchmarks/.
 
-`python -m benchmarks.run search_steps` runs that one alone and keeps the other rows of the file.
+`python -m benchmarks.run search_steps` runs that one alone and keeps the other rows of the file;
+with `--only "lease, exact"` that step alone, beside the passes that it is compared with.
 """
 
+import argparse
 import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -17,7 +20,7 @@ from selfexplain.files import read_json, write_json
 BENCHMARKS = ("start", "class_maps", "steps", "memory", "search_steps", "ways_of_stepping")
 
 
-def main(names: Sequence[str]) -> None:
+def main(names: Sequence[str], only: Sequence[str] = ()) -> None:
     """Run on the GPU if there is one, else on the CPU."""
     unknown = set(names) - set(BENCHMARKS)
     if unknown:
@@ -25,21 +28,34 @@ def main(names: Sequence[str]) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     console = Console()
     path = Path("results/benchmarks") / f"{device.type}.json"
-    groups: dict[str, object] = read_json(path)["groups"] if path.exists() else {}
+    groups: dict[str, Any] = read_json(path)["groups"] if path.exists() else {}
     for name in names or BENCHMARKS:
         console.print(f"running {name} ...")
         # Each alone imports what it is compared with, which need not be installed for the others.
         rows: list[dict[str, object]] = []
         group: dict[str, object] = {"environment": environment(device), "rows": rows}
-        for row in importlib.import_module(f"benchmarks.{name}").run(device):
+        run = importlib.import_module(f"benchmarks.{name}").run
+        for row in run(device, only) if only else run(device):
             console.print("  " + ", ".join(f"{key}: {_short(value)}" for key, value in row.items()))
             rows.append(row)
+            if only:  # written at the end, between the others
+                continue
             # Row by row: those of searches on a GPU take minutes, and may be broken off.
             groups[name] = {**group, "complete": False}
             write_json(path, {"schema": 2, "groups": groups})
-        groups[name] = group
+        groups[name] = merged(groups[name], group, only) if only else group
         write_json(path, {"schema": 2, "groups": groups})
     console.print(f"written: {path}")
+
+
+def merged(old: dict[str, Any], new: dict[str, Any], only: Sequence[str]) -> dict[str, Any]:
+    """The old rows, but for those measured anew, which say where and of what code."""
+    fresh = {
+        row["benchmark"]: {**row, "environment": new["environment"]}
+        for row in new["rows"]
+        if row["benchmark"].partition(", ")[2] in only
+    }
+    return {**old, "rows": [fresh.get(row["benchmark"], row) for row in old["rows"]]}
 
 
 def _short(value: object) -> str:
@@ -47,4 +63,10 @@ def _short(value: object) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help=", ".join(BENCHMARKS))
+    parser.add_argument("--only", action="append", default=[], metavar="STEP", help="search_steps")
+    given = parser.parse_args()
+    if given.only and given.names != ["search_steps"]:
+        sys.exit("--only names steps of search_steps; pass search_steps as the only benchmark")
+    main(given.names, given.only)

@@ -8,7 +8,7 @@ our own supernet, a textbook second-order DARTS step on the plain twin, and Bett
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -35,16 +35,22 @@ PEAK_TO_REACH = {"lease": "<= 2", "lease, forward over reverse": "<= 1.5"}
 ROUNDS = 5
 
 
-def run(device: torch.device) -> list[dict[str, object]]:
-    """Ratios of time, interleaved, and of peak memory, in processes of their own."""
+def run(device: torch.device, only: Sequence[str] = ()) -> list[dict[str, object]]:
+    """Ratios of time, interleaved, and of peak memory, in processes of their own.
+
+    Args:
+        device: where.
+        only: searches to measure, beside the two passes; none for all, and those of others.
+    """
     batches = batch(device, 0), batch(device, 1)
     functions: dict[str, Callable[[], object]] = {
         UNIT: plain_pass(device),
         "our pass": our_pass(device),
-        **{name: step_of(name, device) for name in SEARCHES},
-        "darts2, textbook": textbook_darts(device, *batches),
-        **betty_darts(device, *batches),
+        **{name: step_of(name, device) for name in only or SEARCHES},
     }
+    if not only:
+        functions["darts2, textbook"] = textbook_darts(device, *batches)
+        functions |= betty_darts(device, *batches)
     times = interleaved_ratios(functions, UNIT, ROUNDS)
     rows: list[dict[str, object]] = []
     for name, (seconds, ratio) in times.items():
@@ -53,7 +59,7 @@ def run(device: torch.device) -> list[dict[str, object]]:
         if name in TO_REACH:
             row["to reach"] = f"ratio {TO_REACH[name]}"
         rows.append(row)
-    names = (UNIT, "our pass", *SEARCHES)
+    names = (UNIT, "our pass", *(only or SEARCHES))
     peaks = {name: in_own_process("benchmarks.search_steps", name, device) for name in names}
     for name in names[1:]:
         row = {

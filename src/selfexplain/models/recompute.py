@@ -59,7 +59,7 @@ def recomputed(part: nn.Module, *inputs: Tensor) -> Tensor:
 
     Parameters are those that the part has now, put in by `functional_call` or its own. Buffers are
     updated by this call; the second one, which draws the same random numbers from torch's global
-    generators, works on copies.
+    generators, works on copies. Hooks within the part run in both.
 
     Args:
         part: its `forward` computes directly while `recomputes` is false.
