@@ -29,6 +29,11 @@ def main(names: Sequence[str], only: Sequence[str] = ()) -> None:
     console = Console()
     path = Path("results/benchmarks") / f"{device.type}.json"
     groups: dict[str, Any] = read_json(path)["groups"] if path.exists() else {}
+    if only and (missing := set(only) - measured_steps(groups)):
+        sys.exit(
+            f"{path} has no step {missing.pop()!r} of a search to measure anew; pass some of "
+            f"{'; '.join(sorted(measured_steps(groups)))}; or leave out --only to measure all"
+        )
     for name in names or BENCHMARKS:
         console.print(f"running {name} ...")
         # Each alone imports what it is compared with, which need not be installed for the others.
@@ -46,6 +51,13 @@ def main(names: Sequence[str], only: Sequence[str] = ()) -> None:
         groups[name] = merged(groups[name], group, only) if only else group
         write_json(path, {"schema": 2, "groups": groups})
     console.print(f"written: {path}")
+
+
+def measured_steps(groups: dict[str, Any]) -> set[str]:
+    """The searches whose peak memory stands in the file: all that `--only` can name."""
+    rows = groups.get("search_steps", {"rows": []})["rows"]
+    peaks = (str(row["benchmark"]) for row in rows)
+    return {p.partition(", ")[2] for p in peaks if "peak memory" in p} - {"our pass"}
 
 
 def merged(old: dict[str, Any], new: dict[str, Any], only: Sequence[str]) -> dict[str, Any]:

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from tests.helpers.lease_nets import SmoothReLU
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 from torch.profiler import ProfilerActivity, profile
 
 from selfexplain.models.recompute import recompute, recomputed, recomputes
@@ -95,17 +95,10 @@ def test_random_numbers_are_drawn_again_and_the_generator_goes_on() -> None:
     assert after[0] == after[1]
 
 
-class Softplus(TorchFunctionMode):
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        return F.softplus(*args) if func is F.relu else func(*args, **(kwargs or {}))
-
-
 def test_what_runs_under_a_mode_runs_under_it_again() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(Part(), Part()).double()
-    with Softplus():
+    with SmoothReLU():
         stored = gradients(network, again=False)
         assert_equal(stored, gradients(network, again=True))
     plain = gradients(network, again=True)
@@ -121,6 +114,13 @@ def test_autocast_is_on_again() -> None:
             loss = recomputed(part, x_BCHW).float().sum()
         loss.backward()
     assert seen == [torch.bfloat16] * 2
+
+
+def test_relu_may_be_called_by_keyword_and_in_place() -> None:
+    for relu in (lambda h: torch.relu(input=h), lambda h: F.relu(h.clone(), inplace=True)):
+        torch.manual_seed(0)
+        network = nn.Sequential(Part(relu), Part(relu)).double()
+        assert_equal(*(gradients(network, again=again) for again in (False, True)))
 
 
 def test_without_gradients_or_when_not_asked_nothing_is_computed_again() -> None:

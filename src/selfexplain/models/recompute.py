@@ -115,7 +115,7 @@ class _ReLUOfInput(TorchFunctionMode):
         """Replace a ReLU that is not in place; pass on the rest."""
         kwargs = kwargs or {}
         if func in (F.relu, torch.relu, Tensor.relu) and not kwargs.get("inplace", False):
-            return F.threshold(args[0], 0.0, 0.0)
+            return F.threshold(args[0] if args else kwargs["input"], 0.0, 0.0)
         return func(*args, **kwargs)
 
 
